@@ -1,0 +1,194 @@
+"""Bars in bulk: checked column by column in chunks, so that a million cost little and the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from operator import attrgetter, lt
+from typing import NamedTuple
+
+from iftb_store import checks
+from iftb_store.decimals import plain
+from iftb_store.errors import InvalidValueError
+from iftb_store.models import OHLCVBar
+from iftb_store.timeframes import SECONDS, check_timeframe
+
+#: Rows checked and encoded in one go on the event loop: a few milliseconds.
+CHUNK = 2_000
+
+_COLUMNS = attrgetter(
+    "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
+)
+_DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
+_INT64_MAX = 2**63 - 1
+
+
+class BarColumns(NamedTuple):
+    """Some checked bars as columns. Decimals are plain text (digits, at most one point, a minus, no exponent)."""
+
+    exchange: Sequence[str]
+    symbol: Sequence[str]
+    timeframe: Sequence[str]
+    timestamp: Sequence[datetime]
+    open: Sequence[str]
+    high: Sequence[str]
+    low: Sequence[str]
+    close: Sequence[str]
+    volume: Sequence[str]
+    quote_volume: Sequence[str | None]
+    trades_count: Sequence[int | None]
+
+
+class BarBatch:
+    """Bars to be written, read in checked chunks; the bars themselves are never changed.
+
+    Attributes:
+        bars: the caller's bars.
+        created_at: the time to store as created_at of those that are new.
+    """
+
+    __slots__ = ("bars", "created_at")
+
+    def __init__(self, bars: Sequence[OHLCVBar], created_at: datetime) -> None:
+        self.bars = bars
+        self.created_at = created_at
+
+    def __len__(self) -> int:
+        return len(self.bars)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
+        """Yield the bars as checked columns, at most ``size`` rows a time, in order.
+
+        Raises:
+            InvalidValueError: while iterating, at the first bar that cannot be stored; the message names it.
+        """
+        for first in range(0, len(self.bars), size):
+            yield bar_columns(self.bars[first : first + size], first, len(self.bars))
+
+
+def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
+    """Check bars and return them as columns; ``first`` is the index of the first in a batch of ``total``, for messages."""
+    try:
+        columns = _fast_columns(bars)
+    except (AttributeError, TypeError, ArithmeticError):
+        columns = None
+    if columns is not None:
+        return columns
+    of = len(bars) if total is None else total
+    return BarColumns(*zip(*(_row(bar, first + index, of) for index, bar in enumerate(bars)), strict=True))
+
+
+def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
+    """Check whole columns at a time; None where anything is out of the ordinary, be it wrong or only rare."""
+    exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
+        *map(_COLUMNS, bars), strict=True
+    )
+    if not all(_named(name) for name in {*exchange, *symbol}) or not SECONDS.keys() >= set(timeframe):
+        return None
+    if set(map(type, timestamp)) != {datetime}:
+        return None
+    zones = {moment.tzinfo for moment in timestamp}
+    if zones != {UTC}:
+        if zones != {None}:
+            return None
+        timestamp = tuple(moment.replace(tzinfo=UTC) for moment in timestamp)
+    prices = (open_, high, low, close, volume)
+    if set(map(type, open_ + high + low + close + volume)) != {Decimal}:
+        return None
+    texts = [tuple(map(str, column)) for column in prices]
+    for column in texts:
+        if not _DECIMALS.fullmatch("\n".join(column) + "\n"):
+            return None
+    if any(map(lt, high, low)):
+        return None
+    quotes = _optional_texts(quote_volume)
+    if quotes is None or not _counts(trades_count):
+        return None
+    return BarColumns(exchange, symbol, timeframe, timestamp, *texts, quotes, trades_count)
+
+
+def _named(name: object) -> bool:
+    return type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= checks.LONGEST_NAME and not name.isspace()
+
+
+def _optional_texts(column: Sequence[Decimal | None]) -> Sequence[str | None] | None:
+    kinds = set(map(type, column))
+    if kinds == {type(None)}:
+        return [None] * len(column)
+    if kinds == {Decimal}:
+        texts = tuple(map(str, column))
+        return texts if _DECIMALS.fullmatch("\n".join(texts) + "\n") else None
+    if kinds != {Decimal, type(None)}:
+        return None
+    given = [str(value) for value in column if value is not None]
+    if not _DECIMALS.fullmatch("\n".join(given) + "\n"):
+        return None
+    rest = iter(given)
+    return [None if value is None else next(rest) for value in column]
+
+
+def _counts(column: Sequence[int | None]) -> bool:
+    if not {int, type(None)} >= set(map(type, column)):
+        return False
+    given = [count for count in column if count is not None]
+    return not given or (min(given) >= 0 and max(given) <= _INT64_MAX)
+
+
+def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
+    try:
+        checked = check_bar(bar)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"bar {index + 1} of {total} ({_label(bar)}): {error}") from error
+    decimals = (checked.open, checked.high, checked.low, checked.close, checked.volume)
+    quote = None if checked.quote_volume is None else plain(checked.quote_volume)
+    return (checked.exchange, checked.symbol, checked.timeframe, checked.timestamp, *map(plain, decimals), quote, checked.trades_count)
+
+
+def check_bar(bar: OHLCVBar) -> OHLCVBar:
+    """Return a copy of one bar with its values normalised.
+
+    Raises:
+        InvalidValueError: a value that cannot be stored, high below low, or a negative volume.
+    """
+    if not isinstance(bar, OHLCVBar):
+        raise InvalidValueError(f"an OHLCVBar is wanted, not {type(bar).__name__}")
+    prices = {name: checks.exact_decimal(getattr(bar, name), name) for name in ("open", "high", "low", "close", "volume")}
+    if prices["high"] < prices["low"]:
+        raise InvalidValueError(f"high {prices['high']} is below low {prices['low']}")
+    quote = None if bar.quote_volume is None else checks.exact_decimal(bar.quote_volume, "quote_volume")
+    for name, value in (("volume", prices["volume"]), ("quote_volume", quote)):
+        if value is not None and value < 0:
+            raise InvalidValueError(f"{name} {value} is negative")
+    return replace(
+        bar,
+        exchange=checks.name_text(bar.exchange, "exchange"),
+        symbol=checks.name_text(bar.symbol, "symbol"),
+        timeframe=check_timeframe(bar.timeframe),
+        timestamp=checks.utc(bar.timestamp, "timestamp"),
+        quote_volume=quote,
+        trades_count=None if bar.trades_count is None else checks.integer(bar.trades_count, "trades_count"),
+        **prices,
+    )
+
+
+def _label(bar: object) -> str:
+    parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
+    return " ".join(checks.shown(part) for part in parts)
+
+
+async def last_of_each_key(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
+    """Return the bars without those whose key a later one has; the given sequence itself where all keys are distinct.
+
+    Raises:
+        InvalidValueError: a bar whose key cannot be stored.
+    """
+    last: dict[tuple[str, str, str, datetime], int] = {}
+    for first in range(0, len(bars), CHUNK):
+        columns = bar_columns(bars[first : first + CHUNK], first, len(bars))
+        last.update(zip(zip(*columns[:4], strict=True), range(first, len(bars)), strict=False))
+        await asyncio.sleep(0)
+    return bars if len(last) == len(bars) else [bars[index] for index in last.values()]

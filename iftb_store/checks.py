@@ -1,0 +1,177 @@
+"""Checks of single values: each returns the value as every backend takes it, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from iftb_store.decimals import INTEGER_DIGITS, SCALE, digits_shown, plain, quantize
+from iftb_store.errors import InvalidValueError
+
+SIDES = ("long", "short")
+ACTIONS = ("open", "close", "liquidated")
+STATUSES = ("open", "closed", "liquidated")
+SEVERITIES = ("debug", "info", "warning", "error", "critical")
+
+#: Names stand in index keys, whose size PostgreSQL limits.
+LONGEST_NAME = 255
+
+_INT64_MAX = 2**63 - 1
+_DEEPEST_JSON = 100
+_LONGEST_JSON_INT = 4000
+
+
+def text(value: object, name: str) -> str:
+    """Return text that every engine holds: any Unicode but NUL and lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{name} must be text, not {_kind(value)}")
+    if "\0" in value:
+        raise InvalidValueError(f"{name} {shown(value)} holds a NUL character, which no engine stores; remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first") from error
+    return str(value) if type(value) is not str else value
+
+
+def name_text(value: object, name: str) -> str:
+    """Return text that names something: not empty, not white space alone, at most 255 characters."""
+    checked = text(value, name)
+    if not checked or checked.isspace():
+        raise InvalidValueError(f"{name} is empty; give its name")
+    if len(checked) > LONGEST_NAME:
+        raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are kept")
+    return checked
+
+
+def choice(value: object, name: str, choices: Collection[str]) -> str:
+    """Return one of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
+    return str(value) if type(value) is not str else value
+
+
+def decimal(value: object, name: str) -> Decimal:
+    """Return a finite Decimal; whole numbers (int) count as one, floats do not."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise InvalidValueError(f"{name} is {value}, which is not a finite number and cannot be stored")
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > 128:
+            raise InvalidValueError(f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored")
+        return Decimal(value)
+    remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+    raise InvalidValueError(f"{name} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
+
+
+def exact_decimal(value: object, name: str) -> Decimal:
+    """Return a Decimal that DECIMAL(38,18) holds exactly: prices, quantities, volumes, fees, margin, pnl."""
+    number = decimal(value, name)
+    if plain(number) is None:
+        raise InvalidValueError(
+            f"{name} {digits_shown(number)} does not fit {INTEGER_DIGITS} digits before and {SCALE} after the point; "
+            "iftb_store.quantize(value) rounds it to 18 places"
+        )
+    return number
+
+
+def quotient(value: object, name: str) -> Decimal:
+    """Return a Decimal rounded half-even to 18 places: percentages, leverage and scores."""
+    number = decimal(value, name)
+    if plain(number) is not None:
+        return number
+    try:
+        return quantize(number)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error}") from error
+
+
+def integer(value: object, name: str, least: int = 0) -> int:
+    """Return a whole number that 64 bits hold, not below ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValueError(f"{name} must be a whole number, not {_kind(value)} {shown(value)}")
+    if not least <= value <= _INT64_MAX:
+        shown_value = value if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+        raise InvalidValueError(f"{name} must lie between {least} and {_INT64_MAX}, not {shown_value}")
+    return int(value)
+
+
+def utc(value: object, name: str) -> datetime:
+    """Return a time as aware UTC; a naive one is taken as UTC already."""
+    if not isinstance(value, datetime):
+        remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
+        raise InvalidValueError(f"{name} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
+    if getattr(value, "nanosecond", 0):
+        raise InvalidValueError(f"{name} {value} is finer than the microseconds that are kept; round it first")
+    try:
+        moment = value.astimezone(UTC) if value.utcoffset() is not None else value.replace(tzinfo=UTC)
+        if type(moment) is datetime and not moment.fold:
+            return moment
+        return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
+    except (OverflowError, ValueError) as error:
+        raise InvalidValueError(f"{name} {value!r} lies outside the years 1 to 9999 in UTC") from error
+
+
+def json_text(value: object, name: str) -> str:
+    """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
+    if not isinstance(value, dict):
+        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {_kind(value)}")
+    return json.dumps(_json_value(value, name, 0), allow_nan=False)
+
+
+def json_object(stored: str | None) -> dict[str, Any] | None:
+    """Return the object whose text `json_text` gave."""
+    if stored is None:
+        return None
+    loaded: dict[str, Any] = json.loads(stored)
+    return loaded
+
+
+def _json_value(value: object, path: str, depth: int) -> object:
+    if depth > _DEEPEST_JSON:
+        raise InvalidValueError(f"{path[:80]}… is nested deeper than {_DEEPEST_JSON} levels")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return text(value, path)
+    if isinstance(value, int):
+        if value.bit_length() > _LONGEST_JSON_INT:
+            raise InvalidValueError(f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} are read back")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValueError(f"{path} is {value}, which JSON cannot hold; use None or a string")
+        return float(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {_json_key(key, path): _json_value(item, f"{path}[{shown(key, 20)}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+    raise InvalidValueError(f"{path} is {_kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime")
+
+
+def _json_key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidValueError(f"{path} has the key {shown(key)}, {_kind(key)}; the keys of JSON objects are text")
+    return text(key, f"a key of {path}")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """Return a value for an error message: ASCII, cut where it is long."""
+    try:
+        shown_value = ascii(value[:limit]) if isinstance(value, str) else ascii(value)
+    except Exception:  # a foreign __repr__, or an int past Python's own limit of digits
+        return f"({_kind(value)})"
+    return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"

@@ -1,0 +1,85 @@
+"""Exact decimals: what DECIMAL(38,18) holds, and the text that stands for it where an engine has no such type."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+
+from iftb_store.errors import InvalidValueError
+
+PRECISION = 38
+SCALE = 18
+INTEGER_DIGITS = PRECISION - SCALE
+
+#: Every division and rounding of ours runs in this context, whatever the caller's thread has set.
+CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0)
+
+_UNIT = Decimal(1).scaleb(-SCALE)
+_PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,18})?", re.ASCII)
+_COMPLEMENT = str.maketrans("0123456789", "9876543210")
+_NON_NEGATIVE_PREFIX = ["", *(chr(ord("a") + digits) for digits in range(INTEGER_DIGITS))]
+_NEGATIVE_PREFIX = ["", *(chr(ord("T") - digits) for digits in range(INTEGER_DIGITS))]
+
+
+def quantize(value: Decimal) -> Decimal:
+    """Round a decimal half-even to the 18 places that every engine keeps.
+
+    Raises:
+        InvalidValueError: NaN, an infinity, or more than 20 digits before the point.
+    """
+    if not value.is_finite():
+        raise InvalidValueError(f"{value} cannot be stored: it is not a finite number")
+    if value and value.adjusted() >= INTEGER_DIGITS:
+        raise InvalidValueError(f"{digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point")
+    try:
+        rounded = value.quantize(_UNIT, context=CONTEXT)
+    except InvalidOperation as error:  # pragma: no cover - the two checks above leave nothing for it
+        raise InvalidValueError(f"{digits_shown(value)} cannot be rounded to {SCALE} places") from error
+    if rounded.adjusted() >= INTEGER_DIGITS:
+        raise InvalidValueError(f"{digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point")
+    return rounded
+
+
+def plain(value: Decimal) -> str | None:
+    """Return a finite decimal as plain digits without an exponent, or None where DECIMAL(38,18) cannot hold it exactly.
+
+    Zeros at the end of the fraction are dropped and no zero is negative: equal values give equal text.
+    """
+    if not value:
+        return "0"
+    if value.adjusted() >= INTEGER_DIGITS or value.adjusted() < -SCALE:
+        return None
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text if _PLAIN.fullmatch(text) else None
+
+
+def digits_shown(value: Decimal, limit: int = 50) -> str:
+    """Return a decimal for an error message, its digits cut where they would fill the screen."""
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def to_sortable(text: str) -> str:
+    """Turn plain decimal text into text whose byte order is the numbers' order and whose equality is theirs.
+
+    A letter for the count of digits before the point goes first (a to t); a negative number has a capital letter, T to
+    A, the nines' complement of its digits and a closing tilde. So 50000.25 is ``e50000.25`` and -1.5 is ``T8.4~``.
+    """
+    if text[-1] == "0" and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    point = text.find(".")
+    if text[0] != "-":
+        return _NON_NEGATIVE_PREFIX[point if point > 0 else len(text)] + text
+    if text == "-0":
+        return "a0"
+    digits = (point if point > 0 else len(text)) - 1
+    return _NEGATIVE_PREFIX[digits] + text[1:].translate(_COMPLEMENT) + "~"
+
+
+def from_sortable(text: str) -> Decimal:
+    """Return the decimal that `to_sortable` wrote."""
+    if text[-1] != "~":
+        return Decimal(text[1:])
+    return Decimal("-" + text[1:-1].translate(_COMPLEMENT))

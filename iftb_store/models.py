@@ -1,0 +1,128 @@
+"""What a bot stores and reads back: bars, trades, positions, events and trade statistics, as slotted dataclasses.
+
+Times are aware datetimes in UTC when read; prices, quantities and money are Decimals. ``id`` and the times that the
+store keeps (``created_at``, ``updated_at``, ``last_updated``) are set on what is read, and ignored on what is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass(slots=True)
+class OHLCVBar:
+    """One bar (candlestick); ``timestamp`` is its opening time, volumes are in base and quote currency."""
+
+    symbol: str
+    exchange: str
+    timeframe: str
+    timestamp: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    quote_volume: Decimal | None = None
+    trades_count: int | None = None
+    id: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Trade:
+    """One trade. ``side`` is long or short; ``action`` is open, close or liquidated; ``trade_id`` is unique."""
+
+    trade_id: str
+    symbol: str
+    exchange: str
+    side: str
+    action: str
+    entry_price: Decimal
+    quantity: Decimal
+    entry_time: datetime
+    leverage: Decimal = Decimal("1.0")
+    exit_price: Decimal | None = None
+    exit_time: datetime | None = None
+    realized_pnl: Decimal | None = None
+    realized_pnl_pct: Decimal | None = None
+    fee: Decimal = Decimal(0)
+    signal_score: Decimal | None = None
+    technical_score: Decimal | None = None
+    llm_score: Decimal | None = None
+    xgb_confidence: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    position_size_pct: Decimal | None = None
+    decision_reasons: dict[str, Any] | None = None
+    llm_analysis: dict[str, Any] | None = None
+    id: int | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Position:
+    """One position. ``side`` is long or short; ``status`` is open, closed or liquidated."""
+
+    symbol: str
+    exchange: str
+    side: str
+    entry_price: Decimal
+    quantity: Decimal
+    margin: Decimal
+    entry_time: datetime
+    current_price: Decimal | None = None
+    unrealized_pnl: Decimal | None = None
+    status: str = "open"
+    leverage: Decimal = Decimal("1.0")
+    unrealized_pnl_pct: Decimal | None = None
+    liquidation_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    trailing_stop: Decimal | None = None
+    trade_id: str | None = None
+    id: int | None = None
+    last_updated: datetime | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class SystemEvent:
+    """One event of the system's log. ``severity`` is debug, info, warning, error or critical."""
+
+    event_type: str
+    severity: str
+    message: str
+    details: dict[str, Any] | None = None
+    symbol: str | None = None
+    exchange: str | None = None
+    trade_id: str | None = None
+    position_id: int | None = None
+    stack_trace: str | None = None
+    id: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class TradeStatistics:
+    """Figures over closed trades; ``win_rate`` is in percent, losses are magnitudes (never negative).
+
+    ``profit_factor`` is gross_profit / gross_loss, None where there is no loss. ``net_pnl`` does not hold the fees.
+    """
+
+    total_trades: int
+    winning_trades: int
+    losing_trades: int
+    win_rate: Decimal
+    gross_profit: Decimal
+    gross_loss: Decimal
+    net_pnl: Decimal
+    total_fees: Decimal
+    avg_win: Decimal
+    avg_loss: Decimal
+    largest_win: Decimal
+    largest_loss: Decimal
+    profit_factor: Decimal | None = None

@@ -1,0 +1,268 @@
+"""What a backend implements: Backend, Session, and one Protocol per repository. Their docstrings are the contract.
+
+Repositories check and normalise every argument before they call a store: times are aware UTC, decimals are Decimals that
+DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known, ``limit`` is at least 1 and ``start`` is
+not after ``end``. A store never changes an object that it was given. The rules that hold for every store:
+
+- A duplicate is `sqlalchemy.exc.IntegrityError`; every other failure of the engine is `sqlalchemy.exc.OperationalError`.
+  The original is chained; messages hold no parameters. No driver's exception leaves a store.
+- After an IntegrityError the session is usable and its earlier writes still commit.
+- What is read holds aware UTC times with their microseconds, and Decimals equal to those that were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+from sqlalchemy import URL, Connection, Executable, Result
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from iftb_store.bars import BarBatch
+from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+
+T = TypeVar("T")
+
+
+class Capability(Enum):
+    """What a backend may declare beyond the contract that all keep; the conformance suite selects its tests by it."""
+
+    SQLALCHEMY = "sessions are SQLAlchemy AsyncSessions, `engine` is its AsyncEngine, and an app's own AsyncSession will do"
+    MIGRATIONS = "the schema is migrated with Alembic and stamped with its revision"
+    BAR_KEY = "the database itself refuses a second bar of one key, also to raw SQL"
+    CHOICES = "the database itself refuses an unknown side, action, status or severity, also to raw SQL"
+    PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
+
+
+class Session(Protocol):
+    """What `DatabaseManager.get_session` yields: an AsyncSession, or an object with this part of its life cycle."""
+
+    async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
+        """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters."""
+        ...
+
+    async def commit(self) -> None:
+        """Make what was written so far durable; the session goes on in a new transaction."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo what was written since the last commit; the session goes on in a new transaction."""
+        ...
+
+
+class TradeTotals(NamedTuple):
+    """Exact sums over realized trades, from which `iftb_store.statistics` makes the figures; 0 where there is no trade."""
+
+    trades: int
+    wins: int
+    losses: int
+    profit: Decimal
+    loss: Decimal
+    fees: Decimal
+    largest_win: Decimal
+    largest_loss: Decimal
+
+
+class OHLCVStore(Protocol):
+    """Bars of one session. A series is (exchange, symbol, timeframe); with the timestamp it is the bar's key."""
+
+    async def insert_many(self, batch: BarBatch) -> None:
+        """Insert all bars or none.
+
+        Raises:
+            IntegrityError: a key is stored already or stands twice in the batch.
+            InvalidValueError: from the batch, which checks bar by bar as it is read; then nothing is inserted.
+        """
+        ...
+
+    async def upsert_many(self, batch: BarBatch) -> None:
+        """Insert the bars whose key is new and overwrite the values of the others; all or none.
+
+        The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Writes go in key order, so
+        that two writers of the same keys do not deadlock.
+        """
+        ...
+
+    async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
+        """Return the bars with start <= timestamp <= end, oldest first."""
+        ...
+
+    async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
+        """Return the newest bars, newest first."""
+        ...
+
+    async def get_gaps(
+        self, symbol: str, timeframe: str, exchange: str, window: tuple[datetime | None, datetime | None, datetime | None, datetime | None]
+    ) -> list[tuple[datetime, datetime]]:
+        """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine.
+
+        ``window`` is (start, end, before, after): only bars with start <= timestamp <= end count, where these are given;
+        ``before`` and ``after`` are the two imagined bars one step outside. A hole is where two neighbours stand more
+        than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
+        """
+        ...
+
+
+class TradeStore(Protocol):
+    """Trades of one session."""
+
+    async def insert(self, trade: Trade, now: datetime) -> int:
+        """Insert one trade with created_at = updated_at = now and return its new id.
+
+        Raises:
+            IntegrityError: the trade_id is stored already.
+        """
+        ...
+
+    async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
+        """Set columns of one trade; False where the id is unknown.
+
+        Raises:
+            IntegrityError: ``fields`` hold a trade_id that another trade has.
+        """
+        ...
+
+    async def get_by_id(self, trade_id: int) -> Trade | None:
+        """Return one trade."""
+        ...
+
+    async def get_recent(self, limit: int) -> list[Trade]:
+        """Return the newest trades of all exchanges by entry_time, then id; newest first."""
+        ...
+
+    async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
+        """Return the newest trades of one symbol by entry_time, then id; newest first."""
+        ...
+
+    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """Sum up the trades whose realized_pnl is set and whose exit_time (updated_at where that is None) is >= since.
+
+        Sums are exact and may pass the range of a column.
+        """
+        ...
+
+
+class PositionStore(Protocol):
+    """Positions of one session. At most one is open per (exchange, symbol, side)."""
+
+    async def get_open(self, exchange: str) -> list[Position]:
+        """Return the open positions, oldest first by entry_time, then id."""
+        ...
+
+    async def find_open(self, symbol: str, exchange: str) -> list[Position]:
+        """Return the open positions of one symbol: none, one, or one of each side."""
+        ...
+
+    async def upsert(self, position: Position, now: datetime) -> None:
+        """Update every field of the open position of the same (exchange, symbol, side), or insert this one.
+
+        created_at of a stored one stays; last_updated becomes now. Atomic also where two sessions do it at once.
+        """
+        ...
+
+    async def update(self, position: Position, now: datetime) -> bool:
+        """Update every field of the open position with this id; False where no open one has it.
+
+        Raises:
+            IntegrityError: another open position has the new (exchange, symbol, side).
+        """
+        ...
+
+    async def close(self, position_id: int, now: datetime) -> bool:
+        """Set status closed and last_updated now; False where no open position has this id."""
+        ...
+
+    async def exists(self, position_id: int) -> bool:
+        """Tell whether any position, open or not, has this id."""
+        ...
+
+
+class EventStore(Protocol):
+    """System events of one session."""
+
+    async def insert(self, event: SystemEvent, now: datetime) -> None:
+        """Insert one event with created_at = now."""
+        ...
+
+    async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
+        """Return the newest events by created_at, then id, of one severity or of all; newest first."""
+        ...
+
+
+class Stores(Protocol):
+    """The four stores of one session."""
+
+    @property
+    def ohlcv(self) -> OHLCVStore:
+        """Bars."""
+        ...
+
+    @property
+    def trades(self) -> TradeStore:
+        """Trades."""
+        ...
+
+    @property
+    def positions(self) -> PositionStore:
+        """Positions."""
+        ...
+
+    @property
+    def events(self) -> EventStore:
+        """System events."""
+        ...
+
+
+class Backend(Protocol):
+    """One engine. Its class is registered in the entry-point group ``iftb_store.backends`` under each scheme it serves."""
+
+    capabilities: ClassVar[frozenset[Capability]]
+
+    def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        """Check the URL and its options; connect to nothing yet.
+
+        Raises:
+            URLError: the URL lacks a part or holds an option that the backend does not know.
+        """
+        ...
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """The SQLAlchemy engine of a connected backend, where there is one."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the database and prove that it answers; needs no schema.
+
+        Raises:
+            OperationalError: it cannot be reached or opened; the message says why and holds no password.
+        """
+        ...
+
+    async def disconnect(self) -> None:
+        """Close every connection."""
+        ...
+
+    def session(self) -> AbstractAsyncContextManager[Session]:
+        """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
+
+        Reads before the first write see the last committed state. Where an error was caught inside and the transaction
+        is lost with it, a clean exit rolls back and raises OperationalError that names the first error.
+        """
+        ...
+
+    @classmethod
+    def stores(cls, session: Any) -> Stores:
+        """Return the stores that work in a session of this backend (or, with SQLALCHEMY, an app's own)."""
+        ...
+
+    async def with_connection(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` with a SQLAlchemy connection in one transaction, alone: other callers wait, bounded.
+
+        Migrations and status run in here. Only with the capability MIGRATIONS.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""Finds the backend of a URL's scheme through the entry-point group ``iftb_store.backends``; ours have no other door."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
+from iftb_store.protocols import Backend, Stores
+
+GROUP = "iftb_store.backends"
+
+
+def parse_url(url: str | URL) -> URL:
+    """Parse a database URL; nothing of it stands in the error, as it may hold a password."""
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError, TypeError, AttributeError):
+        pass
+    raise URLError(
+        "the database URL cannot be understood; write it as scheme://user:password@host:port/name or scheme:///file, "
+        "with reserved characters in the parts percent-encoded"
+    )
+
+
+def backend_for(scheme: str) -> type[Backend]:
+    """Return the backend class that claims a scheme.
+
+    Raises:
+        URLError: no installed backend claims it; the message names the schemes that are.
+        StoreError: two different backends claim it.
+        MissingDriverError: its driver is not installed; the message is the install line.
+    """
+    claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
+    if not claimants:
+        installed = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
+        raise URLError(f"no backend is installed for the URL scheme {ascii(scheme[:40])}; installed: {installed}")
+    if len(claimants) > 1:
+        owners = " and ".join(sorted(f"{point.value} ({_distribution(point)})" for point in claimants.values()))
+        raise StoreError(f"the URL scheme {scheme!r} is claimed by {owners}; uninstall one of them")
+    (point,) = claimants.values()
+    return _load(point)
+
+
+def stores_of(session: Any) -> Stores:
+    """Return the stores for a session: one that a manager gave, or an app's own AsyncSession.
+
+    Raises:
+        Unsupported: the object is no session, or its driver is not one of a backend's.
+    """
+    backend = getattr(session, "iftb_store_backend", None)
+    if backend is not None:
+        stores: Stores = backend.stores(session)
+        return stores
+    if not isinstance(session, AsyncSession):
+        raise Unsupported(
+            f"a repository takes a connected DatabaseManager or a session, not {type(session).__name__}; "
+            "use `async with db.get_session() as session`"
+        )
+    dialect = session.get_bind().dialect
+    scheme = f"{dialect.name}+{dialect.driver}"
+    try:
+        return _by_dialect(scheme).stores(session)
+    except URLError as error:
+        raise Unsupported(
+            f"a session on {scheme} cannot be used; the repositories work on the async drivers asyncpg and aiosqlite"
+        ) from error
+
+
+_by_dialect = cache(backend_for)
+
+
+def _load(point: EntryPoint) -> type[Backend]:
+    try:
+        loaded: type[Backend] = point.load()
+    except ModuleNotFoundError as error:
+        extras = f"[{','.join(point.extras)}]" if point.extras else ""
+        raise MissingDriverError(
+            f"the backend for {point.name!r} needs the module {error.name!r}, which is not installed; "
+            f'run: pip install "{_distribution(point)}{extras}"'
+        ) from error
+    return loaded
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown distribution"
