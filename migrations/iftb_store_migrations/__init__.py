@@ -1,0 +1,21 @@
+"""The schema's history and its state, for all three engines: upgrade, downgrade, create, current, differences, status.
+
+Every function takes a SQLAlchemy Connection that is in a transaction; the commit is the caller's. Only the four tables of
+iftb-store and its version table are ever read or changed, whatever else is in the database.
+"""
+
+from iftb_store_migrations.catalog import differences
+from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
+from iftb_store_migrations.status import SchemaStatus, status
+
+__all__ = [
+    "SchemaStatus",
+    "create",
+    "current",
+    "differences",
+    "downgrade",
+    "head",
+    "revisions",
+    "status",
+    "upgrade",
+]

@@ -1,0 +1,181 @@
+"""What the engine's own catalog says about our tables, and how it differs from what the models would give.
+
+The models are not interpreted: they are created, out of sight, in the same engine (on SQLite and DuckDB in memory, on
+PostgreSQL as temporary tables inside a savepoint), and both catalogs are read by the same query. The order of columns is
+no difference, as a later revision can only append them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from sqlalchemy import Connection, bindparam, create_engine, text
+
+from iftb_store.tables import Base
+
+#: Of each table, every part (a column, a constraint, an index) with its definition.
+Catalog = dict[str, dict[str, str]]
+
+TABLES = tuple(Base.metadata.tables)
+
+_POSTGRESQL = text("""
+    WITH ours AS (
+        SELECT oid, relname FROM pg_class
+        WHERE relkind IN ('r', 'p') AND relname IN :tables AND pg_table_is_visible(oid)
+    )
+    SELECT relname, 'column ' || attname,
+           concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || collname, CASE WHEN attnotnull THEN 'NOT NULL' END,
+                     'DEFAULT ' || pg_get_expr(adbin, adrelid), CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END)
+    FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
+    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND collname <> 'default'
+    UNION ALL
+    SELECT relname, 'constraint ' || conname, pg_get_constraintdef(pg_constraint.oid)
+    FROM ours JOIN pg_constraint ON conrelid = ours.oid AND contype IN ('p', 'u', 'c', 'f', 'x')
+    UNION ALL
+    SELECT ours.relname, 'index ' || indexes.relname, pg_get_indexdef(indexrelid, 0, true)
+    FROM ours JOIN pg_index ON indrelid = ours.oid JOIN pg_class AS indexes ON indexes.oid = indexrelid
+    WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
+""").bindparams(bindparam("tables", TABLES, expanding=True))
+
+_SQLITE = text(
+    "SELECT tbl_name, type, name, sql FROM sqlite_master WHERE tbl_name IN :tables AND type IN ('table', 'index') AND sql IS NOT NULL"
+).bindparams(bindparam("tables", TABLES, expanding=True))
+
+_DUCKDB = text("""
+    WITH ours AS (
+        SELECT table_oid, table_name FROM duckdb_tables()
+        WHERE table_name IN :tables AND database_name = current_database() AND schema_name = current_schema()
+    )
+    SELECT table_name, 'column ' || column_name,
+           concat_ws(' ', data_type, CASE WHEN NOT is_nullable THEN 'NOT NULL' END, 'DEFAULT ' || column_default)
+    FROM duckdb_columns() SEMI JOIN ours USING (table_oid) WHERE database_name = current_database()
+    UNION ALL
+    SELECT table_name, 'constraint ' || constraint_text, constraint_text
+    FROM duckdb_constraints() SEMI JOIN ours USING (table_oid)
+    WHERE database_name = current_database() AND constraint_type <> 'NOT NULL'
+    UNION ALL
+    SELECT table_name, 'index ' || index_name, sql
+    FROM duckdb_indexes() SEMI JOIN ours USING (table_oid) WHERE database_name = current_database()
+    UNION ALL
+    SELECT table_name, 'sequence ' || sequence_name, concat_ws(' ', 'START', start_value, 'INCREMENT', increment_by)
+    FROM ours JOIN duckdb_sequences() ON sequence_name = table_name || '_id_seq'
+    WHERE database_name = current_database() AND schema_name = current_schema()
+""").bindparams(bindparam("tables", TABLES, expanding=True))
+
+
+def present_tables(conn: Connection) -> list[str]:
+    """Return those of our tables that the connection's current schema has, in the models' order."""
+    found = _READ[conn.dialect.name](conn)
+    return [name for name in TABLES if name in found]
+
+
+def differences(conn: Connection) -> list[str]:
+    """Return how our tables in the database differ from the models, one line each; empty where they are identical.
+
+    Reads only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
+    """
+    actual, expected = _READ[conn.dialect.name](conn), _expected(conn)
+    return [line for table in TABLES for line in _compare(table, actual.get(table), expected[table])]
+
+
+def _compare(table: str, actual: dict[str, str] | None, expected: dict[str, str]) -> list[str]:
+    if actual is None:
+        return [f"table {table} is missing"]
+    lines = [f"{part} of {table} is missing" for part in expected if part not in actual]
+    lines += [f"{part} of {table} is not one of ours" for part in actual if part not in expected]
+    lines += [
+        f"{part} of {table} is {actual[part]}, should be {expected[part]}"
+        for part in expected
+        if part in actual and actual[part] != expected[part]
+    ]
+    return lines
+
+
+def _expected(conn: Connection) -> Catalog:
+    if conn.dialect.name == "postgresql":
+        savepoint = conn.begin_nested()
+        try:
+            conn.execute(text("SET LOCAL search_path TO pg_temp"))
+            return _created(conn)
+        finally:
+            savepoint.rollback()
+    engine = create_engine({"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[conn.dialect.name])
+    try:
+        with engine.begin() as fresh:
+            return _created(fresh)
+    finally:
+        engine.dispose()
+
+
+def _created(conn: Connection) -> Catalog:
+    Base.metadata.create_all(conn, checkfirst=False)
+    return _READ[conn.dialect.name](conn)
+
+
+def _read_postgresql(conn: Connection) -> Catalog:
+    return _gather(conn.execute(_POSTGRESQL))
+
+
+def _read_duckdb(conn: Connection) -> Catalog:
+    return _gather(conn.execute(_DUCKDB))
+
+
+def _read_sqlite(conn: Connection) -> Catalog:
+    rows = conn.execute(_SQLITE).all()
+    parts = ((table, part, definition) for table, kind, name, sql in rows for part, definition in _sqlite_parts(kind, name, sql))
+    return _gather(parts)
+
+
+_READ: dict[str, Callable[[Connection], Catalog]] = {
+    "postgresql": _read_postgresql,
+    "sqlite": _read_sqlite,
+    "duckdb": _read_duckdb,
+}
+
+
+def _gather(rows: Iterable[Sequence[str]]) -> Catalog:
+    catalog: Catalog = {}
+    for table, part, definition in rows:
+        catalog.setdefault(table, {})[part] = definition
+    return catalog
+
+
+def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
+    sql = _normal(sql)
+    if kind == "index":
+        yield f"index {name}", sql
+        return
+    body, _, options = sql.partition("(")[2].rpartition(")")
+    for item in _split(body):
+        words = item.split()
+        if words[0] == "constraint":
+            yield f"constraint {words[1]}", item
+        elif words[0].partition("(")[0] in ("primary", "unique", "check", "foreign"):
+            yield f"constraint {item}", item
+        else:
+            yield f"column {words[0]}", item.partition(" ")[2]
+    if options.strip():
+        yield "option", options.strip()
+
+
+def _normal(sql: str) -> str:
+    """Drop comments and the quotes of names, and fold case and space, outside of text literals."""
+    pieces = re.split(r"('(?:[^']|'')*')", re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL))
+    return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _folded(piece)) for piece in pieces)
+
+
+def _folded(piece: str) -> str:
+    # no space beside brackets and commas, as everyone sets it another way
+    return re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", piece.lower()))
+
+
+def _split(body: str) -> Iterator[str]:
+    depth = start = 0
+    for position, character in enumerate(body):
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            yield body[start:position].strip()
+            start = position + 1
+    yield body[start:].strip()

@@ -1,0 +1,143 @@
+"""The history of the schema: which revisions there are, where a database stands, and the way up and down.
+
+Alembic's module-wide ``op`` and ``context`` stay out of it: they would be shared by two databases that one event loop
+migrates at once. A revision's ``upgrade`` and ``downgrade`` take their `Operations` as an argument instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic.ddl.impl import DefaultImpl
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from iftb_store.errors import SchemaError
+from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.tables import Base
+from iftb_store_migrations.catalog import differences, present_tables
+from iftb_store_migrations.lock import exclusive
+
+_SHOWN = 5
+
+
+class DuckDBImpl(DefaultImpl):
+    """Makes Alembic know DuckDB; its class is registered by being defined."""
+
+    __dialect__ = "duckdb"
+    transactional_ddl = True
+
+
+def head() -> str:
+    """Return the newest revision that this version of the package knows."""
+    return revisions()[-1]
+
+
+def revisions() -> list[str]:
+    """Return every revision that this version of the package knows, oldest first."""
+    return [script.revision for script in _scripts().walk_revisions()][::-1]
+
+
+def current(conn: Connection) -> str | None:
+    """Return the revision that the database is stamped with, known to this version or not; None where there is none.
+
+    Raises:
+        SchemaError: it is stamped with several.
+    """
+    with _as_schema_error():
+        return _context(conn).get_current_revision()
+
+
+def upgrade(conn: Connection, revision: str = "head") -> None:
+    """Bring the schema up to a revision: from nothing, from an older one, or by adopting an identical one without revision.
+
+    Does nothing where it stands there already.
+
+    Raises:
+        SchemaError: our tables are there without a revision and differ from this version's, or were migrated by a newer
+            version, or ``revision`` is unknown.
+        OperationalError: another migration of this database did not end in time.
+    """
+    with exclusive(conn), _as_schema_error():
+        adopt_or_refuse(conn)
+        context, scripts = _context(conn), _scripts()
+        operations = Operations(context)
+        for script in reversed(list(scripts.iterate_revisions(revision, context.get_current_revision()))):
+            script.module.upgrade(operations)
+            context.stamp(scripts, script.revision)
+
+
+def downgrade(conn: Connection, revision: str = "base") -> None:
+    """Take the schema down to a revision; ``base`` drops our tables with every row. Does nothing where it stands there.
+
+    Raises:
+        SchemaError: as `upgrade`.
+        OperationalError: another migration of this database did not end in time.
+    """
+    with exclusive(conn), _as_schema_error():
+        adopt_or_refuse(conn)
+        context, scripts = _context(conn), _scripts()
+        operations = Operations(context)
+        for script in scripts.iterate_revisions(context.get_current_revision(), revision):
+            script.module.downgrade(operations)
+            context.stamp(scripts, str(script.down_revision or "base"))
+
+
+def create(conn: Connection) -> None:
+    """Create those of our tables that are missing from the models, and stamp the newest revision.
+
+    Raises:
+        SchemaError: the database stands at another revision, or has tables of ours that differ from this version's.
+        OperationalError: another migration of this database did not end in time.
+    """
+    with exclusive(conn), _as_schema_error():
+        revision = current(conn)
+        if revision is not None:
+            check_revision(True, revision)
+        Base.metadata.create_all(conn)
+        adopt_or_refuse(conn)
+
+
+def adopt_or_refuse(conn: Connection) -> None:
+    """Stamp our tables where they are there without a revision and identical to this version's.
+
+    Raises:
+        SchemaError: they differ, or a newer version migrated them.
+    """
+    revision = current(conn)
+    if revision is not None:
+        if revision not in revisions():
+            check_revision(True, revision)
+        return
+    tables = present_tables(conn)
+    if not tables:
+        return
+    found = differences(conn)
+    if found:
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise SchemaError(
+            f"the tables {', '.join(tables)} are there without a revision of iftb-store and are not its own: "
+            f"{'; '.join(found[:_SHOWN])}{more}. Rename or drop them, or make them identical, then migrate again"
+        )
+    _context(conn).stamp(_scripts(), head())
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(Path(__file__).parent)
+
+
+def _context(conn: Connection) -> MigrationContext:
+    return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE})
+
+
+@contextmanager
+def _as_schema_error() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise SchemaError(f"the schema's history cannot be followed: {error}") from error

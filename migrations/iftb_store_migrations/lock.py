@@ -1,0 +1,49 @@
+"""One migration at a time: a lock for the rest of the transaction, its wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from iftb_store.errors import operational_error
+
+WAIT_SECONDS = 60
+
+#: The advisory lock's key is the eight bytes of this name.
+LOCK_KEY = int.from_bytes(b"iftbstor", "big")
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_CURRENT = text("SELECT current_setting('lock_timeout') AS lock_wait, current_setting('statement_timeout') AS statement_wait")
+_SET = text("SELECT set_config('lock_timeout', :lock_wait, true), set_config('statement_timeout', :statement_wait, true)")
+
+
+@contextmanager
+def exclusive(conn: Connection) -> Iterator[None]:
+    """Wait for other migrations of this database, then keep them out until the transaction ends.
+
+    On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory lock; inside, no statement
+    waits for a lock longer than the bound, and none is cut short by statement_timeout.
+
+    Raises:
+        OperationalError: another migration held the lock all the time.
+    """
+    if conn.dialect.name != "postgresql":
+        yield
+        return
+    before = dict(conn.execute(_CURRENT).one()._mapping)
+    conn.execute(_SET, {"lock_wait": f"{WAIT_SECONDS}s", "statement_wait": "0"})
+    try:
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise operational_error(
+            f"another process has been migrating this database for {WAIT_SECONDS} seconds; "
+            "wait until it ends (pg_locks shows it as an advisory lock), then run this again",
+            error,
+        ) from error
+    yield
+    conn.execute(_SET, before)

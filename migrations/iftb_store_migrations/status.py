@@ -1,0 +1,63 @@
+"""What stands in a database: engine, revision, our tables and their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select, text
+
+from iftb_store.tables import Base
+from iftb_store_migrations.catalog import present_tables
+from iftb_store_migrations.history import current, head, revisions
+
+_VERSION = {
+    "postgresql": text("SELECT current_setting('server_version')"),
+    "sqlite": text("SELECT sqlite_version()"),
+    "duckdb": text("SELECT ltrim(version(), 'v')"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """The state of the schema in one database.
+
+    ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
+    unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
+    that are there.
+    """
+
+    engine: str
+    version: str
+    revision: str | None
+    head: str
+    tables: dict[str, int]
+    state: str
+
+
+def status(conn: Connection) -> SchemaStatus:
+    """Look at the schema and count the rows; changes nothing and takes no lock.
+
+    Raises:
+        SchemaError: the database is stamped with several revisions.
+    """
+    revision = current(conn)
+    tables = {
+        name: conn.execute(select(func.count()).select_from(Base.metadata.tables[name])).scalar_one()
+        for name in present_tables(conn)
+    }
+    return SchemaStatus(
+        engine=conn.dialect.name,
+        version=conn.execute(_VERSION[conn.dialect.name]).scalar_one(),
+        revision=revision,
+        head=head(),
+        tables=tables,
+        state=_state(revision, bool(tables)),
+    )
+
+
+def _state(revision: str | None, has_tables: bool) -> str:
+    if revision is None:
+        return "unstamped" if has_tables else "empty"
+    if revision == head():
+        return "current"
+    return "behind" if revision in revisions() else "ahead"
