@@ -63,14 +63,17 @@ class EngineFailure(Exception):
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
     """Return SQLAlchemy's IntegrityError with a short message of ours; it holds no parameters."""
-    return _chained(IntegrityError(None, None, DuplicateKey(message), hide_parameters=True), cause)
+    return _chained(IntegrityError(None, None, DuplicateKey(message), hide_parameters=True), message, cause)
 
 
 def operational_error(message: str, cause: BaseException | None = None) -> OperationalError:
     """Return SQLAlchemy's OperationalError with a short message of ours; it holds no parameters."""
-    return _chained(OperationalError(None, None, EngineFailure(message), hide_parameters=True), cause)
+    return _chained(OperationalError(None, None, EngineFailure(message), hide_parameters=True), message, cause)
 
 
-def _chained(error: _Error, cause: BaseException | None) -> _Error:
+def _chained(error: _Error, message: str, cause: BaseException | None) -> _Error:
+    # without SQLAlchemy's class prefix and link, which tell a user nothing here
+    error.args = (message,)
+    error.code = None
     error.__cause__ = cause
     return error

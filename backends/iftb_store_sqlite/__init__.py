@@ -1,1 +1,7 @@
-class SQLiteBackend: pass
+"""The SQLite backend of iftb-store: SQLAlchemy on aiosqlite."""
+
+from __future__ import annotations
+
+from iftb_store_sqlite.backend import SQLiteBackend
+
+__all__ = ["SQLiteBackend"]

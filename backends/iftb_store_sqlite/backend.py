@@ -1,0 +1,196 @@
+"""SQLiteBackend: one database file (or :memory:), its engine, sessions and life cycle."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from iftb_store.errors import URLError, operational_error
+from iftb_store.protocols import Capability
+from iftb_store.relational import RelationalStores, StoreSession, before_write, finish, watch
+from iftb_store_sqlite.driver import SQLiteDriver
+from iftb_store_sqlite.errors import translate, translate_any
+
+T = TypeVar("T")
+
+_OPTIONS = ("timeout", "busy_timeout", "mode")
+_MODES = ("ro", "rw", "rwc")
+_READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE | re.DOTALL)
+_WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
+
+
+class SQLiteBackend:
+    """SQLite through SQLAlchemy and aiosqlite: WAL, synchronous FULL, foreign keys on, BEGIN IMMEDIATE at the first write.
+
+    URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
+    manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
+    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.SQLALCHEMY, Capability.MIGRATIONS, Capability.BAR_KEY, Capability.CHOICES}
+    )
+
+    def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        if url.host or url.username or url.password or url.port:
+            raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
+        unknown = set(url.query) - set(_OPTIONS)
+        if unknown:
+            raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
+        self._path = url.database or ":memory:"
+        self._memory = self._path == ":memory:"
+        self._mode = _mode(url)
+        self._timeout = _seconds(url)
+        self._pool = {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
+        self._echo = echo
+        self._engine: AsyncEngine | None = None
+        self.schema_seen = False
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """The SQLAlchemy engine while connected."""
+        return self._engine
+
+    async def connect(self) -> None:
+        """Open the file, creating it readable by its owner alone where it is missing."""
+        engine = create_async_engine(
+            "sqlite+aiosqlite://",
+            async_creator=self._open,
+            poolclass=AsyncAdaptedQueuePool,
+            echo=self._echo,
+            hide_parameters=True,
+            **self._pool,
+        )
+        watch(engine, translate_any, _transaction_is_gone)
+        event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")
+        except BaseException:
+            await engine.dispose()
+            raise
+        self._engine = engine
+        self.schema_seen = False
+
+    async def disconnect(self) -> None:
+        """Close every connection."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[StoreSession]:
+        """Open a session; see `iftb_store.protocols.Backend.session`."""
+        async with StoreSession(self._engine, expire_on_commit=False) as session:
+            session.iftb_store_backend = self
+            yield session
+            await finish(session, probe=False)
+
+    @classmethod
+    def stores(cls, session: AsyncSession) -> RelationalStores:
+        """Return the stores of a session, a manager's or an app's own on aiosqlite."""
+        return RelationalStores(SQLiteDriver(session))
+
+    async def with_connection(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction under SQLite's write lock, waiting for it as long as the busy timeout."""
+        if self._engine is None:
+            raise operational_error("the database is not connected")
+        self.schema_seen = False
+        async with self._engine.connect() as connection:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            result = await connection.run_sync(work)
+            await connection.commit()
+        return result
+
+    async def _open(self) -> aiosqlite.Connection:
+        target = self._path
+        if not self._memory:
+            self._create_file()
+            target = f"file:{quote(os.fspath(Path(self._path).absolute()))}?mode={self._mode}"
+        opening = aiosqlite.connect(target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
+        # a connection that nobody closes must not keep the process alive
+        opening._thread.daemon = True
+        try:
+            connection = await opening
+            try:
+                await connection._execute(_configure, connection._conn, self._mode)
+            except BaseException:
+                await connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        return connection
+
+    def _create_file(self) -> None:
+        if self._mode != "rwc":
+            return
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise operational_error(f"the database file {self._path} cannot be created: {error.strerror}", error) from error
+
+
+def _configure(connection: sqlite3.Connection, mode: str) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    if mode == "ro":
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_before_writes(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> None:
+    """Take the write lock before the first write, not before reads, which run in autocommit and block nobody."""
+    if _READ.match(statement) and not _WRITE_WORD.search(statement):
+        return
+    before_write(connection)
+    driver = connection.connection.dbapi_connection
+    if driver is None or driver.driver_connection.in_transaction:
+        return
+    begin = driver.cursor()
+    try:
+        begin.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise translate(error) from error
+    finally:
+        begin.close()
+
+
+def _transaction_is_gone(connection: Connection) -> bool:
+    """Tell whether SQLite has rolled the whole transaction back, as it does when the disk is full, say."""
+    if connection.invalidated:
+        return True
+    driver = connection.connection.driver_connection
+    return driver is None or not driver.in_transaction
+
+
+def _mode(url: URL) -> str:
+    mode = url.query.get("mode", "rwc")
+    if mode not in _MODES:
+        raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
+    return str(mode)
+
+
+def _seconds(url: URL) -> float:
+    given = url.query.get("timeout", url.query.get("busy_timeout", "30"))
+    try:
+        seconds = float(str(given))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise URLError(f"timeout must be seconds between 0 and 3600 in the SQLite URL, not {str(given)[:20]!r}")
+    return seconds

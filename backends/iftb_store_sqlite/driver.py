@@ -1,0 +1,244 @@
+"""The aiosqlite connection of a session: one thread hop a statement, inside the session's own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import repeat
+from typing import Any, TypeVar
+
+import aiosqlite
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iftb_store.bars import CHUNK, BarBatch, BarColumns
+from iftb_store.checks import json_text
+from iftb_store.decimals import from_sortable, plain, to_sortable
+from iftb_store.errors import SchemaError, operational_error
+from iftb_store.models import OHLCVBar
+from iftb_store.protocols import TradeTotals
+from iftb_store.relational import Row, Statement, StoreSession, before_write, note_error, statement
+from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store_sqlite.errors import translate
+from iftb_store_sqlite.totals import TOTALS, trade_totals
+
+T = TypeVar("T")
+
+_COLUMNS = "exchange, symbol, timeframe, timestamp, open, high, low, close, volume, quote_volume, trades_count, created_at"
+_VALUES = "open, high, low, close, volume, quote_volume, trades_count"
+_INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPSERT = f"""{_INSERT} ON CONFLICT (exchange, symbol, timeframe, timestamp) DO UPDATE
+    SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in _VALUES.split(", "))})
+    WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in _VALUES.split(", "))})"""
+
+_MONTH = "(CAST(strftime('%Y', {0}) AS INTEGER) * 12 + CAST(strftime('%m', {0}) AS INTEGER))"
+# SQLite's division cuts toward zero; the remainder brings times before 1970 down to their own second
+_SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
+
+
+class SQLiteDriver:
+    """See `iftb_store.relational.stores.Driver`."""
+
+    dialect = SQLiteDialect_aiosqlite()
+    decimal_sql = "{}"
+    month_sql = _MONTH.format(_SECOND.replace("{}", "{0}"))
+    time_sql = ":{}"
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def encode(self, value: Any) -> Any:
+        """Times become microseconds, decimals sortable text, objects JSON text."""
+        if isinstance(value, datetime):
+            return to_epoch_us(value)
+        if isinstance(value, Decimal):
+            return to_sortable(plain(value) or "0")
+        if isinstance(value, dict):
+            return json_text(value, "value")
+        if isinstance(value, timedelta):
+            return value // timedelta(microseconds=1)
+        return value
+
+    decode_decimal = staticmethod(from_sortable)
+    decode_time = staticmethod(from_epoch_us)
+
+    async def decode_bars(self, rows: Sequence[Row]) -> list[OHLCVBar]:
+        """Turn rows into bars, chunk by chunk so that the event loop stays free."""
+        bars: list[OHLCVBar] = []
+        for first in range(0, len(rows), CHUNK):
+            bars += [_bar(*row) for row in rows[first : first + CHUNK]]
+            await asyncio.sleep(0)
+        return bars
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        """Run a query; outside a transaction it sees the last committed state."""
+        return await self._run(_fetch, statement.sql, args)
+
+    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
+        """Run one statement, which SQLite undoes alone where it fails: it needs no savepoint."""
+        return await self._run(_write, statement.sql, args, writes=True)
+
+    async def insert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.insert_many."""
+        await self._write_bars(_INSERT, batch)
+
+    async def upsert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.upsert_many; SQLite has one writer at a time, so the order cannot deadlock."""
+        await self._write_bars(_UPSERT, batch)
+
+    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """See TradeStore.get_totals."""
+        made = statement(TOTALS, self.dialect)
+        values = {"since": to_epoch_us(since), "exchange": exchange}
+        (row,) = await self.read(made, [values[name] for name in made.names])
+        return trade_totals(row)
+
+    async def _write_bars(self, sql: str, batch: BarBatch) -> None:
+        created_at = to_epoch_us(batch.created_at)
+        if len(batch) <= CHUNK:
+            (columns,) = batch.chunks()
+            await self._run(_write_whole, sql, _rows(columns, created_at), writes=True)
+            return
+        await self._run(_savepoint, writes=True)
+        try:
+            for columns in batch.chunks():
+                await self._run(sqlite3.Connection.executemany, sql, _rows(columns, created_at), writes=True)
+            await self._run(sqlite3.Connection.execute, "RELEASE iftb_store_bars", writes=True)
+        except BaseException:
+            await asyncio.shield(self._run(_undo))
+            raise
+
+    async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
+        connection = await self._connection()
+        if writes and isinstance(self._session, StoreSession):
+            before_write(self._session)
+        try:
+            return await connection._execute(work, connection._conn, *args)
+        except sqlite3.Error as error:
+            raise await self._translated(connection, error) from error
+        except ValueError as error:
+            # aiosqlite says so of a connection that was closed under it
+            raise operational_error("the connection was closed", error) from error
+
+    async def _translated(self, connection: aiosqlite.Connection, error: sqlite3.Error) -> Exception:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            # SQLite has no code of its own for a missing table
+            try:
+                check_revision(*await connection._execute(_schema, connection._conn))
+            except SchemaError as missing:
+                return missing
+        translated = translate(error)
+        note_error(self._session, translated, gone=not connection.in_transaction)
+        return translated
+
+    async def _connection(self) -> aiosqlite.Connection:
+        session = self._session
+        if session.new or session.dirty or session.deleted:
+            await session.flush()
+        try:
+            pooled = await (await session.connection()).get_raw_connection()
+        except PoolTimeout as error:
+            raise operational_error("every connection of the pool is in use, and the wait for one is over", error) from error
+        driver: aiosqlite.Connection | None = pooled.driver_connection
+        assert driver is not None
+        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+            check_revision(*await driver._execute(_schema, driver._conn))
+            session.iftb_store_backend.schema_seen = True
+        return driver
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")
+
+
+def _fetch(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
+    return connection.execute(sql, args).fetchall()
+
+
+def _write(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
+    _begin(connection)
+    return connection.execute(sql, args).fetchall()
+
+
+def _savepoint(connection: sqlite3.Connection) -> None:
+    _begin(connection)
+    connection.execute("SAVEPOINT iftb_store_bars")
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    # the whole transaction may be gone already, and the savepoint with it
+    if connection.in_transaction:
+        connection.execute("ROLLBACK TO iftb_store_bars")
+        connection.execute("RELEASE iftb_store_bars")
+
+
+def _write_whole(connection: sqlite3.Connection, sql: str, rows: Sequence[Row]) -> None:
+    """Write a small batch in one go: one thread hop, and nothing half done where the task is cancelled meanwhile."""
+    _savepoint(connection)
+    try:
+        connection.executemany(sql, rows)
+        connection.execute("RELEASE iftb_store_bars")
+    except BaseException:
+        _undo(connection)
+        raise
+
+
+def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    stamped = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone() if VERSION_TABLE in names else None
+    return "ohlcv" in names, stamped[0] if stamped else None
+
+
+def _rows(columns: BarColumns, created_at: int) -> list[Row]:
+    quotes = [None if text is None else to_sortable(text) for text in columns.quote_volume]
+    return list(
+        zip(
+            columns.exchange,
+            columns.symbol,
+            columns.timeframe,
+            map(to_epoch_us, columns.timestamp),
+            *(map(to_sortable, column) for column in columns[4:9]),
+            quotes,
+            columns.trades_count,
+            repeat(created_at),
+            strict=False,
+        )
+    )
+
+
+def _bar(
+    symbol: str,
+    exchange: str,
+    timeframe: str,
+    timestamp: int,
+    open_: str,
+    high: str,
+    low: str,
+    close: str,
+    volume: str,
+    quote_volume: str | None,
+    trades_count: int | None,
+    id_: int,
+    created_at: int,
+) -> OHLCVBar:
+    return OHLCVBar(
+        symbol,
+        exchange,
+        timeframe,
+        from_epoch_us(timestamp),
+        from_sortable(open_),
+        from_sortable(high),
+        from_sortable(low),
+        from_sortable(close),
+        from_sortable(volume),
+        None if quote_volume is None else from_sortable(quote_volume),
+        trades_count,
+        id_,
+        from_epoch_us(created_at),
+    )

@@ -1,0 +1,38 @@
+"""What an exception of sqlite3 means to a user of the store."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store.errors import integrity_error, operational_error
+
+_DUPLICATE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID}
+
+_MEANING = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another writer, and the busy timeout is over",
+    sqlite3.SQLITE_LOCKED: "the database is locked by another writer",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; see that its directory exists and can be written",
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
+    sqlite3.SQLITE_CORRUPT: "the database file is damaged; restore it from a backup",
+    sqlite3.SQLITE_READONLY: "the database is read-only; see the rights of the file and its directory",
+    sqlite3.SQLITE_FULL: "the disk is full, or a limit of the file's size was reached",
+    sqlite3.SQLITE_IOERR: "the disk failed, or is full",
+    sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
+}
+
+
+def translate(error: sqlite3.Error) -> IntegrityError | OperationalError:
+    """Return the error to raise for one of sqlite3's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, sqlite3.IntegrityError):
+        message = "a row with this key is stored already" if code in _DUPLICATE else "the row breaks a constraint of the database"
+        return integrity_error(message, error)
+    reason = _MEANING.get(code & 0xFF) if code is not None else None
+    return operational_error(reason or str(error), error)
+
+
+def translate_any(error: BaseException) -> Exception | None:
+    """Return the error to raise for one of sqlite3's, None for any other."""
+    return translate(error) if isinstance(error, sqlite3.Error) else None

@@ -1,0 +1,71 @@
+"""Exact sums over sortable decimal text, in SQL: SQLite's own numbers end at 64 bits, so digits are summed in four parts."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from iftb_store.decimals import from_sortable
+from iftb_store.protocols import TradeTotals
+from iftb_store.relational import Row
+
+# A decimal is 20 digits before and 18 after the point, cut into parts of 10, 10, 9 and 9 digits; a sum of a part over
+# 2**63 / 10**10, some 900 million, rows still fits. Negative numbers hold the nines' complement of their digits.
+_WIDTHS = (10, 10, 9, 9)
+_POSITIVE, _NEGATIVE = "'a0'", "'U'"
+
+
+def _parts(column: str, condition: str, *, negative: bool) -> list[str]:
+    digits = f"85 - unicode({column})" if negative else f"unicode({column}) - 96"
+    text = f"rtrim({column}, '~')" if negative else column
+    fill = "9" if negative else "0"
+    whole = f"substr('{fill * 20}' || substr({text}, 2, {digits}), -20)"
+    fraction = f"substr({text}, {digits} + 3) || '{fill * 18}'"
+    cuts = ((whole, 1), (whole, 11), (fraction, 1), (fraction, 10))
+    sums = []
+    for (source, first), width in zip(cuts, _WIDTHS, strict=True):
+        part = f"CAST(substr({source}, {first}, {width}) AS INTEGER)"
+        sums.append(f"SUM({'9' * width + ' - ' if negative else ''}{part}) FILTER (WHERE {condition})")
+    return sums
+
+
+_IS_WIN = f"realized_pnl > {_POSITIVE}"
+_IS_LOSS = f"realized_pnl < {_NEGATIVE}"
+
+#: Counts, extremes and part sums over the realized trades since ``:since``.
+TOTALS = f"""
+    SELECT COUNT(*), COUNT(*) FILTER (WHERE {_IS_WIN}), COUNT(*) FILTER (WHERE {_IS_LOSS}),
+        MAX(realized_pnl) FILTER (WHERE {_IS_WIN}), MIN(realized_pnl) FILTER (WHERE {_IS_LOSS}),
+        {", ".join(_parts("realized_pnl", _IS_WIN, negative=False))},
+        {", ".join(_parts("realized_pnl", _IS_LOSS, negative=True))},
+        {", ".join(_parts("fee", f"fee > {_POSITIVE}", negative=False))},
+        {", ".join(_parts("fee", f"fee < {_NEGATIVE}", negative=True))}
+    FROM trades
+    WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= :since"""
+
+
+def trade_totals(row: Row) -> TradeTotals:
+    """Put the parts of a row of `TOTALS` together."""
+    trades, wins, losses, largest_win, largest_loss, *parts = row
+    profit, loss, paid, rebated = (_whole(parts[first : first + 4]) for first in range(0, 16, 4))
+    return TradeTotals(
+        trades=trades,
+        wins=wins,
+        losses=losses,
+        profit=_decimal(profit),
+        loss=_decimal(loss),
+        fees=_decimal(paid - rebated),
+        largest_win=from_sortable(largest_win) if wins else Decimal(0),
+        largest_loss=from_sortable(largest_loss).copy_abs() if losses else Decimal(0),
+    )
+
+
+def _whole(parts: Row) -> int:
+    total = 0
+    for part, width in zip(parts, _WIDTHS, strict=True):
+        total = total * 10**width + (part or 0)
+    return total
+
+
+def _decimal(scaled: int) -> Decimal:
+    number = Decimal(f"{scaled}E-18")
+    return number

@@ -1,0 +1,323 @@
+"""The stores of PostgreSQL and SQLite: trades, positions, events and the reading of bars, in SQL that both understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy import Dialect, text
+
+from iftb_store.bars import BarBatch
+from iftb_store.checks import json_object
+from iftb_store.errors import integrity_error
+from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.protocols import TradeTotals
+from iftb_store.timeframes import SECONDS
+
+Window = tuple[datetime | None, datetime | None, datetime | None, datetime | None]
+Row = Sequence[Any]
+M = TypeVar("M")
+
+
+class Statement:
+    """One SQL text with ``:name`` parameters, made ready for a driver once."""
+
+    __slots__ = ("names", "sql")
+
+    def __init__(self, sql: str, dialect: Dialect) -> None:
+        compiled = text(sql).compile(dialect=dialect)
+        self.sql = str(compiled)
+        self.names: tuple[str, ...] = tuple(getattr(compiled, "positiontup", None) or ())
+
+
+class Driver(Protocol):
+    """A session's driver connection: runs statements in the session's transaction and translates errors."""
+
+    #: The SQLAlchemy dialect that statements are made for.
+    dialect: Dialect
+    #: Columns that hold NUMERIC, as SQL that reads them; ``{}`` stands for the column.
+    decimal_sql: str
+    #: The number of the calendar month, in UTC, of the time column ``{}``, as SQL.
+    month_sql: str
+    #: The parameter ``:{}`` as a time, as SQL.
+    time_sql: str
+
+    def encode(self, value: Any) -> Any:
+        """Turn a checked value into what the driver takes."""
+        ...
+
+    def decode_decimal(self, value: Any) -> Any:
+        """Turn a stored decimal back."""
+        ...
+
+    def decode_time(self, value: Any) -> Any:
+        """Turn a stored time back."""
+        ...
+
+    async def decode_bars(self, rows: Sequence[Row]) -> list[OHLCVBar]:
+        """Turn rows in the order of OHLCVBar's fields into bars."""
+        ...
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        """Run a query."""
+        ...
+
+    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
+        """Run one writing statement in the transaction; in a savepoint where an IntegrityError may come of it."""
+        ...
+
+    async def insert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.insert_many."""
+        ...
+
+    async def upsert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.upsert_many."""
+        ...
+
+    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """See TradeStore.get_totals."""
+        ...
+
+
+class RelationalStores:
+    """The four stores of one session."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.ohlcv = _Bars(driver)
+        self.trades = _Trades(driver)
+        self.positions = _Positions(driver)
+        self.events = _Events(driver)
+
+
+@cache
+def statement(sql: str, dialect: Dialect) -> Statement:
+    """Return the statement of a SQL text, made once per dialect."""
+    return Statement(sql, dialect)
+
+
+async def read(driver: Driver, sql: str, **values: Any) -> Sequence[Row]:
+    """Run a query with named values."""
+    made = statement(sql, driver.dialect)
+    return await driver.read(made, [driver.encode(values[name]) for name in made.names])
+
+
+async def write(driver: Driver, sql: str, values: Mapping[str, Any], *, savepoint: bool = False) -> Sequence[Row]:
+    """Run a writing statement with named values."""
+    made = statement(sql, driver.dialect)
+    return await driver.write(made, [driver.encode(values[name]) for name in made.names], savepoint=savepoint)
+
+
+class _Table(Generic[M]):
+    """How the rows of one table become objects of one dataclass, and back."""
+
+    def __init__(self, name: str, model: type[M], generated: Sequence[str] = ("id",)) -> None:
+        described = fields(model)  # type: ignore[arg-type]
+        self.name = name
+        self.model = model
+        self.columns = tuple(field.name for field in described)
+        self.written = tuple(column for column in self.columns if column not in generated)
+        self._kinds = tuple(str(field.type).removesuffix(" | None") for field in described)
+        self._select_lists: dict[str, str] = {}
+
+    def select(self, driver: Driver, rest: str) -> str:
+        """Return a SELECT of all columns in the order of the dataclass's fields."""
+        if driver.decimal_sql not in self._select_lists:
+            self._select_lists[driver.decimal_sql] = ", ".join(
+                driver.decimal_sql.format(column) if kind == "Decimal" else column
+                for column, kind in zip(self.columns, self._kinds, strict=True)
+            )
+        return f"SELECT {self._select_lists[driver.decimal_sql]} FROM {self.name} {rest}"
+
+    def insert(self) -> str:
+        """Return an INSERT of all columns but the generated ones."""
+        return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(f':{column}' for column in self.written)})"
+
+    def values(self, instance: M) -> dict[str, Any]:
+        """Return an object's values by column."""
+        return {column: getattr(instance, column) for column in self.columns}
+
+    def decode(self, driver: Driver, rows: Sequence[Row]) -> list[M]:
+        """Return rows of `select` as objects."""
+        decoders: dict[str, Callable[[Any], Any]] = {
+            "Decimal": driver.decode_decimal,
+            "datetime": driver.decode_time,
+            "dict[str, Any]": json_object,
+        }
+        wanted = [(index, decoders[kind]) for index, kind in enumerate(self._kinds) if kind in decoders]
+        objects: list[M] = []
+        for row in rows:
+            values = list(row)
+            for index, decoder in wanted:
+                if values[index] is not None:
+                    values[index] = decoder(values[index])
+            objects.append(self.model(*values))
+        return objects
+
+
+_BARS = _Table("ohlcv", OHLCVBar)
+_TRADES = _Table("trades", Trade)
+_POSITIONS = _Table("positions", Position)
+_EVENTS = _Table("system_events", SystemEvent)
+
+_SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
+
+
+class _Bars:
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def insert_many(self, batch: BarBatch) -> None:
+        await self._driver.insert_bars(batch)
+
+    async def upsert_many(self, batch: BarBatch) -> None:
+        await self._driver.upsert_bars(batch)
+
+    async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
+        sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN :start AND :end ORDER BY timestamp")
+        rows = await read(
+            self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end
+        )
+        return await self._driver.decode_bars(rows)
+
+    async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
+        sql = _BARS.select(self._driver, f"WHERE {_SERIES} ORDER BY timestamp DESC LIMIT :limit")
+        rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
+        return await self._driver.decode_bars(rows)
+
+    async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
+        start, end, before, after = window
+        driver = self._driver
+        sql = _gaps_sql(driver.month_sql, driver.time_sql, timeframe, start is not None, end is not None)
+        seconds = SECONDS[timeframe]
+        rows = await read(
+            driver,
+            sql,
+            exchange=exchange,
+            symbol=symbol,
+            timeframe=timeframe,
+            start=start,
+            end=end,
+            before=before,
+            after=after,
+            step=None if seconds is None else timedelta(seconds=seconds),
+        )
+        return [(driver.decode_time(earlier), driver.decode_time(later)) for earlier, later in rows]
+
+
+@cache
+def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: bool) -> str:
+    """Return the query of a series' holes; ``month`` and ``time`` are the driver's month_sql and time_sql."""
+    if SECONDS[timeframe] is None:
+        apart = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
+    else:
+        apart = "{1} - {0} > :step"
+    where = _SERIES + (" AND timestamp >= :start" if has_start else "") + (" AND timestamp <= :end" if has_end else "")
+    before = f", 1, {time.format('before')}" if has_start else ""
+    sql = f"""
+        SELECT earlier, later
+        FROM (SELECT LAG(timestamp{before}) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {where}) bars
+        WHERE {apart.format("earlier", "later")}"""
+    if has_end:
+        newest = f"(SELECT MAX(timestamp) FROM ohlcv WHERE {where})"
+        last = f"COALESCE({newest}, {time.format('before')})" if has_start else newest
+        sql += f"""
+        UNION ALL
+        SELECT earlier, later FROM (SELECT {last} AS earlier, {time.format("after")} AS later) edge
+        WHERE {apart.format("earlier", "later")}"""
+    return sql + " ORDER BY 1"
+
+
+class _Trades:
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def insert(self, trade: Trade, now: datetime) -> int:
+        values = {**_TRADES.values(trade), "created_at": now, "updated_at": now}
+        rows = await write(self._driver, _TRADES.insert() + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values)
+        if not rows:
+            raise integrity_error("a trade with this trade_id is stored already")
+        return int(rows[0][0])
+
+    async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
+        changes = ", ".join(f"{column} = :{column}" for column in fields)
+        sql = f"UPDATE trades SET {changes} WHERE id = :id RETURNING id"
+        return bool(await write(self._driver, sql, {**fields, "id": trade_id}, savepoint="trade_id" in fields))
+
+    async def get_by_id(self, trade_id: int) -> Trade | None:
+        rows = await read(self._driver, _TRADES.select(self._driver, "WHERE id = :id"), id=trade_id)
+        return next(iter(_TRADES.decode(self._driver, rows)), None)
+
+    async def get_recent(self, limit: int) -> list[Trade]:
+        sql = _TRADES.select(self._driver, "ORDER BY entry_time DESC, id DESC LIMIT :limit")
+        return _TRADES.decode(self._driver, await read(self._driver, sql, limit=limit))
+
+    async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
+        where = "WHERE exchange = :exchange AND symbol = :symbol ORDER BY entry_time DESC, id DESC LIMIT :limit"
+        sql = _TRADES.select(self._driver, where)
+        return _TRADES.decode(self._driver, await read(self._driver, sql, exchange=exchange, symbol=symbol, limit=limit))
+
+    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+        return await self._driver.totals(since, exchange)
+
+
+_POSITION_KEY = ("exchange", "symbol", "side")
+_POSITION_CHANGES = tuple(column for column in _POSITIONS.written if column != "created_at")
+_POSITION_UPSERT = (
+    _POSITIONS.insert()
+    + f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE status = 'open' DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY)
+)
+_POSITION_UPDATE = (
+    f"UPDATE positions SET {', '.join(f'{column} = :{column}' for column in _POSITION_CHANGES)} WHERE status = 'open' AND "
+)
+
+
+class _Positions:
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def get_open(self, exchange: str) -> list[Position]:
+        where = "WHERE exchange = :exchange AND status = 'open' ORDER BY entry_time, id"
+        sql = _POSITIONS.select(self._driver, where)
+        return _POSITIONS.decode(self._driver, await read(self._driver, sql, exchange=exchange))
+
+    async def find_open(self, symbol: str, exchange: str) -> list[Position]:
+        where = "WHERE exchange = :exchange AND symbol = :symbol AND status = 'open'"
+        sql = _POSITIONS.select(self._driver, where)
+        return _POSITIONS.decode(self._driver, await read(self._driver, sql, exchange=exchange, symbol=symbol))
+
+    async def upsert(self, position: Position, now: datetime) -> None:
+        values = {**_POSITIONS.values(position), "created_at": now, "last_updated": now}
+        if position.status != "open":
+            # the conflict clause sees open rows only, and this one would not be one
+            key = " AND ".join(f"{column} = :{column}" for column in _POSITION_KEY)
+            if await write(self._driver, f"{_POSITION_UPDATE}{key} RETURNING id", values):
+                return
+        await write(self._driver, _POSITION_UPSERT, values)
+
+    async def update(self, position: Position, now: datetime) -> bool:
+        values = {**_POSITIONS.values(position), "last_updated": now}
+        return bool(await write(self._driver, f"{_POSITION_UPDATE}id = :id RETURNING id", values, savepoint=True))
+
+    async def close(self, position_id: int, now: datetime) -> bool:
+        sql = "UPDATE positions SET status = 'closed', last_updated = :now WHERE id = :id AND status = 'open' RETURNING id"
+        return bool(await write(self._driver, sql, {"id": position_id, "now": now}))
+
+    async def exists(self, position_id: int) -> bool:
+        return bool(await read(self._driver, "SELECT 1 FROM positions WHERE id = :id", id=position_id))
+
+
+class _Events:
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def insert(self, event: SystemEvent, now: datetime) -> None:
+        await write(self._driver, _EVENTS.insert(), {**_EVENTS.values(event), "created_at": now})
+
+    async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
+        where = "" if severity is None else "WHERE severity = :severity"
+        sql = _EVENTS.select(self._driver, f"{where} ORDER BY created_at DESC, id DESC LIMIT :limit")
+        return _EVENTS.decode(self._driver, await read(self._driver, sql, severity=severity, limit=limit))
