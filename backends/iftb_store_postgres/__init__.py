@@ -1,1 +1,7 @@
-class PostgresBackend: pass
+"""The PostgreSQL backend of iftb-store: SQLAlchemy on asyncpg."""
+
+from __future__ import annotations
+
+from iftb_store_postgres.backend import PostgresBackend
+
+__all__ = ["PostgresBackend"]

@@ -45,7 +45,7 @@ class SQLiteDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
     dialect = SQLiteDialect_aiosqlite()
-    decimal_sql = "{}"
+    json_sql = decimal_sql = bar_decimal_sql = "{}"
     month_sql = _MONTH.format(_SECOND.replace("{}", "{0}"))
     time_sql = ":{}"
 

@@ -38,8 +38,11 @@ class Driver(Protocol):
 
     #: The SQLAlchemy dialect that statements are made for.
     dialect: Dialect
-    #: Columns that hold NUMERIC, as SQL that reads them; ``{}`` stands for the column.
+    #: The JSON text of the column ``{}``, as SQL.
+    json_sql: str
+    #: The decimal column ``{}``, as SQL, for `decode_decimal` and for `decode_bars`.
     decimal_sql: str
+    bar_decimal_sql: str
     #: The number of the calendar month, in UTC, of the time column ``{}``, as SQL.
     month_sql: str
     #: The parameter ``:{}`` as a time, as SQL.
@@ -120,16 +123,15 @@ class _Table(Generic[M]):
         self.columns = tuple(field.name for field in described)
         self.written = tuple(column for column in self.columns if column not in generated)
         self._kinds = tuple(str(field.type).removesuffix(" | None") for field in described)
-        self._select_lists: dict[str, str] = {}
 
     def select(self, driver: Driver, rest: str) -> str:
         """Return a SELECT of all columns in the order of the dataclass's fields."""
-        if driver.decimal_sql not in self._select_lists:
-            self._select_lists[driver.decimal_sql] = ", ".join(
-                driver.decimal_sql.format(column) if kind == "Decimal" else column
-                for column, kind in zip(self.columns, self._kinds, strict=True)
-            )
-        return f"SELECT {self._select_lists[driver.decimal_sql]} FROM {self.name} {rest}"
+        as_sql = {
+            "dict[str, Any]": driver.json_sql,
+            "Decimal": driver.bar_decimal_sql if self.model is OHLCVBar else driver.decimal_sql,
+        }
+        columns = (as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
+        return f"SELECT {', '.join(columns)} FROM {self.name} {rest}"
 
     def insert(self) -> str:
         """Return an INSERT of all columns but the generated ones."""

@@ -1,0 +1,157 @@
+"""PostgresBackend: one database of a server, its pool, sessions and life cycle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import ClassVar, TypeVar
+
+import asyncpg
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from iftb_store.errors import URLError, operational_error
+from iftb_store.protocols import Capability
+from iftb_store.relational import RelationalStores, StoreSession, finish, watch
+from iftb_store_postgres.driver import PostgresDriver
+from iftb_store_postgres.errors import translate
+
+T = TypeVar("T")
+
+# what asyncpg understands in its own URL
+_PASSED_ON = (
+    "host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword",
+    "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib",
+    "service", "servicefile",
+)  # fmt: skip
+_OWN = ("ssl", "connect_timeout", "statement_timeout", "statement_cache_size", "pool_timeout", "application_name", "search_path")
+_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+# the client waits a little longer than the server's own timeout, for a server that is gone
+_GRACE = 5.0
+
+
+class PostgresBackend:
+    """PostgreSQL through SQLAlchemy and asyncpg, with a pool that checks a connection before it gives it out.
+
+    URLs: ``postgresql://user:password@host:5432/database`` (also ``postgres://`` and ``postgresql+asyncpg://``; a socket's
+    directory as ``?host=``). Options: libpq's ``sslmode`` (or ``ssl``), ``sslrootcert``, ``sslcert``, ``sslkey`` …;
+    ``connect_timeout`` in seconds (10); ``statement_timeout`` as 500ms, 60s, 5min (60s; 0 for none); ``pool_timeout``,
+    the seconds to wait for a free connection (30); ``statement_cache_size`` (0 behind a pooler); ``application_name``;
+    ``search_path``.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
+
+    def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+        unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
+        if unknown:
+            raise URLError(
+                f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {', '.join(sorted({*_PASSED_ON, *_OWN}))}"
+            )
+        passed = {name: query[name] for name in _PASSED_ON if name in query}
+        if "ssl" in query:
+            passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
+        if passed.get("sslmode", "prefer") not in _SSLMODES:
+            raise URLError(f"sslmode must be one of {', '.join(_SSLMODES)}, not {passed['sslmode'][:20]!r}")
+        self._dsn = url.set(drivername="postgresql", query=passed)
+        statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
+        self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout") or None
+        self._command_timeout = statement_timeout + _GRACE if statement_timeout else None
+        self._cache_size = _number(query.get("statement_cache_size", "100"), "statement_cache_size")
+        self._settings = {
+            "application_name": query.get("application_name", "iftb-store"),
+            "statement_timeout": f"{round(statement_timeout * 1000)}",
+            "timezone": "UTC",
+        }
+        if "search_path" in query:
+            self._settings["search_path"] = query["search_path"]
+        pool_timeout = _duration(query.get("pool_timeout", "30"), "pool_timeout")
+        self._pool = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
+        self._echo = echo
+        self._engine: AsyncEngine | None = None
+        self.schema_seen = False
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """The SQLAlchemy engine while connected."""
+        return self._engine
+
+    async def connect(self) -> None:
+        """Make the pool and prove with one connection that the server answers."""
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._open,
+            pool_pre_ping=True,
+            echo=self._echo,
+            hide_parameters=True,
+            **self._pool,
+        )
+        watch(engine, translate, lambda connection: bool(connection.invalidated))
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except BaseException:
+            await engine.dispose()
+            raise
+        self._engine = engine
+        self.schema_seen = False
+
+    async def disconnect(self) -> None:
+        """Close every connection."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[StoreSession]:
+        """Open a session; see `iftb_store.protocols.Backend.session`."""
+        async with StoreSession(self._engine, expire_on_commit=False) as session:
+            session.iftb_store_backend = self
+            yield session
+            await finish(session, probe=True)
+
+    @classmethod
+    def stores(cls, session: AsyncSession) -> RelationalStores:
+        """Return the stores of a session, a manager's or an app's own on asyncpg."""
+        return RelationalStores(PostgresDriver(session))
+
+    async def with_connection(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction; migrations take their own advisory lock in it."""
+        if self._engine is None:
+            raise operational_error("the database is not connected")
+        self.schema_seen = False
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def _open(self) -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(
+                self._dsn.render_as_string(hide_password=False),
+                timeout=self._connect_timeout,
+                command_timeout=self._command_timeout,
+                statement_cache_size=self._cache_size,
+                server_settings=self._settings,
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
+            where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
+            translated = translate(error) or operational_error(f"the connection could not be made ({type(error).__name__})", error)
+            raise operational_error(f"cannot connect to PostgreSQL at {where}: {translated.args[0]}", error) from error
+
+
+def _duration(given: str, name: str) -> float:
+    match = _DURATION.fullmatch(given.strip())
+    if match is None:
+        raise URLError(f"{name} must be a time like 500ms, 60s, 5min or a number of seconds, not {given[:20]!r}")
+    return int(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def _number(given: str, name: str) -> int:
+    if not given.isdecimal() or len(given) > 6:
+        raise URLError(f"{name} must be a whole number, not {given[:20]!r}")
+    return int(given)
+
+

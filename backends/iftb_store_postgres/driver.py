@@ -1,0 +1,182 @@
+"""The asyncpg connection of a session: statements go straight to it, inside the session's own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iftb_store.bars import CHUNK, BarBatch
+from iftb_store.checks import json_text
+from iftb_store.errors import SchemaError, operational_error
+from iftb_store.models import OHLCVBar
+from iftb_store.protocols import TradeTotals
+from iftb_store.relational import Row, Statement, StoreSession, note_error, statement
+from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store_postgres import copying
+from iftb_store_postgres.errors import translate
+
+_TOTALS = """
+    SELECT COUNT(*) AS trades,
+        COUNT(*) FILTER (WHERE realized_pnl > 0) AS wins,
+        COUNT(*) FILTER (WHERE realized_pnl < 0) AS losses,
+        COALESCE(SUM(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS profit,
+        COALESCE(-SUM(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS loss,
+        COALESCE(SUM(fee), 0) AS fees,
+        COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS largest_win,
+        COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS largest_loss
+    FROM trades
+    WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= :since"""
+
+_SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE}') IS NOT NULL"
+
+
+class PostgresDriver:
+    """See `iftb_store.relational.stores.Driver`."""
+
+    dialect = PGDialect_asyncpg()
+    json_sql = "{}::text"
+    decimal_sql = "trim_scale({})"
+    bar_decimal_sql = "trim_scale({})::text"
+    month_sql = "(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))"
+    time_sql = "CAST(:{} AS timestamptz)"
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def encode(self, value: Any) -> Any:
+        """Objects become JSON text; asyncpg takes the rest as it is."""
+        return json_text(value, "value") if isinstance(value, dict) else value
+
+    def decode_decimal(self, value: Decimal) -> Decimal:
+        """Nothing is to be done."""
+        return value
+
+    def decode_time(self, value: datetime) -> datetime:
+        """Nothing is to be done: asyncpg gives aware UTC times."""
+        return value
+
+    async def decode_bars(self, rows: Sequence[Row]) -> list[OHLCVBar]:
+        """Turn rows into bars, chunk by chunk so that the event loop stays free."""
+        bars: list[OHLCVBar] = []
+        for first in range(0, len(rows), CHUNK):
+            bars += [_bar(*row) for row in rows[first : first + CHUNK]]
+            await asyncio.sleep(0)
+        return bars
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
+        connection = await self._connection(begin=not isinstance(self._session, StoreSession))
+        with self._translated():
+            rows: Sequence[Row] = await connection.fetch(statement.sql, *args)
+            return rows
+
+    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
+        """Run one writing statement in the transaction."""
+        connection = await self._connection()
+        with self._translated():
+            if not savepoint:
+                rows: Sequence[Row] = await connection.fetch(statement.sql, *args)
+                return rows
+            async with _savepoint(connection):
+                rows = await connection.fetch(statement.sql, *args)
+                return rows
+
+    async def insert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.insert_many."""
+        connection = await self._connection()
+        with self._translated():
+            async with _savepoint(connection):
+                await copying.insert(connection, batch)
+
+    async def upsert_bars(self, batch: BarBatch) -> None:
+        """See OHLCVStore.upsert_many."""
+        connection = await self._connection()
+        with self._translated():
+            async with _savepoint(connection):
+                await copying.upsert(connection, batch)
+
+    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """See TradeStore.get_totals."""
+        made = statement(_TOTALS, self.dialect)
+        values = {"since": since, "exchange": exchange}
+        (row,) = await self.read(made, [values[name] for name in made.names])
+        return TradeTotals(*row)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.UndefinedTableError as error:
+            note_error(self._session, error, gone=False)
+            raise SchemaError(f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            translated = translate(error) or error
+            if not isinstance(translated, IntegrityError):
+                note_error(self._session, translated, gone=False)
+            raise translated from error
+
+    async def _connection(self, *, begin: bool = True) -> asyncpg.Connection:
+        session = self._session
+        if session.new or session.dirty or session.deleted:
+            await session.flush()
+        try:
+            pooled = await (await session.connection()).get_raw_connection()
+        except PoolTimeout as error:
+            raise operational_error("every connection of the pool is in use, and the wait for one is over", error) from error
+        # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
+        adapter: Any = pooled.dbapi_connection
+        driver: asyncpg.Connection = pooled.driver_connection
+        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+            with self._translated():
+                check_revision(*await _schema(driver))
+            session.iftb_store_backend.schema_seen = True
+        if begin and adapter._transaction is None:
+            with self._translated():
+                await adapter._start_transaction()
+        return driver
+
+
+@asynccontextmanager
+async def _savepoint(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    await connection.execute("SAVEPOINT iftb_store")
+    try:
+        yield
+        await connection.execute("RELEASE SAVEPOINT iftb_store")
+    except BaseException:
+        if not connection.is_closed():
+            await asyncio.shield(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
+        raise
+
+
+async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
+    has_tables, is_stamped = await connection.fetchrow(_SCHEMA)
+    stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if is_stamped else None
+    return has_tables, stamped
+
+
+def _bar(
+    symbol: str,
+    exchange: str,
+    timeframe: str,
+    timestamp: datetime,
+    open_: str,
+    high: str,
+    low: str,
+    close: str,
+    volume: str,
+    quote_volume: str | None,
+    *rest: Any,
+) -> OHLCVBar:
+    quote = None if quote_volume is None else Decimal(quote_volume)
+    prices = (Decimal(open_), Decimal(high), Decimal(low), Decimal(close), Decimal(volume))
+    return OHLCVBar(symbol, exchange, timeframe, timestamp, *prices, quote, *rest)
