@@ -1,1 +1,107 @@
-def main(): ...
+"""The command ``iftb-store``: its commands, and what every one of them does with an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from typer.exceptions import TyperException
+
+from iftb_store import __version__
+from iftb_store.cli import data, demo, schema
+from iftb_store.cli.output import error_line, without_password
+from iftb_store.errors import InvalidValueError, StoreError
+
+FAILURE = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+_DEBUG = "--debug"
+
+app = typer.Typer(
+    name="iftb-store",
+    help="Candles, trades, positions and events of a trading bot, on PostgreSQL, SQLite or DuckDB.",
+    epilog=(
+        "Where a command takes a URL, it is a literal one (sqlite:///bot.db, duckdb:///research.duckdb, "
+        "postgresql://user@host/name), or env:NAME for the one in the environment variable NAME, or nothing: then "
+        "IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD, or else the file iftb.db here. The first "
+        "argument is taken as a URL if it holds :// or begins with env: and as what follows the URL if not. "
+        "Exit codes: 0 done, 1 failed, 2 wrong usage."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"iftb-store {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(demo.demo)
+app.command("migrate")(schema.migrate)
+app.command("status")(schema.status)
+app.command("import")(data.import_)
+app.command("gaps")(data.gaps)
+app.command("latest")(data.latest)
+app.command("stats")(data.stats)
+app.command("positions")(data.positions)
+app.command("events")(data.events)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = words[: words.index("--")] if "--" in words else words
+    debug = _DEBUG in options
+    rest = [word for word in options if word != _DEBUG] + words[len(options) :]
+    try:
+        code = app(rest, prog_name="iftb-store", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is left in the buffer goes nowhere, or Python complains about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explained(error, debug)
+        if message:
+            error_line(message)
+        return code
+    return code if isinstance(code, int) else 0
+
+
+def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+    """Return an error's message in one line, and the exit code."""
+    if isinstance(error, TyperException):
+        # without any argument Typer has shown the help, and there is no message
+        message = without_password(error.format_message())
+        return message and f"{message} (iftb-store --help tells more)", error.exit_code
+    if isinstance(error, InvalidValueError):
+        return str(error), WRONG_USAGE
+    if isinstance(error, StoreError):
+        return str(error), FAILURE
+    if isinstance(error, DBAPIError):
+        return str(error.orig), FAILURE
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", FAILURE
+    kind = "" if isinstance(error, SQLAlchemyError | OSError) else f"{type(error).__name__}: "
+    hint = "" if debug else f"; {_DEBUG} shows where"
+    return f"{kind}{without_password(str(error))}{hint}", FAILURE

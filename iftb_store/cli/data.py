@@ -1,0 +1,246 @@
+"""The commands that bring bars in and show what is stored: import, gaps, latest, stats, positions, events."""
+
+from __future__ import annotations
+
+import glob
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store.checks import SEVERITIES
+from iftb_store.cli.output import console, error_line, json_out, moment, number, say, table, without_password
+from iftb_store.cli.target import URL_HELP, run, split_url, url_and_series
+from iftb_store.errors import InvalidValueError
+from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
+from iftb_store.manager import DatabaseManager
+from iftb_store.models import OHLCVBar, TradeStatistics
+from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.timeframes import SECONDS
+
+# figures that are quotients have 18 places; a person wants fewer
+_PLACES = 8
+
+Url = Annotated[str | None, typer.Argument(metavar="[URL]", help=URL_HELP, show_default=False)]
+SeriesWords = Annotated[
+    list[str],
+    typer.Argument(metavar="[URL] SYMBOL TIMEFRAME", help=f"{URL_HELP} Then the series, such as BTCUSDT 1m.", show_default=False),
+]
+Exchange = Annotated[str, typer.Option(help="The exchange of the series.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: decimals as strings, times in ISO 8601, UTC.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+
+
+def import_(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[URL] FILE...", help=f"{URL_HELP} Then dumps, .csv or .zip; patterns will do.", show_default=False
+        ),
+    ],
+    symbol: Annotated[str | None, typer.Option(help="The symbol, where the file's name does not tell it.")] = None,
+    timeframe: Annotated[str | None, typer.Option(help="The timeframe, where the file's name does not tell it.")] = None,
+    exchange: Annotated[str, typer.Option(help="The exchange the dumps are from.")] = "binance",
+    insert: Annotated[bool, typer.Option("--insert", help="Refuse bars stored already instead of overwriting them.")] = False,
+) -> None:
+    """Store the candles of kline dumps as Binance publishes them.
+
+    Each file is stored wholly or not at all. Bars stored already are overwritten, so a second import changes nothing.
+    """
+    url, patterns = split_url(words)
+    if not patterns:
+        raise InvalidValueError("no FILE is named; give dumps such as BTCUSDT-1m-2024-02.zip after the URL")
+    paths = [path for pattern in patterns for path in _files(pattern)]
+    dumps = [KlineDump(path, symbol=symbol, timeframe=timeframe, exchange=exchange) for path in dict.fromkeys(paths)]
+    _refuse_mixing(dumps, symbol, timeframe)
+
+    async def import_all(db: DatabaseManager) -> list[Imported]:
+        results = [await _import_one(db, dump, insert) for dump in dumps]
+        return [result for result in results if result is not None]
+
+    done = run(url, import_all)
+    bars = sum(result.bars for result in done)
+    say(f"{len(done)} of {len(dumps)} files imported, {bars:,} bars")
+    if len(done) < len(dumps):
+        raise typer.Exit(1)
+
+
+def gaps(
+    words: SeriesWords,
+    exchange: Exchange = "binance",
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing from here on.")] = None,
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing up to here, counted in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where candles are missing.
+
+    TIME is ISO 8601, in UTC unless it says otherwise; a date alone is its midnight.
+    """
+    url, symbol, timeframe = url_and_series(words)
+    first, last = _time(start, "--start"), _time(end, "--end")
+
+    async def find(db: DatabaseManager) -> tuple[list[tuple[datetime, datetime]], list[OHLCVBar]]:
+        repository = OHLCVRepository(db)
+        found = await repository.get_gaps(symbol, timeframe, exchange, start=first, end=last)
+        return found, [] if found else await repository.get_latest(symbol, timeframe, 1, exchange)
+
+    found, newest = run(url, find)
+    counted = [(before, after, _missing(before, after, timeframe)) for before, after in found]
+    if as_json:
+        json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in counted])
+    elif found:
+        rows = [(moment(before), moment(after), f"{count:,}") for before, after, count in counted]
+        table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
+        say(f"{len(found):,} gaps, {sum(count for *_, count in counted):,} bars missing (times in UTC)")
+    else:
+        say(f"no gaps in {exchange} {symbol} {timeframe}" if newest else f"no bars of {exchange} {symbol} {timeframe} are stored")
+
+
+def latest(words: SeriesWords, limit: Limit = 20, exchange: Exchange = "binance", as_json: Json = False) -> None:
+    """Show the newest candles of a series, newest first."""
+    url, symbol, timeframe = url_and_series(words)
+    bars = run(url, lambda db: OHLCVRepository(db).get_latest(symbol, timeframe, limit, exchange))
+    if as_json:
+        json_out(bars)
+    elif bars:
+        columns = ["open", "high", "low", "close", "volume"]
+        rows = [
+            (
+                moment(bar.timestamp),
+                *(number(getattr(bar, name)) for name in columns),
+                "" if bar.trades_count is None else f"{bar.trades_count:,}",
+            )
+            for bar in bars
+        ]
+        table(["time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
+    else:
+        say(f"no bars of {exchange} {symbol} {timeframe} are stored")
+
+
+def stats(
+    url: Url = None,
+    days: Annotated[int, typer.Option(min=1, help="Trades realized in this many days before now.")] = 30,
+    exchange: Exchange = "binance",
+    as_json: Json = False,
+) -> None:
+    """Show the figures of the trades that were realized lately."""
+    figures = run(url, lambda db: TradeRepository(db).get_statistics(days, exchange))
+    if as_json:
+        json_out(figures)
+    else:
+        statistics_table(figures)
+
+
+def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = False) -> None:
+    """Show the open positions, oldest first."""
+    found = run(url, lambda db: PositionRepository(db).get_open_positions(exchange))
+    if as_json:
+        json_out(found)
+    elif found:
+        figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
+        titles = [name.replace("_", " ") for name in figures]
+        rows = [
+            (str(item.id), item.symbol, item.side, moment(item.entry_time), *(number(getattr(item, name)) for name in figures))
+            for item in found
+        ]
+        table(["id", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
+    else:
+        say(f"no open positions on {exchange}")
+
+
+def events(
+    url: Url = None,
+    severity: Annotated[
+        str | None, typer.Option(help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False)
+    ] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show the newest system events, newest first."""
+    found = run(url, lambda db: SystemEventRepository(db).get_recent_events(severity, limit))
+    if as_json:
+        json_out(found)
+    elif found:
+        rows = [(moment(item.created_at), item.severity, item.event_type, item.symbol or "", item.message) for item in found]
+        table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
+    else:
+        say("no events are stored" if severity is None else f"no events of severity {severity} are stored")
+
+
+def statistics_table(figures: TradeStatistics) -> None:
+    """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
+    counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
+    money = ("gross_profit", "gross_loss", "net_pnl", "total_fees", "avg_win", "avg_loss", "largest_win", "largest_loss")
+    rows = [
+        *counts,
+        ("win_rate", f"{number(figures.win_rate, 2)} %"),
+        *((name, number(getattr(figures, name), _PLACES)) for name in money),
+        ("profit_factor", number(figures.profit_factor, _PLACES) or "none (no losses)"),
+    ]
+    table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
+
+
+def summary(result: Imported) -> str:
+    """Return one line that says what a file brought."""
+    series = f"{result.exchange} {result.symbol} {result.timeframe}"
+    return f"{result.path.name}: {series}, {result.bars:,} bars, {moment(result.first)} to {moment(result.last)} UTC"
+
+
+async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool) -> Imported | None:
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=screen, transient=True, redirect_stdout=False, disable=not screen.is_terminal) as bar:
+            task = bar.add_task(dump.path.name, total=None)
+            result = await import_klines(
+                db, dump, insert=insert, progress=lambda read, size: bar.update(task, completed=read, total=size)
+            )
+    except DumpError as error:
+        error_line(f"{error}; nothing of this file is stored")
+    except IntegrityError as error:
+        error_line(f"{dump.path}: {error.orig}; nothing of this file is stored; without --insert, stored bars are overwritten")
+    else:
+        say(summary(result))
+        return result
+    return None
+
+
+def _files(pattern: str) -> list[Path]:
+    """Return the file of this name, or those that match the pattern: not every shell expands them."""
+    path = Path(pattern)
+    if path.is_dir():
+        raise InvalidValueError(f"{pattern} is a directory; name its files, e.g. {path / '*.zip'}")
+    if path.exists():
+        return [path]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not found:
+        raise InvalidValueError(f"no file {without_password(pattern)}; a database URL has :// in it or begins with env:")
+    return found
+
+
+def _refuse_mixing(dumps: list[KlineDump], symbol: str | None, timeframe: str | None) -> None:
+    for index, option, given in ((0, "--symbol", symbol), (1, "--timeframe", timeframe)):
+        named = sorted({name for dump in dumps if (name := series_in_name(dump.path)[index]) is not None})
+        if given is not None and len(named) > 1:
+            raise InvalidValueError(
+                f"{option} {given} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
+            )
+
+
+def _missing(before: datetime, after: datetime, timeframe: str) -> int:
+    seconds = SECONDS[timeframe]
+    if seconds is None:
+        return (after.year - before.year) * 12 + after.month - before.month - 1
+    return -((before - after) // timedelta(seconds=seconds)) - 1
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidValueError(f"{option} {text!r} is no time; write it as 2024-02-29 or 2024-02-29T23:59") from error

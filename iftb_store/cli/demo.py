@@ -1,0 +1,177 @@
+"""The command demo: the library's main job from end to end, on an SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from iftb_store.cli.data import statistics_table, summary
+from iftb_store.cli.output import console, moment, number, say
+from iftb_store.errors import InvalidValueError
+from iftb_store.klines import KlineDump, import_klines
+from iftb_store.manager import DatabaseManager
+from iftb_store.models import OHLCVBar, Position, Trade
+from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.types import to_epoch_us
+
+_SYMBOL = "BTCUSDT"
+_DATABASE = "demo.db"
+_MINUTE = timedelta(minutes=1)
+_MINUTES = 1_440
+_GAP = range(600, 612)
+_ENTRY, _EXIT = 480, 1_260
+_QUANTITY = Decimal("0.05")
+_FEE_RATE = Decimal("0.0004")
+
+
+def demo(
+    path: Annotated[
+        Path | None, typer.Option(help="Keep the files in this directory instead of a temporary one.", show_default=False)
+    ] = None,
+) -> None:
+    """Show the main job from end to end on an SQLite file.
+
+    Candles with a gap in them are generated in the exchange's own file format, imported and searched for gaps; a trade is
+    opened with its position and event, and closed; its figures follow.
+    """
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="iftb-store-demo-") as folder:
+            asyncio.run(_run(Path(folder)))
+        say("The files were temporary and are gone. To try next:")
+        _commands("iftb-store demo --path iftb-demo", "iftb-store --help")
+        return
+    if (path / _DATABASE).exists():
+        raise InvalidValueError(f"{path / _DATABASE} exists already; remove it, or name another directory")
+    path.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_run(path))
+    url = f"sqlite:///{(path / _DATABASE).as_posix()}"
+    say("To try next:")
+    _commands(
+        f"iftb-store latest {url} {_SYMBOL} 1m --limit 5",
+        f"iftb-store events {url}",
+        f"iftb-store stats {url} --json",
+        f"iftb-store import {url} <a dump from data.binance.vision>.zip",
+    )
+
+
+async def _run(folder: Path) -> None:
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    _step(1, "Candles, as the exchange publishes them")
+    dump = _write_dump(folder, day)
+    say(f"{dump.name}: generated one-minute candles of one day, {len(_GAP)} of them left out.")
+
+    async with DatabaseManager(f"sqlite:///{(folder / _DATABASE).as_posix()}") as db:
+        _step(2, "A database and its schema")
+        await db.migrate()
+        say(f"{_DATABASE}: an SQLite file; the same code runs on PostgreSQL and DuckDB, the URL alone differs.")
+
+        _step(3, "Import: exact decimals, the whole file or nothing of it")
+        say(summary(await import_klines(db, KlineDump(dump))))
+        say(f"again: {(await import_klines(db, KlineDump(dump))).bars:,} bars overwritten by the same values, none added")
+
+        _step(4, "Gaps, found in the database")
+        for before, after in await OHLCVRepository(db).get_gaps(_SYMBOL, "1m"):
+            say(f"after {moment(before)} the next candle is {moment(after)}: {(after - before) // _MINUTE - 1} are missing")
+
+        held = await OHLCVRepository(db).get_range(_SYMBOL, "1m", day + _ENTRY * _MINUTE, day + _EXIT * _MINUTE)
+        await _trade(db, held[0], held[-1])
+
+        _step(7, "Statistics of the last 30 days")
+        statistics_table(await TradeRepository(db).get_statistics(days=30))
+
+
+async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> None:
+    _step(5, "Open: trade, position and event in one transaction")
+    async with db.get_session() as session:
+        trade_id = await TradeRepository(session).insert(
+            Trade(
+                trade_id="DEMO-001",
+                symbol=_SYMBOL,
+                exchange="binance",
+                side="long",
+                action="open",
+                entry_price=opened.close,
+                quantity=_QUANTITY,
+                entry_time=opened.timestamp,
+                leverage=Decimal(5),
+                decision_reasons={"signal": "demo", "price": opened.close},
+            )
+        )
+        await PositionRepository(session).update_position(
+            Position(
+                symbol=_SYMBOL,
+                exchange="binance",
+                side="long",
+                entry_price=opened.close,
+                quantity=_QUANTITY,
+                margin=opened.close * _QUANTITY / 5,
+                entry_time=opened.timestamp,
+                leverage=Decimal(5),
+                trade_id="DEMO-001",
+            )
+        )
+        await SystemEventRepository(session).log_event(
+            "trade_opened", "info", f"long {_QUANTITY} {_SYMBOL} at {number(opened.close)}", symbol=_SYMBOL, trade_id="DEMO-001"
+        )
+    (position,) = await PositionRepository(db).get_open_positions()
+    say(
+        f"long {position.quantity} {position.symbol} at {number(position.entry_price)}, margin {number(position.margin)}, all three stored"
+    )
+
+    _step(6, "Close: again all in one transaction")
+    pnl = (closed.close - opened.close) * _QUANTITY
+    fee = (closed.close + opened.close) * _QUANTITY * _FEE_RATE
+    async with db.get_session() as session:
+        await TradeRepository(session).update(
+            trade_id, action="close", exit_price=closed.close, exit_time=closed.timestamp, realized_pnl=pnl, fee=fee
+        )
+        if position.id is not None:
+            await PositionRepository(session).close_position(position.id)
+        await SystemEventRepository(session).log_event(
+            "trade_closed", "info", f"closed at {number(closed.close)}, pnl {number(pnl)}", symbol=_SYMBOL, trade_id="DEMO-001"
+        )
+    say(f"closed at {number(closed.close)}: pnl {number(pnl)}, fee {number(fee)}; open positions left: none")
+
+
+def _step(index: int, title: str) -> None:
+    say()
+    console().print(Text(f"{index}. {title}", style="bold"))
+
+
+def _commands(*commands: str) -> None:
+    for command in commands:
+        say(f"  {command}")
+
+
+def _write_dump(folder: Path, day: datetime) -> Path:
+    name = f"{_SYMBOL}-1m-{day:%Y-%m-%d}"
+    header = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+    with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.csv", "\n".join([header, *_lines(day)]) + "\n")
+    return folder / f"{name}.zip"
+
+
+def _lines(day: datetime) -> Iterator[str]:
+    """Yield the lines of a day's dump: a walk of the price in cents that is the same every time."""
+    cents = 6_000_000
+    for minute in range(_MINUTES):
+        opened, cents = cents, cents + (minute * minute * 37 + minute * 101) % 4_001 - 1_960
+        if minute in _GAP:
+            continue
+        high, low = max(opened, cents) + minute % 7 * 50, min(opened, cents) - minute % 5 * 50
+        volume = 5_000 + minute * 7_919 % 20_000
+        start = to_epoch_us(day + minute * _MINUTE) // 1_000
+        prices = ",".join(f"{price // 100}.{price % 100:02}" for price in (opened, high, low, cents))
+        volumes = [Decimal(amount).scaleb(-3) for amount in (volume, volume // 2)]
+        quotes = [amount * Decimal(cents).scaleb(-2) for amount in volumes]
+        count = 100 + minute % 50
+        yield f"{start},{prices},{volumes[0]},{start + 59_999},{quotes[0]},{count},{volumes[1]},{quotes[1]},0"

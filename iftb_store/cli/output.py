@@ -1,0 +1,96 @@
+"""What commands print: tables for people, JSON for programs, errors in one line; never a password."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iftb_store.decimals import CONTEXT, plain
+
+_CREDENTIALS = re.compile(r"://.*@", re.DOTALL)
+_PASSWORD_OPTION = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
+# wide enough for any row: a pipe has no width to fold at
+_PIPE_WIDTH = 10_000
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for the stream as it is now; rows are folded on a terminal only."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
+
+
+def say(line: str = "") -> None:
+    """Print one line to stdout as it is."""
+    print(line)  # noqa: T201 - printing is what this module is for
+
+
+def error_line(message: str) -> None:
+    """Print ``error: …`` in one line to stderr."""
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201 - see say
+
+
+def without_password(message: str) -> str:
+    """Cut user and password from a text that repeats what somebody typed, wherever a URL may stand in it."""
+    return _PASSWORD_OPTION.sub(r"\1***", _CREDENTIALS.sub("://***@", message))
+
+
+def printable(text: str) -> str:
+    """Replace what would steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def json_out(value: object) -> None:
+    """Print one JSON document: decimals as strings of plain digits, times as ISO 8601 in UTC."""
+    say(json.dumps(_json(value), indent=2))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print a table; a cell too wide is folded, never cut off."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    console().print(shown)
+
+
+def number(value: Decimal | None, places: int | None = None) -> str:
+    """Return plain digits, rounded half-even to ``places`` where these are given; nothing for None."""
+    if value is None:
+        return ""
+    if places is not None and -value.as_tuple().exponent > places:  # type: ignore[operator]
+        value = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN, context=CONTEXT)
+    return plain(value) or format(value, "f")
+
+
+def moment(value: datetime | None) -> str:
+    """Return a time in UTC for a person, as fine as it is: ``2024-02-29 23:59``."""
+    if value is None:
+        return ""
+    utc = value.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(" ", "auto" if utc.second or utc.microsecond else "minutes")
+
+
+def _json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _json(asdict(value))
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, Decimal):
+        return number(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value

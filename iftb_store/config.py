@@ -1,0 +1,108 @@
+"""Settings from the environment: which database the bot uses, on pydantic-settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
+
+from iftb_store.checks import shown
+from iftb_store.errors import ConfigurationError
+
+#: The file that is used, in the working directory, where no variable says anything else.
+DEFAULT_FILE = "iftb.db"
+
+_URL_VARIABLE = "IFTB_STORE_URL"
+_PREFIX = "DB_"
+_REQUIRED = ("host", "database", "username", "password")
+
+_log = logging.getLogger(__name__)
+
+
+class DatabaseSettings(BaseSettings):
+    """IFTB_STORE_URL whole, or the parts DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME, DB_PASSWORD; an empty one is not set.
+
+    IFTB_STORE_URL wins where both are set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are for
+    `DatabaseManager`, whichever gives the URL. No representation shows the password or the URL.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    url: SecretStr | None = Field(default=None, validation_alias=_URL_VARIABLE)
+    host: str | None = None
+    port: int = Field(default=5432, ge=1, le=65_535)
+    database: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    pool_size: int = Field(default=5, ge=1)
+    max_overflow: int = Field(default=10, ge=0)
+
+    def get_async_url(self) -> str:
+        """Return the URL for `DatabaseManager`, with its password; print or log it nowhere.
+
+        IFTB_STORE_URL as it stands; else PostgreSQL where any DB_ variable is set; else the SQLite file ``iftb.db`` in the
+        working directory, which a warning in the log says.
+
+        Raises:
+            ConfigurationError: a DB_ variable is set, and one that PostgreSQL needs is not; the message names those.
+        """
+        if self.url is not None:
+            return self.url.get_secret_value().strip()
+        given = self.model_fields_set
+        if not given:
+            _log.warning(
+                "neither %s nor any %s variable is set: using the SQLite file %s",
+                _URL_VARIABLE,
+                _PREFIX,
+                Path(DEFAULT_FILE).absolute(),
+            )
+            return f"sqlite+aiosqlite:///{DEFAULT_FILE}"
+        missing = [_variable(name) for name in _REQUIRED if getattr(self, name) is None]
+        if missing:
+            present = ", ".join(sorted(map(_variable, given)))
+            raise ConfigurationError(
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
+                f"{'is' if len(given) == 1 else 'are'}, which means PostgreSQL; set what is missing, or {_URL_VARIABLE} instead"
+            )
+        return self._postgresql_url().render_as_string(hide_password=False)
+
+    def _postgresql_url(self) -> URL:
+        return URL.create(
+            "postgresql+asyncpg",
+            username=self.username,
+            password=None if self.password is None else self.password.get_secret_value(),
+            host=self.host,
+            port=self.port,
+            database=self.database,
+        )
+
+
+class Settings(BaseModel):
+    """Everything that iftb-store reads from the environment."""
+
+    database: DatabaseSettings
+
+
+def get_settings() -> Settings:
+    """Read the settings from the environment as it is now; nothing is cached.
+
+    Raises:
+        ConfigurationError: a variable holds what it cannot mean, such as letters in DB_PORT; the message names it.
+    """
+    try:
+        return Settings(database=DatabaseSettings())
+    except ValidationError as error:
+        problems = [
+            f"{_variable(str(problem['loc'][0]))} is {shown(problem['input'])}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_context=False)
+        ]
+    raise ConfigurationError("; ".join(problems))
+
+
+def _variable(field: str) -> str:
+    return field if field == _URL_VARIABLE else f"{_PREFIX}{field.upper()}"
