@@ -26,7 +26,8 @@ _POSTGRESQL = text("""
     )
     SELECT relname, 'column ' || attname,
            concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || collname, CASE WHEN attnotnull THEN 'NOT NULL' END,
-                     'DEFAULT ' || pg_get_expr(adbin, adrelid), CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END)
+                     'DEFAULT ' || pg_get_expr(adbin, adrelid),
+                     CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END)
     FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
     LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
     LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND collname <> 'default'
@@ -40,7 +41,8 @@ _POSTGRESQL = text("""
 """).bindparams(bindparam("tables", TABLES, expanding=True))
 
 _SQLITE = text(
-    "SELECT tbl_name, type, name, sql FROM sqlite_master WHERE tbl_name IN :tables AND type IN ('table', 'index') AND sql IS NOT NULL"
+    "SELECT tbl_name, type, name, sql FROM sqlite_master "
+    "WHERE tbl_name IN :tables AND type IN ('table', 'index') AND sql IS NOT NULL"
 ).bindparams(bindparam("tables", TABLES, expanding=True))
 
 _DUCKDB = text("""

@@ -14,6 +14,7 @@ from alembic.ddl.impl import DefaultImpl
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
@@ -139,5 +140,5 @@ def _context(conn: Connection) -> MigrationContext:
 def _as_schema_error() -> Iterator[None]:
     try:
         yield
-    except CommandError as error:
+    except (CommandError, RevisionError) as error:
         raise SchemaError(f"the schema's history cannot be followed: {error}") from error

@@ -38,7 +38,7 @@ def exclusive(conn: Connection) -> Iterator[None]:
     try:
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        if _LOCK_NOT_AVAILABLE not in _sqlstates(error):
             raise
         raise operational_error(
             f"another process has been migrating this database for {WAIT_SECONDS} seconds; "
@@ -47,3 +47,9 @@ def exclusive(conn: Connection) -> Iterator[None]:
         ) from error
     yield
     conn.execute(_SET, before)
+
+
+def _sqlstates(error: BaseException | None) -> Iterator[str | None]:
+    while error is not None:
+        yield getattr(error, "sqlstate", None)
+        error = error.__cause__

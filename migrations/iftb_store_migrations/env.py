@@ -1,0 +1,85 @@
+"""What the ``alembic`` command runs: it finds the database, takes the lock and hands Alembic the connection.
+
+The URL is that of ``-x url=…``, or else the settings'. A new revision is begun with, e.g.,
+``alembic revision --rev-id 0002 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from alembic import command, context
+from alembic.operations import Operations
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from iftb_store import DatabaseManager
+from iftb_store.config import get_settings
+from iftb_store.errors import StoreError
+from iftb_store.registry import parse_url
+from iftb_store.schema import VERSION_TABLE
+from iftb_store_migrations.history import adopt_or_refuse
+from iftb_store_migrations.lock import exclusive
+
+
+def database_url() -> str:
+    """Return the URL that was given, or that of the settings."""
+    given = context.get_x_argument(as_dictionary=True).get("url")
+    return given if isinstance(given, str) else get_settings().database.get_async_url()
+
+
+def print_sql() -> None:
+    """Print the statements of ``--sql`` for the URL's engine; connect to nothing."""
+    scheme = parse_url(database_url()).get_backend_name()
+    context.configure(
+        dialect_name="postgresql" if scheme == "postgres" else scheme,
+        version_table=VERSION_TABLE,
+        transactional_ddl=True,
+        literal_binds=True,
+    )
+    run()
+
+
+def migrate(conn: Connection) -> None:
+    """Do what the command asks, alone, in the transaction of the connection."""
+    with exclusive(conn):
+        options = context.config.cmd_opts
+        if options is not None and options.cmd[0] in (command.upgrade, command.downgrade):
+            adopt_or_refuse(conn)
+        context.configure(connection=conn, version_table=VERSION_TABLE, transactional_ddl=True)
+        run()
+
+
+def run() -> None:
+    """Run the command's steps, told on stderr; every revision gets its operations as an argument."""
+    options = context.config.cmd_opts
+    if options is not None and not options.quiet:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
+    with context.begin_transaction():
+        context.run_migrations(op=Operations(context.get_context()))
+
+
+async def connect_and_migrate() -> None:
+    """Open the database through its backend, whose options, locks and error texts hold here too."""
+    async with DatabaseManager(database_url()) as db:
+        await db._backend.with_connection(migrate)
+
+
+def main() -> None:
+    """Run, and end an error of ours or of the database in one line and exit code 1."""
+    options = context.config.cmd_opts
+    try:
+        if context.is_offline_mode():
+            print_sql()
+        else:
+            asyncio.run(connect_and_migrate())
+    except (StoreError, SQLAlchemyError) as error:
+        if options is None or options.raiseerr:
+            raise
+        message = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        raise SystemExit(f"FAILED: {message}") from error
+
+
+main()

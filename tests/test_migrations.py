@@ -1,0 +1,471 @@
+"""The schema's history on the three engines: up, down, adoption, refusal, locks, status, and the alembic command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copy
+from typing import Any, TypeVar
+
+import iftb_store_migrations as migrations
+import pytest
+from alembic.script import ScriptDirectory
+from iftb_store_migrations import history, lock
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import Base, DatabaseManager, SchemaError
+
+T = TypeVar("T")
+
+CHECKOUT = Path(__file__).parent.parent
+VERSIONS = Path(history.__file__).parent / "versions"
+
+EMPTY = {"ohlcv": 0, "trades": 0, "positions": 0, "system_events": 0}
+
+#: One row as each revision stores it; a new revision adds its own, and so its upgrade is tested.
+ROWS = {"0001": "INSERT INTO system_events (event_type, severity, message) VALUES ('start', 'info', 'kept')"}
+
+NEXT_REVISION = """
+revision = "9998"
+down_revision = "0001"
+
+def upgrade(op):
+    op.execute("CREATE TABLE next_table (id INTEGER)")
+    op.execute({then!r})
+
+def downgrade(op):
+    op.execute("DROP TABLE next_table")
+"""
+
+
+async def run(url: str, work: Callable[[Connection], T]) -> T:
+    async with DatabaseManager(url) as db:
+        return await db._backend.with_connection(work)
+
+
+async def sql(url: str, *statements: str) -> None:
+    await run(url, lambda conn: [conn.execute(text(statement)) for statement in statements] and None)
+
+
+async def scalars(url: str, query: str) -> list[Any]:
+    return await run(url, lambda conn: list(conn.execute(text(query)).scalars()))
+
+
+def create_edited(conn: Connection, old: str, new: str) -> None:
+    """Create the models' tables with one edit in the statements."""
+
+    def edit(conn: Connection, cursor: Any, statement: str, parameters: Any, *rest: Any) -> tuple[str, Any]:
+        return statement.replace(old, new), parameters
+
+    event.listen(conn, "before_cursor_execute", edit, retval=True)
+    Base.metadata.create_all(conn)
+    event.remove(conn, "before_cursor_execute", edit)
+
+
+def alembic(url: str, *args: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "IFTB_STORE_URL": url}
+    command = [sys.executable, "-m", "alembic", *args]
+    return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Add a revision after the first one, whose last statement is given, to the history that the package knows."""
+
+    def add(then: str) -> None:
+        versions = tmp_path / "history" / "versions"
+        versions.mkdir(parents=True)
+        copy(VERSIONS / "0001_initial.py", versions)
+        (versions / "9998_next.py").write_text(NEXT_REVISION.format(then=then))
+        monkeypatch.setattr(history, "_scripts", lambda: ScriptDirectory(versions.parent))
+
+    return add
+
+
+async def test_an_upgrade_from_nothing_gives_what_the_models_give(url: str) -> None:
+    await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.differences) == []
+    assert await run(url, migrations.current) == migrations.head()
+
+
+async def test_a_created_database_has_no_differences_and_stands_at_the_head(url: str) -> None:
+    await run(url, migrations.create)
+
+    assert await run(url, migrations.differences) == []
+    assert await run(url, migrations.current) == migrations.head()
+
+
+async def test_the_migrated_columns_stand_in_the_models_order(url: str) -> None:
+    await run(url, migrations.upgrade)
+
+    for table in Base.metadata.sorted_tables:
+        keys = await run(url, lambda conn, name=table.name: list(conn.execute(text(f"SELECT * FROM {name}")).keys()))
+        assert keys == table.columns.keys()
+
+
+@pytest.mark.parametrize("revision", migrations.revisions())
+async def test_an_upgrade_from_every_past_revision_keeps_the_rows(url: str, revision: str) -> None:
+    await run(url, lambda conn: migrations.upgrade(conn, revision))
+    await sql(url, ROWS[revision])
+
+    await run(url, migrations.upgrade)
+
+    assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+    assert await run(url, migrations.differences) == []
+
+
+async def test_a_second_upgrade_changes_nothing(url: str) -> None:
+    await run(url, migrations.upgrade)
+    await sql(url, ROWS["0001"])
+
+    await run(url, migrations.upgrade)
+
+    assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+    assert await scalars(url, "SELECT version_num FROM iftb_store_version") == [migrations.head()]
+
+
+async def test_a_second_creation_changes_nothing(url: str) -> None:
+    await run(url, migrations.create)
+    await sql(url, ROWS["0001"])
+
+    await run(url, migrations.create)
+
+    assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+
+
+async def test_a_downgrade_to_nothing_and_an_upgrade_back_work(url: str) -> None:
+    await run(url, migrations.upgrade)
+
+    await run(url, migrations.downgrade)
+    emptied = await run(url, migrations.status)
+    await run(url, migrations.upgrade)
+
+    assert (emptied.state, emptied.revision, emptied.tables) == ("empty", None, {})
+    assert await run(url, migrations.differences) == []
+
+
+async def test_a_downgrade_of_an_empty_database_does_nothing(url: str) -> None:
+    await run(url, migrations.downgrade)
+
+    assert (await run(url, migrations.status)).state == "empty"
+
+
+async def test_both_ways_fit_into_one_transaction(url: str) -> None:
+    def up_down_up(conn: Connection) -> None:
+        migrations.upgrade(conn)
+        migrations.downgrade(conn)
+        migrations.upgrade(conn)
+
+    await run(url, up_down_up)
+
+    assert await run(url, migrations.differences) == []
+
+
+async def test_an_identical_schema_without_revision_is_adopted_with_its_rows(url: str) -> None:
+    await run(url, Base.metadata.create_all)
+    await sql(url, ROWS["0001"])
+
+    await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.current) == migrations.head()
+    assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+
+
+async def test_a_schema_that_was_written_in_another_hand_is_adopted_on_sqlite(sqlite_url: str) -> None:
+    await run(
+        sqlite_url, lambda conn: create_edited(conn, "trade_id TEXT NOT NULL,", '"trade_id"  text -- ours, theirs\n not null,')
+    )
+
+    await run(sqlite_url, migrations.upgrade)
+
+    assert await run(sqlite_url, migrations.current) == migrations.head()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("trades_count BIGINT", "trades_count SMALLINT", "column trades_count of ohlcv is smallint.*, should be bigint"),
+        ("message TEXT NOT NULL", "message TEXT", "column message of system_events is .*, should be .*not null"),
+        ("stack_trace TEXT, \n", "", "column stack_trace of system_events is missing"),
+        ("stack_trace TEXT, \n", "stack_trace TEXT, note TEXT, \n", "column note of system_events is not one of ours"),
+        (", \n\tCONSTRAINT ck_trades_side CHECK (side IN ('long', 'short'))", "", "constraint .*side.* of trades is missing"),
+        ("'error', 'critical'", "'error', 'fatal'", "constraint .*severity.* of system_events is .*"),
+        ("CONSTRAINT uq_trades_trade_id UNIQUE (trade_id), \n\t", "", "constraint .*trade_id.* of trades is missing"),
+        (
+            "CREATE UNIQUE INDEX uq_positions_open",
+            "CREATE UNIQUE INDEX other",
+            "index uq_positions_open.* of positions is missing",
+        ),
+        (
+            "CREATE UNIQUE INDEX uq_positions_open",
+            "CREATE INDEX uq_positions_open",
+            "index uq_positions_open.* of positions is create",
+        ),
+    ],
+)
+async def test_a_schema_without_revision_that_differs_is_refused_and_the_difference_named(
+    url: str, old: str, new: str, named: str
+) -> None:
+    await run(url, lambda conn: create_edited(conn, old, new))
+
+    with pytest.raises(SchemaError, match=f"(?i){named}"):
+        await run(url, migrations.upgrade)
+
+    assert (await run(url, migrations.status)).state == "unstamped"
+
+
+async def test_a_table_of_the_app_with_one_of_our_names_is_refused(url: str) -> None:
+    await sql(url, "CREATE TABLE trades (price DOUBLE PRECISION)")
+
+    with pytest.raises(SchemaError, match=r"tables trades are there without a revision .*table ohlcv is missing"):
+        await run(url, migrations.upgrade)
+    with pytest.raises(SchemaError, match="tables ohlcv, trades, positions, system_events are there without a revision"):
+        await run(url, migrations.create)
+
+    assert (await run(url, migrations.status)).tables == {"trades": 0}
+
+
+async def test_the_revision_of_a_newer_version_is_refused(url: str) -> None:
+    await run(url, migrations.upgrade)
+    await sql(url, "UPDATE iftb_store_version SET version_num = '9999'")
+
+    for work in (migrations.upgrade, migrations.downgrade, migrations.create):
+        with pytest.raises(SchemaError, match=f"newer iftb-store.*9999.*up to {migrations.head()}.*upgrade"):
+            await run(url, work)
+
+    assert (await run(url, migrations.status)).state == "ahead"
+
+
+async def test_an_unknown_revision_is_a_clear_error(sqlite_url: str) -> None:
+    with pytest.raises(SchemaError, match="0815"):
+        await run(sqlite_url, lambda conn: migrations.upgrade(conn, "0815"))
+
+
+async def test_status_tells_engine_version_tables_and_state(url: str) -> None:
+    empty = await run(url, migrations.status)
+    await run(url, Base.metadata.create_all)
+    unstamped = await run(url, migrations.status)
+    await run(url, migrations.upgrade)
+    await sql(url, ROWS["0001"])
+    current = await run(url, migrations.status)
+
+    assert (empty.state, empty.revision, empty.head, empty.tables) == ("empty", None, migrations.head(), {})
+    assert (unstamped.state, unstamped.revision, unstamped.tables) == ("unstamped", None, EMPTY)
+    assert (current.state, current.revision, current.tables) == ("current", migrations.head(), {**EMPTY, "system_events": 1})
+    assert current.engine in url
+    assert current.version[0].isdigit()
+
+
+async def test_a_later_revision_is_reached_step_by_step_and_left_again(url: str, next_revision: Callable[[str], None]) -> None:
+    await run(url, migrations.upgrade)
+    next_revision("INSERT INTO next_table VALUES (7)")
+
+    behind = await run(url, migrations.status)
+    await run(url, migrations.upgrade)
+    reached = await run(url, migrations.status)
+    values = await scalars(url, "SELECT id FROM next_table")
+    await run(url, lambda conn: migrations.downgrade(conn, "0001"))
+    left = await run(url, migrations.status)
+
+    assert (behind.state, behind.head) == ("behind", "9998")
+    assert (reached.state, values) == ("current", [7])
+    assert (left.state, left.revision, left.tables) == ("behind", "0001", EMPTY)
+
+
+async def test_a_revision_that_fails_leaves_nothing_behind(url: str, next_revision: Callable[[str], None]) -> None:
+    await run(url, migrations.upgrade)
+    next_revision("INSERT INTO no_such_table VALUES (7)")
+
+    with pytest.raises(Exception, match="no_such_table"):
+        await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.current) == "0001"
+    await sql(url, "CREATE TABLE next_table (id INTEGER)")
+
+
+async def test_creation_at_an_older_revision_is_refused(url: str, next_revision: Callable[[str], None]) -> None:
+    await run(url, migrations.upgrade)
+    next_revision("INSERT INTO next_table VALUES (7)")
+
+    with pytest.raises(SchemaError, match=r"stands at revision 0001, behind 9998 .*migrate"):
+        await run(url, migrations.create)
+
+
+async def test_the_tables_of_the_app_and_its_own_alembic_version_are_left_alone(url: str) -> None:
+    await sql(
+        url,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        "INSERT INTO alembic_version VALUES ('the app''s')",
+        "CREATE TABLE orders (id INTEGER)",
+        "INSERT INTO orders VALUES (42)",
+    )
+
+    await run(url, migrations.upgrade)
+    found = await run(url, migrations.differences)
+    await run(url, migrations.downgrade)
+
+    assert found == []
+    assert await scalars(url, "SELECT version_num FROM alembic_version") == ["the app's"]
+    assert await scalars(url, "SELECT id FROM orders") == [42]
+
+
+async def test_two_databases_migrate_at_once_in_one_event_loop(postgres_url: str, sqlite_url: str, tmp_path: Path) -> None:
+    urls = [postgres_url, sqlite_url, f"sqlite:///{tmp_path / 'second.db'}"]
+
+    await asyncio.gather(*(run(url, migrations.upgrade) for url in urls))
+
+    assert [await run(url, migrations.differences) for url in urls] == [[], [], []]
+
+
+async def test_a_memory_database_migrates_on_the_managers_own_connection() -> None:
+    async with DatabaseManager("sqlite:///:memory:") as db:
+        await db.migrate()
+
+        assert await db._backend.with_connection(migrations.differences) == []
+
+
+async def test_several_processes_migrate_one_database_at_once(url: str) -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from iftb_store import DatabaseManager\n"
+        "async def main():\n"
+        "    async with DatabaseManager(sys.argv[1]) as db:\n"
+        "        await db.migrate()\n"
+        "asyncio.run(main())\n"
+    )
+
+    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", script, url) for _ in range(3)]
+    codes = [await process.wait() for process in processes]
+
+    assert codes == [0, 0, 0]
+    assert await scalars(url, "SELECT version_num FROM iftb_store_version") == [migrations.head()]
+
+
+async def test_a_migration_that_waits_too_long_for_another_one_says_so(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.01)
+    async with DatabaseManager(postgres_url) as other, other.get_session() as session:
+        await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock.LOCK_KEY})
+
+        with pytest.raises(OperationalError, match="another process has been migrating this database"):
+            await run(postgres_url, migrations.upgrade)
+
+
+async def test_the_callers_timeouts_are_restored(postgres_url: str) -> None:
+    def upgrade_with_timeouts(conn: Connection) -> tuple[str, str]:
+        conn.execute(text("SET LOCAL lock_timeout = '7s'"))
+        conn.execute(text("SET LOCAL statement_timeout = '8s'"))
+        migrations.upgrade(conn)
+        return conn.execute(text("SHOW lock_timeout")).scalar_one(), conn.execute(text("SHOW statement_timeout")).scalar_one()
+
+    assert await run(postgres_url, upgrade_with_timeouts) == ("7s", "8s")
+
+
+async def test_the_current_schema_of_postgresql_is_the_one_that_counts(postgres_url: str) -> None:
+    def upgrade_in_tenant(conn: Connection) -> list[str]:
+        conn.execute(text("CREATE SCHEMA tenant"))
+        conn.execute(text("SET LOCAL search_path TO tenant"))
+        migrations.upgrade(conn)
+        return migrations.differences(conn)
+
+    found = await run(postgres_url, upgrade_in_tenant)
+
+    assert found == []
+    assert (await run(postgres_url, migrations.status)).state == "empty"
+    assert await scalars(postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'tenant'") == [5]
+
+
+async def test_looking_for_differences_leaves_no_trace_on_postgresql(postgres_url: str) -> None:
+    await run(postgres_url, migrations.upgrade)
+
+    def look(conn: Connection) -> tuple[str, int]:
+        migrations.differences(conn)
+        left = conn.execute(text("SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()")).scalar_one()
+        return conn.execute(text("SELECT current_schema()")).scalar_one(), left
+
+    assert await run(postgres_url, look) == ("public", 0)
+
+
+def test_the_alembic_command_goes_up_and_down(url: str) -> None:
+    up = alembic(url, "upgrade", "head")
+    current = alembic(url, "current")
+    down = alembic(url, "downgrade", "base")
+    gone = alembic(url, "current")
+
+    assert [up.returncode, down.returncode] == [0, 0], up.stderr + down.stderr
+    assert current.stdout.strip() == f"{migrations.head()} (head)"
+    assert gone.stdout.strip() == ""
+
+
+def test_the_alembic_command_migrates_as_the_package_does(url: str) -> None:
+    alembic(url, "upgrade", "head")
+
+    assert asyncio.run(run(url, migrations.differences)) == []
+
+
+def test_the_alembic_command_adopts_an_identical_schema(sqlite_url: str) -> None:
+    asyncio.run(run(sqlite_url, Base.metadata.create_all))
+
+    assert alembic(sqlite_url, "upgrade", "head").returncode == 0
+    assert asyncio.run(run(sqlite_url, migrations.current)) == migrations.head()
+
+
+def test_the_alembic_command_takes_a_url_of_its_own(sqlite_url: str, tmp_path: Path) -> None:
+    done = alembic(f"sqlite:///{tmp_path / 'unused.db'}", "-x", f"url={sqlite_url}", "upgrade", "head")
+
+    assert done.returncode == 0
+    assert asyncio.run(run(sqlite_url, migrations.current)) == migrations.head()
+    assert not (tmp_path / "unused.db").exists()
+
+
+def test_the_alembic_command_shows_the_history() -> None:
+    done = alembic("sqlite://", "history")
+
+    assert f"{migrations.head()} (head)" in done.stdout
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "sqlite", "duckdb"])
+def test_the_alembic_command_prints_the_sql_without_a_database(scheme: str) -> None:
+    done = alembic(f"{scheme}://", "upgrade", "head", "--sql")
+
+    assert "CREATE TABLE ohlcv" in done.stdout
+    assert "INSERT INTO iftb_store_version" in done.stdout
+
+
+def test_the_alembic_command_ends_an_error_of_ours_in_one_line(sqlite_url: str) -> None:
+    asyncio.run(run(sqlite_url, lambda conn: create_edited(conn, "stack_trace TEXT, \n", "")))
+
+    done = alembic(sqlite_url, "upgrade", "head")
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "column stack_trace of system_events is missing" in done.stderr
+
+
+def test_the_alembic_command_shows_no_password() -> None:
+    done = alembic("postgresql://bot:hunter2@127.0.0.1:1/bot", "upgrade", "head")
+
+    assert done.returncode == 1
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_alembic_command_begins_a_revision_that_loads(tmp_path: Path) -> None:
+    location = tmp_path / "history"
+    (location / "versions").mkdir(parents=True)
+    copy(VERSIONS / "0001_initial.py", location / "versions")
+    for name in ("env.py", "script.py.mako"):
+        copy(VERSIONS.parent / name, location)
+    (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "%(here)s/history"\n')
+
+    done = alembic("sqlite://", "-c", str(tmp_path / "pyproject.toml"), "revision", "--rev-id", "0002", "-m", "Add funding rates")
+
+    assert done.returncode == 0, done.stderr
+    assert ScriptDirectory(location).get_current_head() == "0002"
