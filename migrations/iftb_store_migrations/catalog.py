@@ -61,7 +61,8 @@ _DUCKDB = text("""
     SELECT table_name, 'index ' || index_name, sql
     FROM duckdb_indexes() SEMI JOIN ours USING (table_oid) WHERE database_name = current_database()
     UNION ALL
-    SELECT table_name, 'sequence ' || sequence_name, concat_ws(' ', 'START', start_value, 'INCREMENT', increment_by)
+    SELECT table_name, 'sequence ' || sequence_name,
+           concat_ws(' ', 'INCREMENT BY', increment_by, CASE WHEN cycle THEN 'CYCLE' END)
     FROM ours JOIN duckdb_sequences() ON sequence_name = table_name || '_id_seq'
     WHERE database_name = current_database() AND schema_name = current_schema()
 """).bindparams(bindparam("tables", TABLES, expanding=True))
