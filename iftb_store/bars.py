@@ -79,7 +79,8 @@ def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = No
     if columns is not None:
         return columns
     of = len(bars) if total is None else total
-    return BarColumns(*zip(*(_row(bar, first + index, of) for index, bar in enumerate(bars)), strict=True))
+    rows = [_row(bar, first + index, of) for index, bar in enumerate(bars)]
+    return BarColumns._make(zip(*rows, strict=True))
 
 
 def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
@@ -99,20 +100,25 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
     prices = (open_, high, low, close, volume)
     if set(map(type, open_ + high + low + close + volume)) != {Decimal}:
         return None
-    texts = [tuple(map(str, column)) for column in prices]
-    for column in texts:
-        if not _DECIMALS.fullmatch("\n".join(column) + "\n"):
-            return None
+    texts: list[Sequence[str]] = [tuple(map(str, column)) for column in prices]
+    if not all(_DECIMALS.fullmatch("\n".join(column) + "\n") for column in texts):
+        return None
     if any(map(lt, high, low)):
         return None
     quotes = _optional_texts(quote_volume)
     if quotes is None or not _counts(trades_count):
         return None
-    return BarColumns(exchange, symbol, timeframe, timestamp, *texts, quotes, trades_count)
+    return BarColumns._make((exchange, symbol, timeframe, timestamp, *texts, quotes, trades_count))
 
 
 def _named(name: object) -> bool:
-    return type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= checks.LONGEST_NAME and not name.isspace()
+    return (
+        type(name) is str
+        and name.isascii()
+        and name.isprintable()
+        and 0 < len(name) <= checks.LONGEST_NAME
+        and not name.isspace()
+    )
 
 
 def _optional_texts(column: Sequence[Decimal | None]) -> Sequence[str | None] | None:
@@ -145,7 +151,15 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
         raise InvalidValueError(f"bar {index + 1} of {total} ({_label(bar)}): {error}") from error
     decimals = (checked.open, checked.high, checked.low, checked.close, checked.volume)
     quote = None if checked.quote_volume is None else plain(checked.quote_volume)
-    return (checked.exchange, checked.symbol, checked.timeframe, checked.timestamp, *map(plain, decimals), quote, checked.trades_count)
+    return (
+        checked.exchange,
+        checked.symbol,
+        checked.timeframe,
+        checked.timestamp,
+        *map(plain, decimals),
+        quote,
+        checked.trades_count,
+    )
 
 
 def check_bar(bar: OHLCVBar) -> OHLCVBar:
@@ -169,9 +183,13 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
         symbol=checks.name_text(bar.symbol, "symbol"),
         timeframe=check_timeframe(bar.timeframe),
         timestamp=checks.utc(bar.timestamp, "timestamp"),
+        open=prices["open"],
+        high=prices["high"],
+        low=prices["low"],
+        close=prices["close"],
+        volume=prices["volume"],
         quote_volume=quote,
         trades_count=None if bar.trades_count is None else checks.integer(bar.trades_count, "trades_count"),
-        **prices,
     )
 
 

@@ -34,7 +34,9 @@ def text(value: object, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidValueError(f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first") from error
+        raise InvalidValueError(
+            f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first"
+        ) from error
     return str(value) if type(value) is not str else value
 
 
@@ -63,7 +65,9 @@ def decimal(value: object, name: str) -> Decimal:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         if value.bit_length() > 128:
-            raise InvalidValueError(f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored")
+            raise InvalidValueError(
+                f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
+            )
         return Decimal(value)
     remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
     raise InvalidValueError(f"{name} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
@@ -141,7 +145,9 @@ def _json_value(value: object, path: str, depth: int) -> object:
         return text(value, path)
     if isinstance(value, int):
         if value.bit_length() > _LONGEST_JSON_INT:
-            raise InvalidValueError(f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} are read back")
+            raise InvalidValueError(
+                f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} are read back"
+            )
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -155,7 +161,9 @@ def _json_value(value: object, path: str, depth: int) -> object:
         return {_json_key(key, path): _json_value(item, f"{path}[{shown(key, 20)}]", depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-    raise InvalidValueError(f"{path} is {_kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime")
+    raise InvalidValueError(
+        f"{path} is {_kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
+    )
 
 
 def _json_key(key: object, path: str) -> str:

@@ -30,13 +30,17 @@ def quantize(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise InvalidValueError(f"{value} cannot be stored: it is not a finite number")
     if value and value.adjusted() >= INTEGER_DIGITS:
-        raise InvalidValueError(f"{digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point")
+        raise InvalidValueError(
+            f"{digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
+        )
     try:
         rounded = value.quantize(_UNIT, context=CONTEXT)
     except InvalidOperation as error:  # pragma: no cover - the two checks above leave nothing for it
         raise InvalidValueError(f"{digits_shown(value)} cannot be rounded to {SCALE} places") from error
     if rounded.adjusted() >= INTEGER_DIGITS:
-        raise InvalidValueError(f"{digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point")
+        raise InvalidValueError(
+            f"{digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"
+        )
     return rounded
 
 
@@ -53,6 +57,12 @@ def plain(value: Decimal) -> str | None:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return text if _PLAIN.fullmatch(text) else None
+
+
+def trimmed(value: Decimal) -> Decimal:
+    """Return a number without the zeros at the end of its fraction, of any size, never in exponent notation."""
+    text = format(value, "f")
+    return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 
 
 def digits_shown(value: Decimal, limit: int = 50) -> str:

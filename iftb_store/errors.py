@@ -74,6 +74,6 @@ def operational_error(message: str, cause: BaseException | None = None) -> Opera
 def _chained(error: _Error, message: str, cause: BaseException | None) -> _Error:
     # without SQLAlchemy's class prefix and link, which tell a user nothing here
     error.args = (message,)
-    error.code = None
+    error.code = None  # type: ignore[assignment]
     error.__cause__ = cause
     return error

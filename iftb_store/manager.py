@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from iftb_store.errors import InvalidValueError, NotConnectedError, Unsupported
 from iftb_store.protocols import Backend, Capability
 from iftb_store.registry import backend_for, parse_url
+
+if TYPE_CHECKING:
+    from iftb_store_migrations import SchemaStatus
 
 
 class DatabaseManager:
@@ -68,7 +71,9 @@ class DatabaseManager:
         self._require_connected()
         engine = self._backend.engine
         if engine is None:
-            raise Unsupported(f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema")
+            raise Unsupported(
+                f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"
+            )
         return engine
 
     # the owner's document creates the test tables through this name
@@ -127,9 +132,18 @@ class DatabaseManager:
         self._require_migrations()
         await self._backend.with_connection(create)
 
+    async def status(self) -> SchemaStatus:
+        """Return the engine and its version, the schema's revision and this version's, and the rows of each table."""
+        from iftb_store_migrations import status
+
+        self._require_migrations()
+        return await self._backend.with_connection(status)
+
     def _require_connected(self) -> None:
         if not self._connected:
-            raise NotConnectedError(f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`")
+            raise NotConnectedError(
+                f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
+            )
 
     def _require_migrations(self) -> None:
         self._require_connected()

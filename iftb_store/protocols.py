@@ -12,7 +12,7 @@ not after ``end``. A store never changes an object that it was given. The rules 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
@@ -96,7 +96,11 @@ class OHLCVStore(Protocol):
         ...
 
     async def get_gaps(
-        self, symbol: str, timeframe: str, exchange: str, window: tuple[datetime | None, datetime | None, datetime | None, datetime | None]
+        self,
+        symbol: str,
+        timeframe: str,
+        exchange: str,
+        window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine.
 

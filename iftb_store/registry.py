@@ -39,7 +39,7 @@ def backend_for(scheme: str) -> type[Backend]:
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
         installed = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
-        raise URLError(f"no backend is installed for the URL scheme {ascii(scheme[:40])}; installed: {installed}")
+        raise URLError(f"no backend is installed for the URL scheme {scheme[:40]!a}; installed: {installed}")
     if len(claimants) > 1:
         owners = " and ".join(sorted(f"{point.value} ({_distribution(point)})" for point in claimants.values()))
         raise StoreError(f"the URL scheme {scheme!r} is claimed by {owners}; uninstall one of them")

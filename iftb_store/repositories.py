@@ -240,7 +240,9 @@ class PositionRepository(_Repository):
         async with self._stores() as stores:
             found = [item for item in await stores.positions.find_open(*names) if wanted in (None, item.side)]
         if len(found) > 1:
-            raise AmbiguousPositionError(f"both a long and a short position of {names[0]} on {names[1]} are open; name one with side=")
+            raise AmbiguousPositionError(
+                f"both a long and a short position of {names[0]} on {names[1]} are open; name one with side="
+            )
         return found[0] if found else None
 
     async def update_position(self, position: Position) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.decimals import CONTEXT, SCALE
+from iftb_store.decimals import CONTEXT, SCALE, trimmed
 from iftb_store.models import TradeStatistics
 from iftb_store.protocols import TradeTotals
 
@@ -22,14 +22,14 @@ def trade_statistics(totals: TradeTotals) -> TradeStatistics:
         winning_trades=totals.wins,
         losing_trades=totals.losses,
         win_rate=_ratio(Decimal(100 * totals.wins), totals.trades),
-        gross_profit=totals.profit,
-        gross_loss=totals.loss,
-        net_pnl=CONTEXT.subtract(totals.profit, totals.loss),
-        total_fees=totals.fees,
+        gross_profit=trimmed(totals.profit),
+        gross_loss=trimmed(totals.loss),
+        net_pnl=trimmed(CONTEXT.subtract(totals.profit, totals.loss)),
+        total_fees=trimmed(totals.fees),
         avg_win=_ratio(totals.profit, totals.wins),
         avg_loss=_ratio(totals.loss, totals.losses),
-        largest_win=totals.largest_win,
-        largest_loss=totals.largest_loss,
+        largest_win=trimmed(totals.largest_win),
+        largest_loss=trimmed(totals.largest_loss),
         profit_factor=_ratio(totals.profit, totals.loss) if totals.loss else None,
     )
 
@@ -38,4 +38,4 @@ def _ratio(numerator: Decimal, denominator: Decimal | int) -> Decimal:
     if not denominator:
         return Decimal(0)
     quotient = CONTEXT.divide(numerator, Decimal(denominator))
-    return quotient.quantize(_PLACES, context=CONTEXT) if quotient.adjusted() < CONTEXT.prec - SCALE - 1 else quotient
+    return trimmed(quotient.quantize(_PLACES, context=CONTEXT) if quotient.adjusted() < CONTEXT.prec - SCALE - 1 else quotient)

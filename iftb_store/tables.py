@@ -14,13 +14,14 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Identity,
     Index,
     PrimaryKeyConstraint,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -58,20 +59,20 @@ class Key(TypeDecorator[str]):
         return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
 
 
-class store_now(FunctionElement[datetime]):
+class StoreNow(FunctionElement[datetime]):
     """The present time as the engine's own default for rows written by raw SQL."""
 
     inherit_cache = True
     type = UTCDateTime()
 
 
-@compiles(store_now)
-def _now(element: store_now, compiler: Any, **options: Any) -> str:
+@compiles(StoreNow)
+def _now(element: StoreNow, compiler: Any, **options: Any) -> str:
     return "now()"
 
 
-@compiles(store_now, "sqlite")
-def _now_sqlite(element: store_now, compiler: Any, **options: Any) -> str:
+@compiles(StoreNow, "sqlite")
+def _now_sqlite(element: StoreNow, compiler: Any, **options: Any) -> str:
     return "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000)"
 
 
@@ -106,7 +107,7 @@ def _decimal(name: str, *, nullable: bool = False) -> Any:
 
 
 def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
-    default = store_now() if now else None
+    default = StoreNow() if now else None
     return Field(default=None, sa_column=Column(name, UTCDateTime, nullable=nullable, server_default=default))
 
 
@@ -128,7 +129,7 @@ def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgr
 class OHLCVRow(Base, table=True):
     """Bars. The mapper's identity is the series and the timestamp, on every engine."""
 
-    __tablename__ = "ohlcv"
+    __tablename__ = "ohlcv"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         _primary_key("ohlcv", "exchange", "symbol", "timeframe", "timestamp", dialects=("postgresql",)),
         UniqueConstraint("exchange", "symbol", "timeframe", "timestamp", name="uq_ohlcv").ddl_if(dialect="sqlite"),
@@ -152,7 +153,7 @@ class OHLCVRow(Base, table=True):
 class TradeRow(Base, table=True):
     """Trades."""
 
-    __tablename__ = "trades"
+    __tablename__ = "trades"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         _primary_key("trades", "id"),
         UniqueConstraint("trade_id", name="uq_trades_trade_id"),
@@ -191,7 +192,7 @@ class TradeRow(Base, table=True):
 class PositionRow(Base, table=True):
     """Positions, open and closed; at most one open a (exchange, symbol, side)."""
 
-    __tablename__ = "positions"
+    __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         _primary_key("positions", "id"),
         _one_of("positions", "side", SIDES),
@@ -223,7 +224,7 @@ class PositionRow(Base, table=True):
 class SystemEventRow(Base, table=True):
     """System events."""
 
-    __tablename__ = "system_events"
+    __tablename__ = "system_events"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         _primary_key("system_events", "id"),
         _one_of("system_events", "severity", SEVERITIES),
@@ -272,6 +273,17 @@ _index(
 _index("ix_events_recent", _events.c.created_at, _events.c.id)
 _index("ix_events_severity", _events.c.severity, _events.c.created_at, _events.c.id)
 
+
+def _create_sequence(table: Table, connection: Connection, **options: Any) -> None:
+    if connection.dialect.name == "duckdb":
+        connection.exec_driver_sql(f"CREATE SEQUENCE IF NOT EXISTS {table.name}_id_seq")
+
+
+def _drop_sequence(table: Table, connection: Connection, **options: Any) -> None:
+    if connection.dialect.name == "duckdb":
+        connection.exec_driver_sql(f"DROP SEQUENCE IF EXISTS {table.name}_id_seq")
+
+
 for _table in Base.metadata.tables.values():
-    event.listen(_table, "before_create", DDL(f"CREATE SEQUENCE IF NOT EXISTS {_table.name}_id_seq").execute_if(dialect="duckdb"))
-    event.listen(_table, "after_drop", DDL(f"DROP SEQUENCE IF EXISTS {_table.name}_id_seq").execute_if(dialect="duckdb"))
+    event.listen(_table, "before_create", _create_sequence)
+    event.listen(_table, "after_drop", _drop_sequence)

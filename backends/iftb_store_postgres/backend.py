@@ -31,6 +31,7 @@ _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits a little longer than the server's own timeout, for a server that is gone
 _GRACE = 5.0
+_FOREVER = 86_400.0
 
 
 class PostgresBackend:
@@ -49,9 +50,8 @@ class PostgresBackend:
         query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
         unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
         if unknown:
-            raise URLError(
-                f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {', '.join(sorted({*_PASSED_ON, *_OWN}))}"
-            )
+            known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
+            raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
         passed = {name: query[name] for name in _PASSED_ON if name in query}
         if "ssl" in query:
             passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
@@ -59,7 +59,7 @@ class PostgresBackend:
             raise URLError(f"sslmode must be one of {', '.join(_SSLMODES)}, not {passed['sslmode'][:20]!r}")
         self._dsn = url.set(drivername="postgresql", query=passed)
         statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
-        self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout") or None
+        self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
         self._command_timeout = statement_timeout + _GRACE if statement_timeout else None
         self._cache_size = _number(query.get("statement_cache_size", "100"), "statement_cache_size")
         self._settings = {
@@ -131,14 +131,16 @@ class PostgresBackend:
         try:
             return await asyncpg.connect(
                 self._dsn.render_as_string(hide_password=False),
-                timeout=self._connect_timeout,
+                timeout=self._connect_timeout or _FOREVER,
                 command_timeout=self._command_timeout,
                 statement_cache_size=self._cache_size,
                 server_settings=self._settings,
             )
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
-            translated = translate(error) or operational_error(f"the connection could not be made ({type(error).__name__})", error)
+            translated = translate(error) or operational_error(
+                f"the connection could not be made ({type(error).__name__})", error
+            )
             raise operational_error(f"cannot connect to PostgreSQL at {where}: {translated.args[0]}", error) from error
 
 
@@ -153,5 +155,3 @@ def _number(given: str, name: str) -> int:
     if not given.isdecimal() or len(given) > 6:
         raise URLError(f"{name} must be a whole number, not {given[:20]!r}")
     return int(given)
-
-

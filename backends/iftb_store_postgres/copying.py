@@ -14,9 +14,7 @@ from iftb_store.bars import BarBatch, BarColumns
 #: Up to this many rows one INSERT of arrays is faster than COPY.
 FEW = 300
 
-_COLUMNS = (
-    "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count", "created_at"
-)  # fmt: skip
+_COLUMNS = (*BarColumns._fields, "created_at")
 _NAMES = ", ".join(_COLUMNS)
 _KEY = "exchange, symbol, timeframe, timestamp"
 _VALUES = _COLUMNS[4:11]

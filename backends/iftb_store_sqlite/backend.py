@@ -51,8 +51,11 @@ class SQLiteBackend:
         self._path = url.database or ":memory:"
         self._memory = self._path == ":memory:"
         self._mode = _mode(url)
+        self._target = self._path if self._memory else f"file:{quote(os.fspath(Path(self._path).absolute()))}?mode={self._mode}"
         self._timeout = _seconds(url)
-        self._pool = {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
+        self._pool = (
+            {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
+        )
         self._echo = echo
         self._engine: AsyncEngine | None = None
         self.schema_seen = False
@@ -113,16 +116,14 @@ class SQLiteBackend:
             await connection.commit()
         return result
 
-    async def _open(self) -> aiosqlite.Connection:
-        target = self._path
+    async def _open(self) -> Any:
         if not self._memory:
             self._create_file()
-            target = f"file:{quote(os.fspath(Path(self._path).absolute()))}?mode={self._mode}"
-        opening = aiosqlite.connect(target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
+        opening = aiosqlite.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
         try:
-            connection = await opening
+            connection: Any = await opening
             try:
                 await connection._execute(_configure, connection._conn, self._mode)
             except BaseException:

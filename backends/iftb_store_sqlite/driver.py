@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import repeat
 from typing import Any, TypeVar
 
-import aiosqlite
+from sqlalchemy import Dialect
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,7 +44,7 @@ _SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 class SQLiteDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
-    dialect = SQLiteDialect_aiosqlite()
+    dialect: Dialect = SQLiteDialect_aiosqlite()
     json_sql = decimal_sql = bar_decimal_sql = "{}"
     month_sql = _MONTH.format(_SECOND.replace("{}", "{0}"))
     time_sql = ":{}"
@@ -118,14 +118,15 @@ class SQLiteDriver:
         if writes and isinstance(self._session, StoreSession):
             before_write(self._session)
         try:
-            return await connection._execute(work, connection._conn, *args)
+            result: T = await connection._execute(work, connection._conn, *args)
+            return result
         except sqlite3.Error as error:
             raise await self._translated(connection, error) from error
         except ValueError as error:
             # aiosqlite says so of a connection that was closed under it
             raise operational_error("the connection was closed", error) from error
 
-    async def _translated(self, connection: aiosqlite.Connection, error: sqlite3.Error) -> Exception:
+    async def _translated(self, connection: Any, error: sqlite3.Error) -> Exception:
         if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:
@@ -136,7 +137,7 @@ class SQLiteDriver:
         note_error(self._session, translated, gone=not connection.in_transaction)
         return translated
 
-    async def _connection(self) -> aiosqlite.Connection:
+    async def _connection(self) -> Any:
         session = self._session
         if session.new or session.dirty or session.deleted:
             await session.flush()
@@ -144,8 +145,7 @@ class SQLiteDriver:
             pooled = await (await session.connection()).get_raw_connection()
         except PoolTimeout as error:
             raise operational_error("every connection of the pool is in use, and the wait for one is over", error) from error
-        driver: aiosqlite.Connection | None = pooled.driver_connection
-        assert driver is not None
+        driver: Any = pooled.driver_connection
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
             check_revision(*await driver._execute(_schema, driver._conn))
             session.iftb_store_backend.schema_seen = True

@@ -67,5 +67,4 @@ def _whole(parts: Row) -> int:
 
 
 def _decimal(scaled: int) -> Decimal:
-    number = Decimal(f"{scaled}E-18")
-    return number
+    return Decimal(f"{scaled}E-18")

@@ -36,13 +36,15 @@ class Statement:
 class Driver(Protocol):
     """A session's driver connection: runs statements in the session's transaction and translates errors."""
 
-    #: The SQLAlchemy dialect that statements are made for.
-    dialect: Dialect
+    @property
+    def dialect(self) -> Dialect:
+        """The SQLAlchemy dialect that statements are made for."""
+        ...
+
     #: The JSON text of the column ``{}``, as SQL.
     json_sql: str
-    #: The decimal column ``{}``, as SQL, for `decode_decimal` and for `decode_bars`.
+    #: The decimal column ``{}`` as the text that `decode_decimal` takes, as SQL.
     decimal_sql: str
-    bar_decimal_sql: str
     #: The number of the calendar month, in UTC, of the time column ``{}``, as SQL.
     month_sql: str
     #: The parameter ``:{}`` as a time, as SQL.
@@ -52,11 +54,11 @@ class Driver(Protocol):
         """Turn a checked value into what the driver takes."""
         ...
 
-    def decode_decimal(self, value: Any) -> Any:
+    def decode_decimal(self, value: Any, /) -> Any:
         """Turn a stored decimal back."""
         ...
 
-    def decode_time(self, value: Any) -> Any:
+    def decode_time(self, value: Any, /) -> Any:
         """Turn a stored time back."""
         ...
 
@@ -126,16 +128,15 @@ class _Table(Generic[M]):
 
     def select(self, driver: Driver, rest: str) -> str:
         """Return a SELECT of all columns in the order of the dataclass's fields."""
-        as_sql = {
-            "dict[str, Any]": driver.json_sql,
-            "Decimal": driver.bar_decimal_sql if self.model is OHLCVBar else driver.decimal_sql,
-        }
+        as_sql = {"dict[str, Any]": driver.json_sql, "Decimal": driver.decimal_sql}
         columns = (as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
         return f"SELECT {', '.join(columns)} FROM {self.name} {rest}"
 
     def insert(self) -> str:
         """Return an INSERT of all columns but the generated ones."""
-        return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(f':{column}' for column in self.written)})"
+        return (
+            f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(f':{column}' for column in self.written)})"
+        )
 
     def values(self, instance: M) -> dict[str, Any]:
         """Return an object's values by column."""
@@ -179,9 +180,7 @@ class _Bars:
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN :start AND :end ORDER BY timestamp")
-        rows = await read(
-            self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end
-        )
+        rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
         return await self._driver.decode_bars(rows)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
@@ -212,15 +211,15 @@ class _Bars:
 @cache
 def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: bool) -> str:
     """Return the query of a series' holes; ``month`` and ``time`` are the driver's month_sql and time_sql."""
-    if SECONDS[timeframe] is None:
-        apart = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
-    else:
-        apart = "{1} - {0} > :step"
+    by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
+    apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
     where = _SERIES + (" AND timestamp >= :start" if has_start else "") + (" AND timestamp <= :end" if has_end else "")
     before = f", 1, {time.format('before')}" if has_start else ""
     sql = f"""
         SELECT earlier, later
-        FROM (SELECT LAG(timestamp{before}) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {where}) bars
+        FROM (
+            SELECT LAG(timestamp{before}) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {where}
+        ) bars
         WHERE {apart.format("earlier", "later")}"""
     if has_end:
         newest = f"(SELECT MAX(timestamp) FROM ohlcv WHERE {where})"
