@@ -191,6 +191,16 @@ async def test_a_schema_that_was_written_in_another_hand_is_adopted_on_sqlite(sq
     assert await run(sqlite_url, migrations.current) == migrations.head()
 
 
+async def test_a_partitioned_table_of_bars_is_adopted_on_postgresql(postgres_url: str) -> None:
+    partitioned = "timeframe, timestamp)\n) PARTITION BY RANGE (timestamp)"
+    await run(postgres_url, lambda conn: create_edited(conn, "timeframe, timestamp)\n)", partitioned))
+
+    await run(postgres_url, migrations.upgrade)
+
+    assert await scalars(postgres_url, "SELECT relkind FROM pg_class WHERE relname = 'ohlcv'") == [b"p"]
+    assert await run(postgres_url, migrations.current) == migrations.head()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [

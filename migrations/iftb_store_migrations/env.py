@@ -1,6 +1,6 @@
 """What the ``alembic`` command runs: it finds the database, takes the lock and hands Alembic the connection.
 
-The URL is that of ``-x url=…``, or else the settings'. A new revision is begun with, e.g.,
+The URL is that of ``-x url=…`` (or ``-x url=env:NAME``), or else the settings'. A new revision is begun with, e.g.,
 ``alembic revision --rev-id 0002 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
 """
 
@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from iftb_store import DatabaseManager
-from iftb_store.config import get_settings
+from iftb_store.cli.output import error_line
+from iftb_store.cli.target import resolve
 from iftb_store.errors import StoreError
 from iftb_store.registry import parse_url
 from iftb_store.schema import VERSION_TABLE
@@ -26,7 +27,7 @@ from iftb_store_migrations.lock import exclusive
 def database_url() -> str:
     """Return the URL that was given, or that of the settings."""
     given = context.get_x_argument(as_dictionary=True).get("url")
-    return given if isinstance(given, str) else get_settings().database.get_async_url()
+    return resolve(given if isinstance(given, str) else None)
 
 
 def print_sql() -> None:
@@ -78,8 +79,8 @@ def main() -> None:
     except (StoreError, SQLAlchemyError) as error:
         if options is None or options.raiseerr:
             raise
-        message = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        raise SystemExit(f"FAILED: {message}") from error
+        error_line(str(getattr(error, "orig", None) or error))
+        raise SystemExit(1) from error
 
 
 main()
