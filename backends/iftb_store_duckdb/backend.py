@@ -1,0 +1,232 @@
+"""The DuckDB backend: opens the file, hands out sessions, runs migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import duckdb
+from duckdb_engine import ConnectionWrapper
+from sqlalchemy import URL, Connection, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.log import InstanceLogger
+
+from iftb_store.errors import operational_error
+from iftb_store.protocols import Capability
+from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store_duckdb.driver import Cursor, in_thread
+from iftb_store_duckdb.errors import cannot_open, held_elsewhere, mapped
+from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store_duckdb.options import Options, parse_options
+from iftb_store_duckdb.session import DuckDBSession
+from iftb_store_duckdb.stores import DuckDBStores
+
+T = TypeVar("T")
+
+_LOGGER = "sqlalchemy.engine.duckdb"
+_WAIT_FOR_SESSION = 30.0
+_RETRY_OPEN = 0.05
+_SETTINGS = (
+    "SET GLOBAL TimeZone = 'UTC'",
+    "SET TimeZone = 'UTC'",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+)
+
+
+class DuckDBBackend:
+    """One DuckDB database in a file or in memory.
+
+    Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The
+    time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded.
+    """
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.MIGRATIONS, Capability.CHOICES})
+
+    def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        self._options: Options = parse_options(url)
+        self._size = pool_size + max_overflow
+        self._places = Turnstile(self._size)
+        self._lock = Turnstile() if self._options.in_memory else write_lock(self._options.path)
+        self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._sessions: set[DuckDBSession] = set()
+        self.schema_checked = False
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """None: sessions are not SQLAlchemy's."""
+        return None
+
+    async def connect(self) -> None:
+        """Open the file, waiting connect_timeout seconds for one that another process holds; create it where it is missing.
+
+        Raises:
+            OperationalError: it cannot be opened; the message says why.
+        """
+        # one thread a session, so that none waits for another's statement, and one for migrations
+        executor = ThreadPoolExecutor(self._size + 1, thread_name_prefix="iftb-store-duckdb")
+        deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
+        try:
+            self._connection = await self._opened(executor, deadline)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        self._executor = executor
+        self.schema_checked = False
+
+    async def disconnect(self) -> None:
+        """Roll back and close the sessions that are still open, then close the database."""
+        connection, executor = self._connected()
+        for session in list(self._sessions):
+            await session.close("the manager was disconnected while the session was open")
+        self._connection = self._executor = None
+        try:
+            await in_thread(executor, connection.close)
+        finally:
+            executor.shutdown(wait=False)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[DuckDBSession]:
+        """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
+
+        Raises:
+            OperationalError: no place was free for 30 seconds; or, on a clean exit, an error that was caught inside took
+                the transaction with it.
+        """
+        connection, executor = self._connected()
+        if not await self._places.acquire(_WAIT_FOR_SESSION):
+            raise operational_error(
+                f"all {self._size} sessions of this manager are in use, and none was closed within {_WAIT_FOR_SESSION:g} s; "
+                "close sessions sooner, or raise pool_size or max_overflow"
+            )
+        try:
+            cursor = Cursor(connection.cursor(), self._logger)
+            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout)
+            self._sessions.add(session)
+            try:
+                yield session
+                if not session.idle:
+                    await session.commit()
+            finally:
+                try:
+                    await session.close()
+                finally:
+                    self._sessions.discard(session)
+        finally:
+            self._places.release()
+
+    @classmethod
+    def stores(cls, session: Any) -> DuckDBStores:
+        """Return the stores that work in a session of this backend."""
+        return DuckDBStores(session)
+
+    async def with_connection(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` with a SQLAlchemy connection in one transaction under the write lock.
+
+        Raises:
+            OperationalError: the lock was not free within busy_timeout, or a statement failed.
+            IntegrityError: a constraint refused a statement.
+        """
+        connection, executor = self._connected()
+        if not await self._lock.acquire(self._options.busy_timeout):
+            raise operational_error(
+                f"a session of this process is writing to the database and did not finish within {self._options.busy_timeout:g} s; "
+                "close it, then try again"
+            )
+        cursor = connection.cursor()
+        try:
+            return await in_thread(executor, partial(_with_sqlalchemy, cursor, work), cursor.interrupt)
+        except duckdb.Error as error:
+            raise mapped(error) from error
+        except DBAPIError as error:
+            if isinstance(error.orig, duckdb.Error):
+                raise mapped(error.orig) from error.orig
+            raise
+        finally:
+            self.schema_checked = False
+            self._lock.release()
+
+    def begin(self, cursor: Cursor) -> None:
+        """Begin a write transaction; its log is created with the database file's own permissions."""
+        if not self._options.in_memory and not self._options.read_only:
+            mode = os.stat(self._options.path).st_mode & 0o666
+            with suppress(FileExistsError):
+                os.close(os.open(f"{self._options.path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+        cursor.begin()
+
+    def check_schema(self, cursor: Cursor) -> None:
+        """Look for our tables and their revision.
+
+        Raises:
+            SchemaError: they are missing, or stand at another revision.
+        """
+        found = cursor.rows(
+            "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
+            " AND database_name = current_database()",
+            [VERSION_TABLE],
+        )
+        names = {name for (name,) in found}
+        stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []  # noqa: S608
+        check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
+
+    def _connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
+        if self._connection is None or self._executor is None:
+            raise operational_error("the database is not connected; await connect() first")
+        return self._connection, self._executor
+
+    async def _opened(self, executor: ThreadPoolExecutor, deadline: float) -> duckdb.DuckDBPyConnection:
+        while True:
+            try:
+                return await in_thread(executor, partial(_open, self._options))
+            except duckdb.Error as error:
+                if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
+                    raise cannot_open(self._options.path, error) from error
+            await asyncio.sleep(_RETRY_OPEN)
+
+
+def _open(options: Options) -> duckdb.DuckDBPyConnection:
+    if not options.in_memory and not options.read_only and not Path(options.path).exists():
+        _create_private(Path(options.path))
+    connection = duckdb.connect(options.path, config=dict(options.config))
+    try:
+        for setting in _SETTINGS:
+            connection.sql(setting)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create_private(path: Path) -> None:
+    """Create a database that its owner alone can read.
+
+    DuckDB creates files by the umask, which is the whole process's, and takes no empty file; so it makes one in a
+    private directory, whose link then appears under the final name, unless another process was faster.
+    """
+    # where no link can be made, DuckDB says what is wrong with the path, or creates the file itself
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / "new.duckdb"
+        duckdb.connect(str(fresh)).close()
+        fresh.chmod(0o600)
+        path.hardlink_to(fresh)
+
+
+def _with_sqlalchemy(cursor: duckdb.DuckDBPyConnection, work: Callable[[Connection], T]) -> T:
+    engine = create_engine("duckdb://", creator=lambda: ConnectionWrapper(cursor), poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+        cursor.close()

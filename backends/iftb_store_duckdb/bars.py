@@ -1,0 +1,192 @@
+"""Bars on DuckDB: in bulk through Arrow, checked by a join under the write lock, as the table has no key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iftb_store.bars import BarBatch, BarColumns
+from iftb_store.errors import integrity_error
+from iftb_store.models import OHLCVBar
+from iftb_store.timeframes import MONTH, SECONDS
+from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store_duckdb.driver import Cursor, slices, times
+from iftb_store_duckdb.session import DuckDBSession
+
+_DECIMAL = pa.decimal128(38, 18)
+_TIME = pa.timestamp("us", tz="UTC")
+_TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
+
+_KEY = ("exchange", "symbol", "timeframe", "timestamp")
+_VALUES = ("open", "high", "low", "close", "volume", "quote_volume", "trades_count")
+_SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in _KEY)
+_SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
+
+# text is the exact and the quickest way to a Decimal
+_READ = (
+    "timestamp, open::VARCHAR, high::VARCHAR, low::VARCHAR, close::VARCHAR, volume::VARCHAR, quote_volume::VARCHAR, "
+    "trades_count, id, created_at"
+)
+
+
+class DuckDBBars:
+    """Bars of one session."""
+
+    def __init__(self, session: DuckDBSession) -> None:
+        self._session = session
+
+    async def insert_many(self, batch: BarBatch) -> None:
+        """Insert all bars or none."""
+        table = await _arrow(batch)
+        await self._session.run(lambda cursor: _insert(cursor, table, batch.created_at), write=True)
+
+    async def upsert_many(self, batch: BarBatch) -> None:
+        """Insert the bars whose key is new and overwrite the values of those others that differ."""
+        table = await _arrow(batch)
+        await self._session.run(lambda cursor: _upsert(cursor, table, batch.created_at), write=True)
+
+    async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
+        """Return the bars with start <= timestamp <= end, oldest first."""
+        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"  # noqa: S608
+        return await self._session.run(_bars(sql, (exchange, symbol, timeframe), start, end))
+
+    async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
+        """Return the newest bars, newest first."""
+        # only times are sorted and cut here; the other columns are read, and turned to text, for the newest bars alone
+        newest = f"SELECT timestamp AS moment FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"  # noqa: S608
+        sql = (
+            f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp >= (SELECT min(moment) FROM ({newest})) "  # noqa: S608
+            "ORDER BY timestamp DESC LIMIT $4"
+        )
+        return await self._session.run(_bars(sql, (exchange, symbol, timeframe), limit))
+
+    async def get_gaps(
+        self,
+        symbol: str,
+        timeframe: str,
+        exchange: str,
+        window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
+    ) -> list[tuple[datetime, datetime]]:
+        """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine."""
+        start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
+        step = SECONDS[timeframe]
+        apart = (
+            "date_diff('month', make_timestamp(earlier), make_timestamp(later)) >= 2"
+            if timeframe == MONTH
+            else "later - earlier > $8"
+        )
+        sql = f"""
+            WITH bars AS (
+                SELECT epoch_us(timestamp) AS moment FROM ohlcv
+                WHERE {_SERIES} AND ($4::BIGINT IS NULL OR timestamp >= make_timestamptz($4::BIGINT))
+                  AND ($5::BIGINT IS NULL OR timestamp <= make_timestamptz($5::BIGINT))
+            ), pairs AS (
+                SELECT lag(moment, 1, $6::BIGINT) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars
+                UNION ALL SELECT coalesce(max(moment), $6::BIGINT), $7::BIGINT FROM bars
+            )
+            SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""  # noqa: S608
+        parameters = [exchange, symbol, timeframe, start, end, before, after, *([] if step is None else [step * 1_000_000])]
+        rows = await self._session.run(lambda cursor: cursor.rows(sql, parameters))
+        return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
+
+
+async def _arrow(batch: BarBatch) -> pa.Table:
+    parts = []
+    for columns in batch.chunks():
+        parts.append(_record_batch(columns))
+        await asyncio.sleep(0)
+    return pa.Table.from_batches(parts)
+
+
+def _record_batch(columns: BarColumns) -> pa.RecordBatch:
+    # Arrow parses decimal text exactly, and faster than it takes Decimals
+    arrays = [
+        pa.array(column, pa.string()).cast(kind) if kind == _DECIMAL else pa.array(column, kind)
+        for column, kind in zip(columns, _TYPES, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
+
+
+def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
+    oldest, newest = _span(table)
+    with cursor.registered(table) as batch:
+        if not _distinct(table):
+            columns = ", ".join(_KEY)
+            twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"  # noqa: S608
+            _refuse(cursor.rows(twice), "stands twice in the batch")
+        columns = ", ".join(f"stored.{name}" for name in _KEY)
+        # the bounds let DuckDB skip all that was stored for other times
+        clash = (
+            f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "  # noqa: S608
+            "WHERE stored.timestamp BETWEEN $1 AND $2 LIMIT 1"
+        )
+        _refuse(cursor.rows(clash, [oldest, newest]), "is stored already")
+        columns = ", ".join(_KEY + _VALUES)
+        cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])  # noqa: S608
+
+
+def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
+    oldest, newest = _span(table)
+    columns = ", ".join(_KEY + _VALUES)
+    changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in _VALUES)
+    with cursor.registered(table) as batch:
+        cursor.table(
+            f"""
+            MERGE INTO ohlcv AS stored USING {batch} AS fresh ON {_SAME_KEY} AND stored.timestamp BETWEEN $1 AND $2
+            WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in _VALUES)}
+            WHEN NOT MATCHED THEN INSERT ({columns}, created_at)
+                VALUES ({", ".join(f"fresh.{name}" for name in _KEY + _VALUES)}, $3)""",  # noqa: S608
+            [oldest, newest, created_at],
+        )
+
+
+def _span(table: pa.Table) -> tuple[datetime, datetime]:
+    bounds = pc.min_max(table["timestamp"].cast(pa.int64())).as_py()
+    return from_epoch_us(bounds["min"]), from_epoch_us(bounds["max"])
+
+
+def _distinct(table: pa.Table) -> bool:
+    """Tell whether the bars are one series in order of time, as they mostly are: then no key stands twice."""
+    moments = table["timestamp"].cast(pa.int64()).combine_chunks()
+    if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
+        return False
+    return all(pc.count_distinct(table[name]).as_py() == 1 for name in _KEY[:3])
+
+
+def _refuse(found: Sequence[tuple[Any, ...]], why: str) -> None:
+    for exchange, symbol, timeframe, timestamp in found:
+        raise integrity_error(f"the bar {exchange} {symbol} {timeframe} {timestamp.isoformat()} {why}; nothing was inserted")
+
+
+def _bars(sql: str, series: tuple[str, str, str], *parameters: object) -> Callable[[Cursor], list[OHLCVBar]]:
+    def read(cursor: Cursor) -> list[OHLCVBar]:
+        table, _ = cursor.table(sql, [*series, *parameters])
+        bars: list[OHLCVBar] = []
+        for part in slices(table):
+            bars.extend(_objects(part, *series))
+        return bars
+
+    return read
+
+
+def _objects(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> map[OHLCVBar]:
+    timestamp, *prices, quote_volume, trades_count, number, created_at = part.columns
+    return map(
+        OHLCVBar,
+        repeat(symbol),
+        repeat(exchange),
+        repeat(timeframe),
+        times(timestamp),
+        *(map(Decimal, price.to_pylist()) for price in prices),
+        [None if value is None else Decimal(value) for value in quote_volume.to_pylist()],
+        trades_count.to_pylist(),
+        number.to_pylist(),
+        times(created_at),
+    )

@@ -1,0 +1,152 @@
+"""DuckDB's blocking calls: run in a thread, interrupted when their task is cancelled; results come as Arrow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import count, repeat
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy.log import InstanceLogger
+
+from iftb_store.types import EPOCH
+
+T = TypeVar("T")
+
+#: Rows converted in one go: a C loop over more would hold Python's global lock, and so the event loop, too long.
+SLICE = 10_000
+
+_INTERRUPT_EVERY = 0.01
+_names = count()
+
+
+async def in_thread(executor: Executor, work: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
+    """Run ``work`` in a thread and wait until it has ended, also when this task is cancelled meanwhile.
+
+    Then ``interrupt`` is called again and again, as DuckDB ignores one that comes before its query runs; the
+    cancellation goes on once the thread has let go of the connection.
+    """
+    job = asyncio.get_running_loop().run_in_executor(executor, work)
+    cancelled: asyncio.CancelledError | None = None
+    while not job.done():
+        try:
+            await asyncio.wait([job], timeout=_INTERRUPT_EVERY if cancelled and interrupt else None)
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+        if cancelled and interrupt and not job.done():
+            interrupt()
+    if cancelled:
+        job.exception()
+        raise cancelled
+    return job.result()
+
+
+class Cursor:
+    """One connection to the database, for one thread at a time."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection, logger: logging.Logger | InstanceLogger) -> None:
+        self._raw = raw
+        self._logger = logger
+
+    def table(self, statement: str | duckdb.Statement, parameters: Sequence[Any] = ()) -> tuple[pa.Table, list[str]]:
+        """Run one statement; return its result and the names of its columns' types in DuckDB."""
+        self._logger.info("%s", statement if isinstance(statement, str) else statement.query)
+        relation = self._raw.sql(statement, params=list(parameters) or None)
+        if relation is None:
+            return pa.table({}), []
+        table: pa.Table = relation.to_arrow_table()
+        return table, [str(kind) for kind in relation.types]
+
+    def rows(self, statement: str | duckdb.Statement, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows as Python values: aware UTC times, exact decimals and integers."""
+        return python_rows(*self.table(statement, parameters))
+
+    def statements(self, sql: str) -> list[duckdb.Statement]:
+        """Parse."""
+        return self._raw.extract_statements(sql)
+
+    @contextmanager
+    def registered(self, table: pa.Table) -> Iterator[str]:
+        """Make an Arrow table readable by SQL under the name that is given back."""
+        name = f"iftb_store_batch_{next(_names)}"
+        self._raw.register(name, table)
+        try:
+            yield name
+        finally:
+            with suppress(duckdb.Error):
+                self._raw.unregister(name)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._logger.info("BEGIN")
+        self._raw.begin()
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self._logger.info("COMMIT")
+        self._raw.commit()
+
+    def rollback(self) -> None:
+        """Roll back the transaction, if there is one."""
+        self._logger.info("ROLLBACK")
+        with suppress(duckdb.TransactionException):
+            self._raw.rollback()
+
+    def interrupt(self) -> None:
+        """Stop what another thread runs here."""
+        self._raw.interrupt()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._raw.close()
+
+
+def python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return an Arrow table's rows; ``types`` are DuckDB's names of the columns' types."""
+    rows: list[tuple[Any, ...]] = []
+    for part in slices(table):
+        columns = [_values(column, kind) for column, kind in zip(part.columns, types, strict=True)]
+        rows.extend(zip(*columns, strict=True))
+    return rows
+
+
+def slices(table: pa.Table) -> Iterator[pa.Table]:
+    """Cut a table into parts of at most `SLICE` rows."""
+    for first in range(0, table.num_rows, SLICE):
+        yield table.slice(first, SLICE)
+
+
+def times(column: pa.ChunkedArray) -> list[datetime | None]:
+    """Return a column of times as aware UTC datetimes."""
+    microseconds = column.cast(pa.int64()).to_pylist()
+    if column.null_count:
+        return [None if value is None else EPOCH + timedelta(0, 0, value) for value in microseconds]
+    return list(map(EPOCH.__add__, map(timedelta, repeat(0), repeat(0), microseconds)))
+
+
+def _values(column: pa.ChunkedArray, kind: str) -> list[Any]:
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        return times(column)
+    values = column.to_pylist()
+    convert = _CONVERTED.get(kind)
+    return values if convert is None else [None if value is None else convert(value) for value in values]
+
+
+def _duration(value: Any) -> timedelta:
+    # as DuckDB's own client counts a month
+    return timedelta(days=30 * value.months + value.days, microseconds=value.nanoseconds // 1_000)
+
+
+def _integer(value: Decimal | int) -> int:
+    return int(value)
+
+
+# Arrow has no 128-bit integer; DuckDB sends a decimal in its place
+_CONVERTED: dict[str, Callable[[Any], Any]] = {"HUGEINT": _integer, "UHUGEINT": _integer, "INTERVAL": _duration}

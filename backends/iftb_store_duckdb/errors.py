@@ -1,0 +1,55 @@
+"""DuckDB's exceptions as SQLAlchemy's IntegrityError and OperationalError, told apart by their type."""
+
+from __future__ import annotations
+
+import re
+
+import duckdb
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store.errors import integrity_error, operational_error
+
+# texts of ours, where DuckDB's own text quotes the value that it refused
+_TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
+    (duckdb.ConstraintException, "a constraint of the table refuses the row: a duplicate key, a missing or an unknown value"),
+    (duckdb.InterruptException, "the statement was interrupted"),
+    (duckdb.DataError, "a value does not fit its column or cannot be converted"),
+)
+_LONGEST = 300
+_HELD = re.compile(r"Conflicting lock is held in (?P<holder>.*?\(PID \d+\)[^.]*)|set lock on file|used by another process")
+_FOREIGN = "not a valid DuckDB database file"
+
+
+def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
+    """Return the error to raise for one of DuckDB's, chained to it; the message holds no parameters."""
+    message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
+    kind = integrity_error if isinstance(error, duckdb.ConstraintException) else operational_error
+    return kind(message, error)
+
+
+def first_line(error: duckdb.Error) -> str:
+    """Return what DuckDB says before it quotes the statement."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def held_elsewhere(error: duckdb.Error) -> bool:
+    """Tell whether a file could not be opened because another process has it."""
+    return isinstance(error, duckdb.IOException) and _HELD.search(str(error)) is not None
+
+
+def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
+    """Return the error for a database that could not be opened: what is wrong, and what to do next."""
+    if held_elsewhere(error):
+        found = _HELD.search(str(error))
+        holder = (found and found["holder"]) or "a process that DuckDB does not name"
+        reason = (
+            f"another process holds it: {holder}; close it there, or open the file with access_mode=read_only in every process"
+        )
+    elif isinstance(error, duckdb.ConnectionException):
+        reason = "this process has it open with other options (access_mode, threads, memory_limit …); use the same URL options"
+    elif isinstance(error, duckdb.SerializationException) or _FOREIGN in str(error):
+        reason = "the file is damaged or no DuckDB database"
+    else:
+        reason = first_line(error)
+    return operational_error(f"cannot open {path}: {reason}", error)

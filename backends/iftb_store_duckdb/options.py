@@ -1,0 +1,100 @@
+"""What a duckdb URL says: the file and its query options."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+
+from sqlalchemy import URL
+
+from iftb_store.errors import URLError
+
+MEMORY = ":memory:"
+
+_ACCESS_MODES = ("automatic", "read_only", "read_write")
+_AMOUNT = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?B|B|%)", re.IGNORECASE)
+_KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, connect_timeout"
+
+
+@dataclass(frozen=True)
+class Options:
+    """A checked URL.
+
+    Attributes:
+        path: the database file's absolute real path, or ``:memory:``.
+        config: what DuckDB itself is told; it is one for all who open a file in one process.
+        busy_timeout: seconds to wait for the write lock.
+        connect_timeout: seconds to wait for a file that another process holds.
+    """
+
+    path: str
+    config: dict[str, str] = field(default_factory=dict)
+    busy_timeout: float = 30.0
+    connect_timeout: float = 5.0
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the database lives in memory alone."""
+        return self.path == MEMORY
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the URL forbids writing."""
+        return self.config.get("access_mode") == "read_only"
+
+
+def parse_options(url: URL) -> Options:
+    """Check a URL's parts and options.
+
+    Raises:
+        URLError: a host or user, an unknown option, or a value that an option cannot have.
+    """
+    if url.host or url.username or url.password or url.port:
+        raise URLError("a duckdb URL has a file and no host: write duckdb:///file.duckdb, or duckdb:////path from the root")
+    config: dict[str, str] = {}
+    seconds = {"busy_timeout": 30.0, "connect_timeout": 5.0}
+    for name, value in url.query.items():
+        if not isinstance(value, str):
+            raise URLError(f"the option {name} stands twice in the duckdb URL; give it once")
+        if name in seconds:
+            seconds[name] = _seconds(name, value)
+        else:
+            config[name] = _setting(name, value)
+    memory = url.database in (None, "", MEMORY)
+    if memory and config.get("access_mode") == "read_only":
+        raise URLError("a duckdb database in memory cannot be read_only; name a file or leave access_mode out")
+    return Options(MEMORY if memory else os.path.realpath(str(url.database)), config, **seconds)
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise _bad(name, value, "a number of seconds, 0 or more")
+    return number
+
+
+def _setting(name: str, value: str) -> str:
+    if name == "access_mode":
+        if value.lower() not in _ACCESS_MODES:
+            raise _bad(name, value, f"one of {', '.join(_ACCESS_MODES)}")
+        return value.lower()
+    if name == "threads":
+        if not re.fullmatch(r"[1-9]\d{0,4}", value, re.ASCII):
+            raise _bad(name, value, "a whole number of at least 1")
+    elif name == "memory_limit":
+        if not _AMOUNT.fullmatch(value):
+            raise _bad(name, value, "an amount such as 2GB or 512MiB")
+    elif name != "temp_directory":
+        raise URLError(f"unknown option {ascii(name[:40])} in the duckdb URL; the known ones are {_KNOWN}")
+    elif not value:
+        raise _bad(name, value, "a directory")
+    return value
+
+
+def _bad(name: str, value: str, wanted: str) -> URLError:
+    return URLError(f"{name}={ascii(value[:40])} in the duckdb URL must be {wanted}; the known options are {_KNOWN}")

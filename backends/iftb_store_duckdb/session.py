@@ -1,0 +1,193 @@
+"""A session on DuckDB: reads in autocommit until its first write, then one transaction under the write lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import duckdb
+from sqlalchemy import Executable, Result
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store.errors import SchemaError, StoreError, operational_error
+from iftb_store_duckdb.driver import Cursor, in_thread
+from iftb_store_duckdb.errors import mapped
+from iftb_store_duckdb.locks import Turnstile
+from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
+
+if TYPE_CHECKING:
+    from iftb_store_duckdb.backend import DuckDBBackend
+
+T = TypeVar("T")
+
+
+class DuckDBSession:
+    """What `DatabaseManager.get_session` yields on DuckDB; its life cycle is an AsyncSession's.
+
+    Each read before the first write sees the last committed state. The first write waits for the write lock, which all
+    sessions of this process on the file share, and holds it until commit, rollback or the session's end.
+    """
+
+    def __init__(
+        self,
+        backend: DuckDBBackend,
+        cursor: Cursor,
+        executor: Executor,
+        lock: Turnstile,
+        busy_timeout: float,
+    ) -> None:
+        self.iftb_store_backend = backend
+        self._cursor = cursor
+        self._executor = executor
+        self._lock = lock
+        self._busy_timeout = busy_timeout
+        self._turn = asyncio.Lock()
+        self._writing = False
+        self._lost: OperationalError | None = None
+        self._closed: str | None = None
+
+    async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
+        """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
+
+        A statement that might write takes the write lock first. Times come back as aware UTC, decimals as Decimals.
+
+        Raises:
+            IntegrityError: a constraint refuses it; the transaction is lost.
+            OperationalError: it fails for another reason; a transaction is lost with it, a read before the first write is not.
+            Unsupported: several statements, or one that begins or ends a transaction.
+        """
+        wanted = compiled(statement, params)
+        async with self._turn:
+            self._check_usable()
+            done = await self._driver(lambda cursor: _read(cursor, wanted))
+            if isinstance(done, Result):
+                return done
+            await self._begin()
+            return await self._driver(lambda cursor: fetched(cursor, done, wanted))
+
+    async def commit(self) -> None:
+        """Make what was written so far durable and let the next writer go; the session goes on in a new transaction.
+
+        Raises:
+            OperationalError: the transaction was lost to an earlier error, or cannot be committed.
+        """
+        async with self._turn:
+            self._check_usable()
+            if not self._writing:
+                return
+            try:
+                await in_thread(self._executor, self._cursor.commit)
+            except duckdb.Error as error:
+                raise await self._lose(mapped(error)) from error
+            except asyncio.CancelledError:
+                await self._end()
+                raise
+            self._release()
+
+    async def rollback(self) -> None:
+        """Undo what was written since the last commit; the session goes on in a new transaction."""
+        async with self._turn:
+            self._check_open()
+            self._lost = None
+            if self._writing:
+                await self._end()
+
+    async def run(self, work: Callable[[Cursor], T], *, write: bool = False) -> T:
+        """Run a store's work on the session's connection; a write takes the lock and begins the transaction first.
+
+        Raises:
+            SchemaError: the tables are missing or stand at another revision.
+        """
+        async with self._turn:
+            self._check_usable()
+            if not self.iftb_store_backend.schema_checked:
+                await self._driver(self.iftb_store_backend.check_schema)
+                # an uncommitted schema proves nothing to the next session
+                self.iftb_store_backend.schema_checked = not self._writing
+            if write:
+                await self._begin()
+            try:
+                return await self._driver(work)
+            except OperationalError as error:
+                if isinstance(error.__cause__, duckdb.CatalogException):
+                    raise SchemaError(
+                        "a table of iftb-store is missing; run `iftb-store migrate URL` or await db.migrate()"
+                    ) from error
+                raise
+
+    async def close(self, reason: str = "the session is closed; open one with db.get_session()") -> None:
+        """Roll back what is not committed, let the next writer go and close the connection."""
+        async with self._turn:
+            if self._closed is not None:
+                return
+            self._closed = reason
+            try:
+                if self._writing:
+                    self._lost = operational_error(reason)
+                    await self._end()
+            finally:
+                await in_thread(self._executor, self._cursor.close)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to commit, and nothing was lost."""
+        return not self._writing and self._lost is None
+
+    async def _begin(self) -> None:
+        if self._writing:
+            return
+        if not await self._lock.acquire(self._busy_timeout):
+            raise operational_error(
+                f"another session of this process is writing to the database and did not finish within {self._busy_timeout:g} s; "
+                "keep transactions short, or raise the URL's busy_timeout"
+            )
+        self._writing = True
+        # a transaction begun before the lock was ours would not see what the last writer committed
+        await self._driver(self.iftb_store_backend.begin)
+
+    async def _driver(self, work: Callable[[Cursor], T]) -> T:
+        try:
+            return await in_thread(self._executor, lambda: work(self._cursor), self._cursor.interrupt)
+        except duckdb.Error as error:
+            raise await self._lose(mapped(error)) from error
+        except (IntegrityError, StoreError):
+            raise
+        except BaseException as error:
+            await self._lose(operational_error(f"a statement was broken off ({type(error).__name__})", error))
+            raise
+
+    async def _lose(self, failure: IntegrityError | OperationalError) -> IntegrityError | OperationalError:
+        if self._writing:
+            await self._end()
+            self._lost = operational_error(
+                f"the session's writes were rolled back after an error: {failure.orig}; call session.rollback() to go on without them",
+                failure,
+            )
+        return failure
+
+    async def _end(self) -> None:
+        try:
+            await in_thread(self._executor, self._cursor.rollback)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._writing = False
+        self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise operational_error(self._closed)
+
+    def _check_usable(self) -> None:
+        self._check_open()
+        if self._lost is not None:
+            raise operational_error(str(self._lost.orig), self._lost.__cause__)
+
+
+def _read(cursor: Cursor, wanted: Compiled) -> Result[Any] | duckdb.Statement:
+    """Run a statement that cannot write; give any other back parsed."""
+    statement, writes = parsed(cursor, wanted.sql)
+    return statement if writes else fetched(cursor, statement, wanted)

@@ -1,0 +1,108 @@
+"""SQLAlchemy's statements for DuckDB: text and parameters out of them, its Result out of the rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import ClauseElement, Result
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import ObjectNotExecutableError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from iftb_store.errors import Unsupported
+from iftb_store_duckdb.driver import Cursor, python_rows
+
+_Process = Callable[[Any], Any]
+
+
+class _Dialect(PGDialect):
+    # DuckDB speaks PostgreSQL's SQL; the name finds what tables.py says of DuckDB
+    name = "duckdb"
+    supports_native_decimal = True
+
+
+_DIALECT = _Dialect(paramstyle="numeric_dollar")
+# a SELECT may write, through nextval() or a data-modifying WITH; one that only names such a word just takes the lock
+_WRITES = re.compile(r"\b(?:nextval|insert|update|delete|merge)\b", re.IGNORECASE)
+
+
+class Compiled(NamedTuple):
+    """A statement as DuckDB takes it: its text, one list of values for each execution, and what decodes its columns."""
+
+    sql: str
+    parameters: list[list[Any]]
+    decoders: list[_Process | None]
+
+
+def compiled(statement: object, params: Any) -> Compiled:
+    """Compile ``text("… :name")`` or another SQLAlchemy statement, with a dict of parameters or a list of dicts.
+
+    Raises:
+        sqlalchemy.exc.ObjectNotExecutableError: something else, e.g. plain text.
+    """
+    if not isinstance(statement, ClauseElement):
+        raise ObjectNotExecutableError(statement)
+    sets: list[Mapping[str, Any]] = [params or {}] if isinstance(params, Mapping) or not params else list(params)
+    compiler = statement.compile(dialect=_DIALECT, column_keys=list(sets[0]) or None)
+    if not isinstance(compiler, SQLCompiler):
+        return Compiled(str(compiler), [[]], [])
+    sql, parameters = "", []
+    for values in sets:
+        state = compiler.construct_expanded_state(values, escape_names=False)
+        encoders: Mapping[str, Any] = {**compiler._bind_processors, **state.processors}
+        sql = state.statement
+        parameters.append([_encoded(encoders.get(name), state.parameters[name]) for name in state.positiontup or ()])
+    return Compiled(sql, parameters, _decoders(statement))
+
+
+def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
+    """Parse one statement and tell whether it might write.
+
+    Raises:
+        Unsupported: several statements, none, or one that begins or ends a transaction.
+    """
+    statements = cursor.statements(sql)
+    if len(statements) != 1:
+        raise Unsupported(f"one statement at a time can be executed, not {len(statements)}; call execute() for each")
+    (statement,) = statements
+    if statement.type == duckdb.StatementType.TRANSACTION:
+        raise Unsupported("the session begins and ends its transactions itself; use session.commit() and session.rollback()")
+    return statement, statement.type != duckdb.StatementType.SELECT or _WRITES.search(sql) is not None
+
+
+def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
+    """Run a parsed statement for each of its parameter sets; return the rows of the last."""
+    table, types = pa.table({}), list[str]()
+    for parameters in wanted.parameters:
+        table, types = cursor.table(statement, parameters)
+    names = table.schema.names
+    if (
+        names in (["Count"], ["Success"])
+        and "returning" not in wanted.sql.lower()
+        and statement.type != duckdb.StatementType.SELECT
+    ):
+        # DuckDB's own count of changed rows is no row of the statement
+        return _result([], [])
+    rows = python_rows(table, types)
+    if len(wanted.decoders) == len(names) and any(wanted.decoders):
+        rows = [tuple(map(_encoded, wanted.decoders, row)) for row in rows]
+    return _result(names, rows)
+
+
+def _result(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Result[Any]:
+    return IteratorResult(SimpleResultMetaData(names), iter(rows))
+
+
+def _encoded(process: _Process | None, value: Any) -> Any:
+    return value if process is None else process(value)
+
+
+def _decoders(statement: ClauseElement) -> list[_Process | None]:
+    columns = getattr(statement, "exported_columns", ())
+    return [column.type.dialect_impl(_DIALECT).result_processor(_DIALECT, None) for column in columns]

@@ -1,0 +1,231 @@
+"""Trades, positions and events on DuckDB, and the four stores of a session together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from iftb_store.checks import json_object, json_text, shown
+from iftb_store.decimals import CONTEXT, plain
+from iftb_store.errors import integrity_error
+from iftb_store.models import Position, SystemEvent, Trade
+from iftb_store.protocols import TradeTotals
+from iftb_store_duckdb.bars import DuckDBBars
+from iftb_store_duckdb.driver import Cursor
+from iftb_store_duckdb.session import DuckDBSession
+
+_Model = TypeVar("_Model", Trade, Position, SystemEvent)
+
+_JSON = ("decision_reasons", "llm_analysis", "details")
+
+
+class DuckDBStores:
+    """The four stores of one session."""
+
+    def __init__(self, session: DuckDBSession) -> None:
+        self.ohlcv = DuckDBBars(session)
+        self.trades = DuckDBTrades(session)
+        self.positions = DuckDBPositions(session)
+        self.events = DuckDBEvents(session)
+
+
+class DuckDBTrades:
+    """Trades of one session."""
+
+    def __init__(self, session: DuckDBSession) -> None:
+        self._session = session
+
+    async def insert(self, trade: Trade, now: datetime) -> int:
+        """Insert one trade with created_at = updated_at = now and return its new id."""
+
+        def work(cursor: Cursor) -> int:
+            if cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1", [trade.trade_id]):
+                raise _taken(trade.trade_id)
+            return _insert(cursor, "trades", trade, {"created_at": now, "updated_at": now})
+
+        return await self._session.run(work, write=True)
+
+    async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
+        """Set columns of one trade; False where the id is unknown."""
+
+        def work(cursor: Cursor) -> bool:
+            if not cursor.rows("SELECT 1 FROM trades WHERE id = $1", [trade_id]):
+                return False
+            name = fields.get("trade_id")
+            if name is not None and cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1 AND id <> $2", [name, trade_id]):
+                raise _taken(name)
+            return _update(cursor, "trades", fields, "id = $1", trade_id)
+
+        return await self._session.run(work, write=True)
+
+    async def get_by_id(self, trade_id: int) -> Trade | None:
+        """Return one trade."""
+        found = await self._session.run(lambda cursor: _select(cursor, Trade, "trades", "WHERE id = $1", trade_id))
+        return found[0] if found else None
+
+    async def get_recent(self, limit: int) -> list[Trade]:
+        """Return the newest trades of all exchanges, newest first."""
+        return await self._session.run(
+            lambda cursor: _select(cursor, Trade, "trades", "ORDER BY entry_time DESC, id DESC LIMIT $1", limit)
+        )
+
+    async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
+        """Return the newest trades of one symbol, newest first."""
+        rest = "WHERE exchange = $1 AND symbol = $2 ORDER BY entry_time DESC, id DESC LIMIT $3"
+        return await self._session.run(lambda cursor: _select(cursor, Trade, "trades", rest, exchange, symbol, limit))
+
+    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """Sum up the trades realized since then, exactly."""
+        # DuckDB's sum of DECIMAL(38,18) overflows where one column's range ends; whole parts sum as HUGEINT
+        sql = """
+            SELECT count(*), count(*) FILTER (realized_pnl > 0), count(*) FILTER (realized_pnl < 0),
+                sum(trunc(realized_pnl)::HUGEINT) FILTER (realized_pnl > 0),
+                sum(realized_pnl - trunc(realized_pnl)) FILTER (realized_pnl > 0),
+                sum(trunc(realized_pnl)::HUGEINT) FILTER (realized_pnl < 0),
+                sum(realized_pnl - trunc(realized_pnl)) FILTER (realized_pnl < 0),
+                sum(trunc(fee)::HUGEINT), sum(fee - trunc(fee)),
+                max(realized_pnl) FILTER (realized_pnl > 0), min(realized_pnl) FILTER (realized_pnl < 0)
+            FROM trades
+            WHERE exchange = $1 AND realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $2"""
+        ((trades, wins, losses, *sums, best, worst),) = await self._session.run(
+            lambda cursor: cursor.rows(sql, [exchange, since])
+        )
+        profit, loss, fees = (_whole_and_fraction(*sums[index : index + 2]) for index in (0, 2, 4))
+        return TradeTotals(
+            trades=trades,
+            wins=wins,
+            losses=losses,
+            profit=profit,
+            loss=loss.copy_abs(),
+            fees=fees,
+            largest_win=best or Decimal(0),
+            largest_loss=(worst or Decimal(0)).copy_abs(),
+        )
+
+
+class DuckDBPositions:
+    """Positions of one session."""
+
+    def __init__(self, session: DuckDBSession) -> None:
+        self._session = session
+
+    async def get_open(self, exchange: str) -> list[Position]:
+        """Return the open positions, oldest first."""
+        rest = "WHERE exchange = $1 AND status = 'open' ORDER BY entry_time, id"
+        return await self._session.run(lambda cursor: _select(cursor, Position, "positions", rest, exchange))
+
+    async def find_open(self, symbol: str, exchange: str) -> list[Position]:
+        """Return the open positions of one symbol."""
+        rest = "WHERE exchange = $1 AND symbol = $2 AND status = 'open' ORDER BY entry_time, id"
+        return await self._session.run(lambda cursor: _select(cursor, Position, "positions", rest, exchange, symbol))
+
+    async def upsert(self, position: Position, now: datetime) -> None:
+        """Update every field of the open position of the same (exchange, symbol, side), or insert this one."""
+
+        def work(cursor: Cursor) -> None:
+            found = _open_ids(cursor, position)
+            if found:
+                _update(cursor, "positions", _position_fields(position, now), "id = $1", found[0])
+            else:
+                _insert(cursor, "positions", position, {"last_updated": now, "created_at": now})
+
+        await self._session.run(work, write=True)
+
+    async def update(self, position: Position, now: datetime) -> bool:
+        """Update every field of the open position with this id; False where no open one has it."""
+
+        def work(cursor: Cursor) -> bool:
+            if not cursor.rows("SELECT 1 FROM positions WHERE id = $1 AND status = 'open'", [position.id]):
+                return False
+            if position.status == "open" and any(number != position.id for number in _open_ids(cursor, position)):
+                raise integrity_error(
+                    f"another {position.side} position of {shown(position.symbol)} on {shown(position.exchange)} is open; close it first"
+                )
+            return _update(cursor, "positions", _position_fields(position, now), "id = $1", position.id)
+
+        return await self._session.run(work, write=True)
+
+    async def close(self, position_id: int, now: datetime) -> bool:
+        """Set status closed and last_updated now; False where no open position has this id."""
+        changes = {"status": "closed", "last_updated": now}
+        return await self._session.run(
+            lambda cursor: _update(cursor, "positions", changes, "id = $1 AND status = 'open'", position_id), write=True
+        )
+
+    async def exists(self, position_id: int) -> bool:
+        """Tell whether any position, open or not, has this id."""
+        return bool(await self._session.run(lambda cursor: cursor.rows("SELECT 1 FROM positions WHERE id = $1", [position_id])))
+
+
+class DuckDBEvents:
+    """System events of one session."""
+
+    def __init__(self, session: DuckDBSession) -> None:
+        self._session = session
+
+    async def insert(self, event: SystemEvent, now: datetime) -> None:
+        """Insert one event with created_at = now."""
+        await self._session.run(lambda cursor: _insert(cursor, "system_events", event, {"created_at": now}), write=True)
+
+    async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
+        """Return the newest events, of one severity or of all; newest first."""
+        rest = "WHERE $1::VARCHAR IS NULL OR severity = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
+        return await self._session.run(lambda cursor: _select(cursor, SystemEvent, "system_events", rest, severity, limit))
+
+
+def _names(model: type[_Model]) -> list[str]:
+    return [field.name for field in fields(model)]
+
+
+def _select(cursor: Cursor, model: type[_Model], table: str, rest: str, *parameters: Any) -> list[_Model]:
+    names = _names(model)
+    rows = cursor.rows(f"SELECT {', '.join(names)} FROM {table} {rest}", parameters)  # noqa: S608
+    decoded = [index for index, name in enumerate(names) if name in _JSON]
+    return [model(*(json_object(value) if index in decoded else value for index, value in enumerate(row))) for row in rows]
+
+
+def _insert(cursor: Cursor, table: str, item: Trade | Position | SystemEvent, kept: Mapping[str, datetime]) -> int:
+    values = {name: getattr(item, name) for name in _names(type(item)) if name != "id"} | kept
+    places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    sql = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) RETURNING id"  # noqa: S608
+    number: int = cursor.rows(sql, _encoded(values.items()))[0][0]
+    return number
+
+
+def _update(cursor: Cursor, table: str, values: Mapping[str, Any], where: str, number: int | None) -> bool:
+    changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(values, 2))
+    sql = f"UPDATE {table} SET {changes} WHERE {where} RETURNING id"  # noqa: S608
+    return bool(cursor.rows(sql, [number, *_encoded(values.items())]))
+
+
+def _encoded(values: Iterable[tuple[str, Any]]) -> list[Any]:
+    return [_encode(name, value) for name, value in values]
+
+
+def _encode(name: str, value: Any) -> Any:
+    if name in _JSON:
+        return None if value is None else json_text(value, name)
+    # a Decimal parameter is limited to 38 digits, zeros at its end counted in
+    return plain(value) if isinstance(value, Decimal) else value
+
+
+def _position_fields(position: Position, now: datetime) -> dict[str, Any]:
+    names = [name for name in _names(Position) if name not in ("id", "created_at")]
+    return {name: getattr(position, name) for name in names} | {"last_updated": now}
+
+
+def _open_ids(cursor: Cursor, position: Position) -> list[int]:
+    key = [position.exchange, position.symbol, position.side]
+    rows = cursor.rows("SELECT id FROM positions WHERE exchange = $1 AND symbol = $2 AND side = $3 AND status = 'open'", key)
+    return [number for (number,) in rows]
+
+
+def _whole_and_fraction(whole: int | None, fraction: Decimal | None) -> Decimal:
+    return CONTEXT.add(Decimal(whole or 0), fraction or Decimal(0))
+
+
+def _taken(trade_id: str) -> Exception:
+    return integrity_error(f"the trade_id {shown(trade_id)} is stored already")
