@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from iftb_store.errors import SchemaError
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.tables import Base
-from iftb_store_migrations.catalog import differences, present_tables
+from iftb_store_migrations.catalog import TABLES, differences, present_tables
 from iftb_store_migrations.lock import exclusive
 
 _SHOWN = 5
@@ -108,21 +108,26 @@ def adopt_or_refuse(conn: Connection) -> None:
     """Stamp our tables where they are there without a revision and identical to this version's.
 
     Raises:
-        SchemaError: they differ, or a newer version migrated them.
+        SchemaError: they differ, a newer version migrated them, or one is gone though the newest revision is stamped.
     """
-    revision = current(conn)
+    revision, tables = current(conn), present_tables(conn)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
+        missing = [table for table in TABLES if table not in tables]
+        if revision == head() and missing:
+            raise SchemaError(
+                f"the database stands at revision {revision}, but has no table {' or '.join(missing)}; "
+                "restore it from a backup, or begin with an empty one: await db.create_tables()"
+            )
         return
-    tables = present_tables(conn)
     if not tables:
         return
     found = differences(conn)
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
-            f"the tables {', '.join(tables)} are there without a revision of iftb-store and are not its own: "
+            "the database has tables with our names, without a revision of iftb-store, and they differ from its own: "
             f"{'; '.join(found[:_SHOWN])}{more}. Rename or drop them, or make them identical, then migrate again"
         )
     _context(conn).stamp(_scripts(), head())
