@@ -1,0 +1,36 @@
+"""The conformance suite: subclass `BackendConformance`, supply the fixture ``url``, and pytest proves your backend.
+
+    class TestMyBackend(BackendConformance):
+        @pytest.fixture
+        def url(self, tmp_path):
+            return f"mybackend:///{tmp_path}/store"
+
+Needs ``pip install "iftb-store[testing]"``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+_MODULES = (
+    "app_sessions",
+    "bars",
+    "concurrency",
+    "events",
+    "fixtures",
+    "gaps",
+    "lifecycle",
+    "positions",
+    "properties",
+    "raw",
+    "sessions",
+    "statistics",
+    "suite",
+    "trades",
+    "values",
+)
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+
+from iftb_store.testing.suite import BackendConformance  # noqa: E402 - pytest must know the modules before they are imported
+
+__all__ = ["BackendConformance"]

@@ -1,0 +1,140 @@
+"""Several sessions and managers at once: what each sees, and that none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, TradeRepository
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.bars import stored
+from iftb_store.testing.fixtures import SuiteFixtures, connections_in_use, needs
+from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position, trade
+
+
+class IsolationTests(SuiteFixtures):
+    """As READ COMMITTED; readers never wait."""
+
+    async def test_uncommitted_writes_are_seen_by_nobody_else(self, db: DatabaseManager) -> None:
+        async with db.get_session() as writer:
+            await TradeRepository(writer).insert(trade())
+            async with db.get_session() as reader:
+                assert await TradeRepository(reader).get_recent() == []
+        assert len(await TradeRepository(db).get_recent()) == 1
+
+    async def test_rolled_back_writes_are_never_seen(self, db: DatabaseManager) -> None:
+        async with db.get_session() as reader, db.get_session() as writer:
+            await TradeRepository(writer).insert(trade())
+            await writer.rollback()
+            assert await TradeRepository(reader).get_recent() == []
+
+    async def test_reads_before_the_first_write_see_the_last_committed_state(self, db: DatabaseManager) -> None:
+        async with db.get_session() as reader:
+            before = await TradeRepository(reader).get_recent()
+            await TradeRepository(db).insert(trade())
+            after = await TradeRepository(reader).get_recent()
+        assert (len(before), len(after)) == (0, 1)
+
+    async def test_a_session_that_has_read_can_write_after_another_has_committed(self, db: DatabaseManager) -> None:
+        number = await TradeRepository(db).insert(trade(fee=Decimal(1)))
+        async with db.get_session() as session:
+            await TradeRepository(session).get_recent()
+            await TradeRepository(db).update(number, fee=Decimal(2))
+            await TradeRepository(session).update(number, exit_price=Decimal(7))
+            found = await TradeRepository(session).get_by_id(number)
+        assert found is not None
+        assert (found.fee, found.exit_price) == (Decimal(2), Decimal(7))
+
+    async def test_readers_do_not_wait_for_each_other_nor_for_a_writer(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(3))
+        async with db.get_session() as writer, db.get_session() as first, db.get_session() as second:
+            await OHLCVRepository(writer).upsert_many(hourly(3, volume=Decimal(7)))
+            volumes = [
+                (await OHLCVRepository(reader).get_latest("BTCUSDT", "1h", 1))[0].volume for reader in (first, second, first)
+            ]
+        assert volumes == [Decimal("100.5")] * 3
+
+    async def test_two_sessions_hold_uncommitted_writes_at_the_same_time(self, db: DatabaseManager) -> None:
+        needs(db, Capability.PARALLEL_WRITERS)
+        async with db.get_session() as first, db.get_session() as second:
+            await TradeRepository(first).insert(trade("a"))
+            await TradeRepository(second).insert(trade("b"))
+        assert await raw.count(db, "trades") == 2
+
+
+class ParallelTests(SuiteFixtures):
+    """Tasks and managers that write at once wait for each other; none fails, none is lost."""
+
+    async def test_trades_inserted_by_many_tasks_are_all_stored(self, db: DatabaseManager) -> None:
+        repository = TradeRepository(db)
+        ids = await asyncio.gather(*(repository.insert(trade(f"T{index}")) for index in range(25)))
+        assert len(set(ids)) == 25
+        assert await raw.count(db, "trades") == 25
+
+    async def test_batches_inserted_by_many_tasks_are_all_stored(self, db: DatabaseManager) -> None:
+        repository = OHLCVRepository(db)
+        await asyncio.gather(*(repository.insert_many(hourly(300, symbol=f"S{index}")) for index in range(8)))
+        assert await raw.count(db, "ohlcv") == 2_400
+
+    async def test_one_key_inserted_by_many_tasks_is_stored_once(self, db: DatabaseManager) -> None:
+        repository = OHLCVRepository(db)
+        outcomes = await asyncio.gather(*(repository.insert_many(hourly(20)) for _ in range(6)), return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["IntegrityError"] * 5 + ["int"]
+        assert await raw.count(db, "ohlcv") == 20
+
+    async def test_one_trade_id_inserted_by_many_tasks_is_stored_once(self, db: DatabaseManager) -> None:
+        repository = TradeRepository(db)
+        outcomes = await asyncio.gather(*(repository.insert(trade()) for _ in range(6)), return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["IntegrityError"] * 5 + ["int"]
+
+    async def test_writers_of_the_same_keys_in_opposite_order_do_not_deadlock(self, db: DatabaseManager) -> None:
+        bars = hourly(400)
+        repository = OHLCVRepository(db)
+        await repository.insert_many(hourly(400, volume=Decimal(1)))
+        await asyncio.gather(*(repository.upsert_many(batch) for batch in (bars, bars[::-1]) * 4))
+        assert [as_given(item) for item in await stored(db)] == bars
+
+    async def test_two_managers_of_one_database_write_and_read_each_others_bars(self, db: DatabaseManager, url: str) -> None:
+        async with DatabaseManager(url) as other:
+            await OHLCVRepository(db).insert_many([bar(T0)])
+            await OHLCVRepository(other).insert_many([bar(T0 + HOUR)])
+            assert len(await stored(db)) == len(await stored(other)) == 2
+
+    async def test_two_managers_of_one_database_write_at_once(self, db: DatabaseManager, url: str) -> None:
+        async with DatabaseManager(url) as other:
+            managers = (db, other) * 6
+            await asyncio.gather(*(TradeRepository(manager).insert(trade(f"T{index}")) for index, manager in enumerate(managers)))
+            assert connections_in_use(other) == 0
+        assert await raw.count(db, "trades") == 12
+
+    async def test_a_small_pool_serves_many_tasks(self, db: DatabaseManager, url: str) -> None:
+        async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
+            await asyncio.gather(*(TradeRepository(small).insert(trade(f"T{index}")) for index in range(10)))
+        assert await raw.count(db, "trades") == 10
+
+    async def test_the_event_loop_turns_while_a_batch_is_written(self, db: DatabaseManager) -> None:
+        turns = 0
+        task = asyncio.create_task(OHLCVRepository(db).insert_many(hourly(5_000)))
+        while not task.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await task
+        assert turns >= 3
+
+    async def test_a_position_closed_by_one_session_cannot_be_updated_by_another(self, db: DatabaseManager) -> None:
+        await PositionRepository(db).update_position(position())
+        found = await PositionRepository(db).get_position("BTCUSDT")
+        assert found is not None
+        async with db.get_session() as session:
+            await PositionRepository(session).get_open_positions()
+            await PositionRepository(db).close_position(found.id or 0)
+            with pytest.raises(Exception, match="not open"):
+                await PositionRepository(session).update_position(found)
+        assert await raw.fetch(db, "SELECT status FROM positions") == [("closed",)]
+
+
+class ConcurrencyTests(IsolationTests, ParallelTests):
+    """Everything about several sessions at once."""

@@ -1,0 +1,98 @@
+"""Fixtures of the conformance suite: a connected manager with tables, one without, and the capabilities' guards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import QueuePool
+
+from iftb_store import DatabaseManager, InvalidValueError
+from iftb_store.protocols import Capability
+from iftb_store.testing.samples import Clock
+
+
+@pytest.mark.asyncio
+class SuiteFixtures:
+    """What all parts of the suite share."""
+
+    @pytest.fixture
+    def url(self) -> str:
+        """URL of a fresh, empty database; a subclass supplies it."""
+        raise NotImplementedError("supply the fixture `url`: the URL of a fresh, empty database for each test")
+
+    async def make_tables(self, db: DatabaseManager) -> None:
+        """Create the tables of a fresh database."""
+        if Capability.MIGRATIONS in db.capabilities:
+            await db.create_tables()
+
+    @pytest_asyncio.fixture
+    async def empty_db(self, url: str) -> AsyncIterator[DatabaseManager]:
+        """A connected manager of a database without tables; every connection must be back in the pool afterwards."""
+        async with DatabaseManager(url) as manager:
+            yield manager
+            assert connections_in_use(manager) == 0, "a connection was not given back to the pool"
+
+    @pytest_asyncio.fixture
+    async def db(self, empty_db: DatabaseManager) -> DatabaseManager:
+        """A connected manager of a database with tables."""
+        await self.make_tables(empty_db)
+        return empty_db
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        """A clock for repositories that stands still until it is moved."""
+        return Clock()
+
+
+class Interruption(Exception):
+    """What a test raises inside a session."""
+
+
+@asynccontextmanager
+async def interrupted(db: DatabaseManager) -> AsyncIterator[Any]:
+    """Open a session that ends with an exception, which must leave it as it is."""
+    try:
+        async with db.get_session() as session:
+            yield session
+            raise Interruption
+    except Interruption:
+        return
+    pytest.fail("the session swallowed the exception")
+
+
+async def assert_refused(
+    call: Callable[[str, Any], Awaitable[object]], cases: Iterable[tuple[str, Any]], remedy: str = ""
+) -> None:
+    """Check that each (name, value) is refused by an InvalidValueError that holds the name and the remedy."""
+    for name, value in cases:
+        try:
+            await call(name, value)
+        except InvalidValueError as error:
+            assert name in str(error), f"the refusal of {name} = {value!r} does not name it: {error}"  # noqa: PT017
+            assert remedy in str(error), f"the refusal of {name} = {value!r} does not name {remedy}: {error}"  # noqa: PT017
+        else:
+            pytest.fail(f"{name} = {value!r} was not refused")
+
+
+def connections_in_use(db: DatabaseManager) -> int:
+    """Return the number of connections checked out of the manager's pool; 0 where there is no pool that counts them."""
+    if Capability.SQLALCHEMY not in db.capabilities:
+        return 0
+    pool = db.engine.pool
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+
+def needs(db: DatabaseManager, capability: Capability) -> None:
+    """Skip a test of what the backend does not declare."""
+    if capability not in db.capabilities:
+        pytest.skip(f"{capability.name} is not declared: {capability.value}")
+
+
+def lacks(db: DatabaseManager, capability: Capability) -> None:
+    """Skip a test of the refusal where the backend declares the capability."""
+    if capability in db.capabilities:
+        pytest.skip(f"{capability.name} is declared")

@@ -1,0 +1,300 @@
+"""Positions: at most one open per (exchange, symbol, side); a closed one never changes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store import (
+    AmbiguousPositionError,
+    DatabaseManager,
+    InvalidValueError,
+    NotFoundError,
+    Position,
+    PositionClosedError,
+    PositionRepository,
+)
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs
+from iftb_store.testing.samples import HOUR, NOW, T0, Clock, as_given, full_position, position
+
+_UNKNOWN_ID = 987_654
+_COLUMNS = "symbol, exchange, side, entry_price, quantity, margin, entry_time, leverage"
+_REFUSED: list[tuple[str, Any]] = [
+    ("side", "up"),
+    ("status", "done"),
+    ("status", None),
+    ("symbol", ""),
+    ("margin", None),
+    ("margin", 1.5),
+    ("entry_time", None),
+    ("leverage", "5"),
+    ("trade_id", ""),
+    ("id", -1),
+    ("id", "1"),
+]
+
+
+async def opened(db: DatabaseManager, given: Position | None = None) -> Position:
+    """Store a position and return it as it is read."""
+    wanted = given or position()
+    await PositionRepository(db, clock=Clock()).update_position(wanted)
+    found = await PositionRepository(db).get_position(wanted.symbol, wanted.exchange, side=wanted.side)
+    assert found is not None
+    return found
+
+
+def id_of(item: Position) -> int:
+    """Return the id of a position that was read."""
+    assert item.id is not None
+    return item.id
+
+
+class StorePositionTests(SuiteFixtures):
+    """update_position without an id."""
+
+    async def test_a_position_comes_back_as_it_went_in(self, db: DatabaseManager) -> None:
+        assert as_given(await opened(db, full_position())) == full_position()
+
+    async def test_a_position_with_nothing_optional_comes_back_with_none(self, db: DatabaseManager) -> None:
+        assert as_given(await opened(db)) == position()
+
+    async def test_raw_sql_reads_the_position_that_was_stored(self, db: DatabaseManager) -> None:
+        await opened(db, full_position())
+        ((moment, margin, status, trade_id),) = await raw.fetch(db, "SELECT entry_time, margin, status, trade_id FROM positions")
+        assert (raw.moment(moment), raw.number(margin), status, trade_id) == (T0, Decimal("540.09"), "open", "TRD-ETH-1")
+
+    async def test_storing_an_open_position_again_updates_every_field(self, db: DatabaseManager) -> None:
+        await opened(db, full_position())
+        changed = position(symbol="ETHUSDT", exchange="kraken", side="short", margin=Decimal("1.5"), entry_time=T0 + HOUR)
+        assert as_given(await opened(db, changed)) == changed
+        assert await raw.count(db, "positions") == 1
+
+    async def test_storing_again_keeps_id_and_created_at_and_moves_last_updated(self, db: DatabaseManager, clock: Clock) -> None:
+        before = await opened(db)
+        clock.advance(HOUR)
+        await PositionRepository(db, clock=clock).update_position(position(margin=Decimal(7)))
+        (after,) = await PositionRepository(db).get_open_positions()
+        assert (after.id, after.created_at, after.last_updated) == (before.id, NOW, NOW + HOUR)
+
+    async def test_a_new_position_has_the_clocks_time(self, db: DatabaseManager) -> None:
+        found = await opened(db, position(created_at=T0, last_updated=T0))
+        assert (found.created_at, found.last_updated) == (NOW, NOW)
+
+    async def test_both_sides_and_other_symbols_and_exchanges_are_positions_of_their_own(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await opened(db, position(side="short"))
+        await opened(db, position(symbol="ETHUSDT"))
+        await opened(db, position(exchange="kraken"))
+        assert await raw.count(db, "positions") == 4
+
+    async def test_storing_does_not_change_the_callers_position(self, db: DatabaseManager) -> None:
+        given = position(entry_time=datetime(2024, 1, 1), leverage=Decimal(1) / 3)
+        before = replace(given)
+        await PositionRepository(db).update_position(given)
+        assert given == before
+        assert given.entry_time.tzinfo is None
+
+    async def test_many_tasks_storing_one_position_leave_one_open(self, db: DatabaseManager) -> None:
+        repository = PositionRepository(db)
+        await asyncio.gather(*(repository.update_position(position(margin=Decimal(index))) for index in range(1, 9)))
+        assert await raw.count(db, "positions") == 1
+
+    async def test_storing_a_position_as_closed_closes_the_open_one(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await PositionRepository(db).update_position(position(status="closed"))
+        assert await raw.fetch(db, "SELECT status FROM positions") == [("closed",)]
+
+    async def test_a_position_that_cannot_be_stored_is_refused_by_name(self, db: DatabaseManager) -> None:
+        repository = PositionRepository(db)
+        await assert_refused(lambda field, value: repository.update_position(position(**{field: value})), _REFUSED)
+        assert await raw.count(db, "positions") == 0
+
+    async def test_what_is_no_position_is_refused(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match="Position"):
+            await PositionRepository(db).update_position({"symbol": "BTCUSDT"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class UpdatePositionTests(SuiteFixtures):
+    """update_position with an id."""
+
+    async def test_an_id_updates_every_field_of_that_position(self, db: DatabaseManager, clock: Clock) -> None:
+        stored = await opened(db)
+        clock.advance(HOUR)
+        await PositionRepository(db, clock=clock).update_position(replace(full_position(), id=stored.id))
+        (found,) = await PositionRepository(db).get_open_positions("kraken")
+        assert as_given(found) == full_position()
+        assert (found.id, found.created_at, found.last_updated) == (stored.id, NOW, NOW + HOUR)
+
+    async def test_an_object_that_was_read_can_be_changed_and_stored(self, db: DatabaseManager) -> None:
+        stored = await opened(db)
+        stored.current_price = Decimal("50123.5")
+        await PositionRepository(db).update_position(stored)
+        assert as_given(await opened_again(db)) == position(current_price=Decimal("50123.5"))
+
+    async def test_an_unknown_id_is_an_error(self, db: DatabaseManager) -> None:
+        with pytest.raises(NotFoundError, match=str(_UNKNOWN_ID)):
+            await PositionRepository(db).update_position(position(id=_UNKNOWN_ID))
+        assert await raw.count(db, "positions") == 0
+
+    async def test_a_closed_position_is_not_changed_by_a_stale_object(self, db: DatabaseManager) -> None:
+        stale = await opened(db)
+        await PositionRepository(db).close_position(id_of(stale))
+        with pytest.raises(PositionClosedError, match=str(stale.id)):
+            await PositionRepository(db).update_position(replace(stale, margin=Decimal(7)))
+        ((status, margin),) = await raw.fetch(db, "SELECT status, margin FROM positions")
+        assert (status, raw.number(margin)) == ("closed", Decimal(100))
+
+    async def test_a_liquidated_position_is_not_changed_either(self, db: DatabaseManager) -> None:
+        stale = await opened(db)
+        await PositionRepository(db).update_position(replace(stale, status="liquidated"))
+        with pytest.raises(PositionClosedError):
+            await PositionRepository(db).update_position(stale)
+        assert await raw.fetch(db, "SELECT status FROM positions") == [("liquidated",)]
+
+    async def test_a_second_open_position_of_one_key_is_an_integrity_error(self, db: DatabaseManager) -> None:
+        await opened(db)
+        short = await opened(db, position(side="short"))
+        with pytest.raises(IntegrityError):
+            await PositionRepository(db).update_position(replace(short, side="long"))
+        assert len(await PositionRepository(db).get_open_positions()) == 2
+
+
+async def opened_again(db: DatabaseManager) -> Position:
+    """Return the one open position of binance."""
+    (found,) = await PositionRepository(db).get_open_positions()
+    return found
+
+
+class ReadPositionTests(SuiteFixtures):
+    """get_position and get_open_positions: open ones only."""
+
+    async def test_get_position_of_an_unknown_symbol_is_none(self, db: DatabaseManager) -> None:
+        assert await PositionRepository(db).get_position("BTCUSDT") is None
+
+    async def test_get_position_of_a_closed_one_is_none(self, db: DatabaseManager) -> None:
+        await PositionRepository(db).close_position(id_of(await opened(db)))
+        assert await PositionRepository(db).get_position("BTCUSDT") is None
+
+    async def test_get_position_without_a_side_finds_the_only_one(self, db: DatabaseManager) -> None:
+        await opened(db, position(side="short"))
+        found = await PositionRepository(db).get_position("BTCUSDT")
+        assert found is not None
+        assert found.side == "short"
+
+    async def test_get_position_with_both_sides_open_wants_a_side(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await opened(db, position(side="short"))
+        with pytest.raises(AmbiguousPositionError, match="side"):
+            await PositionRepository(db).get_position("BTCUSDT")
+
+    @pytest.mark.parametrize("side", ["long", "short"])
+    async def test_get_position_with_a_side_finds_that_one(self, db: DatabaseManager, side: str) -> None:
+        await opened(db)
+        await opened(db, position(side="short"))
+        found = await PositionRepository(db).get_position("BTCUSDT", side=side)
+        assert found is not None
+        assert found.side == side
+
+    async def test_get_position_with_the_other_side_open_is_none(self, db: DatabaseManager) -> None:
+        await opened(db)
+        assert await PositionRepository(db).get_position("BTCUSDT", side="short") is None
+
+    async def test_get_position_refuses_an_unknown_side(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match="side"):
+            await PositionRepository(db).get_position("BTCUSDT", side="up")
+
+    async def test_get_position_reads_one_exchange(self, db: DatabaseManager) -> None:
+        await opened(db, position(exchange="kraken"))
+        assert await PositionRepository(db).get_position("BTCUSDT") is None
+
+    async def test_open_positions_are_oldest_entry_first_with_ties_by_id(self, db: DatabaseManager) -> None:
+        await opened(db, position(symbol="LATE", entry_time=T0 + HOUR))
+        await opened(db, position(symbol="TIE2"))
+        await opened(db, position(symbol="TIE1"))
+        found = await PositionRepository(db).get_open_positions()
+        assert [item.symbol for item in found] == ["TIE2", "TIE1", "LATE"]
+
+    async def test_open_positions_are_those_of_one_exchange(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await opened(db, position(exchange="kraken"))
+        assert [item.exchange for item in await PositionRepository(db).get_open_positions("kraken")] == ["kraken"]
+
+    async def test_open_positions_leave_out_closed_ones(self, db: DatabaseManager) -> None:
+        await PositionRepository(db).close_position(id_of(await opened(db)))
+        await opened(db, position(symbol="ETHUSDT"))
+        assert [item.symbol for item in await PositionRepository(db).get_open_positions()] == ["ETHUSDT"]
+
+
+class ClosePositionTests(SuiteFixtures):
+    """close_position."""
+
+    async def test_a_closed_position_stays_in_the_table(self, db: DatabaseManager, clock: Clock) -> None:
+        stored = await opened(db)
+        clock.advance(HOUR)
+        await PositionRepository(db, clock=clock).close_position(id_of(stored))
+        ((number, status, updated, created),) = await raw.fetch(db, "SELECT id, status, last_updated, created_at FROM positions")
+        assert (number, status, raw.moment(updated), raw.moment(created)) == (stored.id, "closed", NOW + HOUR, NOW)
+
+    async def test_closing_leaves_every_other_field_and_position_alone(self, db: DatabaseManager) -> None:
+        other = await opened(db)
+        stored = await opened(db, full_position())
+        await PositionRepository(db).close_position(id_of(stored))
+        ((margin, quantity),) = await raw.fetch(db, "SELECT margin, quantity FROM positions WHERE status = 'closed'")
+        assert (raw.number(margin), raw.number(quantity)) == (Decimal("540.09"), Decimal("2.25"))
+        assert await PositionRepository(db).get_open_positions() == [other]
+
+    async def test_closing_an_unknown_id_is_an_error(self, db: DatabaseManager) -> None:
+        with pytest.raises(NotFoundError, match=str(_UNKNOWN_ID)):
+            await PositionRepository(db).close_position(_UNKNOWN_ID)
+
+    async def test_closing_twice_is_an_error(self, db: DatabaseManager) -> None:
+        number = id_of(await opened(db))
+        await PositionRepository(db).close_position(number)
+        with pytest.raises(PositionClosedError, match=str(number)):
+            await PositionRepository(db).close_position(number)
+
+    async def test_after_closing_a_new_position_of_the_key_can_be_opened(self, db: DatabaseManager) -> None:
+        old = await opened(db)
+        await PositionRepository(db).close_position(id_of(old))
+        new = await opened(db, position(margin=Decimal(7)))
+        assert new.id != old.id
+        assert await raw.fetch(db, "SELECT status FROM positions ORDER BY id") == [("closed",), ("open",)]
+
+    async def test_many_closed_positions_of_one_key_are_kept(self, db: DatabaseManager) -> None:
+        for _ in range(3):
+            await PositionRepository(db).close_position(id_of(await opened(db)))
+        assert await raw.count(db, "positions") == 3
+
+
+class PositionConstraintTests(SuiteFixtures):
+    """What the database itself refuses."""
+
+    async def test_the_database_refuses_a_second_open_position_from_raw_sql(self, db: DatabaseManager) -> None:
+        await opened(db)
+        with pytest.raises(IntegrityError):
+            await raw.run(db, f"INSERT INTO positions ({_COLUMNS}, status) SELECT {_COLUMNS}, status FROM positions")
+        assert await raw.count(db, "positions") == 1
+
+    async def test_the_database_takes_a_second_closed_position_from_raw_sql(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await raw.run(db, f"INSERT INTO positions ({_COLUMNS}, status) SELECT {_COLUMNS}, 'closed' FROM positions")
+        assert await raw.count(db, "positions") == 2
+
+    @pytest.mark.parametrize(("column", "word"), [("side", "up"), ("status", "done")])
+    async def test_the_database_refuses_an_unknown_word_from_raw_sql(self, db: DatabaseManager, column: str, word: str) -> None:
+        needs(db, Capability.CHOICES)
+        await opened(db)
+        with pytest.raises(IntegrityError):
+            await raw.run(db, f"UPDATE positions SET {column} = :word", word=word)
+
+
+class PositionTests(StorePositionTests, UpdatePositionTests, ReadPositionTests, ClosePositionTests, PositionConstraintTests):
+    """Everything about positions."""

@@ -1,0 +1,218 @@
+"""Property tests: every model makes the round trip with decimals, text and times from all over their ranges."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from iftb_store import (
+    TIMEFRAMES,
+    DatabaseManager,
+    OHLCVBar,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+    quantize,
+)
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.samples import LARGEST, as_given
+
+_few = settings(
+    max_examples=30,
+    deadline=None,
+    # each example adds rows to one database, which is made once; that is the point
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
+    database=None,
+)
+
+_zones: Any = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+#: A day short of the calendar's ends, so that no zone leads outside.
+_times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30, 23, 59, 59, 999_999), timezones=_zones)
+_units = st.integers(-(10**38) + 1, 10**38 - 1) | st.integers(-(10**20), 10**20) | st.integers(-1000, 1000)
+_decimals = _units.map(lambda units: Decimal(f"{units}E-18"))
+_positive = _decimals.map(Decimal.copy_abs)
+_quotients = _decimals | st.decimals(-(10**19), 10**19, allow_nan=False, allow_infinity=False, places=25)
+_texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+_names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=255).filter(
+    lambda name: not name.isspace()
+)
+_json = st.dictionaries(
+    _texts,
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=4,
+)
+
+
+@st.composite
+def _bars(draw: st.DrawFn) -> OHLCVBar:
+    low, high = sorted((draw(_decimals), draw(_decimals)))
+    return OHLCVBar(
+        symbol=draw(_names),
+        exchange=draw(_names),
+        timeframe=draw(st.sampled_from(TIMEFRAMES)),
+        timestamp=draw(_times),
+        open=draw(_decimals),
+        high=high,
+        low=low,
+        close=draw(_decimals),
+        volume=draw(_positive),
+        quote_volume=draw(st.none() | _positive),
+        trades_count=draw(st.none() | st.integers(0, 2**63 - 1)),
+    )
+
+
+_trades = st.builds(
+    Trade,
+    trade_id=_names.map(lambda name: f"{name[:200]}{uuid4()}"),
+    symbol=_names,
+    exchange=_names,
+    side=st.sampled_from(["long", "short"]),
+    action=st.sampled_from(["open", "close", "liquidated"]),
+    entry_price=_decimals,
+    quantity=_decimals,
+    entry_time=_times,
+    leverage=_quotients,
+    exit_price=st.none() | _decimals,
+    exit_time=st.none() | _times,
+    realized_pnl=st.none() | _decimals,
+    realized_pnl_pct=st.none() | _quotients,
+    fee=_decimals,
+    signal_score=st.none() | _quotients,
+    technical_score=st.none() | _quotients,
+    llm_score=st.none() | _quotients,
+    xgb_confidence=st.none() | _quotients,
+    stop_loss=st.none() | _decimals,
+    take_profit=st.none() | _decimals,
+    position_size_pct=st.none() | _quotients,
+    decision_reasons=st.none() | _json,
+    llm_analysis=st.none() | _json,
+    id=st.none(),
+    created_at=st.none(),
+    updated_at=st.none(),
+)
+
+_positions = st.builds(
+    Position,
+    symbol=_names,
+    exchange=_names,
+    side=st.sampled_from(["long", "short"]),
+    entry_price=_decimals,
+    quantity=_decimals,
+    margin=_decimals,
+    entry_time=_times,
+    current_price=st.none() | _decimals,
+    unrealized_pnl=st.none() | _decimals,
+    status=st.just("open"),
+    leverage=_quotients,
+    unrealized_pnl_pct=st.none() | _quotients,
+    liquidation_price=st.none() | _decimals,
+    stop_loss=st.none() | _decimals,
+    take_profit=st.none() | _decimals,
+    trailing_stop=st.none() | _decimals,
+    trade_id=st.none() | _names,
+    id=st.none(),
+    last_updated=st.none(),
+    created_at=st.none(),
+)
+
+_events = st.fixed_dictionaries(
+    {
+        "event_type": _names,
+        "severity": st.sampled_from(["debug", "info", "warning", "error", "critical"]),
+        "message": _texts,
+        "details": st.none() | _json,
+        "symbol": st.none() | _names,
+        "exchange": st.none() | _names,
+        "trade_id": st.none() | _names,
+        "position_id": st.none() | st.integers(0, 2**63 - 1),
+        "stack_trace": st.none() | _texts,
+    }
+)
+
+
+def expected(given_row: Any) -> dict[str, Any]:
+    """Return the fields that must come back: naive times as UTC, quotients rounded."""
+    return {name: _expected_value(getattr(given_row, name)) for name in given_row.__slots__}
+
+
+def _expected_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    if isinstance(value, Decimal) and value.copy_abs() <= LARGEST:
+        return quantize(value)
+    return value
+
+
+def fields_of(row: Any) -> dict[str, Any]:
+    """Return the fields of a row without what the store keeps."""
+    bare = as_given(row)
+    return {name: getattr(bare, name) for name in bare.__slots__}
+
+
+class PropertyTests(SuiteFixtures):
+    """Round trips of generated models, several to an example."""
+
+    @_few
+    @given(bars=st.lists(_bars(), min_size=1, max_size=8))
+    async def test_any_bar_makes_the_round_trip(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
+        await OHLCVRepository(db).upsert_many(bars)
+        last = bars[-1]
+        (found,) = await OHLCVRepository(db).get_range(last.symbol, last.timeframe, last.timestamp, last.timestamp, last.exchange)
+        assert fields_of(found) == expected(last)
+
+    @_few
+    @given(bars=st.lists(_bars(), min_size=1, max_size=8, unique_by=lambda item: (item.exchange, item.symbol)))
+    async def test_any_bar_inserted_makes_the_round_trip(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
+        await raw.run(db, "DELETE FROM ohlcv")
+        await OHLCVRepository(db).insert_many(bars)
+        found = [(await OHLCVRepository(db).get_latest(item.symbol, item.timeframe, 1, item.exchange))[0] for item in bars]
+        assert [fields_of(item) for item in found] == [expected(item) for item in bars]
+
+    @_few
+    @given(value=_decimals)
+    async def test_any_decimal_is_stored_as_the_number_that_raw_sql_reads(self, db: DatabaseManager, value: Decimal) -> None:
+        number = await TradeRepository(db).insert(
+            Trade(str(uuid4()), "BTCUSDT", "binance", "long", "open", value, value, datetime(2024, 1, 1))
+        )
+        assert raw.number(await raw.value(db, "SELECT entry_price FROM trades WHERE id = :id", id=number)) == value
+
+    @_few
+    @given(trades=st.lists(_trades, min_size=1, max_size=4))
+    async def test_any_trade_makes_the_round_trip(self, db: DatabaseManager, trades: list[Trade]) -> None:
+        async with db.get_session() as session:
+            repository = TradeRepository(session)
+            found = [await repository.get_by_id(await repository.insert(item)) for item in trades]
+        assert [fields_of(item) for item in found] == [expected(item) for item in trades]
+
+    @_few
+    @given(given_position=_positions)
+    async def test_any_position_makes_the_round_trip(self, db: DatabaseManager, given_position: Position) -> None:
+        async with db.get_session() as session:
+            repository = PositionRepository(session)
+            await repository.update_position(given_position)
+            found = await repository.get_position(given_position.symbol, given_position.exchange, side=given_position.side)
+        assert fields_of(found) == expected(given_position)
+
+    @_few
+    @given(event=_events)
+    async def test_any_event_makes_the_round_trip(self, db: DatabaseManager, event: dict[str, Any]) -> None:
+        async with db.get_session() as session:
+            await session.execute(text("DELETE FROM system_events"))
+            await SystemEventRepository(session).log_event(**event)
+            (found,) = await SystemEventRepository(session).get_recent_events()
+        assert {name: getattr(found, name) for name in event} == event

@@ -1,0 +1,62 @@
+"""Reads that bypass the code under test: raw SQL, decoded by the Python type that the engine happens to give."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import text
+
+from iftb_store import DatabaseManager
+
+_COMPLEMENT = str.maketrans("0123456789", "9876543210")
+
+
+async def fetch(db: DatabaseManager, sql: str, **params: Any) -> list[tuple[Any, ...]]:
+    """Return the rows of one statement, run in a session of its own."""
+    async with db.get_session() as session:
+        return [tuple(row) for row in (await session.execute(text(sql), params)).all()]
+
+
+async def value(db: DatabaseManager, sql: str, **params: Any) -> Any:
+    """Return the first column of the first row."""
+    return (await fetch(db, sql, **params))[0][0]
+
+
+async def run(db: DatabaseManager, sql: str, **params: Any) -> None:
+    """Run one statement in a session of its own, which commits."""
+    async with db.get_session() as session:
+        await session.execute(text(sql), params)
+
+
+async def count(db: DatabaseManager, table: str) -> int:
+    """Return the number of committed rows of a table."""
+    return int(await value(db, f"SELECT count(*) FROM {table}"))
+
+
+def moment(stored: Any) -> datetime:
+    """Return a stored time: a datetime, or whole microseconds since 1970-01-01 UTC."""
+    if isinstance(stored, int):
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored)
+    assert isinstance(stored, datetime), f"a time is stored as {type(stored).__name__}"
+    return stored
+
+
+def number(stored: Any) -> Decimal:
+    """Return a stored decimal: a Decimal, its plain text, or text that sorts like the number.
+
+    Sortable text has a letter for the count of digits first; where it ends in a tilde it stands for a negative number,
+    each digit its nines' complement.
+    """
+    if isinstance(stored, Decimal):
+        return stored
+    assert isinstance(stored, str), f"a decimal is stored as {type(stored).__name__}"
+    digits = stored[1:] if stored[0].isalpha() else stored
+    return Decimal("-" + digits[:-1].translate(_COMPLEMENT)) if digits.endswith("~") else Decimal(digits)
+
+
+def json_value(stored: Any) -> Any:
+    """Return stored JSON: its text, or what the driver made of it."""
+    return json.loads(stored) if isinstance(stored, str) else stored

@@ -1,0 +1,148 @@
+"""Bars, trades and positions for tests, a clock that stands still, and the parts of a row that the caller gave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from iftb_store import OHLCVBar, Position, SystemEvent, Trade
+
+_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
+
+NOW = datetime(2024, 3, 15, 12, 30, 45, 123456, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+T0 = datetime(2024, 1, 1, tzinfo=UTC)
+INDIA = timezone(timedelta(hours=5, minutes=30))
+
+#: What DECIMAL(38,18) just holds.
+LARGEST = Decimal("99999999999999999999.999999999999999999")
+SMALLEST = Decimal("0.000000000000000001")
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock."""
+        self.now += by
+
+
+def bar(timestamp: datetime = T0, **changes: Any) -> OHLCVBar:
+    """Return a bar of binance's BTCUSDT in 1h, with changes."""
+    plain = OHLCVBar(
+        symbol="BTCUSDT",
+        exchange="binance",
+        timeframe="1h",
+        timestamp=timestamp,
+        open=Decimal("50000.1"),
+        high=Decimal("51000.2"),
+        low=Decimal("49500.3"),
+        close=Decimal("50500.4"),
+        volume=Decimal("100.5"),
+    )
+    return replace(plain, **changes)
+
+
+def hourly(count: int, **changes: Any) -> list[OHLCVBar]:
+    """Return bars an hour apart from T0 on, each with a price of its own."""
+    return [bar(T0 + index * HOUR, close=Decimal(50_000 + index) / 4, **changes) for index in range(count)]
+
+
+def full_bar(timestamp: datetime = T0) -> OHLCVBar:
+    """Return a bar whose every optional field is set."""
+    return bar(timestamp, quote_volume=Decimal("5050000.123456789012345678"), trades_count=2**40)
+
+
+def trade(trade_id: str = "TRD-001", **changes: Any) -> Trade:
+    """Return an open long trade with nothing optional set, with changes."""
+    plain = Trade(
+        trade_id=trade_id,
+        symbol="BTCUSDT",
+        exchange="binance",
+        side="long",
+        action="open",
+        entry_price=Decimal("50000.25"),
+        quantity=Decimal("0.01"),
+        entry_time=T0,
+    )
+    return replace(plain, **changes)
+
+
+def full_trade(trade_id: str = "TRD-001") -> Trade:
+    """Return a trade whose every field is set, each to a value of its own."""
+    return Trade(
+        trade_id=trade_id,
+        symbol="ETHUSDT",
+        exchange="kraken",
+        side="short",
+        action="liquidated",
+        entry_price=Decimal("3000.5"),
+        quantity=Decimal("2.25"),
+        entry_time=T0,
+        leverage=Decimal("12.5"),
+        exit_price=Decimal("3100.75"),
+        exit_time=T0 + HOUR,
+        realized_pnl=Decimal("-225.5625"),
+        realized_pnl_pct=Decimal("-3.341388888888888889"),
+        fee=Decimal("1.350225"),
+        signal_score=Decimal("0.85"),
+        technical_score=Decimal("0.7"),
+        llm_score=Decimal("-0.4"),
+        xgb_confidence=Decimal("0.999999999999999999"),
+        stop_loss=Decimal("3050.125"),
+        take_profit=Decimal("2800.875"),
+        position_size_pct=Decimal("2.5"),
+        decision_reasons={"signals": ["macd", "rsi"], "weights": {"macd": 0.6, "rsi": 0.4}, "note": None},
+        llm_analysis={"model": "m-1", "text": "Ünïcode \N{CHART WITH DOWNWARDS TREND}", "ok": True, "votes": 3},
+    )
+
+
+def position(**changes: Any) -> Position:
+    """Return an open long position with nothing optional set, with changes."""
+    plain = Position(
+        symbol="BTCUSDT",
+        exchange="binance",
+        side="long",
+        entry_price=Decimal("50000.25"),
+        quantity=Decimal("0.01"),
+        margin=Decimal("100"),
+        entry_time=T0,
+    )
+    return replace(plain, **changes)
+
+
+def full_position() -> Position:
+    """Return a position whose every field is set, each to a value of its own."""
+    return Position(
+        symbol="ETHUSDT",
+        exchange="kraken",
+        side="short",
+        entry_price=Decimal("3000.5"),
+        quantity=Decimal("2.25"),
+        margin=Decimal("540.09"),
+        entry_time=T0,
+        current_price=Decimal("2990.125"),
+        unrealized_pnl=Decimal("23.34375"),
+        status="open",
+        leverage=Decimal("12.5"),
+        unrealized_pnl_pct=Decimal("4.322200000000000001"),
+        liquidation_price=Decimal("3240.54"),
+        stop_loss=Decimal("3050.75"),
+        take_profit=Decimal("2800.875"),
+        trailing_stop=Decimal("15.0625"),
+        trade_id="TRD-ETH-1",
+    )
+
+
+def as_given(row: _Row) -> _Row:
+    """Return a row that was read without what the store keeps, so that it equals the one that was given."""
+    kept: dict[str, Any] = dict.fromkeys({"id", "created_at", "updated_at", "last_updated"} & set(row.__slots__))
+    return replace(row, **kept)

@@ -1,0 +1,38 @@
+"""The one class that a backend's author subclasses: every part of the conformance suite together."""
+
+from __future__ import annotations
+
+from iftb_store.testing.app_sessions import AppSessionTests
+from iftb_store.testing.bars import BarTests
+from iftb_store.testing.concurrency import ConcurrencyTests
+from iftb_store.testing.events import EventTests
+from iftb_store.testing.gaps import GapTests
+from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.positions import PositionTests
+from iftb_store.testing.properties import PropertyTests
+from iftb_store.testing.sessions import SessionTests
+from iftb_store.testing.statistics import StatisticsTests
+from iftb_store.testing.trades import TradeTests
+from iftb_store.testing.values import ValueTests
+
+
+class BackendConformance(
+    BarTests,
+    GapTests,
+    TradeTests,
+    StatisticsTests,
+    PositionTests,
+    EventTests,
+    ValueTests,
+    SessionTests,
+    ConcurrencyTests,
+    AppSessionTests,
+    LifecycleTests,
+    PropertyTests,
+):
+    """What every backend must do.
+
+    A subclass supplies the fixture ``url``: the URL of a fresh, empty database, another one for every test, which two
+    managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
+    it needs no tables.
+    """
