@@ -1,0 +1,90 @@
+"""The project's sessions: `nox` runs all that must pass, `nox -s tests` one of them, `nox -s pythons` the other Pythons."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+# the tests come last, so that a run ends with their summary
+nox.options.sessions = ["lint", "types", "demo", "examples", "wheel", "tests"]
+nox.options.reuse_venv = "yes"
+# nox makes a missing Python an error where CI is set; `pythons` runs where they are installed
+nox.options.error_on_missing_interpreters = False
+
+LEAST_COVERAGE = 95
+CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "noxfile.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: the rules and the format."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
+    session.install("-e", ".[all,testing]", "nox", *_group("test", "types"))
+    session.run("mypy")
+    session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
+    session.run("pyright")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job from end to end on SQLite, with its driver alone installed."""
+    session.install("-e", ".[sqlite]")
+    session.run("iftb-store", "demo")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every script of examples/, each on its engine."""
+    session.install("-e", ".[all,testing]", *_group("test"))
+    session.run("pytest", "-v", "tests/test_examples.py")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build, install into an empty environment away from the checkout, run the shipped suite and the commands there."""
+    session.install("build")
+    away = Path(session.create_tmp()).resolve()
+    shutil.rmtree(away)
+    away.mkdir()
+    session.run("python", "-m", "build", "--outdir", str(away), silent=True)
+    (built,) = away.glob("*.whl")
+    check = shutil.copy("tests/installed.py", away)
+    session.run("python", "-m", "venv", "--without-pip", str(away / "env"))
+    scripts = away / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+    session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", f"{built}[sqlite,duckdb,testing]")
+    session.chdir(away)
+    session.run(str(scripts / "iftb-store"), "demo", external=True)
+    session.run(str(scripts / "pytest"), "-q", "--rootdir", str(away), str(check), *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests on all three engines with this Python; branches covered are printed and must be enough."""
+    _run_tests(session)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The tests on each supported Python that is installed: `nox -s pythons-3.13` for one."""
+    _run_tests(session)
+
+
+def _run_tests(session: nox.Session) -> None:
+    session.install("-e", ".[all,testing]", *_group("test"))
+    covered = ("--cov", "--cov-report=term", f"--cov-fail-under={LEAST_COVERAGE}")
+    session.run("pytest", "-n", "2", *(session.posargs or covered))
+
+
+def _group(*names: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *names)
