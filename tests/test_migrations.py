@@ -348,8 +348,16 @@ async def test_two_databases_migrate_at_once_in_one_event_loop(postgres_url: str
     assert [await run(url, migrations.differences) for url in urls] == [[], [], []]
 
 
-async def test_a_memory_database_migrates_on_the_managers_own_connection() -> None:
-    async with DatabaseManager("sqlite:///:memory:") as db:
+async def test_several_managers_of_one_process_migrate_one_database_at_once(url: str) -> None:
+    await asyncio.gather(*(run(url, migrations.upgrade) for _ in range(3)))
+
+    assert await run(url, migrations.differences) == []
+    assert await scalars(url, "SELECT version_num FROM iftb_store_version") == [migrations.head()]
+
+
+@pytest.mark.parametrize("memory_url", ["sqlite:///:memory:", "duckdb:///:memory:"])
+async def test_a_memory_database_migrates_on_the_managers_own_connection(memory_url: str) -> None:
+    async with DatabaseManager(memory_url) as db:
         await db.migrate()
 
         assert await db._backend.with_connection(migrations.differences) == []
