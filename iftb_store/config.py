@@ -72,14 +72,12 @@ class DatabaseSettings(BaseSettings):
         return self._postgresql_url().render_as_string(hide_password=False)
 
     def _postgresql_url(self) -> URL:
-        return URL.create(
-            "postgresql+asyncpg",
-            username=self.username,
-            password=None if self.password is None else self.password.get_secret_value(),
-            host=self.host,
-            port=self.port,
-            database=self.database,
-        )
+        password = None if self.password is None else self.password.get_secret_value()
+        url = URL.create("postgresql+asyncpg", username=self.username, password=password, database=self.database)
+        if self.host is not None and self.host.startswith("/"):
+            # the directory of a Unix socket cannot stand where a URL has its host
+            return url.update_query_dict({"host": self.host, "port": str(self.port)})
+        return url.set(host=self.host, port=self.port)
 
 
 class Settings(BaseModel):

@@ -92,7 +92,7 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """Return an error's message in one line, and the exit code."""
     if isinstance(error, TyperException):
         # without any argument Typer has shown the help, and there is no message
-        message = without_password(error.format_message())
+        message = without_password(error.format_message()).rstrip(".")
         return message and f"{message} (iftb-store --help tells more)", error.exit_code
     if isinstance(error, InvalidValueError):
         return str(error), WRONG_USAGE

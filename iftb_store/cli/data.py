@@ -13,21 +13,21 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
 from iftb_store.cli.output import console, error_line, json_out, moment, number, say, table, without_password
-from iftb_store.cli.target import URL_HELP, run, split_url, url_and_series
+from iftb_store.cli.target import URL_HELP, run, url_and_rest, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, TradeStatistics
 from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.timeframes import SECONDS
+from iftb_store.timeframes import SECONDS, TIMEFRAMES
 
 # figures that are quotients have 18 places; a person wants fewer
 _PLACES = 8
 
-Url = Annotated[str | None, typer.Argument(metavar="[URL]", help=URL_HELP, show_default=False)]
-SeriesWords = Annotated[
-    list[str],
-    typer.Argument(metavar="[URL] SYMBOL TIMEFRAME", help=f"{URL_HELP} Then the series, such as BTCUSDT 1m.", show_default=False),
+Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)]
+Symbol = Annotated[str | None, typer.Argument(metavar="SYMBOL", help="Such as BTCUSDT; wanted.", show_default=False)]
+Timeframe = Annotated[
+    str | None, typer.Argument(metavar="TIMEFRAME", help=f"One of {' '.join(TIMEFRAMES)}; wanted.", show_default=False)
 ]
 Exchange = Annotated[str, typer.Option(help="The exchange of the series.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: decimals as strings, times in ISO 8601, UTC.")]
@@ -35,12 +35,10 @@ Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
 
 def import_(
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[URL] FILE...", help=f"{URL_HELP} Then dumps, .csv or .zip; patterns will do.", show_default=False
-        ),
-    ],
+    url: Url = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="Dumps, .csv or .zip, or patterns; wanted.", show_default=False)
+    ] = None,
     symbol: Annotated[str | None, typer.Option(help="The symbol, where the file's name does not tell it.")] = None,
     timeframe: Annotated[str | None, typer.Option(help="The timeframe, where the file's name does not tell it.")] = None,
     exchange: Annotated[str, typer.Option(help="The exchange the dumps are from.")] = "binance",
@@ -50,7 +48,7 @@ def import_(
 
     Each file is stored wholly or not at all. Bars stored already are overwritten, so a second import changes nothing.
     """
-    url, patterns = split_url(words)
+    url, patterns = url_and_rest(url, *(files or []))
     if not patterns:
         raise InvalidValueError("no FILE is named; give dumps such as BTCUSDT-1m-2024-02.zip after the URL")
     paths = [path for pattern in patterns for path in _files(pattern)]
@@ -69,7 +67,9 @@ def import_(
 
 
 def gaps(
-    words: SeriesWords,
+    url: Url = None,
+    symbol: Symbol = None,
+    timeframe: Timeframe = None,
     exchange: Exchange = "binance",
     start: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing from here on.")] = None,
     end: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing up to here, counted in.")] = None,
@@ -79,16 +79,16 @@ def gaps(
 
     TIME is ISO 8601, in UTC unless it says otherwise; a date alone is its midnight.
     """
-    url, symbol, timeframe = url_and_series(words)
+    url, series = url_and_series(url, symbol, timeframe)
     first, last = _time(start, "--start"), _time(end, "--end")
 
     async def find(db: DatabaseManager) -> tuple[list[tuple[datetime, datetime]], list[OHLCVBar]]:
         repository = OHLCVRepository(db)
-        found = await repository.get_gaps(symbol, timeframe, exchange, start=first, end=last)
-        return found, [] if found else await repository.get_latest(symbol, timeframe, 1, exchange)
+        found = await repository.get_gaps(*series, exchange, start=first, end=last)
+        return found, [] if found else await repository.get_latest(*series, 1, exchange)
 
     found, newest = run(url, find)
-    counted = [(before, after, _missing(before, after, timeframe)) for before, after in found]
+    counted = [(before, after, _missing(before, after, series[1])) for before, after in found]
     if as_json:
         json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in counted])
     elif found:
@@ -96,13 +96,20 @@ def gaps(
         table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
         say(f"{len(found):,} gaps, {sum(count for *_, count in counted):,} bars missing (times in UTC)")
     else:
-        say(f"no gaps in {exchange} {symbol} {timeframe}" if newest else f"no bars of {exchange} {symbol} {timeframe} are stored")
+        say(f"no gaps in {exchange} {' '.join(series)}" if newest else _none_of(series, exchange))
 
 
-def latest(words: SeriesWords, limit: Limit = 20, exchange: Exchange = "binance", as_json: Json = False) -> None:
+def latest(
+    url: Url = None,
+    symbol: Symbol = None,
+    timeframe: Timeframe = None,
+    limit: Limit = 20,
+    exchange: Exchange = "binance",
+    as_json: Json = False,
+) -> None:
     """Show the newest candles of a series, newest first."""
-    url, symbol, timeframe = url_and_series(words)
-    bars = run(url, lambda db: OHLCVRepository(db).get_latest(symbol, timeframe, limit, exchange))
+    url, series = url_and_series(url, symbol, timeframe)
+    bars = run(url, lambda db: OHLCVRepository(db).get_latest(*series, limit, exchange))
     if as_json:
         json_out(bars)
     elif bars:
@@ -117,7 +124,7 @@ def latest(words: SeriesWords, limit: Limit = 20, exchange: Exchange = "binance"
         ]
         table(["time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
     else:
-        say(f"no bars of {exchange} {symbol} {timeframe} are stored")
+        say(_none_of(series, exchange))
 
 
 def stats(
@@ -228,6 +235,10 @@ def _refuse_mixing(dumps: list[KlineDump], symbol: str | None, timeframe: str | 
             raise InvalidValueError(
                 f"{option} {given} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
             )
+
+
+def _none_of(series: tuple[str, str], exchange: str) -> str:
+    return f"no bars of {exchange} {' '.join(series)} are stored"
 
 
 def _missing(before: datetime, after: datetime, timeframe: str) -> int:

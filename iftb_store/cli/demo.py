@@ -46,6 +46,7 @@ def demo(
     if path is None:
         with tempfile.TemporaryDirectory(prefix="iftb-store-demo-") as folder:
             asyncio.run(_run(Path(folder)))
+        say()
         say("The files were temporary and are gone. To try next:")
         _commands("iftb-store demo --path iftb-demo", "iftb-store --help")
         return
@@ -54,6 +55,7 @@ def demo(
     path.mkdir(parents=True, exist_ok=True)
     asyncio.run(_run(path))
     url = f"sqlite:///{(path / _DATABASE).as_posix()}"
+    say()
     say("To try next:")
     _commands(
         f"iftb-store latest {url} {_SYMBOL} 1m --limit 5",
@@ -123,9 +125,7 @@ async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> Non
             "trade_opened", "info", f"long {_QUANTITY} {_SYMBOL} at {number(opened.close)}", symbol=_SYMBOL, trade_id="DEMO-001"
         )
     (position,) = await PositionRepository(db).get_open_positions()
-    say(
-        f"long {position.quantity} {position.symbol} at {number(position.entry_price)}, margin {number(position.margin)}, all three stored"
-    )
+    say(f"long {position.quantity} {position.symbol} at {number(position.entry_price)}, margin {number(position.margin)}")
 
     _step(6, "Close: again all in one transaction")
     pnl = (closed.close - opened.close) * _QUANTITY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from iftb_store.cli.output import without_password
@@ -19,30 +19,30 @@ T = TypeVar("T")
 _ENVIRONMENT = "env:"
 
 
-def is_url(word: str) -> bool:
-    """Tell whether an argument is a URL rather than a file or a symbol."""
-    return "://" in word or word.startswith(_ENVIRONMENT)
+def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
+    """Return the URL that leads a command's arguments, or None, and the rest.
+
+    The URL may be left out, so what the parser took for it may be a file or a symbol: a URL has :// in it or begins with
+    env:, and they do not.
+    """
+    given = [word for word in words if word is not None]
+    if given and ("://" in given[0] or given[0].startswith(_ENVIRONMENT)):
+        return given[0], given[1:]
+    return None, given
 
 
-def split_url(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the URL that leads some arguments, or None, and the rest."""
-    if words and is_url(words[0]):
-        return words[0], list(words[1:])
-    return None, list(words)
-
-
-def url_and_series(words: Sequence[str]) -> tuple[str | None, str, str]:
-    """Return (URL or None, symbol, timeframe).
+def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
+    """Return (URL or None, (symbol, timeframe)).
 
     Raises:
         InvalidValueError: there are fewer or more arguments than these.
     """
-    url, rest = split_url(words)
+    url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
-            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m, not {without_password(' '.join(rest)) or 'a URL alone'}"
+            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m, not {without_password(' '.join(rest)) or 'none of them'}"
         )
-    return url, rest[0], rest[1]
+    return url, (rest[0], rest[1])
 
 
 def resolve(url: str | None) -> str:
