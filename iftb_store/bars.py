@@ -23,8 +23,15 @@ CHUNK = 2_000
 _COLUMNS = attrgetter(
     "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
 )
+_KEY = attrgetter("exchange", "symbol", "timeframe", "timestamp")
 _DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
+_PLAIN_BYTES = b"0123456789.\n"
+# the longest text that holds neither 19 digits after the point nor 21 before it, whatever it is
+_SHORT = 20
 _INT64_MAX = 2**63 - 1
+
+
+_Key = tuple[str, str, str, datetime]
 
 
 class BarColumns(NamedTuple):
@@ -49,13 +56,15 @@ class BarBatch:
     Attributes:
         bars: the caller's bars.
         created_at: the time to store as created_at of those that are new.
+        ordered: the keys are known to rise from bar to bar.
     """
 
-    __slots__ = ("bars", "created_at")
+    __slots__ = ("bars", "created_at", "ordered")
 
-    def __init__(self, bars: Sequence[OHLCVBar], created_at: datetime) -> None:
+    def __init__(self, bars: Sequence[OHLCVBar], created_at: datetime, *, ordered: bool = False) -> None:
         self.bars = bars
         self.created_at = created_at
+        self.ordered = ordered
 
     def __len__(self) -> int:
         return len(self.bars)
@@ -97,18 +106,29 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
         if zones != {None}:
             return None
         timestamp = tuple(moment.replace(tzinfo=UTC) for moment in timestamp)
-    prices = (open_, high, low, close, volume)
-    if set(map(type, open_ + high + low + close + volume)) != {Decimal}:
+    prices = open_ + high + low + close + volume
+    if set(map(type, prices)) != {Decimal}:
         return None
-    texts: list[Sequence[str]] = [tuple(map(str, column)) for column in prices]
-    if not all(_DECIMALS.fullmatch("\n".join(column) + "\n") for column in texts):
+    texts = _plain_texts(prices)
+    if texts is None:
         return None
     if any(map(lt, high, low)):
         return None
     quotes = _optional_texts(quote_volume)
     if quotes is None or not _counts(trades_count):
         return None
-    return BarColumns._make((exchange, symbol, timeframe, timestamp, *texts, quotes, trades_count))
+    count = len(bars)
+    columns = (texts[first : first + count] for first in range(0, 5 * count, count))
+    return BarColumns._make((exchange, symbol, timeframe, timestamp, *columns, quotes, trades_count))
+
+
+def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
+    """Return decimals as plain text; None where one is negative, has an exponent, is not finite or has too many digits."""
+    texts = tuple(map(str, column))
+    joined = "\n".join(texts) + "\n"
+    if max(map(len, texts)) <= _SHORT and not joined.encode().translate(None, _PLAIN_BYTES):
+        return texts
+    return texts if _DECIMALS.fullmatch(joined) else None
 
 
 def _named(name: object) -> bool:
@@ -125,14 +145,11 @@ def _optional_texts(column: Sequence[Decimal | None]) -> Sequence[str | None] | 
     kinds = set(map(type, column))
     if kinds == {type(None)}:
         return [None] * len(column)
-    if kinds == {Decimal}:
-        texts = tuple(map(str, column))
-        return texts if _DECIMALS.fullmatch("\n".join(texts) + "\n") else None
-    if kinds != {Decimal, type(None)}:
+    if not kinds <= {Decimal, type(None)}:
         return None
-    given = [str(value) for value in column if value is not None]
-    if not _DECIMALS.fullmatch("\n".join(given) + "\n"):
-        return None
+    given = _plain_texts([value for value in column if value is not None])
+    if given is None or len(given) == len(column):
+        return given
     rest = iter(given)
     return [None if value is None else next(rest) for value in column]
 
@@ -198,15 +215,32 @@ def _label(bar: object) -> str:
     return " ".join(checks.shown(part) for part in parts)
 
 
-async def last_of_each_key(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
-    """Return the bars without those whose key a later one has; the given sequence itself where all keys are distinct.
+async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
+    """Return the bars as a batch without those whose key a later one has.
 
     Raises:
         InvalidValueError: a bar whose key cannot be stored.
     """
-    last: dict[tuple[str, str, str, datetime], int] = {}
+    last: dict[_Key, int] = {}
+    previous: _Key | None = None
+    ordered = True
     for first in range(0, len(bars), CHUNK):
-        columns = bar_columns(bars[first : first + CHUNK], first, len(bars))
-        last.update(zip(zip(*columns[:4], strict=True), range(first, len(bars)), strict=False))
+        keys = _keys(bars[first : first + CHUNK], first, len(bars))
+        ordered = ordered and all(map(lt, keys, keys[1:])) and (previous is None or previous < keys[0])
+        previous = keys[-1]
+        last.update(zip(keys, range(first, len(bars)), strict=False))
         await asyncio.sleep(0)
-    return bars if len(last) == len(bars) else [bars[index] for index in last.values()]
+    if len(last) < len(bars):
+        bars = [bars[index] for index in last.values()]
+    return BarBatch(bars, created_at, ordered=ordered)
+
+
+def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
+    try:
+        keys = list(map(_KEY, bars))
+        if {key[3].tzinfo for key in keys} == {UTC}:
+            set(keys)
+            return keys
+    except (AttributeError, TypeError):
+        pass
+    return list(zip(*bar_columns(bars, first, total)[:4], strict=True))

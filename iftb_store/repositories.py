@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from iftb_store import checks
-from iftb_store.bars import BarBatch, last_of_each_key
+from iftb_store.bars import BarBatch, distinct_batch
 from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
@@ -83,11 +83,11 @@ class OHLCVRepository(_Repository):
         Raises:
             InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
         """
-        listed = await last_of_each_key(_bars(bars))
-        if listed:
+        batch = await distinct_batch(_bars(bars), self._now())
+        if len(batch):
             async with self._stores() as stores:
-                await stores.ohlcv.upsert_many(BarBatch(listed, self._now()))
-        return len(listed)
+                await stores.ohlcv.upsert_many(batch)
+        return len(batch)
 
     async def get_range(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
@@ -157,7 +157,7 @@ class TradeRepository(_Repository):
         async with self._stores() as stores:
             return await stores.trades.insert(checked, self._now())
 
-    async def update(self, trade_id: int, **kwargs: Any) -> None:
+    async def update(self, trade_id: int, /, **kwargs: Any) -> None:
         """Set fields of the trade with this id (the store's, as returned by insert); updated_at becomes now.
 
         Raises:

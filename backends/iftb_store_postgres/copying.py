@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import date, datetime
+from functools import lru_cache
 from itertools import repeat
+from operator import add, attrgetter, sub
 
 import asyncpg
 
 from iftb_store.bars import BarBatch, BarColumns
+from iftb_store.types import EPOCH
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.
 FEW = 300
@@ -33,7 +37,12 @@ _STAGING = f"""
 
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {_KEY} {_ON_CONFLICT}"
-_UPSERT_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {_KEY} {_ON_CONFLICT}"
+_UPSERT_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {{}} {_ON_CONFLICT}"
+_UPSERT_ORDERED = _UPSERT_STAGED.format("")
+_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {_KEY}")
+
+_DAYS, _SECONDS, _MICROSECONDS = attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds")
+_EPOCH_DAY = EPOCH.toordinal()
 
 _SPECIAL = re.compile(r"[\\\t\n\r]")
 _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
@@ -55,7 +64,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     await connection.execute(_STAGING)
     await connection.execute("DELETE FROM iftb_store_upsert")
     await connection.copy_to_table("iftb_store_upsert", source=_lines(batch), columns=_COLUMNS, format="text")
-    await connection.execute(_UPSERT_STAGED)
+    await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
 
 
 async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> None:
@@ -78,7 +87,7 @@ def copy_text(columns: BarColumns, created_at: str) -> bytes:
         _escaped(columns.exchange),
         _escaped(columns.symbol),
         columns.timeframe,
-        map(str, columns.timestamp),
+        _times(columns.timestamp),
         *columns[4:9],
         quotes,
         counts,
@@ -86,6 +95,24 @@ def copy_text(columns: BarColumns, created_at: str) -> bytes:
         strict=False,
     )
     return ("\n".join(map("\t".join, rows)) + "\n").encode()
+
+
+def _times(moments: Sequence[datetime]) -> Iterable[str]:
+    since = list(map(sub, moments, repeat(EPOCH)))
+    if any(map(_MICROSECONDS, since)):
+        return map(str, moments)
+    # days and times of day repeat from bar to bar; formatting each bar's anew would cost more than all the rest
+    return map(add, map(_day, map(_DAYS, since)), map(_time_of_day, map(_SECONDS, since)))
+
+
+@lru_cache(maxsize=4096)
+def _day(days: int) -> str:
+    return f"{date.fromordinal(_EPOCH_DAY + days)} "
+
+
+@lru_cache(maxsize=86_400)
+def _time_of_day(seconds: int) -> str:
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}+00"
 
 
 def _escaped(names: Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import repeat
 from typing import Any, TypeVar
 
 from sqlalchemy import Dialect
@@ -15,7 +14,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.bars import CHUNK, BarBatch, BarColumns
+from iftb_store.bars import CHUNK, BarBatch
 from iftb_store.checks import json_text
 from iftb_store.decimals import from_sortable, plain, to_sortable
 from iftb_store.errors import SchemaError, operational_error
@@ -24,6 +23,7 @@ from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Row, Statement, StoreSession, before_write, note_error, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import translate
 from iftb_store_sqlite.totals import TOTALS, trade_totals
 
@@ -71,7 +71,7 @@ class SQLiteDriver:
         """Turn rows into bars, chunk by chunk so that the event loop stays free."""
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
-            bars += [_bar(*row) for row in rows[first : first + CHUNK]]
+            bars += to_bars(rows[first : first + CHUNK])
             await asyncio.sleep(0)
         return bars
 
@@ -102,16 +102,28 @@ class SQLiteDriver:
         created_at = to_epoch_us(batch.created_at)
         if len(batch) <= CHUNK:
             (columns,) = batch.chunks()
-            await self._run(_write_whole, sql, _rows(columns, created_at), writes=True)
+            await self._run(_write_whole, sql, to_rows(columns, created_at), writes=True)
             return
         await self._run(_savepoint, writes=True)
+        running: asyncio.Future[Any] | None = None
         try:
             for columns in batch.chunks():
-                await self._run(sqlite3.Connection.executemany, sql, _rows(columns, created_at), writes=True)
+                rows = to_rows(columns, created_at)
+                if running is not None:
+                    await running
+                # the next chunk is made while SQLite's thread writes this one
+                running = asyncio.ensure_future(self._run(sqlite3.Connection.executemany, sql, rows, writes=True))
+            if running is not None:
+                await running
             await self._run(sqlite3.Connection.execute, "RELEASE iftb_store_bars", writes=True)
         except BaseException:
-            await asyncio.shield(self._run(_undo))
+            await asyncio.shield(self._undo(running))
             raise
+
+    async def _undo(self, running: asyncio.Future[Any] | None) -> None:
+        if running is not None:
+            await asyncio.wait([running])
+        await self._run(_undo)
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
         connection = await self._connection()
@@ -193,52 +205,3 @@ def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     stamped = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone() if VERSION_TABLE in names else None
     return "ohlcv" in names, stamped[0] if stamped else None
-
-
-def _rows(columns: BarColumns, created_at: int) -> list[Row]:
-    quotes = [None if text is None else to_sortable(text) for text in columns.quote_volume]
-    return list(
-        zip(
-            columns.exchange,
-            columns.symbol,
-            columns.timeframe,
-            map(to_epoch_us, columns.timestamp),
-            *(map(to_sortable, column) for column in columns[4:9]),
-            quotes,
-            columns.trades_count,
-            repeat(created_at),
-            strict=False,
-        )
-    )
-
-
-def _bar(
-    symbol: str,
-    exchange: str,
-    timeframe: str,
-    timestamp: int,
-    open_: str,
-    high: str,
-    low: str,
-    close: str,
-    volume: str,
-    quote_volume: str | None,
-    trades_count: int | None,
-    id_: int,
-    created_at: int,
-) -> OHLCVBar:
-    return OHLCVBar(
-        symbol,
-        exchange,
-        timeframe,
-        from_epoch_us(timestamp),
-        from_sortable(open_),
-        from_sortable(high),
-        from_sortable(low),
-        from_sortable(close),
-        from_sortable(volume),
-        None if quote_volume is None else from_sortable(quote_volume),
-        trades_count,
-        id_,
-        from_epoch_us(created_at),
-    )
