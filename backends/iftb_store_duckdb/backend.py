@@ -141,7 +141,7 @@ class DuckDBBackend:
         connection, executor = self._connected()
         if not await self._lock.acquire(self._options.busy_timeout):
             raise operational_error(
-                f"a session of this process is writing to the database and did not finish within {self._options.busy_timeout:g} s; "
+                f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
                 "close it, then try again"
             )
         cursor = connection.cursor()
@@ -160,7 +160,7 @@ class DuckDBBackend:
     def begin(self, cursor: Cursor) -> None:
         """Begin a write transaction; its log is created with the database file's own permissions."""
         if not self._options.in_memory and not self._options.read_only:
-            mode = os.stat(self._options.path).st_mode & 0o666
+            mode = Path(self._options.path).stat().st_mode & 0o666
             with suppress(FileExistsError):
                 os.close(os.open(f"{self._options.path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         cursor.begin()
@@ -177,7 +177,7 @@ class DuckDBBackend:
             [VERSION_TABLE],
         )
         names = {name for (name,) in found}
-        stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []  # noqa: S608
+        stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
         check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
 
     def _connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from decimal import Decimal
 from itertools import repeat
 from typing import Any
 
@@ -17,7 +16,7 @@ from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar
 from iftb_store.timeframes import MONTH, SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
-from iftb_store_duckdb.driver import Cursor, slices, times
+from iftb_store_duckdb.driver import Cursor, decimals, slices, times
 from iftb_store_duckdb.session import DuckDBSession
 
 _DECIMAL = pa.decimal128(38, 18)
@@ -29,11 +28,7 @@ _VALUES = ("open", "high", "low", "close", "volume", "quote_volume", "trades_cou
 _SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in _KEY)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 
-# text is the exact and the quickest way to a Decimal
-_READ = (
-    "timestamp, open::VARCHAR, high::VARCHAR, low::VARCHAR, close::VARCHAR, volume::VARCHAR, quote_volume::VARCHAR, "
-    "trades_count, id, created_at"
-)
+_READ = "timestamp, open, high, low, close, volume, quote_volume, trades_count, id, created_at"
 
 
 class DuckDBBars:
@@ -54,15 +49,15 @@ class DuckDBBars:
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         """Return the bars with start <= timestamp <= end, oldest first."""
-        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"  # noqa: S608
+        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
         return await self._session.run(_bars(sql, (exchange, symbol, timeframe), start, end))
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         """Return the newest bars, newest first."""
-        # only times are sorted and cut here; the other columns are read, and turned to text, for the newest bars alone
-        newest = f"SELECT timestamp AS moment FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"  # noqa: S608
+        # only times are sorted and cut here; the other columns are read for the newest bars alone
+        newest = f"SELECT timestamp AS moment FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"
         sql = (
-            f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp >= (SELECT min(moment) FROM ({newest})) "  # noqa: S608
+            f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp >= (SELECT min(moment) FROM ({newest})) "
             "ORDER BY timestamp DESC LIMIT $4"
         )
         return await self._session.run(_bars(sql, (exchange, symbol, timeframe), limit))
@@ -91,7 +86,7 @@ class DuckDBBars:
                 SELECT lag(moment, 1, $6::BIGINT) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars
                 UNION ALL SELECT coalesce(max(moment), $6::BIGINT), $7::BIGINT FROM bars
             )
-            SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""  # noqa: S608
+            SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""
         parameters = [exchange, symbol, timeframe, start, end, before, after, *([] if step is None else [step * 1_000_000])]
         rows = await self._session.run(lambda cursor: cursor.rows(sql, parameters))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
@@ -119,17 +114,17 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
     with cursor.registered(table) as batch:
         if not _distinct(table):
             columns = ", ".join(_KEY)
-            twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"  # noqa: S608
+            twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
             _refuse(cursor.rows(twice), "stands twice in the batch")
         columns = ", ".join(f"stored.{name}" for name in _KEY)
         # the bounds let DuckDB skip all that was stored for other times
         clash = (
-            f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "  # noqa: S608
+            f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "
             "WHERE stored.timestamp BETWEEN $1 AND $2 LIMIT 1"
         )
         _refuse(cursor.rows(clash, [oldest, newest]), "is stored already")
         columns = ", ".join(_KEY + _VALUES)
-        cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])  # noqa: S608
+        cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])
 
 
 def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
@@ -142,13 +137,13 @@ def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
             MERGE INTO ohlcv AS stored USING {batch} AS fresh ON {_SAME_KEY} AND stored.timestamp BETWEEN $1 AND $2
             WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in _VALUES)}
             WHEN NOT MATCHED THEN INSERT ({columns}, created_at)
-                VALUES ({", ".join(f"fresh.{name}" for name in _KEY + _VALUES)}, $3)""",  # noqa: S608
+                VALUES ({", ".join(f"fresh.{name}" for name in _KEY + _VALUES)}, $3)""",
             [oldest, newest, created_at],
         )
 
 
 def _span(table: pa.Table) -> tuple[datetime, datetime]:
-    bounds = pc.min_max(table["timestamp"].cast(pa.int64())).as_py()
+    bounds: Any = pc.min_max(table["timestamp"].cast(pa.int64())).as_py()
     return from_epoch_us(bounds["min"]), from_epoch_us(bounds["max"])
 
 
@@ -177,15 +172,14 @@ def _bars(sql: str, series: tuple[str, str, str], *parameters: object) -> Callab
 
 
 def _objects(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> map[OHLCVBar]:
-    timestamp, *prices, quote_volume, trades_count, number, created_at = part.columns
+    timestamp, *prices, trades_count, number, created_at = part.columns
     return map(
         OHLCVBar,
         repeat(symbol),
         repeat(exchange),
         repeat(timeframe),
         times(timestamp),
-        *(map(Decimal, price.to_pylist()) for price in prices),
-        [None if value is None else Decimal(value) for value in quote_volume.to_pylist()],
+        *map(decimals, prices),
         trades_count.to_pylist(),
         number.to_pylist(),
         times(created_at),

@@ -90,11 +90,11 @@ def _setting(name: str, value: str) -> str:
         if not _AMOUNT.fullmatch(value):
             raise _bad(name, value, "an amount such as 2GB or 512MiB")
     elif name != "temp_directory":
-        raise URLError(f"unknown option {ascii(name[:40])} in the duckdb URL; the known ones are {_KNOWN}")
+        raise URLError(f"unknown option {name[:40]!a} in the duckdb URL; the known ones are {_KNOWN}")
     elif not value:
         raise _bad(name, value, "a directory")
     return value
 
 
 def _bad(name: str, value: str, wanted: str) -> URLError:
-    return URLError(f"{name}={ascii(value[:40])} in the duckdb URL must be {wanted}; the known options are {_KNOWN}")
+    return URLError(f"{name}={value[:40]!a} in the duckdb URL must be {wanted}; the known options are {_KNOWN}")

@@ -140,7 +140,7 @@ class DuckDBSession:
             return
         if not await self._lock.acquire(self._busy_timeout):
             raise operational_error(
-                f"another session of this process is writing to the database and did not finish within {self._busy_timeout:g} s; "
+                f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
                 "keep transactions short, or raise the URL's busy_timeout"
             )
         self._writing = True
@@ -162,7 +162,8 @@ class DuckDBSession:
         if self._writing:
             await self._end()
             self._lost = operational_error(
-                f"the session's writes were rolled back after an error: {failure.orig}; call session.rollback() to go on without them",
+                f"the session's writes were rolled back after an error: {failure.orig}; "
+                "call session.rollback() to go on without them",
                 failure,
             )
         return failure

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import ClauseElement, Result
+from sqlalchemy import ClauseElement, Dialect, Result
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
@@ -27,7 +27,7 @@ class _Dialect(PGDialect):
     supports_native_decimal = True
 
 
-_DIALECT = _Dialect(paramstyle="numeric_dollar")
+_DIALECT: Dialect = _Dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 # a SELECT may write, through nextval() or a data-modifying WITH; one that only names such a word just takes the lock
 _WRITES = re.compile(r"\b(?:nextval|insert|update|delete|merge)\b", re.IGNORECASE)
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from iftb_store.checks import json_object, json_text, shown
-from iftb_store.decimals import CONTEXT, plain
+from iftb_store.decimals import CONTEXT, plain, trimmed
 from iftb_store.errors import integrity_error
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
@@ -17,7 +17,7 @@ from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.session import DuckDBSession
 
-_Model = TypeVar("_Model", Trade, Position, SystemEvent)
+_Model = TypeVar("_Model", bound=Trade | Position | SystemEvent)
 
 _JSON = ("decision_reasons", "llm_analysis", "details")
 
@@ -142,7 +142,8 @@ class DuckDBPositions:
                 return False
             if position.status == "open" and any(number != position.id for number in _open_ids(cursor, position)):
                 raise integrity_error(
-                    f"another {position.side} position of {shown(position.symbol)} on {shown(position.exchange)} is open; close it first"
+                    f"another {position.side} position of {shown(position.symbol)} on {shown(position.exchange)} is open; "
+                    "close it first"
                 )
             return _update(cursor, "positions", _position_fields(position, now), "id = $1", position.id)
 
@@ -182,22 +183,21 @@ def _names(model: type[_Model]) -> list[str]:
 
 def _select(cursor: Cursor, model: type[_Model], table: str, rest: str, *parameters: Any) -> list[_Model]:
     names = _names(model)
-    rows = cursor.rows(f"SELECT {', '.join(names)} FROM {table} {rest}", parameters)  # noqa: S608
-    decoded = [index for index, name in enumerate(names) if name in _JSON]
-    return [model(*(json_object(value) if index in decoded else value for index, value in enumerate(row))) for row in rows]
+    rows = cursor.rows(f"SELECT {', '.join(names)} FROM {table} {rest}", parameters)
+    return [model(*map(_decode, names, row)) for row in rows]
 
 
-def _insert(cursor: Cursor, table: str, item: Trade | Position | SystemEvent, kept: Mapping[str, datetime]) -> int:
+def _insert(cursor: Cursor, table: str, item: Trade | Position | SystemEvent, kept: dict[str, Any]) -> int:
     values = {name: getattr(item, name) for name in _names(type(item)) if name != "id"} | kept
     places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-    sql = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) RETURNING id"  # noqa: S608
+    sql = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) RETURNING id"
     number: int = cursor.rows(sql, _encoded(values.items()))[0][0]
     return number
 
 
 def _update(cursor: Cursor, table: str, values: Mapping[str, Any], where: str, number: int | None) -> bool:
     changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(values, 2))
-    sql = f"UPDATE {table} SET {changes} WHERE {where} RETURNING id"  # noqa: S608
+    sql = f"UPDATE {table} SET {changes} WHERE {where} RETURNING id"
     return bool(cursor.rows(sql, [number, *_encoded(values.items())]))
 
 
@@ -210,6 +210,12 @@ def _encode(name: str, value: Any) -> Any:
         return None if value is None else json_text(value, name)
     # a Decimal parameter is limited to 38 digits, zeros at its end counted in
     return plain(value) if isinstance(value, Decimal) else value
+
+
+def _decode(name: str, value: Any) -> Any:
+    if name in _JSON:
+        return json_object(value)
+    return trimmed(value) if isinstance(value, Decimal) else value
 
 
 def _position_fields(position: Position, now: datetime) -> dict[str, Any]:
