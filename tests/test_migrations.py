@@ -1,10 +1,8 @@
-"""The schema's history on the three engines: up, down, adoption, refusal, locks, status, and the alembic command."""
+"""The schema's history on the three engines: up, down, adoption, refusal, locks and status."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +21,6 @@ from iftb_store import Base, DatabaseManager, SchemaError
 
 T = TypeVar("T")
 
-CHECKOUT = Path(__file__).parent.parent
 VERSIONS = Path(history.__file__).parent / "versions"
 
 EMPTY = {"ohlcv": 0, "trades": 0, "positions": 0, "system_events": 0}
@@ -70,12 +67,6 @@ def create_edited(conn: Connection, old: str, new: str) -> None:
     event.listen(conn, "before_cursor_execute", edit, retval=True)
     Base.metadata.create_all(conn)
     event.remove(conn, "before_cursor_execute", edit)
-
-
-def alembic(url: str, *args: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "IFTB_STORE_URL": url}
-    command = [sys.executable, "-m", "alembic", *args]
-    return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -424,81 +415,3 @@ async def test_looking_for_differences_leaves_no_trace_on_postgresql(postgres_ur
         return conn.execute(text("SELECT current_schema()")).scalar_one(), left
 
     assert await run(postgres_url, look) == ("public", 0)
-
-
-def test_the_alembic_command_goes_up_and_down(url: str) -> None:
-    up = alembic(url, "upgrade", "head")
-    current = alembic(url, "current")
-    down = alembic(url, "downgrade", "base")
-    gone = alembic(url, "current")
-
-    assert [up.returncode, down.returncode] == [0, 0], up.stderr + down.stderr
-    assert current.stdout.strip() == f"{migrations.head()} (head)"
-    assert gone.stdout.strip() == ""
-
-
-def test_the_alembic_command_migrates_as_the_package_does(url: str) -> None:
-    alembic(url, "upgrade", "head")
-
-    assert asyncio.run(run(url, migrations.differences)) == []
-
-
-def test_the_alembic_command_adopts_an_identical_schema(sqlite_url: str) -> None:
-    asyncio.run(run(sqlite_url, Base.metadata.create_all))
-
-    assert alembic(sqlite_url, "upgrade", "head").returncode == 0
-    assert asyncio.run(run(sqlite_url, migrations.current)) == migrations.head()
-
-
-def test_the_alembic_command_takes_a_url_of_its_own(sqlite_url: str, tmp_path: Path) -> None:
-    done = alembic(f"sqlite:///{tmp_path / 'unused.db'}", "-x", f"url={sqlite_url}", "upgrade", "head")
-
-    assert done.returncode == 0
-    assert asyncio.run(run(sqlite_url, migrations.current)) == migrations.head()
-    assert not (tmp_path / "unused.db").exists()
-
-
-def test_the_alembic_command_shows_the_history() -> None:
-    done = alembic("sqlite://", "history")
-
-    assert f"{migrations.head()} (head)" in done.stdout
-
-
-@pytest.mark.parametrize("scheme", ["postgres", "sqlite", "duckdb"])
-def test_the_alembic_command_prints_the_sql_without_a_database(scheme: str) -> None:
-    done = alembic(f"{scheme}://", "upgrade", "head", "--sql")
-
-    assert "CREATE TABLE ohlcv" in done.stdout
-    assert "INSERT INTO iftb_store_version" in done.stdout
-
-
-def test_the_alembic_command_ends_an_error_of_ours_in_one_line(sqlite_url: str) -> None:
-    asyncio.run(run(sqlite_url, lambda conn: create_edited(conn, "stack_trace TEXT, \n", "")))
-
-    done = alembic(sqlite_url, "upgrade", "head")
-
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "column stack_trace of system_events is missing" in done.stderr
-
-
-def test_the_alembic_command_shows_no_password() -> None:
-    done = alembic("postgresql://bot:hunter2@127.0.0.1:1/bot", "upgrade", "head")
-
-    assert done.returncode == 1
-    assert "hunter2" not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_the_alembic_command_begins_a_revision_that_loads(tmp_path: Path) -> None:
-    location = tmp_path / "history"
-    (location / "versions").mkdir(parents=True)
-    copy(VERSIONS / "0001_initial.py", location / "versions")
-    for name in ("env.py", "script.py.mako"):
-        copy(VERSIONS.parent / name, location)
-    (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "%(here)s/history"\n')
-
-    done = alembic("sqlite://", "-c", str(tmp_path / "pyproject.toml"), "revision", "--rev-id", "0002", "-m", "Add funding rates")
-
-    assert done.returncode == 0, done.stderr
-    assert ScriptDirectory(location).get_current_head() == "0002"
