@@ -1,0 +1,53 @@
+"""Every script of examples/ runs on its engine and prints what it says it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+_EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def _run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(_EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_live_loop_opens_and_closes_a_trade_on_postgresql(postgres_url: str) -> None:
+    printed = _run("live.py", postgres_url)
+    assert "close 60030: opened LIVE-" in printed
+    assert "close 60040.75: closed LIVE-" in printed
+    assert "trades 1, win rate 100 %, net pnl 0.1075, fees 0.05" in printed
+    assert printed.endswith("event trade_opened: long at 60030\nevent trade_closed: closed at 60040.75\n")
+
+
+def test_the_local_script_finds_and_fills_a_hole(sqlite_url: str) -> None:
+    printed = _run("local.py", sqlite_url)
+    assert "inserted 22\nmissing between 06:00 and 09:00\nupserted 3\ngaps now []\n" in printed
+    assert printed.count("refused:") == 2
+
+
+def test_the_analytics_script_queries_a_month_of_bars(duckdb_url: str) -> None:
+    printed = _run("analytics.py", duckdb_url)
+    assert printed.startswith("41,760 bars stored\nbusiest days:\n")
+    assert printed.count("UTC") == 3
+
+
+@pytest.mark.parametrize("engine", ["postgres", "sqlite"])
+def test_an_app_s_own_session_commits_and_rolls_back_as_one(engine: str, request: pytest.FixtureRequest) -> None:
+    fresh = make_url(request.getfixturevalue(f"{engine}_url"))
+    driver = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}[fresh.drivername]
+    printed = _run("own_session.py", fresh.set(drivername=driver).render_as_string(hide_password=False))
+    assert "committed together: 1 signals, 1 trades\n" in printed
+    assert printed.endswith("still stored: 1 signals, 1 trades\n")
+
+
+@pytest.mark.parametrize("name", ["local.py", "analytics.py", "own_session.py"])
+def test_a_script_runs_without_a_url(name: str) -> None:
+    assert _run(name)
