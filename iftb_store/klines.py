@@ -118,13 +118,21 @@ class KlineDump:
         self.bytes_read = 0
         with self._csv() as stream:
             bars = self._bars(stream)
-            while batch := self._caught(lambda: list(islice(bars, size))):
+            while True:
+                with self._damage_named():
+                    batch = list(islice(bars, size))
+                if not batch:
+                    return
                 yield batch
 
-    def _caught(self, read: Callable[[], list[OHLCVBar]]) -> list[OHLCVBar]:
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        # what zipfile raises on damage, by trial with flipped bytes; an OSError that names a file is no damage
         try:
-            return read()
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
             raise DumpError(f"{self.path}: the archive is damaged ({error}); download it again") from error
 
     @contextmanager
@@ -134,17 +142,13 @@ class KlineDump:
             with self.path.open("rb") as stream:
                 yield stream
             return
-        try:
+        with self._damage_named():
             archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise DumpError(f"{self.path}: not a whole zip archive ({error}); download it again") from error
         with archive:
             member = self._member(archive)
             self.size = member.file_size
-            try:
+            with self._damage_named():
                 packed = archive.open(member)
-            except zipfile.BadZipFile as error:
-                raise DumpError(f"{self.path}: the archive is damaged ({error}); download it again") from error
             with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
                 yield stream
 

@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 
 from iftb_store import (
     DatabaseManager,
@@ -192,23 +192,23 @@ def test_no_arguments_show_the_help(run: Run) -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["stats", "--nonsense"], "No such option: --nonsense"),
-        (["stats", "sqlite:///x.db", "more"], "unexpected extra argument"),
+        (["stats", "sqlite:///:memory:", "more"], "unexpected extra argument"),
         (["gaps"], "SYMBOL TIMEFRAME are wanted"),
-        (["gaps", "sqlite:///x.db", "BTCUSDT"], "SYMBOL TIMEFRAME are wanted"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT"], "SYMBOL TIMEFRAME are wanted"),
         (["gaps", "BTCUSDT", "1m", "more"], "SYMBOL TIMEFRAME are wanted"),
-        (["gaps", "sqlite:///x.db", "BTCUSDT", "7m"], "unknown timeframe '7m'"),
-        (["gaps", "sqlite:///x.db", "BTCUSDT", "1m", "--start", "today"], "--start 'today' is no time"),
-        (["gaps", "sqlite:///x.db", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
-        (["latest", "sqlite:///x.db", "BTCUSDT", "1m", "--limit", "0"], "--limit"),
-        (["stats", "sqlite:///x.db", "--days", "many"], "--days"),
-        (["events", "sqlite:///x.db", "--severity", "loud"], "severity must be one of debug, info"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "7m"], "unknown timeframe '7m'"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "today"], "--start 'today' is no time"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
+        (["latest", "sqlite:///:memory:", "BTCUSDT", "1m", "--limit", "0"], "--limit"),
+        (["stats", "sqlite:///:memory:", "--days", "many"], "--days"),
+        (["events", "sqlite:///:memory:", "--severity", "loud"], "severity must be one of debug, info"),
         (["import"], "no FILE is named"),
-        (["import", "sqlite:///x.db"], "no FILE is named"),
-        (["import", "sqlite:///x.db", "absent.zip"], "no file absent.zip"),
-        (["import", "sqlite:///x.db", "*.zip"], r"no file \*.zip"),
-        (["import", "sqlite:///x.db", "."], "is a directory"),
+        (["import", "sqlite:///:memory:"], "no FILE is named"),
+        (["import", "sqlite:///:memory:", "absent.zip"], "no file absent.zip"),
+        (["import", "sqlite:///:memory:", "*.zip"], r"no file \*.zip"),
+        (["import", "sqlite:///:memory:", "."], "is a directory"),
         (["stats", "oracle://x"], "no backend is installed for the URL scheme 'oracle'"),
-        (["stats", "sqlite:///x.db?nonsense=1"], "unknown option 'nonsense'"),
+        (["stats", "sqlite:///:memory:?nonsense=1"], "unknown option 'nonsense'"),
         (["migrate", "not a url"], "cannot be understood"),
     ],
 )
@@ -273,7 +273,7 @@ def test_migrate_and_status_on_each_engine(run: Run, url: str) -> None:
     after = run("status", url)
 
     assert before[0] == 1
-    assert "iftb-store migrate" in before[2]
+    assert "iftb-store migrate URL" in before[2]
     assert migrated[0] == again[0] == 0
     assert "is at revision" in migrated[1]
     assert after[0] == 0
@@ -297,10 +297,22 @@ def test_status_of_tables_without_a_revision_says_that_they_can_be_used(run: Run
 
 @pytest.mark.parametrize("command", [["gaps", "BTCUSDT", "1m"], ["stats"], ["positions"], ["events"]])
 def test_a_database_without_a_schema_is_a_failure_that_names_the_command(run: Run, sqlite_url: str, command: list[str]) -> None:
+    write_dump(str(make_url(sqlite_url).database))
+
     code, out, err = run(command[0], sqlite_url, *command[1:])
 
     assert (code, out) == (1, "")
     assert "iftb-store migrate" in err
+
+
+@pytest.mark.parametrize("url", ["sqlite:///typo.db", "duckdb:///typo.duckdb"])
+@pytest.mark.parametrize("command", ["status", "stats"])
+def test_a_database_file_that_is_not_there_is_not_made_by_looking_at_it(run: Run, tmp_path: Path, url: str, command: str) -> None:
+    code, out, err = run(command, url)
+
+    assert (code, out) == (1, "")
+    assert "there is no database file typo." in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["literal", "env", "IFTB_STORE_URL", "default"])
@@ -365,6 +377,15 @@ def test_a_damaged_file_is_named_with_its_line_and_the_others_are_imported(run: 
     assert err.startswith("error: ADABTC-1m-2024-02.csv, line 2: ")
     assert err.endswith("nothing of this file is stored\n")
     assert count_bars(stored) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="every file can be read by the superuser")
+def test_a_file_that_cannot_be_read_is_named(run: Run, stored: str) -> None:
+    write_dump("BTCUSDT-1m-2024-02.csv", line(0)).chmod(0)
+
+    code, _, err = run("import", stored, "*.csv")
+
+    assert (code, err) == (1, "error: BTCUSDT-1m-2024-02.csv: Permission denied; nothing of this file is stored\n")
 
 
 def test_symbol_timeframe_and_exchange_can_be_given(run: Run, stored: str) -> None:
@@ -544,6 +565,21 @@ def test_the_demo_keeps_its_files_where_it_is_told(run: Run) -> None:
     assert run("stats", "sqlite:///kept/demo.db")[0] == 0
     assert second[0] == 2
     assert "exists already" in second[2]
+
+
+def test_what_the_terminal_cannot_show_is_escaped(stored: str) -> None:
+    write_dump("币安人生USDT-1m-2024-02.csv", line(0))
+
+    done = process("import", stored, "币安人生USDT-1m-2024-02.csv", PYTHONIOENCODING="ascii")
+
+    assert done.returncode == 0
+    assert r"binance \u5e01\u5b89\u4eba\u751fUSDT 1m, 1 bars" in done.stdout
+
+
+def test_a_directory_that_cannot_be_made_is_a_failure(run: Run) -> None:
+    write_dump("file")
+
+    assert run("demo", "--path", "file/kept") == (1, "", "error: file/kept: Not a directory\n")
 
 
 def test_a_pipe_that_closes_early_is_quiet(stored: str) -> None:

@@ -248,7 +248,7 @@ def test_a_file_that_is_no_archive_is_refused(pack: Write) -> None:
     path = pack({"x.csv": FIRST})
     path.write_bytes(path.read_bytes()[:-30])
 
-    with pytest.raises(DumpError, match="not a whole zip archive"):
+    with pytest.raises(DumpError, match="the archive is damaged"):
         read(path)
 
 
@@ -260,12 +260,28 @@ def test_a_flipped_byte_in_an_archive_is_refused(pack: Write) -> None:
         read(path)
 
 
-def test_a_broken_member_header_is_refused(pack: Write) -> None:
+@pytest.mark.parametrize(
+    ("marker", "offset", "value"),
+    [
+        pytest.param(b"PK\x03\x04", 0, 0, id="magic number"),
+        pytest.param(b"PK\x01\x02", 6, 255, id="version"),
+        pytest.param(b"PK\x01\x02", 45, 255, id="offset of the member"),
+        pytest.param(b"PK\x05\x06", 15, 255, id="size of the directory"),
+    ],
+)
+def test_a_broken_archive_header_is_refused(pack: Write, marker: bytes, offset: int, value: int) -> None:
     path = pack({"x.csv": FIRST})
-    path.write_bytes(b"XX" + path.read_bytes()[2:])
+    content = bytearray(path.read_bytes())
+    content[content.index(marker) + offset] = value
+    path.write_bytes(content)
 
     with pytest.raises(DumpError, match="the archive is damaged"):
         read(path)
+
+
+def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "NEARUSDT-1m-2024-02.zip")
 
 
 def test_an_encrypted_archive_is_refused(pack: Write) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = _DEBUG in options
     rest = [word for word in options if word != _DEBUG] + words[len(options) :]
+    if isinstance(sys.stdout, TextIOWrapper):
+        # what the terminal cannot show must not stop a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(rest, prog_name="iftb-store", standalone_mode=False)
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
-from iftb_store.cli.output import console, error_line, json_out, moment, number, say, table, without_password
+from iftb_store.cli.output import clock_time, console, error_line, json_out, moment, number, say, table, without_password
 from iftb_store.cli.target import URL_HELP, run, url_and_rest, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
@@ -171,7 +171,7 @@ def events(
     if as_json:
         json_out(found)
     elif found:
-        rows = [(moment(item.created_at), item.severity, item.event_type, item.symbol or "", item.message) for item in found]
+        rows = [(clock_time(item.created_at), item.severity, item.event_type, item.symbol or "", item.message) for item in found]
         table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
     else:
         say("no events are stored" if severity is None else f"no events of severity {severity} are stored")
@@ -205,8 +205,9 @@ async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool) -> Imp
             result = await import_klines(
                 db, dump, insert=insert, progress=lambda read, size: bar.update(task, completed=read, total=size)
             )
-    except DumpError as error:
-        error_line(f"{error}; nothing of this file is stored")
+    except (DumpError, OSError) as error:
+        problem = f"{dump.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        error_line(f"{problem}; nothing of this file is stored")
     except IntegrityError as error:
         error_line(f"{dump.path}: {error.orig}; nothing of this file is stored; without --insert, stored bars are overwritten")
     else:

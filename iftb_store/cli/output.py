@@ -74,12 +74,15 @@ def number(value: Decimal | None, places: int | None = None) -> str:
     return plain(value) or format(value, "f")
 
 
-def moment(value: datetime | None) -> str:
+def moment(value: datetime) -> str:
     """Return a time in UTC for a person, as fine as it is: ``2024-02-29 23:59``."""
-    if value is None:
-        return ""
     utc = value.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(" ", "auto" if utc.second or utc.microsecond else "minutes")
+
+
+def clock_time(value: datetime | None) -> str:
+    """Return a time of the store's own in UTC, to the second."""
+    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _json(value: Any) -> Any:

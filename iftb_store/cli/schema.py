@@ -23,7 +23,7 @@ def migrate(url: Url = None) -> None:
     Safe to run twice, and from several places at once: one works, the others wait for a while.
     """
     address = resolve(url)
-    run(address, lambda db: db.migrate())
+    run(address, lambda db: db.migrate(), create=True)
     state = run(address, lambda db: db.status())
     say(f"{_shown(address)}: the schema is at revision {state.revision}")
 
@@ -41,8 +41,10 @@ def status(url: Url = None) -> None:
         ("revision", state.revision or "none"),
         ("head", f"{state.head} ({state.state})"),
     ]
-    table(["schema", ""], facts)
+    for name, value in facts:
+        say(f"{name:<9} {value}")
     if state.tables:
+        say()
         table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
     if state.state in _ADVICE:
         error_line(_ADVICE[state.state])

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from iftb_store.cli.output import without_password
 from iftb_store.config import get_settings
-from iftb_store.errors import ConfigurationError, InvalidValueError
+from iftb_store.errors import ConfigurationError, InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
+from iftb_store.registry import parse_url
 
 URL_HELP = "A database URL, or env:NAME; IFTB_STORE_URL or the DB_ variables where there is none."
 
 T = TypeVar("T")
 
 _ENVIRONMENT = "env:"
+_FILE_ENGINES = ("sqlite", "duckdb")
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
@@ -62,12 +65,30 @@ def resolve(url: str | None) -> str:
     return value
 
 
-def run(url: str | None, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
-    """Connect to what the user means, do the work in an event loop of its own, disconnect."""
+def run(url: str | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
+    """Connect to what the user means, do the work in an event loop of its own, disconnect.
+
+    Raises:
+        SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
+    """
     address = resolve(url)
+    manager = DatabaseManager(address)
+    if not create:
+        _require_file(address)
 
     async def connected() -> T:
-        async with DatabaseManager(address) as db:
+        async with manager as db:
             return await work(db)
 
     return asyncio.run(connected())
+
+
+def _require_file(address: str) -> None:
+    # opening it would leave an empty file behind, which hides that the name was mistyped
+    url = parse_url(address)
+    if (
+        url.get_backend_name() in _FILE_ENGINES
+        and url.database not in (None, "", ":memory:")
+        and not Path(str(url.database)).exists()
+    ):
+        raise SchemaError(f"there is no database file {url.database}; `iftb-store migrate URL` creates it")
