@@ -64,7 +64,9 @@ async def open_long(session: Any, bar: OHLCVBar) -> None:
 async def close_long(session: Any, bar: OHLCVBar, position: Position) -> None:
     """Store the trade's result, close the position and log an event."""
     (trade,) = await TradeRepository(session).get_by_symbol(bar.symbol, limit=1, exchange=bar.exchange)
-    assert trade.id is not None and position.id is not None  # what was read has one
+    # what was read has an id, which the types cannot know
+    assert trade.id is not None
+    assert position.id is not None
     pnl = (bar.close - position.entry_price) * position.quantity
     await TradeRepository(session).update(
         trade.id, action="close", exit_price=bar.close, exit_time=bar.timestamp, realized_pnl=pnl, fee=Decimal("0.05")
