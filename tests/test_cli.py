@@ -264,6 +264,10 @@ def test_an_unforeseen_error_is_one_line_that_names_the_option_for_more(run: Run
     monkeypatch.setattr("iftb_store.cli.data.run", fail)
 
     assert run("stats") == (1, "", "error: RuntimeError: broken at postgresql://***@host/bot; --debug shows where\n")
+    code, _, err = run("stats", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert SECRET not in err
 
 
 def test_migrate_and_status_on_each_engine(run: Run, url: str) -> None:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            typer.echo(without_password(traceback.format_exc()), err=True)
         message, code = _explained(error, debug)
         if message:
             error_line(message)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from iftb_store.decimals import CONTEXT, plain
 
-_CREDENTIALS = re.compile(r"://.*@", re.DOTALL)
+_CREDENTIALS = re.compile(r"://.*@")
 _PASSWORD_OPTION = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
 # wide enough for any row: a pipe has no width to fold at
 _PIPE_WIDTH = 10_000
@@ -41,7 +41,7 @@ def error_line(message: str) -> None:
 
 
 def without_password(message: str) -> str:
-    """Cut user and password from a text that repeats what somebody typed, wherever a URL may stand in it."""
+    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand."""
     return _PASSWORD_OPTION.sub(r"\1***", _CREDENTIALS.sub("://***@", message))
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from iftb_store.cli.data import Url
 from iftb_store.cli.output import error_line, say, table
 from iftb_store.cli.target import resolve, run
+from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url
+
+if TYPE_CHECKING:
+    from iftb_store_migrations import SchemaStatus
 
 _ADVICE = {
     "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
@@ -23,8 +29,12 @@ def migrate(url: Url = None) -> None:
     Safe to run twice, and from several places at once: one works, the others wait for a while.
     """
     address = resolve(url)
-    run(address, lambda db: db.migrate(), create=True)
-    state = run(address, lambda db: db.status())
+
+    async def upgrade(db: DatabaseManager) -> SchemaStatus:
+        await db.migrate()
+        return await db.status()
+
+    state = run(address, upgrade, create=True)
     say(f"{_shown(address)}: the schema is at revision {state.revision}")
 
 
