@@ -18,6 +18,7 @@ from iftb_store import (
     Unsupported,
 )
 from iftb_store.protocols import Capability
+from iftb_store.schema import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, interrupted, lacks, needs
 from iftb_store.testing.samples import bar, position, trade
@@ -161,9 +162,9 @@ class SchemaTests(SuiteFixtures):
 
     async def test_created_tables_are_at_the_newest_revision(self, db: DatabaseManager) -> None:
         needs(db, Capability.MIGRATIONS)
-        created = await raw.fetch(db, "SELECT version_num FROM alembic_version")
+        created = await raw.fetch(db, f"SELECT version_num FROM {VERSION_TABLE}")
         await db.migrate()
-        assert await raw.fetch(db, "SELECT version_num FROM alembic_version") == created
+        assert await raw.fetch(db, f"SELECT version_num FROM {VERSION_TABLE}") == created
         assert len(created) == 1
 
     async def test_without_migrations_migrating_is_unsupported(self, empty_db: DatabaseManager) -> None:
