@@ -238,8 +238,7 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
 def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
     try:
         keys = list(map(_KEY, bars))
-        if {key[3].tzinfo for key in keys} == {UTC}:
-            set(keys)
+        if {key[3].tzinfo for key in keys} == {UTC} and {type(part) for key in keys for part in key[:3]} == {str}:
             return keys
     except (AttributeError, TypeError):
         pass

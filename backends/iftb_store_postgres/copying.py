@@ -23,9 +23,9 @@ _NAMES = ", ".join(_COLUMNS)
 _KEY = "exchange, symbol, timeframe, timestamp"
 _VALUES = _COLUMNS[4:11]
 _ARRAYS = f"""
-    SELECT exchange, symbol, timeframe, timestamp, open::numeric, high::numeric, low::numeric, close::numeric,
-        volume::numeric, quote_volume::numeric, trades_count, $12::timestamptz
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[],
+    SELECT exchange, symbol, timeframe, timestamp::timestamptz, open::numeric, high::numeric, low::numeric, close::numeric,
+        volume::numeric, quote_volume::numeric, trades_count, $12::text::timestamptz
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
         $9::text[], $10::text[], $11::bigint[]) AS batch ({", ".join(_COLUMNS[:11])})"""
 _ON_CONFLICT = f"""
     ON CONFLICT ({_KEY}) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _VALUES)}
@@ -69,7 +69,8 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> None:
     for columns in batch.chunks():
-        await connection.execute(sql, *columns, batch.created_at)
+        times = [str(moment) for moment in columns.timestamp]
+        await connection.execute(sql, *columns[:3], times, *columns[4:], str(batch.created_at))
 
 
 async def _lines(batch: BarBatch) -> AsyncIterator[bytes]:

@@ -36,7 +36,7 @@ _TOTALS = """
         COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS largest_win,
         COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS largest_loss
     FROM trades
-    WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= :since"""
+    WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= CAST(CAST(:since AS text) AS timestamptz)"""
 
 _SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE}') IS NOT NULL"
 
@@ -45,17 +45,22 @@ class PostgresDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
     dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
+    # text in and out: an app's connection may decode JSON as it likes, and asyncpg sends the first and the last moment of
+    # the calendar as infinities
     json_sql = "{}::text"
+    json_parameter = "CAST(CAST(:{} AS text) AS json)"
+    time_parameter = "CAST(CAST(:{} AS text) AS timestamptz)"
     # text is decoded faster than asyncpg decodes numerics, and keeps no zeros that nobody wrote
     decimal_sql = "trim_scale({})::text"
     month_sql = "(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))"
-    time_sql = "CAST(:{} AS timestamptz)"
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
     def encode(self, value: Any) -> Any:
-        """Objects become JSON text; asyncpg takes the rest as it is."""
+        """Objects become JSON text, times ISO 8601 text; asyncpg takes the rest as it is."""
+        if isinstance(value, datetime):
+            return str(value)
         return json_text(value, "value") if isinstance(value, dict) else value
 
     def decode_decimal(self, value: str) -> Decimal:
@@ -106,7 +111,7 @@ class PostgresDriver:
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
         made = statement(_TOTALS, self.dialect)
-        values = {"since": since, "exchange": exchange}
+        values = {"since": str(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)
 

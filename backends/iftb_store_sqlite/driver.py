@@ -45,9 +45,9 @@ class SQLiteDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
     dialect: Dialect = SQLiteDialect_aiosqlite()
-    json_sql = decimal_sql = bar_decimal_sql = "{}"
+    json_sql = decimal_sql = "{}"
+    json_parameter = time_parameter = ":{}"
     month_sql = _MONTH.format(_SECOND.replace("{}", "{0}"))
-    time_sql = ":{}"
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session

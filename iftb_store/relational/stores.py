@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache
@@ -41,14 +41,15 @@ class Driver(Protocol):
         """The SQLAlchemy dialect that statements are made for."""
         ...
 
-    #: The JSON text of the column ``{}``, as SQL.
+    #: The JSON text of the column ``{}``, and the parameter ``:{}`` as a JSON column takes it, as SQL.
     json_sql: str
+    json_parameter: str
     #: The decimal column ``{}`` as the text that `decode_decimal` takes, as SQL.
     decimal_sql: str
     #: The number of the calendar month, in UTC, of the time column ``{}``, as SQL.
     month_sql: str
     #: The parameter ``:{}`` as a time, as SQL.
-    time_sql: str
+    time_parameter: str
 
     def encode(self, value: Any) -> Any:
         """Turn a checked value into what the driver takes."""
@@ -132,11 +133,19 @@ class _Table(Generic[M]):
         columns = (as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
         return f"SELECT {', '.join(columns)} FROM {self.name} {rest}"
 
-    def insert(self) -> str:
+    def insert(self, driver: Driver) -> str:
         """Return an INSERT of all columns but the generated ones."""
-        return (
-            f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(f':{column}' for column in self.written)})"
-        )
+        parameters = (self.parameter(driver, column) for column in self.written)
+        return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(parameters)})"
+
+    def changes(self, driver: Driver, columns: Iterable[str]) -> str:
+        """Return the SET list of an UPDATE."""
+        return ", ".join(f"{column} = {self.parameter(driver, column)}" for column in columns)
+
+    def parameter(self, driver: Driver, column: str) -> str:
+        """Return the parameter of a column, as SQL."""
+        as_sql = {"datetime": driver.time_parameter, "dict[str, Any]": driver.json_parameter}
+        return as_sql.get(self._kinds[self.columns.index(column)], ":{}").format(column)
 
     def values(self, instance: M) -> dict[str, Any]:
         """Return an object's values by column."""
@@ -179,7 +188,8 @@ class _Bars:
         await self._driver.upsert_bars(batch)
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
-        sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN :start AND :end ORDER BY timestamp")
+        between = " AND ".join(map(self._driver.time_parameter.format, ("start", "end")))
+        sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
         rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
         return await self._driver.decode_bars(rows)
 
@@ -191,7 +201,7 @@ class _Bars:
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
         start, end, before, after = window
         driver = self._driver
-        sql = _gaps_sql(driver.month_sql, driver.time_sql, timeframe, start is not None, end is not None)
+        sql = _gaps_sql(driver.month_sql, driver.time_parameter, timeframe, start is not None, end is not None)
         seconds = SECONDS[timeframe]
         rows = await read(
             driver,
@@ -210,10 +220,12 @@ class _Bars:
 
 @cache
 def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query of a series' holes; ``month`` and ``time`` are the driver's month_sql and time_sql."""
+    """Return the query of a series' holes; ``month`` and ``time`` are the driver's month_sql and time_parameter."""
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
-    where = _SERIES + (" AND timestamp >= :start" if has_start else "") + (" AND timestamp <= :end" if has_end else "")
+    where = _SERIES
+    where += f" AND timestamp >= {time.format('start')}" if has_start else ""
+    where += f" AND timestamp <= {time.format('end')}" if has_end else ""
     before = f", 1, {time.format('before')}" if has_start else ""
     sql = f"""
         SELECT earlier, later
@@ -237,14 +249,13 @@ class _Trades:
 
     async def insert(self, trade: Trade, now: datetime) -> int:
         values = {**_TRADES.values(trade), "created_at": now, "updated_at": now}
-        rows = await write(self._driver, _TRADES.insert() + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values)
+        rows = await write(self._driver, _TRADES.insert(self._driver) + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values)
         if not rows:
             raise integrity_error("a trade with this trade_id is stored already")
         return int(rows[0][0])
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        changes = ", ".join(f"{column} = :{column}" for column in fields)
-        sql = f"UPDATE trades SET {changes} WHERE id = :id RETURNING id"
+        sql = f"UPDATE trades SET {_TRADES.changes(self._driver, fields)} WHERE id = :id RETURNING id"
         return bool(await write(self._driver, sql, {**fields, "id": trade_id}, savepoint="trade_id" in fields))
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
@@ -266,13 +277,8 @@ class _Trades:
 
 _POSITION_KEY = ("exchange", "symbol", "side")
 _POSITION_CHANGES = tuple(column for column in _POSITIONS.written if column != "created_at")
-_POSITION_UPSERT = (
-    _POSITIONS.insert()
-    + f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE status = 'open' DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY)
-)
-_POSITION_UPDATE = (
-    f"UPDATE positions SET {', '.join(f'{column} = :{column}' for column in _POSITION_CHANGES)} WHERE status = 'open' AND "
+_POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE status = 'open' DO UPDATE SET " + ", ".join(
+    f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY
 )
 
 
@@ -295,17 +301,22 @@ class _Positions:
         if position.status != "open":
             # the conflict clause sees open rows only, and this one would not be one
             key = " AND ".join(f"{column} = :{column}" for column in _POSITION_KEY)
-            if await write(self._driver, f"{_POSITION_UPDATE}{key} RETURNING id", values):
+            if await write(self._driver, self._update(key), values):
                 return
-        await write(self._driver, _POSITION_UPSERT, values)
+        await write(self._driver, _POSITIONS.insert(self._driver) + _POSITION_ON_CONFLICT, values)
 
     async def update(self, position: Position, now: datetime) -> bool:
         values = {**_POSITIONS.values(position), "last_updated": now}
-        return bool(await write(self._driver, f"{_POSITION_UPDATE}id = :id RETURNING id", values, savepoint=True))
+        return bool(await write(self._driver, self._update("id = :id"), values, savepoint=True))
+
+    def _update(self, where: str) -> str:
+        changes = _POSITIONS.changes(self._driver, _POSITION_CHANGES)
+        return f"UPDATE positions SET {changes} WHERE status = 'open' AND {where} RETURNING id"
 
     async def close(self, position_id: int, now: datetime) -> bool:
-        sql = "UPDATE positions SET status = 'closed', last_updated = :now WHERE id = :id AND status = 'open' RETURNING id"
-        return bool(await write(self._driver, sql, {"id": position_id, "now": now}))
+        changes = _POSITIONS.changes(self._driver, ("status", "last_updated"))
+        sql = f"UPDATE positions SET {changes} WHERE id = :id AND status = 'open' RETURNING id"
+        return bool(await write(self._driver, sql, {"id": position_id, "status": "closed", "last_updated": now}))
 
     async def exists(self, position_id: int) -> bool:
         return bool(await read(self._driver, "SELECT 1 FROM positions WHERE id = :id", id=position_id))
@@ -316,7 +327,7 @@ class _Events:
         self._driver = driver
 
     async def insert(self, event: SystemEvent, now: datetime) -> None:
-        await write(self._driver, _EVENTS.insert(), {**_EVENTS.values(event), "created_at": now})
+        await write(self._driver, _EVENTS.insert(self._driver), {**_EVENTS.values(event), "created_at": now})
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
         where = "" if severity is None else "WHERE severity = :severity"
