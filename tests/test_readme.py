@@ -1,0 +1,66 @@
+"""The documents keep their word: the README's code runs and prints what it shows, and names what there is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from iftb_store.cli import app
+from iftb_store.config import DatabaseSettings
+from iftb_store.registry import GROUP
+
+_ROOT = Path(__file__).parent.parent
+_README = (_ROOT / "README.md").read_text()
+_GUIDE = (_ROOT / "CONTRIBUTING.md").read_text()
+_SETUP = re.findall(r"^```bash\n(python3 [^\n]+)\n```$", _README, re.MULTILINE)
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_blocks_of_the_tour_print_what_the_readme_shows(tmp_path: Path) -> None:
+    done = [_run(tmp_path, "-c", block) for block in _blocks(_README, "python")]
+    assert [(item.stdout, item.stderr) for item in done] == [(shown, "") for shown in _blocks(_README, "text")]
+
+
+def test_the_set_up_is_two_commands_of_one_line() -> None:
+    assert len(_SETUP) == 2
+
+
+def test_ci_calls_the_readme_s_command_for_the_tests() -> None:
+    assert _SETUP[1] in (_ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_readme_names_every_command() -> None:
+    assert [command.name for command in app.registered_commands if f"`iftb-store {command.name} " not in _README] == []
+
+
+def test_the_readme_names_every_scheme() -> None:
+    assert [point.name for point in entry_points(group=GROUP) if f"`{point.name}`" not in _README] == []
+
+
+def test_the_readme_names_every_variable() -> None:
+    variables = [field.validation_alias or f"DB_{name.upper()}" for name, field in DatabaseSettings.model_fields.items()]
+    assert [name for name in variables if f"`{name}`" not in _README] == []
+
+
+def test_the_guide_s_first_backend_passes_a_part_of_the_suite(tmp_path: Path) -> None:
+    (pyproject,) = _blocks(_GUIDE, "toml")
+    backend, suite = _blocks(_GUIDE, "python")
+    (tmp_path / "iftb_store_mydb.py").write_text(backend)
+    (tmp_path / "test_mydb.py").write_text(suite)
+    info = tmp_path / "iftb_store_mydb-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: iftb-store-mydb\nVersion: 0.1\n")
+    (name, target), *_ = re.findall(r'^(\w+) = "(iftb_store_mydb:\w+)"$', pyproject, re.MULTILINE)
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {target}\n")
+    done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "-k", "insert", "test_mydb.py")
+    assert done.returncode == 0, done.stdout + done.stderr
