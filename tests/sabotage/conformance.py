@@ -1,0 +1,15 @@
+"""The conformance suite on the sabotaged backend; tests/test_sabotage.py runs it, by itself it is not collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iftb_store.testing import BackendConformance
+
+
+class TestSabotaged(BackendConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sabotage:///{tmp_path / 'store.db'}"

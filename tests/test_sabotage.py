@@ -1,0 +1,52 @@
+"""The conformance suite catches each of ten faults in a backend, and passes that backend when it has none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_SOUND = "test_connecting_twice_is_harmless"
+
+_SABOTAGES = {
+    "rounds a decimal": "test_a_trades_decimals_come_back_exactly",
+    "drops tzinfo": "test_a_trades_times_come_back_in_utc",
+    "swallows a duplicate": "test_a_bar_stored_already_is_an_integrity_error",
+    "commits on error": "test_an_exception_rolls_everything_back",
+    "moves created_at": "test_upsert_keeps_id_and_created_at_of_a_stored_bar",
+    "orders ties oldest first": "test_events_of_one_time_come_newest_id_first",
+    "leaves out the end": "test_get_range_includes_both_ends",
+    "loses a row": "test_insert_many_stores_every_bar_of_a_batch",
+    "sums floats": "test_sums_keep_the_last_place_beside_the_largest_number",
+    "reopens a position": "test_a_closed_position_is_not_changed_by_a_stale_object",
+}
+
+
+def run_suite(sabotage: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the suite on the sabotaged backend in a process of its own, where its entry point can be found."""
+    path = os.pathsep.join(filter(None, [str(_HERE / "sabotage"), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "sabotage/conformance.py", "-q", "-p", "no:cacheprovider", "--tb=line", *options],
+        cwd=_HERE,
+        env={**os.environ, "PYTHONPATH": path, "IFTB_STORE_SABOTAGE": sabotage},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("sabotage", "caught_by"), _SABOTAGES.items())
+def test_the_suite_catches_a_backend_that(sabotage: str, caught_by: str) -> None:
+    result = run_suite(sabotage, "-k", f"{caught_by} or {_SOUND}")
+    assert result.returncode == 1, result.stdout
+    assert f"FAILED sabotage/conformance.py::TestSabotaged::{caught_by}" in result.stdout.replace("tests/sabotage", "sabotage")
+    assert f"::{_SOUND}" not in result.stdout
+
+
+def test_the_suite_passes_the_same_backend_without_a_fault() -> None:
+    result = run_suite("none")
+    assert result.returncode == 0, result.stdout
