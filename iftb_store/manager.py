@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.errors import InvalidValueError, NotConnectedError, Unsupported
 from iftb_store.protocols import Backend, Capability
-from iftb_store.registry import backend_for, parse_url
+from iftb_store.registry import backend_for, parse_url, shown_url
 
 if TYPE_CHECKING:
     from iftb_store_migrations import SchemaStatus
@@ -46,7 +46,7 @@ class DatabaseManager:
         self._connected = False
 
     def __repr__(self) -> str:
-        return f"DatabaseManager({self._url.render_as_string(hide_password=True)!r})"
+        return f"DatabaseManager({shown_url(self._url)!r})"
 
     async def __aenter__(self) -> DatabaseManager:
         await self.connect()
@@ -137,7 +137,7 @@ class DatabaseManager:
         from iftb_store_migrations import status
 
         self._require_migrations()
-        return await self._backend.with_connection(status)
+        return await self._backend.with_connection(status, read_only=True)
 
     def _require_connected(self) -> None:
         if not self._connected:

@@ -264,9 +264,10 @@ class Backend(Protocol):
         """Return the stores that work in a session of this backend (or, with SQLALCHEMY, an app's own)."""
         ...
 
-    async def with_connection(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` with a SQLAlchemy connection in one transaction, alone: other callers wait, bounded.
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` with a SQLAlchemy connection in one transaction, without a limit to the time of a statement.
 
-        Migrations and status run in here. Only with the capability MIGRATIONS.
+        Where it may write (a migration), it works alone: other callers wait, bounded. Where ``read_only``, it waits for no
+        writer and takes no lock (status). Only with the capability MIGRATIONS.
         """
         ...

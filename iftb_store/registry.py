@@ -28,6 +28,11 @@ def parse_url(url: str | URL) -> URL:
     )
 
 
+def shown_url(url: URL) -> str:
+    """Return a URL for people, its password hidden."""
+    return url.render_as_string(hide_password=True).replace("%3Amemory%3A", ":memory:")
+
+
 def backend_for(scheme: str) -> type[Backend]:
     """Return the backend class that claims a scheme.
 

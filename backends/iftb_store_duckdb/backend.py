@@ -131,15 +131,15 @@ class DuckDBBackend:
         """Return the stores that work in a session of this backend."""
         return DuckDBStores(session)
 
-    async def with_connection(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` with a SQLAlchemy connection in one transaction under the write lock.
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` with a SQLAlchemy connection in one transaction, under the write lock unless it only reads.
 
         Raises:
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a constraint refused a statement.
         """
         connection, executor = self._connected()
-        if not await self._lock.acquire(self._options.busy_timeout):
+        if not read_only and not await self._lock.acquire(self._options.busy_timeout):
             raise operational_error(
                 f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
                 "close it, then try again"
@@ -155,7 +155,8 @@ class DuckDBBackend:
             raise
         finally:
             self.schema_checked = False
-            self._lock.release()
+            if not read_only:
+                self._lock.release()
 
     def begin(self, cursor: Cursor) -> None:
         """Begin a write transaction; its log is created with the database file's own permissions."""

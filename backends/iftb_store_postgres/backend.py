@@ -10,6 +10,7 @@ from typing import ClassVar, TypeVar
 import asyncpg
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
@@ -119,20 +120,28 @@ class PostgresBackend:
         """Return the stores of a session, a manager's or an app's own on asyncpg."""
         return RelationalStores(PostgresDriver(session))
 
-    async def with_connection(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in one transaction; migrations take their own advisory lock in it."""
-        if self._engine is None:
-            raise operational_error("the database is not connected")
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it."""
         self.schema_seen = False
-        async with self._engine.begin() as connection:
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=self._open_patient, poolclass=NullPool, echo=self._echo, hide_parameters=True
+        )
+        watch(engine, translate, lambda connection: bool(connection.invalidated))
+        async with engine.begin() as connection:
             return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
+        return await self._connection(self._command_timeout)
+
+    async def _open_patient(self) -> asyncpg.Connection:
+        return await self._connection(None)
+
+    async def _connection(self, command_timeout: float | None) -> asyncpg.Connection:
         try:
             return await asyncpg.connect(
                 self._dsn.render_as_string(hide_password=False),
                 timeout=self._connect_timeout or _FOREVER,
-                command_timeout=self._command_timeout,
+                command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
                 server_settings=self._settings,
             )

@@ -36,7 +36,8 @@ _TOTALS = """
         COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS largest_win,
         COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS largest_loss
     FROM trades
-    WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= CAST(CAST(:since AS text) AS timestamptz)"""
+    WHERE exchange = :exchange AND realized_pnl IS NOT NULL
+        AND COALESCE(exit_time, updated_at) >= CAST(CAST(:since AS text) AS timestamptz)"""
 
 _SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE}') IS NOT NULL"
 

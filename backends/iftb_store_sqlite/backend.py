@@ -105,13 +105,13 @@ class SQLiteBackend:
         """Return the stores of a session, a manager's or an app's own on aiosqlite."""
         return RelationalStores(SQLiteDriver(session))
 
-    async def with_connection(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in one transaction under SQLite's write lock, waiting for it as long as the busy timeout."""
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` in one transaction; under SQLite's write lock, waiting for it as long as the busy timeout, or reading."""
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
         async with self._engine.connect() as connection:
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
             result = await connection.run_sync(work)
             await connection.commit()
         return result

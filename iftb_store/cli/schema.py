@@ -10,7 +10,7 @@ from iftb_store.cli.data import Url
 from iftb_store.cli.output import error_line, say, table
 from iftb_store.cli.target import resolve, run
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url
+from iftb_store.registry import parse_url, shown_url
 
 if TYPE_CHECKING:
     from iftb_store_migrations import SchemaStatus
@@ -64,4 +64,4 @@ def status(url: Url = None) -> None:
 
 
 def _shown(address: str) -> str:
-    return parse_url(address).difference_update_query(["password"]).render_as_string(hide_password=True)
+    return shown_url(parse_url(address).difference_update_query(["password"]))
