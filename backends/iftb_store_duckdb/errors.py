@@ -16,7 +16,8 @@ _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.DataError, "a value does not fit its column or cannot be converted"),
 )
 _LONGEST = 300
-_HELD = re.compile(r"Conflicting lock is held in (?P<holder>.*?\(PID \d+\)[^.]*)|set lock on file|used by another process")
+_HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\))")
+_HELD = re.compile(r"Conflicting lock|set lock on file|used by another process")
 _FOREIGN = "not a valid DuckDB database file"
 
 
@@ -41,8 +42,8 @@ def held_elsewhere(error: duckdb.Error) -> bool:
 def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
     """Return the error for a database that could not be opened: what is wrong, and what to do next."""
     if held_elsewhere(error):
-        found = _HELD.search(str(error))
-        holder = (found and found["holder"]) or "a process that DuckDB does not name"
+        found = _HOLDER.search(str(error))
+        holder = found[1] if found else "a process that DuckDB does not name"
         reason = (
             f"another process holds it: {holder}; close it there, or open the file with access_mode=read_only in every process"
         )

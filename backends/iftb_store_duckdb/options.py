@@ -91,8 +91,6 @@ def _setting(name: str, value: str) -> str:
             raise _bad(name, value, "an amount such as 2GB or 512MiB")
     elif name != "temp_directory":
         raise URLError(f"unknown option {name[:40]!a} in the duckdb URL; the known ones are {_KNOWN}")
-    elif not value:
-        raise _bad(name, value, "a directory")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import ClauseElement, Dialect, Result
+from sqlalchemy import ClauseElement, Dialect, Insert, Result
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
@@ -48,6 +48,9 @@ def compiled(statement: object, params: Any) -> Compiled:
     """
     if not isinstance(statement, ClauseElement):
         raise ObjectNotExecutableError(statement)
+    if isinstance(statement, Insert):
+        # or SQLAlchemy would ask for the new ids on its own
+        statement = statement.inline()
     sets: list[Mapping[str, Any]] = [params or {}] if isinstance(params, Mapping) or not params else list(params)
     compiler = statement.compile(dialect=_DIALECT, column_keys=list(sets[0]) or None)
     if not isinstance(compiler, SQLCompiler):
