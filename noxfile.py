@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -54,18 +55,19 @@ def examples(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """Build, install into an empty environment away from the checkout, run the shipped suite and the commands there."""
     session.install("build")
-    away = Path(session.create_tmp()).resolve()
-    shutil.rmtree(away)
-    away.mkdir()
-    session.run("python", "-m", "build", "--outdir", str(away), silent=True)
-    (built,) = away.glob("*.whl")
-    check = shutil.copy("tests/installed.py", away)
-    session.run("python", "-m", "venv", "--without-pip", str(away / "env"))
-    scripts = away / "env" / ("Scripts" if sys.platform == "win32" else "bin")
-    session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", f"{built}[sqlite,duckdb,testing]")
-    session.chdir(away)
-    session.run(str(scripts / "iftb-store"), "demo", external=True)
-    session.run(str(scripts / "pytest"), "-q", "--rootdir", str(away), str(check), *session.posargs, external=True)
+    with tempfile.TemporaryDirectory() as folder:
+        away = Path(folder).resolve()
+        session.run("python", "-m", "build", "--outdir", folder, silent=True)
+        (built,) = away.glob("*.whl")
+        check = shutil.copy("tests/installed.py", away)
+        session.run("python", "-m", "venv", "--without-pip", str(away / "env"))
+        scripts = away / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+        session.run(
+            "python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", f"{built}[sqlite,duckdb,testing]"
+        )
+        with session.chdir(away):
+            session.run(str(scripts / "iftb-store"), "demo", external=True)
+            session.run(str(scripts / "pytest"), "-q", str(check), *session.posargs, external=True)
 
 
 @nox.session
