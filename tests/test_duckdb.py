@@ -14,16 +14,17 @@ from typing import Any
 import duckdb
 import pytest
 import pytest_asyncio
+from iftb_store_duckdb.errors import cannot_open
+from iftb_store_duckdb.locks import Turnstile, write_lock
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store.errors import SchemaError, Unsupported, URLError
-from iftb_store.tables import OHLCVRow, SystemEventRow
-from iftb_store_duckdb.errors import cannot_open
-from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store.tables import Base
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+EVENTS, BARS = (Base.metadata.tables[name] for name in ("system_events", "ohlcv"))
 SLOW = text("SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b")
 SLOW_WRITE = text("INSERT INTO system_events (event_type, severity, message) SELECT 'a', 'info', 'b' FROM range(100000000000)")
 
@@ -136,11 +137,11 @@ def test_a_holder_that_duckdb_does_not_name_is_still_a_holder() -> None:
     assert "another process holds it: a process that DuckDB does not name" in str(error)
 
 
-async def test_a_damaged_file_is_called_one(path: Path) -> None:
+def test_a_damaged_file_is_called_one(duckdb_url: str, path: Path) -> None:
     path.write_bytes(b"no database")
 
     with pytest.raises(OperationalError, match="damaged or no DuckDB database"):
-        await DatabaseManager(f"duckdb:///{path}").connect()
+        asyncio.run(DatabaseManager(duckdb_url).connect())
 
 
 async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
@@ -241,12 +242,15 @@ async def test_a_cancelled_write_leaves_nothing_and_frees_the_lock(db: DatabaseM
 
 
 async def test_a_write_that_timed_out_inside_a_session_is_not_lost_in_silence(db: DatabaseManager) -> None:
-    with pytest.raises(OperationalError, match=r"rolled back after an error: a statement was broken off"):
+    async def work() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "before")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await session.execute(SLOW_WRITE)
+
+    with pytest.raises(OperationalError, match=r"rolled back after an error: a statement was broken off"):
+        await work()
 
     assert await messages(db) == []
 
@@ -262,7 +266,7 @@ async def test_a_read_that_timed_out_before_the_first_write_loses_nothing(db: Da
 
 
 async def test_a_caught_error_in_a_transaction_is_named_by_what_follows_and_by_the_exit(db: DatabaseManager) -> None:
-    with pytest.raises(OperationalError, match=r"rolled back after an error: .*nothing_there"):
+    async def work() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "before")
             with pytest.raises(OperationalError):
@@ -271,6 +275,9 @@ async def test_a_caught_error_in_a_transaction_is_named_by_what_follows_and_by_t
                 await SystemEventRepository(session).get_recent_events()
             with pytest.raises(OperationalError, match="nothing_there"):
                 await session.commit()
+
+    with pytest.raises(OperationalError, match=r"rolled back after an error: .*nothing_there"):
+        await work()
 
     assert await messages(db) == []
 
@@ -352,13 +359,10 @@ async def test_values_come_back_as_what_python_has_for_them(db: DatabaseManager)
 async def test_core_statements_are_executed_and_their_values_decoded(db: DatabaseManager) -> None:
     rows = [{"event_type": "a", "severity": "info", "message": name, "details": {"name": name}} for name in ("one", "two")]
     async with db.get_session() as session:
-        written = await session.execute(insert(SystemEventRow), rows)
-        found = await session.execute(
-            select(SystemEventRow.message, SystemEventRow.details)
-            .where(SystemEventRow.message.in_(["one", "two"]))  # type: ignore[attr-defined]
-            .order_by(SystemEventRow.message)
-        )
-        count = await session.execute(select(func.count()).select_from(OHLCVRow))
+        written = await session.execute(insert(EVENTS), rows)
+        wanted = select(EVENTS.c.message, EVENTS.c.details).where(EVENTS.c.message.in_(["one", "two"]))
+        found = await session.execute(wanted.order_by(EVENTS.c.message))
+        count = await session.execute(select(func.count()).select_from(BARS))
 
     assert written.all() == []
     assert found.all() == [("one", {"name": "one"}), ("two", {"name": "two"})]
@@ -389,10 +393,13 @@ async def test_disconnecting_rolls_open_sessions_back_and_lets_go_of_the_file(du
     await db.connect()
     await db.create_tables()
 
-    with pytest.raises(OperationalError, match="the manager was disconnected"):
+    async def work() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "lost")
             await db.disconnect()
+
+    with pytest.raises(OperationalError, match="the manager was disconnected"):
+        await work()
 
     with duckdb.connect(str(path), config={"threads": 1}) as raw:
         assert raw.sql("SELECT count(*) FROM system_events").fetchall() == [(0,)]
