@@ -54,12 +54,8 @@ class DuckDBBars:
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         """Return the newest bars, newest first."""
-        # only times are sorted and cut here; the other columns are read for the newest bars alone
-        newest = f"SELECT timestamp AS moment FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"
-        sql = (
-            f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp >= (SELECT min(moment) FROM ({newest})) "
-            "ORDER BY timestamp DESC LIMIT $4"
-        )
+        # with no expression over them, DuckDB reads the other columns for the newest bars alone
+        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"
         return await self._session.run(_bars(sql, (exchange, symbol, timeframe), limit))
 
     async def get_gaps(
