@@ -45,6 +45,7 @@ def test_the_suite_catches_a_backend_that(sabotage: str, caught_by: str) -> None
     assert result.returncode == 1, result.stdout
     assert f"FAILED sabotage/conformance.py::TestSabotaged::{caught_by}" in result.stdout.replace("tests/sabotage", "sabotage")
     assert f"::{_SOUND}" not in result.stdout
+    assert " passed" in result.stdout
 
 
 def test_the_suite_passes_the_same_backend_without_a_fault() -> None:
