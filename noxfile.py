@@ -67,7 +67,7 @@ def wheel(session: nox.Session) -> None:
         )
         with session.chdir(away):
             session.run(str(scripts / "iftb-store"), "demo", external=True)
-            session.run(str(scripts / "pytest"), "-q", str(check), *session.posargs, external=True)
+            session.run(str(scripts / "pytest"), "-q", "-n", "2", str(check), *session.posargs, external=True)
 
 
 @nox.session

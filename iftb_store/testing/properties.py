@@ -30,8 +30,8 @@ from iftb_store.testing.samples import LARGEST, as_given
 _few = settings(
     max_examples=30,
     deadline=None,
-    # each example adds rows to one database, which is made once; that is the point
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    # each example adds rows to one database, which is made once: that is the point; and every subclass runs the same methods
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
     derandomize=True,
     database=None,
 )
