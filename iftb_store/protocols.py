@@ -123,11 +123,7 @@ class TradeStore(Protocol):
         ...
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        """Set columns of one trade; False where the id is unknown.
-
-        Raises:
-            IntegrityError: ``fields`` hold a trade_id that another trade has.
-        """
+        """Set columns of one trade, not id nor trade_id; False where the id is unknown."""
         ...
 
     async def get_by_id(self, trade_id: int) -> Trade | None:

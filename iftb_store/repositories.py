@@ -157,14 +157,13 @@ class TradeRepository(_Repository):
         async with self._stores() as stores:
             return await stores.trades.insert(checked, self._now())
 
-    async def update(self, trade_id: int, /, **kwargs: Any) -> None:
+    async def update(self, trade_id: int, **kwargs: Any) -> None:
         """Set fields of the trade with this id (the store's, as returned by insert); updated_at becomes now.
 
         Raises:
             NotFoundError: no trade has this id.
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
-                updated_at, which the store keeps.
-            IntegrityError: another trade has the new trade_id.
+                updated_at, which the store keeps. (The bot's own trade_id cannot be changed.)
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)
@@ -435,4 +434,5 @@ def _check_field_names(changes: dict[str, Any]) -> None:
             continue
         if name in known:
             raise InvalidValueError(f"{name} is kept by the store and cannot be set")
-        raise InvalidValueError(f"a trade has no field {checks.shown(name)}; its fields are {', '.join(_TRADE_CHECKS)}")
+        settable = ", ".join(field for field in _TRADE_CHECKS if field != "trade_id")
+        raise InvalidValueError(f"a trade has no field {checks.shown(name)}; those that can be set are {settable}")

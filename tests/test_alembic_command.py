@@ -11,11 +11,11 @@ from pathlib import Path
 from shutil import copy
 from typing import TypeVar
 
-import iftb_store_migrations as migrations
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager
 
 T = TypeVar("T")

@@ -14,14 +14,14 @@ from typing import Any
 import duckdb
 import pytest
 import pytest_asyncio
-from iftb_store_duckdb.errors import cannot_open
-from iftb_store_duckdb.locks import Turnstile, write_lock
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store.errors import SchemaError, Unsupported, URLError
 from iftb_store.tables import Base
+from iftb_store_duckdb.errors import cannot_open
+from iftb_store_duckdb.locks import Turnstile, write_lock
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS, BARS = (Base.metadata.tables[name] for name in ("system_events", "ohlcv"))

@@ -10,14 +10,14 @@ from pathlib import Path
 from shutil import copy
 from typing import Any, TypeVar
 
-import iftb_store_migrations as migrations
 import pytest
 from alembic.script import ScriptDirectory
-from iftb_store_migrations import history, lock
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
+import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager, SchemaError
+from iftb_store_migrations import history, lock
 
 T = TypeVar("T")
 

@@ -152,8 +152,8 @@ def _distinct(table: pa.Table) -> bool:
 
 
 def _refuse(found: Sequence[tuple[Any, ...]], why: str) -> None:
-    for exchange, symbol, timeframe, timestamp in found:
-        raise integrity_error(f"the bar {exchange} {symbol} {timeframe} {timestamp.isoformat()} {why}; nothing was inserted")
+    if found:
+        raise integrity_error(f"a bar with this key {why}; nothing was inserted")
 
 
 def _bars(sql: str, series: tuple[str, str, str], *parameters: object) -> Callable[[Cursor], list[OHLCVBar]]:

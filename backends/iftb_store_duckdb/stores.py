@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from iftb_store.checks import json_object, json_text, shown
+from iftb_store.checks import json_object, json_text
 from iftb_store.decimals import CONTEXT, plain, trimmed
 from iftb_store.errors import integrity_error
 from iftb_store.models import Position, SystemEvent, Trade
@@ -43,7 +43,7 @@ class DuckDBTrades:
 
         def work(cursor: Cursor) -> int:
             if cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1", [trade.trade_id]):
-                raise _taken(trade.trade_id)
+                raise integrity_error("a trade with this trade_id is stored already")
             return _insert(cursor, "trades", trade, {"created_at": now, "updated_at": now})
 
         return await self._session.run(work, write=True)
@@ -52,11 +52,6 @@ class DuckDBTrades:
         """Set columns of one trade; False where the id is unknown."""
 
         def work(cursor: Cursor) -> bool:
-            if not cursor.rows("SELECT 1 FROM trades WHERE id = $1", [trade_id]):
-                return False
-            name = fields.get("trade_id")
-            if name is not None and cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1 AND id <> $2", [name, trade_id]):
-                raise _taken(name)
             return _update(cursor, "trades", fields, "id = $1", trade_id)
 
         return await self._session.run(work, write=True)
@@ -141,10 +136,7 @@ class DuckDBPositions:
             if not cursor.rows("SELECT 1 FROM positions WHERE id = $1 AND status = 'open'", [position.id]):
                 return False
             if position.status == "open" and any(number != position.id for number in _open_ids(cursor, position)):
-                raise integrity_error(
-                    f"another {position.side} position of {shown(position.symbol)} on {shown(position.exchange)} is open; "
-                    "close it first"
-                )
+                raise integrity_error("another position of this exchange, symbol and side is open; close it first")
             return _update(cursor, "positions", _position_fields(position, now), "id = $1", position.id)
 
         return await self._session.run(work, write=True)
@@ -231,7 +223,3 @@ def _open_ids(cursor: Cursor, position: Position) -> list[int]:
 
 def _whole_and_fraction(whole: int | None, fraction: Decimal | None) -> Decimal:
     return CONTEXT.add(Decimal(whole or 0), fraction or Decimal(0))
-
-
-def _taken(trade_id: str) -> Exception:
-    return integrity_error(f"the trade_id {shown(trade_id)} is stored already")

@@ -256,7 +256,7 @@ class _Trades:
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
         sql = f"UPDATE trades SET {_TRADES.changes(self._driver, fields)} WHERE id = :id RETURNING id"
-        return bool(await write(self._driver, sql, {**fields, "id": trade_id}, savepoint="trade_id" in fields))
+        return bool(await write(self._driver, sql, {**fields, "id": trade_id}))
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
         rows = await read(self._driver, _TRADES.select(self._driver, "WHERE id = :id"), id=trade_id)

@@ -167,16 +167,6 @@ class CaughtErrorTests(SuiteFixtures):
             await repository.insert(trade("b"))
         assert await raw.fetch(db, "SELECT trade_id FROM trades ORDER BY trade_id") == [("a",), ("b",)]
 
-    async def test_after_a_caught_duplicate_update_of_a_trade_earlier_writes_commit(self, db: DatabaseManager) -> None:
-        async with db.get_session() as session:
-            repository = TradeRepository(session)
-            await repository.insert(trade("a"))
-            number = await repository.insert(trade("b"))
-            with pytest.raises(IntegrityError):
-                await repository.update(number, trade_id="a")
-            await repository.update(number, fee=Decimal(7))
-        assert (await TradeRepository(db).get_recent())[0].fee == Decimal(7)
-
     async def test_after_a_caught_second_open_position_earlier_writes_commit(self, db: DatabaseManager) -> None:
         short = await opened(db, position(side="short"))
         async with db.get_session() as session:

@@ -185,13 +185,6 @@ class UpdateTradeTests(SuiteFixtures):
         await assert_refused(lambda field, value: repository.update(number, **{field: value}), _REFUSED_CHANGES)
         assert as_given(await by_id(db, number)) == trade()
 
-    async def test_update_to_another_trades_trade_id_is_an_integrity_error(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("TRD-000"))
-        number = await TradeRepository(db).insert(trade())
-        with pytest.raises(IntegrityError):
-            await TradeRepository(db).update(number, trade_id="TRD-000")
-        assert (await by_id(db, number)).trade_id == "TRD-001"
-
     async def test_update_without_fields_moves_updated_at(self, db: DatabaseManager, clock: Clock) -> None:
         repository = TradeRepository(db, clock=clock)
         number = await repository.insert(trade())

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from iftb_store_sqlite import SQLiteBackend
 from sqlalchemy import URL, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,6 +21,7 @@ from iftb_store import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.bars import BarBatch
 from iftb_store.protocols import EventStore, OHLCVStore, PositionStore, Stores, TradeStore, TradeTotals
 from iftb_store.types import to_epoch_us
+from iftb_store_sqlite import SQLiteBackend
 
 _SABOTAGE = os.environ["IFTB_STORE_SABOTAGE"]
 
