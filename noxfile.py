@@ -62,9 +62,8 @@ def wheel(session: nox.Session) -> None:
         check = shutil.copy("tests/installed.py", away)
         session.run("python", "-m", "venv", "--without-pip", str(away / "env"))
         scripts = away / "env" / ("Scripts" if sys.platform == "win32" else "bin")
-        session.run(
-            "python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", f"{built}[sqlite,duckdb,testing]"
-        )
+        wanted = (f"{built}[sqlite,duckdb,testing]", "pytest-xdist")
+        session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", *wanted)
         with session.chdir(away):
             session.run(str(scripts / "iftb-store"), "demo", external=True)
             session.run(str(scripts / "pytest"), "-q", "-n", "2", str(check), *session.posargs, external=True)
