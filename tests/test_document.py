@@ -183,7 +183,7 @@ def test_a_signature_is_as_documented(owner: str, line: str) -> None:
     ours = getattr(getattr(iftb_store, owner), match["name"])
     documented = _parameters(match["arguments"].removesuffix(", ..."))
     parameters = list(inspect.signature(ours).parameters.values())[1:]
-    assert [(item.name, item.default) for item in parameters[: len(documented)]] == documented
+    assert [(item.name, item.kind, item.default) for item in parameters[: len(documented)]] == documented
     assert all(item.default is not inspect.Parameter.empty for item in parameters[len(documented) :])
     assert inspect.iscoroutinefunction(ours) is (match["prefix"] is not None and match["name"] != "get_session")
 
@@ -193,8 +193,8 @@ def _fields(model: type[Any]) -> list[tuple[str, Any, Any]]:
     return [(field.name, hints[field.name], field.default) for field in dataclasses.fields(model)]
 
 
-def _parameters(arguments: str) -> list[tuple[str, Any]]:
-    """Return the name and default of each parameter of a documented signature."""
+def _parameters(arguments: str) -> list[tuple[str, Any, Any]]:
+    """Return (name, kind, default) of each parameter of a documented signature."""
     scope: dict[str, Callable[..., Any]] = {}
     exec(f"from __future__ import annotations\ndef documented({arguments}): pass", scope)
-    return [(item.name, item.default) for item in inspect.signature(scope["documented"]).parameters.values()]
+    return [(item.name, item.kind, item.default) for item in inspect.signature(scope["documented"]).parameters.values()]
