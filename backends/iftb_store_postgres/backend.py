@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import ClassVar, TypeVar
+from time import monotonic
+from typing import Any, ClassVar, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
@@ -33,6 +35,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits a little longer than the server's own timeout, for a server that is gone
 _GRACE = 5.0
 _FOREVER = 86_400.0
+# a connection used within so many seconds is given out unasked
+_FRESH = 1.0
+_PING_TIMEOUT = 5.0
 
 
 class PostgresBackend:
@@ -86,12 +91,13 @@ class PostgresBackend:
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._open,
-            pool_pre_ping=True,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
         )
         watch(engine, translate, lambda connection: bool(connection.invalidated))
+        event.listen(engine.sync_engine, "checkin", _note_use)
+        event.listen(engine.sync_engine, "checkout", _check_idle)
         try:
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -151,6 +157,26 @@ class PostgresBackend:
                 f"the connection could not be made ({type(error).__name__})", error
             )
             raise operational_error(f"cannot connect to PostgreSQL at {where}: {translated.args[0]}", error) from error
+
+
+def _note_use(connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["iftb_store.used"] = monotonic()
+
+
+def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    """Ping a connection that was idle; SQLAlchemy's own ping costs three round trips at each checkout."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+    if monotonic() - record.info.get("iftb_store.used", monotonic()) < _FRESH:
+        return
+    try:
+        connection.run_async(_ping)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise DisconnectionError from error
+
+
+async def _ping(connection: asyncpg.Connection) -> None:
+    await connection.execute(";", timeout=_PING_TIMEOUT)
 
 
 def _duration(given: str, name: str) -> float:

@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -21,7 +20,7 @@ from iftb_store.checks import json_text
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Row, Statement, StoreSession, note_error, statement
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, note_error, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_postgres import copying
 from iftb_store_postgres.errors import translate
@@ -45,15 +44,16 @@ _SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE
 class PostgresDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
-    dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-    # text in and out: an app's connection may decode JSON as it likes, and asyncpg sends the first and the last moment of
-    # the calendar as infinities
-    json_sql = "{}::text"
-    json_parameter = "CAST(CAST(:{} AS text) AS json)"
-    time_parameter = "CAST(CAST(:{} AS text) AS timestamptz)"
-    # text is decoded faster than asyncpg decodes numerics, and keeps no zeros that nobody wrote
-    decimal_sql = "trim_scale({})::text"
-    month_sql = "(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))"
+    # text in and out: an app's connection may decode JSON as it likes, asyncpg sends the first and the last moment of the
+    # calendar as infinities, and decimals are decoded faster from text, which keeps no zeros that nobody wrote
+    flavor = Flavor(
+        dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
+        json_column="{}::text",
+        json_parameter="CAST(CAST(:{} AS text) AS json)",
+        decimal_column="trim_scale({})::text",
+        time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
+        month="(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))",
+    )
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -65,7 +65,7 @@ class PostgresDriver:
         return json_text(value, "value") if isinstance(value, dict) else value
 
     def decode_decimal(self, value: str) -> Decimal:
-        """Read the text that `decimal_sql` gives."""
+        """Read the text that the query gives."""
         return Decimal(value)
 
     def decode_time(self, value: datetime) -> datetime:
@@ -111,7 +111,7 @@ class PostgresDriver:
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
-        made = statement(_TOTALS, self.dialect)
+        made = statement(_TOTALS, self.flavor.dialect)
         values = {"since": str(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)

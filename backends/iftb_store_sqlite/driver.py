@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from sqlalchemy import Dialect
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +19,7 @@ from iftb_store.decimals import from_sortable, plain, to_sortable
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Row, Statement, StoreSession, before_write, note_error, statement
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, before_write, note_error, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
@@ -44,10 +43,14 @@ _SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 class SQLiteDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
-    dialect: Dialect = SQLiteDialect_aiosqlite()
-    json_sql = decimal_sql = "{}"
-    json_parameter = time_parameter = ":{}"
-    month_sql = _MONTH.format(_SECOND.replace("{}", "{0}"))
+    flavor = Flavor(
+        dialect=SQLiteDialect_aiosqlite(),
+        json_column="{}",
+        json_parameter=":{}",
+        decimal_column="{}",
+        time_parameter=":{}",
+        month=_MONTH.format(_SECOND.replace("{}", "{0}")),
+    )
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -93,7 +96,7 @@ class SQLiteDriver:
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
-        made = statement(TOTALS, self.dialect)
+        made = statement(TOTALS, self.flavor.dialect)
         values = {"since": to_epoch_us(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return trade_totals(row)

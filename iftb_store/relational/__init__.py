@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from iftb_store.relational.sessions import StoreSession, before_write, finish, note_error, watch
-from iftb_store.relational.stores import RelationalStores, Row, Statement, statement
+from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
 
-__all__ = ["RelationalStores", "Row", "Statement", "StoreSession", "before_write", "finish", "note_error", "statement", "watch"]
+__all__ = [
+    "Flavor",
+    "RelationalStores",
+    "Row",
+    "Statement",
+    "StoreSession",
+    "before_write",
+    "finish",
+    "note_error",
+    "statement",
+    "watch",
+]

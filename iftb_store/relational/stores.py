@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Dialect, text
@@ -33,23 +33,34 @@ class Statement:
         self.names: tuple[str, ...] = tuple(getattr(compiled, "positiontup", None) or ())
 
 
+@dataclass(frozen=True, eq=False)
+class Flavor:
+    """How one driver's SQL differs; ``{}`` stands for the name of a column or parameter.
+
+    Attributes:
+        dialect: the SQLAlchemy dialect that statements are made for.
+        json_column: the text of a JSON column.
+        json_parameter: a parameter as a JSON column takes it.
+        decimal_column: a decimal column as `Driver.decode_decimal` takes it.
+        time_parameter: a parameter as a time.
+        month: the number of the calendar month, in UTC, of a time.
+    """
+
+    dialect: Dialect
+    json_column: str
+    json_parameter: str
+    decimal_column: str
+    time_parameter: str
+    month: str
+
+
 class Driver(Protocol):
     """A session's driver connection: runs statements in the session's transaction and translates errors."""
 
     @property
-    def dialect(self) -> Dialect:
-        """The SQLAlchemy dialect that statements are made for."""
+    def flavor(self) -> Flavor:
+        """How its SQL differs."""
         ...
-
-    #: The JSON text of the column ``{}``, and the parameter ``:{}`` as a JSON column takes it, as SQL.
-    json_sql: str
-    json_parameter: str
-    #: The decimal column ``{}`` as the text that `decode_decimal` takes, as SQL.
-    decimal_sql: str
-    #: The number of the calendar month, in UTC, of the time column ``{}``, as SQL.
-    month_sql: str
-    #: The parameter ``:{}`` as a time, as SQL.
-    time_parameter: str
 
     def encode(self, value: Any) -> Any:
         """Turn a checked value into what the driver takes."""
@@ -98,7 +109,7 @@ class RelationalStores:
         self.events = _Events(driver)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def statement(sql: str, dialect: Dialect) -> Statement:
     """Return the statement of a SQL text, made once per dialect."""
     return Statement(sql, dialect)
@@ -106,13 +117,13 @@ def statement(sql: str, dialect: Dialect) -> Statement:
 
 async def read(driver: Driver, sql: str, **values: Any) -> Sequence[Row]:
     """Run a query with named values."""
-    made = statement(sql, driver.dialect)
+    made = statement(sql, driver.flavor.dialect)
     return await driver.read(made, [driver.encode(values[name]) for name in made.names])
 
 
 async def write(driver: Driver, sql: str, values: Mapping[str, Any], *, savepoint: bool = False) -> Sequence[Row]:
     """Run a writing statement with named values."""
-    made = statement(sql, driver.dialect)
+    made = statement(sql, driver.flavor.dialect)
     return await driver.write(made, [driver.encode(values[name]) for name in made.names], savepoint=savepoint)
 
 
@@ -129,22 +140,26 @@ class _Table(Generic[M]):
 
     def select(self, driver: Driver, rest: str) -> str:
         """Return a SELECT of all columns in the order of the dataclass's fields."""
-        as_sql = {"dict[str, Any]": driver.json_sql, "Decimal": driver.decimal_sql}
-        columns = (as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
-        return f"SELECT {', '.join(columns)} FROM {self.name} {rest}"
+        return f"SELECT {self._select_list(driver.flavor)} FROM {self.name} {rest}"
 
-    def insert(self, driver: Driver) -> str:
+    @cache  # noqa: B019 - there are four tables, and they stay
+    def _select_list(self, flavor: Flavor) -> str:
+        as_sql = {"dict[str, Any]": flavor.json_column, "Decimal": flavor.decimal_column}
+        return ", ".join(as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
+
+    @cache  # noqa: B019
+    def insert(self, flavor: Flavor) -> str:
         """Return an INSERT of all columns but the generated ones."""
-        parameters = (self.parameter(driver, column) for column in self.written)
+        parameters = (self._parameter(flavor, column) for column in self.written)
         return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(parameters)})"
 
-    def changes(self, driver: Driver, columns: Iterable[str]) -> str:
+    @lru_cache(maxsize=256)  # noqa: B019
+    def changes(self, flavor: Flavor, columns: tuple[str, ...]) -> str:
         """Return the SET list of an UPDATE."""
-        return ", ".join(f"{column} = {self.parameter(driver, column)}" for column in columns)
+        return ", ".join(f"{column} = {self._parameter(flavor, column)}" for column in columns)
 
-    def parameter(self, driver: Driver, column: str) -> str:
-        """Return the parameter of a column, as SQL."""
-        as_sql = {"datetime": driver.time_parameter, "dict[str, Any]": driver.json_parameter}
+    def _parameter(self, flavor: Flavor, column: str) -> str:
+        as_sql = {"datetime": flavor.time_parameter, "dict[str, Any]": flavor.json_parameter}
         return as_sql.get(self._kinds[self.columns.index(column)], ":{}").format(column)
 
     def values(self, instance: M) -> dict[str, Any]:
@@ -188,7 +203,7 @@ class _Bars:
         await self._driver.upsert_bars(batch)
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
-        between = " AND ".join(map(self._driver.time_parameter.format, ("start", "end")))
+        between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
         rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
         return await self._driver.decode_bars(rows)
@@ -201,7 +216,7 @@ class _Bars:
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
         start, end, before, after = window
         driver = self._driver
-        sql = _gaps_sql(driver.month_sql, driver.time_parameter, timeframe, start is not None, end is not None)
+        sql = _gaps_sql(driver.flavor.month, driver.flavor.time_parameter, timeframe, start is not None, end is not None)
         seconds = SECONDS[timeframe]
         rows = await read(
             driver,
@@ -220,7 +235,7 @@ class _Bars:
 
 @cache
 def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query of a series' holes; ``month`` and ``time`` are the driver's month_sql and time_parameter."""
+    """Return the query of a series' holes; ``month`` and ``time`` are the flavor's month and time_parameter."""
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
     where = _SERIES
@@ -249,13 +264,15 @@ class _Trades:
 
     async def insert(self, trade: Trade, now: datetime) -> int:
         values = {**_TRADES.values(trade), "created_at": now, "updated_at": now}
-        rows = await write(self._driver, _TRADES.insert(self._driver) + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values)
+        rows = await write(
+            self._driver, _TRADES.insert(self._driver.flavor) + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values
+        )
         if not rows:
             raise integrity_error("a trade with this trade_id is stored already")
         return int(rows[0][0])
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        sql = f"UPDATE trades SET {_TRADES.changes(self._driver, fields)} WHERE id = :id RETURNING id"
+        sql = f"UPDATE trades SET {_TRADES.changes(self._driver.flavor, tuple(fields))} WHERE id = :id RETURNING id"
         return bool(await write(self._driver, sql, {**fields, "id": trade_id}))
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
@@ -303,18 +320,18 @@ class _Positions:
             key = " AND ".join(f"{column} = :{column}" for column in _POSITION_KEY)
             if await write(self._driver, self._update(key), values):
                 return
-        await write(self._driver, _POSITIONS.insert(self._driver) + _POSITION_ON_CONFLICT, values)
+        await write(self._driver, _POSITIONS.insert(self._driver.flavor) + _POSITION_ON_CONFLICT, values)
 
     async def update(self, position: Position, now: datetime) -> bool:
         values = {**_POSITIONS.values(position), "last_updated": now}
         return bool(await write(self._driver, self._update("id = :id"), values, savepoint=True))
 
     def _update(self, where: str) -> str:
-        changes = _POSITIONS.changes(self._driver, _POSITION_CHANGES)
+        changes = _POSITIONS.changes(self._driver.flavor, _POSITION_CHANGES)
         return f"UPDATE positions SET {changes} WHERE status = 'open' AND {where} RETURNING id"
 
     async def close(self, position_id: int, now: datetime) -> bool:
-        changes = _POSITIONS.changes(self._driver, ("status", "last_updated"))
+        changes = _POSITIONS.changes(self._driver.flavor, ("status", "last_updated"))
         sql = f"UPDATE positions SET {changes} WHERE id = :id AND status = 'open' RETURNING id"
         return bool(await write(self._driver, sql, {"id": position_id, "status": "closed", "last_updated": now}))
 
@@ -327,7 +344,7 @@ class _Events:
         self._driver = driver
 
     async def insert(self, event: SystemEvent, now: datetime) -> None:
-        await write(self._driver, _EVENTS.insert(self._driver), {**_EVENTS.values(event), "created_at": now})
+        await write(self._driver, _EVENTS.insert(self._driver.flavor), {**_EVENTS.values(event), "created_at": now})
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
         where = "" if severity is None else "WHERE severity = :severity"
