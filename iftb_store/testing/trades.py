@@ -137,9 +137,10 @@ class UpdateTradeTests(SuiteFixtures):
         assert as_given(await by_id(db, number)) == expected
 
     async def test_update_can_set_every_field(self, db: DatabaseManager) -> None:
-        number = await TradeRepository(db).insert(trade("TRD-002"))
         wanted = full_trade()
-        changes = {name: getattr(wanted, name) for name in wanted.__slots__ if name not in ("id", "created_at", "updated_at")}
+        number = await TradeRepository(db).insert(trade(wanted.trade_id))
+        kept = ("id", "trade_id", "created_at", "updated_at")
+        changes = {name: getattr(wanted, name) for name in wanted.__slots__ if name not in kept}
         await TradeRepository(db).update(number, **changes)
         assert as_given(await by_id(db, number)) == wanted
 
