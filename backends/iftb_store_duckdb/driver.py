@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.log import InstanceLogger
 
+from iftb_store.collector import paused
 from iftb_store.decimals import trimmed
 from iftb_store.types import from_epoch_us
 
@@ -126,7 +125,7 @@ def python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
 def slices(table: pa.Table) -> Iterator[pa.Table]:
     """Cut a table into parts of at most `SLICE` rows; the garbage collector pauses while each is worked on."""
     for first in range(0, table.num_rows, SLICE):
-        with _collector.paused():
+        with paused():
             yield table.slice(first, SLICE)
 
 
@@ -150,33 +149,6 @@ def decimals(column: Column) -> list[Any]:
     if not column.null_count and not pc.any(tiny).as_py():
         return list(map(Decimal, short))
     return [None if value is None else trimmed(Decimal(value)) if "E" in value else Decimal(value) for value in short]
-
-
-class _Collector:
-    """Python's garbage collector, paused while objects by the hundred thousand are made: half of the time goes there."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._pauses = 0
-        self._was_enabled = False
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        with self._guard:
-            if not self._pauses:
-                self._was_enabled = gc.isenabled()
-                gc.disable()
-            self._pauses += 1
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._pauses -= 1
-                if not self._pauses and self._was_enabled:
-                    gc.enable()
-
-
-_collector = _Collector()
 
 
 def _values(column: Column, kind: str) -> list[Any]:

@@ -176,7 +176,7 @@ def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxied
 
 
 async def _ping(connection: asyncpg.Connection) -> None:
-    await connection.execute(";", timeout=_PING_TIMEOUT)
+    await connection.execute("SELECT 1", timeout=_PING_TIMEOUT)
 
 
 def _duration(given: str, name: str) -> float:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.bars import CHUNK, BarBatch
 from iftb_store.checks import json_text
+from iftb_store.collector import paused
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
@@ -72,11 +73,13 @@ class PostgresDriver:
         """Nothing is to be done: asyncpg gives aware UTC times."""
         return value
 
-    async def decode_bars(self, rows: Sequence[Row]) -> list[OHLCVBar]:
-        """Turn rows into bars, chunk by chunk so that the event loop stays free."""
+    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+        """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
+        rows = await self.read(statement, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
-            bars += [_bar(*row) for row in rows[first : first + CHUNK]]
+            with paused():
+                bars += _bars(rows[first : first + CHUNK])
             await asyncio.sleep(0)
         return bars
 
@@ -170,22 +173,11 @@ async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
     return has_tables, stamped
 
 
-def _bar(
-    symbol: str,
-    exchange: str,
-    timeframe: str,
-    timestamp: datetime,
-    open_: str,
-    high: str,
-    low: str,
-    close: str,
-    volume: str,
-    quote_volume: str | None,
-    *rest: Any,
-) -> OHLCVBar:
-    quote = None if quote_volume is None else Decimal(quote_volume)
-    prices = (Decimal(open_), Decimal(high), Decimal(low), Decimal(close), Decimal(volume))
-    return OHLCVBar(symbol, exchange, timeframe, timestamp, *prices, quote, *rest)
+def _bars(rows: Sequence[Row]) -> list[OHLCVBar]:
+    symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, *rest = zip(*rows, strict=True)
+    prices = (map(Decimal, column) for column in (open_, high, low, close, volume))
+    quotes = map(Decimal, quote) if None not in quote else [None if text is None else Decimal(text) for text in quote]
+    return list(map(OHLCVBar, symbol, exchange, timeframe, timestamp, *prices, quotes, *rest))
 
 
 async def _fetch(connection: Any, sql: str, args: Row) -> Sequence[Row]:

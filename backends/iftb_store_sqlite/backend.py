@@ -146,6 +146,8 @@ class SQLiteBackend:
 
 def _configure(connection: sqlite3.Connection, mode: str) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
+    # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
+    connection.execute("PRAGMA cache_size = -65536")
     if mode == "ro":
         return
     connection.execute("PRAGMA journal_mode = WAL")

@@ -25,10 +25,17 @@ _EXACT_AS_FLOAT = 2**52
 def to_rows(columns: BarColumns, created_at: int) -> list[Row]:
     """Return checked bars as rows for the INSERT."""
     decimals = (sortable(column) for column in columns[4:9])
-    quotes = [None if text is None else to_sortable(text) for text in columns.quote_volume]
+    quotes = _optional(columns.quote_volume)
     times = map(floordiv, map(sub, columns.timestamp, repeat(EPOCH)), repeat(_MICROSECOND))
     names = columns.exchange, columns.symbol, columns.timeframe
     return list(zip(*names, times, *decimals, quotes, columns.trades_count, repeat(created_at), strict=False))
+
+
+def _optional(texts: Sequence[str | None]) -> Sequence[str | None]:
+    given = [text for text in texts if text is not None]
+    if len(given) == len(texts):
+        return sortable(given)
+    return [None if text is None else to_sortable(text) for text in texts]
 
 
 def sortable(texts: Sequence[str]) -> Sequence[str]:
@@ -46,8 +53,6 @@ def sortable(texts: Sequence[str]) -> Sequence[str]:
 
 def to_bars(rows: Sequence[Row]) -> list[OHLCVBar]:
     """Return rows in the order of OHLCVBar's fields as bars."""
-    if not rows:
-        return []
     symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, trades, ids, created = zip(*rows, strict=True)
     moments = {created_at: from_epoch_us(created_at) for created_at in set(created)}
     prices = (_decimals(column) for column in (open_, high, low, close, volume))

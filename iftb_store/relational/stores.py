@@ -74,8 +74,8 @@ class Driver(Protocol):
         """Turn a stored time back."""
         ...
 
-    async def decode_bars(self, rows: Sequence[Row]) -> list[OHLCVBar]:
-        """Turn rows in the order of OHLCVBar's fields into bars."""
+    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+        """Run a query whose columns are OHLCVBar's fields, in their order."""
         ...
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
@@ -205,13 +205,15 @@ class _Bars:
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
-        rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
-        return await self._driver.decode_bars(rows)
+        return await self._read(sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} ORDER BY timestamp DESC LIMIT :limit")
-        rows = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
-        return await self._driver.decode_bars(rows)
+        return await self._read(sql, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
+
+    async def _read(self, sql: str, **values: Any) -> list[OHLCVBar]:
+        made = statement(sql, self._driver.flavor.dialect)
+        return await self._driver.read_bars(made, [self._driver.encode(values[name]) for name in made.names])
 
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
         start, end, before, after = window
