@@ -19,7 +19,7 @@ from iftb_store.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.checks import json_text
 from iftb_store.collector import paused
 from iftb_store.decimals import from_sortable, plain, to_sortable
-from iftb_store.errors import SchemaError, operational_error
+from iftb_store.errors import SchemaError, StoreError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, before_write, note_error, statement
@@ -139,6 +139,8 @@ class SQLiteDriver:
             return result
         except sqlite3.Error as error:
             raise await self._translated(connection, error) from error
+        except StoreError:
+            raise
         except ValueError as error:
             # aiosqlite says so of a connection that was closed under it
             raise operational_error("the connection was closed", error) from error
