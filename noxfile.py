@@ -17,7 +17,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
-CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "noxfile.py")
+CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
 @nox.session
@@ -31,7 +31,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
-    session.install("-e", ".[all,testing]", "nox", *_group("test", "types"))
+    session.install("-e", ".[all,testing]", "nox", *_group("test", "types", "bench"))
     session.run("mypy")
     session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
     session.run("pyright")
@@ -79,6 +79,17 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """The tests on each supported Python that is installed: `nox -s pythons-3.13` for one."""
     _run_tests(session)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ours beside the raw drivers, the ORM and the peers: the whole makes PERFORMANCE.md anew; `-- --quick` takes minutes."""
+    session.install("-e", ".[all]", *_group("bench"))
+    if session.posargs:
+        session.run("python", "-m", "benchmarks", *session.posargs)
+        return
+    session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
+    session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
 
 
 def _run_tests(session: nox.Session) -> None:

@@ -1,0 +1,286 @@
+"""The rows of the targets table, the same for every engine: ours, the raw driver and the naive path in turns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from itertools import islice
+
+from benchmarks.engine import Engine, orm_insert_trade, orm_latest, orm_read
+from benchmarks.objects import NewTrades, bars, every_other, trades
+from benchmarks.plan import Plan
+from benchmarks.results import NAIVE, OURS, RAW, Figure, Row
+from benchmarks.series import SYMBOL, TIMEFRAME
+from benchmarks.timing import Contender, longest_wait, take_turns
+from iftb_store import OHLCVBar, OHLCVRepository, TradeRepository
+
+Found = AsyncIterator[Row | Figure]
+Bars = Sequence[OHLCVBar]
+
+#: The highest ratios wanted, by engine.
+INSERT_TARGETS = {"PostgreSQL": 0.65, "SQLite": 1.0, "DuckDB": 1.0}
+#: Below a million bars; the others have none there.
+SMALLER_INSERT_TARGETS = {"PostgreSQL": 0.75}
+NAIVE_TARGETS = {"PostgreSQL": 1 / 12, "SQLite": 1 / 25}
+UPSERT_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.2, "DuckDB": 1.3}
+RANGE_TARGETS = {"PostgreSQL": 1.05, "SQLite": 1.2, "DuckDB": 0.6}
+LATEST_TARGETS = {"PostgreSQL": 1.6, "SQLite": 2.0, "DuckDB": 1.3}
+TRADE_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.6}
+QUERY_TARGET = 1.1
+GROWTH_TARGET = 1.3
+LONGEST_WAIT_MS = 50.0
+
+_OPEN_SESSION = "ours, session open"
+_CHANGED = "ours, changed"
+_LATEST = 100
+# a batch so small is no bulk: its time is that of a transaction
+_BULK = 10_000
+_MILLION = 1_000_000
+
+
+async def insert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """Bars from objects to committed rows, into empty tables."""
+    for size in plan.sizes:
+        batch = whole[:size]
+        sample = batch[: min(plan.naive, engine.naive_bars)]
+        samples = await take_turns(
+            {
+                OURS: Contender(_insert(engine, batch), engine.empty_ours),
+                RAW: Contender(_write(engine, batch), engine.empty_reference),
+                NAIVE: Contender(_naive_write(engine, sample), _empty(engine), scale=size / len(sample)),
+            },
+            plan.rounds_for(size),
+        )
+        yield Row("insert_many", engine.name, size, samples, RAW, _insert_target(engine, size, plan))
+        target = NAIVE_TARGETS.get(engine.name) if size >= _BULK else None
+        yield Row("insert_many, naive", engine.name, size, samples, NAIVE, target, _scaled(len(sample), size))
+
+
+async def upsert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """Bars of which half are stored, beside our own insert_many of as many into an empty table."""
+    for size in plan.sizes:
+        batch = whole[:size]
+        rounds = plan.rounds_for(size)
+        samples = await take_turns(
+            {
+                "insert_many": Contender(_insert(engine, batch), engine.empty_ours),
+                OURS: Contender(_upsert(engine, batch), _stored(engine, every_other(batch, changed=False))),
+                _CHANGED: Contender(_upsert(engine, batch), _stored(engine, every_other(batch, changed=True))),
+            },
+            rounds,
+        )
+        target = UPSERT_TARGETS[engine.name] if size >= _BULK else None
+        yield Row("upsert_many, half stored", engine.name, size, samples, "insert_many", target, "the stored half as it is")
+        note = "every stored bar with another volume"
+        yield Row("upsert_many, half changed", engine.name, size, samples, "insert_many", None, note, _CHANGED)
+
+
+async def waits_of_writes(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """How long a callback on the event loop waits while bars are written."""
+    batch = whole[: plan.table]
+    ours, raw = [], []
+    for _ in range(plan.rounds):
+        await engine.empty_ours()
+        ours.append(await longest_wait(_insert(engine, batch)))
+        await engine.empty_reference()
+        raw.append(await longest_wait(_write(engine, batch)))
+    yield _waits("longest wait, insert_many", engine, len(batch), ours, raw)
+
+
+async def get_range(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """Bars to objects, out of the filled table."""
+    for size in plan.sizes:
+        sample = whole[: min(size, plan.naive * 5)]
+        contenders = {
+            OURS: Contender(_range(engine, whole[:size]), calls=_calls(size)),
+            RAW: Contender(_read(engine, whole[:size]), calls=_calls(size)),
+        }
+        if engine.name in NAIVE_TARGETS:
+            contenders[NAIVE] = Contender(_orm_range(engine, sample), scale=size / len(sample), calls=_calls(size))
+        samples = await take_turns(contenders, plan.rounds_for(size))
+        note = _scaled(len(sample), size) if NAIVE in samples else ""
+        yield Row("get_range", engine.name, size, samples, RAW, RANGE_TARGETS[engine.name] if size >= _BULK else None, note)
+
+
+async def waits_of_reads(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """How long a callback on the event loop waits while bars are read."""
+    batch = whole[: plan.table]
+    ours, raw = [], []
+    for _ in range(plan.rounds):
+        ours.append(await longest_wait(_range(engine, batch)))
+        raw.append(await longest_wait(_read(engine, batch)))
+    yield _waits("longest wait, get_range", engine, len(batch), ours, raw)
+
+
+async def get_latest(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """The newest 100 of the filled table: the median call."""
+    async with engine.db.get_session() as session:
+        opened = OHLCVRepository(session)
+        contenders = {
+            OURS: Contender(lambda: OHLCVRepository(engine.db).get_latest(SYMBOL, TIMEFRAME, _LATEST), calls=plan.calls),
+            _OPEN_SESSION: Contender(lambda: opened.get_latest(SYMBOL, TIMEFRAME, _LATEST), calls=plan.calls),
+            RAW: Contender(lambda: engine.latest(_LATEST), calls=plan.calls),
+        }
+        if engine.name in NAIVE_TARGETS:
+            contenders[NAIVE] = Contender(lambda: orm_latest(engine.db, _LATEST), calls=plan.calls)
+        samples = await take_turns(contenders, plan.rounds_for(_LATEST))
+    target = LATEST_TARGETS[engine.name]
+    yield Row("get_latest(100)", engine.name, len(whole), samples, RAW, target, "a session of its own for each call")
+    yield Row("get_latest(100), session open", engine.name, len(whole), samples, RAW, target, "", _OPEN_SESSION)
+
+
+async def get_gaps(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """The gaps of the whole series, beside LAG by hand."""
+    ours = Contender(lambda: OHLCVRepository(engine.db).get_gaps(SYMBOL, TIMEFRAME))
+    samples = await take_turns({OURS: ours, RAW: Contender(engine.gaps)}, plan.rounds)
+    yield Row("get_gaps", engine.name, len(whole), samples, RAW, QUERY_TARGET, "reference: LAG over the key's index, by hand")
+
+
+async def get_statistics(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """The statistics of as many trades as there are bars, beside exact sums by hand."""
+    ours = Contender(lambda: TradeRepository(engine.db).get_statistics(days=30))
+    samples = await take_turns({OURS: ours, RAW: Contender(engine.statistics)}, plan.rounds)
+    yield Row("get_statistics", engine.name, plan.table, samples, RAW, QUERY_TARGET, "reference: exact sums in SQL, by hand")
+
+
+async def insert_trade(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """One trade inserted and committed, into the filled table: the median call."""
+    made = NewTrades()
+    contenders = {
+        OURS: Contender(lambda: TradeRepository(engine.db).insert(made.next()), calls=plan.calls),
+        RAW: Contender(lambda: engine.insert_trade(made.next()), calls=plan.calls),
+    }
+    if engine.name in NAIVE_TARGETS:
+        contenders[NAIVE] = Contender(lambda: orm_insert_trade(engine.db, made.next()), calls=plan.calls)
+    samples = await take_turns(contenders, plan.rounds_for(1))
+    yield Row("one trade, committed", engine.name, plan.table, samples, RAW, TRADE_TARGETS.get(engine.name))
+
+
+async def read_arrow(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """Bars to an Arrow table."""
+    yield Figure("read_arrow", engine.name, plan.table, "", {}, note="not built yet")
+
+
+async def disk(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """What a bar takes on disk, its index included."""
+    found = await engine.disk()
+    values = {OURS: found.ours / len(whole), RAW: found.reference / len(whole)}
+    yield Figure("size on disk", engine.name, len(whole), "bytes/row", values)
+
+
+async def growth(engine: Engine, plan: Plan) -> Found:
+    """The time a row in a large call beside that in a small one, written and read."""
+    small, large = plan.growth
+    names = {size: f"{size:,} bars" for size in plan.growth}
+    whole = bars(large)
+    samples = await take_turns(
+        {names[size]: Contender(_insert(engine, whole[:size]), engine.empty_ours, scale=1 / size) for size in plan.growth},
+        plan.growth_rounds,
+    )
+    note = "time a row; one call each"
+    yield Row("growth of insert_many", engine.name, large, samples, names[small], GROWTH_TARGET, note, names[large])
+    await engine.settle()
+    edges = {size: (whole[0].timestamp, whole[size - 1].timestamp) for size in plan.growth}
+    whole.clear()
+    samples = await take_turns(
+        {names[size]: Contender(_between(engine, *edges[size]), scale=1 / size) for size in plan.growth}, plan.growth_rounds
+    )
+    yield Row("growth of get_range", engine.name, large, samples, names[small], GROWTH_TARGET, note, names[large])
+
+
+async def fill_bars(engine: Engine, whole: Bars) -> None:
+    """Fill both tables of bars anew."""
+    await engine.empty_ours()
+    await OHLCVRepository(engine.db).insert_many(whole)
+    await engine.empty_reference()
+    await engine.write(whole)
+    await engine.settle()
+
+
+async def fill_trades(engine: Engine, count: int) -> None:
+    """Fill both tables of trades anew."""
+    await engine.fill_trades(list(islice(trades(count), count)))
+    await engine.settle()
+
+
+Case = Callable[[Engine, Bars, Plan], Found]
+
+WRITES: dict[str, Case] = {"insert_many": insert_many, "upsert_many": upsert_many, "waits": waits_of_writes}
+READS: dict[str, Case] = {
+    "get_range": get_range,
+    "get_latest": get_latest,
+    "get_gaps": get_gaps,
+    "waits": waits_of_reads,
+    "read_arrow": read_arrow,
+    "disk": disk,
+}
+TRADES: dict[str, Case] = {"get_statistics": get_statistics, "insert_trade": insert_trade}
+
+
+def _insert_target(engine: Engine, size: int, plan: Plan) -> float | None:
+    if size >= _MILLION:
+        return INSERT_TARGETS[engine.name]
+    if size > _BULK and engine.name in SMALLER_INSERT_TARGETS:
+        return SMALLER_INSERT_TARGETS[engine.name]
+    return INSERT_TARGETS[engine.name] if size == plan.sizes[-1] and size > _BULK else None
+
+
+def _insert(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: OHLCVRepository(engine.db).insert_many(batch)
+
+
+def _upsert(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: OHLCVRepository(engine.db).upsert_many(batch)
+
+
+def _write(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: engine.write(batch)
+
+
+def _naive_write(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: engine.naive_write(batch)
+
+
+def _range(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return _between(engine, batch[0].timestamp, batch[-1].timestamp)
+
+
+def _between(engine: Engine, start: datetime, end: datetime) -> Callable[[], Awaitable[object]]:
+    return lambda: OHLCVRepository(engine.db).get_range(SYMBOL, TIMEFRAME, start, end)
+
+
+def _read(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: engine.read(batch[0].timestamp, batch[-1].timestamp)
+
+
+def _orm_range(engine: Engine, batch: Bars) -> Callable[[], Awaitable[object]]:
+    return lambda: orm_read(engine.db, batch[0].timestamp, batch[-1].timestamp)
+
+
+def _empty(engine: Engine) -> Callable[[], Awaitable[None]]:
+    async def empty() -> None:
+        await engine.empty_ours()
+        await engine.empty_reference()
+
+    return empty
+
+
+def _stored(engine: Engine, stored: Bars) -> Callable[[], Awaitable[None]]:
+    async def store() -> None:
+        await engine.empty_ours()
+        await OHLCVRepository(engine.db).insert_many(stored)
+
+    return store
+
+
+def _scaled(sample: int, size: int) -> str:
+    return f"naive: {sample:,} bars timed, scaled" if sample < size else ""
+
+
+def _calls(size: int) -> int:
+    return 20 if size <= 1_000 else 1
+
+
+def _waits(name: str, engine: Engine, size: int, ours: Sequence[float], raw: Sequence[float]) -> Figure:
+    values = {OURS: 1_000 * max(ours), RAW: 1_000 * max(raw)}
+    return Figure(name, engine.name, size, "ms", values, LONGEST_WAIT_MS, f"the longest of {len(ours)} rounds")

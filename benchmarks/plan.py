@@ -1,0 +1,66 @@
+"""How large a run is: sizes and rounds of the full one and of the quick one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and rounds.
+
+    Attributes:
+        sizes: bars written and read at a time.
+        table: bars in the table, and trades in theirs, that queries run on.
+        rounds: samples of each contender.
+        small_rounds: samples where at most 1,000 bars are moved.
+        calls: calls in one sample where a single one takes about a millisecond.
+        naive: bars at most that the naive path writes or reads in one sample.
+        growth: two sizes whose time a row is compared, on PostgreSQL and SQLite.
+        growth_rounds: samples of these.
+        load: bars that DuckDB loads under ``memory_limit``, in batches of ``load_batch``.
+    """
+
+    sizes: tuple[int, ...]
+    table: int
+    rounds: int
+    small_rounds: int
+    calls: int
+    naive: int
+    growth: tuple[int, int]
+    growth_rounds: int
+    load: int
+    load_batch: int
+    memory_limit: str
+
+    def rounds_for(self, size: int) -> int:
+        """Return the rounds for a size: more where one is short."""
+        return self.small_rounds if size <= 1_000 else self.rounds
+
+
+FULL = Plan(
+    sizes=(100, 10_000, 100_000, 1_000_000),
+    table=1_000_000,
+    rounds=5,
+    small_rounds=25,
+    calls=50,
+    naive=20_000,
+    growth=(100_000, 5_000_000),
+    growth_rounds=5,
+    load=20_000_000,
+    load_batch=1_000_000,
+    memory_limit="2GiB",
+)
+QUICK = Plan(
+    sizes=(100, 10_000, 50_000),
+    table=100_000,
+    rounds=3,
+    small_rounds=5,
+    calls=20,
+    naive=1_000,
+    growth=(10_000, 100_000),
+    growth_rounds=2,
+    load=300_000,
+    load_batch=100_000,
+    memory_limit="256MiB",
+)

@@ -1,0 +1,75 @@
+"""The benchmark runs, at sizes that say nothing of times, and its page is made of what it wrote."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.__main__ import collect
+from benchmarks.decimals import measure as measure_decimals
+from benchmarks.objects import bars
+from benchmarks.plan import QUICK
+from benchmarks.report import render
+from benchmarks.results import Results, Row
+from benchmarks.run import ENGINES
+from benchmarks.timing import ratio
+from iftb_store import OHLCVRepository
+
+TINY = replace(QUICK, sizes=(20,), table=50, rounds=1, small_rounds=1, calls=1, naive=5, growth=(5, 20), growth_rounds=1)
+ROWS = ("insert_many", "upsert_many", "waits", "get_range", "get_latest", "get_gaps", "get_statistics", "insert_trade", "disk")
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+async def test_a_run_writes_its_samples_and_versions(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    await collect(Results.begun({"plan": "tiny"}), TINY, (engine,), ROWS, path, Console(quiet=True))
+    written = Results.load(path)
+    assert {row.name for row in written.rows} >= {"insert_many", "get_range", "get_gaps", "get_statistics"}
+    assert [row.name for row in written.rows if row.seconds(row.subject) <= 0] == []
+    assert written.versions["sqlalchemy"]
+
+
+async def test_the_page_is_made_of_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    await collect(Results.begun({"plan": "tiny"}), TINY, ("sqlite",), ("get_latest", "disk"), path, Console(quiet=True))
+    page = render(Results.load(path), "Said by hand.\n<!-- results -->\nMore of it.\n")
+    assert "| get_latest(100), session open | 50 |" in page
+    assert (page.splitlines()[0], page.splitlines()[-1]) == ("Said by hand.", "More of it.")
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+async def test_the_reference_reads_and_finds_what_ours_does(engine: str, tmp_path: Path) -> None:
+    whole = bars(100)
+    del whole[40:43]
+    made = ENGINES[engine]()
+    async with made.opened(tmp_path):
+        await OHLCVRepository(made.db).insert_many(whole)
+        await made.write(whole)
+        ours = OHLCVRepository(made.db)
+        first, last = whole[0].timestamp, whole[-1].timestamp
+        ranges = await ours.get_range("BTCUSDT", "1m", first, last), await made.read(first, last)
+        gaps = await ours.get_gaps("BTCUSDT", "1m"), await made.gaps()
+    assert [replace(bar, created_at=None, id=None) for bar in ranges[0]] == [
+        replace(bar, created_at=None, id=None) for bar in ranges[1]
+    ]
+    assert gaps[0] == gaps[1] == [(whole[39].timestamp, whole[40].timestamp)]
+
+
+async def test_only_the_text_that_sorts_and_the_blob_hold_every_decimal_in_order() -> None:
+    lines = await measure_decimals(rows=10, rounds=1)
+    right = [
+        line["representation"] for line in lines if (line["exact over the range"], line["comparable in SQL"]) == ("yes", "yes")
+    ]
+    assert right == ["sortable TEXT (ours)", "BLOB of 16 bytes"]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_with_its_quartiles() -> None:
+    assert ratio([1.0, 2.0, 6.0], [1.0, 1.0, 2.0]) == (2.0, 1.5, 2.5)
+
+
+def test_a_target_is_met_at_the_ratio_that_it_names() -> None:
+    row = Row("get_range", "SQLite", 10, {"ours": [1.2], "raw driver": [1.0]}, "raw driver", target=1.2)
+    assert row.met()
