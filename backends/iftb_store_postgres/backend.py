@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -137,19 +138,19 @@ class PostgresBackend:
             return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
-        return await self._connection(self._command_timeout)
+        return await self._connection(self._command_timeout, self._settings)
 
     async def _open_patient(self) -> asyncpg.Connection:
-        return await self._connection(None)
+        return await self._connection(None, {**self._settings, "statement_timeout": "0"})
 
-    async def _connection(self, command_timeout: float | None) -> asyncpg.Connection:
+    async def _connection(self, command_timeout: float | None, settings: dict[str, str]) -> asyncpg.Connection:
         try:
             return await asyncpg.connect(
                 self._dsn.render_as_string(hide_password=False),
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
-                server_settings=self._settings,
+                server_settings=settings,
             )
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
@@ -164,15 +165,24 @@ def _note_use(connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-    """Ping a connection that was idle; SQLAlchemy's own ping costs three round trips at each checkout."""
-    if connection.driver_connection.is_closed():
+    """Ping a connection that was idle or has something to say; SQLAlchemy's own ping at each checkout costs three round trips."""
+    driver = connection.driver_connection
+    if driver.is_closed():
         raise DisconnectionError
-    if monotonic() - record.info.get("iftb_store.used", monotonic()) < _FRESH:
+    idle = monotonic() - record.info.get("iftb_store.used", monotonic())
+    # a server that ends a connection says so on its socket
+    if idle < _FRESH and not _readable(driver._transport.get_extra_info("socket").fileno()):
         return
     try:
         connection.run_async(_ping)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise DisconnectionError from error
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _ping(connection: asyncpg.Connection) -> None:

@@ -1,0 +1,136 @@
+"""The plans of the reads that a bot repeats: an index finds their rows, and no more are read than are returned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from iftb_store import (
+    DatabaseManager,
+    OHLCVBar,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+)
+from iftb_store.relational import RelationalStores, Row, Statement
+from iftb_store_postgres.driver import PostgresDriver
+from iftb_store_sqlite.driver import SQLiteDriver
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+SYMBOLS = ("ADAUSDT", "BTCUSDT", "ETHUSDT", "NEARUSDT", "XRPUSDT")
+
+Read = Callable[[RelationalStores], Awaitable[object]]
+
+READS: dict[str, Read] = {
+    "latest bars": lambda stores: stores.ohlcv.get_latest("BTCUSDT", "1m", 10, "binance"),
+    "a range of bars": lambda stores: stores.ohlcv.get_range(
+        "BTCUSDT", "1m", START + timedelta(minutes=100), START + timedelta(minutes=109), "binance"
+    ),
+    "trades by symbol": lambda stores: stores.trades.get_by_symbol("BTCUSDT", 10, "binance"),
+    "recent trades": lambda stores: stores.trades.get_recent(10),
+    "a trade by id": lambda stores: stores.trades.get_by_id(7),
+    "open positions": lambda stores: stores.positions.get_open("binance"),
+    "the position of a symbol": lambda stores: stores.positions.find_open("BTCUSDT", "binance"),
+    "recent events": lambda stores: stores.events.get_recent(None, 10),
+    "recent errors": lambda stores: stores.events.get_recent("error", 10),
+}
+
+
+class ExplainingSQLite(SQLiteDriver):
+    """Asks for the plan of each read in place of running it."""
+
+    plan: Sequence[Row] = ()
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        self.plan = await super().read(_explained(statement, "EXPLAIN QUERY PLAN"), args)
+        return []
+
+    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+        await self.read(statement, args)
+        return []
+
+
+class ExplainingPostgres(PostgresDriver):
+    """Runs each read for its plan, with the rows that each step really gave."""
+
+    plan: dict[str, Any]
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        ((plan,),) = await super().read(_explained(statement, "EXPLAIN (ANALYZE, FORMAT JSON)"), args)
+        self.plan = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+        return []
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_sqlite_searches_an_index(sqlite_url: str, name: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await fill(db)
+        async with db.get_session() as session:
+            driver = ExplainingSQLite(session)
+            await READS[name](RelationalStores(driver))
+
+    steps = [str(step[3]) for step in driver.plan]
+    assert steps
+    assert [step for step in steps if " USING " not in step and step != "USE TEMP B-TREE FOR ORDER BY"] == []
+    assert name == "open positions" or "USE TEMP B-TREE FOR ORDER BY" not in steps
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_postgresql_reads_no_more_rows_than_it_returns(postgres_url: str, name: str) -> None:
+    async with DatabaseManager(postgres_url) as db:
+        await fill(db)
+        async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            await connection.exec_driver_sql("VACUUM ANALYZE")
+        async with db.get_session() as session:
+            driver = ExplainingPostgres(session)
+            await READS[name](RelationalStores(driver))
+
+    scans = [step for step in steps_of(driver.plan) if "Scan" in step["Node Type"]]
+    assert scans
+    assert [
+        step["Node Type"] for step in scans if "Index" not in step["Node Type"] and step["Node Type"] != "Bitmap Heap Scan"
+    ] == []
+    assert [step for step in scans if step.get("Rows Removed by Filter") or step.get("Rows Removed by Index Recheck")] == []
+    assert max(step["Actual Rows"] for step in scans) <= 10
+
+
+async def fill(db: DatabaseManager) -> None:
+    """Store enough of everything that reading all of it would be the worse plan."""
+    await db.create_tables()
+    price = Decimal("1.5")
+    await OHLCVRepository(db).insert_many(
+        [
+            OHLCVBar(symbol, "binance", "1m", START + timedelta(minutes=minute), price, price, price, price, Decimal(1))
+            for symbol in SYMBOLS
+            for minute in range(2_000)
+        ]
+    )
+    async with db.get_session() as session:
+        trades, positions, events = TradeRepository(session), PositionRepository(session), SystemEventRepository(session)
+        for number in range(1_000):
+            symbol = SYMBOLS[number % len(SYMBOLS)]
+            when = START + timedelta(minutes=number)
+            await trades.insert(Trade(f"T{number}", symbol, "binance", "long", "close", price, price, when, realized_pnl=price))
+            await positions.update_position(Position(symbol, "binance", "long", price, price, price, when, status="closed"))
+            await events.log_event("tick", "error" if number % 10 == 0 else "info", "")
+        for symbol in SYMBOLS:
+            await positions.update_position(Position(symbol, "binance", "long", price, price, price, START))
+
+
+def steps_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a plan's steps, the outermost first."""
+    return [plan, *(step for part in plan.get("Plans", []) for step in steps_of(part))]
+
+
+def _explained(statement: Statement, verb: str) -> Statement:
+    explained = Statement.__new__(Statement)
+    explained.sql, explained.names = f"{verb} {statement.sql}", statement.names
+    return explained

@@ -1,0 +1,148 @@
+"""What only PostgreSQL does: its connections, their loss, their options and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store import DatabaseManager, SystemEventRepository, URLError
+from iftb_store_postgres.errors import translate
+
+_TERMINATE = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'to be killed'"
+
+
+@pytest.fixture
+async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(with_options(postgres_url, application_name="to be killed")) as manager:
+        await manager.create_tables()
+        yield manager
+        assert manager.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+async def admin(postgres_url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
+
+
+async def test_the_pool_replaces_a_connection_that_the_server_ended(db: DatabaseManager, admin: Any) -> None:
+    await SystemEventRepository(db).log_event("tick", "info", "")
+    await admin.execute(_TERMINATE)
+    assert len(await SystemEventRepository(db).get_recent_events()) == 1
+
+
+async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseManager, admin: Any) -> None:
+    with pytest.raises(OperationalError, match="connection"):
+        await log_and_lose_the_connection(db, admin)
+    assert await SystemEventRepository(db).get_recent_events() == []
+
+
+async def test_a_caught_loss_of_the_connection_fails_the_clean_exit_too(db: DatabaseManager, admin: Any) -> None:
+    with pytest.raises(OperationalError, match=r"nothing of this session was committed.*connection"):
+        await log_and_lose_the_connection(db, admin, then_log=True)
+    assert await SystemEventRepository(db).get_recent_events() == []
+
+
+async def test_the_statement_timeout_of_the_url_is_an_operational_error(postgres_url: str) -> None:
+    async with DatabaseManager(with_options(postgres_url, statement_timeout="20ms")) as db, db.get_session() as session:
+        with pytest.raises(OperationalError, match="canceled"):
+            await session.execute(text("SELECT pg_sleep(60)"))
+        await session.rollback()
+
+
+async def test_a_migration_has_no_statement_timeout(postgres_url: str) -> None:
+    async with DatabaseManager(with_options(postgres_url, statement_timeout="1s")) as db:
+        await db._backend.with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(1.5)")))
+
+
+async def test_a_full_pool_is_an_operational_error(postgres_url: str) -> None:
+    async with DatabaseManager(with_options(postgres_url, pool_timeout="10ms"), pool_size=1, max_overflow=0) as db:
+        await db.create_tables()
+        async with db.get_session() as session:
+            await SystemEventRepository(session).log_event("tick", "info", "")
+            with pytest.raises(OperationalError, match="every connection of the pool is in use"):
+                await SystemEventRepository(db).get_recent_events()
+
+
+async def test_a_refused_connection_is_an_operational_error_without_the_password() -> None:
+    with pytest.raises(OperationalError, match=r"cannot connect to PostgreSQL at 127\.0\.0\.1:9: ") as caught:
+        await DatabaseManager("postgresql://bot:sentinel@127.0.0.1:9/iftb?sslmode=disable").connect()
+    assert "sentinel" not in repr(caught.value)
+
+
+async def test_a_missing_database_is_an_operational_error(postgres_url: str) -> None:
+    url = make_url(postgres_url).set(database="no_such_database").render_as_string(hide_password=False)
+    with pytest.raises(OperationalError, match="the database does not exist"):
+        await DatabaseManager(url).connect()
+
+
+async def test_the_search_path_of_the_url_holds_the_tables(postgres_url: str, admin: Any) -> None:
+    await admin.execute("CREATE SCHEMA bot")
+    async with DatabaseManager(with_options(postgres_url, search_path="bot")) as db:
+        await db.migrate()
+    assert await admin.fetchval("SELECT count(*) FROM bot.ohlcv") == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("sslmode=maybe", "sslmode must be one of disable, .*'maybe'"),
+        ("ssl=sometimes", "sslmode must be one of disable, .*'sometimes'"),
+        ("statement_timeout=soon", "statement_timeout must be a time like .*'soon'"),
+        ("statement_cache_size=-1", "statement_cache_size must be a whole number.*'-1'"),
+        ("fetch_size=3", "unknown option 'fetch_size'.*connect_timeout"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_opened(query: str, message: str) -> None:
+    with pytest.raises(URLError, match=message):
+        DatabaseManager(f"postgresql://bot:secret@localhost/iftb?{query}")
+
+
+@pytest.mark.parametrize("mode", ["ssl=true", "sslmode=verify-full", "sslmode=prefer", "ssl=false"])
+def test_ssl_modes_of_libpq_are_understood(mode: str) -> None:
+    DatabaseManager(f"postgresql://bot:secret@localhost/iftb?{mode}")
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning", "message"),
+    [
+        (asyncpg.UniqueViolationError("duplicate"), IntegrityError, "stored already"),
+        (asyncpg.CheckViolationError('violates "ck_trades_side"'), IntegrityError, "ck_trades_side"),
+        (asyncpg.SerializationError("x"), OperationalError, "serialization failure"),
+        (asyncpg.DeadlockDetectedError("x"), OperationalError, "deadlock"),
+        (asyncpg.TooManyConnectionsError("x"), OperationalError, "max_connections"),
+        (asyncpg.QueryCanceledError("x"), OperationalError, "canceled"),
+        (asyncpg.SyntaxOrAccessError("at the server's own words"), OperationalError, "own words"),
+        (asyncpg.InterfaceError("connection is closed"), OperationalError, "cannot be used: connection is closed"),
+        (TimeoutError(), OperationalError, "did not answer in time"),
+        (ConnectionRefusedError(111, "Connection refused"), OperationalError, "cannot be reached: Connection refused"),
+    ],
+)
+def test_errors_of_the_driver_have_a_meaning(error: Exception, meaning: type[Exception], message: str) -> None:
+    translated = translate(error)
+    assert isinstance(translated, meaning)
+    assert message in str(translated)
+    assert translated.__cause__ is error
+
+
+def test_an_error_of_somebody_elses_is_left_alone() -> None:
+    assert translate(KeyError("x")) is None
+
+
+async def log_and_lose_the_connection(db: DatabaseManager, admin: Any, *, then_log: bool = False) -> None:
+    async with db.get_session() as session:
+        await SystemEventRepository(session).log_event("tick", "info", "")
+        await admin.execute(_TERMINATE)
+        if then_log:
+            with pytest.raises(OperationalError):
+                await SystemEventRepository(session).log_event("tick", "info", "")
+
+
+def with_options(url: str, **options: str) -> str:
+    return make_url(url).update_query_dict(options).render_as_string(hide_password=False)

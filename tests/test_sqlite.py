@@ -1,0 +1,137 @@
+"""What only SQLite does: its settings, its files and the options of its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store import DatabaseManager, SystemEventRepository, URLError
+from iftb_store.decimals import from_sortable, to_sortable
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bot.db"
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [("journal_mode", "wal"), ("foreign_keys", 1), ("synchronous", 2), ("busy_timeout", 30_000)],
+)
+async def test_a_connection_is_set_up_for_safety(sqlite_url: str, pragma: str, value: object) -> None:
+    async with DatabaseManager(sqlite_url) as db, db.get_session() as session:
+        assert (await session.execute(text(f"PRAGMA {pragma}"))).scalar() == value
+
+
+async def test_a_new_file_is_its_owners_alone(path: Path) -> None:
+    async with DatabaseManager(f"sqlite:///{path}") as db:
+        await db.create_tables()
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {0o600}
+
+
+async def test_memory_is_one_database_for_the_managers_life() -> None:
+    async with DatabaseManager("sqlite+aiosqlite:///:memory:") as db:
+        await db.create_tables()
+        events = SystemEventRepository(db)
+        await asyncio.gather(*(events.log_event("tick", "info", str(number)) for number in range(8)))
+        assert len(await events.get_recent_events()) == 8
+
+
+async def test_readers_are_not_blocked_by_a_writer(sqlite_url: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        async with db.get_session() as writer:
+            await SystemEventRepository(writer).log_event("tick", "info", "")
+            assert await SystemEventRepository(db).get_recent_events() == []
+            assert (await db.status()).state == "current"
+
+
+async def test_a_second_writer_waits_no_longer_than_the_timeout(sqlite_url: str) -> None:
+    async with DatabaseManager(sqlite_url) as db, DatabaseManager(f"{sqlite_url}?timeout=0.05") as hasty:
+        await db.create_tables()
+        async with db.get_session() as writer:
+            await SystemEventRepository(writer).log_event("tick", "info", "")
+            with pytest.raises(OperationalError, match="locked by another writer"):
+                await SystemEventRepository(hasty).log_event("tick", "info", "")
+
+
+async def test_a_read_only_url_reads_and_refuses_to_write(sqlite_url: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+    async with DatabaseManager(f"{sqlite_url}?mode=ro") as db:
+        assert await SystemEventRepository(db).get_recent_events() == []
+        assert (await db.status()).state == "current"
+        with pytest.raises(OperationalError, match="read-only"):
+            await SystemEventRepository(db).log_event("tick", "info", "")
+
+
+async def test_mode_rw_creates_no_file(path: Path) -> None:
+    with pytest.raises(OperationalError, match="cannot be opened"):
+        await DatabaseManager(f"sqlite:///{path}?mode=rw").connect()
+    assert not is_there(path)
+
+
+async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperationalError, match=r"nowhere.*cannot be created: No such file or directory"):
+        await DatabaseManager(f"sqlite:///{tmp_path}/nowhere/bot.db").connect()
+
+
+def test_a_foreign_file_is_refused(path: Path) -> None:
+    path.write_text("not a database, but long enough to be looked at as if it were one\n" * 100)
+    with pytest.raises(OperationalError, match="not an SQLite database"):
+        asyncio.run(DatabaseManager(f"sqlite:///{path}").connect())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///x.db?nolock=1", "unknown option 'nolock'.*timeout, busy_timeout, mode"),
+        ("sqlite:///x.db?timeout=soon", "timeout must be seconds between 0 and 3600.*'soon'"),
+        ("sqlite:///x.db?mode=rx", "mode must be one of ro, rw, rwc.*'rx'"),
+        ("sqlite://host/x.db", "no host"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_opened(url: str, message: str) -> None:
+    with pytest.raises(URLError, match=message):
+        DatabaseManager(url)
+
+
+async def test_an_error_that_ends_the_transaction_is_told_at_a_clean_exit(path: Path) -> None:
+    async with DatabaseManager(f"sqlite:///{path}") as db:
+        await db.create_tables()
+        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+            await log_after_a_lost_transaction(db)
+        assert await SystemEventRepository(db).get_recent_events() == []
+
+
+async def log_after_a_lost_transaction(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await SystemEventRepository(session).log_event("tick", "info", "")
+        with pytest.raises(IntegrityError):
+            await session.execute(text("INSERT OR ROLLBACK INTO positions (id, side) VALUES (1, NULL)"))
+        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+            await SystemEventRepository(session).log_event("tick", "info", "")
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def test_sortable_text_sorts_as_the_numbers_in_sqlite() -> None:
+    numbers = [
+        Decimal(number) for number in ("-99999999999999999999", "-10.5", "-10", "-2", "-0.1", "0", "0.01", "2", "10", "10.5")
+    ]
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE numbers (number TEXT)")
+    connection.executemany("INSERT INTO numbers VALUES (?)", [(to_sortable(str(number)),) for number in reversed(numbers)])
+    rows = connection.execute("SELECT number FROM numbers ORDER BY number").fetchall()
+    connection.close()
+    assert [from_sortable(number) for (number,) in rows] == numbers
