@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.results import Figure, Results, Row
 from benchmarks.run import ENGINES, ROWS, run
-from benchmarks.show import chart, show
+from benchmarks.show import chart, show, terminal
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
         wanted = tuple(row for row in wanted if row != "peers")
     options = {"plan": "quick" if quick else "full", "engines": " ".join(engines), "rows": " ".join(wanted)}
     results = Results.begun(options)
-    console = Console()
+    console = terminal()
     asyncio.run(collect(results, plan, engines, wanted, json, console))
     show(results, console)
     if results.rows:

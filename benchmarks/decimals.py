@@ -12,10 +12,9 @@ from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 
 from benchmarks.objects import bars
-from benchmarks.show import table_of
+from benchmarks.show import table_of, terminal
 from benchmarks.timing import Contender, take_turns
 from iftb_store import OHLCVBar
 from iftb_store.decimals import CONTEXT, from_sortable, plain, to_sortable
@@ -182,7 +181,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Samples of each.")] = 5,
 ) -> None:
     """Measure representations of decimals on SQLite."""
-    Console().print(table_of("Decimals on SQLite", asyncio.run(measure(rows, rounds))))
+    terminal().print(table_of("Decimals on SQLite", asyncio.run(measure(rows, rounds))))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import typer
 from sqlalchemy import text
 
 from benchmarks.objects import bars
-from benchmarks.results import Figure, Row
+from benchmarks.results import Figure, Row, peak_rss
 from benchmarks.series import STEP
 from iftb_store import DatabaseManager, OHLCVRepository
 
@@ -55,7 +54,7 @@ def measure(rows: int, batch: int, memory_limit: str) -> list[Row | Figure]:
 async def load(rows: int, batch: int, memory_limit: str) -> dict[str, Any]:
     """Load, and return what it took."""
     whole = bars(batch)
-    objects = _peak_rss()
+    objects = peak_rss()
     span = whole[-1].timestamp - whole[0].timestamp + STEP
     seconds = []
     with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
@@ -71,11 +70,7 @@ async def load(rows: int, batch: int, memory_limit: str) -> dict[str, Any]:
                 used = await session.execute(text("SELECT sum(memory_usage_bytes) FROM duckdb_memory()"))
                 memory = float(used.scalar()) / 2**20
                 stored = (await session.execute(text("SELECT count(*) FROM ohlcv"))).scalar()
-    return {"seconds": seconds, "rss": _peak_rss(), "objects": objects, "memory": memory, "stored": stored}
-
-
-def _peak_rss() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "rss": peak_rss(), "objects": objects, "memory": memory, "stored": stored}
 
 
 def main(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,9 +13,9 @@ from typing import Annotated, Any
 
 import duckdb
 import typer
-from rich.console import Console
 
-from benchmarks.show import table_of
+from benchmarks.results import peak_rss
+from benchmarks.show import table_of, terminal
 
 VARIANTS = {"key": "primary key", "checked": "no key, checked insert"}
 _BATCH = 1_000_000
@@ -83,7 +82,7 @@ def load(variant: str, rows: int) -> dict[str, Any]:
         "last batch µs/row": round(large[-1] / min(_BATCH, rows) * 1e6, 2),
         "batch of 1,000 ms": round(median(small) * 1e3, 1),
         "DuckDB's memory MiB": round(used[0] / 2**20),
-        "peak RSS MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak RSS MiB": round(peak_rss()),
         "bytes/row on disk": round(size / rows, 1),
         "open and count ms": round(opened * 1e3, 1),
     }
@@ -110,7 +109,7 @@ def main(
     if variant is not None:
         typer.echo(json.dumps(load(variant, rows)))
         return
-    Console().print(table_of("DuckDB's key", measure(rows)))
+    terminal().print(table_of("DuckDB's key", measure(rows)))
 
 
 if __name__ == "__main__":

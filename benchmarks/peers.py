@@ -19,14 +19,13 @@ from typing import Annotated, Any, NamedTuple
 
 import asyncpg
 import typer
-from rich.console import Console
 
 from benchmarks.duckdb import DuckDB
 from benchmarks.engine import Engine
 from benchmarks.objects import bars
 from benchmarks.postgres import URL_VARIABLE, Postgres, postgres_server
 from benchmarks.series import SYMBOL, TIMEFRAME
-from benchmarks.show import table_of
+from benchmarks.show import table_of, terminal
 from benchmarks.sqlite import SQLite
 from iftb_store import OHLCVBar, OHLCVRepository
 
@@ -227,7 +226,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Samples of each.")] = 5,
 ) -> None:
     """Time other stores of bars beside ours."""
-    Console().print(table_of("Peers, the same bars", asyncio.run(measure(rows, rounds))))
+    terminal().print(table_of("Peers, the same bars", asyncio.run(measure(rows, rounds))))
 
 
 if __name__ == "__main__":

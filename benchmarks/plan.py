@@ -52,13 +52,13 @@ FULL = Plan(
     memory_limit="2GiB",
 )
 QUICK = Plan(
-    sizes=(100, 10_000, 50_000),
-    table=100_000,
+    sizes=(100, 10_000, 30_000),
+    table=50_000,
     rounds=3,
     small_rounds=5,
     calls=20,
     naive=1_000,
-    growth=(10_000, 100_000),
+    growth=(10_000, 50_000),
     growth_rounds=2,
     load=300_000,
     load_batch=100_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import sqlite3
 import subprocess
 from collections.abc import Iterable
@@ -106,6 +107,16 @@ class Results:
     def save(self, path: Path) -> None:
         """Write a run's JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def peak_rss() -> float:
+    """Return the most memory that this process has had so far, in MiB."""
+    # getrusage would count what the parent had when it started this process
+    status = Path("/proc/self/status")
+    if status.exists():
+        (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _machine() -> dict[str, str]:

@@ -13,7 +13,14 @@ from benchmarks.results import NAIVE, Figure, Results, Row
 
 TITLES = {"decimals": "Decimals on SQLite", "duckdb_key": "DuckDB's key", "peers": "Peers, the same bars"}
 _WIDEST = 3.0
+_WIDTH = 180
 _COLORS = {True: "#3a7d44", False: "#c0392b", None: "#7f8c8d"}
+
+
+def terminal() -> Console:
+    """Return a console that is wide enough for the tables where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def show(results: Results, console: Console) -> None:
