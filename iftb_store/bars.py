@@ -50,6 +50,10 @@ class BarColumns(NamedTuple):
     trades_count: Sequence[int | None]
 
 
+#: The columns that tell a bar from all others, and those that an upsert overwrites.
+KEY, VALUES = BarColumns._fields[:4], BarColumns._fields[4:]
+
+
 class BarBatch:
     """Bars to be written, read in checked chunks; the bars themselves are never changed.
 
@@ -238,7 +242,9 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
 def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
     try:
         keys = list(map(_KEY, bars))
-        if {key[3].tzinfo for key in keys} == {UTC} and {type(part) for key in keys for part in key[:3]} == {str}:
+        *names, moments = zip(*keys, strict=True)
+        usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
+        if usual and {moment.tzinfo for moment in moments} == {UTC}:
             return keys
     except (AttributeError, TypeError):
         pass

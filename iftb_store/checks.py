@@ -37,7 +37,7 @@ def text(value: object, name: str) -> str:
         raise InvalidValueError(
             f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first"
         ) from error
-    return str(value) if type(value) is not str else value
+    return _exactly_str(value)
 
 
 def name_text(value: object, name: str) -> str:
@@ -54,7 +54,7 @@ def choice(value: object, name: str, choices: Collection[str]) -> str:
     """Return one of a few words."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
-    return str(value) if type(value) is not str else value
+    return _exactly_str(value)
 
 
 def decimal(value: object, name: str) -> Decimal:
@@ -76,19 +76,21 @@ def decimal(value: object, name: str) -> Decimal:
 def exact_decimal(value: object, name: str) -> Decimal:
     """Return a Decimal that DECIMAL(38,18) holds exactly: prices, quantities, volumes, fees, margin, pnl."""
     number = decimal(value, name)
-    if plain(number) is None:
+    digits = plain(number)
+    if digits is None:
         raise InvalidValueError(
             f"{name} {digits_shown(number)} does not fit {INTEGER_DIGITS} digits before and {SCALE} after the point; "
             "iftb_store.quantize(value) rounds it to 18 places"
         )
-    return number
+    return Decimal(digits)
 
 
 def quotient(value: object, name: str) -> Decimal:
     """Return a Decimal rounded half-even to 18 places: percentages, leverage and scores."""
     number = decimal(value, name)
-    if plain(number) is not None:
-        return number
+    digits = plain(number)
+    if digits is not None:
+        return Decimal(digits)
     try:
         return quantize(number)
     except InvalidValueError as error:
@@ -117,8 +119,9 @@ def utc(value: object, name: str) -> datetime:
         if type(moment) is datetime and not moment.fold:
             return moment
         return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
-    except (OverflowError, ValueError) as error:
-        raise InvalidValueError(f"{name} {value!r} lies outside the years 1 to 9999 in UTC") from error
+    except Exception as error:
+        # a foreign tzinfo may raise whatever it likes
+        raise InvalidValueError(f"{name} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
 
 
 def json_text(value: object, name: str) -> str:
@@ -134,6 +137,11 @@ def json_object(stored: str | None) -> dict[str, Any] | None:
         return None
     loaded: dict[str, Any] = json.loads(stored)
     return loaded
+
+
+def _exactly_str(value: str) -> str:
+    # str() of an enum's member is its name, not the text that it is
+    return value if type(value) is str else str.__str__(value)
 
 
 def _json_value(value: object, path: str, depth: int) -> object:

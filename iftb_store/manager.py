@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class DatabaseManager:
             self._url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
         )
         self._connected = False
+        self._connecting = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"DatabaseManager({shown_url(self._url)!r})"
@@ -85,15 +87,17 @@ class DatabaseManager:
         Raises:
             OperationalError: it cannot be reached or opened.
         """
-        if not self._connected:
-            await self._backend.connect()
-            self._connected = True
+        async with self._connecting:
+            if not self._connected:
+                await self._backend.connect()
+                self._connected = True
 
     async def disconnect(self) -> None:
         """Close every connection."""
-        if self._connected:
-            self._connected = False
-            await self._backend.disconnect()
+        async with self._connecting:
+            if self._connected:
+                self._connected = False
+                await self._backend.disconnect()
 
     def get_session(self) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.

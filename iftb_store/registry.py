@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
@@ -30,7 +30,8 @@ def parse_url(url: str | URL) -> URL:
 
 def shown_url(url: URL) -> str:
     """Return a URL for people, its password hidden."""
-    return url.render_as_string(hide_password=True).replace("%3Amemory%3A", ":memory:")
+    secrets = {name: "***" for name in ("password", "sslpassword") if name in url.query}
+    return url.update_query_dict(secrets).render_as_string(hide_password=True).replace("%3Amemory%3A", ":memory:")
 
 
 def backend_for(scheme: str) -> type[Backend]:
@@ -67,7 +68,10 @@ def stores_of(session: Any) -> Stores:
             f"a repository takes a connected DatabaseManager or a session, not {type(session).__name__}; "
             "use `async with db.get_session() as session`"
         )
-    dialect = session.get_bind().dialect
+    try:
+        dialect = session.get_bind().dialect
+    except UnboundExecutionError as error:
+        raise Unsupported("the session is bound to no engine; give it one, as in AsyncSession(engine)") from error
     scheme = f"{dialect.name}+{dialect.driver}"
     try:
         return _by_dialect(scheme).stores(session)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -167,7 +167,7 @@ class TradeRepository(_Repository):
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)
-        changes = {name: _TRADE_CHECKS[name](value, name) for name, value in kwargs.items()}
+        changes = {name: check(kwargs[name], name) for name, check in _TRADE_CHECKS.items() if name in kwargs}
         async with self._stores() as stores:
             if not await stores.trades.update(number, {**changes, "updated_at": self._now()}):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns it, get_by_symbol() finds it")
@@ -418,13 +418,13 @@ _POSITION_CHECKS: dict[str, Callable[[object, str], Any]] = {
 def _checked_trade(trade: Trade) -> Trade:
     if not isinstance(trade, Trade):
         raise InvalidValueError(f"a Trade is wanted, not {type(trade).__name__}")
-    return replace(trade, **{name: check(getattr(trade, name), name) for name, check in _TRADE_CHECKS.items()})
+    return Trade(**{name: check(getattr(trade, name), name) for name, check in _TRADE_CHECKS.items()})
 
 
 def _checked_position(position: Position) -> Position:
     if not isinstance(position, Position):
         raise InvalidValueError(f"a Position is wanted, not {type(position).__name__}")
-    return replace(position, **{name: check(getattr(position, name), name) for name, check in _POSITION_CHECKS.items()})
+    return Position(**{name: check(getattr(position, name), name) for name, check in _POSITION_CHECKS.items()})
 
 
 def _check_field_names(changes: dict[str, Any]) -> None:

@@ -77,17 +77,17 @@ def _now_sqlite(element: StoreNow, compiler: Any, **options: Any) -> str:
 
 
 @compiles(CreateColumn, "sqlite")
-def _column_sqlite(element: CreateColumn, compiler: Any, **options: Any) -> str:
+def _column_sqlite(element: CreateColumn, compiler: Any, **options: Any) -> Any:
     if _GENERATED in element.element.info:
         return f"{element.element.name} INTEGER NOT NULL PRIMARY KEY"
-    return str(compiler.visit_create_column(element, **options))
+    return compiler.visit_create_column(element, **options)
 
 
 @compiles(CreateColumn, "duckdb")
-def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> str:
+def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> Any:
     if _GENERATED in element.element.info:
         return f"{element.element.name} BIGINT DEFAULT nextval('{element.element.table.name}_id_seq') NOT NULL"
-    return str(compiler.visit_create_column(element, **options))
+    return compiler.visit_create_column(element, **options)
 
 
 def _id() -> Any:

@@ -27,7 +27,7 @@ def check_timeframe(timeframe: object) -> str:
     """
     if not isinstance(timeframe, str) or timeframe not in SECONDS:
         raise InvalidValueError(f"unknown timeframe {str(timeframe)[:40]!r}; the known ones are {' '.join(TIMEFRAMES)}")
-    return timeframe
+    return timeframe if type(timeframe) is str else str.__str__(timeframe)
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

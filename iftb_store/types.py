@@ -10,7 +10,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Numeric, Text, TypeD
 from sqlalchemy.types import TypeEngine
 
 from iftb_store.checks import exact_decimal, json_object, json_text, utc
-from iftb_store.decimals import PRECISION, SCALE, from_sortable, plain, to_sortable
+from iftb_store.decimals import PRECISION, SCALE, from_sortable, to_sortable
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +41,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         if value is None:
             return None
         exact = exact_decimal(value, "value")
-        return to_sortable(plain(exact) or "0") if dialect.name == "sqlite" else exact
+        return to_sortable(format(exact, "f")) if dialect.name == "sqlite" else exact
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         """Decode."""

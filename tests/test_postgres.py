@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from iftb_store import DatabaseManager, SystemEventRepository, URLError
+from iftb_store import (
+    DatabaseManager,
+    OHLCVBar,
+    OHLCVRepository,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+    Unsupported,
+    URLError,
+)
 from iftb_store_postgres.errors import translate
 
 _TERMINATE = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'to be killed'"
@@ -47,6 +60,63 @@ async def test_a_caught_loss_of_the_connection_fails_the_clean_exit_too(db: Data
     with pytest.raises(OperationalError, match=r"nothing of this session was committed.*connection"):
         await log_and_lose_the_connection(db, admin, then_log=True)
     assert await SystemEventRepository(db).get_recent_events() == []
+
+
+async def test_the_bots_own_exception_is_not_masked_by_a_lost_connection(db: DatabaseManager, admin: Any) -> None:
+    with pytest.raises(KeyError, match="the bot's own"):
+        await lose_the_connection_and_raise(db, admin, KeyError("the bot's own"))
+
+
+async def test_a_commit_after_a_caught_error_is_refused(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await SystemEventRepository(session).log_event("tick", "info", "")
+        with pytest.raises(OperationalError):
+            await session.execute(text("SELECT 1 / 0"))
+        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+            await session.commit()
+        await session.rollback()
+        await SystemEventRepository(session).log_event("tock", "info", "")
+    assert [event.event_type for event in await SystemEventRepository(db).get_recent_events()] == ["tock"]
+
+
+async def test_a_caught_cancellation_of_a_statement_fails_the_clean_exit(db: DatabaseManager) -> None:
+    async with db.get_session() as holder:
+        await TradeRepository(holder).insert(trade("T-2"))
+        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+            await insert_and_give_up_on_a_second(db)
+    assert [stored.trade_id for stored in await TradeRepository(db).get_recent()] == ["T-2"]
+
+
+async def test_a_server_that_goes_away_during_a_copy_ends_it(db: DatabaseManager, admin: Any) -> None:
+    start, price = datetime(2024, 1, 1, tzinfo=UTC), Decimal(1)
+    bars = [
+        OHLCVBar("BTCUSDT", "binance", "1s", start + timedelta(seconds=i), price, price, price, price, price)
+        for i in range(60_000)
+    ]
+    writing = asyncio.ensure_future(OHLCVRepository(db).insert_many(bars))
+    while not await admin.fetchval("SELECT count(*) FROM pg_stat_progress_copy"):
+        assert not writing.done()
+    await admin.execute(_TERMINATE)
+    with pytest.raises(OperationalError):
+        await writing
+    assert await admin.fetchval("SELECT count(*) FROM ohlcv") == 0
+
+
+async def test_a_value_that_does_not_fit_stands_in_no_message(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        with pytest.raises(OperationalError, match="does not fit the type") as caught:
+            await session.execute(text("SELECT CAST(CAST(:value AS text) AS integer)"), {"value": "sentinel"})
+        await session.rollback()
+    assert "sentinel" not in str(caught.value)
+
+
+async def test_an_engine_in_autocommit_is_refused_for_writes(postgres_url: str, db: DatabaseManager) -> None:
+    url = make_url(postgres_url).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with AsyncSession(engine) as session:
+        with pytest.raises(Unsupported, match="AUTOCOMMIT"):
+            await TradeRepository(session).insert(trade("T-1"))
+    await engine.dispose()
 
 
 async def test_the_statement_timeout_of_the_url_is_an_operational_error(postgres_url: str) -> None:
@@ -133,6 +203,25 @@ def test_errors_of_the_driver_have_a_meaning(error: Exception, meaning: type[Exc
 
 def test_an_error_of_somebody_elses_is_left_alone() -> None:
     assert translate(KeyError("x")) is None
+
+
+async def lose_the_connection_and_raise(db: DatabaseManager, admin: Any, error: Exception) -> None:
+    async with db.get_session() as session:
+        await SystemEventRepository(session).log_event("tick", "info", "")
+        await admin.execute(_TERMINATE)
+        raise error
+
+
+async def insert_and_give_up_on_a_second(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await TradeRepository(session).insert(trade("T-1"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(TradeRepository(session).insert(trade("T-2")), 0.05)
+
+
+def trade(trade_id: str) -> Trade:
+    when = datetime(2024, 1, 1, tzinfo=UTC)
+    return Trade(trade_id, "BTCUSDT", "binance", "long", "open", Decimal(1), Decimal(1), when)
 
 
 async def log_and_lose_the_connection(db: DatabaseManager, admin: Any, *, then_log: bool = False) -> None:

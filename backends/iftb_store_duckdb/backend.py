@@ -161,9 +161,12 @@ class DuckDBBackend:
     def begin(self, cursor: Cursor) -> None:
         """Begin a write transaction; its log is created with the database file's own permissions."""
         if not self._options.in_memory and not self._options.read_only:
-            mode = Path(self._options.path).stat().st_mode & 0o666
-            with suppress(FileExistsError):
-                os.close(os.open(f"{self._options.path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+            try:
+                mode = Path(self._options.path).stat().st_mode & 0o666
+                with suppress(FileExistsError):
+                    os.close(os.open(f"{self._options.path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+            except OSError as error:
+                raise operational_error(f"the log beside {self._options.path} cannot be made: {error.strerror}", error) from error
         cursor.begin()
 
     def check_schema(self, cursor: Cursor) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.bars import BarBatch, BarColumns
+from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar
 from iftb_store.timeframes import MONTH, SECONDS
@@ -23,9 +23,7 @@ _DECIMAL = pa.decimal128(38, 18)
 _TIME = pa.timestamp("us", tz="UTC")
 _TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
 
-_KEY = ("exchange", "symbol", "timeframe", "timestamp")
-_VALUES = ("open", "high", "low", "close", "volume", "quote_volume", "trades_count")
-_SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in _KEY)
+_SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in KEY)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 
 _READ = "timestamp, open, high, low, close, volume, quote_volume, trades_count, id, created_at"
@@ -109,31 +107,31 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
     oldest, newest = _span(table)
     with cursor.registered(table) as batch:
         if not _distinct(table):
-            columns = ", ".join(_KEY)
+            columns = ", ".join(KEY)
             twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
             _refuse(cursor.rows(twice), "stands twice in the batch")
-        columns = ", ".join(f"stored.{name}" for name in _KEY)
+        columns = ", ".join(f"stored.{name}" for name in KEY)
         # the bounds let DuckDB skip all that was stored for other times
         clash = (
             f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "
             "WHERE stored.timestamp BETWEEN $1 AND $2 LIMIT 1"
         )
         _refuse(cursor.rows(clash, [oldest, newest]), "is stored already")
-        columns = ", ".join(_KEY + _VALUES)
+        columns = ", ".join(KEY + VALUES)
         cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])
 
 
 def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
     oldest, newest = _span(table)
-    columns = ", ".join(_KEY + _VALUES)
-    changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in _VALUES)
+    columns = ", ".join(KEY + VALUES)
+    changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in VALUES)
     with cursor.registered(table) as batch:
         cursor.table(
             f"""
             MERGE INTO ohlcv AS stored USING {batch} AS fresh ON {_SAME_KEY} AND stored.timestamp BETWEEN $1 AND $2
-            WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in _VALUES)}
+            WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in VALUES)}
             WHEN NOT MATCHED THEN INSERT ({columns}, created_at)
-                VALUES ({", ".join(f"fresh.{name}" for name in _KEY + _VALUES)}, $3)""",
+                VALUES ({", ".join(f"fresh.{name}" for name in KEY + VALUES)}, $3)""",
             [oldest, newest, created_at],
         )
 
@@ -148,7 +146,7 @@ def _distinct(table: pa.Table) -> bool:
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
     if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
         return False
-    return all(pc.count_distinct(table[name]).as_py() == 1 for name in _KEY[:3])
+    return all(pc.count_distinct(table[name]).as_py() == 1 for name in KEY[:3])
 
 
 def _refuse(found: Sequence[tuple[Any, ...]], why: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import RelationalStores, StoreSession, finish, watch
+from iftb_store.relational import RelationalStores, StoreSession, opened, watch
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 
@@ -31,6 +31,7 @@ _PASSED_ON = (
 )  # fmt: skip
 _OWN = ("ssl", "connect_timeout", "statement_timeout", "statement_cache_size", "pool_timeout", "application_name", "search_path")
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits a little longer than the server's own timeout, for a server that is gone
@@ -54,7 +55,9 @@ class PostgresBackend:
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
-        query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+        query = {name: value for name, value in url.query.items() if isinstance(value, str)}
+        if twice := sorted(set(url.query) - set(query)):
+            raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
         unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
         if unknown:
             known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
@@ -64,6 +67,9 @@ class PostgresBackend:
             passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
         if passed.get("sslmode", "prefer") not in _SSLMODES:
             raise URLError(f"sslmode must be one of {', '.join(_SSLMODES)}, not {passed['sslmode'][:20]!r}")
+        if passed.get("target_session_attrs", "any") not in _SESSION_ATTRS:
+            wrong = passed["target_session_attrs"][:20]
+            raise URLError(f"target_session_attrs must be one of {', '.join(_SESSION_ATTRS)}, not {wrong!r}")
         self._dsn = url.set(drivername="postgresql", query=passed)
         statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
         self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
@@ -117,10 +123,8 @@ class PostgresBackend:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[StoreSession]:
         """Open a session; see `iftb_store.protocols.Backend.session`."""
-        async with StoreSession(self._engine, expire_on_commit=False) as session:
-            session.iftb_store_backend = self
+        async with opened(self, self._engine, probes=True) as session:
             yield session
-            await finish(session, probe=True)
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

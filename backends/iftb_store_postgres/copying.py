@@ -12,7 +12,7 @@ from operator import add, attrgetter, sub
 
 import asyncpg
 
-from iftb_store.bars import BarBatch, BarColumns
+from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.types import EPOCH
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.
@@ -20,26 +20,24 @@ FEW = 300
 
 _COLUMNS = (*BarColumns._fields, "created_at")
 _NAMES = ", ".join(_COLUMNS)
-_KEY = "exchange, symbol, timeframe, timestamp"
-_VALUES = _COLUMNS[4:11]
 _ARRAYS = f"""
     SELECT exchange, symbol, timeframe, timestamp::timestamptz, open::numeric, high::numeric, low::numeric, close::numeric,
         volume::numeric, quote_volume::numeric, trades_count, $12::text::timestamptz
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
         $9::text[], $10::text[], $11::bigint[]) AS batch ({", ".join(_COLUMNS[:11])})"""
 _ON_CONFLICT = f"""
-    ON CONFLICT ({_KEY}) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in _VALUES)}
-    WHERE ({", ".join(f"ohlcv.{column}" for column in _VALUES)})
-        IS DISTINCT FROM ({", ".join(f"excluded.{column}" for column in _VALUES)})"""
+    ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in VALUES)}
+    WHERE ({", ".join(f"ohlcv.{column}" for column in VALUES)})
+        IS DISTINCT FROM ({", ".join(f"excluded.{column}" for column in VALUES)})"""
 # dropped rows, not a dropped table: creating one for each call would bloat the catalog
 _STAGING = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS iftb_store_upsert ON COMMIT DELETE ROWS AS SELECT {_NAMES} FROM ohlcv WITH NO DATA"""
 
-_INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS}"
-_UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {_KEY} {_ON_CONFLICT}"
+_INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
+_UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
 _UPSERT_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {{}} {_ON_CONFLICT}"
 _UPSERT_ORDERED = _UPSERT_STAGED.format("")
-_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {_KEY}")
+_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {', '.join(KEY)}")
 
 _DAYS, _SECONDS, _MICROSECONDS = attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds")
 _EPOCH_DAY = EPOCH.toordinal()
@@ -53,7 +51,7 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
     else:
-        await connection.copy_to_table("ohlcv", source=_lines(batch), columns=_COLUMNS, format="text")
+        await _copy(connection, "ohlcv", batch)
 
 
 async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
@@ -63,7 +61,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
         return
     await connection.execute(_STAGING)
     await connection.execute("DELETE FROM iftb_store_upsert")
-    await connection.copy_to_table("iftb_store_upsert", source=_lines(batch), columns=_COLUMNS, format="text")
+    await _copy(connection, "iftb_store_upsert", batch)
     await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
 
 
@@ -71,6 +69,29 @@ async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> 
     for columns in batch.chunks():
         times = [str(moment) for moment in columns.timestamp]
         await connection.execute(sql, *columns[:3], times, *columns[4:], str(batch.created_at))
+
+
+async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch) -> None:
+    """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
+    copying = asyncio.ensure_future(connection.copy_to_table(table, source=_lines(batch), columns=_COLUMNS, format="text"))
+
+    def end(_connection: object) -> None:
+        copying.cancel()
+
+    connection.add_termination_listener(end)
+    try:
+        await copying
+    except asyncio.CancelledError:
+        if connection.is_closed() and not _is_cancelled():
+            raise asyncpg.ConnectionDoesNotExistError("the server ended the connection during a COPY") from None
+        raise
+    finally:
+        connection.remove_termination_listener(end)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _lines(batch: BarBatch) -> AsyncIterator[bytes]:

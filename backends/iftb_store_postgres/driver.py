@@ -12,16 +12,15 @@ from typing import Any
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.bars import CHUNK, BarBatch
 from iftb_store.checks import json_text
 from iftb_store.collector import paused
-from iftb_store.errors import SchemaError, operational_error
+from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, note_error, statement
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, statement, uncancelled
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_postgres import copying
 from iftb_store_postgres.errors import translate
@@ -58,6 +57,7 @@ class PostgresDriver:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self._logger = session.get_bind().engine.logger
 
     def encode(self, value: Any) -> Any:
         """Objects become JSON text, times ISO 8601 text; asyncpg takes the rest as it is."""
@@ -85,12 +85,14 @@ class PostgresDriver:
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
+        self._logger.info("%s", statement.sql)
         connection = await self._connection(begin=not isinstance(self._session, StoreSession))
         with self._translated():
             return await _fetch(connection, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
         """Run one writing statement in the transaction."""
+        self._logger.info("%s", statement.sql)
         connection = await self._connection()
         with self._translated():
             if not savepoint:
@@ -100,6 +102,7 @@ class PostgresDriver:
 
     async def insert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.insert_many."""
+        self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
         with self._translated():
             async with _savepoint(connection):
@@ -107,6 +110,7 @@ class PostgresDriver:
 
     async def upsert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.upsert_many."""
+        self._logger.info("upsert into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
         with self._translated():
             async with _savepoint(connection):
@@ -128,20 +132,18 @@ class PostgresDriver:
             raise SchemaError(
                 f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store"
             ) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            translated = translate(error) or error
+        except BaseException as error:
+            translated = translate(error)
             if not isinstance(translated, IntegrityError):
-                note_error(self._session, translated, gone=False)
+                # a cancelled statement takes the transaction with it, too
+                note_error(self._session, translated or error, gone=False)
+            if translated is None:
+                raise
             raise translated from error
 
     async def _connection(self, *, begin: bool = True) -> Any:
         session = self._session
-        if session.new or session.dirty or session.deleted:
-            await session.flush()
-        try:
-            pooled = await (await session.connection()).get_raw_connection()
-        except PoolTimeout as error:
-            raise operational_error("every connection of the pool is in use, and the wait for one is over", error) from error
+        pooled = await joined(session)
         # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
         adapter: Any = pooled.dbapi_connection
         driver: Any = pooled.driver_connection
@@ -149,6 +151,8 @@ class PostgresDriver:
             with self._translated():
                 check_revision(*await _schema(driver))
             session.iftb_store_backend.schema_seen = True
+        if begin and adapter.isolation_level == "autocommit":
+            raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
         if begin and adapter._transaction is None:
             with self._translated():
                 await adapter._start_transaction()
@@ -163,7 +167,7 @@ async def _savepoint(connection: asyncpg.Connection) -> AsyncIterator[None]:
         await connection.execute("RELEASE SAVEPOINT iftb_store")
     except BaseException:
         if not connection.is_closed():
-            await asyncio.shield(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
+            await uncancelled(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
         raise
 
 

@@ -9,6 +9,7 @@ from iftb_store.errors import integrity_error, operational_error
 
 _UNIQUE_VIOLATION = "23505"
 _INTEGRITY_CLASS = "23"
+_DATA_CLASS = "22"
 
 _MEANING = {
     "25P02": "the transaction was aborted by an earlier error",
@@ -35,6 +36,8 @@ def translate(error: BaseException) -> IntegrityError | OperationalError | None:
     """
     if isinstance(error, asyncpg.PostgresError):
         return _of_state(error, error.sqlstate or "")
+    if isinstance(error, asyncpg.DataError):
+        return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return operational_error(f"the connection cannot be used: {error.args[0] if error.args else error}", error)
     if isinstance(error, TimeoutError):
@@ -50,4 +53,7 @@ def _of_state(error: asyncpg.PostgresError, state: str) -> IntegrityError | Oper
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
     if state.startswith(_INTEGRITY_CLASS):
         return integrity_error(message, error)
+    if state.startswith(_DATA_CLASS):
+        # the server's own words hold the value
+        return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
     return operational_error(_MEANING.get(state, message), error)

@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import RelationalStores, StoreSession, before_write, finish, watch
+from iftb_store.relational import POOL_IN_USE, RelationalStores, StoreSession, before_write, opened, watch
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import translate, translate_any
 
@@ -48,10 +49,10 @@ class SQLiteBackend:
         unknown = set(url.query) - set(_OPTIONS)
         if unknown:
             raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
-        self._path = url.database or ":memory:"
-        self._memory = self._path == ":memory:"
+        self._memory = url.database in (None, "", ":memory:")
+        self._path = os.fspath(Path(url.database or "").absolute())
         self._mode = _mode(url)
-        self._target = self._path if self._memory else f"file:{quote(os.fspath(Path(self._path).absolute()))}?mode={self._mode}"
+        self._target = ":memory:" if self._memory else f"file:{quote(self._path)}?mode={self._mode}"
         self._timeout = _seconds(url)
         self._pool = (
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
@@ -95,10 +96,8 @@ class SQLiteBackend:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[StoreSession]:
         """Open a session; see `iftb_store.protocols.Backend.session`."""
-        async with StoreSession(self._engine, expire_on_commit=False) as session:
-            session.iftb_store_backend = self
+        async with opened(self, self._engine, probes=False) as session:
             yield session
-            await finish(session, probe=False)
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
@@ -110,10 +109,13 @@ class SQLiteBackend:
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
-        async with self._engine.connect() as connection:
-            await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-            result = await connection.run_sync(work)
-            await connection.commit()
+        try:
+            async with self._engine.connect() as connection:
+                await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+                result = await connection.run_sync(work)
+                await connection.commit()
+        except PoolTimeout as error:
+            raise operational_error(f"{POOL_IN_USE}; a database in memory has one alone", error) from error
         return result
 
     async def _open(self) -> Any:

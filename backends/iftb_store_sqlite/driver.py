@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,17 +12,16 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.bars import CHUNK, BarBatch, BarColumns
+from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
 from iftb_store.checks import json_text
 from iftb_store.collector import paused
-from iftb_store.decimals import from_sortable, plain, to_sortable
-from iftb_store.errors import SchemaError, StoreError, operational_error
+from iftb_store.decimals import from_sortable, to_sortable
+from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, before_write, note_error, statement
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, before_write, joined, note_error, statement, uncancelled
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
@@ -31,14 +30,14 @@ from iftb_store_sqlite.totals import TOTALS, trade_totals
 
 T = TypeVar("T")
 
-_COLUMNS = "exchange, symbol, timeframe, timestamp, open, high, low, close, volume, quote_volume, trades_count, created_at"
-_VALUES = "open, high, low, close, volume, quote_volume, trades_count"
-_WIDTH = len(_COLUMNS.split(", "))
+_COLUMNS = ", ".join((*BarColumns._fields, "created_at"))
+_VALUES = ", ".join(VALUES)
+_WIDTH = len(BarColumns._fields) + 1
 _ROW = f"({', '.join('?' * _WIDTH)})"
 _INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES {{rows}}"
-_UPSERT = f"""{_INSERT} ON CONFLICT (exchange, symbol, timeframe, timestamp) DO UPDATE
-    SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in _VALUES.split(", "))})
-    WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in _VALUES.split(", "))})"""
+_UPSERT = f"""{_INSERT} ON CONFLICT ({", ".join(KEY)}) DO UPDATE
+    SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in VALUES)})
+    WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in VALUES)})"""
 # rows of one statement: a third less time than a statement for each
 _ROWS = 200
 
@@ -72,13 +71,14 @@ class SQLiteDriver:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self._logger = session.get_bind().engine.logger
 
     def encode(self, value: Any) -> Any:
         """Times become microseconds, decimals sortable text, objects JSON text."""
         if isinstance(value, datetime):
             return to_epoch_us(value)
         if isinstance(value, Decimal):
-            return to_sortable(plain(value) or "0")
+            return to_sortable(format(value, "f"))
         if isinstance(value, dict):
             return json_text(value, "value")
         if isinstance(value, timedelta):
@@ -90,14 +90,17 @@ class SQLiteDriver:
 
     async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
         """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""
+        self._logger.info("%s", statement.sql)
         return await self._run(_fetch_bars, statement.sql, args)
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; outside a transaction it sees the last committed state."""
+        self._logger.info("%s", statement.sql)
         return await self._run(_fetch, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
         """Run one statement, which SQLite undoes alone where it fails: it needs no savepoint."""
+        self._logger.info("%s", statement.sql)
         return await self._run(_write, statement.sql, args, writes=True)
 
     async def insert_bars(self, batch: BarBatch) -> None:
@@ -116,6 +119,7 @@ class SQLiteDriver:
         return trade_totals(row)
 
     async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
+        self._logger.info("%s [%d bars]", writer.one, len(batch))
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
         if len(batch) <= CHUNK:
             await self._run(_write_whole, writer, chunks, created_at, writes=True)
@@ -127,23 +131,20 @@ class SQLiteDriver:
                 pass
             await self._run(_release, writes=True)
         except BaseException:
-            await asyncio.shield(self._run(_undo))
+            await uncancelled(self._run(_undo))
             raise
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
         connection = await self._connection()
         if writes and isinstance(self._session, StoreSession):
             before_write(self._session)
+        if connection._connection is None:
+            raise operational_error("the connection was closed")
         try:
-            result: T = await connection._execute(work, connection._conn, *args)
+            result: T = await connection._execute(work, connection._connection, *args)
             return result
         except sqlite3.Error as error:
             raise await self._translated(connection, error) from error
-        except StoreError:
-            raise
-        except ValueError as error:
-            # aiosqlite says so of a connection that was closed under it
-            raise operational_error("the connection was closed", error) from error
 
     async def _translated(self, connection: Any, error: sqlite3.Error) -> Exception:
         if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
@@ -158,12 +159,7 @@ class SQLiteDriver:
 
     async def _connection(self) -> Any:
         session = self._session
-        if session.new or session.dirty or session.deleted:
-            await session.flush()
-        try:
-            pooled = await (await session.connection()).get_raw_connection()
-        except PoolTimeout as error:
-            raise operational_error("every connection of the pool is in use, and the wait for one is over", error) from error
+        pooled = await joined(session)
         driver: Any = pooled.driver_connection
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
             check_revision(*await driver._execute(_schema, driver._conn))
@@ -218,8 +214,8 @@ def _release(connection: sqlite3.Connection) -> None:
 
 
 def _undo(connection: sqlite3.Connection) -> None:
-    # the whole transaction may be gone already, and the savepoint with it
-    if connection.in_transaction:
+    # the transaction may be gone already, or the savepoint released before a cancellation came
+    with suppress(sqlite3.OperationalError):
         connection.execute("ROLLBACK TO iftb_store_bars")
         connection.execute("RELEASE iftb_store_bars")
 

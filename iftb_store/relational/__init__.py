@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from iftb_store.relational.sessions import StoreSession, before_write, finish, note_error, watch
+from iftb_store.relational.sessions import POOL_IN_USE, StoreSession, before_write, joined, note_error, opened, uncancelled, watch
 from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
 
 __all__ = [
+    "POOL_IN_USE",
     "Flavor",
     "RelationalStores",
     "Row",
     "Statement",
     "StoreSession",
     "before_write",
-    "finish",
+    "joined",
     "note_error",
+    "opened",
     "statement",
+    "uncancelled",
     "watch",
 ]

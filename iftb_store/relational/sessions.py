@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, OperationalError, SQLAlchemyError, UnboundExecutionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from iftb_store.errors import operational_error
+from iftb_store.errors import EngineFailure, NotConnectedError, Unsupported, operational_error
+
+T = TypeVar("T")
+
+POOL_IN_USE = "every connection of the pool is in use, and the wait for one is over"
 
 _FIRST_ERROR = "iftb_store.first_error"
 _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
+_PROBES = "iftb_store.probes"
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
 
 #: Turns a driver's exception into the error to raise instead, or None to leave it to SQLAlchemy.
@@ -39,11 +47,26 @@ def _own(session: Session, transaction: SessionTransaction, connection: Connecti
     _owners[connection] = session.info
 
 
-@event.listens_for(_SyncSession, "after_commit")
-@event.listens_for(_SyncSession, "after_rollback")
-def _forget(session: Session) -> None:
-    for key in (_FIRST_ERROR, _BEGUN, _LOST):
-        session.info.pop(key, None)
+@event.listens_for(_SyncSession, "after_transaction_end")
+def _forget(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        for key in (_FIRST_ERROR, _BEGUN, _LOST):
+            session.info.pop(key, None)
+
+
+@event.listens_for(_SyncSession, "before_commit")
+def _refuse_empty_commit(session: Session) -> None:
+    """Ask whether the transaction still stands, where an error was caught in it: a COMMIT would not say."""
+    first = session.info.get(_FIRST_ERROR)
+    if first is None or session.in_nested_transaction():
+        return
+    if _LOST in session.info:
+        raise _lost_transaction(first)
+    if session.info[_PROBES]:
+        try:
+            session.execute(text("SELECT 1"))
+        except SQLAlchemyError as error:
+            raise _lost_transaction(first) from error
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
@@ -84,34 +107,90 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
         info[_LOST] = True
 
 
-async def finish(session: AsyncSession, *, probe: bool) -> None:
-    """Commit; where an error was caught before and the transaction went with it, roll back and say so.
+@asynccontextmanager
+async def opened(backend: Any, engine: AsyncEngine | None, *, probes: bool) -> AsyncIterator[StoreSession]:
+    """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:
-        session: the session of a clean exit.
-        probe: ask the engine whether the transaction still stands (PostgreSQL turns the COMMIT of an aborted one into a
-            ROLLBACK without a word).
+        backend: what gives the session its stores.
+        engine: the engine of a connected backend.
+        probes: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first
+            where an error was caught.
 
     Raises:
-        OperationalError: the transaction was lost to an earlier error, which it names.
+        OperationalError: on a clean exit, where the transaction was lost to an earlier error, which it names.
     """
-    info = session.sync_session.info
-    first = info.get(_FIRST_ERROR)
-    if first is None:
-        await session.commit()
-        return
+    if engine is None:
+        raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
+    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: probes})
+    session.iftb_store_backend = backend
     try:
-        if _LOST in info:
-            raise _lost_transaction(first)
-        await session.flush()
-        if probe:
-            await session.execute(text("SELECT 1"))
+        yield session
+        await _commit(session)
+    except BaseException:
+        await uncancelled(_abandon(session))
+        raise
+    await uncancelled(session.close())
+
+
+async def _commit(session: StoreSession) -> None:
+    first = session.sync_session.info.get(_FIRST_ERROR)
+    try:
         await session.commit()
-    except (DBAPIError, PendingRollbackError) as error:
-        await session.rollback()
-        raise _lost_transaction(first) from (first if isinstance(first, Exception) else error)
+    except InvalidRequestError as error:
+        # a flush or a commit failed before, was caught, and left nothing that could be committed
+        raise _lost_transaction(first or error) from error
+    except DBAPIError as error:
+        if first is None or isinstance(error.orig, EngineFailure):
+            raise
+        raise _lost_transaction(first) from error
+
+
+async def _abandon(session: StoreSession) -> None:
+    """Roll back and give the connection back; one that cannot even do that is thrown away, the error that led here stays."""
+    try:
+        await session.close()
+    except Exception:
+        with suppress(Exception):
+            await session.invalidate()
+
+
+async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Wait until ``work`` has ended, also when this task is cancelled meanwhile, however often; then the cancellation goes on."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()
+
+
+async def joined(session: AsyncSession) -> Any:
+    """Flush a session's pending ORM objects and return its pooled connection.
+
+    Raises:
+        OperationalError: no connection came free in time, or the session's transaction was lost to an earlier error.
+    """
+    try:
+        if session.new or session.dirty or session.deleted:
+            await session.flush()
+        connection = await session.connection()
+        return await connection.get_raw_connection()
+    except PoolTimeout as error:
+        raise operational_error(POOL_IN_USE, error) from error
+    except UnboundExecutionError as error:
+        raise Unsupported("the session is bound to no engine; give it one, as in AsyncSession(engine)") from error
+    except InvalidRequestError as error:
+        raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
 
 
 def _lost_transaction(first: BaseException) -> OperationalError:
-    reason = (str(getattr(first, "orig", None) or first).splitlines() or [""])[0]
-    return operational_error(f"nothing of this session was committed: its transaction was lost to an earlier error ({reason})")
+    reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
+    return operational_error(
+        f"nothing of this session was committed: its transaction was lost to an earlier error ({reason})", first
+    )

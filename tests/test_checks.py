@@ -1,0 +1,84 @@
+"""Single values: what is normalised on the way in, and that messages keep secrets and stay short."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+
+import pytest
+
+from iftb_store import DatabaseManager, InvalidValueError, quantize
+from iftb_store.checks import choice, decimal, exact_decimal, integer, json_object, json_text, quotient, text, utc
+from iftb_store.timeframes import check_timeframe, shift
+
+
+class Side(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons have such
+    LONG = "long"
+
+
+class Broken(tzinfo):
+    def utcoffset(self, moment: datetime | None) -> None:
+        raise RuntimeError("no offset today")
+
+    tzname = dst = utcoffset
+
+
+def test_an_enums_member_is_the_text_that_it_is() -> None:
+    assert (text(Side.LONG, "side"), choice(Side.LONG, "side", ("long",))) == ("long", "long")
+    assert type(choice(Side.LONG, "side", ("long",))) is str
+    assert json_object(json_text({"side": Side.LONG}, "details")) == {"side": "long"}
+
+
+@pytest.mark.parametrize("given", ["1E+3", "0E+1000000", "0E-1000000", "1." + "0" * 17_000, "-0.0", "1E-18"])
+def test_a_decimal_is_kept_in_plain_digits(given: str) -> None:
+    kept = exact_decimal(Decimal(given), "fee")
+    assert kept == Decimal(given)
+    assert len(str(kept)) <= 24
+
+
+@pytest.mark.parametrize("given", ["1E+1000000", "1E-1000000", "1E+20", "NaN", "sNaN", "Infinity"])
+def test_a_decimal_out_of_range_is_refused_in_a_short_message(given: str) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        exact_decimal(Decimal(given), "fee")
+    assert len(str(refused.value)) < 200
+
+
+def test_a_quotient_is_rounded_half_even() -> None:
+    assert quotient(Decimal("0.0000000000000000125"), "score") == Decimal("0.000000000000000012")
+    assert quantize(Decimal("0.0000000000000000135")) == Decimal("0.000000000000000014")
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "1", None, 10**400, object()])
+def test_what_is_no_decimal_is_refused(value: object) -> None:
+    with pytest.raises(InvalidValueError, match="fee"):
+        decimal(value, "fee")
+
+
+@pytest.mark.parametrize("value", [True, 1.5, -1, 2**63, pytest.param(10**5000, id="huge")])
+def test_what_is_no_64_bit_count_is_refused(value: object) -> None:
+    with pytest.raises(InvalidValueError, match="limit"):
+        integer(value, "limit")
+
+
+@pytest.mark.parametrize("value", [datetime(1, 1, 1, tzinfo=Broken()), "now", datetime(2024, 1, 1, tzinfo=UTC).date(), None])
+def test_what_is_no_time_is_refused(value: object) -> None:
+    with pytest.raises(InvalidValueError, match="timestamp"):
+        utc(value, "timestamp")
+
+
+def test_steps_past_the_calendar_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="years 1 to 9999"):
+        shift(datetime(1, 1, 1, tzinfo=UTC), "1M", -1)
+
+
+def test_an_unknown_timeframe_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidValueError, match=r"'1hr'.* 1s 1m 3m .* 1w 1M"):
+        check_timeframe("1hr")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:sentinel@h/d", "postgresql://u@h/d?password=sentinel", "postgresql://h/d?sslpassword=sentinel"]
+)
+def test_a_managers_repr_holds_no_password(url: str) -> None:
+    assert "sentinel" not in repr(DatabaseManager(url))
