@@ -162,13 +162,13 @@ def _panel(panel: Any, engine: str, rows: Sequence[Row]) -> None:
     for place, row, item in zip(places, rows, ratios, strict=True):
         if row.target is not None:
             panel.plot([row.target, row.target], [place - 0.42, place + 0.42], color="black", linewidth=2.2)
-        panel.annotate(
-            f"{item.middle:.2f}", (item.high, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        end = min(max(item.high, row.target or 0), _WIDEST)
+        panel.annotate(f"{item.middle:.2f}", (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
     panel.axvline(1, color="#34495e", linewidth=0.8, linestyle=":")
     panel.set_yticks(places, [f"{row.name}  {row.size:,}" for row in rows], fontsize=8)
-    panel.set_xlim(0, max(item.high for item in ratios) * 1.12)
-    panel.set_title(
-        f"{engine}   (green: target met, red: missed, grey: none set; black mark: the target)", fontsize=9, loc="left"
-    )
+    panel.set_ylim(len(rows) - 0.4, -0.6)
+    # a ratio past this is read as a number; its length would make the others short
+    panel.set_xlim(0, _WIDEST * 1.08)
+    name = "Any engine" if engine == "-" else engine
+    panel.set_title(f"{name}   (green: target met, red: missed, grey: none set; black mark: the target)", fontsize=9, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
