@@ -101,7 +101,10 @@ class KlineDump:
                     f"{path}: its name does not tell the {option} (as in FILUSDT-1m-2023-04.zip); give the {option}"
                 )
         self.symbol = name_text(named[0] if symbol is None else symbol, "symbol")
-        self.timeframe = check_timeframe(named[1] if timeframe is None else timeframe)
+        try:
+            self.timeframe = check_timeframe(named[1] if timeframe is None else timeframe)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{path}: {error}") from error
         self.exchange = name_text(exchange, "exchange")
         self.size = 0
         self.bytes_read = 0

@@ -207,6 +207,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["import", "sqlite:///:memory:", "absent.zip"], "no file absent.zip"),
         (["import", "sqlite:///:memory:", "*.zip"], r"no file \*.zip"),
         (["import", "sqlite:///:memory:", "."], "is a directory"),
+        (["import", "sqlite:///:memory:", ""], "an empty FILE is given"),
         (["stats", "oracle://x"], "no backend is installed for the URL scheme 'oracle'"),
         (["stats", "sqlite:///:memory:?nonsense=1"], "unknown option 'nonsense'"),
         (["migrate", "not a url"], "cannot be understood"),
@@ -229,6 +230,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, words: list[str], pro
         ["stats", f"postgresql://trader:{SECRET}@host/bot", f"postgresql://trader:{SECRET}@host/bot"],
         [f"postgresql://trader:{SECRET}@host/bot"],
         ["import", "sqlite:///x.db", f"postgresql://trader:{SECRET}@host/bot"],
+        ["import", "sqlite:///x.db", f"postgresql:/trader:{SECRET}@host/bot"],
+        ["import", f"trader:{SECRET}@host/bot"],
         ["gaps", "BTCUSDT", f"postgresql://trader:{SECRET}@host/bot", "1m"],
         ["latest", "BTCUSDT", "1m", "--limit", f"postgresql://trader:{SECRET}@host/bot"],
         ["stats", "env:TRIAL_URL"],
@@ -344,7 +347,7 @@ def test_an_import_tells_what_each_file_brought_and_the_total(run: Run, stored: 
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "BTCUSDT-1m-2024-02.csv: binance BTCUSDT 1m, 3 bars, 2024-02-01 00:00 to 2024-02-01 00:03 UTC",
-        "ETHUSDT-1m-2024-02.csv: binance ETHUSDT 1m, 1 bars, 2024-02-01 00:00 to 2024-02-01 00:00 UTC",
+        "ETHUSDT-1m-2024-02.csv: binance ETHUSDT 1m, 1 bar, 2024-02-01 00:00 to 2024-02-01 00:00 UTC",
         "2 of 2 files imported, 4 bars",
     ]
 
@@ -365,7 +368,7 @@ def test_an_import_that_refuses_duplicates_says_which_file_has_them(run: Run, st
 
     code, out, err = run("import", stored, "BTCUSDT-1m-2024-02.csv", "--insert")
 
-    assert (code, out) == (1, "0 of 1 files imported, 0 bars\n")
+    assert (code, out) == (1, "0 of 1 file imported, 0 bars\n")
     assert err.startswith("error: BTCUSDT-1m-2024-02.csv: ")
     assert "nothing of this file is stored" in err
 
@@ -377,7 +380,7 @@ def test_a_damaged_file_is_named_with_its_line_and_the_others_are_imported(run: 
     code, out, err = run("import", stored, "*.csv")
 
     assert code == 1
-    assert "1 of 2 files imported, 1 bars" in out
+    assert "1 of 2 files imported, 1 bar\n" in out
     assert err.startswith("error: ADABTC-1m-2024-02.csv, line 2: ")
     assert err.endswith("nothing of this file is stored\n")
     assert count_bars(stored) == 1
@@ -457,7 +460,7 @@ def test_missing_months_are_counted_by_the_calendar(run: Run, stored: str) -> No
     ]
     store_bars(stored, *months)
 
-    assert run("gaps", stored, "BTCUSDT", "1M")[1].endswith("1 gaps, 2 bars missing (times in UTC)\n")
+    assert run("gaps", stored, "BTCUSDT", "1M")[1].endswith("1 gap, 2 bars missing (times in UTC)\n")
 
 
 def test_a_series_without_bars_is_told_from_one_without_gaps(run: Run, stored: str) -> None:
@@ -577,7 +580,7 @@ def test_what_the_terminal_cannot_show_is_escaped(stored: str) -> None:
     done = process("import", stored, "币安人生USDT-1m-2024-02.csv", PYTHONIOENCODING="ascii")
 
     assert done.returncode == 0
-    assert r"binance \u5e01\u5b89\u4eba\u751fUSDT 1m, 1 bars" in done.stdout
+    assert r"binance \u5e01\u5b89\u4eba\u751fUSDT 1m, 1 bar," in done.stdout
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure(run: Run) -> None:

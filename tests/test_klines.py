@@ -208,7 +208,7 @@ def test_what_is_given_goes_before_the_name() -> None:
     ("name", "problem"),
     [
         ("candles.csv", "does not tell the symbol"),
-        ("BTCUSDT-7m-2024-01.csv", "unknown timeframe '7m'"),
+        ("BTCUSDT-7m-2024-01.csv", r"BTCUSDT-7m-2024-01\.csv: unknown timeframe '7m'"),
         ("BTCUSDT-1m-2024-01.txt", r"is a \.csv or a \.zip file"),
     ],
 )

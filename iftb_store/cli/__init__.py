@@ -32,7 +32,7 @@ app = typer.Typer(
         "postgresql://user@host/name), or env:NAME for the one in the environment variable NAME, or nothing: then "
         "IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD, or else the file iftb.db here. The first "
         "argument is taken as a URL if it holds :// or begins with env: and as what follows the URL if not. "
-        "Exit codes: 0 done, 1 failed, 2 wrong usage."
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,

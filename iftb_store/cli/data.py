@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
-from iftb_store.cli.output import clock_time, console, error_line, json_out, moment, number, say, table, without_password
+from iftb_store.cli.output import clock_time, console, counted, error_line, json_out, moment, number, say, table, without_password
 from iftb_store.cli.target import URL_HELP, run, url_and_rest, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
@@ -61,7 +61,7 @@ def import_(
 
     done = run(url, import_all)
     bars = sum(result.bars for result in done)
-    say(f"{len(done)} of {len(dumps)} files imported, {bars:,} bars")
+    say(f"{len(done)} of {counted(len(dumps), 'file')} imported, {counted(bars, 'bar')}")
     if len(done) < len(dumps):
         raise typer.Exit(1)
 
@@ -88,13 +88,14 @@ def gaps(
         return found, [] if found else await repository.get_latest(*series, 1, exchange)
 
     found, newest = run(url, find)
-    counted = [(before, after, _missing(before, after, series[1])) for before, after in found]
+    holes = [(before, after, _missing(before, after, series[1])) for before, after in found]
     if as_json:
-        json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in counted])
+        json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in holes])
     elif found:
-        rows = [(moment(before), moment(after), f"{count:,}") for before, after, count in counted]
+        rows = [(moment(before), moment(after), f"{count:,}") for before, after, count in holes]
         table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
-        say(f"{len(found):,} gaps, {sum(count for *_, count in counted):,} bars missing (times in UTC)")
+        missing = sum(count for *_, count in holes)
+        say(f"{counted(len(found), 'gap')}, {counted(missing, 'bar')} missing (times in UTC)")
     else:
         say(f"no gaps in {exchange} {' '.join(series)}" if newest else _none_of(series, exchange))
 
@@ -150,7 +151,13 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
         figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
         titles = [name.replace("_", " ") for name in figures]
         rows = [
-            (str(item.id), item.symbol, item.side, moment(item.entry_time), *(number(getattr(item, name)) for name in figures))
+            (
+                str(item.id),
+                item.symbol,
+                item.side,
+                moment(item.entry_time.replace(microsecond=0)),
+                *(number(getattr(item, name)) for name in figures),
+            )
             for item in found
         ]
         table(["id", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
@@ -193,7 +200,7 @@ def statistics_table(figures: TradeStatistics) -> None:
 def summary(result: Imported) -> str:
     """Return one line that says what a file brought."""
     series = f"{result.exchange} {result.symbol} {result.timeframe}"
-    return f"{result.path.name}: {series}, {result.bars:,} bars, {moment(result.first)} to {moment(result.last)} UTC"
+    return f"{result.path.name}: {series}, {counted(result.bars, 'bar')}, {moment(result.first)} to {moment(result.last)} UTC"
 
 
 async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool) -> Imported | None:
@@ -218,6 +225,8 @@ async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool) -> Imp
 
 def _files(pattern: str) -> list[Path]:
     """Return the file of this name, or those that match the pattern: not every shell expands them."""
+    if not pattern:
+        raise InvalidValueError("an empty FILE is given; name a dump such as BTCUSDT-1m-2024-02.zip")
     path = Path(pattern)
     if path.is_dir():
         raise InvalidValueError(f"{pattern} is a directory; name its files, e.g. {path / '*.zip'}")

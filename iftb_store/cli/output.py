@@ -18,7 +18,8 @@ from rich.text import Text
 
 from iftb_store.decimals import CONTEXT, plain
 
-_CREDENTIALS = re.compile(r"://.*@")
+# also in a URL that was mistyped, such as postgresql:/user:password@host
+_CREDENTIALS = re.compile(r"(?<=://).*@|(?<=:)(?!//)\S*@")
 _PASSWORD_OPTION = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
 # wide enough for any row: a pipe has no width to fold at
 _PIPE_WIDTH = 10_000
@@ -42,7 +43,12 @@ def error_line(message: str) -> None:
 
 def without_password(message: str) -> str:
     """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand."""
-    return _PASSWORD_OPTION.sub(r"\1***", _CREDENTIALS.sub("://***@", message))
+    return _PASSWORD_OPTION.sub(r"\1***", _CREDENTIALS.sub("***@", message))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: ``1 bar``, ``43,200 bars``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,9 @@ _ADVICE = {
     "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` brings it up to date",
     "ahead": "the schema is of a newer iftb-store than this one; install that version: pip install --upgrade iftb-store",
 }
-_UNSTAMPED = "the tables carry no revision; they can be used, and `iftb-store migrate URL` adopts them if they are ours"
+_UNSTAMPED = (
+    "the tables carry no revision; if they are those of iftb-store they can be used, and `iftb-store migrate URL` adopts them"
+)
 
 
 def migrate(url: Url = None) -> None:
@@ -64,4 +66,4 @@ def status(url: Url = None) -> None:
 
 
 def _shown(address: str) -> str:
-    return shown_url(parse_url(address).difference_update_query(["password"]))
+    return shown_url(parse_url(address))

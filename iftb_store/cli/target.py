@@ -43,7 +43,7 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
-            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m, not {without_password(' '.join(rest)) or 'none of them'}"
+            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m; given: {without_password(' '.join(rest)) or 'neither'}"
         )
     return url, (rest[0], rest[1])
 
