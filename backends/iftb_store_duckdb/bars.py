@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar
-from iftb_store.timeframes import MONTH, SECONDS
+from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_duckdb.driver import Cursor, decimals, slices, times
 from iftb_store_duckdb.session import DuckDBSession
@@ -65,23 +65,23 @@ class DuckDBBars:
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine."""
         start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
+        parameters: list[Any] = [exchange, symbol, timeframe]
+
+        def bound(value: int) -> str:
+            parameters.append(value)
+            return f"${len(parameters)}::BIGINT"
+
         step = SECONDS[timeframe]
-        apart = (
-            "date_diff('month', make_timestamp(earlier), make_timestamp(later)) >= 2"
-            if timeframe == MONTH
-            else "later - earlier > $8"
-        )
+        by_month = "date_diff('month', make_timestamp(earlier), make_timestamp(later)) >= 2"
+        apart = by_month if step is None else f"later - earlier > {bound(step * 1_000_000)}"
+        first = "" if start is None else f"AND timestamp >= make_timestamptz({bound(start)})"
+        last = "" if end is None else f"AND timestamp <= make_timestamptz({bound(end)})"
+        edge = "NULL" if before is None else bound(before)
+        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {bound(after)} FROM bars"
         sql = f"""
-            WITH bars AS (
-                SELECT epoch_us(timestamp) AS moment FROM ohlcv
-                WHERE {_SERIES} AND ($4::BIGINT IS NULL OR timestamp >= make_timestamptz($4::BIGINT))
-                  AND ($5::BIGINT IS NULL OR timestamp <= make_timestamptz($5::BIGINT))
-            ), pairs AS (
-                SELECT lag(moment, 1, $6::BIGINT) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars
-                UNION ALL SELECT coalesce(max(moment), $6::BIGINT), $7::BIGINT FROM bars
-            )
+            WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM ohlcv WHERE {_SERIES} {first} {last}),
+            pairs AS (SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
             SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""
-        parameters = [exchange, symbol, timeframe, start, end, before, after, *([] if step is None else [step * 1_000_000])]
         rows = await self._session.run(lambda cursor: cursor.rows(sql, parameters))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
 

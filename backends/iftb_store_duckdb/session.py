@@ -131,6 +131,11 @@ class DuckDBSession:
                 await in_thread(self._executor, self._cursor.close)
 
     @property
+    def writing(self) -> bool:
+        """Whether a transaction is open, which an error would end."""
+        return self._writing
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to commit, and nothing was lost."""
         return not self._writing and self._lost is None

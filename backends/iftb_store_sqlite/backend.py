@@ -121,7 +121,7 @@ class SQLiteBackend:
     async def _open(self) -> Any:
         if not self._memory:
             self._create_file()
-        opening = aiosqlite.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
+        opening = _Connection(self._connect, iter_chunk_size=64)
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
         try:
@@ -135,6 +135,9 @@ class SQLiteBackend:
             raise translate(error) from error
         return connection
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
+
     def _create_file(self) -> None:
         if self._mode != "rwc":
             return
@@ -144,6 +147,18 @@ class SQLiteBackend:
             pass
         except OSError as error:
             raise operational_error(f"the database file {self._path} cannot be created: {error.strerror}", error) from error
+
+
+class _Connection(aiosqlite.Connection):
+    """Leaves out the trips to its thread that would end no transaction."""
+
+    async def commit(self) -> None:
+        if self.in_transaction:
+            await super().commit()
+
+    async def rollback(self) -> None:
+        if self.in_transaction:
+            await super().rollback()
 
 
 def _configure(connection: sqlite3.Connection, mode: str) -> None:

@@ -24,6 +24,7 @@ POOL_IN_USE = "every connection of the pool is in use, and the wait for one is o
 _FIRST_ERROR = "iftb_store.first_error"
 _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
+_JOINED = "iftb_store.joined"
 _PROBES = "iftb_store.probes"
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
 
@@ -50,7 +51,7 @@ def _own(session: Session, transaction: SessionTransaction, connection: Connecti
 @event.listens_for(_SyncSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for key in (_FIRST_ERROR, _BEGUN, _LOST):
+        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED):
             session.info.pop(key, None)
 
 
@@ -101,6 +102,10 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection]
         return translated
 
 
+def _transactions(session: Session) -> tuple[SessionTransaction | None, SessionTransaction | None]:
+    return session.get_transaction(), session.get_nested_transaction()
+
+
 def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
     info.setdefault(_FIRST_ERROR, error)
     if gone and _BEGUN in info:
@@ -130,7 +135,8 @@ async def opened(backend: Any, engine: AsyncEngine | None, *, probes: bool) -> A
     except BaseException:
         await uncancelled(_abandon(session))
         raise
-    await uncancelled(session.close())
+    # the commit gave the connection back: there is nothing left to wait for
+    session.sync_session.close()
 
 
 async def _commit(session: StoreSession) -> None:
@@ -179,8 +185,13 @@ async def joined(session: AsyncSession) -> Any:
     try:
         if session.new or session.dirty or session.deleted:
             await session.flush()
-        connection = await session.connection()
-        return await connection.get_raw_connection()
+        sync = session.sync_session
+        known, pooled = sync.info.get(_JOINED, (None, None))
+        if known != _transactions(sync) or known[0] is None or not pooled.is_valid:
+            # also sends the SAVEPOINT of a nested transaction, which SQLAlchemy puts off until then
+            pooled = await session.run_sync(lambda own: own.connection().connection)
+            sync.info[_JOINED] = _transactions(sync), pooled
+        return pooled
     except PoolTimeout as error:
         raise operational_error(POOL_IN_USE, error) from error
     except UnboundExecutionError as error:
