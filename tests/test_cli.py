@@ -415,6 +415,15 @@ def test_files_of_two_symbols_are_not_mixed_into_one(run: Run, stored: str) -> N
     assert "would mix the files of BTCUSDT and ETHUSDT" in err
 
 
+def test_a_timeframe_that_contradicts_the_file_s_name_is_refused(run: Run, stored: str) -> None:
+    write_dump("BTCUSDT-1m-2024-02.csv", line(0))
+
+    code, out, err = run("import", stored, "BTCUSDT-1m-2024-02.csv", "--timeframe", "1h")
+
+    assert (code, out) == (2, "")
+    assert "BTCUSDT-1m-2024-02.csv: its name contradicts --timeframe 1h" in err
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="the exchange's own dumps are not here")
 def test_the_exchanges_own_dumps_go_in_whole_and_twice(run: Run, url: str) -> None:
     run("migrate", url)

@@ -53,7 +53,8 @@ def import_(
         raise InvalidValueError("no FILE is named; give dumps such as BTCUSDT-1m-2024-02.zip after the URL")
     paths = [path for pattern in patterns for path in _files(pattern)]
     dumps = [KlineDump(path, symbol=symbol, timeframe=timeframe, exchange=exchange) for path in dict.fromkeys(paths)]
-    _refuse_mixing(dumps, symbol, timeframe)
+    _refuse_mixing(dumps, symbol)
+    _refuse_contradiction(dumps)
 
     async def import_all(db: DatabaseManager) -> list[Imported]:
         results = [await _import_one(db, dump, insert) for dump in dumps]
@@ -238,12 +239,20 @@ def _files(pattern: str) -> list[Path]:
     return found
 
 
-def _refuse_mixing(dumps: list[KlineDump], symbol: str | None, timeframe: str | None) -> None:
-    for index, option, given in ((0, "--symbol", symbol), (1, "--timeframe", timeframe)):
-        named = sorted({name for dump in dumps if (name := series_in_name(dump.path)[index]) is not None})
-        if given is not None and len(named) > 1:
+def _refuse_mixing(dumps: list[KlineDump], symbol: str | None) -> None:
+    named = sorted({name for dump in dumps if (name := series_in_name(dump.path)[0]) is not None})
+    if symbol is not None and len(named) > 1:
+        raise InvalidValueError(
+            f"--symbol {symbol} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
+        )
+
+
+def _refuse_contradiction(dumps: list[KlineDump]) -> None:
+    # a symbol can have two names, a timeframe cannot: minutes stored as hours would look like hours without a gap
+    for dump in dumps:
+        if series_in_name(dump.path)[1] not in (None, dump.timeframe):
             raise InvalidValueError(
-                f"{option} {given} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
+                f"{dump.path}: its name contradicts --timeframe {dump.timeframe}; leave the option out, or rename the file"
             )
 
 
