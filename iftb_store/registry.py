@@ -31,7 +31,12 @@ def parse_url(url: str | URL) -> URL:
 def shown_url(url: URL) -> str:
     """Return a URL for people, its password hidden."""
     secrets = {name: "***" for name in ("password", "sslpassword") if name in url.query}
-    return url.update_query_dict(secrets).render_as_string(hide_password=True).replace("%3Amemory%3A", ":memory:")
+    return (
+        url.update_query_dict(secrets)
+        .render_as_string(hide_password=True)
+        .replace("%3Amemory%3A", ":memory:")
+        .replace("%2A", "*")
+    )
 
 
 def backend_for(scheme: str) -> type[Backend]:

@@ -163,7 +163,8 @@ class TradeRepository(_Repository):
         Raises:
             NotFoundError: no trade has this id.
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
-                updated_at, which the store keeps. (The bot's own trade_id cannot be changed.)
+                updated_at, which the store keeps.
+            TypeError: from Python, where the bot's own trade_id is to be set: it cannot be changed.
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)

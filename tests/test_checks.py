@@ -81,4 +81,6 @@ def test_an_unknown_timeframe_lists_the_known_ones() -> None:
     "url", ["postgresql://u:sentinel@h/d", "postgresql://u@h/d?password=sentinel", "postgresql://h/d?sslpassword=sentinel"]
 )
 def test_a_managers_repr_holds_no_password(url: str) -> None:
-    assert "sentinel" not in repr(DatabaseManager(url))
+    shown = repr(DatabaseManager(url))
+    assert "sentinel" not in shown
+    assert "***" in shown

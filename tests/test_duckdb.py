@@ -467,3 +467,13 @@ def test_one_file_has_one_write_lock() -> None:
 
     assert write_lock("/a") is lock
     assert write_lock("/b") is not lock
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "nobody"])
+async def test_a_file_of_another_kind_is_refused_without_a_download(tmp_path: Path, engine: str) -> None:
+    foreign = tmp_path / "foreign.duckdb"
+    content = {"sqlite": b"SQLite format 3\0" + bytes(4080), "nobody": b"not a database\n" * 1000}[engine]
+    await asyncio.to_thread(foreign.write_bytes, content)
+    with pytest.raises(OperationalError, match=r"foreign\.duckdb") as refused:
+        await DatabaseManager(f"duckdb:///{foreign}").connect()
+    assert "sqlite_scanner" not in str(refused.value)

@@ -166,12 +166,19 @@ async def test_the_search_path_of_the_url_holds_the_tables(postgres_url: str, ad
         ("ssl=sometimes", "sslmode must be one of disable, .*'sometimes'"),
         ("statement_timeout=soon", "statement_timeout must be a time like .*'soon'"),
         ("statement_cache_size=-1", "statement_cache_size must be a whole number.*'-1'"),
+        ("host=a&host=b", "'host' stands twice"),
+        ("target_session_attrs=best", "target_session_attrs must be one of any, .*'best'"),
         ("fetch_size=3", "unknown option 'fetch_size'.*connect_timeout"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_opened(query: str, message: str) -> None:
     with pytest.raises(URLError, match=message):
         DatabaseManager(f"postgresql://bot:secret@localhost/iftb?{query}")
+
+
+def test_a_port_that_no_server_has_is_refused() -> None:
+    with pytest.raises(URLError, match="not 99999"):
+        DatabaseManager("postgresql://bot:secret@localhost:99999/iftb")
 
 
 @pytest.mark.parametrize("mode", ["ssl=true", "sslmode=verify-full", "sslmode=prefer", "ssl=false"])

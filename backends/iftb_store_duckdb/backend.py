@@ -24,7 +24,7 @@ from iftb_store.errors import operational_error
 from iftb_store.protocols import Capability
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import cannot_open, held_elsewhere, mapped
+from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.locks import Turnstile, write_lock
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
@@ -35,12 +35,13 @@ T = TypeVar("T")
 _LOGGER = "sqlalchemy.engine.duckdb"
 _WAIT_FOR_SESSION = 30.0
 _RETRY_OPEN = 0.05
+_MAGIC, _MAGIC_AT = b"DUCK", 8
 _SETTINGS = (
     "SET GLOBAL TimeZone = 'UTC'",
     "SET TimeZone = 'UTC'",
-    "SET autoinstall_known_extensions = false",
-    "SET autoload_known_extensions = false",
 )
+# at the opening already: a file that is no DuckDB's would have an extension fetched to look into it
+_NO_DOWNLOADS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
 
 class DuckDBBackend:
@@ -159,8 +160,14 @@ class DuckDBBackend:
                 self._lock.release()
 
     def begin(self, cursor: Cursor) -> None:
-        """Begin a write transaction; its log is created with the database file's own permissions."""
-        if not self._options.in_memory and not self._options.read_only:
+        """Begin a write transaction; its log is created with the database file's own permissions.
+
+        Raises:
+            OperationalError: the database is open read-only, or the log cannot be made.
+        """
+        if self._options.read_only:
+            raise operational_error("the database is read-only; open it without access_mode=read_only to write")
+        if not self._options.in_memory:
             try:
                 mode = Path(self._options.path).stat().st_mode & 0o666
                 with suppress(FileExistsError):
@@ -202,7 +209,9 @@ class DuckDBBackend:
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
         _create_private(Path(options.path))
-    connection = duckdb.connect(options.path, config=dict(options.config))
+    if not options.in_memory:
+        _refuse_foreign(Path(options.path))
+    connection = duckdb.connect(options.path, config={**options.config, **_NO_DOWNLOADS})
     try:
         for setting in _SETTINGS:
             connection.sql(setting)
@@ -210,6 +219,13 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
+
+
+def _refuse_foreign(path: Path) -> None:
+    # DuckDB would look for an extension that reads a foreign file, SQLite's say
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_MAGIC) + _MAGIC_AT)[_MAGIC_AT:] != _MAGIC:
+            raise duckdb.IOException(FOREIGN)
 
 
 def _create_private(path: Path) -> None:

@@ -18,7 +18,7 @@ _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
 _LONGEST = 300
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\))")
 _HELD = re.compile(r"Conflicting lock|set lock on file|used by another process")
-_FOREIGN = "not a valid DuckDB database file"
+FOREIGN = "not a valid DuckDB database file"
 
 
 def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
@@ -49,7 +49,7 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
         )
     elif isinstance(error, duckdb.ConnectionException):
         reason = "this process has it open with other options (access_mode, threads, memory_limit …); use the same URL options"
-    elif isinstance(error, duckdb.SerializationException) or _FOREIGN in str(error):
+    elif isinstance(error, duckdb.SerializationException) or FOREIGN in str(error):
         reason = "the file is damaged or no DuckDB database"
     else:
         reason = first_line(error)

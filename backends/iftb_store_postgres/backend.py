@@ -62,6 +62,8 @@ class PostgresBackend:
         if unknown:
             known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
             raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
+        if url.port is not None and not 0 < url.port < 65_536:
+            raise URLError(f"the port must lie between 1 and 65535 in the PostgreSQL URL, not {url.port}")
         passed = {name: query[name] for name in _PASSED_ON if name in query}
         if "ssl" in query:
             passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
@@ -184,6 +186,8 @@ def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxied
 
 
 def _readable(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):
+        return True
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
