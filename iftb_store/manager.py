@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.errors import InvalidValueError, NotConnectedError, Unsupported
 from iftb_store.protocols import Backend, Capability
 from iftb_store.registry import backend_for, parse_url, shown_url
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from iftb_store_migrations import SchemaStatus
 
 

@@ -17,13 +17,16 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Executable, Result
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.bars import BarBatch
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+
+if TYPE_CHECKING:
+    # its import takes a tenth of ours, and a bot on DuckDB has no use for it
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, UnboundExecutionError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
 from iftb_store.protocols import Backend, Stores
@@ -68,6 +67,8 @@ def stores_of(session: Any) -> Stores:
     if backend is not None:
         stores: Stores = backend.stores(session)
         return stores
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     if not isinstance(session, AsyncSession):
         raise Unsupported(
             f"a repository takes a connected DatabaseManager or a session, not {type(session).__name__}; "
