@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -132,6 +133,8 @@ class SQLiteBackend:
                 await connection.close()
                 raise
         except sqlite3.Error as error:
+            # its thread still has a word for this event loop, which may be closed next
+            await asyncio.to_thread(opening._thread.join)
             raise translate(error) from error
         return connection
 
