@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, event, text
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import RelationalStores, StoreSession, opened, watch
+from iftb_store.relational import EngineBackend, RelationalStores, watch
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 
@@ -42,7 +41,7 @@ _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 
 
-class PostgresBackend:
+class PostgresBackend(EngineBackend):
     """PostgreSQL through SQLAlchemy and asyncpg, with a pool that checks a connection before it gives it out.
 
     URLs: ``postgresql://user:password@host:5432/database`` (also ``postgres://`` and ``postgresql+asyncpg://``; a socket's
@@ -52,9 +51,11 @@ class PostgresBackend:
     ``search_path``.
     """
 
+    probes = True
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        super().__init__()
         query = {name: value for name, value in url.query.items() if isinstance(value, str)}
         if twice := sorted(set(url.query) - set(query)):
             raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
@@ -87,13 +88,6 @@ class PostgresBackend:
         pool_timeout = _duration(query.get("pool_timeout", "30"), "pool_timeout")
         self._pool = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
         self._echo = echo
-        self._engine: AsyncEngine | None = None
-        self.schema_seen = False
-
-    @property
-    def engine(self) -> AsyncEngine | None:
-        """The SQLAlchemy engine while connected."""
-        return self._engine
 
     async def connect(self) -> None:
         """Make the pool and prove with one connection that the server answers."""
@@ -107,26 +101,7 @@ class PostgresBackend:
         watch(engine, translate, lambda connection: bool(connection.invalidated))
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _check_idle)
-        try:
-            async with engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except BaseException:
-            await engine.dispose()
-            raise
-        self._engine = engine
-        self.schema_seen = False
-
-    async def disconnect(self) -> None:
-        """Close every connection."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[StoreSession]:
-        """Open a session; see `iftb_store.protocols.Backend.session`."""
-        async with opened(self, self._engine, probes=True) as session:
-            yield session
+        await self._keep(engine, "SELECT 1")
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

@@ -6,8 +6,7 @@ import asyncio
 import os
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -15,12 +14,12 @@ from urllib.parse import quote
 import aiosqlite
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import POOL_IN_USE, RelationalStores, StoreSession, before_write, opened, watch
+from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, watch
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import translate, translate_any
 
@@ -32,7 +31,7 @@ _READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|
 _WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
 
-class SQLiteBackend:
+class SQLiteBackend(EngineBackend):
     """SQLite through SQLAlchemy and aiosqlite: WAL, synchronous FULL, foreign keys on, BEGIN IMMEDIATE at the first write.
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
@@ -40,11 +39,13 @@ class SQLiteBackend:
     30 by default; ``mode``, one of ro, rw (the file must exist) and rwc.
     """
 
+    probes = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.SQLALCHEMY, Capability.MIGRATIONS, Capability.BAR_KEY, Capability.CHOICES}
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        super().__init__()
         if url.host or url.username or url.password or url.port:
             raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
         unknown = set(url.query) - set(_OPTIONS)
@@ -59,13 +60,6 @@ class SQLiteBackend:
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
         )
         self._echo = echo
-        self._engine: AsyncEngine | None = None
-        self.schema_seen = False
-
-    @property
-    def engine(self) -> AsyncEngine | None:
-        """The SQLAlchemy engine while connected."""
-        return self._engine
 
     async def connect(self) -> None:
         """Open the file, creating it readable by its owner alone where it is missing."""
@@ -79,26 +73,7 @@ class SQLiteBackend:
         )
         watch(engine, translate_any, _transaction_is_gone)
         event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
-        try:
-            async with engine.connect() as connection:
-                await connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")
-        except BaseException:
-            await engine.dispose()
-            raise
-        self._engine = engine
-        self.schema_seen = False
-
-    async def disconnect(self) -> None:
-        """Close every connection."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[StoreSession]:
-        """Open a session; see `iftb_store.protocols.Backend.session`."""
-        async with opened(self, self._engine, probes=False) as session:
-            yield session
+        await self._keep(engine, "SELECT COUNT(*) FROM sqlite_master")
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from iftb_store.relational.sessions import POOL_IN_USE, StoreSession, before_write, joined, note_error, opened, uncancelled, watch
+from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.sessions import POOL_IN_USE, StoreSession, before_write, joined, note_error, uncancelled, watch
 from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
 
 __all__ = [
     "POOL_IN_USE",
+    "EngineBackend",
     "Flavor",
     "RelationalStores",
     "Row",
@@ -15,7 +17,6 @@ __all__ = [
     "before_write",
     "joined",
     "note_error",
-    "opened",
     "statement",
     "uncancelled",
     "watch",
