@@ -79,6 +79,11 @@ class DatabaseManager:
             )
         return engine
 
+    @property
+    def in_use(self) -> int:
+        """The connections that sessions hold at this moment; 0 when every one is back."""
+        return self._backend.in_use
+
     # the owner's document creates the test tables through this name
     _engine = engine
 

@@ -238,6 +238,11 @@ class Backend(Protocol):
         """The SQLAlchemy engine of a connected backend, where there is one."""
         ...
 
+    @property
+    def in_use(self) -> int:
+        """The connections that are checked out by sessions and by `with_connection`; 0 before connect and when all are back."""
+        ...
+
     async def connect(self) -> None:
         """Open the database and prove that it answers; needs no schema.
 

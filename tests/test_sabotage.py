@@ -48,6 +48,14 @@ def test_the_suite_catches_a_backend_that(sabotage: str, caught_by: str) -> None
     assert " passed" in result.stdout
 
 
+def test_the_suite_catches_a_backend_that_keeps_a_connection_after_any_test() -> None:
+    result = run_suite("keeps a connection", "-k", "test_a_clean_exit_commits")
+    assert "ERROR sabotage/conformance.py::TestSabotaged::test_a_clean_exit_commits" in result.stdout.replace(
+        "tests/sabotage", "sabotage"
+    )
+    assert "1 passed" in result.stdout
+
+
 def test_the_suite_passes_the_same_backend_without_a_fault() -> None:
     result = run_suite("none")
     assert result.returncode == 0, result.stdout

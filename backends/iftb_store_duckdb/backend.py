@@ -69,6 +69,11 @@ class DuckDBBackend:
         """None: sessions are not SQLAlchemy's."""
         return None
 
+    @property
+    def in_use(self) -> int:
+        """The sessions that hold a connection; migrations have one of their own."""
+        return self._places.taken
+
     async def connect(self) -> None:
         """Open the file, waiting connect_timeout seconds for one that another process holds; create it where it is missing.
 

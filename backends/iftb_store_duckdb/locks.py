@@ -13,9 +13,14 @@ class Turnstile:
     """A fair semaphore that belongs to no event loop; with one permit it is a lock."""
 
     def __init__(self, permits: int = 1) -> None:
-        self._free = permits
+        self._permits = self._free = permits
         self._waiting: deque[Future[None]] = deque()
         self._guard = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        """The permits that are out."""
+        return self._permits - self._free
 
     async def acquire(self, seconds: float) -> bool:
         """Take a permit, waiting for it at most so long; False where none came."""

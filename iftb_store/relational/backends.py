@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
+from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.relational.sessions import StoreSession, opened
@@ -26,6 +27,12 @@ class EngineBackend:
     def engine(self) -> AsyncEngine | None:
         """The SQLAlchemy engine while connected."""
         return self._engine
+
+    @property
+    def in_use(self) -> int:
+        """The connections that the pool has given out."""
+        pool = self._engine.pool if self._engine is not None else None
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def disconnect(self) -> None:
         """Close every connection."""

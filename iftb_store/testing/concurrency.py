@@ -11,7 +11,7 @@ from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, Tra
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
-from iftb_store.testing.fixtures import SuiteFixtures, connections_in_use, needs
+from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position, trade
 
 
@@ -107,7 +107,7 @@ class ParallelTests(SuiteFixtures):
         async with DatabaseManager(url) as other:
             managers = (db, other) * 6
             await asyncio.gather(*(TradeRepository(manager).insert(trade(f"T{index}")) for index, manager in enumerate(managers)))
-            assert connections_in_use(other) == 0
+            assert other.in_use == 0
         assert await raw.count(db, "trades") == 12
 
     async def test_a_small_pool_serves_many_tasks(self, db: DatabaseManager, url: str) -> None:

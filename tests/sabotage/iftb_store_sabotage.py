@@ -34,6 +34,8 @@ class SabotagedBackend(SQLiteBackend):
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Any]:
+        if _SABOTAGE == "keeps a connection" and self.engine is not None and not self.in_use:
+            self._kept = await self.engine.connect()
         async with super().session() as session:
             try:
                 yield session
