@@ -1,0 +1,28 @@
+"""How often each fault strikes, in the normal suite and in `nox -s soak`: the one place that knows."""
+
+from __future__ import annotations
+
+import os
+
+SOAK = os.environ.get("IFTB_STORE_SOAK") == "1"
+_SCALE = float(os.environ.get("IFTB_STORE_SOAK_SCALE", "1"))
+
+_ROUNDS = {
+    "writer killed": (20, 500),
+    "server killed": (10, 100),
+    "backends terminated": (10, 100),
+    "server silent": (10, 100),
+    "connection refused": (10, 100),
+    "server full": (10, 100),
+    "task cancelled": (200, 5_000),
+    "many writers": (2, 50),
+    "disk full": (4, 50),
+    "caught error": (2, 100),
+    "damaged file": (30, 1_000),
+}
+
+
+def rounds(fault: str) -> int:
+    """Return the number of rounds; IFTB_STORE_SOAK_SCALE shortens (0.1) or lengthens a soak."""
+    normal, soak = _ROUNDS[fault]
+    return max(1, round(soak * _SCALE)) if SOAK else normal

@@ -1,0 +1,65 @@
+"""What a fault did to the store: rounds, lost, duplicated, hung. Each test adds a line to the table of `nox -s soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+#: A round that takes longer than this many seconds counts as hung; every wait of the store has a shorter bound.
+PATIENCE = 90.0
+
+
+@dataclass
+class Tally:
+    """The figures of one fault on one engine.
+
+    Attributes:
+        rounds: how often the fault struck.
+        lost: what was acknowledged and is not there whole, or was not and is there in part.
+        duplicated: what is there more often than it was written.
+        hung: rounds that did not end within `PATIENCE`.
+    """
+
+    fault: str
+    engine: str
+    rounds: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    hung: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """Count one round; one that ends with a TimeoutError hung."""
+        self.rounds += 1
+        try:
+            yield
+        except TimeoutError as error:
+            self.hung += 1
+            self.notes.append(f"round {self.rounds} hung: {error}")
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """Count one round, and end it where it takes too long."""
+        with self.round():
+            async with asyncio.timeout(PATIENCE):
+                yield
+
+    def note(self, kind: str, what: str) -> None:
+        """Count one loss (``lost``) or one too many (``duplicated``)."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.notes.append(f"round {self.rounds}, {kind}: {what}")
+
+    def close(self) -> None:
+        """Write the line, where a file is named by IFTB_STORE_SOAK_REPORT; then nothing may be lost, duplicated or hung."""
+        report = os.environ.get("IFTB_STORE_SOAK_REPORT")
+        if report:
+            line = {name: value for name, value in asdict(self).items() if name != "notes"}
+            with Path(report).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        assert (self.lost, self.duplicated, self.hung) == (0, 0, 0), "\n".join(self.notes[:20])
