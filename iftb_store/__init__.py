@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from iftb_store.decimals import quantize
 from iftb_store.errors import (
     AmbiguousPositionError,
+    CommitOutcomeUnknown,
     ConfigurationError,
     InvalidValueError,
     MissingDriverError,
@@ -15,6 +16,8 @@ from iftb_store.errors import (
     PositionClosedError,
     SchemaError,
     StoreError,
+    TradeConflictError,
+    TransientError,
     Unsupported,
     URLError,
 )
@@ -31,6 +34,7 @@ __all__ = [
     "TIMEFRAMES",
     "AmbiguousPositionError",
     "Base",
+    "CommitOutcomeUnknown",
     "ConfigurationError",
     "DatabaseManager",
     "InvalidValueError",
@@ -48,8 +52,10 @@ __all__ = [
     "SystemEvent",
     "SystemEventRepository",
     "Trade",
+    "TradeConflictError",
     "TradeRepository",
     "TradeStatistics",
+    "TransientError",
     "URLError",
     "Unsupported",
     "get_settings",

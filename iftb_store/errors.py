@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-_Error = TypeVar("_Error", IntegrityError, OperationalError)
+_Error = TypeVar("_Error", bound=DBAPIError)
+
+_OUTCOME_UNKNOWN = (
+    "the connection was lost while COMMIT was under way: whether the transaction is stored is unknown; "
+    "read what it wrote before you write it again, or use db.run(…, idempotent=True) where a second time does no harm"
+)
 
 
 class StoreError(Exception):
@@ -23,6 +28,18 @@ class NotFoundError(StoreError, LookupError):
 
 class PositionClosedError(StoreError):
     """A closed position was to be changed, reopened or closed again."""
+
+
+class TradeConflictError(StoreError):
+    """A trade was to be recorded whose trade_id is stored with other values.
+
+    Attributes:
+        fields: the names of the fields that differ.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class AmbiguousPositionError(StoreError):
@@ -53,6 +70,20 @@ class ConfigurationError(StoreError):
     """The settings are incomplete or contradict each other."""
 
 
+class TransientError(OperationalError):
+    """A transaction that failed for a reason that passes, with nothing of it stored; `DatabaseManager.run` runs it again.
+
+    A serialization failure, a deadlock, a connection lost before COMMIT was sent, a lock that was not granted in time.
+    """
+
+
+class CommitOutcomeUnknown(OperationalError):
+    """The connection was lost while COMMIT was under way: the transaction is stored whole or not at all, and nobody can say.
+
+    Read what it wrote before you write it again, or write it so that a second time does no harm (upsert_many, record).
+    """
+
+
 class DuplicateKey(Exception):
     """The cause of an IntegrityError that the library found itself, before the engine did."""
 
@@ -63,15 +94,22 @@ class EngineFailure(Exception):
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
     """Return SQLAlchemy's IntegrityError with a short message of ours; it holds no parameters."""
-    return _chained(IntegrityError(None, None, DuplicateKey(message), hide_parameters=True), message, cause)
+    return _made(IntegrityError, message, cause)
 
 
-def operational_error(message: str, cause: BaseException | None = None) -> OperationalError:
-    """Return SQLAlchemy's OperationalError with a short message of ours; it holds no parameters."""
-    return _chained(OperationalError(None, None, EngineFailure(message), hide_parameters=True), message, cause)
+def operational_error(message: str, cause: BaseException | None = None, *, transient: bool = False) -> OperationalError:
+    """Return SQLAlchemy's OperationalError, or our TransientError, with a short message of ours; it holds no parameters."""
+    return _made(TransientError if transient else OperationalError, message, cause)
 
 
-def _chained(error: _Error, message: str, cause: BaseException | None) -> _Error:
+def outcome_unknown(cause: BaseException) -> CommitOutcomeUnknown:
+    """Return the error for a connection that was lost while COMMIT was under way."""
+    return _made(CommitOutcomeUnknown, _OUTCOME_UNKNOWN, cause)
+
+
+def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:
+    why = DuplicateKey if issubclass(kind, IntegrityError) else EngineFailure
+    error = kind(None, None, why(message), hide_parameters=True)
     # without SQLAlchemy's class prefix and link, which tell a user nothing here
     error.args = (message,)
     error.code = None  # type: ignore[assignment]

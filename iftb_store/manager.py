@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
-from iftb_store.errors import InvalidValueError, NotConnectedError, Unsupported
-from iftb_store.protocols import Backend, Capability
+from iftb_store import checks
+from iftb_store.errors import (
+    CommitOutcomeUnknown,
+    InvalidValueError,
+    NotConnectedError,
+    TransientError,
+    Unsupported,
+    operational_error,
+)
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from iftb_store_migrations import SchemaStatus
+
+T = TypeVar("T")
+
+# seconds; a try waits up to the first before it is run again, the next up to twice as long, up to the second
+_BACKOFF = 0.05
+_LONGEST_BACKOFF = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class DatabaseManager:
@@ -117,6 +137,87 @@ class DatabaseManager:
         """
         self._require_connected()
         return self._backend.session()
+
+    async def run(
+        self,
+        work: Callable[[Any], Awaitable[T]],
+        *,
+        retries: int = 8,
+        isolation: Isolation | None = None,
+        idempotent: bool = False,
+    ) -> T:
+        """Run ``work(session)`` in a transaction of its own and return its result; run it again where that can help.
+
+        It is run again, in a new transaction, after a `TransientError`: a serialization failure, a deadlock, a connection
+        lost before COMMIT was sent, a locked SQLite database, a conflict or a lock that was not granted in time on DuckDB.
+        Before each further run a random time passes, up to 0.05 s at first, then up to twice as long each time, at most
+        5 s. Any other error, and a cancellation, passes through unchanged, and nothing is stored. So ``work`` may be run
+        several times: what it does besides the session should bear that, and it leaves COMMIT to this method.
+
+        Where the connection is lost while COMMIT is under way, the transaction may be stored. It is then run again only
+        where it is ``idempotent``. The same holds for a cancellation that comes during the COMMIT.
+
+        Args:
+            work: an async callable that takes a session, as `get_session` gives it.
+            retries: how often it is run again at most; 0 for never.
+            isolation: None for the contract's (as READ COMMITTED). With "repeatable read" or "serializable" the transaction
+                begins with the first statement, be it a read, and what it has read does not change under it. PostgreSQL
+                runs such transactions side by side and fails those that conflict; on SQLite and DuckDB they take the write
+                lock and come one after the other, which is serializable.
+            idempotent: that ``work`` was stored already does no harm, as where it records trades and upserts bars.
+
+        Raises:
+            TransientError: from the last try; nothing is stored.
+            CommitOutcomeUnknown: the connection was lost while COMMIT was under way, and ``work`` was not run again, or
+                also failed then: it is stored once or not at all (where idempotent: once, several times or not at all).
+            InvalidValueError: retries below 0, or an unknown isolation.
+            Unsupported: the backend does not declare ISOLATION, and more than "read committed" was asked for.
+        """
+        left = checks.integer(retries, "retries")
+        if isolation is not None and isolation not in ISOLATIONS:
+            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {checks.shown(isolation)}")
+        if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
+            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no isolation but read committed")
+        backoff = _BACKOFF
+        failure: TransientError | CommitOutcomeUnknown
+        unknown: CommitOutcomeUnknown | None = None
+        while True:
+            self._require_connected()
+            try:
+                async with self._backend.session(isolation) as session:
+                    result = await work(session)
+            except CommitOutcomeUnknown as error:
+                if not (idempotent and left):
+                    raise
+                failure = unknown = error
+            except TransientError as error:
+                if not left:
+                    # an earlier try may be stored, which this error denies
+                    raise unknown or error from error
+                failure = error
+            else:
+                return result
+            _log.info("a transaction is run again, %d times more at most: %s", left, failure)
+            left -= 1
+            # full jitter: tasks that clashed do not come back together
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - nothing secret hangs on it
+            backoff = min(backoff * 2, _LONGEST_BACKOFF)
+
+    async def ping(self, within: float = 5.0) -> float:
+        """Prove with one statement that the database answers; return the seconds that it took.
+
+        Raises:
+            OperationalError: it did not answer ``within`` so many seconds, or cannot be reached.
+            NotConnectedError: before connect().
+        """
+        self._require_connected()
+        began = monotonic()
+        try:
+            async with asyncio.timeout(within), self._backend.session() as session:
+                await session.execute(text("SELECT 1"))
+        except TimeoutError as error:
+            raise operational_error(f"the database did not answer within {within:g} s", error, transient=True) from error
+        return monotonic() - began
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

@@ -6,6 +6,9 @@ not after ``end``. A store never changes an object that it was given. The rules 
 
 - A duplicate is `sqlalchemy.exc.IntegrityError`; every other failure of the engine is `sqlalchemy.exc.OperationalError`.
   The original is chained; messages hold no parameters. No driver's exception leaves a store.
+- An OperationalError of a reason that passes, and that left nothing of the transaction, is its subclass
+  `iftb_store.TransientError`; one that leaves open whether a COMMIT took effect is `iftb_store.CommitOutcomeUnknown`.
+  `DatabaseManager.run` goes by these types alone; `iftb_store.errors` makes them.
 - After an IntegrityError the session is usable and its earlier writes still commit.
 - What is read holds aware UTC times with their microseconds, and Decimals equal to those that were written.
 """
@@ -17,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 from sqlalchemy import URL, Connection, Executable, Result
 
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+#: What can be asked for, weakest first.
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
+
 
 class Capability(Enum):
     """What a backend may declare beyond the contract that all keep; the conformance suite selects its tests by it."""
@@ -38,6 +45,7 @@ class Capability(Enum):
     MIGRATIONS = "the schema is migrated with Alembic and stamped with its revision"
     BAR_KEY = "the database itself refuses a second bar of one key, also to raw SQL"
     CHOICES = "the database itself refuses an unknown side, action, status or severity, also to raw SQL"
+    ISOLATION = "a session can be asked to be repeatable read or serializable"
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
@@ -130,7 +138,11 @@ class TradeStore(Protocol):
         ...
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return one trade."""
+        """Return one trade by the store's id."""
+        ...
+
+    async def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        """Return one trade by the bot's own name for it, as the last committed state has it, or this session."""
         ...
 
     async def get_recent(self, limit: int) -> list[Trade]:
@@ -255,11 +267,13 @@ class Backend(Protocol):
         """Close every connection."""
         ...
 
-    def session(self) -> AbstractAsyncContextManager[Session]:
+    def session(self, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
-        Reads before the first write see the last committed state. Where an error was caught inside and the transaction
-        is lost with it, a clean exit rolls back and raises OperationalError that names the first error.
+        Reads before the first write see the last committed state, unless a stronger ``isolation`` was asked for (only
+        with the capability ISOLATION): then the transaction begins with the first statement and is at least that strong.
+        Where an error was caught inside and the transaction is lost with it, a clean exit rolls back and raises
+        OperationalError that names the first error; TransientError where that one was.
         """
         ...
 

@@ -5,15 +5,18 @@ Each takes a session, or a connected DatabaseManager; given the manager, each ca
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import IntegrityError
+
 from iftb_store import checks
 from iftb_store.bars import BarBatch, distinct_batch
-from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError
+from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError, TradeConflictError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
 from iftb_store.protocols import Session, Stores
@@ -156,6 +159,34 @@ class TradeRepository(_Repository):
         checked = _checked_trade(trade)
         async with self._stores() as stores:
             return await stores.trades.insert(checked, self._now())
+
+    async def record(self, trade: Trade) -> int:
+        """Insert a trade, or return the id of the stored one where it is the same: a bot that restarts may repeat itself.
+
+        The same is a trade with this trade_id whose every field that can be set is equal as stored: decimals by value,
+        quotients after rounding, times in UTC, JSON as it comes back. id, created_at and updated_at do not count. Two
+        sessions that record one trade at once get one id.
+
+        Raises:
+            TradeConflictError: its trade_id is stored with other values; the message names the fields. Nothing is changed.
+            InvalidValueError: a value cannot be stored.
+        """
+        checked = _checked_trade(trade)
+        async with self._stores() as stores:
+            try:
+                return await stores.trades.insert(checked, self._now())
+            except IntegrityError:
+                stored = await stores.trades.get_by_trade_id(checked.trade_id)
+                if stored is None:
+                    raise
+        differing = tuple(name for name in _TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
+        if differing:
+            raise TradeConflictError(
+                f"a trade with trade_id {checks.shown(checked.trade_id)} is stored already (id {stored.id}) with another "
+                f"{', '.join(differing)}; update({stored.id}, …) changes a stored trade, another trade needs another trade_id",
+                differing,
+            )
+        return checks.integer(stored.id, "id")
 
     async def update(self, trade_id: int, **kwargs: Any) -> None:
         """Set fields of the trade with this id (the store's, as returned by insert); updated_at becomes now.
@@ -420,6 +451,13 @@ def _checked_trade(trade: Trade) -> Trade:
     if not isinstance(trade, Trade):
         raise InvalidValueError(f"a Trade is wanted, not {type(trade).__name__}")
     return Trade(**{name: check(getattr(trade, name), name) for name, check in _TRADE_CHECKS.items()})
+
+
+def _same(stored: object, given: object) -> bool:
+    # as text, as to Python true is 1
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
+    return stored == given
 
 
 def _checked_position(position: Position) -> Position:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.errors import operational_error
-from iftb_store.protocols import Capability
+from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
@@ -51,7 +51,7 @@ class DuckDBBackend:
     time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.MIGRATIONS, Capability.CHOICES})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.MIGRATIONS, Capability.CHOICES, Capability.ISOLATION})
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
@@ -103,7 +103,7 @@ class DuckDBBackend:
             executor.shutdown(wait=False)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[DuckDBSession]:
+    async def session(self, isolation: Isolation | None = None) -> AsyncIterator[DuckDBSession]:
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
         Raises:
@@ -118,7 +118,9 @@ class DuckDBBackend:
             )
         try:
             cursor = Cursor(connection.cursor(), self._logger)
-            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout)
+            # nothing changes in a database that is open read-only
+            isolated = isolation not in (None, "read committed") and not self._options.read_only
+            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout, isolated)
             self._sessions.add(session)
             try:
                 yield session
@@ -148,7 +150,8 @@ class DuckDBBackend:
         if not read_only and not await self._lock.acquire(self._options.busy_timeout):
             raise operational_error(
                 f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
-                "close it, then try again"
+                "close it, then try again",
+                transient=True,
             )
         cursor = connection.cursor()
         try:

@@ -24,8 +24,10 @@ FOREIGN = "not a valid DuckDB database file"
 def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
     """Return the error to raise for one of DuckDB's, chained to it; the message holds no parameters."""
     message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
-    kind = integrity_error if isinstance(error, duckdb.ConstraintException) else operational_error
-    return kind(message, error)
+    if isinstance(error, duckdb.ConstraintException):
+        return integrity_error(message, error)
+    # a conflict with another transaction
+    return operational_error(message, error, transient=isinstance(error, duckdb.TransactionException))
 
 
 def first_line(error: duckdb.Error) -> str:

@@ -11,7 +11,7 @@ import duckdb
 from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.errors import SchemaError, StoreError, operational_error
+from iftb_store.errors import SchemaError, StoreError, TransientError, operational_error
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.locks import Turnstile
@@ -27,7 +27,8 @@ class DuckDBSession:
     """What `DatabaseManager.get_session` yields on DuckDB; its life cycle is an AsyncSession's.
 
     Each read before the first write sees the last committed state. The first write waits for the write lock, which all
-    sessions of this process on the file share, and holds it until commit, rollback or the session's end.
+    sessions of this process on the file share, and holds it until commit, rollback or the session's end. An isolated session
+    takes it for its first statement, be it a read: nothing that it has read changes before it commits.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class DuckDBSession:
         executor: Executor,
         lock: Turnstile,
         busy_timeout: float,
+        isolated: bool,
     ) -> None:
         self.iftb_store_backend = backend
         self._cursor = cursor
         self._executor = executor
         self._lock = lock
         self._busy_timeout = busy_timeout
+        self._isolated = isolated
         self._turn = asyncio.Lock()
         self._writing = False
         self._lost: OperationalError | None = None
@@ -61,6 +64,8 @@ class DuckDBSession:
         wanted = compiled(statement, params)
         async with self._turn:
             self._check_usable()
+            if self._isolated:
+                await self._begin()
             done = await self._driver(lambda cursor: _read(cursor, wanted))
             if isinstance(done, Result):
                 return done
@@ -106,7 +111,7 @@ class DuckDBSession:
                 await self._driver(self.iftb_store_backend.check_schema)
                 # an uncommitted schema proves nothing to the next session
                 self.iftb_store_backend.schema_checked = not self._writing
-            if write:
+            if write or self._isolated:
                 await self._begin()
             try:
                 return await self._driver(work)
@@ -146,7 +151,8 @@ class DuckDBSession:
         if not await self._lock.acquire(self._busy_timeout):
             raise operational_error(
                 f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
-                "keep transactions short, or raise the URL's busy_timeout"
+                "keep transactions short, or raise the URL's busy_timeout",
+                transient=True,
             )
         self._writing = True
         # a transaction begun before the lock was ours would not see what the last writer committed
@@ -170,6 +176,7 @@ class DuckDBSession:
                 f"the session's writes were rolled back after an error: {failure.orig}; "
                 "call session.rollback() to go on without them",
                 failure,
+                transient=isinstance(failure, TransientError),
             )
         return failure
 
@@ -190,7 +197,8 @@ class DuckDBSession:
     def _check_usable(self) -> None:
         self._check_open()
         if self._lost is not None:
-            raise operational_error(str(self._lost.orig), self._lost.__cause__)
+            again = isinstance(self._lost, TransientError)
+            raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)
 
 
 def _read(cursor: Cursor, wanted: Compiled) -> Result[Any] | duckdb.Statement:

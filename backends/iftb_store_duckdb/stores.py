@@ -69,6 +69,11 @@ class DuckDBTrades:
         found = await self._session.run(lambda cursor: _select(cursor, Trade, "trades", "WHERE id = $1", trade_id))
         return found[0] if found else None
 
+    async def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        """Return one trade by the bot's own name for it."""
+        found = await self._session.run(lambda cursor: _select(cursor, Trade, "trades", "WHERE trade_id = $1", trade_id))
+        return found[0] if found else None
+
     async def get_recent(self, limit: int) -> list[Trade]:
         """Return the newest trades of all exchanges, newest first."""
         return await self._session.run(

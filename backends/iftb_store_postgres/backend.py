@@ -14,7 +14,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
-from iftb_store.errors import URLError, operational_error
+from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, watch
 from iftb_store_postgres.driver import PostgresDriver
@@ -39,6 +39,7 @@ _FOREVER = 86_400.0
 # a connection used within so many seconds is given out unasked
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class PostgresBackend(EngineBackend):
@@ -52,6 +53,7 @@ class PostgresBackend(EngineBackend):
     """
 
     probes = True
+    isolates = True
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
@@ -98,6 +100,8 @@ class PostgresBackend(EngineBackend):
             hide_parameters=True,
             **self._pool,
         )
+        # before watch, for which a COMMIT is under way from then on
+        event.listen(engine.sync_engine, "commit", _check_before_commit)
         watch(engine, translate, lambda connection: bool(connection.invalidated))
         event.listen(engine.sync_engine, "checkin", _note_use)
         event.listen(engine.sync_engine, "checkout", _check_idle)
@@ -133,12 +137,13 @@ class PostgresBackend(EngineBackend):
                 statement_cache_size=self._cache_size,
                 server_settings=settings,
             )
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
+        except (*_FAILURES, ValueError) as error:
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error
             )
-            raise operational_error(f"cannot connect to PostgreSQL at {where}: {translated.args[0]}", error) from error
+            message = f"cannot connect to PostgreSQL at {where}: {translated.args[0]}"
+            raise operational_error(message, error, transient=isinstance(translated, TransientError)) from error
 
 
 def _note_use(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -151,20 +156,32 @@ def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxied
     if driver.is_closed():
         raise DisconnectionError
     idle = monotonic() - record.info.get("iftb_store.used", monotonic())
-    # a server that ends a connection says so on its socket
-    if idle < _FRESH and not _readable(driver._transport.get_extra_info("socket").fileno()):
+    if idle < _FRESH and not _has_word(driver):
         return
     try:
         connection.run_async(_ping)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+    except _FAILURES as error:
         raise DisconnectionError from error
 
 
-def _readable(descriptor: int) -> bool:
+def _check_before_commit(connection: Connection) -> None:
+    """Refuse to send a COMMIT to a connection that the server has ended: after that nobody could say what became of it."""
+    adapter: Any = connection.connection.dbapi_connection
+    driver = adapter.driver_connection
+    if not driver.is_closed() and not _has_word(driver):
+        return
+    try:
+        adapter.run_async(_ping)
+    except _FAILURES as error:
+        raise translate(error, lost=driver.is_closed()) or error from error
+
+
+def _has_word(driver: Any) -> bool:
+    """Tell whether the server has something to say, as when it ends a connection; without poll() it may have."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    poll.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 

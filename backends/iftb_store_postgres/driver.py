@@ -86,15 +86,16 @@ class PostgresDriver:
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
         self._logger.info("%s", statement.sql)
-        connection = await self._connection(begin=not isinstance(self._session, StoreSession))
-        with self._translated():
+        session = self._session
+        connection = await self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
+        with self._translated(connection):
             return await _fetch(connection, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
         """Run one writing statement in the transaction."""
         self._logger.info("%s", statement.sql)
         connection = await self._connection()
-        with self._translated():
+        with self._translated(connection):
             if not savepoint:
                 return await _fetch(connection, statement.sql, args)
             async with _savepoint(connection):
@@ -104,7 +105,7 @@ class PostgresDriver:
         """See OHLCVStore.insert_many."""
         self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
-        with self._translated():
+        with self._translated(connection):
             async with _savepoint(connection):
                 await copying.insert(connection, batch)
 
@@ -112,7 +113,7 @@ class PostgresDriver:
         """See OHLCVStore.upsert_many."""
         self._logger.info("upsert into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
-        with self._translated():
+        with self._translated(connection):
             async with _savepoint(connection):
                 await copying.upsert(connection, batch)
 
@@ -124,7 +125,7 @@ class PostgresDriver:
         return TradeTotals(*row)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:
         try:
             yield
         except asyncpg.UndefinedTableError as error:
@@ -133,7 +134,7 @@ class PostgresDriver:
                 f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store"
             ) from error
         except BaseException as error:
-            translated = translate(error)
+            translated = translate(error, lost=connection.is_closed())
             if not isinstance(translated, IntegrityError):
                 # a cancelled statement takes the transaction with it, too
                 note_error(self._session, translated or error, gone=False)
@@ -148,13 +149,13 @@ class PostgresDriver:
         adapter: Any = pooled.dbapi_connection
         driver: Any = pooled.driver_connection
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-            with self._translated():
+            with self._translated(driver):
                 check_revision(*await _schema(driver))
             session.iftb_store_backend.schema_seen = True
         if begin and adapter.isolation_level == "autocommit":
             raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
         if begin and adapter._transaction is None:
-            with self._translated():
+            with self._translated(driver):
                 await adapter._start_transaction()
         return driver
 

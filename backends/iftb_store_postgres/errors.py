@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.errors import integrity_error, operational_error
+from iftb_store.errors import integrity_error, operational_error, outcome_unknown
 
 _UNIQUE_VIOLATION = "23505"
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
+_CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _MEANING = {
     "25P02": "the transaction was aborted by an earlier error",
@@ -29,26 +32,47 @@ _MEANING = {
 }
 
 
-def translate(error: BaseException) -> IntegrityError | OperationalError | None:
+#: The transaction is gone, and another try may succeed.
+_TRANSIENT = frozenset(
+    ("08000", "08001", "08003", "08006", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05")
+)
+#: In answer to a COMMIT these say nothing of its outcome; the first two never do.
+_OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
+_NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
+
+
+def translate(error: BaseException, *, lost: bool = False, committing: bool = False) -> IntegrityError | OperationalError | None:
     """Return the error to raise for one of the driver's or the network's, None for any other.
 
     PostgreSQL's own one-line message stands in it, which names constraints and columns; values stand in its DETAIL only.
+
+    Args:
+        error: what was raised.
+        lost: the connection is closed.
+        committing: a COMMIT was under way.
     """
     if isinstance(error, asyncpg.PostgresError):
-        return _of_state(error, error.sqlstate or "")
+        return _of_state(error, error.sqlstate or "", committing)
     if isinstance(error, asyncpg.DataError):
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return operational_error(f"the connection cannot be used: {error.args[0] if error.args else error}", error)
+    if committing and (isinstance(error, OSError) or (lost and isinstance(error, _CLIENT))):
+        return outcome_unknown(error)
+    if isinstance(error, _CLIENT):
+        message = f"the connection cannot be used: {error.args[0] if error.args else error}"
+        return operational_error(message, error, transient=lost)
     if isinstance(error, TimeoutError):
-        return operational_error("the server did not answer in time", error)
+        return operational_error("the server did not answer in time", error, transient=True)
     if isinstance(error, OSError):
-        return operational_error(f"the server cannot be reached: {error.strerror or error}", error)
+        # a certificate or a file's rights will be as wrong next time
+        passes = not isinstance(error, ssl.SSLError | PermissionError)
+        return operational_error(f"the server cannot be reached: {error.strerror or error}", error, transient=passes)
     return None
 
 
-def _of_state(error: asyncpg.PostgresError, state: str) -> IntegrityError | OperationalError:
+def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> IntegrityError | OperationalError:
     message = str(error.args[0]) if error.args else type(error).__name__
+    if state in (_NO_ANSWER if committing else _OUTCOME_UNKNOWN):
+        return outcome_unknown(error)
     if state == _UNIQUE_VIOLATION:
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
     if state.startswith(_INTEGRITY_CLASS):
@@ -56,4 +80,4 @@ def _of_state(error: asyncpg.PostgresError, state: str) -> IntegrityError | Oper
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
-    return operational_error(_MEANING.get(state, message), error)
+    return operational_error(_MEANING.get(state, message), error, transient=state in _TRANSIENT)

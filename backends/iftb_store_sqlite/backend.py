@@ -19,7 +19,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, watch
+from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, isolated, watch
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import translate, translate_any
 
@@ -40,8 +40,9 @@ class SQLiteBackend(EngineBackend):
     """
 
     probes = False
+    isolates = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.SQLALCHEMY, Capability.MIGRATIONS, Capability.BAR_KEY, Capability.CHOICES}
+        {Capability.SQLALCHEMY, Capability.MIGRATIONS, Capability.BAR_KEY, Capability.CHOICES, Capability.ISOLATION}
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
@@ -152,8 +153,11 @@ def _configure(connection: sqlite3.Connection, mode: str) -> None:
 def _begin_before_writes(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> None:
-    """Take the write lock before the first write, not before reads, which run in autocommit and block nobody."""
-    if _READ.match(statement) and not _WRITE_WORD.search(statement):
+    """Take the write lock before the first write, not before reads, which run in autocommit and block nobody.
+
+    A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
+    """
+    if _READ.match(statement) and not _WRITE_WORD.search(statement) and not isolated(connection):
         return
     before_write(connection)
     driver = connection.connection.dbapi_connection

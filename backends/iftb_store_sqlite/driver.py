@@ -136,11 +136,14 @@ class SQLiteDriver:
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
         connection = await self._connection()
-        if writes and isinstance(self._session, StoreSession):
+        begins = isinstance(self._session, StoreSession) and self._session.iftb_store_isolated
+        if isinstance(self._session, StoreSession) and (writes or begins):
             before_write(self._session)
         if connection._connection is None:
             raise operational_error("the connection was closed")
         try:
+            if begins and not connection.in_transaction:
+                await connection._execute(_begin, connection._connection)
             result: T = await connection._execute(work, connection._connection, *args)
             return result
         except sqlite3.Error as error:

@@ -10,7 +10,7 @@ from iftb_store.errors import integrity_error, operational_error
 
 _DUPLICATE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID}
 
-_MEANING = {
+_MEANING: dict[int | None, str] = {
     sqlite3.SQLITE_BUSY: "the database is locked by another writer, and the busy timeout is over",
     sqlite3.SQLITE_LOCKED: "the database is locked by another writer",
     sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; see that its directory exists and can be written",
@@ -23,16 +23,20 @@ _MEANING = {
 }
 
 
+#: What passes when the other writer is done.
+_TRANSIENT = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def translate(error: sqlite3.Error) -> IntegrityError | OperationalError:
     """Return the error to raise for one of sqlite3's."""
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(error, sqlite3.IntegrityError):
         message = "a row with this key is stored already" if code in _DUPLICATE else "the row breaks a constraint of the database"
         return integrity_error(message, error)
-    reason = _MEANING.get(code & 0xFF) if code is not None else None
-    return operational_error(reason or str(error), error)
+    primary = None if code is None else code & 0xFF
+    return operational_error(_MEANING.get(primary) or str(error), error, transient=primary in _TRANSIENT)
 
 
-def translate_any(error: BaseException) -> Exception | None:
-    """Return the error to raise for one of sqlite3's, None for any other."""
+def translate_any(error: BaseException, *, lost: bool, committing: bool) -> Exception | None:
+    """Return the error to raise for one of sqlite3's, None for any other; there is no connection to lose."""
     return translate(error) if isinstance(error, sqlite3.Error) else None

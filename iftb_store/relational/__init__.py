@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from iftb_store.relational.backends import EngineBackend
-from iftb_store.relational.sessions import POOL_IN_USE, StoreSession, before_write, joined, note_error, uncancelled, watch
+from iftb_store.relational.sessions import (
+    POOL_IN_USE,
+    StoreSession,
+    before_write,
+    isolated,
+    joined,
+    note_error,
+    uncancelled,
+    watch,
+)
 from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
 
 __all__ = [
@@ -15,6 +24,7 @@ __all__ = [
     "Statement",
     "StoreSession",
     "before_write",
+    "isolated",
     "joined",
     "note_error",
     "statement",

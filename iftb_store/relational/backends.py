@@ -9,6 +9,7 @@ from typing import ClassVar
 from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from iftb_store.protocols import Isolation
 from iftb_store.relational.sessions import StoreSession, opened
 
 
@@ -17,6 +18,9 @@ class EngineBackend:
 
     #: See `iftb_store.relational.sessions.opened`.
     probes: ClassVar[bool]
+    #: Whether the engine itself knows the levels of isolation; else sessions that ask for more than READ COMMITTED take
+    #: the write lock with their first statement, and so come one after the other.
+    isolates: ClassVar[bool]
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
@@ -41,9 +45,12 @@ class EngineBackend:
             self._engine = None
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[StoreSession]:
+    async def session(self, isolation: Isolation | None = None) -> AsyncIterator[StoreSession]:
         """Open a session; see `iftb_store.protocols.Backend.session`."""
-        async with opened(self, self._engine, probes=self.probes) as session:
+        engine, isolated = self._engine, isolation not in (None, "read committed")
+        if engine is not None and isolation is not None and self.isolates:
+            engine = engine.execution_options(isolation_level=isolation.upper())
+        async with opened(self, engine, probes=self.probes, isolated=isolated) as session:
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:

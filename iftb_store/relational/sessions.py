@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, text
@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from iftb_store.errors import EngineFailure, NotConnectedError, Unsupported, operational_error
+from iftb_store.errors import EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
 
 T = TypeVar("T")
 
@@ -26,10 +26,17 @@ _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
 _JOINED = "iftb_store.joined"
 _PROBES = "iftb_store.probes"
+_COMMITTING = "iftb_store.committing"
+_ISOLATED = "iftb_store.isolated"
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
 
-#: Turns a driver's exception into the error to raise instead, or None to leave it to SQLAlchemy.
-Translate = Callable[[BaseException], Exception | None]
+
+class Translate(Protocol):
+    """Turns a driver's exception into the error to raise instead, or None to leave it to SQLAlchemy."""
+
+    def __call__(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
+        """``lost``: the connection is closed; ``committing``: a COMMIT was under way."""
+        ...
 
 
 class _SyncSession(Session):
@@ -42,6 +49,11 @@ class StoreSession(AsyncSession):
     sync_session_class = _SyncSession
     iftb_store_backend: Any = None
 
+    @property
+    def iftb_store_isolated(self) -> bool:
+        """Whether the transaction begins with the first statement, be it a read."""
+        return bool(self.sync_session.info[_ISOLATED])
+
 
 @event.listens_for(_SyncSession, "after_begin")
 def _own(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -51,7 +63,7 @@ def _own(session: Session, transaction: SessionTransaction, connection: Connecti
 @event.listens_for(_SyncSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED):
+        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _COMMITTING):
             session.info.pop(key, None)
 
 
@@ -87,6 +99,11 @@ def before_write(owner: Connection | AsyncSession) -> None:
     info[_BEGUN] = True
 
 
+def isolated(connection: Connection) -> bool:
+    """Tell whether a connection's session begins its transaction with the first statement, be it a read."""
+    return bool(_owners.get(connection, {}).get(_ISOLATED))
+
+
 def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection], bool]) -> None:
     """Note errors of an engine's connections with their sessions, and raise what the backend's table says instead.
 
@@ -96,10 +113,17 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection]
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
     def _noted(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
-        translated = translate(error.__cause__ or error) or translate(error)
-        if context.connection is not None and context.connection in _owners:
-            _note(_owners[context.connection], translated or error, gone(context.connection))
+        info = None if context.connection is None else _owners.get(context.connection)
+        state = {"lost": context.is_disconnect, "committing": info is not None and _COMMITTING in info}
+        translated = translate(error.__cause__ or error, **state) or translate(error, **state)
+        if info is not None and context.connection is not None:
+            _note(info, translated or error, gone(context.connection))
         return translated
+
+    @event.listens_for(engine.sync_engine, "commit")
+    def _committing(connection: Connection) -> None:
+        if connection in _owners:
+            _owners[connection][_COMMITTING] = True
 
 
 def _transactions(session: Session) -> tuple[SessionTransaction | None, SessionTransaction | None]:
@@ -113,7 +137,9 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
 
 
 @asynccontextmanager
-async def opened(backend: Any, engine: AsyncEngine | None, *, probes: bool) -> AsyncIterator[StoreSession]:
+async def opened(
+    backend: Any, engine: AsyncEngine | None, *, probes: bool, isolated: bool = False
+) -> AsyncIterator[StoreSession]:
     """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:
@@ -121,13 +147,14 @@ async def opened(backend: Any, engine: AsyncEngine | None, *, probes: bool) -> A
         engine: the engine of a connected backend.
         probes: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first
             where an error was caught.
+        isolated: the transaction begins with the first statement, be it a read.
 
     Raises:
         OperationalError: on a clean exit, where the transaction was lost to an earlier error, which it names.
     """
     if engine is None:
         raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
-    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: probes})
+    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: probes, _ISOLATED: isolated})
     session.iftb_store_backend = backend
     try:
         yield session
@@ -203,5 +230,7 @@ async def joined(session: AsyncSession) -> Any:
 def _lost_transaction(first: BaseException) -> OperationalError:
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(
-        f"nothing of this session was committed: its transaction was lost to an earlier error ({reason})", first
+        f"nothing of this session was committed: its transaction was lost to an earlier error ({reason})",
+        first,
+        transient=isinstance(first, TransientError),
     )

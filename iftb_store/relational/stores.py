@@ -281,6 +281,10 @@ class _Trades:
         rows = await read(self._driver, _TRADES.select(self._driver, "WHERE id = :id"), id=trade_id)
         return next(iter(_TRADES.decode(self._driver, rows)), None)
 
+    async def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        rows = await read(self._driver, _TRADES.select(self._driver, "WHERE trade_id = :trade_id"), trade_id=trade_id)
+        return next(iter(_TRADES.decode(self._driver, rows)), None)
+
     async def get_recent(self, limit: int) -> list[Trade]:
         sql = _TRADES.select(self._driver, "ORDER BY entry_time DESC, id DESC LIMIT :limit")
         return _TRADES.decode(self._driver, await read(self._driver, sql, limit=limit))

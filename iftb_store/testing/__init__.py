@@ -23,6 +23,7 @@ _MODULES = (
     "positions",
     "properties",
     "raw",
+    "running",
     "sessions",
     "statistics",
     "suite",

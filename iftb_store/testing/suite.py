@@ -10,6 +10,7 @@ from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
+from iftb_store.testing.running import RunningTests
 from iftb_store.testing.sessions import SessionTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.trades import TradeTests
@@ -25,6 +26,7 @@ class BackendConformance(
     EventTests,
     ValueTests,
     SessionTests,
+    RunningTests,
     ConcurrencyTests,
     AppSessionTests,
     LifecycleTests,

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.bars import BarBatch
-from iftb_store.protocols import EventStore, OHLCVStore, PositionStore, Stores, TradeStore, TradeTotals
+from iftb_store.protocols import EventStore, Isolation, OHLCVStore, PositionStore, Stores, TradeStore, TradeTotals
 from iftb_store.types import to_epoch_us
 from iftb_store_sqlite import SQLiteBackend
 
@@ -33,10 +33,10 @@ class SabotagedBackend(SQLiteBackend):
         super().__init__(url.set(drivername="sqlite"), pool_size=pool_size, max_overflow=max_overflow, echo=echo)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Any]:
+    async def session(self, isolation: Isolation | None = None) -> AsyncIterator[Any]:
         if _SABOTAGE == "keeps a connection" and self.engine is not None and not self.in_use:
             self._kept = await self.engine.connect()
-        async with super().session() as session:
+        async with super().session(isolation) as session:
             try:
                 yield session
             except Exception:
@@ -87,6 +87,7 @@ class _Trades:
     def __init__(self, sound: TradeStore) -> None:
         self._sound = sound
         self.update = sound.update
+        self.get_by_trade_id = sound.get_by_trade_id
         self.get_recent = sound.get_recent
         self.get_by_symbol = sound.get_by_symbol
 
