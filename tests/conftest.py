@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -47,20 +48,33 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(postgres_server: str) -> Iterator[tuple[str, Callable[[str], None]]]:
+def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
+    """Open a connection to a URL that lasts for this run: returns what executes statements on it."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, ExitStack() as opened:
+
+        def connect(url: str) -> Callable[[str], None]:
+            connection = runner.run(asyncpg.connect(url))
+            opened.callback(lambda: runner.run(connection.close()))
+
+            def execute(statements: str) -> None:
+                runner.run(connection.execute(statements))
+
+            return execute
+
+        yield connect
+
+
+@pytest.fixture(scope="session")
+def postgres_database(
+    postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+) -> Iterator[tuple[str, Callable[[str], None]]]:
     """A database of this run, and what runs statements in it."""
     name = f"iftb_{uuid4().hex}"
     url = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        connection = runner.run(asyncpg.connect(url))
-
-        def execute(statements: str) -> None:
-            runner.run(connection.execute(statements))
-
-        yield url, execute
-        runner.run(connection.close())
-    asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+    server = postgres_connection(postgres_server)
+    server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    yield url, postgres_connection(url)
+    server(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -28,6 +28,10 @@ class SuiteFixtures:
         if Capability.MIGRATIONS in db.capabilities:
             await db.create_tables()
 
+    async def migrate(self, db: DatabaseManager) -> None:
+        """Migrate as whoever may change the schema, where that is not the user of ``url``: override it with `make_tables`."""
+        await db.migrate()
+
     @pytest.fixture(autouse=True)
     def every_connection_is_given_back(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """After every test, whatever it did: no manager of it was left with a connection checked out.

@@ -137,33 +137,33 @@ class SchemaTests(SuiteFixtures):
         needs(empty_db, Capability.MIGRATIONS)
         with pytest.raises(SchemaError):
             await TradeRepository(empty_db).insert(trade())
-        await empty_db.migrate()
+        await self.migrate(empty_db)
         await TradeRepository(empty_db).insert(trade())
         assert await raw.count(empty_db, "trades") == 1
 
     async def test_migrate_makes_the_tables(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
-        await empty_db.migrate()
+        await self.migrate(empty_db)
         await OHLCVRepository(empty_db).insert_many([bar()])
         assert await raw.count(empty_db, "ohlcv") == 1
 
     async def test_migrating_twice_keeps_the_data(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
-        await empty_db.migrate()
+        await self.migrate(empty_db)
         await TradeRepository(empty_db).insert(trade())
-        await empty_db.migrate()
+        await self.migrate(empty_db)
         assert await raw.count(empty_db, "trades") == 1
 
     async def test_creating_tables_twice_keeps_the_data(self, db: DatabaseManager) -> None:
         needs(db, Capability.MIGRATIONS)
         await TradeRepository(db).insert(trade())
-        await db.create_tables()
+        await self.make_tables(db)
         assert await raw.count(db, "trades") == 1
 
     async def test_created_tables_are_at_the_newest_revision(self, db: DatabaseManager) -> None:
         needs(db, Capability.MIGRATIONS)
         created = await raw.fetch(db, f"SELECT version_num FROM {VERSION_TABLE}")
-        await db.migrate()
+        await self.migrate(db)
         assert await raw.fetch(db, f"SELECT version_num FROM {VERSION_TABLE}") == created
         assert len(created) == 1
 

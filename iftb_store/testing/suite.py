@@ -36,5 +36,5 @@ class BackendConformance(
 
     A subclass supplies the fixture ``url``: the URL of a fresh, empty database, another one for every test, which two
     managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
-    it needs no tables.
+    it needs no tables. Where the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` do it as another.
     """
