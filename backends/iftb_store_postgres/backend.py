@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import select
+import ssl
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
@@ -17,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, watch
+from iftb_store_postgres.credentials import Hidden, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 
@@ -75,7 +77,10 @@ class PostgresBackend(EngineBackend):
         if passed.get("target_session_attrs", "any") not in _SESSION_ATTRS:
             wrong = passed["target_session_attrs"][:20]
             raise URLError(f"target_session_attrs must be one of {', '.join(_SESSION_ATTRS)}, not {wrong!r}")
-        self._dsn = url.set(drivername="postgresql", query=passed)
+        # neither stands in the DSN, which the driver's errors may quote and a traceback with variables would show
+        self._password = Hidden(passed.pop("password", None) or url.password or "")
+        self._key_password = Hidden(passed.pop("sslpassword", ""))
+        self._dsn = URL.create("postgresql", url.username, None, url.host, url.port, url.database, passed)
         statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
         self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
         self._command_timeout = statement_timeout + _GRACE if statement_timeout else None
@@ -129,9 +134,12 @@ class PostgresBackend(EngineBackend):
         return await self._connection(None, {**self._settings, "statement_timeout": "0"})
 
     async def _connection(self, command_timeout: float | None, settings: dict[str, str]) -> asyncpg.Connection:
+        # asyncpg takes the key's password in no other way
+        dsn = self._dsn.update_query_dict({"sslpassword": self._key_password}) if self._key_password else self._dsn
         try:
             return await asyncpg.connect(
-                self._dsn.render_as_string(hide_password=False),
+                dsn.render_as_string(),
+                password=(lambda: self._password) if self._password else None,
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
@@ -142,8 +150,16 @@ class PostgresBackend(EngineBackend):
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error
             )
-            message = f"cannot connect to PostgreSQL at {where}: {translated.args[0]}"
-            raise operational_error(message, error, transient=isinstance(translated, TransientError)) from error
+            problem = self._tls_problem(error)
+            message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
+            passes = problem is None and isinstance(translated, TransientError)
+            raise operational_error(message, error, transient=passes) from error
+
+    def _tls_problem(self, error: Exception) -> str | None:
+        """Name the file of the URL's that TLS failed for, where it was one."""
+        if isinstance(error, asyncpg.ClientConfigurationError | ssl.SSLError | FileNotFoundError | PermissionError):
+            return tls_problem({name: str(value) for name, value in self._dsn.query.items()}, self._key_password)
+        return None
 
 
 def _note_use(connection: Any, record: ConnectionPoolEntry) -> None:

@@ -62,9 +62,13 @@ def translate(error: BaseException, *, lost: bool = False, committing: bool = Fa
         return operational_error(message, error, transient=lost)
     if isinstance(error, TimeoutError):
         return operational_error("the server did not answer in time", error, transient=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return operational_error(f"the server's certificate was refused: {error.verify_message.rstrip('.')}", error)
+    if isinstance(error, ssl.SSLError):
+        return operational_error(f"TLS failed: {error.reason or error}", error)
     if isinstance(error, OSError):
-        # a certificate or a file's rights will be as wrong next time
-        passes = not isinstance(error, ssl.SSLError | PermissionError)
+        # a file's rights will be as wrong next time
+        passes = not isinstance(error, PermissionError)
         return operational_error(f"the server cannot be reached: {error.strerror or error}", error, transient=passes)
     return None
 

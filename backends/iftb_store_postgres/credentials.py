@@ -1,0 +1,45 @@
+"""What a connection shows and asks for: passwords that no traceback prints, and certificates from files."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+_FILES = ("sslrootcert", "sslcrl", "sslcert", "sslkey")
+
+
+class Hidden(str):
+    """A secret text that says nothing of itself where something prints the variables of a frame."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
+    """Tell which of the options' files for TLS cannot be used, None where all can; ``password`` opens the key's file."""
+    for name in _FILES:
+        try:
+            if name in options:
+                Path(options[name]).read_bytes()
+        except OSError as error:
+            return f"{name} {options[name]}: {error.strerror}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in ("sslrootcert", "sslcrl"):
+        try:
+            if name in options:
+                context.load_verify_locations(cafile=options[name])
+        except ssl.SSLError:
+            return f"{name} {options[name]} holds no certificate in PEM format"
+    try:
+        if "sslcert" in options:
+            context.load_cert_chain(options["sslcert"], options.get("sslkey"), lambda: password or "")
+    except ssl.SSLError:
+        return (
+            f"sslcert {options['sslcert']} cannot be used: it needs the key that belongs to it, in sslkey, opened by sslpassword"
+        )
+    if options.get("sslmode", "").startswith("verify-") and "sslrootcert" not in options:
+        return f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE"
+    return None
