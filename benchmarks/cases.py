@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from itertools import islice
+from statistics import median
 
 from benchmarks.engine import Engine, orm_insert_trade, orm_latest, orm_read
 from benchmarks.objects import NewTrades, bars, every_other, trades
 from benchmarks.plan import Plan
 from benchmarks.results import NAIVE, OURS, RAW, Figure, Row
-from benchmarks.series import SYMBOL, TIMEFRAME
+from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME
 from benchmarks.timing import Contender, longest_wait, take_turns
 from iftb_store import OHLCVBar, OHLCVRepository, TradeRepository
 
@@ -26,6 +27,7 @@ UPSERT_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.2, "DuckDB": 1.3}
 RANGE_TARGETS = {"PostgreSQL": 1.05, "SQLite": 1.2, "DuckDB": 0.6}
 LATEST_TARGETS = {"PostgreSQL": 1.6, "SQLite": 2.0, "DuckDB": 1.3}
 TRADE_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.6}
+ARROW_TARGETS = {"PostgreSQL": 1.1, "SQLite": 1.3, "DuckDB": 1.1}
 QUERY_TARGET = 1.1
 GROWTH_TARGET = 1.3
 LONGEST_WAIT_MS = 50.0
@@ -157,8 +159,12 @@ async def insert_trade(engine: Engine, whole: Bars, plan: Plan) -> Found:
 
 
 async def read_arrow(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """Bars to an Arrow table."""
-    yield Figure("read_arrow", engine.name, plan.table, "", {}, note="not built yet")
+    """The whole series to an Arrow table of exact decimals and UTC times, beside the engine's own ways to the same table."""
+    ours = Contender(lambda: OHLCVRepository(engine.db).read_arrow(SYMBOL, TIMEFRAME, exchange=EXCHANGE))
+    samples = await take_turns({OURS: ours, **{name: Contender(read) for name, read in engine.arrow().items()}}, plan.rounds)
+    best = min(engine.arrow(), key=lambda name: median(samples[name]))
+    note = f"reference: {best}; to the same schema"
+    yield Row("read_arrow", engine.name, len(whole), samples, best, ARROW_TARGETS[engine.name], note)
 
 
 async def disk(engine: Engine, whole: Bars, plan: Plan) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 import duckdb
 import pyarrow as pa
 
-from benchmarks.engine import SERIES, Disk
+from benchmarks.engine import DECIMAL, SERIES, TIME, Disk
 from benchmarks.objects import READ, TRADE, WRITTEN, trade_values, written
 from benchmarks.series import EXCHANGE, SYMBOL
+from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
 from iftb_store.types import from_epoch_us
 
-DECIMAL = pa.decimal128(38, 18)
-TIME = pa.timestamp("us", tz="UTC")
 _TIMES = ("timestamp", "created_at")
 
 _KEYED = """
@@ -36,6 +35,7 @@ _INSERT = f"INSERT INTO raw_ohlcv ({', '.join(WRITTEN)}, created_at) SELECT {', 
 _COLUMNS = ", ".join(f"epoch_us({name})" if name in _TIMES else name for name in READ)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 _RANGE = f"SELECT {_COLUMNS} FROM raw_ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
+_WHOLE = f"SELECT {', '.join(READ)} FROM raw_ohlcv WHERE {_SERIES} ORDER BY timestamp"
 _LATEST = f"SELECT {_COLUMNS} FROM raw_ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"
 _GAPS = f"""
     SELECT earlier, later
@@ -114,6 +114,14 @@ class DuckDB:
     async def latest(self, limit: int) -> list[OHLCVBar]:
         """See Engine: execute and fetchall in this thread."""
         return _bars(self._raw.execute(_LATEST, [*SERIES, limit]).fetchall())
+
+    def arrow(self) -> Mapping[str, Work]:
+        """See Engine."""
+        return {"DuckDB's own": self._fetched}
+
+    async def _fetched(self) -> pa.Table:
+        table: pa.Table = self._raw.sql(_WHOLE, params=list(SERIES)).to_arrow_table()
+        return table
 
     async def gaps(self) -> list[tuple[datetime, datetime]]:
         """See Engine."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import pyarrow as pa
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from benchmarks.objects import TRADE, WRITTEN
+from benchmarks.objects import READ, TRADE, WRITTEN
 from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME
+from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, Trade
 from iftb_store.tables import OHLCVRow, TradeRow
 
 SERIES = (EXCHANGE, SYMBOL, TIMEFRAME)
+# what every way to Arrow must end in
+DECIMAL = pa.decimal128(38, 18)
+TIME = pa.timestamp("us", tz="UTC")
+_KINDS: list[pa.DataType] = [*[pa.string()] * 3, TIME, *[DECIMAL] * 6, *[pa.int64()] * 2, TIME]
+ARROW = pa.schema(list(zip(READ, _KINDS, strict=True)))
 TIMEOUT_OFF = "statement_timeout=0"
 
 
@@ -63,6 +71,10 @@ class Engine(Protocol):
         """Read the newest bars to objects with the raw driver."""
         ...
 
+    def arrow(self) -> Mapping[str, Work]:
+        """Return the ways to read the whole series to an Arrow table with the raw driver or another, by name."""
+        ...
+
     async def gaps(self) -> list[tuple[datetime, datetime]]:
         """Find the gaps by SQL written by hand."""
         ...
@@ -86,6 +98,18 @@ class Engine(Protocol):
     async def disk(self) -> Disk:
         """Measure what the bars take on disk."""
         ...
+
+
+@contextmanager
+def adbc(driver: str, uri: str) -> Iterator[Any]:
+    """Connect with the ADBC driver of an engine; None where it is not installed."""
+    try:
+        dbapi = import_module(f"adbc_driver_{driver}.dbapi")
+    except ImportError:
+        yield None
+        return
+    with dbapi.connect(uri) as connection:
+        yield connection
 
 
 async def orm_write(db: DatabaseManager, bars: Sequence[OHLCVBar]) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import asyncpg
+import pyarrow as pa
+from pyarrow import csv
 from sqlalchemy import make_url
 
-from benchmarks.engine import SERIES, TIMEOUT_OFF, Disk, orm_write
+from benchmarks.engine import ARROW, SERIES, TIMEOUT_OFF, Disk, adbc, orm_write
 from benchmarks.objects import READ, TRADE, WRITTEN, trade_values, written
 from benchmarks.series import EXCHANGE, SYMBOL
+from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
 
 #: A server that is there already, whose user may create databases.
@@ -24,6 +28,7 @@ URL_VARIABLE = "IFTB_STORE_BENCH_POSTGRES_URL"
 
 _READ = f"SELECT {', '.join(READ)} FROM raw_ohlcv WHERE exchange = $1 AND symbol = $2 AND timeframe = $3"
 _RANGE = f"{_READ} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
+_WHOLE = f"{_READ} ORDER BY timestamp"
 _LATEST = f"{_READ} ORDER BY timestamp DESC LIMIT $4"
 _GAPS = """
     SELECT earlier, later
@@ -52,6 +57,7 @@ class Postgres:
     naive_bars: ClassVar[int] = 20_000
     db: DatabaseManager
     _raw: asyncpg.Connection
+    _adbc: Any
 
     @asynccontextmanager
     async def opened(self, folder: Path) -> AsyncIterator[None]:
@@ -68,7 +74,8 @@ class Postgres:
                 self._raw = await asyncpg.connect(url)
                 await self._raw.execute("CREATE TABLE raw_ohlcv (LIKE ohlcv INCLUDING ALL)")
                 await self._raw.execute("CREATE TABLE raw_trades (LIKE trades INCLUDING ALL)")
-                yield
+                with adbc("postgresql", url) as self._adbc:
+                    yield
                 await self._raw.close()
         finally:
             await _execute(base.render_as_string(hide_password=False), f"DROP DATABASE {name} WITH (FORCE)")
@@ -106,6 +113,31 @@ class Postgres:
         """See Engine."""
         return [OHLCVBar(*row) for row in await self._raw.fetch(_LATEST, *SERIES, limit)]
 
+    def arrow(self) -> Mapping[str, Work]:
+        """See Engine."""
+        return {"COPY csv": self._copied} | ({"ADBC": self._read_adbc} if self._adbc else {})
+
+    async def _copied(self) -> pa.Table:
+        parts: list[bytes] = []
+
+        async def take(part: bytes) -> None:
+            parts.append(part)
+
+        await self._raw.copy_from_query(_WHOLE, *SERIES, output=take, format="csv")
+        return csv.read_csv(
+            BytesIO(b"".join(parts)),
+            read_options=csv.ReadOptions(column_names=ARROW.names),
+            convert_options=csv.ConvertOptions(column_types=dict(zip(ARROW.names, ARROW.types, strict=True))),
+        )
+
+    async def _read_adbc(self) -> pa.Table:
+        with self._adbc.cursor() as cursor:
+            cursor.execute(_WHOLE, SERIES)
+            found = cursor.fetch_arrow_table()
+        # a numeric comes as text of a type that Arrow cannot cast
+        columns = [column.cast(column.type.storage_type) if _is_opaque(column.type) else column for column in found.columns]
+        return pa.table(columns, names=found.column_names).cast(ARROW)
+
     async def gaps(self) -> list[tuple[datetime, datetime]]:
         """See Engine."""
         return [(earlier, later) for earlier, later in await self._raw.fetch(_GAPS, *SERIES)]
@@ -139,6 +171,10 @@ class Postgres:
         size = "SELECT pg_total_relation_size('ohlcv'), pg_total_relation_size('raw_ohlcv')"
         rows = await self._raw.fetch(size)
         return Disk(*rows[0])
+
+
+def _is_opaque(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType)
 
 
 def postgres_server(folder: Path) -> Any:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import aiosqlite
+import pyarrow as pa
 
-from benchmarks.engine import SERIES, Disk, orm_write
+from benchmarks.engine import ARROW, DECIMAL, SERIES, TIME, Disk, adbc, orm_write
 from benchmarks.objects import READ, TRADE, WRITTEN, trade_values
 from benchmarks.series import EXCHANGE, SYMBOL
+from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
 from iftb_store.decimals import plain, to_sortable
 from iftb_store.types import EPOCH, to_epoch_us
@@ -24,6 +27,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _INSERT = f"INSERT INTO ohlcv ({', '.join(WRITTEN)}, created_at) VALUES ({', '.join('?' * (len(WRITTEN) + 1))})"
 _READ = f"SELECT {', '.join(READ)} FROM ohlcv WHERE exchange = ? AND symbol = ? AND timeframe = ?"
 _RANGE = f"{_READ} AND timestamp BETWEEN ? AND ? ORDER BY timestamp"
+_WHOLE = f"{_READ} ORDER BY timestamp"
 _LATEST = f"{_READ} ORDER BY timestamp DESC LIMIT ?"
 _GAPS = """
     SELECT earlier, later
@@ -108,6 +112,21 @@ class SQLite:
         """See Engine: aiosqlite."""
         return _bars(await self._async.execute_fetchall(_LATEST, (*SERIES, limit)))
 
+    def arrow(self) -> Mapping[str, Work]:
+        """See Engine."""
+        return {"sqlite3": self._columns} | ({"ADBC": self._adbc} if find_spec("adbc_driver_sqlite") else {})
+
+    async def _columns(self) -> pa.Table:
+        columns = zip(*self._raw.execute(_WHOLE, SERIES), strict=True)
+        return pa.table([_array(column, kind) for column, kind in zip(columns, ARROW.types, strict=True)], names=ARROW.names)
+
+    async def _adbc(self) -> pa.Table:
+        with adbc("sqlite", f"file:{self._folder / 'raw.db'}") as connection, connection.cursor() as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
+            cursor.execute(_WHOLE, SERIES)
+            table: pa.Table = cursor.fetch_arrow_table().cast(ARROW)
+        return table
+
     async def gaps(self) -> list[tuple[datetime, datetime]]:
         """See Engine: aiosqlite."""
         rows = await self._async.execute_fetchall(_GAPS, SERIES)
@@ -171,6 +190,12 @@ class SQLite:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         shutil.copyfile(self._folder / "template.db", path)
         return path
+
+
+def _array(column: Sequence[Any], kind: pa.DataType) -> Any:
+    if kind == DECIMAL:
+        return pa.array(column, pa.string()).cast(DECIMAL)
+    return pa.array(column, pa.int64()).cast(TIME) if kind == TIME else pa.array(column, kind)
 
 
 def _plain_row(bar: OHLCVBar, created_at: int) -> tuple[Any, ...]:

@@ -26,8 +26,11 @@ from sqlalchemy import URL, Connection, Executable, Result
 
 from iftb_store.bars import BarBatch
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.selections import Selection
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     # its import takes a tenth of ours, and a bot on DuckDB has no use for it
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -210,6 +213,14 @@ class EventStore(Protocol):
 
 class Stores(Protocol):
     """The four stores of one session."""
+
+    async def scan(self, selection: Selection) -> pa.Table:
+        """Return the selected rows of one table, in the order of its key, from one state of the database.
+
+        The table has the schema of `iftb_store.arrow.schema`: decimals as decimal128(38, 18), times as timestamp[us, UTC],
+        JSON objects as their text. Text sorts by its bytes.
+        """
+        ...
 
     @property
     def ohlcv(self) -> OHLCVStore:

@@ -87,6 +87,20 @@ def stores_of(session: Any) -> Stores:
         ) from error
 
 
+def require_arrow() -> None:
+    """Make sure of pyarrow, which comes with an extra.
+
+    Raises:
+        MissingDriverError: it is not installed; the message is the install line.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingDriverError(
+            'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'
+        ) from error
+
+
 _by_dialect = cache(backend_for)
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import IntegrityError
 
@@ -20,9 +20,13 @@ from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoun
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
 from iftb_store.protocols import Session, Stores
-from iftb_store.registry import stores_of
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.selections import BARS, Selection
 from iftb_store.statistics import trade_statistics
 from iftb_store.timeframes import check_timeframe, shift
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Clock = Callable[[], datetime]
 
@@ -144,6 +148,29 @@ class OHLCVRepository(_Repository):
         after = None if last is None else shift(last, timeframe, 1)
         async with self._stores() as stores:
             return await stores.ohlcv.get_gaps(series[0], series[1], series[2], (first, last, before, after))
+
+    async def read_arrow(
+        self,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+    ) -> pa.Table:
+        """Return bars as a pyarrow.Table, from one state of the database: those of every series that is not excluded.
+
+        Columns are the fields of OHLCVBar in their order: decimals as decimal128(38, 18), times as timestamp[us, UTC].
+        Rows stand in the order of (exchange, symbol, timeframe, timestamp), text by its bytes; start <= timestamp <= end
+        (naive times are UTC). An ``exchange`` that is not given means all of them.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end, or an unknown timeframe.
+        """
+        selection = _selected_bars(symbol, timeframe, start, end, exchange)
+        require_arrow()
+        async with self._stores() as stores:
+            return await stores.scan(selection)
 
 
 class TradeRepository(_Repository):
@@ -368,6 +395,21 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
 
 def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
     return checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
+
+
+def _selected_bars(
+    symbol: str | None, timeframe: str | None, start: datetime | None, end: datetime | None, exchange: str | None
+) -> Selection:
+    given = {
+        "exchange": _optional(checks.name_text, exchange, "exchange"),
+        "symbol": _optional(checks.name_text, symbol, "symbol"),
+        "timeframe": None if timeframe is None else check_timeframe(timeframe),
+    }
+    equal = {name: value for name, value in given.items() if value is not None}
+    first, last = (_optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
+    if first is not None and last is not None:
+        _check_order(first, last)
+    return Selection(BARS, equal, first, last)
 
 
 def _check_order(start: datetime, end: datetime) -> None:

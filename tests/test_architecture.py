@@ -51,7 +51,7 @@ def test_models_and_errors_import_nothing_of_ours(name: str) -> None:
 
 def test_the_protocols_import_no_implementation() -> None:
     modules = {name.split(".")[1] for name in _ours(_ROOT / "iftb_store" / "protocols.py")}
-    assert modules <= {"bars", "errors", "models"}
+    assert modules <= {"bars", "errors", "models", "selections"}
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)
@@ -99,6 +99,17 @@ def test_a_missing_driver_is_an_error_with_the_install_line(driver: str, url: st
         f'which is not installed; run: pip install "iftb-store[{extra}]"'
     )
     assert "hunter2" not in done.stderr
+
+
+def test_reading_arrow_without_pyarrow_is_an_error_with_the_install_line() -> None:
+    code = (
+        "import asyncio, sys; sys.modules['pyarrow'] = None; import iftb_store as s\n"
+        "asyncio.run(s.OHLCVRepository(s.DatabaseManager('sqlite:///:memory:')).read_arrow())"
+    )
+    assert _python(code).stderr.splitlines()[-1] == (
+        "iftb_store.errors.MissingDriverError: Arrow tables need the module pyarrow, which is not installed; "
+        'run: pip install "iftb-store[arrow]"'
+    )
 
 
 def test_two_claimants_of_a_scheme_are_an_error_that_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -38,6 +40,19 @@ async def test_the_page_is_made_of_the_file_alone(tmp_path: Path) -> None:
     page = render(Results.load(path), "Said by hand.\n<!-- results -->\nMore of it.\n")
     assert "| get_latest(100), session open | 50 |" in page
     assert (page.splitlines()[0], page.splitlines()[-1]) == ("Said by hand.", "More of it.")
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+async def test_every_way_to_arrow_ends_in_the_table_that_ours_gives(engine: str, tmp_path: Path) -> None:
+    whole = bars(100)
+    made = ENGINES[engine]()
+    async with made.opened(tmp_path):
+        await OHLCVRepository(made.db).insert_many(whole)
+        await made.write(whole)
+        tables = [await OHLCVRepository(made.db).read_arrow()] + [await read() for read in made.arrow().values()]
+    bare = [cast(pa.Table, table).drop_columns(["id", "created_at"]) for table in tables]
+    assert all(table.equals(bare[0]) for table in bare)
+    assert bare[0].num_rows == len(whole)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import duckdb
+import pyarrow as pa
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.checks import json_object, json_text
@@ -16,6 +17,8 @@ from iftb_store.decimals import CONTEXT, plain, trimmed
 from iftb_store.errors import integrity_error
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
+from iftb_store.selections import Selection
+from iftb_store_duckdb.arrow import scan
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.session import DuckDBSession
@@ -38,6 +41,11 @@ class DuckDBStores:
         self.trades = DuckDBTrades(session)
         self.positions = DuckDBPositions(session)
         self.events = DuckDBEvents(session)
+        self._session = session
+
+    async def scan(self, selection: Selection) -> pa.Table:
+        """Return the selected rows."""
+        return await self._session.run(lambda cursor: scan(cursor, selection))
 
 
 class DuckDBTrades:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
@@ -20,10 +20,14 @@ from iftb_store.collector import paused
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, statement, uncancelled
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement, uncancelled
 from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.selections import Selection
 from iftb_store_postgres import copying
 from iftb_store_postgres.errors import translate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TOTALS = """
     SELECT COUNT(*) AS trades,
@@ -86,8 +90,7 @@ class PostgresDriver:
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
         self._logger.info("%s", statement.sql)
-        session = self._session
-        connection = await self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
+        connection = await self._reading()
         with self._translated(connection):
             return await _fetch(connection, statement.sql, args)
 
@@ -124,6 +127,17 @@ class PostgresDriver:
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)
 
+    async def scan(self, selection: Selection) -> pa.Table:
+        """See Stores.scan; one COPY."""
+        from iftb_store_postgres import arrow
+
+        connection = await self._reading()
+        sql, values = scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection))
+        ready = statement(sql, self.flavor.dialect)
+        self._logger.info("%s", ready.sql)
+        with self._translated(connection):
+            return await arrow.scan(connection, selection, ready.sql, [self.encode(values[name]) for name in ready.names])
+
     @contextmanager
     def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:
         try:
@@ -141,6 +155,10 @@ class PostgresDriver:
             if translated is None:
                 raise
             raise translated from error
+
+    async def _reading(self) -> Any:
+        session = self._session
+        return await self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
 
     async def _connection(self, *, begin: bool = True) -> Any:
         session = self._session

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,12 +21,27 @@ from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, before_write, joined, note_error, statement, uncancelled
+from iftb_store.relational import (
+    Flavor,
+    Row,
+    Statement,
+    StoreSession,
+    before_write,
+    joined,
+    note_error,
+    scan_sql,
+    statement,
+    uncancelled,
+)
 from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.selections import Selection
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import translate
 from iftb_store_sqlite.totals import TOTALS, trade_totals
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 
@@ -117,6 +132,19 @@ class SQLiteDriver:
         values = {"since": to_epoch_us(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return trade_totals(row)
+
+    async def scan(self, selection: Selection) -> pa.Table:
+        """See Stores.scan; in SQLite's thread."""
+        from iftb_store_sqlite.arrow import scan
+
+        self._logger.info("scan of %s", selection.table.name)
+
+        def made(part: Selection) -> tuple[str, Row]:
+            sql, values = scan_sql(part, self.flavor, lambda column, kind: column)
+            ready = statement(sql, self.flavor.dialect)
+            return ready.sql, [self.encode(values[name]) for name in ready.names]
+
+        return await self._run(scan, selection, made)
 
     async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
         self._logger.info("%s [%d bars]", writer.one, len(batch))

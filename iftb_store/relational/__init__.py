@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.scans import scan_sql
 from iftb_store.relational.sessions import (
     POOL_IN_USE,
     StoreSession,
@@ -27,6 +28,7 @@ __all__ = [
     "isolated",
     "joined",
     "note_error",
+    "scan_sql",
     "statement",
     "uncancelled",
     "watch",

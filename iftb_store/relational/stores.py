@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Dialect, text
 
@@ -15,7 +15,11 @@ from iftb_store.checks import json_object
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
+from iftb_store.selections import Selection
 from iftb_store.timeframes import SECONDS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Window = tuple[datetime | None, datetime | None, datetime | None, datetime | None]
 Row = Sequence[Any]
@@ -98,11 +102,16 @@ class Driver(Protocol):
         """See TradeStore.get_totals."""
         ...
 
+    async def scan(self, selection: Selection) -> pa.Table:
+        """See Stores.scan."""
+        ...
+
 
 class RelationalStores:
     """The four stores of one session."""
 
     def __init__(self, driver: Driver) -> None:
+        self.scan = driver.scan
         self.ohlcv = _Bars(driver)
         self.trades = _Trades(driver)
         self.positions = _Positions(driver)

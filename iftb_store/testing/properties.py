@@ -184,6 +184,15 @@ class PropertyTests(SuiteFixtures):
         assert [fields_of(item) for item in found] == [expected(item) for item in bars]
 
     @_few
+    @given(bars=st.lists(_bars(), min_size=1, max_size=8, unique_by=lambda item: (item.exchange, item.symbol)))
+    async def test_any_bar_is_read_as_arrow(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
+        await raw.run(db, "DELETE FROM ohlcv")
+        await OHLCVRepository(db).insert_many(bars)
+        table = await OHLCVRepository(db).read_arrow()
+        in_order = sorted(bars, key=lambda item: (item.exchange.encode(), item.symbol.encode()))
+        assert [fields_of(OHLCVBar(**row)) for row in table.to_pylist()] == [expected(item) for item in in_order]
+
+    @_few
     @given(value=_decimals)
     async def test_any_decimal_is_stored_as_the_number_that_raw_sql_reads(self, db: DatabaseManager, value: Decimal) -> None:
         number = await TradeRepository(db).insert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.testing.app_sessions import AppSessionTests
+from iftb_store.testing.arrow import ReadArrowTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
@@ -20,6 +21,7 @@ from iftb_store.testing.values import ValueTests
 class BackendConformance(
     BarTests,
     GapTests,
+    ReadArrowTests,
     TradeTests,
     StatisticsTests,
     PositionTests,

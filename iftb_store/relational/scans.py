@@ -1,0 +1,37 @@
+"""A selection as SQL that PostgreSQL and SQLite both understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from iftb_store.relational.stores import Flavor
+from iftb_store.selections import Selection
+
+
+def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], str]) -> tuple[str, dict[str, Any]]:
+    """Return a SELECT with ``:name`` parameters, and their values.
+
+    ``shown`` gives the SQL of a column by its name and its kind, see `ScannedTable.kinds`.
+    """
+    table, kinds = selection.table, selection.table.kinds
+    values: dict[str, Any] = dict(selection.equal)
+    conditions = [f"{column} = :{column}" for column in selection.equal]
+    for name, sign, moment in (("start", ">=", selection.start), ("end", "<=", selection.end)):
+        if moment is not None:
+            conditions.append(f"{table.time} {sign} {flavor.time_parameter.format(name)}")
+            values[name] = moment
+    if selection.after is not None:
+        after = {f"after_{column}": value for column, value in zip(selection.order, selection.after, strict=True)}
+        as_sql = {"datetime": flavor.time_parameter}
+        marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in selection.order)
+        conditions.append(f"({', '.join(selection.order)}) > ({', '.join(marks)})")
+        values |= after
+    sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
+    if conditions:
+        sql += f" WHERE {' AND '.join(conditions)}"
+    sql += f" ORDER BY {', '.join(selection.order)}"
+    if selection.limit is not None:
+        sql += " LIMIT :limit"
+        values["limit"] = selection.limit
+    return sql, values

@@ -1,0 +1,172 @@
+"""Rows as Arrow: the schema, exact values, the order, and what a selection leaves out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import text
+
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, full_bar, hourly
+
+_DECIMAL = pa.decimal128(38, 18)
+_TIME = pa.timestamp("us", tz="UTC")
+_FIELDS: dict[str, pa.DataType] = {
+    "symbol": pa.string(),
+    "exchange": pa.string(),
+    "timeframe": pa.string(),
+    "timestamp": _TIME,
+    **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume"), _DECIMAL),
+    "trades_count": pa.int64(),
+    "id": pa.int64(),
+    "created_at": _TIME,
+}
+_BARS = pa.schema(_FIELDS)
+_SERIES = ("BTCUSDT", "1h")
+#: Several of the parts in which an engine reads.
+_MANY = 25_000
+_ODD_NAMES = [
+    '"',
+    '""',
+    "a,b",
+    "line\nbreak",
+    'quoted "\n" break',
+    "x\r\n",
+    "\\N",
+    "NULL",
+    "=x",
+    "\x01\x1f",
+    "nan",
+    "1.50",
+    " x ",
+]
+
+
+def bars_of(table: pa.Table) -> list[OHLCVBar]:
+    """Return the rows of a table of bars as bars."""
+    return [OHLCVBar(**row) for row in table.to_pylist()]
+
+
+class ReadArrowTests(SuiteFixtures):
+    """read_arrow: what get_range gives, as one table."""
+
+    async def test_bars_are_read_as_exact_decimals_and_utc_times(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([full_bar()])
+        table = await OHLCVRepository(db).read_arrow()
+        assert table.schema == _BARS
+
+    async def test_a_table_holds_what_get_range_gives(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([full_bar(T0), *hourly(3, exchange="kraken"), bar(T0 + HOUR, trades_count=0)])
+        table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
+        assert bars_of(table) == await OHLCVRepository(db).get_range(*_SERIES, T0, T0 + HOUR)
+
+    async def test_an_empty_selection_is_an_empty_table_of_the_same_schema(self, db: DatabaseManager) -> None:
+        table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
+        assert (table.schema, table.num_rows) == (_BARS, 0)
+
+    async def test_numbers_at_the_edges_of_decimals_are_exact(self, db: DatabaseManager) -> None:
+        least = LARGEST.copy_negate()
+        given = bar(open=least, high=LARGEST, low=-SMALLEST, close=Decimal("-1.50"), volume=Decimal(0), quote_volume=SMALLEST)
+        await OHLCVRepository(db).insert_many([given, bar(T0 + HOUR)])
+        table = await OHLCVRepository(db).read_arrow()
+        assert table.slice(0, 1).select(["open", "high", "low", "close", "volume", "quote_volume"]).to_pylist() == [
+            {
+                "open": least,
+                "high": LARGEST,
+                "low": -SMALLEST,
+                "close": Decimal("-1.5"),
+                "volume": Decimal(0),
+                "quote_volume": SMALLEST,
+            }
+        ]
+
+    async def test_moments_at_the_edges_of_the_calendar_are_exact(self, db: DatabaseManager) -> None:
+        moments = [
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+            datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        ]
+        await OHLCVRepository(db).insert_many(list(map(bar, moments)))
+        table = await OHLCVRepository(db).read_arrow()
+        assert table["timestamp"].to_pylist() == moments
+
+    async def test_rows_stand_in_the_order_of_the_key_text_by_its_bytes(self, db: DatabaseManager) -> None:
+        names = ["a", "B", "\N{LATIN SMALL LETTER A WITH DIAERESIS}", "\U0001f4c8", "\uffee", "Z"]
+        given = [bar(moment, symbol=name, exchange=other) for name in names for other in names for moment in (T0 + HOUR, T0)]
+        await OHLCVRepository(db).insert_many(given)
+        found = bars_of(await OHLCVRepository(db).read_arrow())
+        keys = [(item.exchange.encode(), item.symbol.encode(), item.timeframe.encode(), item.timestamp) for item in found]
+        assert keys == sorted(keys)
+        assert len(keys) == len(given)
+
+    async def test_names_with_any_characters_come_back_the_same(self, db: DatabaseManager) -> None:
+        names = [
+            '"',
+            '""',
+            "a,b",
+            "line\nbreak",
+            'quoted "\n" break',
+            "\r\n",
+            "\\N",
+            "NULL",
+            "=x",
+            "\x01\x1f",
+            "nan",
+            "1.50",
+            " x ",
+        ]
+        await OHLCVRepository(db).insert_many([bar(symbol=name, exchange=name) for name in names if not name.isspace()])
+        table = await OHLCVRepository(db).read_arrow()
+        kept = sorted((name for name in names if not name.isspace()), key=str.encode)
+        assert (table["symbol"].to_pylist(), table["exchange"].to_pylist()) == (kept, kept)
+
+    async def test_each_part_of_the_series_narrows_the_selection(self, db: DatabaseManager) -> None:
+        near = [bar(), bar(symbol="ETHUSDT"), bar(exchange="kraken"), bar(timeframe="1d")]
+        await OHLCVRepository(db).insert_many(near)
+        repository = OHLCVRepository(db)
+        found = [
+            (await repository.read_arrow(symbol="ETHUSDT")).num_rows,
+            (await repository.read_arrow(exchange="kraken")).num_rows,
+            (await repository.read_arrow(timeframe="1d")).num_rows,
+            (await repository.read_arrow("BTCUSDT", "1h")).num_rows,
+            (await repository.read_arrow()).num_rows,
+        ]
+        assert found == [1, 1, 1, 2, 4]
+
+    async def test_both_ends_of_the_window_are_counted_in(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(5))
+        table = await OHLCVRepository(db).read_arrow(start=T0 + HOUR, end=(T0 + 3 * HOUR).replace(tzinfo=None))
+        assert table["timestamp"].to_pylist() == [T0 + HOUR, T0 + 2 * HOUR, T0 + 3 * HOUR]
+
+    async def test_many_bars_are_all_read_once(self, db: DatabaseManager) -> None:
+        given = hourly(_MANY)
+        await OHLCVRepository(db).insert_many(given)
+        table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
+        assert table["close"].to_pylist() == [item.close for item in given]
+        assert table["timestamp"].to_pylist() == [item.timestamp for item in given]
+
+    async def test_a_session_reads_its_own_writes_as_arrow(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).insert_many(hourly(3))
+            table = await OHLCVRepository(session).read_arrow()
+            await session.rollback()
+        assert (table.num_rows, (await OHLCVRepository(db).read_arrow()).num_rows) == (3, 0)
+
+    async def test_reading_arrow_leaves_the_session_free_to_write(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(2))
+        async with db.get_session() as session:
+            await OHLCVRepository(session).read_arrow()
+            await session.execute(text("DELETE FROM ohlcv WHERE symbol = 'BTCUSDT'"))
+        assert (await OHLCVRepository(db).read_arrow()).num_rows == 0
+
+    async def test_a_window_that_ends_before_it_starts_is_refused(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match="lies after end"):
+            await OHLCVRepository(db).read_arrow(start=T0 + HOUR, end=T0)
+
+    async def test_an_unknown_timeframe_is_refused_as_arrow_too(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match="7h"):
+            await OHLCVRepository(db).read_arrow(timeframe="7h")
