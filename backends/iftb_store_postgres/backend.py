@@ -108,7 +108,7 @@ class PostgresBackend(EngineBackend):
         # before watch, for which a COMMIT is under way from then on
         event.listen(engine.sync_engine, "commit", _check_before_commit)
         watch(engine, translate, lambda connection: bool(connection.invalidated))
-        event.listen(engine.sync_engine, "checkin", _note_use)
+        event.listen(engine.sync_engine, "checkin", _given_back)
         event.listen(engine.sync_engine, "checkout", _check_idle)
         await self._keep(engine, "SELECT 1")
 
@@ -162,8 +162,22 @@ class PostgresBackend(EngineBackend):
         return None
 
 
-def _note_use(connection: Any, record: ConnectionPoolEntry) -> None:
+def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
     record.info["iftb_store.used"] = monotonic()
+    driver = None if connection is None else connection.driver_connection
+    if driver is None or driver.is_closed():
+        return
+    try:
+        if driver._cancellations:
+            # a statement was cancelled on its way, a COMMIT perhaps
+            connection.run_async(_end_transaction)
+        if driver.is_in_transaction() or driver._top_xact is not None:
+            # or a BEGIN was: SQLAlchemy knows nothing of the transaction that the server or asyncpg may have
+            record.invalidate()
+    except BaseException as error:
+        record.invalidate(error)
+        if not isinstance(error, Exception):
+            raise
 
 
 def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
@@ -199,6 +213,11 @@ def _has_word(driver: Any) -> bool:
     poll = select.poll()
     poll.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+async def _end_transaction(connection: asyncpg.Connection) -> None:
+    # asyncpg waits for the end of what was cancelled first
+    await connection.execute("ROLLBACK", timeout=_PING_TIMEOUT)
 
 
 async def _ping(connection: asyncpg.Connection) -> None:

@@ -183,11 +183,17 @@ async def _savepoint(connection: asyncpg.Connection) -> AsyncIterator[None]:
     await connection.execute("SAVEPOINT iftb_store")
     try:
         yield
-        await connection.execute("RELEASE SAVEPOINT iftb_store")
-    except BaseException:
+    except BaseException as error:
         if not connection.is_closed():
-            await uncancelled(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
+            try:
+                await uncancelled(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
+            except Exception:
+                # a cancellation stays one
+                if isinstance(error, Exception):
+                    raise
         raise
+    # broken off, nobody would know whether there still is a savepoint to go back to
+    await uncancelled(connection.execute("RELEASE SAVEPOINT iftb_store"))
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:

@@ -131,12 +131,24 @@ class SQLiteBackend(EngineBackend):
 class _Connection(aiosqlite.Connection):
     """Leaves out the trips to its thread that would end no transaction."""
 
+    # what a cancelled task has left in the thread may begin one yet
+    _left_alone = False
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            self._left_alone = True
+            raise
+
     async def commit(self) -> None:
-        if self.in_transaction:
+        if self.in_transaction or self._left_alone:
+            self._left_alone = False
             await super().commit()
 
     async def rollback(self) -> None:
-        if self.in_transaction:
+        if self.in_transaction or self._left_alone:
+            self._left_alone = False
             await super().rollback()
 
 

@@ -1,0 +1,143 @@
+"""A task that is cancelled at a chosen await, and one call of every repository method to be cancelled in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.testing import raw
+from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
+
+# more than a chunk of any engine's, so that a call has awaits between two of them
+_BARS = 2_500
+
+
+class Cancelled(Coroutine[Any, Any, Any]):
+    """A coroutine whose task is cancelled while it waits for the ``at``-th time, some turns of the event loop later."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], at: int = 0, turns: int = 0) -> None:
+        self._work = work
+        self._at = at
+        self._turns = turns
+        self.awaits = 0
+
+    def send(self, value: Any) -> Any:
+        """Go on to the next await, and cancel the task where it is the one."""
+        waited_for = self._work.send(value)
+        self._count()
+        return waited_for
+
+    def throw(self, *error: Any) -> Any:
+        """Raise inside, and go on to the next await."""
+        waited_for = self._work.throw(*error)
+        self._count()
+        return waited_for
+
+    def close(self) -> None:
+        """End the work."""
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise NotImplementedError("it is a task's")
+
+    def _count(self) -> None:
+        self.awaits += 1
+        task = asyncio.current_task()
+        if self.awaits == self._at and task is not None:
+            _cancel_later(task, self._turns)
+
+
+def _cancel_later(task: asyncio.Task[Any], turns: int) -> None:
+    if turns:
+        asyncio.get_running_loop().call_soon(_cancel_later, task, turns - 1)
+    else:
+        task.cancel()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of one method.
+
+    Attributes:
+        call: given a session or manager, a symbol and the id that ``prepare`` returned.
+        prepare: makes what the call needs, and returns its id.
+    """
+
+    call: Callable[[Any, str, int], Awaitable[Any]]
+    prepare: Callable[[DatabaseManager, str], Awaitable[int]] | None = None
+
+
+async def state(db: DatabaseManager, name: str) -> tuple[Any, ...]:
+    """Return all of a symbol's rows that a call could change, read with raw SQL."""
+    return (
+        await raw.fetch(db, "SELECT volume, count(*) FROM ohlcv WHERE symbol = :name GROUP BY volume ORDER BY volume", name=name),
+        await raw.fetch(db, "SELECT fee, count(*) FROM trades WHERE symbol = :name GROUP BY fee", name=name),
+        await raw.fetch(db, "SELECT status, margin FROM positions WHERE symbol = :name", name=name),
+    )
+
+
+async def _stored_bars(db: DatabaseManager, name: str) -> int:
+    await OHLCVRepository(db).insert_many(hourly(_BARS, symbol=name))
+    return 0
+
+
+async def _stored_bar(db: DatabaseManager, name: str) -> int:
+    await OHLCVRepository(db).insert_many([bar(symbol=name)])
+    return 0
+
+
+async def _stored_trade(db: DatabaseManager, name: str) -> int:
+    return await TradeRepository(db).insert(trade(name, symbol=name))
+
+
+async def _stored_position(db: DatabaseManager, name: str) -> int:
+    await PositionRepository(db).update_position(replace(position(), symbol=name))
+    found = await PositionRepository(db).get_position(name)
+    assert found is not None
+    assert found.id is not None
+    return found.id
+
+
+def _changed(name: str, number: int | None) -> Any:
+    return replace(position(margin=Decimal(7)), symbol=name, id=number)
+
+
+CASES = {
+    "OHLCVRepository.insert_many": Case(lambda on, name, _: OHLCVRepository(on).insert_many(hourly(_BARS, symbol=name))),
+    "OHLCVRepository.upsert_many": Case(
+        lambda on, name, _: OHLCVRepository(on).upsert_many(hourly(_BARS, symbol=name, volume=Decimal(7))), _stored_bars
+    ),
+    "OHLCVRepository.get_range": Case(
+        lambda on, name, _: OHLCVRepository(on).get_range(name, "1h", T0, T0 + _BARS * HOUR), _stored_bar
+    ),
+    "OHLCVRepository.get_latest": Case(lambda on, name, _: OHLCVRepository(on).get_latest(name, "1h"), _stored_bar),
+    "OHLCVRepository.get_gaps": Case(
+        lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _stored_bar
+    ),
+    "TradeRepository.insert": Case(lambda on, name, _: TradeRepository(on).insert(trade(name, symbol=name))),
+    "TradeRepository.record": Case(lambda on, name, _: TradeRepository(on).record(trade(name, symbol=name))),
+    "TradeRepository.update": Case(lambda on, _, number: TradeRepository(on).update(number, fee=Decimal(7)), _stored_trade),
+    "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _stored_trade),
+    "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _stored_trade),
+    "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _stored_trade),
+    "TradeRepository.get_statistics": Case(lambda on, _, __: TradeRepository(on).get_statistics(), _stored_trade),
+    "PositionRepository.get_open_positions": Case(
+        lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _stored_position
+    ),
+    "PositionRepository.get_position": Case(lambda on, name, _: PositionRepository(on).get_position(name), _stored_position),
+    "PositionRepository.update_position": Case(
+        lambda on, name, number: PositionRepository(on).update_position(_changed(name, number)), _stored_position
+    ),
+    "PositionRepository.close_position": Case(
+        lambda on, _, number: PositionRepository(on).close_position(number), _stored_position
+    ),
+    "SystemEventRepository.log_event": Case(
+        lambda on, name, _: SystemEventRepository(on).log_event("tick", "info", "", symbol=name)
+    ),
+    "SystemEventRepository.get_recent_events": Case(lambda on, _, __: SystemEventRepository(on).get_recent_events(limit=5)),
+}
