@@ -164,8 +164,8 @@ class PostgresBackend(EngineBackend):
 
 def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
     record.info["iftb_store.used"] = monotonic()
-    driver = None if connection is None else connection.driver_connection
-    if driver is None or driver.is_closed():
+    # None: it was thrown away already
+    if connection is None or (driver := connection.driver_connection).is_closed():
         return
     try:
         if driver._cancellations:
