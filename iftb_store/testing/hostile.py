@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 import iftb_store
 from iftb_store import (
@@ -50,6 +52,7 @@ class Try(NamedTuple):
     ``last`` holds the trade that is updated, as it was seen last.
     """
 
+    db: DatabaseManager
     session: Any
     url: str
     parameter: str
@@ -238,14 +241,14 @@ async def _run(one: Try) -> int:
     async def work(session: Any) -> int:
         return 0
 
-    async with DatabaseManager(one.url) as db:
-        await db.run(**{**one.changed(work=work, retries=0), one.parameter: work if callable(one.value) else one.value})
+    await one.db.run(**{**one.changed(work=work, retries=0), one.parameter: work if callable(one.value) else one.value})
     return 0
 
 
 async def _ping(one: Try) -> int:
-    async with DatabaseManager(one.url) as db:
-        assert await db.ping(**one.changed()) >= 0
+    # a short wait may be over before the database answers
+    with suppress(OperationalError):
+        assert await one.db.ping(**one.changed()) >= 0
     return 0
 
 
@@ -335,7 +338,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
 
 def public_parameters() -> dict[str, tuple[str, ...]]:
     """Return the parameters of each public function and method of `iftb_store` that has any, as their signatures tell them."""
-    found = ((name, _parameters(function)) for name, function in _public_functions())
+    found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
     return {name: parameters for name, parameters in found if parameters}
 
 
@@ -344,10 +347,14 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
         member = getattr(iftb_store, name)
         if inspect.isfunction(member):
             yield name, member
-        elif inspect.isclass(member) and name not in _NO_METHODS and not is_dataclass(member):
+        elif inspect.isclass(member) and not (name in _NO_METHODS or is_dataclass(member) or issubclass(member, Exception)):
             for method, function in inspect.getmembers(member, inspect.isfunction):
-                if not method.startswith("_") or (method == "__init__" and not issubclass(member, Exception)):
+                if not method.startswith("_") or method == "__init__":
                     yield f"{name}.{method}", function
+
+
+# before a fixture wraps one of them
+_FUNCTIONS = dict(_public_functions())
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -356,10 +363,9 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
     """Yield the parameters, and where one takes a model, each field of it too."""
-    functions = dict(_public_functions())
     for parameter in parameters:
         yield parameter
-        declared = inspect.signature(functions[method]).parameters[parameter]
+        declared = inspect.signature(_FUNCTIONS[method]).parameters[parameter]
         named = [model for name, model in _MODELS.items() if re.search(rf"\b{name}\b", str(declared.annotation))]
         if declared.kind is inspect.Parameter.VAR_KEYWORD:
             named = [Trade]
@@ -408,7 +414,7 @@ class HostileTests(SuiteFixtures):
                 for name, value in HOSTILE.items():
                     number += 1
                     try:
-                        written += await attempt(Try(session, url, parameter, value, number, last))
+                        written += await attempt(Try(db, session, url, parameter, value, number, last))
                     except StoreError as error:
                         _assert_clear(error, parameter)
                     except BaseException as error:
