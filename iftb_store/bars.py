@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +14,6 @@ from typing import NamedTuple
 from iftb_store import checks
 from iftb_store.decimals import plain
 from iftb_store.errors import InvalidValueError
-from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar
 from iftb_store.timeframes import SECONDS, check_timeframe
 
@@ -88,8 +87,7 @@ def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = No
     """Check bars and return them as columns; ``first`` is the index of the first in a batch of ``total``, for messages."""
     try:
         columns = _fast_columns(bars)
-    except Exception:
-        # hashing and comparing runs foreign code, a tzinfo's say; the slower way below names what is wrong
+    except (AttributeError, TypeError, ArithmeticError):
         columns = None
     if columns is not None:
         return columns
@@ -218,7 +216,7 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
 
 def _label(bar: object) -> str:
     parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
-    return " ".join(shown(part) for part in parts)
+    return " ".join(checks.shown(part) for part in parts)
 
 
 async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
@@ -228,17 +226,39 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
         InvalidValueError: a bar whose key cannot be stored.
     """
     last: dict[_Key, int] = {}
-    previous: _Key | None = None
+    previous: list[_Key] = []
     ordered = True
-    for first in range(0, len(bars), CHUNK):
-        keys = _keys(bars[first : first + CHUNK], first, len(bars))
-        ordered = ordered and all(map(lt, keys, keys[1:])) and (previous is None or previous < keys[0])
-        previous = keys[-1]
+    async for first, keys in _chunks_of_keys(bars):
+        ordered = ordered and _rise(previous, keys)
+        previous = keys
         last.update(zip(keys, range(first, len(bars)), strict=False))
-        await asyncio.sleep(0)
     if len(last) < len(bars):
         bars = [bars[index] for index in last.values()]
     return BarBatch(bars, created_at, ordered=ordered)
+
+
+async def in_key_order(batch: BarBatch) -> bool:
+    """Tell whether the keys of a batch rise from bar to bar.
+
+    Raises:
+        InvalidValueError: a bar whose key cannot be stored.
+    """
+    previous: list[_Key] = []
+    async for _, keys in _chunks_of_keys(batch.bars):
+        if not _rise(previous, keys):
+            return False
+        previous = keys
+    return True
+
+
+def _rise(previous: list[_Key], keys: list[_Key]) -> bool:
+    return all(map(lt, keys, keys[1:])) and (not previous or previous[-1] < keys[0])
+
+
+async def _chunks_of_keys(bars: Sequence[OHLCVBar]) -> AsyncIterator[tuple[int, list[_Key]]]:
+    for first in range(0, len(bars), CHUNK):
+        yield first, _keys(bars[first : first + CHUNK], first, len(bars))
+        await asyncio.sleep(0)
 
 
 def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
@@ -248,6 +268,6 @@ def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
         usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
         if usual and {moment.tzinfo for moment in moments} == {UTC}:
             return keys
-    except Exception:  # noqa: S110 - as in bar_columns
+    except (AttributeError, TypeError):
         pass
     return list(zip(*bar_columns(bars, first, total)[:4], strict=True))

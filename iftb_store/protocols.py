@@ -87,6 +87,8 @@ class OHLCVStore(Protocol):
     async def insert_many(self, batch: BarBatch) -> None:
         """Insert all bars or none.
 
+        Where two sessions can write at once, writes go in key order, so that two writers of the same keys do not deadlock.
+
         Raises:
             IntegrityError: a key is stored already or stands twice in the batch.
             InvalidValueError: from the batch, which checks bar by bar as it is read; then nothing is inserted.
@@ -274,8 +276,12 @@ class Backend(Protocol):
         """
         ...
 
-    async def disconnect(self) -> None:
-        """Close every connection."""
+    async def disconnect(self, grace: float) -> None:
+        """Wait at most ``grace`` seconds for open sessions to end, then roll back and close those left, then every connection.
+
+        From the beginning on no new session is opened. A session that was closed so raises OperationalError at its later
+        use, and at a clean exit where it had something to commit.
+        """
         ...
 
     def session(self, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:

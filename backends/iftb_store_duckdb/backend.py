@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.errors import operational_error
+from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_duckdb.driver import Cursor, in_thread
@@ -61,7 +62,8 @@ class DuckDBBackend:
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._executor: ThreadPoolExecutor | None = None
-        self._sessions: set[DuckDBSession] = set()
+        self._sessions = OpenSessions[DuckDBSession]()
+        self._closing = False
         self.schema_checked = False
 
     @property
@@ -91,16 +93,25 @@ class DuckDBBackend:
         self._executor = executor
         self.schema_checked = False
 
-    async def disconnect(self) -> None:
-        """Roll back and close the sessions that are still open, then close the database."""
+    async def disconnect(self, grace: float) -> None:
+        """Wait for open sessions at most ``grace`` seconds, roll back and close those left, then close the database."""
         connection, executor = self._connected()
-        for session in list(self._sessions):
-            await session.close("the manager was disconnected while the session was open")
-        self._connection = self._executor = None
+        self._closing = True
+        left: list[DuckDBSession] | None = None
         try:
-            await in_thread(executor, connection.close)
+            left = await self._sessions.end(grace)
         finally:
-            executor.shutdown(wait=False)
+            # a cancelled wait is over too
+            left = list(self._sessions) if left is None else left
+            try:
+                await asyncio.gather(*(session.close(DISCONNECTED, interrupt=True) for session in left))
+            finally:
+                self._connection = self._executor = None
+                self._closing = False
+                try:
+                    await in_thread(executor, connection.close)
+                finally:
+                    executor.shutdown(wait=False)
 
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[DuckDBSession]:
@@ -121,16 +132,13 @@ class DuckDBBackend:
             # nothing changes in a database that is open read-only
             isolated = isolation not in (None, "read committed") and not self._options.read_only
             session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout, isolated)
-            self._sessions.add(session)
-            try:
-                yield session
-                if not session.idle:
-                    await session.commit()
-            finally:
+            with self._sessions.holding(session):
                 try:
-                    await session.close()
+                    yield session
+                    if not session.idle:
+                        await session.commit()
                 finally:
-                    self._sessions.discard(session)
+                    await session.close()
         finally:
             self._places.release()
 
@@ -200,7 +208,7 @@ class DuckDBBackend:
         check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
 
     def _connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
-        if self._connection is None or self._executor is None:
+        if self._connection is None or self._executor is None or self._closing:
             raise operational_error("the database is not connected; await connect() first")
         return self._connection, self._executor
 

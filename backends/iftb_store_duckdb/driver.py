@@ -28,7 +28,8 @@ Column: TypeAlias = Any
 #: Rows converted in one go: a C loop over more would hold Python's global lock, and so the event loop, too long.
 SLICE = 10_000
 
-_INTERRUPT_EVERY = 0.01
+#: Seconds between two interrupts, as DuckDB ignores one that comes before its query runs.
+INTERRUPT_EVERY = 0.01
 _names = count()
 
 
@@ -42,7 +43,7 @@ async def in_thread(executor: Executor, work: Callable[[], T], interrupt: Callab
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
         try:
-            await asyncio.wait([job], timeout=_INTERRUPT_EVERY if cancelled and interrupt else None)
+            await asyncio.wait([job], timeout=INTERRUPT_EVERY if cancelled and interrupt else None)
         except asyncio.CancelledError as error:
             cancelled = cancelled or error
         if cancelled and interrupt and not job.done():

@@ -12,7 +12,7 @@ from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import SchemaError, StoreError, TransientError, operational_error
-from iftb_store_duckdb.driver import Cursor, in_thread
+from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.locks import Turnstile
 from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
@@ -50,6 +50,7 @@ class DuckDBSession:
         self._writing = False
         self._lost: OperationalError | None = None
         self._closed: str | None = None
+        self._finished = False
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
@@ -122,12 +123,22 @@ class DuckDBSession:
                     ) from error
                 raise
 
-    async def close(self, reason: str = "the session is closed; open one with db.get_session()") -> None:
-        """Roll back what is not committed, let the next writer go and close the connection."""
-        async with self._turn:
-            if self._closed is not None:
-                return
+    async def close(
+        self, reason: str = "the session is closed; open one with db.get_session()", *, interrupt: bool = False
+    ) -> None:
+        """Roll back what is not committed, let the next writer go and close the connection.
+
+        With ``interrupt`` the statement that another task may be running here is stopped first.
+        """
+        if self._closed is None:
             self._closed = reason
+        while interrupt and self._turn.locked():
+            self._cursor.interrupt()
+            await asyncio.sleep(INTERRUPT_EVERY)
+        async with self._turn:
+            if self._finished:
+                return
+            self._finished = True
             try:
                 if self._writing:
                     self._lost = operational_error(reason)
@@ -154,6 +165,9 @@ class DuckDBSession:
                 "keep transactions short, or raise the URL's busy_timeout",
                 transient=True,
             )
+        if self._closed is not None:
+            self._lock.release()
+            raise operational_error(self._closed)
         self._writing = True
         # a transaction begun before the lock was ours would not see what the last writer committed
         await self._driver(self.iftb_store_backend.begin)

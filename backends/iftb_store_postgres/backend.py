@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, watch
+from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
@@ -35,7 +36,7 @@ _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-# the client waits a little longer than the server's own timeout, for a server that is gone
+# the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0
 _FOREVER = 86_400.0
 # a connection used within so many seconds is given out unasked
@@ -83,7 +84,7 @@ class PostgresBackend(EngineBackend):
         self._dsn = URL.create("postgresql", url.username, None, url.host, url.port, url.database, passed)
         statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
         self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
-        self._command_timeout = statement_timeout + _GRACE if statement_timeout else None
+        self._command_timeout = statement_timeout + min(statement_timeout, _GRACE) if statement_timeout else _FOREVER
         self._cache_size = _number(query.get("statement_cache_size", "100"), "statement_cache_size")
         self._settings = {
             "application_name": query.get("application_name", "iftb-store"),
@@ -100,7 +101,7 @@ class PostgresBackend(EngineBackend):
         """Make the pool and prove with one connection that the server answers."""
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._open,
+            async_creator=self._opening(self._open),
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
@@ -131,19 +132,20 @@ class PostgresBackend(EngineBackend):
         return await self._connection(self._command_timeout, self._settings)
 
     async def _open_patient(self) -> asyncpg.Connection:
-        return await self._connection(None, {**self._settings, "statement_timeout": "0"})
+        return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
-    async def _connection(self, command_timeout: float | None, settings: dict[str, str]) -> asyncpg.Connection:
+    async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
         # asyncpg takes the key's password in no other way
         dsn = self._dsn.update_query_dict({"sslpassword": self._key_password}) if self._key_password else self._dsn
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 dsn.render_as_string(),
                 password=(lambda: self._password) if self._password else None,
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
                 server_settings=settings,
+                connection_class=BoundedConnection,
             )
         except (*_FAILURES, ValueError) as error:
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
@@ -154,6 +156,8 @@ class PostgresBackend(EngineBackend):
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error
+        keep_alive(connection)
+        return connection
 
     def _tls_problem(self, error: Exception) -> str | None:
         """Name the file of the URL's that TLS failed for, where it was one."""

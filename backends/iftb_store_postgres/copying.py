@@ -12,7 +12,7 @@ from operator import add, attrgetter, sub
 
 import asyncpg
 
-from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
+from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
 from iftb_store.types import EPOCH
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.
@@ -35,9 +35,10 @@ _STAGING = f"""
 
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
-_UPSERT_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {{}} {_ON_CONFLICT}"
-_UPSERT_ORDERED = _UPSERT_STAGED.format("")
-_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {', '.join(KEY)}")
+_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert"
+_INSERT_SORTED = f"{_STAGED} ORDER BY {', '.join(KEY)}"
+_UPSERT_ORDERED = f"{_STAGED} {_ON_CONFLICT}"
+_UPSERT_SORTED = f"{_INSERT_SORTED} {_ON_CONFLICT}"
 
 _DAYS, _SECONDS, _MICROSECONDS = attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds")
 _EPOCH_DAY = EPOCH.toordinal()
@@ -47,11 +48,14 @@ _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    """Insert bars; a duplicate fails the statement."""
+    """Insert bars in key order; a duplicate fails the statement."""
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
-    else:
+    elif await in_key_order(batch):
         await _copy(connection, "ohlcv", batch)
+    else:
+        await _stage(connection, batch)
+        await connection.execute(_INSERT_SORTED)
 
 
 async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
@@ -59,10 +63,14 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
+    await _stage(connection, batch)
+    await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
+
+
+async def _stage(connection: asyncpg.Connection, batch: BarBatch) -> None:
     await connection.execute(_STAGING)
     await connection.execute("DELETE FROM iftb_store_upsert")
     await _copy(connection, "iftb_store_upsert", batch)
-    await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
 
 
 async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> None:

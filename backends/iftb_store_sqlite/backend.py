@@ -66,7 +66,7 @@ class SQLiteBackend(EngineBackend):
         """Open the file, creating it readable by its owner alone where it is missing."""
         engine = create_async_engine(
             "sqlite+aiosqlite://",
-            async_creator=self._open,
+            async_creator=self._opening(self._open),
             poolclass=AsyncAdaptedQueuePool,
             echo=self._echo,
             hide_parameters=True,
@@ -75,6 +75,11 @@ class SQLiteBackend(EngineBackend):
         watch(engine, translate_any, _transaction_is_gone)
         event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
         await self._keep(engine, "SELECT COUNT(*) FROM sqlite_master")
+
+    def interrupt(self, driver: Any) -> None:
+        """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
+        if driver._connection is not None:
+            driver._connection.interrupt()
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
@@ -129,12 +134,22 @@ class SQLiteBackend(EngineBackend):
 
 
 class _Connection(aiosqlite.Connection):
-    """Leaves out the trips to its thread that would end no transaction."""
+    """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
 
     # what a cancelled task has left in the thread may begin one yet
     _left_alone = False
 
+    @property
+    def in_transaction(self) -> bool:
+        try:
+            return self._connection is not None and self._connection.in_transaction
+        except sqlite3.ProgrammingError:
+            # its thread has just closed it
+            return False
+
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._running or self._connection is None:
+            raise sqlite3.ProgrammingError("the connection was closed")
         try:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:

@@ -178,7 +178,7 @@ class SQLiteDriver:
             raise await self._translated(connection, error) from error
 
     async def _translated(self, connection: Any, error: sqlite3.Error) -> Exception:
-        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:
                 check_revision(*await connection._execute(_schema, connection._conn))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from iftb_store.errors import operational_error
+from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
-from iftb_store.relational.sessions import StoreSession, opened
+from iftb_store.relational.sessions import StoreSession, close_now, opened, uncancelled
 
 
 class EngineBackend:
     """Keeps the engine of a connected backend."""
 
-    #: See `iftb_store.relational.sessions.opened`.
+    #: See `iftb_store.relational.sessions.Opener`.
     probes: ClassVar[bool]
     #: Whether the engine itself knows the levels of isolation; else sessions that ask for more than READ COMMITTED take
     #: the write lock with their first statement, and so come one after the other.
@@ -24,6 +27,8 @@ class EngineBackend:
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
+        self._over = asyncio.Event()
+        self.sessions = OpenSessions[StoreSession]()
         #: Whether the schema's revision was looked at and found usable.
         self.schema_seen = False
 
@@ -38,11 +43,38 @@ class EngineBackend:
         pool = self._engine.pool if self._engine is not None else None
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
-    async def disconnect(self) -> None:
-        """Close every connection."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
+    async def disconnect(self, grace: float) -> None:
+        """Close every connection; see `iftb_store.protocols.Backend.disconnect`."""
+        engine = self._engine
+        if engine is None:
+            return
+        self._over.set()
+        left: list[StoreSession] | None = None
+        try:
+            left = await self.sessions.end(grace)
+        finally:
+            # a cancelled wait is over too
+            left = list(self.sessions) if left is None else left
+            await uncancelled(self._close(engine, left))
+
+    async def _close(self, engine: AsyncEngine, left: list[StoreSession]) -> None:
+        await asyncio.gather(*(close_now(session, self) for session in left))
+        await engine.dispose()
+        self._engine = None
+
+    def interrupt(self, driver: Any) -> None:
+        """See `iftb_store.relational.sessions.Opener`; most drivers do so themselves."""
+
+    def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Return what opens connections until the next disconnect: a session that still waits for one then gets none."""
+        self._over = over = asyncio.Event()
+
+        async def opening() -> Any:
+            if over.is_set():
+                raise operational_error(DISCONNECTED)
+            return await open_connection()
+
+        return opening
 
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[StoreSession]:
@@ -50,7 +82,7 @@ class EngineBackend:
         engine, isolated = self._engine, isolation not in (None, "read committed")
         if engine is not None and isolation is not None and self.isolates:
             engine = engine.execution_options(isolation_level=isolation.upper())
-        async with opened(self, engine, probes=self.probes, isolated=isolated) as session:
+        async with opened(self, None if self._over.is_set() else engine, isolated=isolated) as session:
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:

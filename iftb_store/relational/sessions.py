@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, text
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from iftb_store.errors import EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
+from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 
 T = TypeVar("T")
 
@@ -28,6 +29,10 @@ _JOINED = "iftb_store.joined"
 _PROBES = "iftb_store.probes"
 _COMMITTING = "iftb_store.committing"
 _ISOLATED = "iftb_store.isolated"
+_CONNECTION = "iftb_store.connection"
+_CLOSED = "iftb_store.closed"
+# seconds to wait for a ROLLBACK before the connection is thrown away
+_ROLLBACK_TIME = 5.0
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
 
 
@@ -41,6 +46,11 @@ class Translate(Protocol):
 
 class _SyncSession(Session):
     """The synchronous half of a StoreSession; the listeners below watch no session of the app's."""
+
+    def get_bind(self, *args: Any, **options: Any) -> Any:
+        """Refuse a session that a disconnect has closed."""
+        _check_open(self)
+        return super().get_bind(*args, **options)
 
 
 class StoreSession(AsyncSession):
@@ -58,18 +68,20 @@ class StoreSession(AsyncSession):
 @event.listens_for(_SyncSession, "after_begin")
 def _own(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     _owners[connection] = session.info
+    session.info[_CONNECTION] = connection
 
 
 @event.listens_for(_SyncSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _COMMITTING):
+        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _COMMITTING, _CONNECTION):
             session.info.pop(key, None)
 
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
     """Ask whether the transaction still stands, where an error was caught in it: a COMMIT would not say."""
+    _check_open(session)
     first = session.info.get(_FIRST_ERROR)
     if first is None or session.in_nested_transaction():
         return
@@ -80,6 +92,11 @@ def _refuse_empty_commit(session: Session) -> None:
             session.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
             raise _lost_transaction(first) from error
+
+
+def _check_open(session: Session) -> None:
+    if _CLOSED in session.info:
+        raise operational_error(session.info[_CLOSED])
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
@@ -136,17 +153,26 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
         info[_LOST] = True
 
 
+class Opener(Protocol):
+    """What `opened` asks of a backend."""
+
+    #: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first where an
+    #: error was caught.
+    probes: ClassVar[bool]
+    sessions: OpenSessions[StoreSession]
+
+    def interrupt(self, driver: Any) -> None:
+        """Stop the statement that a driver's connection may be running, where nothing else does when a task is cancelled."""
+        ...
+
+
 @asynccontextmanager
-async def opened(
-    backend: Any, engine: AsyncEngine | None, *, probes: bool, isolated: bool = False
-) -> AsyncIterator[StoreSession]:
+async def opened(backend: Opener, engine: AsyncEngine | None, *, isolated: bool) -> AsyncIterator[StoreSession]:
     """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:
         backend: what gives the session its stores.
         engine: the engine of a connected backend.
-        probes: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first
-            where an error was caught.
         isolated: the transaction begins with the first statement, be it a read.
 
     Raises:
@@ -154,16 +180,17 @@ async def opened(
     """
     if engine is None:
         raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
-    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: probes, _ISOLATED: isolated})
+    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATED: isolated})
     session.iftb_store_backend = backend
-    try:
-        yield session
-        await _commit(session)
-    except BaseException:
-        await uncancelled(_abandon(session))
-        raise
-    # the commit gave the connection back: there is nothing left to wait for
-    session.sync_session.close()
+    with backend.sessions.holding(session):
+        try:
+            yield session
+            await _commit(session)
+        except BaseException as error:
+            await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
+            raise
+        # the commit gave the connection back: there is nothing left to wait for
+        session.sync_session.close()
 
 
 async def _commit(session: StoreSession) -> None:
@@ -179,13 +206,30 @@ async def _commit(session: StoreSession) -> None:
         raise _lost_transaction(first) from error
 
 
-async def _abandon(session: StoreSession) -> None:
+async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
     """Roll back and give the connection back; one that cannot even do that is thrown away, the error that led here stays."""
+    connection = session.sync_session.info.get(_CONNECTION)
     try:
-        await session.close()
+        if interrupter is not None and connection is not None and not connection.invalidated:
+            interrupter.interrupt(connection.connection.driver_connection)
+        async with asyncio.timeout(_ROLLBACK_TIME):
+            await session.close()
     except Exception:
         with suppress(Exception):
             await session.invalidate()
+
+
+async def close_now(session: StoreSession, backend: Opener) -> None:
+    """Roll back a session that its owner still has open, and give its connection back; its later use is an error."""
+    info = session.sync_session.info
+    info[_CLOSED] = DISCONNECTED
+    connection: Connection | None = info.get(_CONNECTION)
+    if connection is None or connection.invalidated:
+        return
+    # its owner may be in the middle of a call, so the session itself cannot be closed here
+    with suppress(Exception):
+        backend.interrupt(connection.connection.driver_connection)
+        await session.run_sync(lambda _: connection.invalidate())
 
 
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:

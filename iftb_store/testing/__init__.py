@@ -19,8 +19,6 @@ _MODULES = (
     "events",
     "fixtures",
     "gaps",
-    "hostile",
-    "hostile_values",
     "lifecycle",
     "positions",
     "properties",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, TradeRepository
 from iftb_store.protocols import Capability
+from iftb_store.schema import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
 from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.positions import opened
 from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position, trade
 
 
@@ -136,5 +140,82 @@ class ParallelTests(SuiteFixtures):
         assert await raw.fetch(db, "SELECT status FROM positions") == [("closed",)]
 
 
-class ConcurrencyTests(IsolationTests, ParallelTests):
+class RaceTests(SuiteFixtures):
+    """Two who do the same thing at once: each gets what the contract says, and no deadlock reaches them."""
+
+    async def test_a_position_opened_by_two_tasks_at_once_is_open_once(self, db: DatabaseManager) -> None:
+        repository = PositionRepository(db)
+        await asyncio.gather(*(repository.update_position(position(margin=Decimal(number))) for number in (1, 2, 1, 2)))
+        (found,) = await repository.get_open_positions()
+        assert found.margin in (Decimal(1), Decimal(2))
+        assert await raw.count(db, "positions") == 1
+
+    async def test_a_position_opened_in_two_sessions_at_once_is_open_once(self, db: DatabaseManager) -> None:
+        async def open_both(*sides: str) -> None:
+            async def work(session: Any) -> None:
+                for side in sides:
+                    await PositionRepository(session).update_position(position(side=side))
+
+            await db.run(work)
+
+        await asyncio.gather(open_both("long", "short"), open_both("short", "long"), open_both("long"), open_both("short"))
+        assert sorted(item.side for item in await PositionRepository(db).get_open_positions()) == ["long", "short"]
+
+    async def test_a_position_closed_twice_at_once_is_closed_once(self, db: DatabaseManager) -> None:
+        found = await opened(db)
+        closings = (PositionRepository(db).close_position(found.id or 0) for _ in range(5))
+        outcomes = await asyncio.gather(*closings, return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["PositionClosedError"] * 4
+
+    @pytest.mark.parametrize("count", [200, 6_000])
+    async def test_new_bars_inserted_in_opposite_orders_are_stored_once(self, db: DatabaseManager, count: int) -> None:
+        bars = hourly(count)
+        inserts = (OHLCVRepository(db).insert_many(batch) for batch in (bars, bars[::-1]))
+        outcomes = await asyncio.gather(*inserts, return_exceptions=True)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["IntegrityError", "int"]
+        assert await raw.count(db, "ohlcv") == count
+
+    @pytest.mark.parametrize("count", [200, 1_000])
+    async def test_new_bars_upserted_in_opposite_orders_are_stored_once(self, db: DatabaseManager, count: int) -> None:
+        bars = hourly(count)
+        await asyncio.gather(*(OHLCVRepository(db).upsert_many(batch) for batch in (bars, bars[::-1]) * 4))
+        assert [as_given(item) for item in await stored(db)] == bars
+
+    async def test_stored_bars_upserted_in_opposite_orders_have_one_writers_values(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(1_000))
+        batches = [hourly(1_000, volume=Decimal(number)) for number in range(1, 7)]
+        await asyncio.gather(
+            *(OHLCVRepository(db).upsert_many(batch[:: 1 if index % 2 else -1]) for index, batch in enumerate(batches))
+        )
+        assert [as_given(item) for item in await stored(db)] in batches
+
+    async def test_sessions_that_touch_rows_in_opposite_orders_all_commit_under_run(self, db: DatabaseManager) -> None:
+        numbers = [await TradeRepository(db).insert(trade(name, fee=Decimal(0))) for name in ("a", "b")]
+
+        async def touch(order: list[int]) -> None:
+            async def work(session: Any) -> None:
+                for number in order:
+                    await session.execute(text("UPDATE trades SET leverage = leverage WHERE id = :id"), {"id": number})
+                for number in order:
+                    found = await TradeRepository(session).get_by_id(number)
+                    await TradeRepository(session).update(number, fee=found.fee + 1 if found else Decimal(0))
+
+            await db.run(work, retries=50)
+
+        await asyncio.gather(*(touch(numbers[:: 1 if index % 2 else -1]) for index in range(6)))
+        assert [raw.number(fee) for (fee,) in await raw.fetch(db, "SELECT fee FROM trades")] == [Decimal(6)] * 2
+
+    async def test_a_database_migrated_by_several_managers_at_once_is_migrated_once(
+        self, empty_db: DatabaseManager, url: str
+    ) -> None:
+        needs(empty_db, Capability.MIGRATIONS)
+        async with DatabaseManager(url) as second, DatabaseManager(url) as third:
+            managers = (empty_db, second, third) * 2
+            await asyncio.gather(*(manager.migrate() for manager in managers))
+            assert await raw.count(third, VERSION_TABLE) == 1
+        await TradeRepository(empty_db).insert(trade())
+        assert (await empty_db.status()).state == "current"
+
+
+class ConcurrencyTests(IsolationTests, ParallelTests, RaceTests):
     """Everything about several sessions at once."""

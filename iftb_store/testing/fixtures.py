@@ -41,10 +41,10 @@ class SuiteFixtures:
         kept: list[str] = []
         disconnect = DatabaseManager.disconnect
 
-        async def looked_at(manager: DatabaseManager) -> None:
+        async def looked_at(manager: DatabaseManager, *args: Any, **options: Any) -> None:
             if manager.in_use:
                 kept.append(f"{manager!r} was disconnected while {manager.in_use} of its connections were checked out")
-            await disconnect(manager)
+            await disconnect(manager, *args, **options)
 
         monkeypatch.setattr(DatabaseManager, "disconnect", looked_at)
         yield

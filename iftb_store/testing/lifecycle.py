@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import (
     DatabaseManager,
+    InvalidValueError,
     NotConnectedError,
     OHLCVRepository,
     PositionRepository,
@@ -21,7 +27,7 @@ from iftb_store.protocols import Capability
 from iftb_store.schema import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, interrupted, lacks, needs
-from iftb_store.testing.samples import bar, position, trade
+from iftb_store.testing.samples import bar, hourly, position, trade
 
 _PASSWORD = "s3cr3t-pass"  # noqa: S105 - what must not be shown
 
@@ -105,6 +111,97 @@ class ConnectTests(SuiteFixtures):
         assert _PASSWORD not in shown
 
 
+@pytest.mark.usefixtures("leaves_sessions_open")
+class DisconnectTests(SuiteFixtures):
+    """disconnect waits for the sessions in use, then closes them."""
+
+    async def test_disconnect_waits_for_a_session_in_use_and_refuses_new_ones(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await TradeRepository(session).insert(trade())
+            leaving = asyncio.create_task(db.disconnect())
+            await asyncio.sleep(0)
+            with pytest.raises(NotConnectedError):
+                db.get_session()
+            assert not leaving.done()
+        await leaving
+        await db.connect()
+        assert await raw.count(db, "trades") == 1
+
+    async def test_a_session_open_too_long_is_rolled_back_and_its_later_use_says_so(self, db: DatabaseManager) -> None:
+        async def disconnect_in_the_middle() -> None:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(trade())
+                await db.disconnect(grace=0)
+                with pytest.raises(OperationalError, match="disconnected while this session was open"):
+                    await TradeRepository(session).get_recent()
+                with pytest.raises(OperationalError, match="disconnected while this session was open"):
+                    await session.execute(text("SELECT 1"))
+
+        with pytest.raises(OperationalError, match="disconnected while this session was open"):
+            await disconnect_in_the_middle()
+        await db.connect()
+        assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
+
+    async def test_a_session_without_a_statement_is_closed_too(self, db: DatabaseManager) -> None:
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                await db.disconnect(grace=0)
+                with pytest.raises(OperationalError, match="disconnected while this session was open"):
+                    await session.execute(text("SELECT 1"))
+        await db.connect()
+        assert db.in_use == 0
+
+    async def test_a_statement_under_way_is_broken_off(self, db: DatabaseManager) -> None:
+        writing = asyncio.create_task(OHLCVRepository(db).insert_many(hourly(20_000)))
+        await until(lambda: bool(db.in_use))
+        await db.disconnect(grace=0)
+        with pytest.raises(OperationalError):
+            await writing
+        await db.connect()
+        assert (await raw.count(db, "ohlcv"), db.in_use) == (0, 0)
+
+    async def test_sessions_that_wait_for_a_place_are_closed_too(self, db: DatabaseManager, url: str) -> None:
+        async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
+            reading = [asyncio.create_task(small.run(_read_and_wait, retries=0)) for _ in range(4)]
+            await until(lambda: bool(small.in_use))
+            await small.disconnect(grace=0)
+            for task in reading:
+                task.cancel()
+            outcomes = await asyncio.gather(*reading, return_exceptions=True)
+        assert all(isinstance(outcome, OperationalError | asyncio.CancelledError | NotConnectedError) for outcome in outcomes)
+        assert small.in_use == 0
+
+    async def test_a_cancelled_disconnect_closes_at_once(self, db: DatabaseManager) -> None:
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(trade())
+                leaving = asyncio.create_task(db.disconnect(grace=3_600))
+                await asyncio.sleep(0)
+                leaving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await leaving
+        await db.connect()
+        assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
+
+    @pytest.mark.parametrize("grace", [-1, float("nan"), float("inf"), True, "10"])
+    async def test_a_grace_that_is_no_time_is_refused(self, db: DatabaseManager, grace: Any) -> None:
+        with pytest.raises(InvalidValueError, match="grace"):
+            await db.disconnect(grace=grace)
+        assert await raw.value(db, "SELECT 1") == 1
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Let the other tasks run until something has happened."""
+    async with asyncio.timeout(60):
+        while not happened():  # noqa: ASYNC110 - nothing else tells of it
+            await asyncio.sleep(0)
+
+
+async def _read_and_wait(session: Any) -> None:
+    await session.execute(text("SELECT 1"))
+    await asyncio.Event().wait()
+
+
 class SchemaTests(SuiteFixtures):
     """create_tables, migrate, and a database without tables."""
 
@@ -183,5 +280,5 @@ class SchemaTests(SuiteFixtures):
         assert await raw.count(db, "ohlcv") == 1
 
 
-class LifecycleTests(ConnectTests, SchemaTests):
+class LifecycleTests(ConnectTests, DisconnectTests, SchemaTests):
     """Everything about the manager's life and the schema."""

@@ -1,0 +1,33 @@
+"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+
+# seconds
+_FAREWELL = 2.0
+
+
+class BoundedConnection(asyncpg.Connection):
+    """Waits a bounded time for its server's farewell."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        """Close; where the server stays silent, asyncpg has cut the connection then."""
+        with suppress(TimeoutError):
+            await super().close(timeout=_FAREWELL if timeout is None else timeout)
+
+
+def keep_alive(connection: Any) -> None:
+    """Have the system notice within about a minute that a server's machine is gone, also in a migration's long statement."""
+    end = connection._transport.get_extra_info("socket")
+    if end.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
+        # each system has its own
+        if hasattr(socket, name):
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
