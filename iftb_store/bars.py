@@ -14,6 +14,7 @@ from typing import NamedTuple
 from iftb_store import checks
 from iftb_store.decimals import plain
 from iftb_store.errors import InvalidValueError
+from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar
 from iftb_store.timeframes import SECONDS, check_timeframe
 
@@ -87,7 +88,8 @@ def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = No
     """Check bars and return them as columns; ``first`` is the index of the first in a batch of ``total``, for messages."""
     try:
         columns = _fast_columns(bars)
-    except (AttributeError, TypeError, ArithmeticError):
+    except Exception:
+        # hashing and comparing runs foreign code, a tzinfo's say; the slower way below names what is wrong
         columns = None
     if columns is not None:
         return columns
@@ -216,7 +218,7 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
 
 def _label(bar: object) -> str:
     parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
-    return " ".join(checks.shown(part) for part in parts)
+    return " ".join(shown(part) for part in parts)
 
 
 async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
@@ -268,6 +270,6 @@ def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
         usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
         if usual and {moment.tzinfo for moment in moments} == {UTC}:
             return keys
-    except (AttributeError, TypeError):
+    except Exception:  # noqa: S110 - as in bar_columns
         pass
     return list(zip(*bar_columns(bars, first, total)[:4], strict=True))

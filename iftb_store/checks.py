@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from iftb_store.decimals import INTEGER_DIGITS, SCALE, digits_shown, plain, quantize
+from iftb_store.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, plain, quantize
 from iftb_store.errors import InvalidValueError
+from iftb_store.messages import exactly_str, kind, shown
 
 SIDES = ("long", "short")
 ACTIONS = ("open", "close", "liquidated")
@@ -21,14 +22,18 @@ SEVERITIES = ("debug", "info", "warning", "error", "critical")
 LONGEST_NAME = 255
 
 _INT64_MAX = 2**63 - 1
+_LONGEST_WAIT = 1_000_000
 _DEEPEST_JSON = 100
 _LONGEST_JSON_INT = 4000
+_LONGEST_PATH = 100
+#: Values in one JSON object: lists that hold each other twice over double at each level.
+_MOST_JSON_VALUES = 250_000
 
 
 def text(value: object, name: str) -> str:
     """Return text that every engine holds: any Unicode but NUL and lone surrogates."""
     if not isinstance(value, str):
-        raise InvalidValueError(f"{name} must be text, not {_kind(value)}")
+        raise InvalidValueError(f"{name} must be text, not {kind(value)}")
     if "\0" in value:
         raise InvalidValueError(f"{name} {shown(value)} holds a NUL character, which no engine stores; remove it")
     try:
@@ -37,7 +42,7 @@ def text(value: object, name: str) -> str:
         raise InvalidValueError(
             f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first"
         ) from error
-    return _exactly_str(value)
+    return exactly_str(value)
 
 
 def name_text(value: object, name: str) -> str:
@@ -54,23 +59,7 @@ def choice(value: object, name: str, choices: Collection[str]) -> str:
     """Return one of a few words."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
-    return _exactly_str(value)
-
-
-def decimal(value: object, name: str) -> Decimal:
-    """Return a finite Decimal; whole numbers (int) count as one, floats do not."""
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            raise InvalidValueError(f"{name} is {value}, which is not a finite number and cannot be stored")
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value.bit_length() > 128:
-            raise InvalidValueError(
-                f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
-            )
-        return Decimal(value)
-    remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
-    raise InvalidValueError(f"{name} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
+    return exactly_str(value)
 
 
 def exact_decimal(value: object, name: str) -> Decimal:
@@ -100,18 +89,32 @@ def quotient(value: object, name: str) -> Decimal:
 def integer(value: object, name: str, least: int = 0) -> int:
     """Return a whole number that 64 bits hold, not below ``least``."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidValueError(f"{name} must be a whole number, not {_kind(value)} {shown(value)}")
+        raise InvalidValueError(f"{name} must be a whole number, not {kind(value)} {shown(value)}")
     if not least <= value <= _INT64_MAX:
         shown_value = value if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
         raise InvalidValueError(f"{name} must lie between {least} and {_INT64_MAX}, not {shown_value}")
     return int(value)
 
 
+def boolean(value: object, name: str) -> bool:
+    """Return True or False; what only counts as one of them is refused."""
+    if not isinstance(value, bool):
+        raise InvalidValueError(f"{name} must be True or False, not {kind(value)} {shown(value)}")
+    return value
+
+
+def seconds(value: object, name: str) -> float:
+    """Return a finite number of seconds above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST_WAIT:
+        raise InvalidValueError(f"{name} must be a number of seconds above 0, at most {_LONGEST_WAIT:,}, not {shown(value)}")
+    return float(value)
+
+
 def utc(value: object, name: str) -> datetime:
     """Return a time as aware UTC; a naive one is taken as UTC already."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
-        raise InvalidValueError(f"{name} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{name} must be a datetime, not {kind(value)} {shown(value)}{remedy}")
     if getattr(value, "nanosecond", 0):
         raise InvalidValueError(f"{name} {value} is finer than the microseconds that are kept; round it first")
     try:
@@ -127,8 +130,8 @@ def utc(value: object, name: str) -> datetime:
 def json_text(value: object, name: str) -> str:
     """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
     if not isinstance(value, dict):
-        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {_kind(value)}")
-    return json.dumps(_json_value(value, name, 0), allow_nan=False)
+        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {kind(value)}")
+    return json.dumps(_json_value(value, name, 0, iter(range(_MOST_JSON_VALUES))), allow_nan=False)
 
 
 def json_object(stored: str | None) -> dict[str, Any] | None:
@@ -139,14 +142,11 @@ def json_object(stored: str | None) -> dict[str, Any] | None:
     return loaded
 
 
-def _exactly_str(value: str) -> str:
-    # str() of an enum's member is its name, not the text that it is
-    return value if type(value) is str else str.__str__(value)
-
-
-def _json_value(value: object, path: str, depth: int) -> object:
+def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> object:
     if depth > _DEEPEST_JSON:
         raise InvalidValueError(f"{path[:80]}… is nested deeper than {_DEEPEST_JSON} levels")
+    if next(places, None) is None:
+        raise InvalidValueError(f"{path} is too much: a JSON object may hold {_MOST_JSON_VALUES:,} values in all")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -162,32 +162,34 @@ def _json_value(value: object, path: str, depth: int) -> object:
             raise InvalidValueError(f"{path} is {value}, which JSON cannot hold; use None or a string")
         return float(value)
     if isinstance(value, Decimal):
-        return str(value)
+        return Decimal.__str__(value)
     if isinstance(value, datetime):
-        return value.isoformat()
+        return _json_time(value, path)
     if isinstance(value, dict):
-        return {_json_key(key, path): _json_value(item, f"{path}[{shown(key, 20)}]", depth + 1) for key, item in value.items()}
+        return {
+            _json_key(key, path): _json_value(item, _deeper(path, shown(key, 20)), depth + 1, places)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_json_value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [_json_value(item, _deeper(path, index), depth + 1, places) for index, item in enumerate(value)]
     raise InvalidValueError(
-        f"{path} is {_kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
+        f"{path} is {kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
     )
 
 
 def _json_key(key: object, path: str) -> str:
     if not isinstance(key, str):
-        raise InvalidValueError(f"{path} has the key {shown(key)}, {_kind(key)}; the keys of JSON objects are text")
+        raise InvalidValueError(f"{path} has the key {shown(key)}, {kind(key)}; the keys of JSON objects are text")
     return text(key, f"a key of {path}")
 
 
-def _kind(value: object) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """Return a value for an error message: ASCII, cut where it is long."""
+def _json_time(value: datetime, path: str) -> str:
     try:
-        shown_value = ascii(value[:limit]) if isinstance(value, str) else ascii(value)
-    except Exception:  # a foreign __repr__, or an int past Python's own limit of digits
-        return f"({_kind(value)})"
-    return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
+        return value.isoformat()
+    except Exception as error:
+        # a foreign tzinfo may raise whatever it likes
+        raise InvalidValueError(f"{path} is a time whose tzinfo fails; convert it to UTC") from error
+
+
+def _deeper(path: str, step: object) -> str:
+    return path if len(path) > _LONGEST_PATH else f"{path}[{step}]"

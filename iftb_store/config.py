@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
-from iftb_store.checks import shown
 from iftb_store.errors import ConfigurationError
+from iftb_store.messages import shown
 
 #: The file that is used, in the working directory, where no variable says anything else.
 DEFAULT_FILE = "iftb.db"

@@ -6,6 +6,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 
 from iftb_store.errors import InvalidValueError
+from iftb_store.messages import kind, shown
 
 PRECISION = 38
 SCALE = 18
@@ -21,27 +22,42 @@ _NON_NEGATIVE_PREFIX = ["", *(chr(ord("a") + digits) for digits in range(INTEGER
 _NEGATIVE_PREFIX = ["", *(chr(ord("T") - digits) for digits in range(INTEGER_DIGITS))]
 
 
-def quantize(value: Decimal) -> Decimal:
+def quantize(value: Decimal | int) -> Decimal:
     """Round a decimal half-even to the 18 places that every engine keeps.
 
     Raises:
-        InvalidValueError: NaN, an infinity, or more than 20 digits before the point.
+        InvalidValueError: no decimal nor whole number, NaN, an infinity, or more than 20 digits before the point.
     """
-    if not value.is_finite():
-        raise InvalidValueError(f"{value} cannot be stored: it is not a finite number")
+    value = decimal(value, "value")
     if value and value.adjusted() >= INTEGER_DIGITS:
         raise InvalidValueError(
-            f"{digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
+            f"value {digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
         )
     try:
         rounded = value.quantize(_UNIT, context=CONTEXT)
     except InvalidOperation as error:  # pragma: no cover - the two checks above leave nothing for it
-        raise InvalidValueError(f"{digits_shown(value)} cannot be rounded to {SCALE} places") from error
+        raise InvalidValueError(f"value {digits_shown(value)} cannot be rounded to {SCALE} places") from error
     if rounded.adjusted() >= INTEGER_DIGITS:
         raise InvalidValueError(
-            f"{digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"
+            f"value {digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"
         )
     return rounded
+
+
+def decimal(value: object, name: str) -> Decimal:
+    """Return a finite Decimal; whole numbers (int) count as one, floats do not."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
+        return value if type(value) is Decimal else Decimal(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > 128:
+            raise InvalidValueError(
+                f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
+            )
+        return Decimal(value)
+    remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+    raise InvalidValueError(f"{name} must be a Decimal, not {kind(value)} {shown(value)}{remedy}")
 
 
 def plain(value: Decimal) -> str | None:
@@ -67,7 +83,7 @@ def trimmed(value: Decimal) -> Decimal:
 
 def digits_shown(value: Decimal, limit: int = 50) -> str:
     """Return a decimal for an error message, its digits cut where they would fill the screen."""
-    text = str(value)
+    text = Decimal.__str__(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO
 
 from iftb_store.bars import check_bar
-from iftb_store.checks import name_text, shown
+from iftb_store.checks import name_text
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.manager import DatabaseManager
+from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar
 from iftb_store.repositories import OHLCVRepository
 from iftb_store.timeframes import MONTH, check_timeframe

@@ -23,6 +23,7 @@ from iftb_store.errors import (
     Unsupported,
     operational_error,
 )
+from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url
 
@@ -54,14 +55,13 @@ class DatabaseManager:
 
     Raises:
         URLError: the URL cannot be understood, or its scheme or an option of it is unknown.
+        InvalidValueError: pool_size below 1, max_overflow below 0, or one of the two or echo of another type.
         MissingDriverError: the scheme's driver is not installed.
     """
 
     def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None:
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
-            raise InvalidValueError(f"pool_size must be a whole number of at least 1, not {pool_size!r}")
-        if isinstance(max_overflow, bool) or not isinstance(max_overflow, int) or max_overflow < 0:
-            raise InvalidValueError(f"max_overflow must be a whole number of at least 0, not {max_overflow!r}")
+        pool_size, max_overflow = checks.integer(pool_size, "pool_size", least=1), checks.integer(max_overflow, "max_overflow")
+        checks.boolean(echo, "echo")
         self._url = parse_url(database_url)
         self._backend: Backend = backend_for(self._url.drivername)(
             self._url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
@@ -181,12 +181,15 @@ class DatabaseManager:
             TransientError: from the last try; nothing is stored.
             CommitOutcomeUnknown: the connection was lost while COMMIT was under way, and ``work`` was not run again, or
                 also failed then: it is stored once or not at all (where idempotent: once, several times or not at all).
-            InvalidValueError: retries below 0, or an unknown isolation.
+            InvalidValueError: retries below 0, an unknown isolation, or an argument of another type.
             Unsupported: the backend does not declare ISOLATION, and more than "read committed" was asked for.
         """
+        if not callable(work):
+            raise InvalidValueError(f"work must be an async function that takes a session, not {kind(work)}")
         left = checks.integer(retries, "retries")
+        checks.boolean(idempotent, "idempotent")
         if isolation is not None and isolation not in ISOLATIONS:
-            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {checks.shown(isolation)}")
+            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {shown(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
             raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no isolation but read committed")
         backoff = _BACKOFF
@@ -220,7 +223,9 @@ class DatabaseManager:
         Raises:
             OperationalError: it did not answer ``within`` so many seconds, or cannot be reached.
             NotConnectedError: before connect().
+            InvalidValueError: ``within`` is no number of seconds above 0.
         """
+        checks.seconds(within, "within")
         self._require_connected()
         began = monotonic()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,21 +11,49 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, UnboundExecutionError
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
+from iftb_store.messages import kind
 from iftb_store.protocols import Backend, Stores
 
 GROUP = "iftb_store.backends"
 
 
 def parse_url(url: str | URL) -> URL:
-    """Parse a database URL; nothing of it stands in the error, as it may hold a password."""
+    """Parse a database URL; nothing of it stands in the error, as it may hold a password.
+
+    Raises:
+        URLError: it is no text and no URL, cannot be parsed, or a part of it holds NUL or what is not text.
+    """
+    if not isinstance(url, str | URL):
+        raise URLError(f"the database URL must be text, not {kind(url)}")
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
-        pass
+        parsed = None
+    if parsed is not None:
+        for name, part in _parts(parsed):
+            if "\0" in part or not _is_text(part):
+                raise URLError(f"the {name} in the database URL holds a character that no engine takes: NUL, or a lone surrogate")
+        return parsed
     raise URLError(
         "the database URL cannot be understood; write it as scheme://user:password@host:port/name or scheme:///file, "
         "with reserved characters in the parts percent-encoded"
     )
+
+
+def _parts(url: URL) -> Iterator[tuple[str, str]]:
+    for name in ("drivername", "username", "password", "host", "database"):
+        yield name.removeprefix("driver"), getattr(url, name) or ""
+    for name, values in url.normalized_query.items():
+        for word in (name, *values):
+            yield "options", word
+
+
+def _is_text(part: str) -> bool:
+    try:
+        part.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown_url(url: URL) -> str:

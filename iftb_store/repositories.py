@@ -18,6 +18,7 @@ from iftb_store import checks
 from iftb_store.bars import BarBatch, distinct_batch
 from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError, TradeConflictError
 from iftb_store.manager import DatabaseManager
+from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
 from iftb_store.protocols import Session, Stores
 from iftb_store.registry import require_arrow, stores_of
@@ -46,7 +47,10 @@ class _Repository:
 
         Raises:
             Unsupported: a session of another kind.
+            InvalidValueError: a clock that cannot be called.
         """
+        if not callable(clock):
+            raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
         self._manager = session if isinstance(session, DatabaseManager) else None
         self._fixed = None if isinstance(session, DatabaseManager) else stores_of(session)
         self._clock = clock
@@ -144,8 +148,8 @@ class OHLCVRepository(_Repository):
         last = None if end is None else checks.utc(end, "end")
         if first is not None and last is not None:
             _check_order(first, last)
-        before = None if first is None else shift(first, timeframe, -1)
-        after = None if last is None else shift(last, timeframe, 1)
+        before = None if first is None else _beyond(first, series[1], -1, "start")
+        after = None if last is None else _beyond(last, series[1], 1, "end")
         async with self._stores() as stores:
             return await stores.ohlcv.get_gaps(series[0], series[1], series[2], (first, last, before, after))
 
@@ -209,7 +213,7 @@ class TradeRepository(_Repository):
         differing = tuple(name for name in _TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
         if differing:
             raise TradeConflictError(
-                f"a trade with trade_id {checks.shown(checked.trade_id)} is stored already (id {stored.id}) with another "
+                f"a trade with trade_id {shown(checked.trade_id)} is stored already (id {stored.id}) with another "
                 f"{', '.join(differing)}; update({stored.id}, …) changes a stored trade, another trade needs another trade_id",
                 differing,
             )
@@ -417,6 +421,13 @@ def _check_order(start: datetime, end: datetime) -> None:
         raise InvalidValueError(f"start {start.isoformat()} lies after end {end.isoformat()}")
 
 
+def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
+    try:
+        return shift(edge, timeframe, steps)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name} lies at the calendar's end: {error}") from error
+
+
 async def _refuse_position(stores: Stores, position_id: int) -> None:
     if await stores.positions.exists(position_id):
         raise PositionClosedError(f"position {position_id} is not open any more and cannot be changed; a new one has no id")
@@ -516,4 +527,4 @@ def _check_field_names(changes: dict[str, Any]) -> None:
         if name in known:
             raise InvalidValueError(f"{name} is kept by the store and cannot be set")
         settable = ", ".join(field for field in _TRADE_CHECKS if field != "trade_id")
-        raise InvalidValueError(f"a trade has no field {checks.shown(name)}; those that can be set are {settable}")
+        raise InvalidValueError(f"a trade has no field {shown(name)}; those that can be set are {settable}")

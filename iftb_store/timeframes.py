@@ -6,6 +6,7 @@ from calendar import monthrange
 from datetime import datetime, timedelta
 
 from iftb_store.errors import InvalidValueError
+from iftb_store.messages import exactly_str, shown
 
 #: The calendar month: the one timeframe whose step has no fixed length.
 MONTH = "1M"
@@ -25,9 +26,11 @@ def check_timeframe(timeframe: object) -> str:
     Raises:
         InvalidValueError: an unknown one; the message lists them all.
     """
-    if not isinstance(timeframe, str) or timeframe not in SECONDS:
-        raise InvalidValueError(f"unknown timeframe {str(timeframe)[:40]!r}; the known ones are {' '.join(TIMEFRAMES)}")
-    return timeframe if type(timeframe) is str else str.__str__(timeframe)
+    # an enum's member that is text has the hash of its name, not that of the text
+    name = exactly_str(timeframe) if isinstance(timeframe, str) else None
+    if name not in SECONDS:
+        raise InvalidValueError(f"unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
+    return name
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import enum
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, quantize
-from iftb_store.checks import choice, decimal, exact_decimal, integer, json_object, json_text, quotient, text, utc
+from iftb_store.checks import choice, exact_decimal, integer, json_object, json_text, quotient, text, utc
+from iftb_store.decimals import decimal
 from iftb_store.timeframes import check_timeframe, shift
 
 
 class Side(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons have such
     LONG = "long"
+
+
+class Timeframe(str, enum.Enum):  # noqa: UP042 - see Side
+    HOUR = "1h"
 
 
 class Broken(tzinfo):
@@ -28,6 +34,38 @@ def test_an_enums_member_is_the_text_that_it_is() -> None:
     assert (text(Side.LONG, "side"), choice(Side.LONG, "side", ("long",))) == ("long", "long")
     assert type(choice(Side.LONG, "side", ("long",))) is str
     assert json_object(json_text({"side": Side.LONG}, "details")) == {"side": "long"}
+
+
+def test_an_enums_member_is_the_timeframe_that_it_is() -> None:
+    assert check_timeframe(Timeframe.HOUR) == "1h"
+    assert type(check_timeframe(Timeframe.HOUR)) is str
+
+
+def test_lists_that_double_are_refused_before_they_fill_the_memory() -> None:
+    doubled: object = "x"
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    with pytest.raises(InvalidValueError, match="a JSON object may hold"):
+        json_text({"details": doubled}, "details")
+    with pytest.raises(InvalidValueError, match=r"fee must be a Decimal, not list \(list\)"):
+        decimal(doubled, "fee")
+
+
+def test_a_time_in_json_whose_zone_fails_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match=r"details\['at'\] is a time whose tzinfo fails"):
+        json_text({"at": datetime(1, 1, 1, tzinfo=Broken())}, "details")
+
+
+@pytest.mark.parametrize("value", [1.5, "1", None, True, Decimal("NaN")])
+def test_what_is_no_decimal_cannot_be_quantized(value: Any) -> None:
+    with pytest.raises(InvalidValueError, match="value"):
+        quantize(value)
+
+
+@pytest.mark.parametrize("changes", [{"pool_size": 0}, {"pool_size": True}, {"max_overflow": "1"}, {"echo": "yes"}])
+def test_a_wrong_argument_of_a_manager_is_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValueError, match=next(iter(changes))):
+        DatabaseManager("sqlite:///:memory:", **changes)
 
 
 @pytest.mark.parametrize("given", ["1E+3", "0E+1000000", "0E-1000000", "1." + "0" * 17_000, "-0.0", "1E-18"])

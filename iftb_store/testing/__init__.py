@@ -19,6 +19,8 @@ _MODULES = (
     "events",
     "fixtures",
     "gaps",
+    "hostile",
+    "hostile_values",
     "lifecycle",
     "positions",
     "properties",

@@ -8,6 +8,7 @@ from iftb_store.testing.bars import BarTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.gaps import GapTests
+from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
@@ -33,6 +34,7 @@ class BackendConformance(
     AppSessionTests,
     LifecycleTests,
     PropertyTests,
+    HostileTests,
 ):
     """What every backend must do.
 

@@ -1,0 +1,424 @@
+"""Hostile input: every parameter of every public method is given every hostile value, and stores it whole or refuses it.
+
+`METHODS` says how each public method is tried. A method or a parameter that it does not name fails the suite.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import NoneType
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import iftb_store
+from iftb_store import (
+    DatabaseManager,
+    InvalidValueError,
+    OHLCVBar,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    StoreError,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+    quantize,
+)
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.hostile_values import HOSTILE
+from iftb_store.testing.samples import T0, as_given, bar, position, trade
+
+_MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
+#: Classes of `iftb_store` that are data or somebody else's, and have no method of ours that takes input.
+_NO_METHODS = {"Base", "Settings"}
+_TABLES = ("ohlcv", "trades", "positions", "system_events")
+_KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
+_LONGEST_MESSAGE = 1_000
+
+
+class Try(NamedTuple):
+    """One call: where, which parameter gets which value, and what makes the row another one than all before.
+
+    ``last`` holds the trade that is updated, as it was seen last.
+    """
+
+    db: DatabaseManager
+    session: Any
+    url: str
+    parameter: str
+    value: Any
+    number: int
+    last: list[Trade]
+
+    @property
+    def field(self) -> str:
+        """The field of the model, or nothing where the whole argument is meant."""
+        return self.parameter.partition(".")[2]
+
+    def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
+        """Return the hostile value itself, or a model that has it in one field."""
+        return model(**{**unique, self.field: self.value}) if self.field else self.value
+
+    def changed(self, **usual: Any) -> dict[str, Any]:
+        """Return the usual arguments with the hostile one among them."""
+        return {**usual, self.parameter: self.value}
+
+
+#: Makes one call, checks what it returned and what is stored, and returns the number of rows that it added.
+Attempt = Callable[[Try], Awaitable[int]]
+
+
+def kept(value: Any) -> Any:
+    """Return what must come back for a value that was accepted."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC, fold=0) if value.utcoffset() is None else value.astimezone(UTC)
+    if isinstance(value, Decimal):
+        return quantize(value)
+    if isinstance(value, dict):
+        return json.loads(json.dumps(value, default=lambda item: item.isoformat() if isinstance(item, datetime) else str(item)))
+    return value
+
+
+def assert_same(found: Any, given: Any) -> None:
+    """Check that a row came back as it was given, in plain types."""
+    bare, wanted = as_given(found), as_given(given)
+    for name in given.__slots__:
+        stored = getattr(bare, name)
+        assert stored == kept(getattr(wanted, name)), f"{name} came back as another value"
+        assert type(stored) in _KEPT_TYPES, f"{name} came back as {type(stored).__name__}"
+        if isinstance(stored, datetime):
+            assert stored.tzinfo is UTC or stored.utcoffset() == UTC.utcoffset(None)
+
+
+async def _insert_bars(one: Try) -> int:
+    return await _write_bars(one, OHLCVRepository(one.session).insert_many)
+
+
+async def _upsert_bars(one: Try) -> int:
+    return await _write_bars(one, OHLCVRepository(one.session).upsert_many)
+
+
+async def _write_bars(one: Try, write: Callable[[Any], Awaitable[int]]) -> int:
+    given = one.argument(bar, exchange=f"X{one.number}")
+    if not one.field:
+        assert await write(given) == 0
+        return 0
+    assert await write([bar(exchange=f"Y{one.number}"), given]) == 2
+    (found,) = await OHLCVRepository(one.session).get_range(
+        given.symbol, given.timeframe, given.timestamp, given.timestamp, given.exchange
+    )
+    assert_same(found, given)
+    return 2
+
+
+async def _get_range(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", timeframe="1h", start=T0, end=T0, exchange="binance")
+    _assert_found(await OHLCVRepository(one.session).get_range(**arguments), arguments)
+    return 0
+
+
+async def _get_latest(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", timeframe="1h", limit=5, exchange="binance")
+    _assert_found(await OHLCVRepository(one.session).get_latest(**arguments), arguments)
+    return 0
+
+
+async def _get_gaps(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", timeframe="1h", exchange="binance", start=None, end=None)
+    for hole in await OHLCVRepository(one.session).get_gaps(**arguments):
+        assert hole[0] < hole[1]
+    return 0
+
+
+async def _insert_trade(one: Try) -> int:
+    given = one.argument(trade, trade_id=f"T{one.number}")
+    found = await TradeRepository(one.session).get_by_id(await TradeRepository(one.session).insert(given))
+    assert_same(found, given)
+    return 1
+
+
+async def _update_trade(one: Try) -> int:
+    repository = TradeRepository(one.session)
+    number = one.last[-1].id
+    assert number is not None
+    if one.parameter == "trade_id":
+        await repository.update(one.value, fee=Decimal(1))
+    elif one.field:
+        await repository.update(number, **{one.field: one.value})
+        found = await repository.get_by_id(number)
+        assert found is not None
+        assert_same(found, replace(one.last[-1], **{one.field: one.value}))
+        one.last.append(found)
+    elif isinstance(one.value, str):
+        await repository.update(number, **{one.value: Decimal(1)})
+    return 0
+
+
+async def _get_trade(one: Try) -> int:
+    found = await TradeRepository(one.session).get_by_id(**one.changed())
+    assert found is None or found.id == one.value
+    return 0
+
+
+async def _get_recent_trades(one: Try) -> int:
+    assert 1 <= len(await TradeRepository(one.session).get_recent(**one.changed())) <= one.value
+    return 0
+
+
+async def _get_trades_by_symbol(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", limit=5, exchange="binance")
+    _assert_found(await TradeRepository(one.session).get_by_symbol(**arguments), arguments)
+    return 0
+
+
+async def _get_statistics(one: Try) -> int:
+    assert (await TradeRepository(one.session).get_statistics(**one.changed())).total_trades == 0
+    return 0
+
+
+async def _get_open_positions(one: Try) -> int:
+    arguments = one.changed()
+    _assert_found(await PositionRepository(one.session).get_open_positions(**arguments), arguments)
+    return 0
+
+
+async def _get_position(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", exchange="binance", side=None)
+    found = await PositionRepository(one.session).get_position(**arguments)
+    wanted = arguments if arguments["side"] is not None else {**arguments, "side": "long"}
+    _assert_found([] if found is None else [found], wanted)
+    return 0
+
+
+async def _update_position(one: Try) -> int:
+    given = one.argument(position, exchange=f"X{one.number}")
+    repository = PositionRepository(one.session)
+    await repository.update_position(given)
+    if given.id is not None:
+        return 0
+    assert_same(await repository.get_position(given.symbol, given.exchange, side=given.side), given)
+    return 1
+
+
+async def _close_position(one: Try) -> int:
+    await PositionRepository(one.session).close_position(**one.changed())
+    raise AssertionError("a position was closed that nobody opened")
+
+
+async def _log_event(one: Try) -> int:
+    repository = SystemEventRepository(one.session)
+    arguments = one.changed(**{"event_type": f"E{one.number}", "severity": "info", "message": "", one.parameter: one.value})
+    await repository.log_event(**arguments)
+    (found,) = await repository.get_recent_events(limit=1)
+    for name, value in arguments.items():
+        assert getattr(found, name) == kept(value), f"{name} came back as another value"
+        assert type(getattr(found, name)) in _KEPT_TYPES
+    return 1
+
+
+async def _get_recent_events(one: Try) -> int:
+    arguments = one.changed()
+    _assert_found(await SystemEventRepository(one.session).get_recent_events(**arguments), arguments)
+    return 0
+
+
+async def _make_manager(one: Try) -> int:
+    async with DatabaseManager(**one.changed(**{"database_url": one.url, one.parameter: one.value})) as db, db.get_session():
+        return 0
+
+
+async def _run(one: Try) -> int:
+    async def work(session: Any) -> int:
+        return 0
+
+    await one.db.run(**{**one.changed(work=work, retries=0), one.parameter: work if callable(one.value) else one.value})
+    return 0
+
+
+async def _ping(one: Try) -> int:
+    # a short wait may be over before the database answers
+    with suppress(OperationalError):
+        assert await one.db.ping(**one.changed()) >= 0
+    return 0
+
+
+async def _record_trade(one: Try) -> int:
+    given = one.argument(trade, trade_id=f"R{one.number}")
+    repository = TradeRepository(one.session)
+    number = await repository.record(given)
+    assert await repository.record(given) == number
+    assert_same(await repository.get_by_id(number), given)
+    return 1
+
+
+async def _quantize(one: Try) -> int:
+    assert quantize(**one.changed()) == kept(Decimal(one.value))
+    return 0
+
+
+def _made_by(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
+    """Return what tries the session and the clock of a repository: the clock itself, and the time that it gives."""
+
+    async def attempt(one: Try) -> int:
+        if one.parameter == "session":
+            repository(one.value)
+        if not callable(one.value):
+            with pytest.raises(InvalidValueError, match="clock"):
+                repository(one.session, clock=one.value)
+        await write(repository(one.session, clock=lambda: one.value), one.number)
+        return added
+
+    return attempt
+
+
+METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
+    "DatabaseManager.__init__": (("database_url", "pool_size", "max_overflow", "echo"), _make_manager),
+    "DatabaseManager.run": (("work", "retries", "isolation", "idempotent"), _run),
+    "DatabaseManager.ping": (("within",), _ping),
+    "OHLCVRepository.__init__": (
+        ("session", "clock"),
+        _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
+    ),
+    "OHLCVRepository.insert_many": (("bars",), _insert_bars),
+    "OHLCVRepository.upsert_many": (("bars",), _upsert_bars),
+    "OHLCVRepository.get_range": (("symbol", "timeframe", "start", "end", "exchange"), _get_range),
+    "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
+    "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
+    "TradeRepository.__init__": (
+        ("session", "clock"),
+        _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
+    ),
+    "TradeRepository.insert": (("trade",), _insert_trade),
+    "TradeRepository.record": (("trade",), _record_trade),
+    "TradeRepository.update": (("trade_id", "kwargs"), _update_trade),
+    "TradeRepository.get_by_id": (("trade_id",), _get_trade),
+    "TradeRepository.get_recent": (("limit",), _get_recent_trades),
+    "TradeRepository.get_by_symbol": (("symbol", "limit", "exchange"), _get_trades_by_symbol),
+    "TradeRepository.get_statistics": (("days", "exchange"), _get_statistics),
+    "PositionRepository.__init__": (
+        ("session", "clock"),
+        _made_by(PositionRepository, lambda positions, number: positions.update_position(position(exchange=f"C{number}"))),
+    ),
+    "PositionRepository.get_open_positions": (("exchange",), _get_open_positions),
+    "PositionRepository.get_position": (("symbol", "exchange", "side"), _get_position),
+    "PositionRepository.update_position": (("position",), _update_position),
+    "PositionRepository.close_position": (("position_id",), _close_position),
+    "SystemEventRepository.__init__": (
+        ("session", "clock"),
+        _made_by(SystemEventRepository, lambda events, number: events.log_event("E", "info", "")),
+    ),
+    "SystemEventRepository.log_event": (
+        (
+            "event_type",
+            "severity",
+            "message",
+            "details",
+            "symbol",
+            "exchange",
+            "trade_id",
+            "position_id",
+            "stack_trace",
+        ),
+        _log_event,
+    ),
+    "SystemEventRepository.get_recent_events": (("severity", "limit"), _get_recent_events),
+    "quantize": (("value",), _quantize),
+}
+
+
+def public_parameters() -> dict[str, tuple[str, ...]]:
+    """Return the parameters of each public function and method of `iftb_store` that has any, as their signatures tell them."""
+    found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
+    return {name: parameters for name, parameters in found if parameters}
+
+
+def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for name in iftb_store.__all__:
+        member = getattr(iftb_store, name)
+        if inspect.isfunction(member):
+            yield name, member
+        elif inspect.isclass(member) and not (name in _NO_METHODS or is_dataclass(member) or issubclass(member, Exception)):
+            for method, function in inspect.getmembers(member, inspect.isfunction):
+                if not method.startswith("_") or method == "__init__":
+                    yield f"{name}.{method}", function
+
+
+# before a fixture wraps one of them
+_FUNCTIONS = dict(_public_functions())
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+
+
+def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
+    """Yield the parameters, and where one takes a model, each field of it too."""
+    for parameter in parameters:
+        yield parameter
+        declared = inspect.signature(_FUNCTIONS[method]).parameters[parameter]
+        named = [model for name, model in _MODELS.items() if re.search(rf"\b{name}\b", str(declared.annotation))]
+        if declared.kind is inspect.Parameter.VAR_KEYWORD:
+            named = [Trade]
+        for model in named:
+            # trade_id is update()'s own first parameter
+            yield from (f"{parameter}.{item.name}" for item in fields(model) if (parameter, item.name) != ("kwargs", "trade_id"))
+
+
+def _assert_found(rows: list[Any], arguments: dict[str, Any]) -> None:
+    assert len(rows) <= arguments.get("limit", 1_000)
+    for row in rows:
+        for name in {"symbol", "timeframe", "exchange", "side", "severity"} & set(arguments):
+            assert arguments[name] is None or getattr(row, name) == arguments[name], f"a row of another {name} was returned"
+
+
+def _assert_clear(error: StoreError, parameter: str) -> None:
+    message = str(error)
+    assert 0 < len(message) <= _LONGEST_MESSAGE, f"the message has {len(message)} characters"
+    assert message.isprintable(), f"the message would steer a terminal: {message!a}"
+    if isinstance(error, InvalidValueError) and parameter != "kwargs":
+        subject = parameter.rpartition(".")[2].removesuffix("s").removeprefix("database_")
+        assert subject.lower() in message.lower(), f"the message does not name {subject}: {message}"
+
+
+async def _rows(db: DatabaseManager) -> int:
+    return sum([await raw.count(db, table) for table in _TABLES])
+
+
+class HostileTests(SuiteFixtures):
+    """What is accepted comes back the same; what is not is refused by an error of ours, with nothing written."""
+
+    async def test_every_parameter_of_every_public_method_has_its_hostile_case(self) -> None:
+        assert {name: parameters for name, (parameters, _) in METHODS.items()} == public_parameters()
+
+    @pytest.mark.parametrize("method", METHODS)
+    async def test_hostile_input_is_stored_as_it_is_or_refused(self, db: DatabaseManager, url: str, method: str) -> None:
+        await OHLCVRepository(db).insert_many([bar()])
+        last = [replace(trade(), id=await TradeRepository(db).insert(trade()))]
+        await PositionRepository(db).update_position(position())
+        await SystemEventRepository(db).log_event("decoy", "info", "untouched")
+        parameters, attempt = METHODS[method]
+        written = await _rows(db)
+        number = 0
+        for parameter in _with_fields(method, parameters):
+            async with db.get_session() as session:
+                for name, value in HOSTILE.items():
+                    number += 1
+                    try:
+                        written += await attempt(Try(db, session, url, parameter, value, number, last))
+                    except StoreError as error:
+                        _assert_clear(error, parameter)
+                    except BaseException as error:
+                        error.add_note(f"{method}: {parameter} was given {name}")
+                        raise
+            assert await _rows(db) == written, f"a refused call of {method} wrote a row ({parameter})"
+            assert_same(await TradeRepository(db).get_by_id(last[-1].id or 0), last[-1])
