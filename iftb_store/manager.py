@@ -130,7 +130,7 @@ class DatabaseManager:
             InvalidValueError: grace is no number of seconds, 0 or more.
         """
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
-            raise InvalidValueError(f"grace must be a number of seconds, 0 or more, not {checks.shown(grace)}")
+            raise InvalidValueError(f"grace must be a number of seconds, 0 or more, not {shown(grace)}")
         async with self._connecting:
             if self._connected:
                 self._connected = False
