@@ -140,6 +140,13 @@ async def _get_gaps(one: Try) -> int:
     return 0
 
 
+async def _read_arrow(one: Try) -> int:
+    arguments = one.changed()
+    for row in (await OHLCVRepository(one.session).read_arrow(**arguments)).to_pylist():
+        assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
+    return 0
+
+
 async def _insert_trade(one: Try) -> int:
     given = one.argument(trade, trade_id=f"T{one.number}")
     found = await TradeRepository(one.session).get_by_id(await TradeRepository(one.session).insert(given))
@@ -294,6 +301,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "OHLCVRepository.get_range": (("symbol", "timeframe", "start", "end", "exchange"), _get_range),
     "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
     "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
+    "OHLCVRepository.read_arrow": (("symbol", "timeframe", "start", "end", "exchange"), _read_arrow),
     "TradeRepository.__init__": (
         ("session", "clock"),
         _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
