@@ -104,9 +104,9 @@ def boolean(value: object, name: str) -> bool:
 
 
 def seconds(value: object, name: str) -> float:
-    """Return a finite number of seconds above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST_WAIT:
-        raise InvalidValueError(f"{name} must be a number of seconds above 0, at most {_LONGEST_WAIT:,}, not {shown(value)}")
+    """Return a number of seconds to wait: 0 or more, and an end to it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
+        raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {shown(value)}")
     return float(value)
 
 

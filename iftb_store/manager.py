@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -129,12 +128,11 @@ class DatabaseManager:
         Raises:
             InvalidValueError: grace is no number of seconds, 0 or more.
         """
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
-            raise InvalidValueError(f"grace must be a number of seconds, 0 or more, not {shown(grace)}")
+        wait = checks.seconds(grace, "grace")
         async with self._connecting:
             if self._connected:
                 self._connected = False
-                await self._backend.disconnect(grace)
+                await self._backend.disconnect(wait)
 
     def get_session(self) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
@@ -223,7 +221,7 @@ class DatabaseManager:
         Raises:
             OperationalError: it did not answer ``within`` so many seconds, or cannot be reached.
             NotConnectedError: before connect().
-            InvalidValueError: ``within`` is no number of seconds above 0.
+            InvalidValueError: ``within`` is no number of seconds, 0 or more.
         """
         checks.seconds(within, "within")
         self._require_connected()

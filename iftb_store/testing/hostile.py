@@ -259,6 +259,11 @@ async def _ping(one: Try) -> int:
     return 0
 
 
+async def _disconnect(one: Try) -> int:
+    await DatabaseManager(one.url).disconnect(**one.changed())
+    return 0
+
+
 async def _record_trade(one: Try) -> int:
     given = one.argument(trade, trade_id=f"R{one.number}")
     repository = TradeRepository(one.session)
@@ -292,6 +297,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "DatabaseManager.__init__": (("database_url", "pool_size", "max_overflow", "echo"), _make_manager),
     "DatabaseManager.run": (("work", "retries", "isolation", "idempotent"), _run),
     "DatabaseManager.ping": (("within",), _ping),
+    "DatabaseManager.disconnect": (("grace",), _disconnect),
     "OHLCVRepository.__init__": (
         ("session", "clock"),
         _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
