@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi, PGDialect_asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -148,7 +148,9 @@ class PostgresDriver:
                 f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store"
             ) from error
         except BaseException as error:
-            translated = translate(error, lost=connection.is_closed())
+            # SQLAlchemy's own BEGIN wraps what asyncpg raises
+            raised = error.__cause__ if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) else None
+            translated = translate(raised or error, lost=connection.is_closed())
             if not isinstance(translated, IntegrityError):
                 # a cancelled statement takes the transaction with it, too
                 note_error(self._session, translated or error, gone=False)

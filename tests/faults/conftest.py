@@ -17,9 +17,15 @@ def engine(url: str) -> str:
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """The figures of the fault that the module's FAULT names, on the test's engine."""
-    name = request.getfixturevalue("engine")
-    figures = Tally(request.module.FAULT, name)
+def fault(request: pytest.FixtureRequest) -> str:
+    """The name of the fault: the module's, where a test is not given another."""
+    name: str = request.module.FAULT
+    return name
+
+
+@pytest.fixture
+def tally(fault: str, engine: str) -> Iterator[Tally]:
+    """The figures of the test's fault on its engine."""
+    figures = Tally(fault, engine)
     yield figures
     figures.close()

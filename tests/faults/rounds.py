@@ -12,6 +12,7 @@ _ROUNDS = {
     "server killed": (10, 100),
     "backends terminated": (10, 100),
     "server silent": (10, 100),
+    "server stopped": (1, 10),
     "connection refused": (10, 100),
     "server full": (10, 100),
     "task cancelled": (200, 5_000),
