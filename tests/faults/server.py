@@ -39,6 +39,7 @@ class Server:
     def kill(self) -> None:
         """End the server as a crash would: no checkpoint, no word to its clients; recovery follows at the next start."""
         process = self._server.get_postmaster_info().process
+        assert process is not None
         os.kill(process.pid, signal.SIGQUIT)
         process.wait()
 

@@ -9,6 +9,7 @@ import socket
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count
 
 import asyncpg
@@ -59,7 +60,7 @@ class Load:
         for number in self._numbers:
             try:
                 if again:
-                    await self._db.run(lambda session, number=number: linked.write(session, number), retries=20)
+                    await self._db.run(partial(linked.write, number=number), retries=20)
                 else:
                     async with self._db.get_session() as session:
                         await linked.write(session, number)
@@ -195,13 +196,17 @@ async def fill(url: str, full: AsyncExitStack) -> None:
 async def write_stopped(db: DatabaseManager, number: int) -> None:
     """Stop the session's own backend process in the middle of the session, as a host that hangs would, until it has failed."""
     stopped: list[int] = []
+
+    async def hang() -> None:
+        async with db.get_session() as session:
+            await linked.write(session, number)
+            stopped.append((await session.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+            os.kill(stopped[0], signal.SIGSTOP)
+            await session.execute(text("SELECT 1"))
+
     try:
         with pytest.raises(OperationalError):
-            async with db.get_session() as session:
-                await linked.write(session, number)
-                stopped.append((await session.execute(text("SELECT pg_backend_pid()"))).scalar_one())
-                os.kill(stopped[0], signal.SIGSTOP)
-                await session.execute(text("SELECT 1"))
+            await hang()
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
