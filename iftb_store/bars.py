@@ -225,7 +225,7 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
     """Return the bars as a batch without those whose key a later one has.
 
     Raises:
-        InvalidValueError: a bar whose key cannot be stored.
+        InvalidValueError: a bar whose key cannot be stored, or one that cannot be stored in a batch that holds a key twice.
     """
     last: dict[_Key, int] = {}
     previous: list[_Key] = []
@@ -235,6 +235,10 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
         previous = keys
         last.update(zip(keys, range(first, len(bars)), strict=False))
     if len(last) < len(bars):
+        # a bar that a later one overrides must be one that can be stored, too, and is named by its place in the whole batch
+        for first in range(0, len(bars), CHUNK):
+            bar_columns(bars[first : first + CHUNK], first, len(bars))
+            await asyncio.sleep(0)
         bars = [bars[index] for index in last.values()]
     return BarBatch(bars, created_at, ordered=ordered)
 

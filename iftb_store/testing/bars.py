@@ -254,6 +254,19 @@ class UpsertTests(SuiteFixtures):
         await OHLCVRepository(db).upsert_many(given)
         assert given == [bar(datetime(2024, 1, 1)), bar(datetime(2024, 1, 1), volume=Decimal("7.0"))]
 
+    @pytest.mark.parametrize("timestamp", [T0, T0.replace(tzinfo=None)])
+    async def test_a_bar_that_cannot_be_stored_is_refused_also_where_a_later_one_wins(
+        self, db: DatabaseManager, timestamp: datetime
+    ) -> None:
+        bars = [bar(T0 - HOUR), bar(timestamp, volume=Decimal(-1)), bar(timestamp)]
+        with pytest.raises(InvalidValueError, match=r"bar 2 of 3 .* is negative"):
+            await OHLCVRepository(db).upsert_many(bars)
+        assert await raw.count(db, "ohlcv") == 0
+
+    async def test_a_refused_bar_is_named_by_its_place_in_the_batch_that_was_given(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match="bar 3 of 3"):
+            await OHLCVRepository(db).upsert_many([bar(), bar(), bar(T0 + HOUR, volume=Decimal(-1))])
+
     async def test_an_upsert_with_a_bar_that_cannot_be_stored_writes_nothing(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
         with pytest.raises(InvalidValueError):
