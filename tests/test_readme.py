@@ -54,13 +54,15 @@ def test_the_readme_names_every_variable() -> None:
 
 def test_the_guide_s_first_backend_passes_a_part_of_the_suite(tmp_path: Path) -> None:
     (pyproject,) = _blocks(_GUIDE, "toml")
-    backend, suite = _blocks(_GUIDE, "python")
+    backend, suite, model = _blocks(_GUIDE, "python")
     (tmp_path / "iftb_store_mydb.py").write_text(backend)
     (tmp_path / "test_mydb.py").write_text(suite)
+    (tmp_path / "test_model.py").write_text(model)
     info = tmp_path / "iftb_store_mydb-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: iftb-store-mydb\nVersion: 0.1\n")
     (name, target), *_ = re.findall(r'^(\w+) = "(iftb_store_mydb:\w+)"$', pyproject, re.MULTILINE)
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {target}\n")
-    done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "-k", "insert", "test_mydb.py")
+    wanted = ("-k", "insert or programme", "test_mydb.py", "test_model.py")
+    done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", *wanted)
     assert done.returncode == 0, done.stdout + done.stderr

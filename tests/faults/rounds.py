@@ -20,6 +20,7 @@ _ROUNDS = {
     "disk full": (4, 50),
     "caught error": (2, 100),
     "damaged file": (30, 1_000),
+    "random programme": (200, 5_000),
 }
 
 

@@ -1,0 +1,223 @@
+"""The engines under a random programme: their sessions, the ids of their rows, and how an answer differs from the model's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import Field, fields, is_dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from iftb_store import (
+    DatabaseManager,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEventRepository,
+    TradeRepository,
+)
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.model import Duplicate, Number, State
+from iftb_store.testing.model_values import unlike
+from iftb_store.testing.samples import Clock
+
+#: The session of an app's own, where the backend takes one; elsewhere it is a session of ours.
+APP = "app"
+
+_REPOSITORIES = {
+    "bars": OHLCVRepository,
+    "trades": TradeRepository,
+    "positions": PositionRepository,
+    "events": SystemEventRepository,
+}
+_TABLES = ("ohlcv", "trades", "positions", "system_events")
+# the id of no row, for a row that was rolled back
+_NOBODY = 10**15
+_NUMBER = re.compile(r"<(\w+) (\d+)>")
+
+
+class Interruption(Exception):
+    """What ends a session that is to be rolled back."""
+
+
+_ENDINGS: Mapping[str, type[BaseException] | None] = {
+    "clean exit": None,
+    "exception": Interruption,
+    "cancellation": asyncio.CancelledError,
+}
+GOING_ON = ("commit", "rollback", "rollback after an error of raw SQL")
+#: How a transaction ends, and whether what it wrote is kept.
+ENDINGS = {ending: ending in ("clean exit", "commit") for ending in (*_ENDINGS, *GOING_ON)}
+
+
+class Engine:
+    """A connected manager, the sessions that are open on it, and its ids for the model's numbers."""
+
+    def __init__(self, name: str, manager: DatabaseManager, clock: Clock) -> None:
+        self.name = name
+        self._manager = manager
+        self._clock = clock
+        self._sessions: dict[str, tuple[AbstractAsyncContextManager[Any], Any]] = {}
+        self._ids: dict[Number, int] = {}
+        self._numbers: dict[tuple[str, int], Number] = {}
+
+    async def close(self) -> None:
+        """Roll every session back."""
+        for session in list(self._sessions):
+            await self._leave(session, Interruption)
+
+    async def clear(self) -> None:
+        """Roll every session back and empty the tables."""
+        await self.close()
+        self._ids.clear()
+        self._numbers.clear()
+        async with self._manager.get_session() as session:
+            for table in _TABLES:
+                await session.execute(text(f"DELETE FROM {table}"))
+
+    async def call(self, session: str | None, repository: str, method: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """Return what a method of a repository returns, or the error that it raises."""
+        where = self._manager if session is None else await self._session(session)
+        bound = getattr(_REPOSITORIES[repository](where, clock=self._clock), method)
+        try:
+            return await bound(*map(self._with_ids, args), **named)
+        except Exception as error:
+            return error
+
+    async def end(self, session: str, ending: str) -> None:
+        """End a transaction: with the session, or where it is one of `GOING_ON` the session goes on in another."""
+        if ending not in GOING_ON:
+            await self._leave(session, _ENDINGS[ending])
+            return
+        opened = self._sessions[session][1]
+        if ending == "commit":
+            await opened.commit()
+            return
+        if ending == "rollback after an error of raw SQL":
+            await self._fail(opened)
+        await opened.rollback()
+
+    async def _fail(self, opened: Any) -> None:
+        try:
+            await opened.execute(text("SELECT no_such_column FROM trades"))
+        except SQLAlchemyError:
+            return
+        raise AssertionError(f"{self.name} found a column that is not there")
+
+    async def _leave(self, session: str, kind: type[BaseException] | None) -> None:
+        context, _ = self._sessions.pop(session)
+        if kind is None:
+            await context.__aexit__(None, None, None)
+            return
+        error = kind()
+        try:
+            handed_on = not await context.__aexit__(kind, error, None)
+        except kind as raised:
+            handed_on = raised is error
+        if not handed_on:
+            raise AssertionError(f"{self.name} does not hand on what ended its session")
+
+    async def audit(self, state: State) -> str | None:
+        """Tell how what is committed differs from a state, by raw SQL; of positions every row, as no method reads closed ones."""
+        counts = [len(state.bars), len(state.trades), len(state.positions), len(state.events)]
+        if (found := [await raw.count(self._manager, table) for table in _TABLES]) != counts:
+            return f": {found} rows of {', '.join(_TABLES)} instead of {counts}"
+        names = ", ".join(item.name for item in fields(Position))
+        stored = await raw.fetch(self._manager, f"SELECT {names} FROM positions ORDER BY id")
+        positions = [Position(*map(_decoded, fields(Position), row)) for row in stored]
+        return self.difference(list(state.positions.values()), positions)
+
+    def forget(self, kept: set[Number]) -> None:
+        """Forget the ids of rows that are no more: SQLite gives them again."""
+        self._ids = {number: found for number, found in self._ids.items() if number in kept}
+        self._numbers = {(number.table, found): number for number, found in self._ids.items()}
+
+    def difference(self, expected: Any, found: Any) -> str | None:
+        """Tell how an answer differs from the model's; None where it does not."""
+        if isinstance(expected, Exception) or isinstance(found, Exception):
+            return self._difference_of_errors(expected, found)
+        if isinstance(expected, list | tuple):
+            if not isinstance(found, list | tuple) or len(expected) != len(found):
+                return _unlike(expected, found)
+            pairs = enumerate(zip(expected, found, strict=True))
+            found_differences = (f"[{index}]{reason}" for index, pair in pairs if (reason := self.difference(*pair)))
+            return next(found_differences, None)
+        if is_dataclass(expected):
+            if type(expected) is not type(found):
+                return _unlike(expected, found)
+            names = (item.name for item in fields(expected))
+            return next(
+                (
+                    f".{name}{reason}"
+                    for name in names
+                    if (reason := self.difference(getattr(expected, name), getattr(found, name)))
+                ),
+                None,
+            )
+        if isinstance(expected, Number):
+            return self._learn(expected, found)
+        return None if _same(expected, found) else _unlike(expected, found)
+
+    def _difference_of_errors(self, expected: Any, found: Any) -> str | None:
+        if isinstance(expected, Duplicate):
+            return None if type(found) is IntegrityError else _unlike("an IntegrityError", found)
+        wanted = _NUMBER.sub(lambda found: str(self._with_ids(Number(found[1], int(found[2])))), str(expected))
+        if type(expected) is type(found) and str(found) == wanted:
+            return None
+        return _unlike(f"{type(expected).__name__}({wanted!r})" if isinstance(expected, Exception) else expected, found)
+
+    def _learn(self, number: Number, found: Any) -> str | None:
+        if type(found) is not int:
+            return _unlike(number, found)
+        known = self._ids.setdefault(number, found)
+        owner = self._numbers.setdefault((number.table, found), number)
+        if known != found or owner != number:
+            return f": {number} had the id {known}, and now {found}, which is that of {owner}"
+        return None
+
+    def _with_ids(self, value: Any) -> Any:
+        if isinstance(value, Number):
+            return self._ids.get(value, _NOBODY + value)
+        if getattr(value, "id", None) is not None and isinstance(value.id, Number):
+            return replace(value, id=self._with_ids(value.id))
+        return value
+
+    async def _session(self, name: str) -> Any:
+        if name not in self._sessions:
+            own = name == APP and Capability.SQLALCHEMY in self._manager.capabilities
+            context = _app_session(self._manager) if own else self._manager.get_session()
+            self._sessions[name] = context, await context.__aenter__()
+        return self._sessions[name][1]
+
+
+@asynccontextmanager
+async def _app_session(manager: DatabaseManager) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(manager.engine, expire_on_commit=False) as session:
+        yield session
+        await session.commit()
+
+
+def _decoded(column: Field[Any], stored: Any) -> Any:
+    kind = str(column.type)
+    if stored is None or kind.startswith(("str", "int")):
+        return stored
+    return raw.number(stored) if kind.startswith("Decimal") else raw.moment(stored)
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if isinstance(expected, datetime):
+        return type(found) is datetime and found == expected and found.utcoffset() == timedelta(0)
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and not unlike(expected, found)
+    return type(expected) is type(found) and bool(expected == found)
+
+
+def _unlike(expected: object, found: object) -> str:
+    return f": {found!r} instead of {expected!r}"

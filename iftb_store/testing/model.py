@@ -1,0 +1,376 @@
+"""A model of the four repositories in plain Python, dicts and no SQL: what every engine must answer, and what it must refuse.
+
+It is written from the contract alone, apart from the code under test: sums are Fractions, sessions are copies of a dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from iftb_store import (
+    AmbiguousPositionError,
+    InvalidValueError,
+    NotFoundError,
+    OHLCVBar,
+    Position,
+    PositionClosedError,
+    SystemEvent,
+    Trade,
+    TradeConflictError,
+    TradeStatistics,
+)
+from iftb_store.testing import model_values as values
+
+_Key = tuple[str, str, str, datetime]
+
+
+class Duplicate(Exception):
+    """Where the repositories raise SQLAlchemy's IntegrityError."""
+
+
+class Number(int):
+    """The model's own id of a row, which stands for another number on each engine; ``table`` tells whose it is."""
+
+    table: str
+
+    def __new__(cls, table: str, number: int) -> Number:
+        made = super().__new__(cls, number)
+        made.table = table
+        return made
+
+    def __repr__(self) -> str:
+        return f"<{self.table} {int(self)}>"
+
+    __str__ = __repr__
+
+    def __format__(self, specification: str) -> str:
+        return repr(self)
+
+
+@dataclass
+class State:
+    """What is stored. Rows are replaced, never changed: a copy of the dicts is a copy of all."""
+
+    bars: dict[_Key, OHLCVBar] = field(default_factory=dict)
+    trades: dict[int, Trade] = field(default_factory=dict)
+    positions: dict[int, Position] = field(default_factory=dict)
+    events: list[SystemEvent] = field(default_factory=list)
+
+    def copy(self) -> State:
+        """Return a state that changes apart from this one."""
+        return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
+
+    def numbers(self) -> set[Number]:
+        """Return the numbers of all rows."""
+        rows: list[OHLCVBar | Trade | Position | SystemEvent] = [*self.bars.values(), *self.trades.values(), *self.events]
+        rows += self.positions.values()
+        return {row.id for row in rows if isinstance(row.id, Number)}
+
+
+class Model:
+    """A database with sessions. A session sees the committed state until its first write, from then on its own copy."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self.committed = State()
+        self.clock = clock
+        self._working: dict[str, State] = {}
+        self._numbers = 0
+
+    def at(self, session: str | None) -> ModelSession:
+        """Return the repositories in a session, or with None those whose each call is a transaction of its own."""
+        return ModelSession(self, session)
+
+    def commit(self, session: str) -> None:
+        """Make a session's copy the committed state."""
+        self.committed = self._working.pop(session, self.committed)
+
+    def rollback(self, session: str) -> None:
+        """Forget a session's copy."""
+        self._working.pop(session, None)
+
+    def numbers(self) -> set[Number]:
+        """Return the numbers of all rows that any session sees."""
+        return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
+
+    def seen_by(self, session: str | None) -> State:
+        """Return what a session reads."""
+        return self._working.get(session or "", self.committed)
+
+    def written_by(self, session: str | None) -> State:
+        """Return what a session changes."""
+        if session is None:
+            return self.committed
+        return self._working.setdefault(session, self.committed.copy())
+
+    def number(self, table: str) -> Number:
+        """Return a new row's number."""
+        self._numbers += 1
+        return Number(table, self._numbers)
+
+
+class ModelSession:
+    """The repositories of the model in one session, by the names that their methods have in `iftb_store`."""
+
+    def __init__(self, model: Model, session: str | None) -> None:
+        self.bars = _Bars(model, session)
+        self.trades = _Trades(model, session)
+        self.positions = _Positions(model, session)
+        self.events = _Events(model, session)
+
+
+class _Repository:
+    def __init__(self, model: Model, session: str | None) -> None:
+        self._model = model
+        self._session = session
+
+    @property
+    def _seen(self) -> State:
+        return self._model.seen_by(self._session)
+
+    @property
+    def _written(self) -> State:
+        return self._model.written_by(self._session)
+
+    def _now(self) -> datetime:
+        return values.moment(self._model.clock(), "the clock's time")
+
+
+class _Bars(_Repository):
+    def insert_many(self, bars: Sequence[OHLCVBar]) -> int:
+        checked = values.checked_bars(bars)
+        keys = [_key(bar) for bar in checked]
+        if len({*keys}) < len(keys) or any(key in self._seen.bars for key in keys):
+            raise Duplicate
+        self._store(checked)
+        return len(checked)
+
+    def upsert_many(self, bars: Sequence[OHLCVBar]) -> int:
+        checked = values.checked_bars(bars)
+        self._store(checked)
+        return len({_key(bar) for bar in checked})
+
+    def _store(self, bars: Sequence[OHLCVBar]) -> None:
+        for bar in bars:
+            stored = self._seen.bars.get(_key(bar))
+            kept = (self._model.number("bars"), self._now()) if stored is None else (stored.id, stored.created_at)
+            self._written.bars[_key(bar)] = replace(bar, id=kept[0], created_at=kept[1])
+
+    def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> list[OHLCVBar]:
+        first, last = _window(start, end)
+        assert first is not None
+        assert last is not None
+        return [bar for bar in self._series(symbol, timeframe, exchange) if first <= bar.timestamp <= last]
+
+    def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
+        values.whole(limit, "limit", 1)
+        return self._series(symbol, timeframe, exchange)[::-1][:limit]
+
+    def get_gaps(
+        self,
+        symbol: str,
+        timeframe: str,
+        exchange: str = "binance",
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[tuple[datetime, datetime]]:
+        first, last = _window(start, end)
+        moments = [
+            bar.timestamp
+            for bar in self._series(symbol, timeframe, exchange)
+            if (first is None or first <= bar.timestamp) and (last is None or bar.timestamp <= last)
+        ]
+        before = [] if first is None else [_beyond(first, timeframe, -1, "start")]
+        after = [] if last is None else [_beyond(last, timeframe, 1, "end")]
+        line = before + moments + after
+        pairs = pairwise(line)
+        return [(earlier, later) for earlier, later in pairs if values.apart(earlier, later, timeframe)]
+
+    def _series(self, symbol: str, timeframe: str, exchange: str) -> list[OHLCVBar]:
+        wanted = values.name(exchange, "exchange"), values.name(symbol, "symbol"), values.timeframe(timeframe)
+        found = [bar for key, bar in self._seen.bars.items() if key[:3] == wanted]
+        return sorted(found, key=lambda bar: bar.timestamp)
+
+
+class _Trades(_Repository):
+    def insert(self, trade: Trade) -> int:
+        checked = values.checked(trade)
+        if any(stored.trade_id == checked.trade_id for stored in self._seen.trades.values()):
+            raise Duplicate
+        number, now = self._model.number("trades"), self._now()
+        self._written.trades[number] = replace(checked, id=number, created_at=now, updated_at=now)
+        return number
+
+    def record(self, trade: Trade) -> int:
+        checked = values.checked(trade)
+        stored = next((item for item in self._seen.trades.values() if item.trade_id == checked.trade_id), None)
+        if stored is None:
+            return self.insert(trade)
+        differing = [wanted for wanted in values.SETTABLE if values.unlike(getattr(stored, wanted), getattr(checked, wanted))]
+        if differing:
+            raise TradeConflictError(
+                f"a trade with trade_id {values.shown(checked.trade_id)} is stored already (id {stored.id}) with another "
+                f"{', '.join(differing)}; update({stored.id}, …) changes a stored trade, another trade needs another trade_id",
+                tuple(differing),
+            )
+        assert stored.id is not None
+        return stored.id
+
+    def update(self, trade_id: int, **changes: Any) -> None:
+        values.whole(trade_id, "trade_id (the id that insert returned)")
+        checked = values.checked_changes(changes)
+        if trade_id not in self._seen.trades:
+            raise NotFoundError(f"no trade has the id {trade_id}; insert() returns it, get_by_symbol() finds it")
+        self._written.trades[trade_id] = replace(self._seen.trades[trade_id], **checked, updated_at=self._now())
+
+    def get_by_id(self, trade_id: int) -> Trade | None:
+        values.whole(trade_id, "trade_id (the id that insert returned)")
+        return self._seen.trades.get(trade_id)
+
+    def get_recent(self, limit: int = 100) -> list[Trade]:
+        values.whole(limit, "limit", 1)
+        return _newest(self._seen.trades.values(), limit)
+
+    def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
+        wanted = values.name(symbol, "symbol"), values.name(exchange, "exchange")
+        values.whole(limit, "limit", 1)
+        return _newest([trade for trade in self._seen.trades.values() if (trade.symbol, trade.exchange) == wanted], limit)
+
+    def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
+        values.whole(days, "days", 1)
+        values.name(exchange, "exchange")
+        try:
+            since = self._now() - timedelta(days=days)
+        except OverflowError:
+            raise InvalidValueError(f"{days} days before now lie outside the years 1 to 9999") from None
+        counted = [
+            trade
+            for trade in self._seen.trades.values()
+            if trade.exchange == exchange and trade.realized_pnl is not None and (trade.exit_time or trade.updated_at) >= since  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand]
+        ]
+        return _statistics([Fraction(trade.realized_pnl or 0) for trade in counted], [Fraction(trade.fee) for trade in counted])
+
+
+class _Positions(_Repository):
+    def get_open_positions(self, exchange: str = "binance") -> list[Position]:
+        values.name(exchange, "exchange")
+        found = [item for item in self._seen.positions.values() if item.status == "open" and item.exchange == exchange]
+        return sorted(found, key=lambda item: (item.entry_time, item.id))
+
+    def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
+        values.name(symbol, "symbol")
+        if side is not None:
+            values.one_of(side, "side", values.SIDES)
+        found = [item for item in self.get_open_positions(exchange) if item.symbol == symbol and side in (None, item.side)]
+        if len(found) > 1:
+            raise AmbiguousPositionError(
+                f"both a long and a short position of {symbol} on {exchange} are open; name one with side="
+            )
+        return found[0] if found else None
+
+    def update_position(self, position: Position) -> None:
+        checked = values.checked(position)
+        number = position.id
+        holder = self._open(checked.exchange, checked.symbol, checked.side)
+        if number is None and holder is None:
+            created = replace(checked, id=self._model.number("positions"), created_at=self._now())
+            self._put(created)
+            return
+        if number is None:
+            assert holder is not None
+            number = holder.id
+        stored = self._still_open(number)
+        if holder is not None and holder.id != number and checked.status == "open":
+            raise Duplicate
+        self._put(replace(checked, id=stored.id, created_at=stored.created_at))
+
+    def close_position(self, position_id: int) -> None:
+        values.whole(position_id, "position_id")
+        self._put(replace(self._still_open(position_id), status="closed"))
+
+    def _put(self, position: Position) -> None:
+        assert position.id is not None
+        self._written.positions[position.id] = replace(position, last_updated=self._now())
+
+    def _open(self, exchange: str, symbol: str, side: str) -> Position | None:
+        key = exchange, symbol, side
+        found = [item for item in self._seen.positions.values() if item.status == "open"]
+        return next((item for item in found if (item.exchange, item.symbol, item.side) == key), None)
+
+    def _still_open(self, number: int | None) -> Position:
+        stored = None if number is None else self._seen.positions.get(number)
+        if stored is None:
+            raise NotFoundError(f"no position has the id {number}; get_open_positions() lists those that are open")
+        if stored.status != "open":
+            raise PositionClosedError(f"position {number} is not open any more and cannot be changed; a new one has no id")
+        return stored
+
+
+class _Events(_Repository):
+    def log_event(self, event_type: str, severity: str, message: str, **rest: Any) -> None:
+        checked = values.checked(SystemEvent(event_type, severity, message, **rest))
+        self._written.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
+
+    def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
+        if severity is not None:
+            values.one_of(severity, "severity", values.SEVERITIES)
+        values.whole(limit, "limit", 1)
+        found = [event for event in self._seen.events if severity in (None, event.severity)]
+        return sorted(found, key=lambda event: (event.created_at, event.id), reverse=True)[:limit]
+
+
+def _key(bar: OHLCVBar) -> _Key:
+    return bar.exchange, bar.symbol, bar.timeframe, bar.timestamp
+
+
+def _window(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
+    first = None if start is None else values.moment(start, "start")
+    last = None if end is None else values.moment(end, "end")
+    if first is not None and last is not None and first > last:
+        raise InvalidValueError(f"start {first.isoformat()} lies after end {last.isoformat()}")
+    return first, last
+
+
+def _beyond(edge: datetime, timeframe: str, steps: int, wanted: str) -> datetime:
+    try:
+        return values.shifted(edge, timeframe, steps)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{wanted} lies at the calendar's end: {error}") from None
+
+
+def _newest(trades: Any, limit: int) -> list[Trade]:
+    return sorted(trades, key=lambda trade: (trade.entry_time, trade.id), reverse=True)[:limit]
+
+
+def _statistics(pnls: list[Fraction], fees: list[Fraction]) -> TradeStatistics:
+    wins, losses = [pnl for pnl in pnls if pnl > 0], [-pnl for pnl in pnls if pnl < 0]
+    return TradeStatistics(
+        total_trades=len(pnls),
+        winning_trades=len(wins),
+        losing_trades=len(losses),
+        win_rate=_quotient(100 * len(wins), len(pnls)),
+        gross_profit=_exact(sum(wins)),
+        gross_loss=_exact(sum(losses)),
+        net_pnl=_exact(sum(pnls)),
+        total_fees=_exact(sum(fees)),
+        avg_win=_quotient(sum(wins), len(wins)),
+        avg_loss=_quotient(sum(losses), len(losses)),
+        largest_win=_exact(max(wins, default=0)),
+        largest_loss=_exact(max(losses, default=0)),
+        profit_factor=_quotient(sum(wins), sum(losses)) if losses else None,
+    )
+
+
+def _exact(value: Fraction | int) -> Decimal:
+    return values.from_units(int(value * values.UNITS))
+
+
+def _quotient(numerator: Fraction | int, denominator: Fraction | int) -> Decimal:
+    # round() of a Fraction is half-even
+    return values.from_units(round(Fraction(numerator) / denominator * values.UNITS)) if denominator else Decimal(0)

@@ -1,0 +1,260 @@
+"""The model's own idea of single values: what is stored of each, and the words in which one that cannot be is refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from json import dumps
+from typing import Any, TypeVar
+
+from iftb_store import InvalidValueError, OHLCVBar, Position, SystemEvent, Trade
+
+_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
+
+#: Steps of the last place kept in one whole.
+UNITS = 10**18
+
+SIDES = ("long", "short")
+SEVERITIES = ("debug", "info", "warning", "error", "critical")
+_CHOICES = {
+    "side": SIDES,
+    "action": ("open", "close", "liquidated"),
+    "status": ("open", "closed", "liquidated"),
+    "severity": SEVERITIES,
+}
+_NAMES = ("symbol", "exchange", "trade_id", "event_type")
+_QUOTIENTS = (
+    "leverage",
+    "realized_pnl_pct",
+    "unrealized_pnl_pct",
+    "signal_score",
+    "technical_score",
+    "llm_score",
+    "xgb_confidence",
+    "position_size_pct",
+)
+_KEPT = ("id", "created_at", "updated_at", "last_updated")
+#: The fields of a trade that can be set later on.
+SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_TIMEFRAMES = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M"
+
+
+def checked(row: _Row) -> _Row:
+    """Return a row as it is stored, without what the store keeps."""
+    if isinstance(row, Position) and row.id is not None:
+        whole(row.id, "id")
+    stored: dict[str, Any] = {
+        item.name: None if item.name in _KEPT else _field(item.name, item.type, getattr(row, item.name)) for item in fields(row)
+    }
+    return type(row)(**stored)
+
+
+def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
+    """Return bars as they are stored; the first that cannot be is named by its place in the batch."""
+    found = []
+    for index, bar in enumerate(bars):
+        try:
+            found.append(_checked_bar(bar))
+        except InvalidValueError as error:
+            label = " ".join(shown(part) for part in (bar.exchange, bar.symbol, bar.timeframe, bar.timestamp))
+            raise InvalidValueError(f"bar {index + 1} of {len(bars)} ({label}): {error}") from None
+    return found
+
+
+def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return some fields of a trade as they are stored."""
+    kinds = {item.name: item.type for item in fields(Trade)}
+    for wanted in changes:
+        if wanted in _KEPT:
+            raise InvalidValueError(f"{wanted} is kept by the store and cannot be set")
+        if wanted not in kinds:
+            raise InvalidValueError(f"a trade has no field {wanted!r}; those that can be set are {', '.join(SETTABLE)}")
+    return {wanted: _field(wanted, kinds[wanted], value) for wanted, value in changes.items()}
+
+
+def _checked_bar(bar: OHLCVBar) -> OHLCVBar:
+    found = checked(bar)
+    if found.high < found.low:
+        raise InvalidValueError(f"high {found.high} is below low {found.low}")
+    for wanted in ("volume", "quote_volume"):
+        if (getattr(found, wanted) or 0) < 0:
+            raise InvalidValueError(f"{wanted} {getattr(found, wanted)} is negative")
+    return found
+
+
+def _field(wanted: str, kind: Any, value: Any) -> Any:
+    if value is None and kind.endswith("| None"):
+        return None
+    if wanted == "timeframe":
+        return timeframe(value)
+    if wanted in _CHOICES:
+        return one_of(value, wanted, _CHOICES[wanted])
+    if wanted in _NAMES:
+        return name(value, wanted)
+    if wanted in _QUOTIENTS:
+        return quotient(value, wanted)
+    checks: dict[str, Any] = {"Decimal": decimal, "datetime": moment, "int": whole, "dict[str, Any]": json, "str": text}
+    return checks[kind.removesuffix(" | None")](value, wanted)
+
+
+def decimal(value: object, wanted: str) -> Decimal:
+    """Return a number of at most 20 digits before the point and 18 after it."""
+    number = _number(value, wanted)
+    units = Fraction(number) * UNITS
+    if units.denominator != 1 or abs(units) >= 10**38:
+        raise InvalidValueError(
+            f"{wanted} {number} does not fit 20 digits before and 18 after the point; "
+            "iftb_store.quantize(value) rounds it to 18 places"
+        )
+    return from_units(int(units))
+
+
+def quotient(value: object, wanted: str) -> Decimal:
+    """Return a number rounded half-even to 18 places."""
+    number = _number(value, wanted)
+    units = round(Fraction(number) * UNITS)
+    if abs(units) >= 10**38:
+        raise InvalidValueError(f"{wanted}: value {number} cannot be stored: it has more than 20 digits before the point")
+    return from_units(units)
+
+
+def from_units(units: int) -> Decimal:
+    """Return so many steps of the last place as a plain Decimal."""
+    digits = f"{abs(units):019}"
+    return Decimal("-" * (units < 0) + f"{digits[:-18]}.{digits[-18:]}".rstrip("0").rstrip("."))
+
+
+def _number(value: object, wanted: str) -> Decimal:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    if not isinstance(value, Decimal):
+        remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+        raise InvalidValueError(f"{wanted} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
+    if not value.is_finite():
+        raise InvalidValueError(f"{wanted} is {value}, which is not a finite number and cannot be stored")
+    return value
+
+
+def moment(value: object, wanted: str) -> datetime:
+    """Return a time in UTC; a naive one is in UTC already."""
+    if not isinstance(value, datetime):
+        remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
+        raise InvalidValueError(f"{wanted} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidValueError(f"{wanted} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from None
+
+
+def text(value: object, wanted: str) -> str:
+    """Return any text but NUL and lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{wanted} must be text, not {_kind(value)}")
+    if "\0" in value:
+        raise InvalidValueError(f"{wanted} {shown(value)} holds a NUL character, which no engine stores; remove it")
+    if re.search("[\ud800-\udfff]", value):
+        raise InvalidValueError(f"{wanted} {shown(value)} holds a lone surrogate, which is not text; decode it properly first")
+    return value
+
+
+def name(value: object, wanted: str) -> str:
+    """Return text of 1 to 255 characters, not white space alone."""
+    given = text(value, wanted)
+    if not given.strip():
+        raise InvalidValueError(f"{wanted} is empty; give its name")
+    if len(given) > 255:
+        raise InvalidValueError(f"{wanted} {shown(given)} is {len(given)} characters long; at most 255 are kept")
+    return given
+
+
+def one_of(value: object, wanted: str, choices: Collection[str]) -> str:
+    """Return one of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidValueError(f"{wanted} must be one of {', '.join(choices)}, not {shown(value)}")
+    return value
+
+
+def timeframe(value: object) -> str:
+    """Return a known timeframe."""
+    if value not in _TIMEFRAMES.split():
+        raise InvalidValueError(f"unknown timeframe {shown(value)}; the known ones are {_TIMEFRAMES}")
+    return str(value)
+
+
+def whole(value: object, wanted: str, least: int = 0) -> int:
+    """Return a whole number that 64 bits hold."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValueError(f"{wanted} must be a whole number, not {_kind(value)} {shown(value)}")
+    if not least <= value < 2**63:
+        raise InvalidValueError(f"{wanted} must lie between {least} and {2**63 - 1}, not {value}")
+    return value
+
+
+def json(value: object, wanted: str) -> Any:
+    """Return a JSON object: Decimals and times in it are text, tuples are lists."""
+    if not isinstance(value, dict):
+        raise InvalidValueError(f"{wanted} must be a dict (a JSON object), not {_kind(value)}")
+    return _json(value, wanted)
+
+
+def _json(value: object, path: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValueError(f"{path} is {value}, which JSON cannot hold; use None or a string")
+    if isinstance(value, dict):
+        return {key: _json(item, f"{path}[{shown(key)}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal) else value
+
+
+def unlike(stored: Any, given: Any) -> bool:
+    """Tell whether two values differ; in JSON true is no 1, and 1 no 1.0."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        return dumps(stored, sort_keys=True) != dumps(given, sort_keys=True)
+    return bool(stored != given)
+
+
+def shifted(start: datetime, frame: str, steps: int) -> datetime:
+    """Return a time so many bars later."""
+    try:
+        if frame != "1M":
+            return start + steps * _step(frame)
+        months = start.year * 12 + start.month - 1 + steps
+        first = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+        following = datetime((months + 1) // 12, (months + 1) % 12 + 1, 1, tzinfo=UTC) if months < 9999 * 12 + 11 else None
+        days = 31 if following is None else (following - first).days
+        return start.replace(year=first.year, month=first.month, day=min(start.day, days))
+    except (OverflowError, ValueError):
+        raise InvalidValueError(f"{steps} steps of {frame} from {start.isoformat()} leave the years 1 to 9999") from None
+
+
+def apart(earlier: datetime, later: datetime, frame: str) -> bool:
+    """Tell whether a bar is missing between two."""
+    if frame == "1M":
+        return (later.year - earlier.year) * 12 + later.month - earlier.month > 1
+    return later - earlier > _step(frame)
+
+
+def _step(frame: str) -> timedelta:
+    return int(frame[:-1]) * timedelta(seconds=_SECONDS[frame[-1]])
+
+
+def shown(value: object) -> str:
+    """Return a value as our messages show it: ASCII, cut after 60 characters."""
+    if isinstance(value, str):
+        given = ascii(value[:60])
+        return given if len(value) <= 60 and len(given) <= 120 else f"{given[:120]}…"
+    given = ascii(value)
+    return given if len(given) <= 62 else f"{given[:60]}…"
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,261 @@
+"""Arguments for random programmes: few symbols, times and ids, so that they meet, and values from the ends of their ranges."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+
+from iftb_store.testing import samples
+from iftb_store.testing.samples import HOUR, INDIA, LARGEST, SMALLEST, T0
+
+Changes = st.SearchStrategy[dict[str, Any]]
+
+_AWKWARD = "₿'\"; -- \\\t\u202e"
+# a minus would round it to the 28 digits of the usual context
+_LOWEST = LARGEST.copy_negate()
+_BEHIND = timezone(-timedelta(hours=12))
+
+symbols = st.sampled_from(["BTCUSDT", "BTCUSDT", "BTCUSDT", "ETHUSDT", _AWKWARD])
+exchanges = st.sampled_from(["binance", "binance", "binance", "kraken"])
+timeframes = st.sampled_from(["1h", "1h", "1h", "1d", "1M"])
+sides = st.sampled_from(["long", "short"])
+severities = st.sampled_from(["info", "warning", "critical"])
+limits = st.sampled_from([100, 1, 2, 3, 2**63 - 1])
+days = st.sampled_from([1, 30, 400])
+steps_of_time = st.sampled_from(
+    [timedelta(0), timedelta(microseconds=1), HOUR, timedelta(days=1), timedelta(days=30), timedelta(hours=-2)]
+)
+
+_near = [
+    T0,
+    T0 + HOUR,
+    (T0 + HOUR).replace(tzinfo=None),
+    T0 + 2 * HOUR,
+    (T0 + 2 * HOUR).astimezone(INDIA),
+    T0 + 3 * HOUR + timedelta(microseconds=1),
+    T0 + 5 * HOUR,
+    T0 + timedelta(days=1),
+    datetime(2024, 2, 29, 23, 59, 59, 999_999, UTC),
+    datetime(2024, 3, 31, tzinfo=INDIA),
+    datetime(2024, 5, 1),
+]
+_far = [
+    datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+    datetime(1, 1, 1, tzinfo=UTC),
+    datetime(9999, 12, 31, 23, 59, 59, 999_999),
+]
+#: Times of which one in seven or so is far from all others.
+times = st.sampled_from(_near + _near + _far)
+windows = st.tuples(st.sampled_from([T0, _far[1], *_near]), st.sampled_from([_far[2], *_near]))
+
+_decimals: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        Decimal(1),
+        Decimal("50000.25"),
+        Decimal("-2.50"),
+        Decimal("-0"),
+        Decimal("1E+3"),
+        Decimal("0.123456789123456789"),
+        7,
+        SMALLEST,
+        -SMALLEST,
+        LARGEST,
+        _LOWEST,
+    ]
+)
+_volumes: st.SearchStrategy[Any] = st.sampled_from([Decimal(0), Decimal("-0.0"), Decimal("1.10"), 3, SMALLEST, LARGEST])
+# the last three are rounded: a tie to the even neighbour, down and up, and what leaves nothing
+_quotients = _decimals | st.sampled_from([Decimal("2.5E-18"), Decimal("3.5E-18"), Decimal("-1E-40")])
+_counts = st.sampled_from([0, 1, 2**63 - 1])
+_texts = st.sampled_from(["", "m", "two\nlines", "\N{CHART WITH DOWNWARDS TREND} " + _AWKWARD])
+_json = st.sampled_from(
+    [
+        {},
+        {"signals": ["macd", ("rsi", 1.5)], "ok": True, "votes": 1, "ratio": 1.0, "note": None},
+        {"ü\N{BITCOIN SIGN}": {"price": Decimal("1.10"), "at": T0}, "big": 2**70, "small": 5e-324},
+    ]
+)
+
+_TIMES: list[Any] = [date(2024, 1, 1), datetime(9999, 12, 31, 23, tzinfo=_BEHIND), "2024-01-01"]
+_DECIMALS: list[Any] = [
+    1.5,
+    True,
+    None,
+    "1",
+    Decimal("NaN"),
+    Decimal("-Infinity"),
+    Decimal("1E-19"),
+    Decimal("99999999999999999999.9999999999999999999"),
+    Decimal("123456789012345678901"),
+]
+_QUOTIENTS: list[Any] = [0.5, False, Decimal("Infinity"), Decimal("1E+20")]
+_NAMES: list[Any] = ["", " \t", "n\0l", "half \ud83d", "n" * 256, None, b"bytes"]
+_COUNTS: list[Any] = [-1, 2**63, True, 1.0]
+_JSON: list[Any] = ["{}", [], {"deep": [1.0, float("nan")]}]
+
+#: Reads, and two writes, that are refused for one of their arguments.
+nonsense = st.sampled_from(
+    [("bars", "get_latest", (name, "1h", 1)) for name in _NAMES]
+    + [("bars", "get_gaps", ("BTCUSDT", frame)) for frame in ("1H", "", 60, None)]
+    + [("bars", "get_range", ("BTCUSDT", "1h", T0, moment)) for moment in (*_TIMES, T0 - HOUR)]
+    + [("trades", "get_recent", (limit,)) for limit in (0, -1, 2**63, True, 1.0, "1", None)]
+    + [("trades", "get_by_symbol", ("BTCUSDT", 1, name)) for name in _NAMES]
+    + [("trades", "get_statistics", (count,)) for count in (0, 10**6, 10**12, 1.5)]
+    + [("trades", "get_by_id", (number,)) for number in _COUNTS]
+    + [("trades", "update", (number,)) for number in _COUNTS]
+    + [("positions", "get_position", ("BTCUSDT", name)) for name in _NAMES]
+    + [("positions", "close_position", (number,)) for number in _COUNTS]
+    + [("events", "get_recent_events", (severity, 1)) for severity in ("INFO", "", 1)]
+)
+
+
+def _changes(always: dict[str, Any], sometimes: dict[str, Any], bad: dict[str, list[Any]]) -> Changes:
+    """Return fields to be changed, among them one that cannot be stored in one of eight cases."""
+    good = st.fixed_dictionaries(always, optional=sometimes)
+    faults = [{name: value} for name, values in bad.items() for value in values]
+    spoiled = st.tuples(good, st.sampled_from(faults)).map(lambda pair: pair[0] | pair[1])
+    return st.integers(0, 7).flatmap(lambda chance: spoiled if chance == 7 else good)
+
+
+bars = _changes(
+    {"timestamp": times},
+    {
+        "symbol": symbols,
+        "exchange": exchanges,
+        "timeframe": timeframes,
+        "open": _decimals,
+        "high": st.sampled_from([LARGEST, Decimal("51000.20")]),
+        "low": st.sampled_from([_LOWEST, Decimal("-0"), Decimal("1E-18")]),
+        "close": _decimals,
+        "volume": _volumes,
+        "quote_volume": _volumes,
+        "trades_count": _counts,
+    },
+    {
+        "symbol": _NAMES,
+        "exchange": _NAMES,
+        "timeframe": ["1H", "", 60, None],
+        "timestamp": _TIMES,
+        "close": _DECIMALS,
+        "high": [_LOWEST, Decimal("NaN")],
+        "volume": [-SMALLEST],
+        "quote_volume": [-1, 1.5],
+        "trades_count": _COUNTS,
+    },
+)
+_runs = st.integers(2, 8).map(lambda count: [{"timestamp": T0 + index * HOUR, "open": index} for index in range(count)])
+_KEY = ("exchange", "symbol", "timeframe", "timestamp")
+
+
+def _twice(given: tuple[list[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    first, last = given
+    rest = {name: value for name, value in last.items() if name not in _KEY}
+    return [*first, {name: value for name, value in first[0].items() if name in _KEY} | rest]
+
+
+batches = st.lists(bars, max_size=5) | _runs | st.tuples(st.lists(bars, min_size=1, max_size=3), bars).map(_twice)
+
+_trade_values: dict[str, Any] = {
+    "symbol": symbols,
+    "exchange": exchanges,
+    "side": sides,
+    "action": st.sampled_from(["open", "close", "liquidated"]),
+    "entry_price": _decimals,
+    "quantity": _decimals,
+    "entry_time": times,
+    "leverage": _quotients,
+    "exit_price": _decimals | st.none(),
+    "exit_time": times | st.none(),
+    "realized_pnl": _decimals,
+    "realized_pnl_pct": _quotients | st.none(),
+    "fee": _decimals,
+    "llm_score": _quotients,
+    "stop_loss": _decimals,
+    "decision_reasons": _json | st.none(),
+    "llm_analysis": _json,
+}
+_bad_trade_values = {
+    "trade_id": _NAMES,
+    "symbol": _NAMES,
+    "side": ["LONG", "", None, 1],
+    "action": ["opened"],
+    "entry_price": _DECIMALS,
+    "realized_pnl": _DECIMALS[:2],
+    "leverage": _QUOTIENTS,
+    "entry_time": _TIMES,
+    "exit_time": _TIMES,
+    "decision_reasons": _JSON,
+}
+trades = _changes({"trade_id": st.sampled_from(["T1", "T2", "T3", "T4", _AWKWARD])}, _trade_values, _bad_trade_values)
+trade_changes = _changes(
+    {},
+    _trade_values,
+    {name: values for name, values in _bad_trade_values.items() if name != "trade_id"}
+    | {"id": [1], "updated_at": [T0], "colour": ["red"]},
+)
+
+positions = _changes(
+    {},
+    {
+        "symbol": symbols,
+        "exchange": exchanges,
+        "side": sides,
+        "entry_price": _decimals,
+        "quantity": _decimals,
+        "margin": _decimals,
+        "entry_time": times,
+        "current_price": _decimals,
+        "unrealized_pnl": _decimals | st.none(),
+        "status": st.sampled_from(["open", "closed", "liquidated"]),
+        "leverage": _quotients,
+        "unrealized_pnl_pct": _quotients,
+        "trailing_stop": _decimals,
+        "trade_id": st.sampled_from(["T1", _AWKWARD]),
+    },
+    {
+        "symbol": _NAMES,
+        "side": ["LONG"],
+        "margin": _DECIMALS,
+        "entry_time": _TIMES,
+        "status": ["gone", None],
+        "leverage": _QUOTIENTS,
+        "trade_id": _NAMES[:5],
+        "id": _COUNTS,
+    },
+)
+
+events = _changes(
+    {"event_type": st.sampled_from(["signal", _AWKWARD]), "severity": severities, "message": _texts},
+    {
+        "details": _json,
+        "symbol": symbols,
+        "exchange": exchanges,
+        "trade_id": st.sampled_from(["T1", _AWKWARD]),
+        "position_id": _counts,
+        "stack_trace": _texts,
+    },
+    {
+        "event_type": _NAMES,
+        "severity": ["INFO", None],
+        "message": ["n\0l", "half \ud83d", None],
+        "details": _JSON,
+        "symbol": _NAMES[:5],
+        "position_id": _COUNTS,
+    },
+)
+
+
+def seedlings() -> list[tuple[str, str, Any]]:
+    """Return calls that store something in three of the tables: bars with holes, two realized trades and two positions."""
+    hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
+    months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
+    return [
+        ("bars", "insert_many", hours + months),
+        ("trades", "insert", samples.trade("T1", realized_pnl=LARGEST, fee=LARGEST)),
+        ("trades", "insert", samples.trade("T2", realized_pnl=Decimal("-2.50"), exit_time=T0 + HOUR)),
+        ("positions", "update_position", samples.position()),
+        ("positions", "update_position", samples.position(symbol="ETHUSDT", side="short")),
+    ]
