@@ -12,16 +12,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, text
+from sqlalchemy.exc import DBAPIError
 
 from iftb_store import checks
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
     NotConnectedError,
+    StoreError,
     TransientError,
     Unsupported,
     operational_error,
 )
+from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url
@@ -232,6 +235,36 @@ class DatabaseManager:
         except TimeoutError as error:
             raise operational_error(f"the database did not answer within {within:g} s", error, transient=True) from error
         return monotonic() - began
+
+    async def health(self, within: float = 5.0) -> Health:
+        """Find out whether the database answers, its schema can be used and it takes writes; no row is left behind.
+
+        Args:
+            within: the seconds for an answer, and again for the proof that it takes writes (a locked SQLite file takes as
+                long as its busy timeout). Counting the rows takes as long as it takes.
+
+        Raises:
+            NotConnectedError: before connect().
+            Unsupported: the backend declares no MIGRATIONS.
+            InvalidValueError: ``within`` is no number of seconds, 0 or more.
+        """
+        self._require_migrations()
+        round_trip, schema, writable = None, None, False
+        problems: list[str] = []
+        try:
+            round_trip = await self.ping(within)
+            schema = await self.status()
+            problems += advice(schema.state)
+            if schema.tables:
+                async with asyncio.timeout(within), self._backend.session() as session:
+                    await prove_writable(session, schema.tables)
+                writable = True
+        except TimeoutError:
+            problems.append(f"it could not be proved within {within:g} s that the database takes writes")
+        except (DBAPIError, StoreError) as error:
+            problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
+        pool = PoolState(self._backend.in_use, self._backend.capacity)
+        return Health(writable and not problems, round_trip is not None, round_trip, writable, pool, schema, problems)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

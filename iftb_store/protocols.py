@@ -268,6 +268,11 @@ class Backend(Protocol):
         """The connections that are checked out by sessions and by `with_connection`; 0 before connect and when all are back."""
         ...
 
+    @property
+    def capacity(self) -> int:
+        """The connections that sessions can have at a time."""
+        ...
+
     async def connect(self) -> None:
         """Open the database and prove that it answers; needs no schema.
 

@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -611,21 +609,3 @@ def test_a_pipe_that_closes_early_is_quiet(stored: str) -> None:
 
     assert err == b""
     assert running.returncode == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent there")
-def test_ctrl_c_ends_an_import_with_exit_code_130_and_stores_nothing(stored: str, tmp_path: Path) -> None:
-    pipe = tmp_path / "BTCUSDT-1m-2024-02.csv"
-    os.mkfifo(pipe)
-    with subprocess.Popen([sys.executable, "-m", "iftb_store", "import", stored, str(pipe)], stderr=subprocess.PIPE) as running:
-        # the writer sees the pipe close when the command has ended
-        with suppress(BrokenPipeError), pipe.open("w") as writer:
-            writer.write(line(0))
-            writer.flush()
-            running.send_signal(signal.SIGINT)
-            writer.write("".join(map(line, range(1, 20_000))))
-        _, err = running.communicate(timeout=60)
-
-    assert running.returncode == 130
-    assert b"Traceback" not in err
-    assert count_bars(stored) == 0

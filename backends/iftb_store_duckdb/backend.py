@@ -76,6 +76,11 @@ class DuckDBBackend:
         """The sessions that hold a connection; migrations have one of their own."""
         return self._places.taken
 
+    @property
+    def capacity(self) -> int:
+        """The sessions that can be open at a time."""
+        return self._size
+
     async def connect(self) -> None:
         """Open the file, waiting connect_timeout seconds for one that another process holds; create it where it is missing.
 

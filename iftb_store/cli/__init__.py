@@ -16,11 +16,13 @@ from typer.exceptions import TyperException
 from iftb_store import __version__
 from iftb_store.cli import data, demo, schema
 from iftb_store.cli.output import error_line, without_password
+from iftb_store.cli.target import Terminated
 from iftb_store.errors import InvalidValueError, StoreError
 
 FAILURE = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 _DEBUG = "--debug"
 
@@ -32,7 +34,7 @@ app = typer.Typer(
         "postgresql://user@host/name), or env:NAME for the one in the environment variable NAME, or nothing: then "
         "IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD, or else the file iftb.db here. The first "
         "argument is taken as a URL if it holds :// or begins with env: and as what follows the URL if not. "
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -65,7 +67,7 @@ app.command("events")(data.events)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = words[: words.index("--")] if "--" in words else words
     debug = _DEBUG in options
@@ -82,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Terminated:
+        return TERMINATED
     except Exception as error:
         if debug:
             typer.echo(without_password(traceback.format_exc()), err=True)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
 from iftb_store.cli.output import clock_time, console, counted, error_line, json_out, moment, number, say, table, without_password
-from iftb_store.cli.target import URL_HELP, run, url_and_rest, url_and_series
+from iftb_store.cli.target import URL_HELP, Terminated, run, url_and_rest, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
 from iftb_store.manager import DatabaseManager
@@ -56,11 +56,20 @@ def import_(
     _refuse_mixing(dumps, symbol)
     _refuse_contradiction(dumps)
 
-    async def import_all(db: DatabaseManager) -> list[Imported]:
-        results = [await _import_one(db, dump, insert) for dump in dumps]
-        return [result for result in results if result is not None]
+    done: list[Imported] = []
 
-    done = run(url, import_all)
+    async def import_all(db: DatabaseManager) -> None:
+        for dump in dumps:
+            result = await _import_one(db, dump, insert)
+            if result is not None:
+                done.append(result)
+
+    try:
+        run(url, import_all)
+    except (KeyboardInterrupt, Terminated):
+        stored = f"{len(done)} of {counted(len(dumps), 'file')} stored, {counted(sum(result.bars for result in done), 'bar')}"
+        error_line(f"stopped with {stored}; nothing is stored of the file under way, and importing all of them again is safe")
+        raise
     bars = sum(result.bars for result in done)
     say(f"{len(done)} of {counted(len(dumps), 'file')} imported, {counted(bars, 'bar')}")
     if len(done) < len(dumps):

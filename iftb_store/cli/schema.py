@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
-from iftb_store.cli.data import Url
-from iftb_store.cli.output import error_line, say, table
+from iftb_store.cli.data import Json, Url
+from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.target import resolve, run
+from iftb_store.errors import SchemaError
+from iftb_store.health import Health, unreachable
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url, shown_url
 
 if TYPE_CHECKING:
     from iftb_store_migrations import SchemaStatus
 
-_ADVICE = {
-    "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
-    "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` brings it up to date",
-    "ahead": "the schema is of a newer iftb-store than this one; install that version: pip install --upgrade iftb-store",
-}
 _UNSTAMPED = (
     "the tables carry no revision; if they are those of iftb-store they can be used, and `iftb-store migrate URL` adopts them"
 )
@@ -40,28 +39,52 @@ def migrate(url: Url = None) -> None:
     say(f"{_shown(address)}: the schema is at revision {state.revision}")
 
 
-def status(url: Url = None) -> None:
-    """Show the engine, the revision of the schema, its tables and their rows.
+def status(url: Url = None, as_json: Json = False) -> None:
+    """Show whether the database answers, takes writes and has a schema that can be used; its tables and their rows.
 
-    The exit code is 1 where `iftb-store migrate` is wanted.
+    Nothing is left behind. The exit code is 0 where all is well and 1 where not.
     """
     address = resolve(url)
-    state = run(address, lambda db: db.status())
+    try:
+        found = run(address, lambda db: db.health())
+    except DBAPIError as error:
+        found = unreachable(str(error.orig))
+    except SchemaError as error:
+        # a file that is not there
+        if not as_json:
+            raise
+        found = unreachable(str(error))
+    if as_json:
+        json_out({"database": _shown(address), **asdict(found)})
+    else:
+        _show(address, found)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def _show(address: str, found: Health) -> None:
+    state, pool = found.schema, found.pool
     facts = [
         ("database", _shown(address)),
-        ("engine", f"{state.engine} {state.version}"),
-        ("revision", state.revision or "none"),
-        ("head", f"{state.head} ({state.state})"),
+        ("reachable", "no" if found.round_trip is None else f"yes, in {found.round_trip * 1_000:.1f} ms"),
     ]
+    if state is not None:
+        facts += [
+            ("engine", f"{state.engine} {state.version}"),
+            ("revision", state.revision or "none"),
+            ("head", f"{state.head} ({state.state})"),
+            ("writable", "yes" if found.writable else "no"),
+        ]
+    if pool is not None:
+        facts.append(("pool", f"{pool.in_use} of {counted(pool.capacity, 'connection')} in use"))
     for name, value in facts:
         say(f"{name:<9} {value}")
-    if state.tables:
+    if state is not None and state.tables:
         say()
         table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
-    if state.state in _ADVICE:
-        error_line(_ADVICE[state.state])
-        raise typer.Exit(1)
-    if state.state == "unstamped":
+    for problem in found.problems:
+        error_line(problem)
+    if state is not None and state.state == "unstamped":
         say(_UNSTAMPED)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,10 @@ T = TypeVar("T")
 
 _ENVIRONMENT = "env:"
 _FILE_ENGINES = ("sqlite", "duckdb")
+
+
+class Terminated(BaseException):
+    """SIGTERM came; what was under way is rolled back, and the database is closed."""
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
@@ -69,6 +75,7 @@ def run(url: str | None, work: Callable[[DatabaseManager], Awaitable[T]], *, cre
     """Connect to what the user means, do the work in an event loop of its own, disconnect.
 
     Raises:
+        Terminated: SIGTERM came; the work was cancelled first, as Ctrl-C does it.
         SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
     """
     address = resolve(url)
@@ -77,10 +84,34 @@ def run(url: str | None, work: Callable[[DatabaseManager], Awaitable[T]], *, cre
         _require_file(address)
 
     async def connected() -> T:
-        async with manager as db:
-            return await work(db)
+        with _cancelled_by_sigterm():
+            async with manager as db:
+                return await work(db)
 
     return asyncio.run(connected())
+
+
+@contextmanager
+def _cancelled_by_sigterm() -> Iterator[None]:
+    loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+
+    def cancel() -> None:
+        came.set()
+        if task is not None:
+            task.cancel()
+
+    # Windows has no such handlers, and other threads than the first take none
+    with suppress(NotImplementedError, RuntimeError, ValueError):
+        loop.add_signal_handler(signal.SIGTERM, cancel)
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if came.is_set():
+            raise Terminated from error
+        raise
+    finally:
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _require_file(address: str) -> None:

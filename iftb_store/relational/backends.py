@@ -27,6 +27,8 @@ class EngineBackend:
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
+        #: What the engine's pool is made with.
+        self._pool: dict[str, float] = {}
         self._over = asyncio.Event()
         self.sessions = OpenSessions[StoreSession]()
         #: Whether the schema's revision was looked at and found usable.
@@ -42,6 +44,11 @@ class EngineBackend:
         """The connections that the pool has given out."""
         pool = self._engine.pool if self._engine is not None else None
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+    @property
+    def capacity(self) -> int:
+        """The connections that the pool gives out at most."""
+        return int(self._pool["pool_size"] + self._pool["max_overflow"])
 
     async def disconnect(self, grace: float) -> None:
         """Close every connection; see `iftb_store.protocols.Backend.disconnect`."""

@@ -264,6 +264,11 @@ async def _disconnect(one: Try) -> int:
     return 0
 
 
+async def _health(one: Try) -> int:
+    await one.db.health(**one.changed())
+    return 0
+
+
 async def _record_trade(one: Try) -> int:
     given = one.argument(trade, trade_id=f"R{one.number}")
     repository = TradeRepository(one.session)
@@ -298,6 +303,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "DatabaseManager.run": (("work", "retries", "isolation", "idempotent"), _run),
     "DatabaseManager.ping": (("within",), _ping),
     "DatabaseManager.disconnect": (("grace",), _disconnect),
+    "DatabaseManager.health": (("within",), _health),
     "OHLCVRepository.__init__": (
         ("session", "clock"),
         _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),

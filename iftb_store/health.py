@@ -1,0 +1,70 @@
+"""Whether a database can be worked with: what `DatabaseManager.health` finds and `iftb-store status` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from iftb_store_migrations import SchemaStatus
+
+_ADVICE = {
+    "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
+    "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` brings it up to date",
+    "ahead": "the schema is of a newer iftb-store than this one; install that version: pip install --upgrade iftb-store",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """The connections of a manager: those that sessions hold at the moment, and how many there can be."""
+
+    in_use: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was found of a database.
+
+    Attributes:
+        healthy: it answers, its schema can be used, and it takes writes.
+        reachable: it answers.
+        round_trip: the seconds that a statement took; None where it did not answer.
+        writable: a row can be written to each of our tables.
+        pool: the manager's connections; None where it could not connect.
+        schema: the engine, its version, the schema's revision and the rows of each table.
+        problems: a line for each thing that is wrong.
+    """
+
+    healthy: bool
+    reachable: bool
+    round_trip: float | None
+    writable: bool
+    pool: PoolState | None
+    schema: SchemaStatus | None
+    problems: list[str]
+
+
+def unreachable(problem: str) -> Health:
+    """Return what is known of a database that could not be connected to."""
+    return Health(False, False, None, False, None, None, [problem])
+
+
+def advice(state: str) -> list[str]:
+    """Return what is to be done where the state of a schema is not one that can be used."""
+    return [_ADVICE[state]] if state in _ADVICE else []
+
+
+async def prove_writable(session: Any, tables: Iterable[str]) -> None:
+    """Have the engine check that rows can be inserted, and take its locks for it, without one; roll back.
+
+    Raises:
+        OperationalError: they cannot; the message says why.
+    """
+    for table in tables:
+        await session.execute(text(f"INSERT INTO {table} (created_at) SELECT created_at FROM {table} WHERE 1 = 0"))
+    await session.rollback()
