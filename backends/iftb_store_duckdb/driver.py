@@ -102,7 +102,7 @@ class Cursor:
     def rollback(self) -> None:
         """Roll back the transaction, if there is one."""
         self._logger.info("ROLLBACK")
-        with suppress(duckdb.TransactionException):
+        with suppress(duckdb.TransactionException, duckdb.ConnectionException):
             self._raw.rollback()
 
     def interrupt(self) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -120,7 +121,7 @@ class SQLiteBackend(EngineBackend):
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout)
+        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout, factory=_Driver)
 
     def _create_file(self) -> None:
         if self._mode != "rwc":
@@ -131,6 +132,15 @@ class SQLiteBackend(EngineBackend):
             pass
         except OSError as error:
             raise operational_error(f"the database file {self._path} cannot be created: {error.strerror}", error) from error
+
+
+class _Driver(sqlite3.Connection):
+    """Ends its transaction when it is closed: a statement that was broken off would keep it, and the write lock, alive."""
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 class _Connection(aiosqlite.Connection):
