@@ -82,7 +82,7 @@ class DuckDBBars:
             WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM ohlcv WHERE {_SERIES} {first} {last}),
             pairs AS (SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
             SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""
-        rows = await self._session.run(lambda cursor: cursor.rows(sql, parameters))
+        rows = await self._session.run(lambda cursor: cursor.fetch(sql, parameters))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
 
 

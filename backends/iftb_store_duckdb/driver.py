@@ -74,6 +74,11 @@ class Cursor:
         """Run one statement and return its rows as Python values: aware UTC times, exact decimals and integers."""
         return python_rows(*self.table(statement, parameters))
 
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one query and return its rows as DuckDB's own client gives them: for few rows, none of them a time, the fastest."""
+        self._logger.info("%s", sql)
+        return self._raw.execute(sql, parameters).fetchall()
+
     def statements(self, sql: str) -> list[duckdb.Statement]:
         """Parse."""
         return self._raw.extract_statements(sql)

@@ -111,7 +111,7 @@ class DuckDBTrades:
                 {parts.format("realized_pnl", wins)}, {parts.format("realized_pnl", losses)}, {parts.format("fee", "")}
             FROM trades
             WHERE exchange = $1 AND realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $2"""
-        (row,) = await self._session.run(lambda cursor: cursor.rows(sql, [exchange, since]))
+        (row,) = await self._session.run(lambda cursor: cursor.fetch(sql, [exchange, since]))
         trades, won, lost, best, worst, *sums = row
         profit, loss, fees = (_whole_and_fraction(*sums[index : index + 2]) for index in (0, 2, 4))
         return TradeTotals(

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import date, datetime
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import repeat
 from operator import add, attrgetter, sub
 
 import asyncpg
 
+from iftb_store import checks
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
+from iftb_store.errors import InvalidValueError
+from iftb_store.models import OHLCVBar
+from iftb_store.relational import uncancelled
+from iftb_store.timeframes import check_timeframe
 from iftb_store.types import EPOCH
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.
@@ -35,10 +41,28 @@ _STAGING = f"""
 
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
-_STAGED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert"
-_INSERT_SORTED = f"{_STAGED} ORDER BY {', '.join(KEY)}"
-_UPSERT_ORDERED = f"{_STAGED} {_ON_CONFLICT}"
-_UPSERT_SORTED = f"{_INSERT_SORTED} {_ON_CONFLICT}"
+_INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {', '.join(KEY)}"
+# a bar that stays as it is would be locked, and logged, by its conflict alone. OFFSET 0 keeps this one look into the key's index
+# a staged bar: as a join it would hang on statistics, which a bulk load makes stale
+_UPSERT_STAGED = f"""
+    INSERT INTO ohlcv ({_NAMES})
+    SELECT {_NAMES} FROM iftb_store_upsert AS staged
+    WHERE NOT EXISTS (
+        SELECT FROM ohlcv
+        WHERE ({", ".join(f"ohlcv.{column}" for column in KEY)}) = ({", ".join(f"staged.{column}" for column in KEY)})
+            AND ({", ".join(f"ohlcv.{column}" for column in VALUES)})
+                IS NOT DISTINCT FROM ({", ".join(f"staged.{column}" for column in VALUES)})
+        OFFSET 0)
+    {{}} {_ON_CONFLICT}"""
+_UPSERT_ORDERED = _UPSERT_STAGED.format("")
+_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {', '.join(KEY)}")
+
+# of so many bars at a time it is asked which are stored, and given up where twice as many lie between the first and the last
+_ASKED = 10_000
+_STORED = """
+    SELECT timestamp FROM ohlcv
+    WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND timestamp BETWEEN $4::text::timestamptz AND $5::text::timestamptz
+    LIMIT $6"""
 
 _DAYS, _SECONDS, _MICROSECONDS = attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds")
 _EPOCH_DAY = EPOCH.toordinal()
@@ -51,7 +75,7 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert bars in key order; a duplicate fails the statement."""
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
-    elif await in_key_order(batch):
+    elif batch.ordered or await in_key_order(batch):
         await _copy(connection, "ohlcv", batch)
     else:
         await _stage(connection, batch)
@@ -59,10 +83,75 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    """Insert bars or overwrite the values that differ, in key order."""
+    """Insert bars or overwrite the values that differ, in key order.
+
+    Of one series in order the bars that are new go straight into the table, where COPY costs half of what it does by way of
+    the staging table. Where another writer was faster with one of them, all go that way.
+    """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
+    parts = await _parted(connection, batch)
+    if parts is None:
+        await _upsert_staged(connection, batch)
+        return
+    fresh, stored = parts
+    if fresh:
+        try:
+            async with savepoint(connection, "iftb_store_new"):
+                await insert(connection, BarBatch(fresh, batch.created_at, ordered=True))
+        except (asyncpg.UniqueViolationError, InvalidValueError):
+            # an invalid bar is told by its place in the whole batch
+            await _upsert_staged(connection, batch)
+            return
+    if stored:
+        await _upsert_staged(connection, BarBatch(stored, batch.created_at, ordered=True))
+
+
+async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
+    """Return a batch's new bars and its stored ones; None where it is not one series in order, or too sparse to ask."""
+    try:
+        series, last = (
+            (checks.name_text(bar.exchange, "exchange"), checks.name_text(bar.symbol, "symbol"), check_timeframe(bar.timeframe))
+            for bar in (batch.bars[0], batch.bars[-1])
+        )
+    except InvalidValueError:
+        return None
+    if not batch.ordered or series != last:
+        return None
+    fresh, stored = list[OHLCVBar](), list[OHLCVBar]()
+    for start in range(0, len(batch), _ASKED):
+        bars = batch.bars[start : start + _ASKED]
+        moments = [bar.timestamp if bar.timestamp.tzinfo else bar.timestamp.replace(tzinfo=UTC) for bar in bars]
+        found = await connection.fetch(_STORED, *series, str(moments[0]), str(moments[-1]), 2 * _ASKED)
+        if len(found) == 2 * _ASKED:
+            return None
+        known = {row[0] for row in found}
+        for moment, bar in zip(moments, bars, strict=True):
+            (stored if moment in known else fresh).append(bar)
+    return fresh, stored
+
+
+@asynccontextmanager
+async def savepoint(connection: asyncpg.Connection, name: str) -> AsyncIterator[None]:
+    """Undo what was done inside where it fails, and leave the transaction usable."""
+    await connection.execute(f"SAVEPOINT {name}")
+    try:
+        yield
+    except BaseException as error:
+        if not connection.is_closed():
+            try:
+                await uncancelled(connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"))
+            except Exception:
+                # a cancellation stays one
+                if isinstance(error, Exception):
+                    raise
+        raise
+    # broken off, nobody would know whether there still is a savepoint to go back to
+    await uncancelled(connection.execute(f"RELEASE SAVEPOINT {name}"))
+
+
+async def _upsert_staged(connection: asyncpg.Connection, batch: BarBatch) -> None:
     await _stage(connection, batch)
     await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
 

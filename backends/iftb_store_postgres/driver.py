@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from iftb_store.collector import paused
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement, uncancelled
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import Selection
 from iftb_store_postgres import copying
@@ -101,7 +101,7 @@ class PostgresDriver:
         with self._translated(connection):
             if not savepoint:
                 return await _fetch(connection, statement.sql, args)
-            async with _savepoint(connection):
+            async with copying.savepoint(connection, "iftb_store"):
                 return await _fetch(connection, statement.sql, args)
 
     async def insert_bars(self, batch: BarBatch) -> None:
@@ -109,7 +109,7 @@ class PostgresDriver:
         self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
         with self._translated(connection):
-            async with _savepoint(connection):
+            async with copying.savepoint(connection, "iftb_store"):
                 await copying.insert(connection, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
@@ -117,7 +117,7 @@ class PostgresDriver:
         self._logger.info("upsert into ohlcv [%d bars]", len(batch))
         connection = await self._connection()
         with self._translated(connection):
-            async with _savepoint(connection):
+            async with copying.savepoint(connection, "iftb_store"):
                 await copying.upsert(connection, batch)
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
@@ -178,24 +178,6 @@ class PostgresDriver:
             with self._translated(driver):
                 await adapter._start_transaction()
         return driver
-
-
-@asynccontextmanager
-async def _savepoint(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    await connection.execute("SAVEPOINT iftb_store")
-    try:
-        yield
-    except BaseException as error:
-        if not connection.is_closed():
-            try:
-                await uncancelled(connection.execute("ROLLBACK TO SAVEPOINT iftb_store; RELEASE SAVEPOINT iftb_store"))
-            except Exception:
-                # a cancellation stays one
-                if isinstance(error, Exception):
-                    raise
-        raise
-    # broken off, nobody would know whether there still is a savepoint to go back to
-    await uncancelled(connection.execute("RELEASE SAVEPOINT iftb_store"))
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:

@@ -12,20 +12,29 @@ from iftb_store.relational import Row
 # 2**63 / 10**10, some 900 million, rows still fits. Negative numbers hold the nines' complement of their digits.
 _WIDTHS = (10, 10, 9, 9)
 _POSITIVE, _NEGATIVE = "'a0'", "'U'"
+_NINES, _ZEROS = "'9999999999'", "'0000000000'"
 
 
 def _parts(column: str, condition: str, *, negative: bool) -> list[str]:
-    digits = f"85 - unicode({column})" if negative else f"unicode({column}) - 96"
-    text = f"rtrim({column}, '~')" if negative else column
-    fill = "9" if negative else "0"
-    whole = f"substr('{fill * 20}' || substr({text}, 2, {digits}), -20)"
-    fraction = f"substr({text}, {digits} + 3) || '{fill * 18}'"
-    cuts = ((whole, 1), (whole, 11), (fraction, 1), (fraction, 10))
-    sums = []
-    for (source, first), width in zip(cuts, _WIDTHS, strict=True):
-        part = f"CAST(substr({source}, {first}, {width}) AS INTEGER)"
-        sums.append(f"SUM({'9' * width + ' - ' if negative else ''}{part}) FILTER (WHERE {condition})")
-    return sums
+    digits = f"(85 - unicode({column}))" if negative else f"(unicode({column}) - 96)"
+    text, fill = (f"rtrim({column}, '~')", _NINES) if negative else (column, _ZEROS)
+    # the two outer parts are rare: the letter and the length tell where they are not, which costs less than cutting them
+    long, fine = f"{digits} > 10", f"length({text}) > {digits} + 11"
+    first, last = f"substr({column}, 2, {digits} - 10)", f"substr({column}, {digits} - 8, 10)"
+    short = f"substr({column}, 2, {digits})"
+    tenths, rest = (f"substr(substr({text}, {digits} + {start}, 9) || {fill}, 1, 9)" for start in (3, 12))
+
+    def number(cut: str, width: str) -> str:
+        value = f"CAST({cut} AS INTEGER)"
+        return f"CAST(substr({_NINES}, 1, {width}) AS INTEGER) - {value}" if negative else value
+
+    whole = f"CASE WHEN {long} THEN {number(last, '10')} ELSE {number(short, digits)} END"
+    return [
+        f"SUM({number(first, f'{digits} - 10')}) FILTER (WHERE {condition} AND {long})",
+        f"SUM({whole}) FILTER (WHERE {condition})",
+        f"SUM({number(tenths, '9')}) FILTER (WHERE {condition})",
+        f"SUM({number(rest, '9')}) FILTER (WHERE {condition} AND {fine})",
+    ]
 
 
 _IS_WIN = f"realized_pnl > {_POSITIVE}"
