@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.log import InstanceLogger
 
-from iftb_store.collector import paused
+from iftb_store.collector import age, paused
 from iftb_store.decimals import trimmed
 from iftb_store.types import from_epoch_us
 
@@ -129,10 +129,11 @@ def python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def slices(table: pa.Table) -> Iterator[pa.Table]:
-    """Cut a table into parts of at most `SLICE` rows; the garbage collector pauses while each is worked on."""
-    for first in range(0, table.num_rows, SLICE):
-        with paused():
+    """Cut a table into parts of at most `SLICE` rows; the garbage collector pauses while they are worked on."""
+    with paused():
+        for first in range(0, table.num_rows, SLICE):
             yield table.slice(first, SLICE)
+            age()
 
 
 def times(column: Column) -> list[Any]:

@@ -23,7 +23,7 @@ from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import Selection
-from iftb_store_postgres import copying
+from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
 
 if TYPE_CHECKING:
@@ -77,13 +77,18 @@ class PostgresDriver:
         """Nothing is to be done: asyncpg gives aware UTC times."""
         return value
 
-    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+    async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
+        if many:
+            self._logger.info("COPY of %s", statement.sql)
+            connection = await self._connection(begin=not isinstance(self._session, StoreSession))
+            with self._translated(connection):
+                return await reading.copied(connection, statement.sql, statement.names, args)
         rows = await self.read(statement, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
             with paused():
-                bars += _bars(rows[first : first + CHUNK])
+                bars += reading.bars_of(rows[first : first + CHUNK])
             await asyncio.sleep(0)
         return bars
 
@@ -184,13 +189,6 @@ async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
     ((has_tables, is_stamped),) = await connection.fetch(_SCHEMA)
     stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if is_stamped else None
     return has_tables, stamped
-
-
-def _bars(rows: Sequence[Row]) -> list[OHLCVBar]:
-    symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, *rest = zip(*rows, strict=True)
-    prices = (map(Decimal, column) for column in (open_, high, low, close, volume))
-    quotes = map(Decimal, quote) if None not in quote else [None if text is None else Decimal(text) for text in quote]
-    return list(map(OHLCVBar, symbol, exchange, timeframe, timestamp, *prices, quotes, *rest))
 
 
 async def _fetch(connection: Any, sql: str, args: Row) -> Sequence[Row]:

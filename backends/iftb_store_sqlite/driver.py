@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
 from iftb_store.checks import json_text
-from iftb_store.collector import paused
+from iftb_store.collector import age, paused
 from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
@@ -103,7 +103,7 @@ class SQLiteDriver:
     decode_decimal = staticmethod(from_sortable)
     decode_time = staticmethod(from_epoch_us)
 
-    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+    async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""
         self._logger.info("%s", statement.sql)
         return await self._run(_fetch_bars, statement.sql, args)
@@ -213,6 +213,7 @@ def _fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHL
     with paused():
         while rows := cursor.fetchmany(CHUNK):
             bars += to_bars(rows)
+            age()
     return bars
 
 

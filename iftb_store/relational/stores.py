@@ -78,8 +78,8 @@ class Driver(Protocol):
         """Turn a stored time back."""
         ...
 
-    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
-        """Run a query whose columns are OHLCVBar's fields, in their order."""
+    async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
+        """Run a query of one series whose columns are OHLCVBar's fields, in their order; ``many``: of thousands, by time."""
         ...
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
@@ -198,6 +198,8 @@ _TRADES = _Table("trades", Trade)
 _POSITIONS = _Table("positions", Position)
 _EVENTS = _Table("system_events", SystemEvent)
 
+# a range of so many steps may hold as many bars
+_MANY, _LONGEST_MONTH = 10_000, 31 * 86_400
 _SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
 
 
@@ -214,15 +216,16 @@ class _Bars:
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
-        return await self._read(sql, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
+        many = end - start > _MANY * timedelta(seconds=SECONDS[timeframe] or _LONGEST_MONTH)
+        return await self._read(sql, many, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} ORDER BY timestamp DESC LIMIT :limit")
-        return await self._read(sql, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
+        return await self._read(sql, False, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
 
-    async def _read(self, sql: str, **values: Any) -> list[OHLCVBar]:
+    async def _read(self, sql: str, many: bool, **values: Any) -> list[OHLCVBar]:
         made = statement(sql, self._driver.flavor.dialect)
-        return await self._driver.read_bars(made, [self._driver.encode(values[name]) for name in made.names])
+        return await self._driver.read_bars(made, [self._driver.encode(values[name]) for name in made.names], many=many)
 
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
         start, end, before, after = window

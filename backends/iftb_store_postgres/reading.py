@@ -1,0 +1,78 @@
+"""Bars out of PostgreSQL: rows of a query, or COPY for many, which makes no object of the driver's for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import repeat
+
+import asyncpg
+
+from iftb_store.collector import paused
+from iftb_store.models import OHLCVBar
+from iftb_store.relational import Row
+from iftb_store.types import from_epoch_us
+
+_NULL = r"\N"
+# columns of numbers alone: COPY escapes nothing in them
+_COLUMNS = (
+    "EXTRACT(EPOCH FROM timestamp)", "open", "high", "low", "close", "volume", "quote_volume", "trades_count", "id",
+    "EXTRACT(EPOCH FROM created_at)",
+)  # fmt: skip
+_NAMES = ", ".join(field.name for field in fields(OHLCVBar))
+_SERIES = ("symbol", "exchange", "timeframe")
+# below this a float holds the microseconds of seconds since the epoch well enough to be rounded to them
+_EXACT_AS_FLOAT = 2.0**52 / 1_000_000
+
+
+def bars_of(rows: Sequence[Row]) -> list[OHLCVBar]:
+    """Return rows in the order of OHLCVBar's fields, decimals as text, as bars."""
+    symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, *rest = zip(*rows, strict=True)
+    prices = (map(Decimal, column) for column in (open_, high, low, close, volume))
+    quotes = map(Decimal, quote) if None not in quote else [None if text is None else Decimal(text) for text in quote]
+    return list(map(OHLCVBar, symbol, exchange, timeframe, timestamp, *prices, quotes, *rest))
+
+
+async def copied(connection: asyncpg.Connection, sql: str, names: Sequence[str], args: Row) -> list[OHLCVBar]:
+    """Run a query of one series' bars by time through COPY; ``names`` are its parameters', the series' among them."""
+    given = dict(zip(names, args, strict=True))
+    series = tuple(str(given[name]) for name in _SERIES)
+    bars: list[OHLCVBar] = []
+    rest = b""
+
+    async def take(data: bytes) -> None:
+        nonlocal rest
+        whole, newline, rest = (rest + data).rpartition(b"\n")
+        if newline:
+            with paused():
+                bars.extend(_parsed(whole.decode(), series))
+
+    query = f"SELECT {', '.join(_COLUMNS)} FROM ({sql}) AS bars ({_NAMES}) ORDER BY timestamp"
+    await connection.copy_from_query(query, *args, output=take)
+    return bars
+
+
+def _parsed(text: str, series: Sequence[str]) -> Iterable[OHLCVBar]:
+    cells = text.replace("\n", "\t").split("\t")
+    width = len(_COLUMNS)
+    timestamp, *prices, quote, count, number, created = (cells[first::width] for first in range(width))
+    created_at = dict(zip({*created}, _times(list({*created})), strict=True))
+    return map(
+        OHLCVBar,
+        *map(repeat, series),
+        _times(timestamp),
+        *(map(Decimal, column) for column in prices),
+        map(Decimal, quote) if _NULL not in quote else [None if cell == _NULL else Decimal(cell) for cell in quote],
+        map(int, count) if _NULL not in count else [None if cell == _NULL else int(cell) for cell in count],
+        map(int, number),
+        map(created_at.__getitem__, created),
+    )
+
+
+def _times(seconds: Sequence[str]) -> Iterable[datetime]:
+    numbers = list(map(float, seconds))
+    if max(map(abs, numbers)) < _EXACT_AS_FLOAT:
+        return map(datetime.fromtimestamp, numbers, repeat(UTC))
+    return [from_epoch_us(int(Decimal(text).scaleb(6))) for text in seconds]
