@@ -53,7 +53,7 @@ class ExplainingSQLite(SQLiteDriver):
         self.plan = await super().read(_explained(statement, "EXPLAIN QUERY PLAN"), args)
         return []
 
-    async def read_bars(self, statement: Statement, args: Row) -> list[OHLCVBar]:
+    async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         await self.read(statement, args)
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import repeat
@@ -92,20 +92,16 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
     parts = await _parted(connection, batch)
-    if parts is None:
-        await _upsert_staged(connection, batch)
-        return
-    fresh, stored = parts
-    if fresh:
-        try:
-            async with savepoint(connection, "iftb_store_new"):
-                await insert(connection, BarBatch(fresh, batch.created_at, ordered=True))
-        except (asyncpg.UniqueViolationError, InvalidValueError):
-            # an invalid bar is told by its place in the whole batch
-            await _upsert_staged(connection, batch)
+    if parts is not None:
+        fresh, stored = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
+        # an invalid bar is told by its place in the whole batch
+        with suppress(asyncpg.UniqueViolationError, InvalidValueError):
+            async with savepoint(connection, "iftb_store_parts"):
+                await insert(connection, fresh)
+                if len(stored):
+                    await _upsert_staged(connection, stored)
             return
-    if stored:
-        await _upsert_staged(connection, BarBatch(stored, batch.created_at, ordered=True))
+    await _upsert_staged(connection, batch)
 
 
 async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from iftb_store.testing.app_sessions import AppSessionTests
 from iftb_store.testing.arrow import ReadArrowTests
 from iftb_store.testing.bars import BarTests
+from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.gaps import GapTests
@@ -21,6 +22,7 @@ from iftb_store.testing.values import ValueTests
 
 class BackendConformance(
     BarTests,
+    BulkTests,
     GapTests,
     ReadArrowTests,
     TradeTests,
