@@ -159,9 +159,11 @@ async def test_a_new_file_and_its_log_belong_to_the_owner_alone(db: DatabaseMana
         await session.execute(text("CHECKPOINT"))
     await OHLCVRepository(db).insert_many([bar()])
 
-    modes = [file.stat().st_mode & 0o777 for file in path.parent.iterdir()]
-
-    assert modes == [0o600, 0o600]
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {
+        path.name: 0o600,
+        f"{path.name}.wal": 0o600,
+        f"{path.name}.tmp": 0o700,
+    }
 
 
 async def test_a_read_only_manager_reads_and_refuses_to_write(duckdb_url: str) -> None:

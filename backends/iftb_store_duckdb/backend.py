@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -25,7 +23,8 @@ from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
+from iftb_store_duckdb.errors import cannot_open, held_elsewhere, mapped
+from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
 from iftb_store_duckdb.locks import Turnstile, write_lock
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
@@ -36,7 +35,6 @@ T = TypeVar("T")
 _LOGGER = "sqlalchemy.engine.duckdb"
 _WAIT_FOR_SESSION = 30.0
 _RETRY_OPEN = 0.05
-_MAGIC, _MAGIC_AT = b"DUCK", 8
 _SETTINGS = (
     "SET GLOBAL TimeZone = 'UTC'",
     "SET TimeZone = 'UTC'",
@@ -59,6 +57,7 @@ class DuckDBBackend:
         self._size = pool_size + max_overflow
         self._places = Turnstile(self._size)
         self._lock = Turnstile() if self._options.in_memory else write_lock(self._options.path)
+        self._spills = SpillFolder(self._options.spills, given="temp_directory" in url.query)
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._executor: ThreadPoolExecutor | None = None
@@ -96,6 +95,7 @@ class DuckDBBackend:
             executor.shutdown(wait=False)
             raise
         self._executor = executor
+        self._spills.enter()
         self.schema_checked = False
 
     async def disconnect(self, grace: float) -> None:
@@ -116,6 +116,7 @@ class DuckDBBackend:
                 try:
                     await in_thread(executor, connection.close)
                 finally:
+                    self._spills.leave()
                     executor.shutdown(wait=False)
 
     @asynccontextmanager
@@ -167,8 +168,14 @@ class DuckDBBackend:
                 transient=True,
             )
         cursor = connection.cursor()
+
+        def alone() -> T:
+            if not read_only and not self._options.read_only and not self._options.in_memory:
+                create_log(self._options.path)
+            return _with_sqlalchemy(cursor, work)
+
         try:
-            return await in_thread(executor, partial(_with_sqlalchemy, cursor, work), cursor.interrupt)
+            return await in_thread(executor, alone, cursor.interrupt)
         except duckdb.Error as error:
             raise mapped(error) from error
         except DBAPIError as error:
@@ -189,12 +196,7 @@ class DuckDBBackend:
         if self._options.read_only:
             raise operational_error("the database is read-only; open it without access_mode=read_only to write")
         if not self._options.in_memory:
-            try:
-                mode = Path(self._options.path).stat().st_mode & 0o666
-                with suppress(FileExistsError):
-                    os.close(os.open(f"{self._options.path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
-            except OSError as error:
-                raise operational_error(f"the log beside {self._options.path} cannot be made: {error.strerror}", error) from error
+            create_log(self._options.path)
         cursor.begin()
 
     def check_schema(self, cursor: Cursor) -> None:
@@ -229,9 +231,9 @@ class DuckDBBackend:
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
-        _create_private(Path(options.path))
+        create_private(Path(options.path))
     if not options.in_memory:
-        _refuse_foreign(Path(options.path))
+        refuse_foreign(Path(options.path))
     connection = duckdb.connect(options.path, config={**options.config, **_NO_DOWNLOADS})
     try:
         for setting in _SETTINGS:
@@ -240,27 +242,6 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
-
-
-def _refuse_foreign(path: Path) -> None:
-    # DuckDB would look for an extension that reads a foreign file, SQLite's say
-    with suppress(OSError), path.open("rb") as file:
-        if file.read(len(_MAGIC) + _MAGIC_AT)[_MAGIC_AT:] != _MAGIC:
-            raise duckdb.IOException(FOREIGN)
-
-
-def _create_private(path: Path) -> None:
-    """Create a database that its owner alone can read.
-
-    DuckDB creates files by the umask, which is the whole process's, and takes no empty file; so it makes one in a
-    private directory, whose link then appears under the final name, unless another process was faster.
-    """
-    # where no link can be made, DuckDB says what is wrong with the path, or creates the file itself
-    with suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        fresh = Path(folder) / "new.duckdb"
-        duckdb.connect(str(fresh)).close()
-        fresh.chmod(0o600)
-        path.hardlink_to(fresh)
 
 
 def _with_sqlalchemy(cursor: duckdb.DuckDBPyConnection, work: Callable[[Connection], T]) -> T:

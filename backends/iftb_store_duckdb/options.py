@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
 
 from sqlalchemy import URL
 
@@ -40,6 +43,11 @@ class Options:
         return self.path == MEMORY
 
     @property
+    def spills(self) -> str:
+        """The folder for what does not fit in memory; without the option it is DuckDB's own choice."""
+        return self.config.get("temp_directory", f"{self.path}.tmp")
+
+    @property
     def read_only(self) -> bool:
         """Whether the URL forbids writing."""
         return self.config.get("access_mode") == "read_only"
@@ -63,9 +71,16 @@ def parse_options(url: URL) -> Options:
         else:
             config[name] = _setting(name, value)
     memory = url.database in (None, "", MEMORY)
+    path = MEMORY if memory else os.path.realpath(str(url.database))
+    if memory:
+        # DuckDB's own choice is .tmp in the working directory
+        config.setdefault("temp_directory", f"{Path(tempfile.gettempdir()) / uuid4().hex}.duckdb.tmp")
+    elif config.get("access_mode") == "read_only":
+        # other processes may have the file open, too, and remove a folder that they share
+        config.setdefault("temp_directory", f"{path}.{os.getpid()}.tmp")
     if memory and config.get("access_mode") == "read_only":
         raise URLError("a duckdb database in memory cannot be read_only; name a file or leave access_mode out")
-    return Options(MEMORY if memory else os.path.realpath(str(url.database)), config, **seconds)
+    return Options(path, config, **seconds)
 
 
 def _seconds(name: str, value: str) -> float:

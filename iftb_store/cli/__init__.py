@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 from iftb_store import __version__
 from iftb_store.cli import data, demo, schema
 from iftb_store.cli.output import error_line, without_password
-from iftb_store.cli.target import Terminated
+from iftb_store.cli.target import Terminated, private_files
 from iftb_store.errors import InvalidValueError, StoreError
 
 FAILURE = 1
@@ -66,6 +66,7 @@ app.command("positions")(data.positions)
 app.command("events")(data.events)
 
 
+@private_files()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -20,12 +20,26 @@ URL_HELP = "A database URL, or env:NAME; IFTB_STORE_URL or the DB_ variables whe
 
 T = TypeVar("T")
 
+_OTHERS = 0o077
 _ENVIRONMENT = "env:"
 _FILE_ENGINES = ("sqlite", "duckdb")
 
 
 class Terminated(BaseException):
     """SIGTERM came; what was under way is rolled back, and the database is closed."""
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is created meanwhile is for its owner alone, also what an engine creates beside a database.
+
+    The umask is the whole process's, so this is for commands, never for the library.
+    """
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from iftb_store import DatabaseManager
 from iftb_store.cli.output import error_line
-from iftb_store.cli.target import resolve
+from iftb_store.cli.target import private_files, resolve
 from iftb_store.errors import StoreError
 from iftb_store.registry import parse_url
 from iftb_store.schema import VERSION_TABLE
@@ -68,6 +68,7 @@ async def connect_and_migrate() -> None:
         await db._backend.with_connection(migrate)
 
 
+@private_files()
 def main() -> None:
     """Run, and end an error of ours or of the database in one line and exit code 1."""
     options = context.config.cmd_opts

@@ -1,0 +1,92 @@
+"""The files of a database, made before DuckDB opens them: it makes them by the umask, which is the whole process's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+
+from iftb_store.errors import operational_error
+from iftb_store_duckdb.errors import FOREIGN
+
+_MAGIC, _MAGIC_AT = b"DUCK", 8
+_guard = threading.Lock()
+_users: Counter[str] = Counter()
+_made: set[str] = set()
+
+
+def create_private(path: Path) -> None:
+    """Create a database that its owner alone can read.
+
+    DuckDB takes no empty file; so it makes one in a private directory, whose link then appears under the final name,
+    unless another process was faster.
+    """
+    # where no link can be made, DuckDB says what is wrong with the path, or creates the file itself
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / "new.duckdb"
+        duckdb.connect(str(fresh)).close()
+        fresh.chmod(0o600)
+        path.hardlink_to(fresh)
+
+
+def create_log(path: str) -> None:
+    """Create the log beside a database, where it is missing, with the database's own rights.
+
+    Raises:
+        OperationalError: it cannot be made.
+    """
+    try:
+        mode = Path(path).stat().st_mode & 0o666
+        with suppress(FileExistsError):
+            os.close(os.open(f"{path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    except OSError as error:
+        raise operational_error(f"the log beside {path} cannot be made: {error.strerror}", error) from error
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse what is no DuckDB database: DuckDB would look for an extension that reads such a file, SQLite's say.
+
+    Raises:
+        duckdb.IOException: it is none.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_MAGIC) + _MAGIC_AT)[_MAGIC_AT:] != _MAGIC:
+            raise duckdb.IOException(FOREIGN)
+
+
+class SpillFolder:
+    """The folder for what does not fit in memory, its owner's alone: DuckDB would make it for everyone to read.
+
+    DuckDB leaves a folder that was there before it, so the last of this process to leave removes it.
+    """
+
+    def __init__(self, path: str, *, given: bool) -> None:
+        self._path = path
+        self._given = given
+
+    def enter(self) -> None:
+        """Make the folder; where it cannot be made, DuckDB says so when it wants it. One that the user names may be there."""
+        with _guard, suppress(OSError):
+            _users[self._path] += 1
+            try:
+                Path(self._path).mkdir(mode=0o700, parents=True)
+                _made.add(self._path)
+            except FileExistsError:
+                if not self._given:
+                    Path(self._path).chmod(0o700)
+                    _made.add(self._path)
+
+    def leave(self) -> None:
+        """Remove the folder, if it is ours, nobody else of this process uses it and nothing is in it."""
+        with _guard, suppress(OSError):
+            _users[self._path] -= 1
+            if _users[self._path] == 0:
+                del _users[self._path]
+                if self._path in _made:
+                    _made.remove(self._path)
+                    Path(self._path).rmdir()
