@@ -14,6 +14,10 @@ _OUTCOME_UNKNOWN = (
 )
 
 
+#: What a session says that reads a snapshot and was asked to write.
+READS_ONLY = "this session reads a snapshot of the database and writes nothing; write in a session of db.get_session()"
+
+
 class StoreError(Exception):
     """Base of every error that iftb-store raises of its own."""
 

@@ -137,18 +137,25 @@ class DatabaseManager:
                 self._connected = False
                 await self._backend.disconnect(wait)
 
-    def get_session(self) -> AbstractAsyncContextManager[Any]:
+    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
 
         It commits on a clean exit and rolls back on an exception or a cancellation. On PostgreSQL and SQLite it is a
         SQLAlchemy AsyncSession; on DuckDB an object with its execute, commit and rollback.
 
+        Args:
+            isolation: as for `run`; "snapshot" reads one state of the database from its first statement to its end,
+                writes nothing and keeps no writer waiting.
+
         Raises:
             NotConnectedError: before connect().
+            InvalidValueError: an unknown isolation.
+            Unsupported: the backend does not declare ISOLATION, and more than "read committed" was asked for.
             OperationalError: on a clean exit, where an error that was caught inside took the transaction with it.
         """
         self._require_connected()
-        return self._backend.session()
+        self._check_isolation(isolation)
+        return self._backend.session(isolation)
 
     async def run(
         self,
@@ -175,7 +182,8 @@ class DatabaseManager:
             isolation: None for the contract's (as READ COMMITTED). With "repeatable read" or "serializable" the transaction
                 begins with the first statement, be it a read, and what it has read does not change under it. PostgreSQL
                 runs such transactions side by side and fails those that conflict; on SQLite and DuckDB they take the write
-                lock and come one after the other, which is serializable.
+                lock and come one after the other, which is serializable. A "snapshot" reads one state of the database and
+                writes nothing; it takes no lock.
             idempotent: that ``work`` was stored already does no harm, as where it records trades and upserts bars.
 
         Raises:
@@ -189,10 +197,7 @@ class DatabaseManager:
             raise InvalidValueError(f"work must be an async function that takes a session, not {kind(work)}")
         left = checks.integer(retries, "retries")
         checks.boolean(idempotent, "idempotent")
-        if isolation is not None and isolation not in ISOLATIONS:
-            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {shown(isolation)}")
-        if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no isolation but read committed")
+        self._check_isolation(isolation)
         backoff = _BACKOFF
         failure: TransientError | CommitOutcomeUnknown
         unknown: CommitOutcomeUnknown | None = None
@@ -296,6 +301,12 @@ class DatabaseManager:
 
         self._require_migrations()
         return await self._backend.with_connection(status, read_only=True)
+
+    def _check_isolation(self, isolation: Isolation | None) -> None:
+        if isolation is not None and isolation not in ISOLATIONS:
+            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {shown(isolation)}")
+        if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
+            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no isolation but read committed")
 
     def _require_connected(self) -> None:
         if not self._connected:

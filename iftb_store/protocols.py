@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Isolation = Literal["read committed", "repeatable read", "serializable"]
+Isolation = Literal["read committed", "snapshot", "repeatable read", "serializable"]
 #: What can be asked for, weakest first.
 ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
@@ -105,6 +105,12 @@ class OHLCVStore(Protocol):
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         """Return the bars with start <= timestamp <= end, oldest first."""
+        ...
+
+    async def get_part(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
+    ) -> list[OHLCVBar]:
+        """Return the first of the bars with start <= timestamp <= end, oldest first; fewer than ``limit`` only at the end."""
         ...
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
@@ -220,7 +226,8 @@ class Stores(Protocol):
         """Return the selected rows of one table, in the order of its key, from one state of the database.
 
         The table has the schema of `iftb_store.arrow.schema`: decimals as decimal128(38, 18), times as timestamp[us, UTC],
-        JSON objects as their text. Text sorts by its bytes.
+        JSON objects as their text. Text sorts by its bytes. With a limit there may be fewer rows than that, but none only
+        where no more follow.
         """
         ...
 
@@ -294,6 +301,8 @@ class Backend(Protocol):
 
         Reads before the first write see the last committed state, unless a stronger ``isolation`` was asked for (only
         with the capability ISOLATION): then the transaction begins with the first statement and is at least that strong.
+        A "snapshot" reads the state that its first statement saw, writes nothing (OperationalError) and keeps no writer
+        waiting.
         Where an error was caught inside and the transaction is lost with it, a clean exit rolls back and raises
         OperationalError that names the first error; TransientError where that one was.
         """

@@ -6,9 +6,9 @@ Each takes a session, or a connected DatabaseManager; given the manager, each ca
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,17 @@ from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoun
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
-from iftb_store.protocols import Session, Stores
+from iftb_store.protocols import Capability, Session, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.selections import BARS, Selection
 from iftb_store.statistics import trade_statistics
+from iftb_store.streams import Stream
 from iftb_store.timeframes import check_timeframe, shift
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_MICROSECOND = timedelta(microseconds=1)
 
 Clock = Callable[[], datetime]
 
@@ -56,11 +59,12 @@ class _Repository:
         self._clock = clock
 
     @asynccontextmanager
-    async def _stores(self) -> AsyncIterator[Stores]:
+    async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
         if self._fixed is not None:
             yield self._fixed
         elif self._manager is not None:
-            async with self._manager.get_session() as session:
+            alike = snapshot and Capability.ISOLATION in self._manager.capabilities
+            async with self._manager.get_session(isolation="snapshot" if alike else None) as session:
                 yield stores_of(session)
 
     def _now(self) -> datetime:
@@ -175,6 +179,79 @@ class OHLCVRepository(_Repository):
         require_arrow()
         async with self._stores() as stores:
             return await stores.scan(selection)
+
+    def stream_range(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: datetime,
+        end: datetime,
+        exchange: str = "binance",
+        *,
+        batch_size: int = 10_000,
+    ) -> Stream[list[OHLCVBar]]:
+        """Read what get_range returns batch by batch, in constant memory: ``async for bars in repo.stream_range(…)``.
+
+        Every list but the last has ``batch_size`` bars; none is empty. Given the manager, the stream is a session of its own
+        from the first batch to the end and shows one state of the database, whatever is written meanwhile. Given a session,
+        each batch is a read of its own, as a call of get_range at that moment would be: it shows what the session and
+        others have written ahead of the stream's place, and the session is free for other work between batches. A bar that
+        is neither written nor deleted meanwhile comes exactly once.
+
+        A stream that ends, fails, is cancelled or closed gives its connection back. Where it is left half-read, close it:
+        ``async with repo.stream_range(…) as stream`` does, or ``await stream.aclose()``; after a bare ``break`` Python
+        closes it soon after.
+
+        Raises:
+            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
+        """
+        series = _series(symbol, timeframe, exchange)
+        first, last = checks.utc(start, "start"), checks.utc(end, "end")
+        _check_order(first, last)
+        return Stream(self._lists(series, first, last, checks.integer(batch_size, "batch_size", least=1)))
+
+    def stream_arrow(
+        self,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        batch_size: int = 65_536,
+    ) -> Stream[pa.RecordBatch]:
+        """Read what read_arrow returns as record batches, in constant memory: ``async for batch in repo.stream_arrow(…)``.
+
+        Batches have the table's schema and order, 1 to ``batch_size`` rows each. What a stream shows and how it is closed
+        is told at stream_range.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
+        """
+        selection = _selected_bars(symbol, timeframe, start, end, exchange)
+        require_arrow()
+        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
+
+    async def _lists(
+        self, series: tuple[str, str, str], start: datetime, end: datetime, size: int
+    ) -> AsyncGenerator[list[OHLCVBar]]:
+        async with self._stores(snapshot=True) as stores:
+            while bars := await stores.ohlcv.get_part(series[0], series[1], start, end, series[2], size):
+                last = bars[-1].timestamp
+                yield bars
+                if len(bars) < size or last >= end:
+                    return
+                # no bar lies between two microseconds
+                start = last + _MICROSECOND
+
+    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+        async with self._stores(snapshot=True) as stores:
+            while (found := await stores.scan(selection)).num_rows:
+                (batch,) = found.combine_chunks().to_batches()
+                place = batch.slice(batch.num_rows - 1).to_pylist()[0]
+                selection = replace(selection, after=tuple(place[name] for name in selection.order))
+                yield batch
 
 
 class TradeRepository(_Repository):

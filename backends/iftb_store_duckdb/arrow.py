@@ -1,46 +1,116 @@
-"""Rows of DuckDB as Arrow, as it gives them."""
+"""Rows of DuckDB as Arrow, as it gives them; part by part without a scan of the whole table for each."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.arrow import completed
+from iftb_store.arrow import completed, schema
 from iftb_store.selections import Selection
+from iftb_store.timeframes import SECONDS
 from iftb_store.types import to_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
+_LONGEST_MONTH = 31 * 86_400
+
 
 def scan(cursor: Cursor, selection: Selection) -> pa.Table:
-    """Run a selection and return its rows."""
-    sql, values = _sql(selection)
-    table, _ = cursor.table(sql, values)
+    """Return the rows of a selection; with a limit, the next ones of one series, or of one table without series."""
+    if selection.limit is None:
+        return _rows(cursor, selection)
+    found: Iterator[pa.Table] = (_part(cursor, part) for part in _series(cursor, selection))
+    return next((part for part in found if part.num_rows), schema(selection.table).empty_table())
+
+
+def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:
+    """Yield the selection of each series that follows, beginning where ``after`` stands."""
+    names, after = selection.order[:-1], selection.after
+    if not names:
+        yield selection
+        return
+    place = None if after is None else after[:-1]
+    if after is not None:
+        yield replace(selection, equal=selection.equal | dict(zip(names, after, strict=False)), after=after[-1:])
+    while True:
+        further = _Query(replace(selection, after=None, limit=1))
+        if place is not None:
+            further.conditions.append(f"{_tuple(names)} > {_tuple(map(further.bound, place))}")
+        rows = cursor.rows(further.sql(", ".join(names), ", ".join(names)), further.values)
+        if not rows:
+            return
+        place = rows[0]
+        yield replace(selection, equal=selection.equal | dict(zip(names, place, strict=True)), after=None)
+
+
+def _part(cursor: Cursor, selection: Selection) -> pa.Table:
+    """Return the next rows of a selection that has but one column in its order."""
+    (key,) = selection.order
+    until = _guess(selection)
+    if until is not None:
+        # as there is no index, only bounds on both sides save the scan of all that follows
+        found = _rows(cursor, selection, until)
+        if 2 * found.num_rows > (selection.limit or 0):
+            return found
+    query = _Query(selection)
+    ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
+    return schema(selection.table).empty_table() if last is None else _rows(cursor, selection, last)
+
+
+def _guess(selection: Selection) -> Any:
+    """Return where the next rows end if none is missing; None where nobody can tell."""
+    (key,), limit = selection.order, selection.limit or 0
+    place: Any = selection.start if selection.after is None else selection.after[0]
+    if key != "timestamp" or place is None:
+        return None if place is None or key == "timestamp" else place + limit
+    step = SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH
+    try:
+        return place + timedelta(seconds=step * limit)
+    except OverflowError:
+        return None
+
+
+def _rows(cursor: Cursor, selection: Selection, until: Any = None) -> pa.Table:
+    query, kinds = _Query(selection), selection.table.kinds
+    if until is not None:
+        query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
+    # DuckDB's JSON is a type of its own to Arrow
+    shown = (f"{name}::VARCHAR" if kinds[name] == "dict[str, Any]" else name for name in selection.columns)
+    table, _ = cursor.table(query.sql(", ".join(shown), ", ".join(selection.order)), query.values)
     return completed(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
 
 
-def _sql(selection: Selection) -> tuple[str, list[Any]]:
-    table, values = selection.table, list[Any]()
+class _Query:
+    """The conditions of a selection and their parameters."""
 
-    def bound(value: Any) -> str:
-        values.append(value)
-        return f"${len(values)}"
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.values: list[Any] = []
+        self.conditions = [f"{column} = {self.bound(value)}" for column, value in selection.equal.items()]
+        table = selection.table
+        for sign, moment in ((">=", selection.start), ("<=", selection.end)):
+            if moment is not None:
+                self.conditions.append(f"{table.time} {sign} {self.bound(moment)}")
+        if selection.after is not None:
+            self.conditions.append(f"{_tuple(selection.order)} > {_tuple(map(self.bound, selection.after))}")
 
-    def moment(value: Any) -> str:
-        return f"make_timestamptz({bound(to_epoch_us(value))}::BIGINT)"
+    def bound(self, value: Any) -> str:
+        """Return what stands for a value in the SQL."""
+        self.values.append(to_epoch_us(value) if isinstance(value, datetime) else value)
+        mark = f"${len(self.values)}"
+        return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
-    conditions = [f"{column} = {bound(value)}" for column, value in selection.equal.items()]
-    if selection.start is not None:
-        conditions.append(f"{table.time} >= {moment(selection.start)}")
-    if selection.end is not None:
-        conditions.append(f"{table.time} <= {moment(selection.end)}")
-    if selection.after is not None:
-        marks = (
-            moment(value) if table.kinds[column] == "datetime" else bound(value)
-            for column, value in zip(selection.order, selection.after, strict=True)
-        )
-        conditions.append(f"({', '.join(selection.order)}) > ({', '.join(marks)})")
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    limit = "" if selection.limit is None else f"LIMIT {bound(selection.limit)}"
-    columns = ", ".join(f"{name}::VARCHAR" if table.kinds[name] == "dict[str, Any]" else name for name in selection.columns)
-    return f"SELECT {columns} FROM {table.name} {where} ORDER BY {', '.join(selection.order)} {limit}", values
+    def sql(self, columns: str, order: str) -> str:
+        """Return the SELECT."""
+        where = f"WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
+        limit = "" if self._selection.limit is None else f"LIMIT {self._selection.limit}"
+        return f"SELECT {columns} FROM {self._selection.table.name} {where} ORDER BY {order} {limit}"
+
+
+def _tuple(parts: Iterable[str]) -> str:
+    listed = list(parts)
+    # DuckDB skips nothing where one value stands in brackets
+    return listed[0] if len(listed) == 1 else f"({', '.join(listed)})"

@@ -136,8 +136,8 @@ class DuckDBBackend:
         try:
             cursor = Cursor(connection.cursor(), self._logger)
             # nothing changes in a database that is open read-only
-            isolated = isolation not in (None, "read committed") and not self._options.read_only
-            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout, isolated)
+            wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
+            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout, wanted)
             with self._sessions.holding(session):
                 try:
                     yield session

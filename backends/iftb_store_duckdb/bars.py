@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar
+from iftb_store.selections import BARS, Selection
 from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store_duckdb.arrow import scan
 from iftb_store_duckdb.driver import Cursor, decimals, slices, times
 from iftb_store_duckdb.session import DuckDBSession
 
@@ -26,7 +28,8 @@ _TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
 _SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in KEY)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 
-_READ = "timestamp, open, high, low, close, volume, quote_volume, trades_count, id, created_at"
+_COLUMNS = [name for name in BARS.columns if name not in KEY or name == "timestamp"]
+_READ = ", ".join(_COLUMNS)
 
 
 class DuckDBBars:
@@ -49,6 +52,19 @@ class DuckDBBars:
         """Return the bars with start <= timestamp <= end, oldest first."""
         sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
         return await self._session.run(_bars(sql, (exchange, symbol, timeframe), start, end))
+
+    async def get_part(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
+    ) -> list[OHLCVBar]:
+        """Return the first of the bars with start <= timestamp <= end, oldest first."""
+        series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
+        selection = Selection(BARS, series, start, end, limit=limit)
+
+        def read(cursor: Cursor) -> list[OHLCVBar]:
+            found = scan(cursor, selection).select(_COLUMNS)
+            return [bar for part in slices(found) for bar in _objects(part, exchange, symbol, timeframe)]
+
+        return await self._session.run(read)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         """Return the newest bars, newest first."""

@@ -11,7 +11,8 @@ import duckdb
 from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.errors import SchemaError, StoreError, TransientError, operational_error
+from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
+from iftb_store.protocols import Isolation
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.locks import Turnstile
@@ -38,14 +39,16 @@ class DuckDBSession:
         executor: Executor,
         lock: Turnstile,
         busy_timeout: float,
-        isolated: bool,
+        isolation: Isolation | None,
     ) -> None:
         self.iftb_store_backend = backend
         self._cursor = cursor
         self._executor = executor
         self._lock = lock
         self._busy_timeout = busy_timeout
-        self._isolated = isolated
+        self._isolated = isolation in ("repeatable read", "serializable")
+        self._only_reads = isolation == "snapshot"
+        self._reading = False
         self._turn = asyncio.Lock()
         self._writing = False
         self._lost: OperationalError | None = None
@@ -65,8 +68,7 @@ class DuckDBSession:
         wanted = compiled(statement, params)
         async with self._turn:
             self._check_usable()
-            if self._isolated:
-                await self._begin()
+            await self._first()
             done = await self._driver(lambda cursor: _read(cursor, wanted))
             if isinstance(done, Result):
                 return done
@@ -81,6 +83,7 @@ class DuckDBSession:
         """
         async with self._turn:
             self._check_usable()
+            await self._end_reading()
             if not self._writing:
                 return
             try:
@@ -97,6 +100,7 @@ class DuckDBSession:
         async with self._turn:
             self._check_open()
             self._lost = None
+            await self._end_reading()
             if self._writing:
                 await self._end()
 
@@ -112,7 +116,8 @@ class DuckDBSession:
                 await self._driver(self.iftb_store_backend.check_schema)
                 # an uncommitted schema proves nothing to the next session
                 self.iftb_store_backend.schema_checked = not self._writing
-            if write or self._isolated:
+            await self._first()
+            if write:
                 await self._begin()
             try:
                 return await self._driver(work)
@@ -156,7 +161,22 @@ class DuckDBSession:
         """Whether there is nothing to commit, and nothing was lost."""
         return not self._writing and self._lost is None
 
+    async def _first(self) -> None:
+        """Begin the transaction where the first statement does so, be it a read."""
+        if self._isolated:
+            await self._begin()
+        if self._only_reads and not self._reading:
+            await self._driver(Cursor.begin)
+            self._reading = True
+
+    async def _end_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            await in_thread(self._executor, self._cursor.rollback)
+
     async def _begin(self) -> None:
+        if self._only_reads:
+            raise operational_error(READS_ONLY)
         if self._writing:
             return
         if not await self._lock.acquire(self._busy_timeout):

@@ -20,7 +20,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, isolated, watch
+from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, isolated, snapshot, watch
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import translate, translate_any
 
@@ -194,15 +194,18 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    if _READ.match(statement) and not _WRITE_WORD.search(statement) and not isolated(connection):
+    reads = _READ.match(statement) and not _WRITE_WORD.search(statement)
+    if reads and not isolated(connection):
         return
-    before_write(connection)
+    only_reads = snapshot(connection)
+    if not (reads and only_reads):
+        before_write(connection)
     driver = connection.connection.dbapi_connection
     if driver is None or driver.driver_connection.in_transaction:
         return
     begin = driver.cursor()
     try:
-        begin.execute("BEGIN IMMEDIATE")
+        begin.execute("BEGIN" if only_reads else "BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         raise translate(error) from error
     finally:

@@ -164,14 +164,16 @@ class SQLiteDriver:
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
         connection = await self._connection()
-        begins = isinstance(self._session, StoreSession) and self._session.iftb_store_isolated
-        if isinstance(self._session, StoreSession) and (writes or begins):
-            before_write(self._session)
+        session = self._session if isinstance(self._session, StoreSession) else None
+        begins = session is not None and session.iftb_store_isolated
+        only_reads = session is not None and session.iftb_store_snapshot
+        if session is not None and (writes or (begins and not only_reads)):
+            before_write(session)
         if connection._connection is None:
             raise operational_error("the connection was closed")
         try:
             if begins and not connection.in_transaction:
-                await connection._execute(_begin, connection._connection)
+                await connection._execute(_begin_to_read if only_reads else _begin, connection._connection)
             result: T = await connection._execute(work, connection._connection, *args)
             return result
         except sqlite3.Error as error:
@@ -196,6 +198,10 @@ class SQLiteDriver:
             check_revision(*await driver._execute(_schema, driver._conn))
             session.iftb_store_backend.schema_seen = True
         return driver
+
+
+def _begin_to_read(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
 
 
 def _begin(connection: sqlite3.Connection) -> None:

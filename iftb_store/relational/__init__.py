@@ -11,6 +11,7 @@ from iftb_store.relational.sessions import (
     isolated,
     joined,
     note_error,
+    snapshot,
     uncancelled,
     watch,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "joined",
     "note_error",
     "scan_sql",
+    "snapshot",
     "statement",
     "uncancelled",
     "watch",

@@ -15,6 +15,9 @@ from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.sessions import StoreSession, close_now, opened, uncancelled
 
+# as SQLAlchemy's dialect of PostgreSQL has it
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
 
 class EngineBackend:
     """Keeps the engine of a connected backend."""
@@ -86,10 +89,11 @@ class EngineBackend:
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[StoreSession]:
         """Open a session; see `iftb_store.protocols.Backend.session`."""
-        engine, isolated = self._engine, isolation not in (None, "read committed")
+        engine = self._engine
         if engine is not None and isolation is not None and self.isolates:
-            engine = engine.execution_options(isolation_level=isolation.upper())
-        async with opened(self, None if self._over.is_set() else engine, isolated=isolated) as session:
+            options = _SNAPSHOT if isolation == "snapshot" else {"isolation_level": isolation.upper()}
+            engine = engine.execution_options(**options)
+        async with opened(self, None if self._over.is_set() else engine, isolation=isolation) as session:
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:

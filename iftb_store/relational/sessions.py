@@ -15,8 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from iftb_store.errors import EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
+from iftb_store.errors import READS_ONLY, EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
+from iftb_store.protocols import Isolation
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ _LOST = "iftb_store.transaction_lost"
 _JOINED = "iftb_store.joined"
 _PROBES = "iftb_store.probes"
 _COMMITTING = "iftb_store.committing"
-_ISOLATED = "iftb_store.isolated"
+_ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
 # seconds to wait for a ROLLBACK before the connection is thrown away
@@ -62,7 +63,12 @@ class StoreSession(AsyncSession):
     @property
     def iftb_store_isolated(self) -> bool:
         """Whether the transaction begins with the first statement, be it a read."""
-        return bool(self.sync_session.info[_ISOLATED])
+        return self.sync_session.info[_ISOLATION] not in (None, "read committed")
+
+    @property
+    def iftb_store_snapshot(self) -> bool:
+        """Whether it reads one state of the database and writes nothing."""
+        return bool(self.sync_session.info[_ISOLATION] == "snapshot")
 
 
 @event.listens_for(_SyncSession, "after_begin")
@@ -108,9 +114,11 @@ def before_write(owner: Connection | AsyncSession) -> None:
     """Note that a transaction begins or goes on with a write; let none follow where an error took the transaction.
 
     Raises:
-        OperationalError: naming the error that took the transaction.
+        OperationalError: naming the error that took the transaction, or that the session only reads.
     """
     info = owner.sync_session.info if isinstance(owner, AsyncSession) else _owners.get(owner, {})
+    if info.get(_ISOLATION) == "snapshot":
+        raise operational_error(READS_ONLY)
     if _LOST in info:
         raise _lost_transaction(info[_FIRST_ERROR])
     info[_BEGUN] = True
@@ -118,7 +126,12 @@ def before_write(owner: Connection | AsyncSession) -> None:
 
 def isolated(connection: Connection) -> bool:
     """Tell whether a connection's session begins its transaction with the first statement, be it a read."""
-    return bool(_owners.get(connection, {}).get(_ISOLATED))
+    return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
+
+
+def snapshot(connection: Connection) -> bool:
+    """Tell whether a connection's session reads one state of the database and writes nothing."""
+    return bool(_owners.get(connection, {}).get(_ISOLATION) == "snapshot")
 
 
 def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection], bool]) -> None:
@@ -167,20 +180,20 @@ class Opener(Protocol):
 
 
 @asynccontextmanager
-async def opened(backend: Opener, engine: AsyncEngine | None, *, isolated: bool) -> AsyncIterator[StoreSession]:
+async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isolation | None) -> AsyncIterator[StoreSession]:
     """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:
         backend: what gives the session its stores.
         engine: the engine of a connected backend.
-        isolated: the transaction begins with the first statement, be it a read.
+        isolation: with more than READ COMMITTED the transaction begins with the first statement, be it a read.
 
     Raises:
         OperationalError: on a clean exit, where the transaction was lost to an earlier error, which it names.
     """
     if engine is None:
         raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
-    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATED: isolated})
+    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation})
     session.iftb_store_backend = backend
     with backend.sessions.holding(session):
         try:

@@ -214,10 +214,19 @@ class _Bars:
         await self._driver.upsert_bars(batch)
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
-        between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
-        sql = _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
         many = end - start > _MANY * timedelta(seconds=SECONDS[timeframe] or _LONGEST_MONTH)
+        sql = self._between()
         return await self._read(sql, many, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
+
+    async def get_part(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
+    ) -> list[OHLCVBar]:
+        series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
+        return await self._read(f"{self._between()} LIMIT :limit", limit > _MANY, **series, start=start, end=end, limit=limit)
+
+    def _between(self) -> str:
+        between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
+        return _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         sql = _BARS.select(self._driver, f"WHERE {_SERIES} ORDER BY timestamp DESC LIMIT :limit")

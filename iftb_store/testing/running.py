@@ -182,8 +182,8 @@ class RunTests(SuiteFixtures):
 
     async def test_wrong_arguments_of_run_are_refused_before_the_work(self, db: DatabaseManager) -> None:
         work = Failing()
-        with pytest.raises(InvalidValueError, match=r"isolation.*'snapshot'"):
-            await db.run(work, isolation="snapshot")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InvalidValueError, match=r"isolation.*'dirty'"):
+            await db.run(work, isolation="dirty")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(InvalidValueError, match="retries"):
             await db.run(work, retries=-1)
         assert work.runs == 0

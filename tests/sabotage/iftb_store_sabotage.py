@@ -62,6 +62,7 @@ class _Bars:
     def __init__(self, sound: OHLCVStore, session: AsyncSession) -> None:
         self._sound = sound
         self._session = session
+        self.get_part = sound.get_part
         self.get_latest = sound.get_latest
         self.get_gaps = sound.get_gaps
 
