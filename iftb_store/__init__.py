@@ -23,7 +23,8 @@ from iftb_store.errors import (
 )
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
-from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.ohlcv import OHLCVRepository
+from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.tables import Base
 from iftb_store.timeframes import TIMEFRAMES
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from iftb_store.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, plain, quantize
 from iftb_store.errors import InvalidValueError
 from iftb_store.messages import exactly_str, kind, shown
+
+T = TypeVar("T")
 
 SIDES = ("long", "short")
 ACTIONS = ("open", "close", "liquidated")
@@ -53,6 +55,11 @@ def name_text(value: object, name: str) -> str:
     if len(checked) > LONGEST_NAME:
         raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are kept")
     return checked
+
+
+def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
+    """Return a value as a check does, or None for None."""
+    return None if value is None else check(value, name)
 
 
 def choice(value: object, name: str, choices: Collection[str]) -> str:

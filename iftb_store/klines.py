@@ -22,7 +22,7 @@ from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar
-from iftb_store.repositories import OHLCVRepository
+from iftb_store.ohlcv import OHLCVRepository
 from iftb_store.timeframes import MONTH, check_timeframe
 from iftb_store.types import from_epoch_us
 

@@ -12,6 +12,9 @@ S = TypeVar("S")
 #: What a session says that was open too long for a disconnect to wait for it.
 DISCONNECTED = "the manager was disconnected while this session was open; nothing that it had not committed is stored"
 
+#: What a session says that is used after its block.
+ENDED = "the session is closed; open one with db.get_session()"
+
 
 class OpenSessions(Generic[S]):
     """Knows which sessions are open."""

@@ -6,255 +6,23 @@ Each takes a session, or a connected DatabaseManager; given the manager, each ca
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import checks
-from iftb_store.bars import BarBatch, distinct_batch
 from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError, TradeConflictError
-from iftb_store.manager import DatabaseManager
-from iftb_store.messages import kind, shown
-from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
-from iftb_store.protocols import Capability, Session, Stores
-from iftb_store.registry import require_arrow, stores_of
-from iftb_store.selections import BARS, Selection
+from iftb_store.messages import shown
+from iftb_store.models import Position, SystemEvent, Trade, TradeStatistics
+from iftb_store.protocols import Stores
+from iftb_store.repository import Repository
 from iftb_store.statistics import trade_statistics
-from iftb_store.streams import Stream
-from iftb_store.timeframes import check_timeframe, shift
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_MICROSECOND = timedelta(microseconds=1)
-
-Clock = Callable[[], datetime]
 
 
-def utc_now() -> datetime:
-    """Return the present time, aware, in UTC."""
-    return datetime.now(UTC)
-
-
-class _Repository:
-    def __init__(self, session: Session | DatabaseManager, *, clock: Clock = utc_now) -> None:
-        """Work in a session, or in a transaction of its own per call where a connected manager is given.
-
-        Args:
-            session: what ``db.get_session()`` yields, an app's own AsyncSession (asyncpg or aiosqlite), or the manager.
-            clock: gives the time for created_at, updated_at and the like; for tests.
-
-        Raises:
-            Unsupported: a session of another kind.
-            InvalidValueError: a clock that cannot be called.
-        """
-        if not callable(clock):
-            raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
-        self._manager = session if isinstance(session, DatabaseManager) else None
-        self._fixed = None if isinstance(session, DatabaseManager) else stores_of(session)
-        self._clock = clock
-
-    @asynccontextmanager
-    async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-        if self._fixed is not None:
-            yield self._fixed
-        elif self._manager is not None:
-            alike = snapshot and Capability.ISOLATION in self._manager.capabilities
-            async with self._manager.get_session(isolation="snapshot" if alike else None) as session:
-                yield stores_of(session)
-
-    def _now(self) -> datetime:
-        return checks.utc(self._clock(), "the clock's time")
-
-
-class OHLCVRepository(_Repository):
-    """OHLCV bars. A series is (exchange, symbol, timeframe); with the timestamp it is the key of a bar."""
-
-    async def insert_many(self, bars: Sequence[OHLCVBar]) -> int:
-        """Insert bars, all or none; return their number. ``id`` and ``created_at`` of the objects are ignored.
-
-        Raises:
-            IntegrityError: a bar is stored already, or stands twice in the batch; nothing was inserted.
-            InvalidValueError: a bar cannot be stored; the message names it; nothing was inserted.
-        """
-        listed = _bars(bars)
-        if listed:
-            async with self._stores() as stores:
-                await stores.ohlcv.insert_many(BarBatch(listed, self._now()))
-        return len(listed)
-
-    async def upsert_many(self, bars: Sequence[OHLCVBar]) -> int:
-        """Insert bars, overwriting the values of those stored already, all or none.
-
-        Where a key stands twice in the batch the last one wins. ``id`` and ``created_at`` of a stored bar stay.
-
-        Returns:
-            The number of distinct keys in the batch, changed or not.
-
-        Raises:
-            InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
-        """
-        batch = await distinct_batch(_bars(bars), self._now())
-        if len(batch):
-            async with self._stores() as stores:
-                await stores.ohlcv.upsert_many(batch)
-        return len(batch)
-
-    async def get_range(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
-    ) -> list[OHLCVBar]:
-        """Return the bars with start <= timestamp <= end (naive times are UTC), oldest first.
-
-        Raises:
-            InvalidValueError: start after end, or an unknown timeframe.
-        """
-        series = _series(symbol, timeframe, exchange)
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        _check_order(first, last)
-        async with self._stores() as stores:
-            return await stores.ohlcv.get_range(series[0], series[1], first, last, series[2])
-
-    async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
-        """Return the newest bars, newest first.
-
-        Raises:
-            InvalidValueError: limit below 1, or an unknown timeframe.
-        """
-        series = _series(symbol, timeframe, exchange)
-        count = checks.integer(limit, "limit", least=1)
-        async with self._stores() as stores:
-            return await stores.ohlcv.get_latest(series[0], series[1], count, series[2])
-
-    async def get_gaps(
-        self,
-        symbol: str,
-        timeframe: str,
-        exchange: str = "binance",
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> list[tuple[datetime, datetime]]:
-        """Return the holes of a series as (last bar before, first bar after) pairs, oldest first.
-
-        The missing bars lie strictly between the two times of a pair. With ``start`` and ``end`` (both counted in, and
-        meant to lie where bars are due) what is missing at the edges is told as if a bar stood one step before start and
-        one step after end; an empty window is one such pair.
-
-        Raises:
-            InvalidValueError: start after end, an unknown timeframe, or an edge outside the years 1 to 9999.
-        """
-        series = _series(symbol, timeframe, exchange)
-        first = None if start is None else checks.utc(start, "start")
-        last = None if end is None else checks.utc(end, "end")
-        if first is not None and last is not None:
-            _check_order(first, last)
-        before = None if first is None else _beyond(first, series[1], -1, "start")
-        after = None if last is None else _beyond(last, series[1], 1, "end")
-        async with self._stores() as stores:
-            return await stores.ohlcv.get_gaps(series[0], series[1], series[2], (first, last, before, after))
-
-    async def read_arrow(
-        self,
-        symbol: str | None = None,
-        timeframe: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        exchange: str | None = None,
-    ) -> pa.Table:
-        """Return bars as a pyarrow.Table, from one state of the database: those of every series that is not excluded.
-
-        Columns are the fields of OHLCVBar in their order: decimals as decimal128(38, 18), times as timestamp[us, UTC].
-        Rows stand in the order of (exchange, symbol, timeframe, timestamp), text by its bytes; start <= timestamp <= end
-        (naive times are UTC). An ``exchange`` that is not given means all of them.
-
-        Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end, or an unknown timeframe.
-        """
-        selection = _selected_bars(symbol, timeframe, start, end, exchange)
-        require_arrow()
-        async with self._stores() as stores:
-            return await stores.scan(selection)
-
-    def stream_range(
-        self,
-        symbol: str,
-        timeframe: str,
-        start: datetime,
-        end: datetime,
-        exchange: str = "binance",
-        *,
-        batch_size: int = 10_000,
-    ) -> Stream[list[OHLCVBar]]:
-        """Read what get_range returns batch by batch, in constant memory: ``async for bars in repo.stream_range(…)``.
-
-        Every list but the last has ``batch_size`` bars; none is empty. Given the manager, the stream is a session of its own
-        from the first batch to the end and shows one state of the database, whatever is written meanwhile. Given a session,
-        each batch is a read of its own, as a call of get_range at that moment would be: it shows what the session and
-        others have written ahead of the stream's place, and the session is free for other work between batches. A bar that
-        is neither written nor deleted meanwhile comes exactly once.
-
-        A stream that ends, fails, is cancelled or closed gives its connection back. Where it is left half-read, close it:
-        ``async with repo.stream_range(…) as stream`` does, or ``await stream.aclose()``; after a bare ``break`` Python
-        closes it soon after.
-
-        Raises:
-            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
-        """
-        series = _series(symbol, timeframe, exchange)
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        _check_order(first, last)
-        return Stream(self._lists(series, first, last, checks.integer(batch_size, "batch_size", least=1)))
-
-    def stream_arrow(
-        self,
-        symbol: str | None = None,
-        timeframe: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        exchange: str | None = None,
-        *,
-        batch_size: int = 65_536,
-    ) -> Stream[pa.RecordBatch]:
-        """Read what read_arrow returns as record batches, in constant memory: ``async for batch in repo.stream_arrow(…)``.
-
-        Batches have the table's schema and order, 1 to ``batch_size`` rows each. What a stream shows and how it is closed
-        is told at stream_range.
-
-        Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
-        """
-        selection = _selected_bars(symbol, timeframe, start, end, exchange)
-        require_arrow()
-        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
-
-    async def _lists(
-        self, series: tuple[str, str, str], start: datetime, end: datetime, size: int
-    ) -> AsyncGenerator[list[OHLCVBar]]:
-        async with self._stores(snapshot=True) as stores:
-            while bars := await stores.ohlcv.get_part(series[0], series[1], start, end, series[2], size):
-                last = bars[-1].timestamp
-                yield bars
-                if len(bars) < size or last >= end:
-                    return
-                # no bar lies between two microseconds
-                start = last + _MICROSECOND
-
-    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
-        async with self._stores(snapshot=True) as stores:
-            while (found := await stores.scan(selection)).num_rows:
-                (batch,) = found.combine_chunks().to_batches()
-                place = batch.slice(batch.num_rows - 1).to_pylist()[0]
-                selection = replace(selection, after=tuple(place[name] for name in selection.order))
-                yield batch
-
-
-class TradeRepository(_Repository):
+class TradeRepository(Repository):
     """Trades. ``trade_id`` is the bot's own name for a trade and unique; ``id`` is the store's."""
 
     async def insert(self, trade: Trade) -> int:
@@ -359,7 +127,7 @@ class TradeRepository(_Repository):
             return trade_statistics(await stores.trades.get_totals(since, market))
 
 
-class PositionRepository(_Repository):
+class PositionRepository(Repository):
     """Positions. At most one is open per (exchange, symbol, side); a closed one stays in the table and never changes."""
 
     async def get_open_positions(self, exchange: str = "binance") -> list[Position]:
@@ -416,7 +184,7 @@ class PositionRepository(_Repository):
                 await _refuse_position(stores, number)
 
 
-class SystemEventRepository(_Repository):
+class SystemEventRepository(Repository):
     """The log of system events."""
 
     async def log_event(
@@ -444,11 +212,11 @@ class SystemEventRepository(_Repository):
             severity=checks.choice(severity, "severity", checks.SEVERITIES),
             message=checks.text(message, "message"),
             details=None if details is None else _checked_json(details, "details"),
-            symbol=_optional(checks.name_text, symbol, "symbol"),
-            exchange=_optional(checks.name_text, exchange, "exchange"),
-            trade_id=_optional(checks.name_text, trade_id, "trade_id"),
-            position_id=_optional(checks.integer, position_id, "position_id"),
-            stack_trace=_optional(checks.text, stack_trace, "stack_trace"),
+            symbol=checks.optional(checks.name_text, symbol, "symbol"),
+            exchange=checks.optional(checks.name_text, exchange, "exchange"),
+            trade_id=checks.optional(checks.name_text, trade_id, "trade_id"),
+            position_id=checks.optional(checks.integer, position_id, "position_id"),
+            stack_trace=checks.optional(checks.text, stack_trace, "stack_trace"),
         )
         async with self._stores() as stores:
             await stores.events.insert(event, self._now())
@@ -459,60 +227,16 @@ class SystemEventRepository(_Repository):
         Raises:
             InvalidValueError: limit below 1, or an unknown severity.
         """
-        wanted = _optional(_severity, severity, "severity")
+        wanted = checks.optional(_severity, severity, "severity")
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
             return await stores.events.get_recent(wanted, count)
-
-
-def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
-    if isinstance(bars, list | tuple):
-        return bars
-    try:
-        return list(bars)
-    except TypeError as error:
-        raise InvalidValueError(f"a list of OHLCVBar is wanted, not {type(bars).__name__}") from error
-
-
-def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
-    return checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
-
-
-def _selected_bars(
-    symbol: str | None, timeframe: str | None, start: datetime | None, end: datetime | None, exchange: str | None
-) -> Selection:
-    given = {
-        "exchange": _optional(checks.name_text, exchange, "exchange"),
-        "symbol": _optional(checks.name_text, symbol, "symbol"),
-        "timeframe": None if timeframe is None else check_timeframe(timeframe),
-    }
-    equal = {name: value for name, value in given.items() if value is not None}
-    first, last = (_optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
-    if first is not None and last is not None:
-        _check_order(first, last)
-    return Selection(BARS, equal, first, last)
-
-
-def _check_order(start: datetime, end: datetime) -> None:
-    if start > end:
-        raise InvalidValueError(f"start {start.isoformat()} lies after end {end.isoformat()}")
-
-
-def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
-    try:
-        return shift(edge, timeframe, steps)
-    except InvalidValueError as error:
-        raise InvalidValueError(f"{name} lies at the calendar's end: {error}") from error
 
 
 async def _refuse_position(stores: Stores, position_id: int) -> None:
     if await stores.positions.exists(position_id):
         raise PositionClosedError(f"position {position_id} is not open any more and cannot be changed; a new one has no id")
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists those that are open")
-
-
-def _optional(check: Callable[[object, str], Any], value: object, name: str) -> Any:
-    return None if value is None else check(value, name)
 
 
 def _nullable(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
+from iftb_store.open_sessions import ENDED
 from iftb_store.protocols import Isolation
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
@@ -128,9 +129,7 @@ class DuckDBSession:
                     ) from error
                 raise
 
-    async def close(
-        self, reason: str = "the session is closed; open one with db.get_session()", *, interrupt: bool = False
-    ) -> None:
+    async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
         """Roll back what is not committed, let the next writer go and close the connection.
 
         With ``interrupt`` the statement that another task may be running here is stopped first.

@@ -81,7 +81,7 @@ class PostgresDriver:
         """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
         if many:
             self._logger.info("COPY of %s", statement.sql)
-            connection = await self._connection(begin=not isinstance(self._session, StoreSession))
+            connection = await self._reading()
             with self._translated(connection):
                 return await reading.copied(connection, statement.sql, statement.names, args)
         rows = await self.read(statement, args)

@@ -18,7 +18,8 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, TradeStatistics
-from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.ohlcv import OHLCVRepository
+from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.timeframes import SECONDS, TIMEFRAMES
 
 # figures that are quotients have 18 places; a person wants fewer

@@ -20,7 +20,8 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.klines import KlineDump, import_klines
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Trade
-from iftb_store.repositories import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.ohlcv import OHLCVRepository
+from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.types import to_epoch_us
 
 _SYMBOL = "BTCUSDT"

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from iftb_store.errors import READS_ONLY, EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
-from iftb_store.open_sessions import DISCONNECTED, OpenSessions
+from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class _SyncSession(Session):
     """The synchronous half of a StoreSession; the listeners below watch no session of the app's."""
 
     def get_bind(self, *args: Any, **options: Any) -> Any:
-        """Refuse a session that a disconnect has closed."""
+        """Refuse a session that is closed."""
         _check_open(self)
         return super().get_bind(*args, **options)
 
@@ -202,6 +202,9 @@ async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isol
         except BaseException as error:
             await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
+        finally:
+            # or its next use would take a connection that nobody gives back
+            session.sync_session.info.setdefault(_CLOSED, ENDED)
         # the commit gave the connection back: there is nothing left to wait for
         session.sync_session.close()
 

@@ -222,7 +222,7 @@ class _Bars:
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
-        return await self._read(f"{self._between()} LIMIT :limit", limit > _MANY, **series, start=start, end=end, limit=limit)
+        return await self._read(f"{self._between()} LIMIT :limit", limit >= _MANY, **series, start=start, end=end, limit=limit)
 
     def _between(self) -> str:
         between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))

@@ -16,6 +16,7 @@ from iftb_store.testing.properties import PropertyTests
 from iftb_store.testing.running import RunningTests
 from iftb_store.testing.sessions import SessionTests
 from iftb_store.testing.statistics import StatisticsTests
+from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.values import ValueTests
 
@@ -25,6 +26,8 @@ class BackendConformance(
     BulkTests,
     GapTests,
     ReadArrowTests,
+    StreamTests,
+    SnapshotTests,
     TradeTests,
     StatisticsTests,
     PositionTests,
