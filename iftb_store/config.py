@@ -17,6 +17,7 @@ DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
+_TIMEOUTS = ("connect_timeout", "pool_timeout", "statement_timeout")
 _REQUIRED = ("host", "database", "username", "password")
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class DatabaseSettings(BaseSettings):
     """IFTB_STORE_URL whole, or the parts DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME, DB_PASSWORD; an empty one is not set.
 
     IFTB_STORE_URL wins where both are set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are for
-    `DatabaseManager`, whichever gives the URL. No representation shows the password or the URL.
+    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT and DB_STATEMENT_TIMEOUT become
+    the options of these names in the URL that the parts make. No representation shows the password or the URL.
     """
 
     model_config = SettingsConfigDict(
@@ -41,6 +43,9 @@ class DatabaseSettings(BaseSettings):
     password: SecretStr | None = None
     pool_size: int = Field(default=5, ge=1)
     max_overflow: int = Field(default=10, ge=0)
+    connect_timeout: str | None = None
+    pool_timeout: str | None = None
+    statement_timeout: str | None = None
 
     def get_async_url(self) -> str:
         """Return the URL for `DatabaseManager`, with its password; print or log it nowhere.
@@ -73,7 +78,8 @@ class DatabaseSettings(BaseSettings):
 
     def _postgresql_url(self) -> URL:
         password = None if self.password is None else self.password.get_secret_value()
-        url = URL.create("postgresql+asyncpg", username=self.username, password=password, database=self.database)
+        timeouts = {name: str(getattr(self, name)) for name in _TIMEOUTS if getattr(self, name) is not None}
+        url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=timeouts)
         if self.host is not None and self.host.startswith("/"):
             # the directory of a Unix socket cannot stand where a URL has its host
             return url.update_query_dict({"host": self.host, "port": str(self.port)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from iftb_store import ConfigurationError, DatabaseManager, get_settings
+from iftb_store import ConfigurationError, DatabaseManager, URLError, get_settings
 
 SECRET = "s3cret-sentinel"
 PARTS = {"DB_HOST": "db.example", "DB_DATABASE": "bot", "DB_USERNAME": "trader", "DB_PASSWORD": SECRET}
@@ -76,6 +76,28 @@ def test_the_directory_of_a_unix_socket_is_a_host(monkeypatch: pytest.MonkeyPatc
 
     assert url.host is None
     assert dict(url.query) == {"host": "/run/postgresql", "port": "5432"}
+
+
+@pytest.mark.parametrize("host", ["db.example", "/run/postgresql"])
+@pytest.mark.usefixtures("parts")
+def test_timeouts_become_options_of_the_url(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    given = {"connect_timeout": "3", "pool_timeout": "500ms", "statement_timeout": "2min"}
+    monkeypatch.setenv("DB_HOST", host)
+    for name, value in given.items():
+        monkeypatch.setenv(f"DB_{name.upper()}", value)
+
+    url = make_url(get_settings().database.get_async_url())
+
+    assert {name: url.query[name] for name in given} == given
+    DatabaseManager(url)
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_timeout_that_is_no_time_is_refused_by_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_STATEMENT_TIMEOUT", "soon")
+
+    with pytest.raises(URLError, match="statement_timeout must be a time like"):
+        DatabaseManager(get_settings().database.get_async_url())
 
 
 @pytest.mark.parametrize("missing", ["DB_HOST", "DB_DATABASE", "DB_USERNAME", "DB_PASSWORD"])

@@ -138,6 +138,8 @@ async def test_a_full_pool_is_an_operational_error(postgres_url: str) -> None:
             await SystemEventRepository(session).log_event("tick", "info", "")
             with pytest.raises(OperationalError, match="every connection of the pool is in use"):
                 await SystemEventRepository(db).get_recent_events()
+            with pytest.raises(OperationalError, match="every connection of the pool is in use"):
+                await db.ping()
 
 
 async def test_a_refused_connection_is_an_operational_error_without_the_password() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, watch
+from iftb_store.relational import EngineBackend, RelationalStores, StorePool, watch
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
@@ -102,6 +102,7 @@ class PostgresBackend(EngineBackend):
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._opening(self._open),
+            poolclass=StorePool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,

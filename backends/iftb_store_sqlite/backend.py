@@ -14,13 +14,11 @@ from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import POOL_IN_USE, EngineBackend, RelationalStores, before_write, isolated, snapshot, watch
+from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, watch
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import translate, translate_any
 
@@ -68,7 +66,7 @@ class SQLiteBackend(EngineBackend):
         engine = create_async_engine(
             "sqlite+aiosqlite://",
             async_creator=self._opening(self._open),
-            poolclass=AsyncAdaptedQueuePool,
+            poolclass=StorePool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
@@ -92,13 +90,10 @@ class SQLiteBackend(EngineBackend):
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
-        try:
-            async with self._engine.connect() as connection:
-                await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-                result = await connection.run_sync(work)
-                await connection.commit()
-        except PoolTimeout as error:
-            raise operational_error(f"{POOL_IN_USE}; a database in memory has one alone", error) from error
+        async with self._engine.connect() as connection:
+            await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            result = await connection.run_sync(work)
+            await connection.commit()
         return result
 
     async def _open(self) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.pool import StorePool
 from iftb_store.relational.scans import scan_sql
 from iftb_store.relational.sessions import (
-    POOL_IN_USE,
     StoreSession,
     before_write,
     isolated,
@@ -18,12 +18,12 @@ from iftb_store.relational.sessions import (
 from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
 
 __all__ = [
-    "POOL_IN_USE",
     "EngineBackend",
     "Flavor",
     "RelationalStores",
     "Row",
     "Statement",
+    "StorePool",
     "StoreSession",
     "before_write",
     "isolated",

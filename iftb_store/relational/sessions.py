@@ -18,10 +18,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 from iftb_store.errors import READS_ONLY, EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
 from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
+from iftb_store.relational.pool import POOL_IN_USE
 
 T = TypeVar("T")
-
-POOL_IN_USE = "every connection of the pool is in use, and the wait for one is over"
 
 _FIRST_ERROR = "iftb_store.first_error"
 _BEGUN = "iftb_store.begun"

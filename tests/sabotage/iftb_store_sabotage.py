@@ -36,7 +36,7 @@ class SabotagedBackend(SQLiteBackend):
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[Any]:
         if _SABOTAGE == "keeps a connection" and self.engine is not None and not self.in_use:
             self._kept = await self.engine.connect()
-        async with super().session(isolation) as session:
+        async with super().session(None if _SABOTAGE == "forgets isolation" else isolation) as session:
             try:
                 yield session
             except Exception:
