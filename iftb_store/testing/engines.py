@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import (
     DatabaseManager,
+    OHLCVBar,
     OHLCVRepository,
     Position,
     PositionRepository,
@@ -87,7 +88,8 @@ class Engine:
         where = self._manager if session is None else await self._session(session)
         bound = getattr(_REPOSITORIES[repository](where, clock=self._clock), method)
         try:
-            return await bound(*map(self._with_ids, args), **named)
+            answer = await bound(*map(self._with_ids, args), **named)
+            return [OHLCVBar(**row) for row in answer.to_pylist()] if method == "read_arrow" else answer
         except Exception as error:
             return error
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from copy import copy
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -25,6 +26,7 @@ from iftb_store.testing import programmes, samples
 from iftb_store.testing.engines import APP, ENDINGS, GOING_ON, Engine
 from iftb_store.testing.model import Duplicate, Model, Number
 
+_ARROW = find_spec("pyarrow") is not None
 #: Longer than any wait of an engine; what is not done by then hangs.
 _HUNG = 120
 
@@ -158,6 +160,11 @@ class _Programme(RuleBasedStateMachine):
     )
     def get_gaps(self, where: str | None, symbol: str, timeframe: str, exchange: str, window: dict[str, datetime]) -> None:
         self._call(where, "bars", "get_gaps", symbol, timeframe, exchange, **window)
+
+    @precondition(lambda self: _ARROW)
+    @rule(where=_anywhere, selection=programmes.selections)
+    def read_arrow(self, where: str | None, selection: dict[str, Any]) -> None:
+        self._call(where, "bars", "read_arrow", **selection)
 
     @rule(where=_writing, trade=programmes.trades)
     def insert_trade(self, where: str | None, trade: dict[str, Any]) -> None:

@@ -171,6 +171,26 @@ class _Bars(_Repository):
         values.whole(limit, "limit", 1)
         return self._series(symbol, timeframe, exchange)[::-1][:limit]
 
+    def read_arrow(
+        self,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+    ) -> list[OHLCVBar]:
+        first, last = _window(start, end)
+        found = [
+            bar
+            for bar in self._seen.bars.values()
+            if symbol in (None, bar.symbol)
+            and timeframe in (None, bar.timeframe)
+            and exchange in (None, bar.exchange)
+            and (first is None or first <= bar.timestamp)
+            and (last is None or bar.timestamp <= last)
+        ]
+        return sorted(found, key=_key)
+
     def get_gaps(
         self,
         symbol: str,

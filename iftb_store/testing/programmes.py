@@ -50,6 +50,9 @@ _far = [
 #: Times of which one in seven or so is far from all others.
 times = st.sampled_from(_near + _near + _far)
 windows = st.tuples(st.sampled_from([T0, _far[1], *_near]), st.sampled_from([_far[2], *_near]))
+selections = st.fixed_dictionaries(
+    {}, optional={"symbol": symbols, "timeframe": timeframes, "exchange": exchanges, "start": times, "end": times}
+)
 
 _decimals: st.SearchStrategy[Any] = st.sampled_from(
     [
