@@ -174,7 +174,7 @@ class DatabaseManager:
         several times: what it does besides the session should bear that, and it leaves COMMIT to this method.
 
         Where the connection is lost while COMMIT is under way, the transaction may be stored. It is then run again only
-        where it is ``idempotent``. The same holds for a cancellation that comes during the COMMIT.
+        where it is ``idempotent``. A cancellation during the COMMIT passes through, and leaves its outcome open too.
 
         Args:
             work: an async callable that takes a session, as `get_session` gives it.
