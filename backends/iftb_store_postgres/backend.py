@@ -19,7 +19,7 @@ from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, StorePool, watch
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
-from iftb_store_postgres.credentials import Hidden, tls_problem
+from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 
@@ -141,7 +141,7 @@ class PostgresBackend(EngineBackend):
         try:
             connection = await asyncpg.connect(
                 dsn.render_as_string(),
-                password=(lambda: self._password) if self._password else None,
+                password=self._password.bare if self._password else None,
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
@@ -149,6 +149,7 @@ class PostgresBackend(EngineBackend):
                 connection_class=BoundedConnection,
             )
         except (*_FAILURES, ValueError) as error:
+            forget_variables(error)
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,19 @@ class Hidden(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+    def bare(self) -> str:
+        """Return the text itself; asyncpg takes no subclass of str."""
+        return str(self)
+
+
+def forget_variables(error: BaseException) -> None:
+    """Clear the variables of the frames that an exception of asyncpg's left: a password is among them."""
+    chain: list[BaseException | None] = [error]
+    while chain:
+        if (one := chain.pop()) is not None:
+            traceback.clear_frames(one.__traceback__)
+            chain += [one.__cause__, one.__context__]
 
 
 def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
