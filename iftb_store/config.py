@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from iftb_store.errors import ConfigurationError
-from iftb_store.messages import shown
+from iftb_store.messages import is_text, shown
 
 #: The file that is used, in the working directory, where no variable says anything else.
 DEFAULT_FILE = "iftb.db"
@@ -55,6 +55,7 @@ class DatabaseSettings(BaseSettings):
 
         Raises:
             ConfigurationError: a DB_ variable is set, and one that PostgreSQL needs is not; the message names those.
+                Or one holds what cannot stand in a URL.
         """
         if self.url is not None:
             return self.url.get_secret_value().strip()
@@ -74,7 +75,18 @@ class DatabaseSettings(BaseSettings):
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
                 f"{'is' if len(given) == 1 else 'are'}, which means PostgreSQL; set what is missing, or {_URL_VARIABLE} instead"
             )
-        return self._postgresql_url().render_as_string(hide_password=False)
+        self._check_text()
+        url = self._postgresql_url()
+        rendered = url.render_as_string(hide_password=False)
+        if make_url(rendered) != url:
+            raise ConfigurationError(f"{_variable('host')} is {shown(self.host)}, which is no host's name nor a socket's directory")
+        return rendered
+
+    def _check_text(self) -> None:
+        secret = "" if self.password is None else self.password.get_secret_value()
+        for name, value in {"host": self.host, "database": self.database, "username": self.username, "password": secret}.items():
+            if not is_text(value or ""):
+                raise ConfigurationError(f"{_variable(name)} holds bytes that are no UTF-8 text; write it in UTF-8")
 
     def _postgresql_url(self) -> URL:
         password = None if self.password is None else self.password.get_secret_value()

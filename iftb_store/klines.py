@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import IO
 
 from iftb_store.bars import check_bar
-from iftb_store.checks import name_text
+from iftb_store.checks import integer, name_text
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.manager import DatabaseManager
-from iftb_store.messages import shown
+from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar
 from iftb_store.ohlcv import OHLCVRepository
 from iftb_store.timeframes import MONTH, check_timeframe
@@ -49,9 +50,13 @@ _LONGEST_LINE = 1_000
 # deflate reaches about 25 on candles that never move, and 1,032 at most
 _LARGEST_RATIO = 200
 _RATIO_FLOOR = 1 << 20
+# some 20,000 entries of an archive's directory
+_LONGEST_READ = 1 << 20
+# what zipfile and zlib raise on damage, by trial with flipped, cut and spliced bytes
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error)
 
 _NAME = re.compile(r"(?P<symbol>[^-\s]+)-(?P<timeframe>\d+[A-Za-z]+)-\d{4}-\d{2}(?!\d)")
-_TIME = r"(\d{13}|\d{16})"
+_TIME = r"([1-9]\d{12}|[1-9]\d{15})"
 _NUMBER = r"(\d{1,20}(?:\.\d{1,18})?)"
 _LINE = re.compile(",".join([_TIME, *[_NUMBER] * 5, _TIME, _NUMBER, r"(\d{1,18})", _NUMBER, _NUMBER, "[^,]*"]), re.ASCII)
 _ANY_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4})?", re.ASCII)
@@ -75,6 +80,17 @@ class Imported:
     last: datetime
 
 
+class _ArchiveFile(io.BufferedReader):
+    """An archive's file; zipfile reads the whole directory at once, as long as the archive says that it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
+        data = super().read(asked)
+        if len(data) > _LONGEST_READ:
+            raise zipfile.BadZipFile("its directory is longer than that of any dump")
+        return data
+
+
 class KlineDump:
     """One dump file: a .csv, or a .zip with one .csv in it, with or without a header line.
 
@@ -85,13 +101,15 @@ class KlineDump:
         bytes_read: how many of them were read.
 
     Raises:
-        InvalidValueError: the name tells no symbol or timeframe, and none is given; it is neither .csv nor .zip; or an
-            unknown timeframe.
+        InvalidValueError: the name tells no symbol or timeframe, and none is given; it is neither .csv nor .zip; an
+            unknown timeframe; or an argument that is no text.
     """
 
     def __init__(
         self, path: str | PathLike[str], *, symbol: str | None = None, timeframe: str | None = None, exchange: str = "binance"
     ) -> None:
+        if not isinstance(path, str | PathLike) or "\0" in str(path):
+            raise InvalidValueError(f"the path of a dump must be text without NUL or a Path, not {kind(path)} {shown(path)}")
         self.path = Path(path)
         if self.path.suffix.lower() not in (".csv", ".zip"):
             raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
@@ -118,26 +136,30 @@ class KlineDump:
 
         Raises:
             DumpError: while iterating: a damaged archive or line, a line that is no kline, or no bars at all.
+            InvalidValueError: size below 1.
         """
+        most = integer(size, "size", least=1)
         self.bytes_read = 0
         with self._csv() as stream:
             bars = self._bars(stream)
             while True:
                 with self._damage_named():
-                    batch = list(islice(bars, size))
+                    batch = list(islice(bars, most))
                 if not batch:
                     return
                 yield batch
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
-        # what zipfile raises on damage, by trial with flipped bytes; an OSError that names a file is no damage
+        # an OSError that names a file is no damage
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, OSError) as error:
+        except _DAMAGE as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise
-            raise DumpError(f"{self.path}: the archive is damaged ({error}); download it again") from error
+            # it may quote a name from the archive
+            reason = shown(str(error), 200)[1:].rstrip("'\"")
+            raise DumpError(f"{self.path}: the archive is damaged ({reason}); download it again") from error
 
     @contextmanager
     def _csv(self) -> Iterator[IO[bytes]]:
@@ -146,15 +168,16 @@ class KlineDump:
             with self.path.open("rb") as stream:
                 yield stream
             return
-        with self._damage_named():
-            archive = zipfile.ZipFile(self.path)
-        with archive:
-            member = self._member(archive)
-            self.size = member.file_size
+        with _ArchiveFile(io.FileIO(self.path)) as file:
             with self._damage_named():
-                packed = archive.open(member)
-            with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
-                yield stream
+                archive = zipfile.ZipFile(file)
+            with archive:
+                member = self._member(archive)
+                self.size = member.file_size
+                with self._damage_named():
+                    packed = archive.open(member)
+                with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
+                    yield stream
 
     def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         # nothing is extracted to disk, so a folder in the member's name does no harm

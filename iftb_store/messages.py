@@ -31,3 +31,12 @@ def shown(value: object, limit: int = 60) -> str:
 def exactly_str(value: str) -> str:
     """Return the text that a str is, also where it is an enum's member, whose str() is its name."""
     return value if type(value) is str else str.__str__(value)
+
+
+def is_text(value: str) -> bool:
+    """Tell whether a str is text that can be encoded: it holds no lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -11,17 +11,20 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, UnboundExecutionError
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
-from iftb_store.messages import kind
+from iftb_store.messages import is_text, kind
 from iftb_store.protocols import Backend, Stores
 
 GROUP = "iftb_store.backends"
+
+# what a path may have on Linux
+_LONGEST_PART = 4_096
 
 
 def parse_url(url: str | URL) -> URL:
     """Parse a database URL; nothing of it stands in the error, as it may hold a password.
 
     Raises:
-        URLError: it is no text and no URL, cannot be parsed, or a part of it holds NUL or what is not text.
+        URLError: it is no text and no URL, cannot be parsed, or a part of it is too long, holds NUL or what is not text.
     """
     if not isinstance(url, str | URL):
         raise URLError(f"the database URL must be text, not {kind(url)}")
@@ -31,7 +34,9 @@ def parse_url(url: str | URL) -> URL:
         parsed = None
     if parsed is not None:
         for name, part in _parts(parsed):
-            if "\0" in part or not _is_text(part):
+            if len(part) > _LONGEST_PART:
+                raise URLError(f"the {name} in the database URL has {len(part):,} characters; at most {_LONGEST_PART:,} are taken")
+            if "\0" in part or not is_text(part):
                 raise URLError(f"the {name} in the database URL holds a character that no engine takes: NUL, or a lone surrogate")
         return parsed
     raise URLError(
@@ -46,14 +51,6 @@ def _parts(url: URL) -> Iterator[tuple[str, str]]:
     for name, values in url.normalized_query.items():
         for word in (name, *values):
             yield "options", word
-
-
-def _is_text(part: str) -> bool:
-    try:
-        part.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def shown_url(url: URL) -> str:

@@ -226,6 +226,8 @@ class DuckDBBackend:
             except duckdb.Error as error:
                 if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
                     raise cannot_open(self._options.path, error) from error
+            except OSError as error:
+                raise operational_error(f"cannot open {self._options.path}: {error.strerror}", error) from error
             await asyncio.sleep(_RETRY_OPEN)
 
 

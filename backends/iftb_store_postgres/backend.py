@@ -35,6 +35,8 @@ _OWN = ("ssl", "connect_timeout", "statement_timeout", "statement_cache_size", "
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
+# as strict as the driver's own parser of URLs is lax; with commas between several hosts
+_HOST = re.compile(r"[\w.:,-]+(?:%\w+)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0
@@ -68,6 +70,10 @@ class PostgresBackend(EngineBackend):
         if unknown:
             known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
             raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
+        if url.host and not _HOST.fullmatch(url.host):
+            raise URLError(
+                f"{url.host[:40]!a} is no host in the PostgreSQL URL; percent-encode @ : / ? # in the user and the password"
+            )
         if url.port is not None and not 0 < url.port < 65_536:
             raise URLError(f"the port must lie between 1 and 65535 in the PostgreSQL URL, not {url.port}")
         passed = {name: query[name] for name in _PASSED_ON if name in query}

@@ -17,6 +17,7 @@ from iftb_store.cli.target import URL_HELP, Terminated, run, url_and_rest, url_a
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
 from iftb_store.manager import DatabaseManager
+from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar, TradeStatistics
 from iftb_store.ohlcv import OHLCVRepository
 from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
@@ -283,4 +284,4 @@ def _time(text: str | None, option: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidValueError(f"{option} {text!r} is no time; write it as 2024-02-29 or 2024-02-29T23:59") from error
+        raise InvalidValueError(f"{option} {shown(text)} is no time; write it as 2024-02-29 or 2024-02-29T23:59") from error

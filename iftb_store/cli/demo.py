@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from iftb_store.checks import text
 from iftb_store.cli.data import statistics_table, summary
 from iftb_store.cli.output import console, moment, number, say
 from iftb_store.errors import InvalidValueError
@@ -51,6 +52,7 @@ def demo(
         say("The files were temporary and are gone. To try next:")
         _commands("iftb-store demo --path iftb-demo", "iftb-store --help")
         return
+    text(str(path), "--path")
     if (path / _DATABASE).exists():
         raise InvalidValueError(f"{path / _DATABASE} exists already; remove it, or name another directory")
     path.mkdir(parents=True, exist_ok=True)

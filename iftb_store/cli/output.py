@@ -23,6 +23,7 @@ _CREDENTIALS = re.compile(r"(?<=://).*@|(?<=:)(?!//)\S*@")
 _PASSWORD_OPTION = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
 # wide enough for any row: a pipe has no width to fold at
 _PIPE_WIDTH = 10_000
+_HALF_A_LINE = 500
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -32,13 +33,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(line: str = "") -> None:
-    """Print one line to stdout as it is."""
-    print(line)  # noqa: T201 - printing is what this module is for
+    """Print one line to stdout; what would steer a terminal is replaced, be it from a file's name."""
+    print(printable(line))  # noqa: T201 - printing is what this module is for
 
 
 def error_line(message: str) -> None:
-    """Print ``error: …`` in one line to stderr."""
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201 - see say
+    """Print ``error: …`` in one line to stderr, without its middle where it is too long to read."""
+    line = printable(" ".join(message.split()))
+    if len(line) > 2 * _HALF_A_LINE:
+        line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - see say
 
 
 def without_password(message: str) -> str:
@@ -58,7 +62,7 @@ def printable(text: str) -> str:
 
 def json_out(value: object) -> None:
     """Print one JSON document: decimals as strings of plain digits, times as ISO 8601 in UTC."""
-    say(json.dumps(_json(value), indent=2))
+    print(json.dumps(_json(value), indent=2))  # noqa: T201 - see say; JSON is ASCII
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

@@ -79,7 +79,10 @@ def resolve(url: str | None) -> str:
     if not url.startswith(_ENVIRONMENT):
         return url
     name = url.removeprefix(_ENVIRONMENT)
-    value = os.environ.get(name, "").strip()
+    try:
+        value = os.environ.get(name, "").strip()
+    except UnicodeEncodeError:
+        value = ""
     if not value:
         raise ConfigurationError(f"{_ENVIRONMENT}{name} was given, but the environment variable {name} is not set")
     return value
