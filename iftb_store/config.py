@@ -79,7 +79,9 @@ class DatabaseSettings(BaseSettings):
         url = self._postgresql_url()
         rendered = url.render_as_string(hide_password=False)
         if make_url(rendered) != url:
-            raise ConfigurationError(f"{_variable('host')} is {shown(self.host)}, which is no host's name nor a socket's directory")
+            raise ConfigurationError(
+                f"{_variable('host')} is {shown(self.host)}, which is no host's name nor a socket's directory"
+            )
         return rendered
 
     def _check_text(self) -> None:

@@ -146,6 +146,7 @@ class KlineDump:
                 with self._damage_named():
                     batch = list(islice(bars, most))
                 if not batch:
+                    self._check_size()
                     return
                 yield batch
 
@@ -199,6 +200,14 @@ class KlineDump:
                 "times as much; no real dump does, so it is refused as a decompression bomb"
             )
         return member
+
+    def _check_size(self) -> None:
+        # zipfile is content with less than the archive promises where the sum is right; a .csv may be a pipe, of no size
+        if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
+            raise DumpError(
+                f"{self.path}: the archive is damaged (it holds {self.bytes_read:,} bytes and claims {self.size:,}); "
+                "download it again"
+            )
 
     def _bars(self, stream: IO[bytes]) -> Iterator[OHLCVBar]:
         number = blank = digits = 0

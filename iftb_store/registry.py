@@ -35,7 +35,9 @@ def parse_url(url: str | URL) -> URL:
     if parsed is not None:
         for name, part in _parts(parsed):
             if len(part) > _LONGEST_PART:
-                raise URLError(f"the {name} in the database URL has {len(part):,} characters; at most {_LONGEST_PART:,} are taken")
+                raise URLError(
+                    f"the {name} in the database URL has {len(part):,} characters; at most {_LONGEST_PART:,} are taken"
+                )
             if "\0" in part or not is_text(part):
                 raise URLError(f"the {name} in the database URL holds a character that no engine takes: NUL, or a lone surrogate")
         return parsed

@@ -36,7 +36,7 @@ _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 # as strict as the driver's own parser of URLs is lax; with commas between several hosts
-_HOST = re.compile(r"[\w.:,-]+(?:%\w+)?")
+_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F:.]*:[\da-fA-F:.]*%\w+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0

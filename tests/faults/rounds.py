@@ -20,6 +20,11 @@ _ROUNDS = {
     "disk full": (4, 50),
     "caught error": (2, 100),
     "damaged file": (30, 1_000),
+    "damaged dump": (400, 20_000),
+    "damaged real dump": (6, 200),
+    "damaged dump imported": (15, 500),
+    "hostile line": (200, 20_000),
+    "hostile url": (300, 100_000),
     "random programme": (200, 5_000),
 }
 
