@@ -80,8 +80,9 @@ def parse_options(url: URL) -> Options:
         config.setdefault("temp_directory", f"{path}.{os.getpid()}.tmp")
     if memory and config.get("access_mode") == "read_only":
         raise URLError("a duckdb database in memory cannot be read_only; name a file or leave access_mode out")
-    if os.sep == "/" and not memory and "\\" in str(url.database):
-        raise URLError("the file in the duckdb URL has a backslash in its name, which DuckDB takes for a slash; rename it")
+    if os.sep == "/" and not memory and {"\\", "?"} & set(path):
+        # the one is a slash to DuckDB, and its log goes before the other
+        raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB misreads; rename it")
     return Options(path, config, **seconds)
 
 
