@@ -147,6 +147,28 @@ async def _read_arrow(one: Try) -> int:
     return 0
 
 
+async def _stream_range(one: Try) -> int:
+    arguments = one.changed(symbol="BTCUSDT", timeframe="1h", start=T0, end=T0, exchange="binance", batch_size=5)
+    async with OHLCVRepository(one.session).stream_range(**arguments) as stream:
+        async for bars in stream:
+            _assert_found(bars, arguments)
+    return 0
+
+
+async def _stream_arrow(one: Try) -> int:
+    arguments = one.changed()
+    async with OHLCVRepository(one.session).stream_arrow(**arguments) as stream:
+        async for batch in stream:
+            for row in batch.to_pylist():
+                assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
+    return 0
+
+
+async def _get_session(one: Try) -> int:
+    async with one.db.get_session(**one.changed()):
+        return 0
+
+
 async def _insert_trade(one: Try) -> int:
     given = one.argument(trade, trade_id=f"T{one.number}")
     found = await TradeRepository(one.session).get_by_id(await TradeRepository(one.session).insert(given))
@@ -300,6 +322,7 @@ def _made_by(repository: Callable[..., Any], write: Callable[[Any, int], Awaitab
 
 METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "DatabaseManager.__init__": (("database_url", "pool_size", "max_overflow", "echo"), _make_manager),
+    "DatabaseManager.get_session": (("isolation",), _get_session),
     "DatabaseManager.run": (("work", "retries", "isolation", "idempotent"), _run),
     "DatabaseManager.ping": (("within",), _ping),
     "DatabaseManager.disconnect": (("grace",), _disconnect),
@@ -314,6 +337,8 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
     "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
     "OHLCVRepository.read_arrow": (("symbol", "timeframe", "start", "end", "exchange"), _read_arrow),
+    "OHLCVRepository.stream_range": (("symbol", "timeframe", "start", "end", "exchange", "batch_size"), _stream_range),
+    "OHLCVRepository.stream_arrow": (("symbol", "timeframe", "start", "end", "exchange", "batch_size"), _stream_arrow),
     "TradeRepository.__init__": (
         ("session", "clock"),
         _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
