@@ -17,7 +17,7 @@ _ROUNDS = {
     "server full": (10, 100),
     "task cancelled": (200, 5_000),
     "many writers": (2, 50),
-    "disk full": (4, 50),
+    "disk full": (2, 50),
     "caught error": (2, 100),
     "damaged file": (30, 1_000),
     "damaged dump": (400, 20_000),

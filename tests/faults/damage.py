@@ -1,0 +1,113 @@
+"""Database files that are damaged, foreign, or closed to this user, and a child that uses one and tells what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TradeRepository
+from iftb_store.testing.samples import bar, trade
+
+#: A user that exists everywhere and owns nothing.
+NOBODY = 65_534
+
+Damage = Callable[[Path, random.Random], None]
+
+
+def truncated(path: Path, chance: random.Random) -> None:
+    """Cut the file off somewhere."""
+    os.truncate(path, chance.randrange(path.stat().st_size))
+
+
+def flipped_in_header(path: Path, chance: random.Random) -> None:
+    """Change bytes where the engine keeps what it must know first."""
+    _flip(path, chance, 0, 4096)
+
+
+def flipped_in_pages(path: Path, chance: random.Random) -> None:
+    """Change bytes behind the header."""
+    _flip(path, chance, 4096, path.stat().st_size)
+
+
+def flipped_in_log(path: Path, chance: random.Random) -> None:
+    """Change bytes of the log beside the file, which is there after a crash."""
+    (log,) = (file for file in path.parent.glob(f"{path.name}*wal"))
+    _flip(log, chance, 0, log.stat().st_size)
+
+
+def truncated_log(path: Path, chance: random.Random) -> None:
+    """Cut the log off somewhere."""
+    (log,) = (file for file in path.parent.glob(f"{path.name}*wal"))
+    truncated(log, chance)
+
+
+def garbage(path: Path, chance: random.Random) -> None:
+    """Put bytes of any kind in its place."""
+    path.write_bytes(chance.randbytes(chance.choice((1, 15, 100, 4096, 20_000))))
+
+
+def _flip(path: Path, chance: random.Random, first: int, end: int) -> None:
+    content = bytearray(path.read_bytes())
+    for _ in range(chance.choice((1, 8, 64))):
+        content[chance.randrange(first, min(end, len(content)))] ^= chance.randrange(1, 256)
+    path.write_bytes(content)
+
+
+ALL: tuple[Damage, ...] = (truncated, flipped_in_header, flipped_in_pages, flipped_in_log, truncated_log, garbage)
+
+
+def crash(url: str, done: Connection) -> None:
+    """A child that leaves a database as a crash does: committed sessions in the file and in its log."""
+
+    async def write() -> None:
+        async with DatabaseManager(url) as db:
+            await db.create_tables()
+            await use(db)
+        # closing has brought all of that into the file
+        async with DatabaseManager(url) as db:
+            await use(db)
+            await TradeRepository(db).insert(trade("last"))
+            done.send(None)
+            await asyncio.Event().wait()
+
+    asyncio.run(write())
+
+
+async def use(db: DatabaseManager) -> None:
+    """Write and read."""
+    bars = [bar(symbol=f"S{index}") for index in range(200)]
+    await OHLCVRepository(db).upsert_many(bars)
+    await OHLCVRepository(db).upsert_many([replace(each, trades_count=7) for each in bars])
+    for each in bars[::20]:
+        await OHLCVRepository(db).get_range(each.symbol, "1h", each.timestamp, each.timestamp)
+    await TradeRepository(db).get_recent()
+    await TradeRepository(db).get_statistics()
+
+
+def tried(url: str, told: Connection, uid: int | None = None) -> None:
+    """A child: open a database and use it; tell "used", our error's class and message, or what else came."""
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+
+    async def work() -> None:
+        async with DatabaseManager(url) as db:
+            await use(db)
+            await db.status()
+
+    try:
+        asyncio.run(work())
+    except (StoreError, DBAPIError) as error:
+        told.send(f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        told.send(f"not ours: {error!r}")
+    else:
+        told.send("used")

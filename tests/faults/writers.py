@@ -1,0 +1,63 @@
+"""Writers for many at once: linked sessions, and a counter that each of them raises by one."""
+
+from __future__ import annotations
+
+import asyncio
+from multiprocessing.connection import Connection
+
+from sqlalchemy import text
+
+from iftb_store import DatabaseManager, SystemEventRepository
+from iftb_store.testing import raw
+from tests.faults import linked
+
+_RAISE = text("UPDATE system_events SET position_id = position_id + 1 WHERE event_type = 'counter'")
+
+
+async def begin_count(db: DatabaseManager) -> None:
+    """Make the counter."""
+    await SystemEventRepository(db).log_event("counter", "info", "", position_id=0)
+
+
+async def counted(db: DatabaseManager) -> int:
+    """Return how often it was raised."""
+    return int(await raw.value(db, "SELECT position_id FROM system_events WHERE event_type = 'counter'"))
+
+
+async def write_all(db: DatabaseManager, numbers: range) -> None:
+    """Write one linked session for each number, each raising the counter."""
+    for number in numbers:
+        async with db.get_session() as session:
+            await session.execute(_RAISE)
+            await linked.write(session, number)
+
+
+async def write_side_by_side(db: DatabaseManager, numbers: range, tasks: int) -> None:
+    """Let so many tasks write at once, each its share of the numbers."""
+    await asyncio.gather(*(write_all(db, numbers[index::tasks]) for index in range(tasks)))
+
+
+def process(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
+    """A child: open the database, write, and tell None or the error."""
+
+    async def work() -> None:
+        async with DatabaseManager(url) as db:
+            await write_side_by_side(db, numbers, tasks)
+
+    try:
+        asyncio.run(work())
+    except BaseException as error:
+        outcome.send(repr(error))
+    else:
+        outcome.send(None)
+
+
+def reader(url: str, begun: Connection) -> None:
+    """A child: open the database, read, tell what was found, and keep it open until a word comes."""
+
+    async def work() -> None:
+        async with DatabaseManager(url) as db:
+            begun.send(await counted(db))
+            await asyncio.to_thread(begun.recv)
+
+    asyncio.run(work())
