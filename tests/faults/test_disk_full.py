@@ -130,8 +130,7 @@ def dump(folder: Path, symbol: str, bars: int) -> str:
     """Write a dump of one-minute candles as Binance publishes them, and return its name."""
     path = folder / f"{symbol}-1m-2024-02.csv"
     minute, first = 60_000, 1_706_745_600_000
+    rest = "42000.1,42100.2,41900.3,42050.4,12.5,{},525000.5,100,6,2,0"
     times = range(first, first + bars * minute, minute)
-    path.write_text(
-        "".join(f"{time},42000.1,42100.2,41900.3,42050.4,12.5,{time + minute - 1},525000.5,100,6,2,0\n" for time in times)
-    )
+    path.write_text("".join(f"{time},{rest.format(time + minute - 1)}\n" for time in times))
     return str(path)
