@@ -17,6 +17,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
+SOAKED = ("tests/faults", "tests/test_model.py")
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
@@ -90,6 +91,31 @@ def bench(session: nox.Session) -> None:
         return
     session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
     session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Faults, random programmes and hostile dumps with their long counts, hours of them, and one table of what they did.
+
+    `-- --fault "server killed"` runs one fault; other words go to pytest. IFTB_STORE_SOAK_SCALE=0.01 takes a hundredth of
+    the rounds. A whole run puts its table into RELIABILITY.md.
+    """
+    session.install("-e", ".[all,testing]", *_group("test"))
+    words = list(session.posargs)
+    page = () if words else ("RELIABILITY.md",)
+    if "--fault" in words:
+        at = words.index("--fault")
+        words[at : at + 2] = ["-k", " and ".join(words[at + 1].split())]
+    if not any(Path(word.partition("::")[0]).exists() for word in words):
+        words = [*SOAKED, *words]
+    with tempfile.TemporaryDirectory() as folder:
+        report = str(Path(folder, "report.jsonl"))
+        Path(report).touch()
+        env = {"IFTB_STORE_SOAK": "1", "IFTB_STORE_SOAK_REPORT": report}
+        try:
+            session.run("pytest", "-n", "2", *words, env=env)
+        finally:
+            session.run("python", "-m", "tests.faults.table", report, *page)
 
 
 def _run_tests(session: nox.Session) -> None:

@@ -16,6 +16,13 @@ def engine(url: str) -> str:
     return make_url(url).get_backend_name()
 
 
+@pytest.fixture(params=["sqlite", "duckdb"])
+def file_engine(request: pytest.FixtureRequest) -> str:
+    """The engines whose database is a file, in turn."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> str:
     """The name of the fault: the module's, where a test is not given another."""

@@ -24,10 +24,9 @@ FAULT = "damaged file"
 pytestmark = pytest.mark.timeout(7_200)
 
 
-@pytest.fixture(params=["sqlite", "duckdb"])
-def engine(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture
+def engine(file_engine: str) -> str:
+    return file_engine
 
 
 @pytest.fixture

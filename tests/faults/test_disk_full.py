@@ -28,10 +28,9 @@ _CLEAR = r"disk|full|limit|space|File too large"
 pytestmark = pytest.mark.timeout(7_200)
 
 
-@pytest.fixture(params=["sqlite", "duckdb"])
-def engine(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture
+def engine(file_engine: str) -> str:
+    return file_engine
 
 
 @pytest.fixture
