@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -103,6 +103,11 @@ async def _stored_position(db: DatabaseManager, name: str) -> int:
     return found.id
 
 
+async def _drained(stream: AsyncIterable[Any]) -> None:
+    async for _ in stream:
+        pass
+
+
 def _changed(name: str, number: int | None) -> Any:
     return replace(position(margin=Decimal(7)), symbol=name, id=number)
 
@@ -118,6 +123,14 @@ CASES = {
     "OHLCVRepository.get_latest": Case(lambda on, name, _: OHLCVRepository(on).get_latest(name, "1h"), _stored_bar),
     "OHLCVRepository.get_gaps": Case(
         lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _stored_bar
+    ),
+    "OHLCVRepository.read_arrow": Case(lambda on, name, _: OHLCVRepository(on).read_arrow(name, "1h"), _stored_bar),
+    "OHLCVRepository.stream_range": Case(
+        lambda on, name, _: _drained(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
+        _stored_bars,
+    ),
+    "OHLCVRepository.stream_arrow": Case(
+        lambda on, name, _: _drained(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _stored_bars
     ),
     "TradeRepository.insert": Case(lambda on, name, _: TradeRepository(on).insert(trade(name, symbol=name))),
     "TradeRepository.record": Case(lambda on, name, _: TradeRepository(on).record(trade(name, symbol=name))),

@@ -74,7 +74,8 @@ def test_an_import_onto_a_full_disk_keeps_whole_files_alone(
 ) -> None:
     url = f"{engine}:///{tmp_path / f'bot.{_SUFFIX[engine]}'}"
     assert main(["migrate", url]) == 0
-    bars = 4_000
+    # two batches a file
+    bars = 6_000
     files = [dump(tmp_path, f"S{index}USDT", bars) for index in range(12)]
     with tally.round():
         ((code, out, err),) = told_by(limits.import_until_full, url, files, _ROOM)

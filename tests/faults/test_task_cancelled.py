@@ -34,12 +34,12 @@ async def db(url: str) -> AsyncIterator[DatabaseManager]:
 
 
 def methods() -> set[str]:
-    """Return every public coroutine method of the repositories."""
+    """Return every public method of the repositories."""
     repositories = (getattr(iftb_store, name) for name in iftb_store.__all__ if name.endswith("Repository"))
     return {
         f"{repository.__name__}.{name}"
         for repository in repositories
-        for name, _ in inspect.getmembers(repository, inspect.iscoroutinefunction)
+        for name, _ in inspect.getmembers(repository, inspect.isfunction)
         if not name.startswith("_")
     }
 
