@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -230,10 +230,12 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
     last: dict[_Key, int] = {}
     previous: list[_Key] = []
     ordered = True
-    async for first, keys in _chunks_of_keys(bars):
+    for first in range(0, len(bars), CHUNK):
+        keys = _keys(bars[first : first + CHUNK], first, len(bars))
         ordered = ordered and _rise(previous, keys)
         previous = keys
         last.update(zip(keys, range(first, len(bars)), strict=False))
+        await asyncio.sleep(0)
     if len(last) < len(bars):
         # a bar that a later one overrides must be one that can be stored, too, and is named by its place in the whole batch
         for first in range(0, len(bars), CHUNK):
@@ -244,27 +246,23 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
 
 
 async def in_key_order(batch: BarBatch) -> bool:
-    """Tell whether the keys of a batch rise from bar to bar.
-
-    Raises:
-        InvalidValueError: a bar whose key cannot be stored.
-    """
+    """Tell whether the keys of a batch, which is not checked yet, are known to rise from bar to bar."""
     previous: list[_Key] = []
-    async for _, keys in _chunks_of_keys(batch.bars):
-        if not _rise(previous, keys):
+    for first in range(0, len(batch), CHUNK):
+        try:
+            keys = list(map(_KEY, batch.bars[first : first + CHUNK]))
+            if not _rise(previous, keys):
+                return False
+        except Exception:
+            # what has no key, or none that can be compared, is refused when the batch is read
             return False
         previous = keys
+        await asyncio.sleep(0)
     return True
 
 
 def _rise(previous: list[_Key], keys: list[_Key]) -> bool:
     return all(map(lt, keys, keys[1:])) and (not previous or previous[-1] < keys[0])
-
-
-async def _chunks_of_keys(bars: Sequence[OHLCVBar]) -> AsyncIterator[tuple[int, list[_Key]]]:
-    for first in range(0, len(bars), CHUNK):
-        yield first, _keys(bars[first : first + CHUNK], first, len(bars))
-        await asyncio.sleep(0)
 
 
 def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:

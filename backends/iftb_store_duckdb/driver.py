@@ -111,8 +111,9 @@ class Cursor:
             self._raw.rollback()
 
     def interrupt(self) -> None:
-        """Stop what another thread runs here."""
-        self._raw.interrupt()
+        """Stop what another thread runs here, unless that has just closed the connection."""
+        with suppress(duckdb.ConnectionException):
+            self._raw.interrupt()
 
     def close(self) -> None:
         """Close the connection."""

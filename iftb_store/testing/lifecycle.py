@@ -122,10 +122,12 @@ class DisconnectTests(SuiteFixtures):
             await asyncio.sleep(0)
             with pytest.raises(NotConnectedError):
                 db.get_session()
+            for name in ("a", "b", "c"):
+                await TradeRepository(session).insert(trade(name))
             assert not leaving.done()
         await leaving
         await db.connect()
-        assert await raw.count(db, "trades") == 1
+        assert await raw.count(db, "trades") == 4
 
     async def test_a_session_open_too_long_is_rolled_back_and_its_later_use_says_so(self, db: DatabaseManager) -> None:
         async def disconnect_in_the_middle() -> None:
