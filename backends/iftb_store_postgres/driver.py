@@ -40,7 +40,7 @@ _TOTALS = """
         COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS largest_loss
     FROM trades
     WHERE exchange = :exchange AND realized_pnl IS NOT NULL
-        AND COALESCE(exit_time, updated_at) >= CAST(CAST(:since AS text) AS timestamptz)"""
+        AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
 
 _SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE}') IS NOT NULL"
 
@@ -128,7 +128,8 @@ class PostgresDriver:
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
         made = statement(_TOTALS, self.flavor.dialect)
-        values = {"since": str(since), "exchange": exchange}
+        # no text here, which would be read anew for every row; the calendar's first moment goes as -infinity, which finds as much
+        values = {"since": since, "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)
 
