@@ -42,9 +42,11 @@ class Entry:
         return self.flags, self.method, 0, 0x5841, self.crc, self.packed_size, self.size
 
 
-def archive(*entries: Entry, overlapping: bool = False, directory_size: int | None = None, offset: int | None = None) -> bytes:
-    """Return an archive; overlapping entries share the first one's bytes."""
-    body, directory = b"", b""
+def archive(
+    *entries: Entry, overlapping: bool = False, more: bytes = b"", directory_size: int | None = None, offset: int | None = None
+) -> bytes:
+    """Return an archive; overlapping entries share the first one's bytes, ``more`` stands in the directory before them."""
+    body, directory = b"", more
     for entry in entries:
         directory += entry.central(0 if overlapping else len(body))
         body += b"" if overlapping and body else entry.local()
@@ -66,7 +68,7 @@ def write_hostile_dumps(folder: Path) -> dict[str, str]:
     """Write the dumps; return what is said of each, as a pattern: an error, or the number of bars."""
     zeros, lines = bomb(b"\0"), bomb(FIRST.encode())
     csv = Entry("x.csv")
-    many = (Entry("x.txt", b"", method=_STORED).central(0)) * 100_000
+    many = (Entry("x.txt", b"", method=_STORED).central(0)) * 400_000
     contents: dict[str, tuple[bytes, str]] = {
         "bomb": (archive(Entry("x.csv", packed=zeros, size=3 * _GIBIBYTE)), "decompression bomb"),
         "bomb of candles": (archive(Entry("x.csv", packed=lines, size=3 * _GIBIBYTE)), "decompression bomb"),
@@ -91,7 +93,7 @@ def write_hostile_dumps(folder: Path) -> dict[str, str]:
         "larger than any": (archive(Entry("x.csv", packed_size=0xFFFFFFFF, size=0xFFFFFFFF)), "archive is damaged"),
         "directory that lies": (archive(csv, directory_size=0xFFFFFFF0), "archive is damaged"),
         "directory elsewhere": (archive(csv, offset=0xFFFFFFF0), "archive is damaged"),
-        "directory without end": (many + archive(csv, directory_size=len(many) + 51, offset=0), "archive is damaged"),
+        "directory without end": (archive(csv, more=many), "directory is longer than that of any dump"),
         "absolute": (archive(Entry("/etc/x.csv")), "^1 bar"),
         "parent": (archive(Entry("../../x.csv")), "^1 bar"),
         "backslashes": (archive(Entry("..\\..\\x.csv")), "^1 bar"),
