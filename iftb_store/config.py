@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
@@ -46,6 +46,10 @@ class DatabaseSettings(BaseSettings):
     connect_timeout: str | None = None
     pool_timeout: str | None = None
     statement_timeout: str | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # pydantic's own refusal would show the value
+        raise AttributeError(f"{name} cannot be set: settings are read from the environment, or given when they are made")
 
     def get_async_url(self) -> str:
         """Return the URL for `DatabaseManager`, with its password; print or log it nowhere.
@@ -102,6 +106,8 @@ class DatabaseSettings(BaseSettings):
 
 class Settings(BaseModel):
     """Everything that iftb-store reads from the environment."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     database: DatabaseSettings
 

@@ -27,7 +27,7 @@ from iftb_store.errors import (
 from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
-from iftb_store.registry import backend_for, parse_url, shown_url
+from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -64,10 +64,11 @@ class DatabaseManager:
     def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None:
         pool_size, max_overflow = checks.integer(pool_size, "pool_size", least=1), checks.integer(max_overflow, "max_overflow")
         checks.boolean(echo, "echo")
-        self._url = parse_url(database_url)
-        self._backend: Backend = backend_for(self._url.drivername)(
-            self._url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
+        database_url = parse_url(database_url)
+        self._backend: Backend = backend_for(database_url.drivername)(
+            database_url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
         )
+        self._url = without_secrets(database_url)
         self._connected = False
         self._connecting = asyncio.Lock()
 

@@ -24,7 +24,8 @@ def parse_url(url: str | URL) -> URL:
     """Parse a database URL; nothing of it stands in the error, as it may hold a password.
 
     Raises:
-        URLError: it is no text and no URL, cannot be parsed, or a part of it is too long, holds NUL or what is not text.
+        URLError: it is no text and no URL, cannot be parsed, is mistyped so that some of its password seems to be another
+            part, or a part of it is too long, holds NUL or what is not text.
     """
     if not isinstance(url, str | URL):
         raise URLError(f"the database URL must be text, not {kind(url)}")
@@ -32,7 +33,7 @@ def parse_url(url: str | URL) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
         parsed = None
-    if parsed is not None:
+    if parsed is not None and not _is_mistyped(parsed):
         for name, part in _parts(parsed):
             if len(part) > _LONGEST_PART:
                 raise URLError(
@@ -55,15 +56,21 @@ def _parts(url: URL) -> Iterator[tuple[str, str]]:
             yield "options", word
 
 
+def _is_mistyped(url: URL) -> bool:
+    database = url.database or ""
+    return "@" in (url.host or "") or ("://" in database and "@" in database) or "password=" in database.lower()
+
+
+def without_secrets(url: URL) -> URL:
+    """Return a URL with asterisks in the place of its passwords; SQLAlchemy's own repr shows those in the query."""
+    query = {name: "***" for name in ("password", "sslpassword") if name in url.query}
+    return url.set(password=url.password and "***").update_query_dict(query)
+
+
 def shown_url(url: URL) -> str:
     """Return a URL for people, its password hidden."""
-    secrets = {name: "***" for name in ("password", "sslpassword") if name in url.query}
-    return (
-        url.update_query_dict(secrets)
-        .render_as_string(hide_password=True)
-        .replace("%3Amemory%3A", ":memory:")
-        .replace("%2A", "*")
-    )
+    shown = without_secrets(url).render_as_string(hide_password=True)
+    return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")
 
 
 def backend_for(scheme: str) -> type[Backend]:

@@ -148,8 +148,7 @@ def test_of_the_commands(folder: Path, scheme: str) -> None:
     assert dump.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
-def test_of_the_alembic_command(folder: Path, scheme: str) -> None:
+def test_of_the_alembic_command(folder: Path) -> None:
     with Watch(folder) as watch:
-        assert alembic(f"{scheme}:///{folder}/bot", "upgrade", "head").returncode == 0
+        assert alembic(f"duckdb:///{folder}/bot", "upgrade", "head").returncode == 0
     assert open_to_others(watch, folder) == []

@@ -142,11 +142,10 @@ class PostgresBackend(EngineBackend):
         return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
-        # asyncpg takes the key's password in no other way
-        dsn = self._dsn.update_query_dict({"sslpassword": self._key_password}) if self._key_password else self._dsn
         try:
             connection = await asyncpg.connect(
-                dsn.render_as_string(),
+                # which takes the key's password in no other way
+                self._dsn.update_query_dict({"sslpassword": self._key_password} if self._key_password else {}).render_as_string(),
                 password=self._password.bare if self._password else None,
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,

@@ -38,8 +38,8 @@ def say(line: str = "") -> None:
 
 
 def error_line(message: str) -> None:
-    """Print ``error: …`` in one line to stderr, without its middle where it is too long to read."""
-    line = printable(" ".join(message.split()))
+    """Print ``error: …`` in one line to stderr, without what may be a password, nor its middle where it is too long."""
+    line = printable(" ".join(without_password(message).split()))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
     print(f"error: {line}", file=sys.stderr)  # noqa: T201 - see say

@@ -79,6 +79,9 @@ def resolve(url: str | None) -> str:
     if not url.startswith(_ENVIRONMENT):
         return url
     name = url.removeprefix(_ENVIRONMENT)
+    if not name.isidentifier():
+        # it may be a URL, password and all
+        raise ConfigurationError(f"{_ENVIRONMENT} is to be followed by the name of an environment variable, as in env:BOT_URL")
     try:
         value = os.environ.get(name, "").strip()
     except UnicodeEncodeError:
