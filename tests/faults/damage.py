@@ -10,7 +10,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TradeRepository
 from iftb_store.testing.samples import bar, trade
@@ -105,7 +105,7 @@ def tried(url: str, told: Connection, uid: int | None = None) -> None:
 
     try:
         asyncio.run(work())
-    except (StoreError, DBAPIError) as error:
+    except (StoreError, OperationalError, IntegrityError) as error:
         told.send(f"{type(error).__name__}: {error}")
     except BaseException as error:
         told.send(f"not ours: {error!r}")
