@@ -17,7 +17,7 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
-SOAKED = ("tests/faults", "tests/test_model.py", "tests/test_hostile_dumps.py")
+SOAKED = ("tests/faults", "tests/test_model.py", "tests/test_hostile_dumps.py", "tests/test_hostile_urls.py")
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +14,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from sqlalchemy import make_url
+
+from tests.faults.rounds import rounds
+from tests.faults.tally import Tally
 
 # Durability is no subject of these tests: a server that need not wait for the disk makes fresh tables per test cheap.
 # Tests of crashes start a server of their own with its defaults.
@@ -25,6 +28,17 @@ _EMPTY = """
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public;
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write the line of a test that is marked ``soaks(fault, what)`` and counts no rounds by itself: a failure is a loss."""
+    report = yield
+    mark = item.get_closest_marker("soaks")
+    if mark is not None and report.when == "call":
+        fault, what = mark.args
+        Tally(fault, what, rounds(fault), lost=int(report.failed)).write()
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,7 @@ def read_or_refused(path: Path) -> list[OHLCVBar] | None:
     return bars
 
 
+@pytest.mark.soaks("damaged dump", "importer")
 @pytest.mark.timeout(36_000 if SOAK else 300)
 @pytest.mark.parametrize("kind", ["csv", "deflated", "stored"])
 def test_a_damaged_dump_is_refused_or_every_bar_can_be_stored(tmp_path: Path, kind: str) -> None:
@@ -138,6 +139,7 @@ def test_a_damaged_dump_of_the_exchange_is_refused_or_every_bar_can_be_stored(tm
         read_or_refused(path)
 
 
+@pytest.mark.soaks("damaged dump imported", "each of the three")
 @pytest.mark.timeout(36_000 if SOAK else 300)
 async def test_nothing_of_a_dump_that_is_refused_is_stored(url: str, tmp_path: Path) -> None:
     whole = content(300)
@@ -181,6 +183,7 @@ def _changed(fields: tuple[str, ...], column: int, value: str) -> list[str]:
     return [*fields[:column], value, *fields[column + 1 :]]
 
 
+@pytest.mark.soaks("hostile line", "importer")
 @settings(
     max_examples=rounds("hostile line"),
     deadline=None,

@@ -18,6 +18,9 @@ _GUIDE = (_ROOT / "CONTRIBUTING.md").read_text()
 _SETUP = re.findall(r"^```bash\n(python3 [^\n]+)\n```$", _README, re.MULTILINE)
 
 
+_RELIABILITY = (_ROOT / "RELIABILITY.md").read_text()
+
+
 def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -66,3 +69,10 @@ def test_the_guide_s_first_backend_passes_a_part_of_the_suite(tmp_path: Path) ->
     wanted = ("-k", "insert or programme", "test_mydb.py", "test_model.py")
     done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", *wanted)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_file_that_the_reliability_page_names_is_there() -> None:
+    folders = (_ROOT, _ROOT / "tests" / "faults", _ROOT / "backends")
+    named = set(re.findall(r"`([\w/]+\.py)`", _RELIABILITY))
+    assert named
+    assert {name for name in named if not any((folder / name).exists() for folder in folders)} == set()

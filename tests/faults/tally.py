@@ -56,10 +56,14 @@ class Tally:
         self.notes.append(f"round {self.rounds}, {kind}: {what}")
 
     def close(self) -> None:
-        """Write the line, where a file is named by IFTB_STORE_SOAK_REPORT; then nothing may be lost, duplicated or hung."""
+        """Write the line; then nothing may be lost, duplicated or hung."""
+        self.write()
+        assert (self.lost, self.duplicated, self.hung) == (0, 0, 0), "\n".join(self.notes[:20])
+
+    def write(self) -> None:
+        """Write the line, where a file is named by IFTB_STORE_SOAK_REPORT."""
         report = os.environ.get("IFTB_STORE_SOAK_REPORT")
         if report:
             line = {name: value for name, value in asdict(self).items() if name != "notes"}
             with Path(report).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        assert (self.lost, self.duplicated, self.hung) == (0, 0, 0), "\n".join(self.notes[:20])
