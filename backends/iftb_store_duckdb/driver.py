@@ -108,7 +108,11 @@ class Cursor:
         """Roll back the transaction, if there is one."""
         self._logger.info("ROLLBACK")
         with suppress(duckdb.TransactionException, duckdb.ConnectionException):
-            self._raw.rollback()
+            while True:
+                # an interrupt that was meant for the statement before comes too late for it
+                with suppress(duckdb.InterruptException):
+                    self._raw.rollback()
+                    return
 
     def interrupt(self) -> None:
         """Stop what another thread runs here, unless that has just closed the connection."""
