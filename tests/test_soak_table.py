@@ -55,6 +55,8 @@ def test_a_tally_with_a_loss_is_reported_and_fails(tmp_path: Path, monkeypatch: 
         tally.note("lost", "bar 7")
     with tally.round():
         raise TimeoutError("it waits still")
+    with pytest.raises(LookupError), tally.round():
+        raise LookupError
     with pytest.raises(AssertionError, match="bar 7"):
         tally.close()
-    assert json.loads((tmp_path / "report.jsonl").read_text()) == json.loads(entry(rounds=2, lost=1, hung=1))
+    assert json.loads((tmp_path / "report.jsonl").read_text()) == json.loads(entry(rounds=3, lost=2, hung=1))

@@ -35,13 +35,16 @@ class Tally:
 
     @contextmanager
     def round(self) -> Iterator[None]:
-        """Count one round; one that ends with a TimeoutError hung."""
+        """Count one round; one that ends with a TimeoutError hung, one that ends with another error is a loss."""
         self.rounds += 1
         try:
             yield
         except TimeoutError as error:
             self.hung += 1
             self.notes.append(f"round {self.rounds} hung: {error}")
+        except Exception as error:
+            self.note("lost", repr(error))
+            raise
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[None]:
