@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter, lt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from iftb_store import checks
 from iftb_store.decimals import plain
@@ -17,6 +17,9 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar
 from iftb_store.timeframes import SECONDS, check_timeframe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Rows checked and encoded in one go on the event loop: a few milliseconds.
 CHUNK = 2_000
@@ -62,14 +65,17 @@ class BarBatch:
         bars: the caller's bars.
         created_at: the time to store as created_at of those that are new.
         ordered: the keys are known to rise from bar to bar.
+        table: the same rows as an Arrow table with the columns of `BarColumns`, checked, where they came as one; then
+            there are no ``bars``.
     """
 
-    __slots__ = ("bars", "created_at", "ordered")
+    __slots__ = ("bars", "created_at", "ordered", "table")
 
     def __init__(self, bars: Sequence[OHLCVBar], created_at: datetime, *, ordered: bool = False) -> None:
         self.bars = bars
         self.created_at = created_at
         self.ordered = ordered
+        self.table: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.bars)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from iftb_store import checks
 from iftb_store.bars import BarBatch, distinct_batch
@@ -20,6 +22,9 @@ from iftb_store.timeframes import check_timeframe, shift
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
+
+_FROM_FLOAT = partial(checks.choice, choices=("from_float",))
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -131,6 +136,50 @@ class OHLCVRepository(Repository):
         require_arrow()
         async with self._stores() as stores:
             return await stores.scan(selection)
+
+    async def write_arrow(
+        self,
+        data: ArrowData,
+        mode: Literal["upsert", "insert"] = "upsert",
+        *,
+        decimals: Literal["from_float"] | None = None,
+    ) -> int:
+        """Write the rows of a table, of record batches or of a data frame, under the rules of upsert_many or insert_many.
+
+        ``data`` is a pyarrow Table, RecordBatch or RecordBatchReader, a Polars or pandas frame (anything with Arrow's
+        PyCapsule interface), or an iterable of these. It is read whole and written all or nothing; for constant memory write
+        batch after batch in one session. Columns are those of read_arrow, in any order; quote_volume and trades_count may be
+        missing, id and created_at are ignored. Text may be dictionary-encoded; decimals of any precision and scale, whole
+        numbers and text of decimals are taken where DECIMAL(38,18) holds their values exactly; times of any unit and zone
+        where they are whole microseconds, those without a zone as UTC. Rows are written in key order.
+
+        Args:
+            data: the rows.
+            mode: "upsert", where the last row of a key wins and stored bars are overwritten, or "insert".
+            decimals: "from_float" takes floats, as the shortest decimal that gives each; else they are refused.
+
+        Returns:
+            The number of distinct keys.
+
+        Raises:
+            IntegrityError: on insert, a bar is stored already or stands twice; nothing was inserted.
+            InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
+                it; nothing was written.
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+        """
+        checks.choice(mode, "mode", ("upsert", "insert"))
+        checks.optional(_FROM_FLOAT, decimals, "decimals")
+        require_arrow()
+        from iftb_store.arrow import ArrowBatch
+        from iftb_store.arrow_input import gathered, prepared
+
+        given = gathered(data)
+        table = await asyncio.to_thread(prepared, given, from_float=decimals is not None, last_wins=mode == "upsert")
+        if table.num_rows:
+            batch = ArrowBatch(table, self._now())
+            async with self._stores() as stores:
+                await (stores.ohlcv.upsert_many(batch) if mode == "upsert" else stores.ohlcv.insert_many(batch))
+        return table.num_rows
 
     def stream_range(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iftb_store.arrow import decimals, times
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar
@@ -18,7 +19,7 @@ from iftb_store.selections import BARS, Selection
 from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_duckdb.arrow import scan
-from iftb_store_duckdb.driver import Cursor, decimals, slices, times
+from iftb_store_duckdb.driver import Cursor, slices
 from iftb_store_duckdb.session import DuckDBSession
 
 _DECIMAL = pa.decimal128(38, 18)
@@ -103,6 +104,8 @@ class DuckDBBars:
 
 
 async def _arrow(batch: BarBatch) -> pa.Table:
+    if batch.table is not None:
+        return batch.table
     parts = []
     for columns in batch.chunks():
         parts.append(_record_batch(columns))

@@ -7,19 +7,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from itertools import count, repeat
+from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy.log import InstanceLogger
 
+from iftb_store.arrow import times
 from iftb_store.collector import age, paused
-from iftb_store.decimals import trimmed
-from iftb_store.types import from_epoch_us
 
 T = TypeVar("T")
 # pyarrow's stubs know no more of a column than that it is one
@@ -139,28 +137,6 @@ def slices(table: pa.Table) -> Iterator[pa.Table]:
         for first in range(0, table.num_rows, SLICE):
             yield table.slice(first, SLICE)
             age()
-
-
-def times(column: Column) -> list[Any]:
-    """Return a column of times as aware UTC datetimes."""
-    if column.null_count:
-        return [None if value is None else from_epoch_us(value) for value in column.cast(pa.int64()).to_pylist()]
-    # taking the fields apart in Arrow costs a fifth of its own way to a datetime
-    naive: Any = column.cast(pa.timestamp("us"))
-    micro = pc.add(pc.multiply(pc.millisecond(naive), 1_000), pc.microsecond(naive))
-    fields = (pc.year, pc.month, pc.day, pc.hour, pc.minute, pc.second)
-    return list(map(datetime, *(part(naive).to_pylist() for part in fields), micro.to_pylist(), repeat(UTC)))
-
-
-def decimals(column: Column) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as Decimals, without the zeros that nobody wrote."""
-    text: Any = column.cast(pa.string())
-    # Arrow writes 0 and what is smaller than 0.000001 with an exponent, whose zeros count
-    tiny = pc.match_substring(text, "E")
-    short = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
-    if not column.null_count and not pc.any(tiny).as_py():
-        return list(map(Decimal, short))
-    return [None if value is None else trimmed(Decimal(value)) if "E" in value else Decimal(value) for value in short]
 
 
 def _values(column: Column, kind: str) -> list[Any]:

@@ -1,9 +1,11 @@
-"""Rows of PostgreSQL as Arrow: COPY as CSV, parsed piece by piece in a thread while the server goes on."""
+"""Rows of PostgreSQL as Arrow, and back: COPY as CSV, parsed and written piece by piece in a thread while the server goes on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from io import BytesIO
 from typing import Any
 
 import asyncpg
@@ -15,6 +17,7 @@ from iftb_store.selections import Selection
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
 _PIECE = 2 << 20
+_ROWS = 20_000
 
 _COLUMNS = {
     "Decimal": "trim_scale({})",
@@ -36,6 +39,19 @@ async def scan(connection: asyncpg.Connection, selection: Selection, sql: str, a
     parser = _Parser(selection)
     await connection.copy_from_query(sql, *args, output=parser.take, format="csv")
     return await parser.table()
+
+
+async def pieces(table: pa.Table, created_at: datetime) -> AsyncIterator[bytes]:
+    """Yield checked rows as CSV for COPY."""
+    for first in range(0, table.num_rows, _ROWS):
+        yield await asyncio.to_thread(_csv, table.slice(first, _ROWS), created_at)
+
+
+def _csv(table: pa.Table, created_at: datetime) -> bytes:
+    text = BytesIO()
+    stamped = table.append_column("created_at", pa.repeat(pa.scalar(created_at, TIME), table.num_rows))
+    csv.write_csv(stamped, text, csv.WriteOptions(include_header=False))
+    return text.getvalue()
 
 
 class _Parser:

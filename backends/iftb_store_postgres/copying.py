@@ -91,7 +91,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
-    parts = await _parted(connection, batch)
+    parts = await _parted(connection, batch) if batch.table is None else None
     if parts is not None:
         fresh, stored = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
         # an invalid bar is told by its place in the whole batch
@@ -166,7 +166,13 @@ async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> 
 
 async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch) -> None:
     """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
-    copying = asyncio.ensure_future(connection.copy_to_table(table, source=_lines(batch), columns=_COLUMNS, format="text"))
+    if batch.table is None:
+        sent = connection.copy_to_table(table, source=_lines(batch), columns=_COLUMNS, format="text")
+    else:
+        from iftb_store_postgres.arrow import pieces
+
+        sent = connection.copy_to_table(table, source=pieces(batch.table, batch.created_at), columns=_COLUMNS, format="csv")
+    copying = asyncio.ensure_future(sent)
 
     def end(_connection: object) -> None:
         copying.cancel()

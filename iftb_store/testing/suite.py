@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from iftb_store.testing.app_sessions import AppSessionTests
 from iftb_store.testing.arrow import ReadArrowTests
+from iftb_store.testing.arrow_writes import WriteArrowTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
@@ -26,6 +27,7 @@ class BackendConformance(
     BulkTests,
     GapTests,
     ReadArrowTests,
+    WriteArrowTests,
     StreamTests,
     SnapshotTests,
     TradeTests,

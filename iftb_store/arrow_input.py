@@ -1,0 +1,278 @@
+"""Arrow tables to be written: gathered from what holds them, checked column by column, one row a key and in key order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store import checks
+from iftb_store.arrow import DECIMAL, TIME
+from iftb_store.bars import KEY, BarColumns
+from iftb_store.errors import InvalidValueError, integrity_error
+from iftb_store.messages import kind, shown
+from iftb_store.selections import BARS
+from iftb_store.timeframes import check_timeframe
+from iftb_store.types import to_epoch_us
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
+#: What an engine is given to write.
+WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
+
+_NAMED: dict[str, Callable[[object, str], str]] = {
+    "exchange": checks.name_text,
+    "symbol": checks.name_text,
+    "timeframe": lambda value, name: check_timeframe(value),
+}
+_PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
+_OPTIONAL = ("quote_volume", "trades_count")
+_KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
+_EARLIEST, _LATEST = (to_epoch_us(moment.replace(tzinfo=UTC)) for moment in (datetime.min, datetime.max))
+
+
+def gathered(data: object) -> pa.Table:
+    """Return the rows of a table, a record batch, a reader, a data frame (by Arrow's PyCapsule interface) or some of these.
+
+    Raises:
+        InvalidValueError: something else, or parts whose columns differ.
+    """
+    if isinstance(data, pa.Table):
+        return data
+    try:
+        if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+            return pa.table(data)
+        if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+            parts = [gathered(part) for part in data]
+            return pa.concat_tables(parts) if parts else WRITTEN.empty_table()
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(f"the parts cannot be read as one Arrow table: {_first_line(error)}") from error
+    raise InvalidValueError(
+        "an Arrow table, record batches or a data frame (Polars, pandas) is wanted, "
+        f"not {kind(data)}; rows as objects go to insert_many or upsert_many"
+    )
+
+
+def prepared(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
+    """Return rows checked, one a key and in key order; see `checked` and `in_order`."""
+    rows = checked(table, from_float=from_float)
+    return in_order(rows, last_wins=last_wins) if rows.num_rows else rows
+
+
+def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
+    """Return the columns that are written, with the types of `WRITTEN`; every row can be stored.
+
+    Raises:
+        InvalidValueError: a column that is missing, unknown or of a foreign type, or a row that cannot be stored, which the
+            message names.
+    """
+    _check_names(table.column_names)
+    if not table.num_rows:
+        return WRITTEN.empty_table()
+    columns: dict[str, Any] = {}
+    for field in WRITTEN:
+        if field.name not in table.column_names:
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+            continue
+        given = _plain(table[field.name])
+        if given.null_count and field.name not in _OPTIONAL:
+            raise _refused(table, pc.is_null(given), f"{field.name} is null")
+        columns[field.name] = _column(table, field.name, given, from_float)
+    made = pa.table(columns, schema=WRITTEN)
+    _check_values(made)
+    return made
+
+
+def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
+    """Return checked rows in key order, one a key.
+
+    Raises:
+        IntegrityError: a key stands twice, and not the last one wins.
+    """
+    if not _rises(table):
+        # the sort keeps rows of one key in their order
+        order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])
+        table = table.take(order).combine_chunks()
+        again = _repeated(table)
+        if again.true_count:
+            if not last_wins:
+                raise integrity_error("a bar with this key stands twice in the batch; nothing was inserted")
+            # a row gives way to the next one of its key
+            table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
+    return table.combine_chunks()
+
+
+def _check_names(names: list[str]) -> None:
+    unknown = [name for name in names if name not in BARS.columns]
+    if unknown:
+        raise InvalidValueError(
+            f"a bar has no column {shown(unknown[0])}; those that are written are {', '.join(BarColumns._fields)}, "
+            f"and {' and '.join(_KEPT)} are ignored"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidValueError(f"the column {twice} stands twice; drop one of them")
+    missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
+    if missing:
+        raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
+
+
+def _plain(column: Any) -> Any:
+    if not pa.types.is_dictionary(column.type):
+        return column
+    # Arrow takes from no dictionary of views
+    values = pa.string() if pa.types.is_string_view(column.type.value_type) else column.type.value_type
+    return column.cast(pa.dictionary(column.type.index_type, values)).cast(values)
+
+
+def _column(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
+    if name in _NAMED:
+        return _names(table, name, given)
+    if name == "timestamp":
+        return _times(table, given)
+    if name == "trades_count":
+        return _counts(table, given, from_float)
+    return _decimals(table, name, given, from_float)
+
+
+def _names(table: pa.Table, name: str, given: Any) -> Any:
+    if not _is_text(given.type):
+        raise InvalidValueError(f"the column {name} must be text, not {given.type}")
+    try:
+        texts = given.cast(pa.string())
+        for value in pc.unique(texts).to_pylist():
+            try:
+                _NAMED[name](value, name)
+            except InvalidValueError as error:
+                raise _refused(table, pc.equal(texts, value), str(error)) from error
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"the column {name} holds bytes that are no text (UTF-8)") from error
+    return texts
+
+
+def _times(table: pa.Table, given: Any) -> Any:
+    if not pa.types.is_timestamp(given.type):
+        raise InvalidValueError(
+            f"the column timestamp must hold times (an Arrow timestamp of any unit; without a zone it is UTC), not {given.type}"
+        )
+    try:
+        times = given.cast(TIME)
+    except pa.ArrowInvalid as error:
+        if given.type.unit == "ns":
+            finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
+            raise _refused(table, finer, "timestamp is finer than the microseconds that are kept; round it first") from error
+        raise InvalidValueError(
+            f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
+        ) from error
+    numbers = times.cast(pa.int64())
+    outside = pc.or_(pc.less(numbers, _EARLIEST), pc.greater(numbers, _LATEST))
+    if pc.any(outside).as_py():
+        raise _refused(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
+    return times
+
+
+def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
+    if pa.types.is_null(given.type):
+        return given.cast(pa.int64())
+    if not pa.types.is_integer(given.type) and not (from_float and pa.types.is_floating(given.type)):
+        raise InvalidValueError(f"the column trades_count must hold whole numbers, not {given.type}{_remedy(given.type)}")
+    try:
+        counts = given.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(f"the column trades_count must hold whole numbers of 64 bits: {_first_line(error)}") from error
+    if pc.any(pc.less(counts, 0)).as_py():
+        raise _refused(table, pc.less(counts, 0), "trades_count is negative")
+    return counts
+
+
+def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
+    if pa.types.is_null(given.type):
+        return given.cast(DECIMAL)
+    if pa.types.is_floating(given.type):
+        if not from_float or pa.types.is_float16(given.type):
+            raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
+        # the shortest text that gives the float
+        given = given.cast(pa.string())
+    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or _is_text(given.type)):
+        raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
+    try:
+        return given.cast(DECIMAL)
+    except pa.ArrowInvalid as error:
+        raise _first_bad_decimal(table, name, given, error) from error
+
+
+def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
+    for index, value in enumerate(given.to_pylist()):
+        try:
+            checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
+        except InvalidOperation:
+            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
+        except InvalidValueError as refusal:
+            return _refused_row(table, index, str(refusal))
+    return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")
+
+
+def _check_values(table: pa.Table) -> None:
+    below = pc.less(table["high"], table["low"])
+    if pc.any(below).as_py():
+        raise _refused(table, below, "high is below low")
+    for name in ("volume", "quote_volume"):
+        negative = pc.less(table[name], pa.scalar(Decimal(0), DECIMAL))
+        if pc.any(negative).as_py():
+            raise _refused(table, negative, f"{name} is negative")
+
+
+def _refused(table: pa.Table, wrong: Any, why: str) -> InvalidValueError:
+    return _refused_row(table, pc.index(wrong, True).as_py(), why)
+
+
+def _refused_row(table: pa.Table, index: int, why: str) -> InvalidValueError:
+    row = " ".join(_shown(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
+    return InvalidValueError(f"row {index + 1} of {table.num_rows} ({row}): {why}")
+
+
+def _shown(cell: Any) -> str:
+    try:
+        return shown(cell.to_pylist()[0])
+    except (ValueError, OverflowError):
+        # a time that is no datetime of Python's
+        return f"({cell.type})"
+
+
+def _rises(table: pa.Table) -> bool:
+    if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
+        return False
+    moments = table["timestamp"].cast(pa.int64()).combine_chunks()
+    return bool(pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py())
+
+
+def _repeated(table: pa.Table) -> Any:
+    """Return of each row but the last whether the next one has its key."""
+    count = table.num_rows - 1
+    same: Any = None
+    for name in KEY:
+        column = table[name].combine_chunks()
+        equal = pc.equal(column.slice(0, count), column.slice(1))
+        same = equal if same is None else pc.and_(same, equal)
+    return same
+
+
+def _is_text(given: pa.DataType) -> bool:
+    return pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given)
+
+
+def _remedy(given: pa.DataType) -> str:
+    if pa.types.is_float16(given):
+        return "; cast it to float32 or float64 first"
+    takes = 'decimals="from_float" takes the shortest decimal that gives each float'
+    return f"; {takes}" if pa.types.is_floating(given) else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]

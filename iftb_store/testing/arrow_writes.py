@@ -1,0 +1,141 @@
+"""Writing Arrow: the rules of insert_many and upsert_many, whatever types the columns have and whatever holds them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.samples import HOUR, INDIA, LARGEST, NOW, T0, Clock, as_given, bar, full_bar, hourly
+
+_COLUMNS = (
+    "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
+)  # fmt: skip
+_PRICES = _COLUMNS[4:10]
+_ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+_SERIES = ("BTCUSDT", "1h")
+
+
+def table_of(bars: list[OHLCVBar]) -> pa.Table:
+    """Return bars as a table with the columns that are written."""
+    return pa.table({name: pa.array([getattr(item, name) for item in bars], kind_of(name)) for name in _COLUMNS})
+
+
+def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
+    """Return a table with one column another."""
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+def kind_of(name: str) -> Any:
+    """Return the Arrow type of a column of bars, None for text."""
+    if name in _PRICES:
+        return pa.decimal128(38, 18)
+    return {"timestamp": pa.timestamp("us", "UTC"), "trades_count": pa.int64()}.get(name)
+
+
+class WriteArrowTests(SuiteFixtures):
+    """write_arrow: what insert_many and upsert_many do, from columns."""
+
+    @pytest.mark.parametrize("mode", ["insert", "upsert"])
+    async def test_rows_come_back_as_the_bars_that_they_are(self, db: DatabaseManager, clock: Clock, mode: Any) -> None:
+        given = [full_bar(T0), bar(T0 + HOUR), bar(T0 + 2 * HOUR, low=Decimal("-1.5"), close=LARGEST, volume=Decimal(0))]
+        count = await OHLCVRepository(db, clock=clock).write_arrow(table_of(given), mode)
+        found = await OHLCVRepository(db).get_range(*_SERIES, *_ALL)
+        assert ([as_given(item) for item in found], count) == (given, 3)
+        assert {item.created_at for item in found} == {NOW}
+
+    @pytest.mark.parametrize("count", [1, 300, 301, 25_000])
+    async def test_as_many_rows_are_written_as_there_are(self, db: DatabaseManager, count: int) -> None:
+        given = hourly(count)
+        await OHLCVRepository(db).write_arrow(table_of(given), "insert")
+        await OHLCVRepository(db).write_arrow(table_of(hourly(count + 1, trades_count=7)))
+        found = await OHLCVRepository(db).read_arrow()
+        assert found["close"].to_pylist()[:-1] == [item.close for item in given]
+        assert found["trades_count"].to_pylist() == [7] * (count + 1)
+
+    async def test_columns_may_stand_in_any_order_and_optional_ones_be_missing(self, db: DatabaseManager) -> None:
+        table = table_of(hourly(2)).select([name for name in reversed(_COLUMNS) if name not in ("quote_volume", "trades_count")])
+        await OHLCVRepository(db).write_arrow(table)
+        assert [as_given(item) for item in await OHLCVRepository(db).get_range(*_SERIES, *_ALL)] == hourly(2)
+
+    async def test_what_read_arrow_gives_can_be_written(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([full_bar(T0), bar(T0 + HOUR)])
+        table = await OHLCVRepository(db).read_arrow()
+        await raw.run(db, "DELETE FROM ohlcv")
+        await OHLCVRepository(db).write_arrow(table, "insert")
+        again = await OHLCVRepository(db).read_arrow()
+        assert again.drop_columns(["id", "created_at"]) == table.drop_columns(["id", "created_at"])
+
+    async def test_floats_become_the_shortest_decimals_where_asked_for(self, db: DatabaseManager) -> None:
+        table = table_of([bar(), bar(T0 + HOUR)])
+        for name, values in {"low": [0.1, 1e-7], "high": [0.3, 1e15], "volume": [5.0, 0.0], "trades_count": [None, 3.0]}.items():
+            table = with_column(table, name, pa.array(values, pa.float64()))
+        await OHLCVRepository(db).write_arrow(table, decimals="from_float")
+        found = await OHLCVRepository(db).get_range(*_SERIES, *_ALL)
+        assert [(item.low, item.high, item.volume, item.trades_count) for item in found] == [
+            (Decimal("0.1"), Decimal("0.3"), Decimal(5), None),
+            (Decimal("0.0000001"), Decimal("1E15"), Decimal(0), 3),
+        ]
+
+    async def test_unknown_words_for_mode_and_decimals_are_refused(self, db: DatabaseManager) -> None:
+        repository: Any = OHLCVRepository(db)
+        with pytest.raises(InvalidValueError, match="mode"):
+            await repository.write_arrow(table_of(hourly(1)), "replace")
+        with pytest.raises(InvalidValueError, match="decimals"):
+            await repository.write_arrow(table_of(hourly(1)), decimals="floats")
+
+    async def test_nothing_to_write_is_nothing(self, db: DatabaseManager) -> None:
+        assert [await OHLCVRepository(db).write_arrow(nothing) for nothing in ([], table_of([]))] == [0, 0]
+
+    @pytest.mark.parametrize("mode", ["insert", "upsert"])
+    async def test_a_row_that_cannot_be_stored_is_named_and_nothing_is_written(self, db: DatabaseManager, mode: Any) -> None:
+        with pytest.raises(InvalidValueError, match=r"^row 2 of 3 \('binance' 'BTCUSDT' '1h' .*\): high is below low"):
+            await OHLCVRepository(db).write_arrow(table_of([bar(), bar(T0 + HOUR, high=Decimal(1)), bar(T0 + 2 * HOUR)]), mode)
+        assert await raw.count(db, "ohlcv") == 0
+
+    async def test_rows_are_taken_batch_by_batch_and_of_foreign_types(self, db: DatabaseManager) -> None:
+        table = table_of(hourly(3))
+        foreign = with_column(table, "symbol", table["symbol"].combine_chunks().dictionary_encode())
+        await OHLCVRepository(db).write_arrow(iter(foreign.to_batches(max_chunksize=1)))
+        assert [as_given(item) for item in await OHLCVRepository(db).get_range(*_SERIES, *_ALL)] == hourly(3)
+
+    async def test_the_last_row_of_a_key_wins_on_upsert(self, db: DatabaseManager) -> None:
+        given = [bar(T0 + HOUR), bar(T0, volume=Decimal(1)), bar(T0, volume=Decimal(2)), bar(T0, volume=Decimal(3), symbol="A")]
+        assert await OHLCVRepository(db).write_arrow(table_of(given)) == 3
+        assert [item.volume for item in await OHLCVRepository(db).get_range(*_SERIES, T0, T0)] == [Decimal(2)]
+
+    async def test_upserting_rows_keeps_id_and_created_at(self, db: DatabaseManager, clock: Clock) -> None:
+        repository = OHLCVRepository(db, clock=clock)
+        await repository.insert_many(hourly(2))
+        before = await repository.get_range(*_SERIES, *_ALL)
+        clock.advance(timedelta(days=1))
+        await repository.write_arrow(table_of(hourly(3, trades_count=9)))
+        after = await repository.get_range(*_SERIES, *_ALL)
+        assert [(item.id, item.created_at) for item in after[:2]] == [(item.id, item.created_at) for item in before]
+        assert [item.trades_count for item in after] == [9, 9, 9]
+        assert after[2].created_at == clock.now
+
+    @pytest.mark.parametrize("extra", [bar(T0 + HOUR), bar(T0 + 5 * HOUR)])
+    async def test_a_duplicate_on_insert_leaves_nothing_and_the_session_usable(
+        self, db: DatabaseManager, extra: OHLCVBar
+    ) -> None:
+        await OHLCVRepository(db).insert_many([bar(T0 + 5 * HOUR)])
+        async with db.get_session() as session:
+            repository = OHLCVRepository(session)
+            await repository.insert_many([bar(symbol="ETHUSDT")])
+            with pytest.raises(IntegrityError):
+                await repository.write_arrow(table_of([*hourly(3), extra]), "insert")
+            await repository.insert_many([bar(symbol="XRPUSDT")])
+        assert await raw.count(db, "ohlcv") == 3
+
+    async def test_times_of_another_zone_are_the_same_moments(self, db: DatabaseManager) -> None:
+        moment = T0.astimezone(INDIA)
+        await OHLCVRepository(db).write_arrow(with_column(table_of([bar()]), "timestamp", pa.array([moment])))
+        assert [item.timestamp for item in await OHLCVRepository(db).get_range(*_SERIES, *_ALL)] == [T0]
