@@ -22,7 +22,7 @@ from iftb_store.errors import (
     URLError,
 )
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeStatistics
+from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeStatistics, UpsertReport
 from iftb_store.ohlcv import OHLCVRepository
 from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.tables import Base
@@ -48,6 +48,7 @@ __all__ = [
     "PositionClosedError",
     "PositionRepository",
     "SchemaError",
+    "Series",
     "Settings",
     "StoreError",
     "SystemEvent",
@@ -59,6 +60,7 @@ __all__ = [
     "TransientError",
     "URLError",
     "Unsupported",
+    "UpsertReport",
     "get_settings",
     "quantize",
 ]

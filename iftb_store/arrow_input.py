@@ -47,7 +47,9 @@ def gathered(data: object) -> pa.Table:
         return data
     try:
         if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
-            return pa.table(data)
+            held: Any = data
+            table: pa.Table = pa.table(held)
+            return table
         if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
             parts = [gathered(part) for part in data]
             return pa.concat_tables(parts) if parts else WRITTEN.empty_table()
@@ -77,12 +79,13 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
         return WRITTEN.empty_table()
     columns: dict[str, Any] = {}
     for field in WRITTEN:
-        if field.name not in table.column_names:
-            columns[field.name] = pa.nulls(table.num_rows, field.type)
-            continue
-        given = _plain(table[field.name])
+        given = _plain(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
         if given.null_count and field.name not in _OPTIONAL:
             raise _refused(table, pc.is_null(given), f"{field.name} is null")
+        if given.null_count == len(given):
+            # whatever a frame takes for the type of nothing
+            columns[field.name] = pa.nulls(len(given), field.type)
+            continue
         columns[field.name] = _column(table, field.name, given, from_float)
     made = pa.table(columns, schema=WRITTEN)
     _check_values(made)
@@ -178,8 +181,6 @@ def _times(table: pa.Table, given: Any) -> Any:
 
 
 def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
-    if pa.types.is_null(given.type):
-        return given.cast(pa.int64())
     if not pa.types.is_integer(given.type) and not (from_float and pa.types.is_floating(given.type)):
         raise InvalidValueError(f"the column trades_count must hold whole numbers, not {given.type}{_remedy(given.type)}")
     try:
@@ -192,8 +193,6 @@ def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
 
 
 def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
-    if pa.types.is_null(given.type):
-        return given.cast(DECIMAL)
     if pa.types.is_floating(given.type):
         if not from_float or pa.types.is_float16(given.type):
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")

@@ -107,6 +107,28 @@ class SystemEvent:
 
 
 @dataclass(slots=True)
+class Series:
+    """One series of bars: its first and last timestamp, how many bars there are, and how many are missing between them."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    first: datetime
+    last: datetime
+    count: int
+    missing: int
+
+
+@dataclass(slots=True)
+class UpsertReport:
+    """What an upsert did with the distinct keys of its batch: their sum is the number of keys."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+@dataclass(slots=True)
 class TradeStatistics:
     """Figures over closed trades; ``win_rate`` is in percent, losses are magnitudes (never negative).
 

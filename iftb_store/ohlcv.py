@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from iftb_store import checks
 from iftb_store.bars import BarBatch, distinct_batch
 from iftb_store.errors import InvalidValueError
-from iftb_store.models import OHLCVBar
+from iftb_store.models import OHLCVBar, Series, UpsertReport
 from iftb_store.registry import require_arrow
-from iftb_store.repository import Repository
-from iftb_store.selections import BARS, Selection
+from iftb_store.repository import Repository, check_order, selected
+from iftb_store.selections import BARS
 from iftb_store.streams import Stream
 from iftb_store.timeframes import check_timeframe, shift
 
@@ -44,22 +43,55 @@ class OHLCVRepository(Repository):
                 await stores.ohlcv.insert_many(BarBatch(listed, self._now()))
         return len(listed)
 
-    async def upsert_many(self, bars: Sequence[OHLCVBar]) -> int:
+    @overload
+    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False) -> int: ...
+
+    @overload
+    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport: ...
+
+    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
         """Insert bars, overwriting the values of those stored already, all or none.
 
         Where a key stands twice in the batch the last one wins. ``id`` and ``created_at`` of a stored bar stay.
 
         Returns:
-            The number of distinct keys in the batch, changed or not.
+            The number of distinct keys in the batch, changed or not; with ``report`` how many of them were inserted, how
+            many stored bars were updated and how many were left as they are, which takes longer.
 
         Raises:
             InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
         """
+        checks.boolean(report, "report")
         batch = await distinct_batch(_bars(bars), self._now())
+        inserted = updated = 0
         if len(batch):
             async with self._stores() as stores:
-                await stores.ohlcv.upsert_many(batch)
-        return len(batch)
+                if report:
+                    inserted, updated = await stores.ohlcv.upsert_counted(batch)
+                else:
+                    await stores.ohlcv.upsert_many(batch)
+        return UpsertReport(inserted, updated, len(batch) - inserted - updated) if report else len(batch)
+
+    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
+        """Delete the bars with start <= timestamp <= end (naive times are UTC); return their number.
+
+        Raises:
+            InvalidValueError: start after end, or an unknown timeframe.
+        """
+        series = _series(symbol, timeframe, exchange)
+        first, last = checks.utc(start, "start"), checks.utc(end, "end")
+        check_order(first, last)
+        async with self._stores() as stores:
+            return await stores.ohlcv.delete_range(series[0], series[1], first, last, series[2])
+
+    async def list_series(self) -> list[Series]:
+        """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.
+
+        Of each its first and last timestamp, the number of its bars, and how many are missing between the two on the
+        timeframe's grid: the sum over the holes of get_gaps, where the step of 1M is the calendar month.
+        """
+        async with self._stores(snapshot=True) as stores:
+            return await stores.ohlcv.list_series()
 
     async def get_range(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
@@ -71,7 +103,7 @@ class OHLCVRepository(Repository):
         """
         series = _series(symbol, timeframe, exchange)
         first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        _check_order(first, last)
+        check_order(first, last)
         async with self._stores() as stores:
             return await stores.ohlcv.get_range(series[0], series[1], first, last, series[2])
 
@@ -108,7 +140,7 @@ class OHLCVRepository(Repository):
         first = None if start is None else checks.utc(start, "start")
         last = None if end is None else checks.utc(end, "end")
         if first is not None and last is not None:
-            _check_order(first, last)
+            check_order(first, last)
         before = None if first is None else _beyond(first, series[1], -1, "start")
         after = None if last is None else _beyond(last, series[1], 1, "end")
         async with self._stores() as stores:
@@ -132,10 +164,7 @@ class OHLCVRepository(Repository):
             MissingDriverError: pyarrow is not installed; the message is the install line.
             InvalidValueError: start after end, or an unknown timeframe.
         """
-        selection = _selected_bars(symbol, timeframe, start, end, exchange)
-        require_arrow()
-        async with self._stores() as stores:
-            return await stores.scan(selection)
+        return await self._table(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
 
     async def write_arrow(
         self,
@@ -208,7 +237,7 @@ class OHLCVRepository(Repository):
         """
         series = _series(symbol, timeframe, exchange)
         first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        _check_order(first, last)
+        check_order(first, last)
         return Stream(self._lists(series, first, last, checks.integer(batch_size, "batch_size", least=1)))
 
     def stream_arrow(
@@ -230,9 +259,7 @@ class OHLCVRepository(Repository):
             MissingDriverError: pyarrow is not installed; the message is the install line.
             InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
         """
-        selection = _selected_bars(symbol, timeframe, start, end, exchange)
-        require_arrow()
-        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
+        return self._stream(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
 
     async def _lists(
         self, series: tuple[str, str, str], start: datetime, end: datetime, size: int
@@ -246,14 +273,6 @@ class OHLCVRepository(Repository):
                 # no bar lies between two microseconds
                 start = last + _MICROSECOND
 
-    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
-        async with self._stores(snapshot=True) as stores:
-            while (found := await stores.scan(selection)).num_rows:
-                (batch,) = found.combine_chunks().to_batches()
-                place = batch.slice(batch.num_rows - 1).to_pylist()[0]
-                selection = replace(selection, after=tuple(place[name] for name in selection.order))
-                yield batch
-
 
 def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
     if isinstance(bars, list | tuple):
@@ -266,26 +285,6 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
 
 def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
     return checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
-
-
-def _selected_bars(
-    symbol: str | None, timeframe: str | None, start: datetime | None, end: datetime | None, exchange: str | None
-) -> Selection:
-    given = {
-        "exchange": checks.optional(checks.name_text, exchange, "exchange"),
-        "symbol": checks.optional(checks.name_text, symbol, "symbol"),
-        "timeframe": None if timeframe is None else check_timeframe(timeframe),
-    }
-    equal = {name: value for name, value in given.items() if value is not None}
-    first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
-    if first is not None and last is not None:
-        _check_order(first, last)
-    return Selection(BARS, equal, first, last)
-
-
-def _check_order(start: datetime, end: datetime) -> None:
-    if start > end:
-        raise InvalidValueError(f"start {start.isoformat()} lies after end {end.isoformat()}")
 
 
 def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from sqlalchemy import URL, Connection, Executable, Result
 
 from iftb_store.bars import BarBatch
-from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.selections import Selection
 
 if TYPE_CHECKING:
@@ -101,6 +101,21 @@ class OHLCVStore(Protocol):
         The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Writes go in key order, so
         that two writers of the same keys do not deadlock.
         """
+        ...
+
+    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
+        """Do what upsert_many does; return how many bars were inserted, and of how many stored ones a value changed."""
+        ...
+
+    async def list_series(self) -> list[Series]:
+        """Return all series by (exchange, symbol, timeframe), text by its bytes.
+
+        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times.
+        """
+        ...
+
+    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
+        """Delete the bars with start <= timestamp <= end; return their number."""
         ...
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:

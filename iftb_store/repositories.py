@@ -18,12 +18,15 @@ from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoun
 from iftb_store.messages import shown
 from iftb_store.models import Position, SystemEvent, Trade, TradeStatistics
 from iftb_store.protocols import Stores
-from iftb_store.repository import Repository
+from iftb_store.repository import ArrowReads
+from iftb_store.selections import EVENTS, POSITIONS, TRADES
 from iftb_store.statistics import trade_statistics
 
 
-class TradeRepository(Repository):
+class TradeRepository(ArrowReads):
     """Trades. ``trade_id`` is the bot's own name for a trade and unique; ``id`` is the store's."""
+
+    _scanned = TRADES
 
     async def insert(self, trade: Trade) -> int:
         """Insert a trade and return its id. id, created_at and updated_at of the object are ignored, and it is not changed.
@@ -127,8 +130,10 @@ class TradeRepository(Repository):
             return trade_statistics(await stores.trades.get_totals(since, market))
 
 
-class PositionRepository(Repository):
+class PositionRepository(ArrowReads):
     """Positions. At most one is open per (exchange, symbol, side); a closed one stays in the table and never changes."""
+
+    _scanned = POSITIONS
 
     async def get_open_positions(self, exchange: str = "binance") -> list[Position]:
         """Return the open positions, oldest first by entry_time, then id."""
@@ -184,8 +189,10 @@ class PositionRepository(Repository):
                 await _refuse_position(stores, number)
 
 
-class SystemEventRepository(Repository):
+class SystemEventRepository(ArrowReads):
     """The log of system events."""
+
+    _scanned = EVENTS
 
     async def log_event(
         self,

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar
 
 from iftb_store import checks
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind
 from iftb_store.protocols import Capability, Session, Stores
-from iftb_store.registry import stores_of
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.selections import ScannedTable, Selection
+from iftb_store.streams import Stream
+from iftb_store.timeframes import check_timeframe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Clock = Callable[[], datetime]
+
+_CHECKS: dict[str, Callable[[object, str], str]] = {
+    "timeframe": lambda value, name: check_timeframe(value),
+}
 
 
 def utc_now() -> datetime:
     """Return the present time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def selected(table: ScannedTable, start: datetime | None, end: datetime | None, **equal: str | None) -> Selection:
+    """Return the rows of a table in a window of time, with the column values that are given.
+
+    Raises:
+        InvalidValueError: start after end, or a value that no row can have.
+    """
+    given = {name: None if value is None else _CHECKS.get(name, checks.name_text)(value, name) for name, value in equal.items()}
+    first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
+    if first is not None and last is not None:
+        check_order(first, last)
+    return Selection(table, {name: value for name, value in given.items() if value is not None}, first, last)
+
+
+def check_order(start: datetime, end: datetime) -> None:
+    """Refuse a window that ends before it starts."""
+    if start > end:
+        raise InvalidValueError(f"start {start.isoformat()} lies after end {end.isoformat()}")
 
 
 class Repository:
@@ -50,5 +81,64 @@ class Repository:
             async with self._manager.get_session(isolation="snapshot" if alike else None) as session:
                 yield stores_of(session)
 
+    async def _table(self, selection: Selection) -> pa.Table:
+        require_arrow()
+        async with self._stores() as stores:
+            return await stores.scan(selection)
+
+    def _stream(self, selection: Selection, batch_size: object) -> Stream[pa.RecordBatch]:
+        require_arrow()
+        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
+
+    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+        async with self._stores(snapshot=True) as stores:
+            while (found := await stores.scan(selection)).num_rows:
+                (batch,) = found.combine_chunks().to_batches()
+                place = batch.slice(batch.num_rows - 1).to_pylist()[0]
+                selection = replace(selection, after=tuple(place[name] for name in selection.order))
+                yield batch
+
     def _now(self) -> datetime:
         return checks.utc(self._clock(), "the clock's time")
+
+
+class ArrowReads(Repository):
+    """A repository whose rows can be read as Arrow, too."""
+
+    _scanned: ClassVar[ScannedTable]
+
+    async def read_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+    ) -> pa.Table:
+        """Return all rows, or those of a symbol, an exchange, a window of time, as a pyarrow.Table, all of one state.
+
+        Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
+        timestamp[us, UTC], JSON objects as their text. Rows stand in the order of id. start and end (naive times are UTC)
+        bound the entry_time, of events the created_at, and are counted in.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end.
+        """
+        return await self._table(selected(self._scanned, start, end, symbol=symbol, exchange=exchange))
+
+    def stream_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        batch_size: int = 65_536,
+    ) -> Stream[pa.RecordBatch]:
+        """Read what read_arrow returns as record batches of at most ``batch_size`` rows; see OHLCVRepository.stream_range.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end, or batch_size below 1.
+        """
+        return self._stream(selected(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)

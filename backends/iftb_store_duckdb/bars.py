@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from iftb_store.arrow import decimals, times
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
-from iftb_store.models import OHLCVBar
+from iftb_store.models import OHLCVBar, Series
 from iftb_store.selections import BARS, Selection
 from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
@@ -29,6 +29,7 @@ _TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
 _SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in KEY)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 
+_COUNT = "SELECT count(*) FROM ohlcv"
 _COLUMNS = [name for name in BARS.columns if name not in KEY or name == "timestamp"]
 _READ = ", ".join(_COLUMNS)
 
@@ -48,6 +49,41 @@ class DuckDBBars:
         """Insert the bars whose key is new and overwrite the values of those others that differ."""
         table = await _arrow(batch)
         await self._session.run(lambda cursor: _upsert(cursor, table, batch.created_at), write=True)
+
+    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
+        """Upsert, and count the new rows and those that changed."""
+        table = await _arrow(batch)
+
+        def work(cursor: Cursor) -> tuple[int, int]:
+            # under the write lock nobody else adds a row
+            ((before,),) = cursor.fetch(_COUNT)
+            written = _upsert(cursor, table, batch.created_at)
+            ((after,),) = cursor.fetch(_COUNT)
+            return after - before, written - (after - before)
+
+        return await self._session.run(work, write=True)
+
+    async def list_series(self) -> list[Series]:
+        """Return all series, and how many bars each lacks."""
+
+        def read(cursor: Cursor) -> list[Series]:
+            sql = """
+                SELECT exchange, symbol, timeframe, min(timestamp), max(timestamp), count(*) FROM ohlcv
+                GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
+            return [
+                Series(exchange, symbol, timeframe, first, last, count, _missing(cursor, (exchange, symbol, timeframe)))
+                for exchange, symbol, timeframe, first, last, count in cursor.rows(sql)
+            ]
+
+        return await self._session.run(read)
+
+    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
+        """Delete the bars with start <= timestamp <= end; return their number."""
+        sql = f"DELETE FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5"
+        ((count,),) = await self._session.run(
+            lambda cursor: cursor.fetch(sql, [exchange, symbol, timeframe, start, end]), write=True
+        )
+        return int(count)
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         """Return the bars with start <= timestamp <= end, oldest first."""
@@ -140,12 +176,12 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
         cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])
 
 
-def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
+def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:
     oldest, newest = _span(table)
     columns = ", ".join(KEY + VALUES)
     changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in VALUES)
     with cursor.registered(table) as batch:
-        cursor.table(
+        ((written,),) = cursor.rows(
             f"""
             MERGE INTO ohlcv AS stored USING {batch} AS fresh ON {_SAME_KEY} AND stored.timestamp BETWEEN $1 AND $2
             WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in VALUES)}
@@ -153,6 +189,19 @@ def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
                 VALUES ({", ".join(f"fresh.{name}" for name in KEY + VALUES)}, $3)""",
             [oldest, newest, created_at],
         )
+    return int(written)
+
+
+def _missing(cursor: Cursor, series: Sequence[str]) -> int:
+    step = SECONDS[series[2]]
+    by_month = "date_diff('month', make_timestamp(earlier), make_timestamp(later))"
+    steps = by_month if step is None else f"(later - earlier + {step * 1_000_000 - 1}) // {step * 1_000_000}"
+    sql = f"""
+        WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM ohlcv WHERE {_SERIES}),
+        pairs AS (SELECT lag(moment) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars)
+        SELECT coalesce(sum(steps - 1), 0)::BIGINT FROM (SELECT {steps} AS steps FROM pairs) WHERE steps > 1"""
+    ((missing,),) = cursor.fetch(sql, list(series))
+    return int(missing)
 
 
 def _span(table: pa.Table) -> tuple[datetime, datetime]:

@@ -42,6 +42,7 @@ _STAGING = f"""
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
 _INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {', '.join(KEY)}"
+_INSERT_NEW = f"{_INSERT_SORTED} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 # a bar that stays as it is would be locked, and logged, by its conflict alone. OFFSET 0 keeps this one look into the key's index
 # a staged bar: as a join it would hang on statistics, which a bulk load makes stale
 _UPSERT_STAGED = f"""
@@ -102,6 +103,18 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
                     await _upsert_staged(connection, stored)
             return
     await _upsert_staged(connection, batch)
+
+
+async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[int, int]:
+    """Upsert in two steps: insert what is not stored, then overwrite what differs, which nothing of the first step does."""
+    await _stage(connection, batch)
+    inserted = changed(await connection.execute(_INSERT_NEW))
+    return inserted, changed(await connection.execute(_UPSERT_SORTED))
+
+
+def changed(status: str) -> int:
+    """Return the number of rows that a command's status tells, e.g. 5 of ``INSERT 0 5``."""
+    return int(status.rpartition(" ")[2])
 
 
 async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:

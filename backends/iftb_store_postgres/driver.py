@@ -56,6 +56,7 @@ class PostgresDriver:
         json_parameter="CAST(CAST(:{} AS text) AS json)",
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
+        steps="CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval)))",
         month="(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))",
     )
 
@@ -124,6 +125,21 @@ class PostgresDriver:
         with self._translated(connection):
             async with copying.savepoint(connection, "iftb_store"):
                 await copying.upsert(connection, batch)
+
+    async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
+        """See OHLCVStore.upsert_counted."""
+        self._logger.info("upsert into ohlcv, counted [%d bars]", len(batch))
+        connection = await self._connection()
+        with self._translated(connection):
+            async with copying.savepoint(connection, "iftb_store"):
+                return await copying.upsert_counted(connection, batch)
+
+    async def change(self, statement: Statement, args: Row) -> int:
+        """Run one writing statement; return how many rows it changed."""
+        self._logger.info("%s", statement.sql)
+        connection = await self._connection()
+        with self._translated(connection):
+            return copying.changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""

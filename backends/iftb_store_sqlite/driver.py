@@ -53,6 +53,7 @@ _INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES {{rows}}"
 _UPSERT = f"""{_INSERT} ON CONFLICT ({", ".join(KEY)}) DO UPDATE
     SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in VALUES)})
     WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in VALUES)})"""
+_KEEP = f"{_INSERT} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 # rows of one statement: a third less time than a statement for each
 _ROWS = 200
 
@@ -63,8 +64,8 @@ class _BarWriter:
     many: str
 
 
-_INSERTER, _UPSERTER = (
-    _BarWriter(sql.format(rows=_ROW), sql.format(rows=", ".join([_ROW] * _ROWS))) for sql in (_INSERT, _UPSERT)
+_INSERTER, _UPSERTER, _KEEPER = (
+    _BarWriter(sql.format(rows=_ROW), sql.format(rows=", ".join([_ROW] * _ROWS))) for sql in (_INSERT, _UPSERT, _KEEP)
 )
 
 _MONTH = "(CAST(strftime('%Y', {0}) AS INTEGER) * 12 + CAST(strftime('%m', {0}) AS INTEGER))"
@@ -81,6 +82,7 @@ class SQLiteDriver:
         json_parameter=":{}",
         decimal_column="{}",
         time_parameter=":{}",
+        steps="({1} - {0} + :step - 1) / :step",
         month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     )
 
@@ -125,6 +127,26 @@ class SQLiteDriver:
     async def upsert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.upsert_many; SQLite has one writer at a time, so the order cannot deadlock."""
         await self._write_bars(_UPSERTER, batch)
+
+    async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
+        """See OHLCVStore.upsert_counted: what is not stored is inserted first; then nothing of it differs."""
+        counts = [0, 0, 0]
+        await self._run(_savepoint, writes=True)
+        try:
+            counts[0] = await self._run(_changes)
+            for step, writer in enumerate((_KEEPER, _UPSERTER), 1):
+                await self._write_bars(writer, batch)
+                counts[step] = await self._run(_changes)
+            await self._run(_release, writes=True)
+        except BaseException:
+            await uncancelled(self._run(_undo))
+            raise
+        return counts[1] - counts[0], counts[2] - counts[1]
+
+    async def change(self, statement: Statement, args: Row) -> int:
+        """Run one writing statement; return how many rows it changed."""
+        self._logger.info("%s", statement.sql)
+        return await self._run(_change, statement.sql, args, writes=True)
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
@@ -226,6 +248,15 @@ def _fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHL
 def _write(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
     _begin(connection)
     return connection.execute(sql, args).fetchall()
+
+
+def _change(connection: sqlite3.Connection, sql: str, args: Row) -> int:
+    _begin(connection)
+    return connection.execute(sql, args).rowcount
+
+
+def _changes(connection: sqlite3.Connection) -> int:
+    return connection.total_changes
 
 
 def _savepoint(connection: sqlite3.Connection) -> None:

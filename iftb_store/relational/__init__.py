@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.driver import Flavor, Row, Statement, statement
 from iftb_store.relational.pool import StorePool
 from iftb_store.relational.scans import scan_sql
 from iftb_store.relational.sessions import (
@@ -15,7 +16,7 @@ from iftb_store.relational.sessions import (
     uncancelled,
     watch,
 )
-from iftb_store.relational.stores import Flavor, RelationalStores, Row, Statement, statement
+from iftb_store.relational.stores import RelationalStores
 
 __all__ = [
     "EngineBackend",

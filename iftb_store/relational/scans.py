@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from iftb_store.relational.stores import Flavor
+from iftb_store.relational.driver import Flavor
 from iftb_store.selections import Selection
 
 

@@ -3,108 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-
-from sqlalchemy import Dialect, text
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from iftb_store.bars import BarBatch
 from iftb_store.checks import json_object
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.selections import Selection
+from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
+from iftb_store.relational.series import SERIES as _SERIES
+from iftb_store.relational.series import SeriesStatements
 from iftb_store.timeframes import SECONDS
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 Window = tuple[datetime | None, datetime | None, datetime | None, datetime | None]
-Row = Sequence[Any]
 M = TypeVar("M")
-
-
-class Statement:
-    """One SQL text with ``:name`` parameters, made ready for a driver once."""
-
-    __slots__ = ("names", "sql")
-
-    def __init__(self, sql: str, dialect: Dialect) -> None:
-        compiled = text(sql).compile(dialect=dialect)
-        self.sql = str(compiled)
-        self.names: tuple[str, ...] = tuple(getattr(compiled, "positiontup", None) or ())
-
-
-@dataclass(frozen=True, eq=False)
-class Flavor:
-    """How one driver's SQL differs; ``{}`` stands for the name of a column or parameter.
-
-    Attributes:
-        dialect: the SQLAlchemy dialect that statements are made for.
-        json_column: the text of a JSON column.
-        json_parameter: a parameter as a JSON column takes it.
-        decimal_column: a decimal column as `Driver.decode_decimal` takes it.
-        time_parameter: a parameter as a time.
-        month: the number of the calendar month, in UTC, of a time.
-    """
-
-    dialect: Dialect
-    json_column: str
-    json_parameter: str
-    decimal_column: str
-    time_parameter: str
-    month: str
-
-
-class Driver(Protocol):
-    """A session's driver connection: runs statements in the session's transaction and translates errors."""
-
-    @property
-    def flavor(self) -> Flavor:
-        """How its SQL differs."""
-        ...
-
-    def encode(self, value: Any) -> Any:
-        """Turn a checked value into what the driver takes."""
-        ...
-
-    def decode_decimal(self, value: Any, /) -> Any:
-        """Turn a stored decimal back."""
-        ...
-
-    def decode_time(self, value: Any, /) -> Any:
-        """Turn a stored time back."""
-        ...
-
-    async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query of one series whose columns are OHLCVBar's fields, in their order; ``many``: of thousands, by time."""
-        ...
-
-    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        """Run a query."""
-        ...
-
-    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the transaction; in a savepoint where an IntegrityError may come of it."""
-        ...
-
-    async def insert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.insert_many."""
-        ...
-
-    async def upsert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.upsert_many."""
-        ...
-
-    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """See TradeStore.get_totals."""
-        ...
-
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See Stores.scan."""
-        ...
 
 
 class RelationalStores:
@@ -116,24 +34,6 @@ class RelationalStores:
         self.trades = _Trades(driver)
         self.positions = _Positions(driver)
         self.events = _Events(driver)
-
-
-@lru_cache(maxsize=1024)
-def statement(sql: str, dialect: Dialect) -> Statement:
-    """Return the statement of a SQL text, made once per dialect."""
-    return Statement(sql, dialect)
-
-
-async def read(driver: Driver, sql: str, **values: Any) -> Sequence[Row]:
-    """Run a query with named values."""
-    made = statement(sql, driver.flavor.dialect)
-    return await driver.read(made, [driver.encode(values[name]) for name in made.names])
-
-
-async def write(driver: Driver, sql: str, values: Mapping[str, Any], *, savepoint: bool = False) -> Sequence[Row]:
-    """Run a writing statement with named values."""
-    made = statement(sql, driver.flavor.dialect)
-    return await driver.write(made, [driver.encode(values[name]) for name in made.names], savepoint=savepoint)
 
 
 class _Table(Generic[M]):
@@ -200,18 +100,17 @@ _EVENTS = _Table("system_events", SystemEvent)
 
 # a range of so many steps may hold as many bars
 _MANY, _LONGEST_MONTH = 10_000, 31 * 86_400
-_SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
 
 
-class _Bars:
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-
+class _Bars(SeriesStatements):
     async def insert_many(self, batch: BarBatch) -> None:
         await self._driver.insert_bars(batch)
 
     async def upsert_many(self, batch: BarBatch) -> None:
         await self._driver.upsert_bars(batch)
+
+    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
+        return await self._driver.upsert_bars_counted(batch)
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         many = end - start > _MANY * timedelta(seconds=SECONDS[timeframe] or _LONGEST_MONTH)

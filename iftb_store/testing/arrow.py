@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TypeVar
 
 import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store import (
+    DatabaseManager,
+    InvalidValueError,
+    OHLCVBar,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEvent,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+)
 from iftb_store.testing.fixtures import SuiteFixtures
-from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, full_bar, hourly
+from iftb_store.testing.samples import (
+    HOUR,
+    LARGEST,
+    SMALLEST,
+    T0,
+    bar,
+    full_bar,
+    full_position,
+    full_trade,
+    hourly,
+    position,
+    trade,
+)
+
+_Row = TypeVar("_Row", Trade, Position, SystemEvent)
 
 _DECIMAL = pa.decimal128(38, 18)
 _TIME = pa.timestamp("us", tz="UTC")
@@ -49,6 +76,13 @@ _ODD_NAMES = [
 def bars_of(table: pa.Table) -> list[OHLCVBar]:
     """Return the rows of a table of bars as bars."""
     return [OHLCVBar(**row) for row in table.to_pylist()]
+
+
+def rows_of(model: type[_Row], table: pa.Table) -> list[_Row]:
+    """Return the rows of a table as objects, JSON decoded."""
+    json_columns = {"decision_reasons", "llm_analysis", "details"} & set(table.column_names)
+    rows = [row | {name: row[name] and json.loads(row[name]) for name in json_columns} for row in table.to_pylist()]
+    return [model(**row) for row in rows]
 
 
 class ReadArrowTests(SuiteFixtures):
@@ -170,3 +204,43 @@ class ReadArrowTests(SuiteFixtures):
     async def test_an_unknown_timeframe_is_refused_as_arrow_too(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="7h"):
             await OHLCVRepository(db).read_arrow(timeframe="7h")
+
+
+class OtherTablesAsArrowTests(SuiteFixtures):
+    """Trades, positions and events as Arrow."""
+
+    async def test_trades_are_read_as_they_are_stored(self, db: DatabaseManager) -> None:
+        numbers = [await TradeRepository(db).insert(item) for item in (full_trade("a"), trade("b"))]
+        table = await TradeRepository(db).read_arrow()
+        stored = [await TradeRepository(db).get_by_id(number) for number in numbers]
+        assert rows_of(Trade, table) == stored
+        assert table.schema.field("decision_reasons").type == pa.string()
+        assert {table.schema.field(name).type for name in ("entry_price", "fee", "realized_pnl_pct")} == {_DECIMAL}
+
+    async def test_positions_open_and_closed_are_read_as_they_are_stored(self, db: DatabaseManager) -> None:
+        repository = PositionRepository(db)
+        await repository.update_position(full_position())
+        await repository.update_position(position())
+        (stored,) = await repository.get_open_positions("kraken")
+        (open_one,) = await repository.get_open_positions()
+        await repository.close_position(open_one.id or 0)
+        table = await repository.read_arrow()
+        assert rows_of(Position, table)[0] == stored
+        assert table["status"].to_pylist() == ["open", "closed"]
+
+    async def test_events_are_read_as_they_are_stored(self, db: DatabaseManager) -> None:
+        repository = SystemEventRepository(db)
+        await repository.log_event("start", "info", "", details={"a": [1, "\n", None]}, symbol="=x")
+        await repository.log_event("stop", "error", 'line\nbreak, "quoted" \\ and \t', stack_trace="")
+        assert rows_of(SystemEvent, await repository.read_arrow()) == (await repository.get_recent_events())[::-1]
+
+    async def test_rows_of_other_tables_are_selected_and_streamed(self, db: DatabaseManager) -> None:
+        repository = TradeRepository(db)
+        for index in range(5):
+            await repository.insert(trade(str(index), entry_time=T0 + index * HOUR, symbol="ABAAA"[index]))
+        table = await repository.read_arrow("A", T0 + HOUR, T0 + 4 * HOUR, "binance")
+        assert table["trade_id"].to_pylist() == ["2", "3", "4"]
+        batches = [batch["trade_id"].to_pylist() async for batch in repository.stream_arrow("A", batch_size=3)]
+        assert [name for names in batches for name in names] == ["0", "2", "3", "4"]
+        assert max(map(len, batches)) <= 3
+        assert (await repository.read_arrow(exchange="kraken")).num_rows == 0

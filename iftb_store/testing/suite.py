@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.testing.app_sessions import AppSessionTests
-from iftb_store.testing.arrow import ReadArrowTests
+from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.bulk import BulkTests
@@ -15,6 +15,7 @@ from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
 from iftb_store.testing.running import RunningTests
+from iftb_store.testing.series import SeriesTests, UpsertReportTests
 from iftb_store.testing.sessions import SessionTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
@@ -28,6 +29,9 @@ class BackendConformance(
     GapTests,
     ReadArrowTests,
     WriteArrowTests,
+    OtherTablesAsArrowTests,
+    SeriesTests,
+    UpsertReportTests,
     StreamTests,
     SnapshotTests,
     TradeTests,

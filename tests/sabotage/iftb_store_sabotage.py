@@ -63,6 +63,9 @@ class _Bars:
         self._sound = sound
         self._session = session
         self.get_part = sound.get_part
+        self.upsert_counted = sound.upsert_counted
+        self.list_series = sound.list_series
+        self.delete_range = sound.delete_range
         self.get_latest = sound.get_latest
         self.get_gaps = sound.get_gaps
 

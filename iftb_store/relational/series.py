@@ -1,0 +1,57 @@
+"""Whole series of bars in SQL that PostgreSQL and SQLite both understand: what there is, and what is deleted."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from iftb_store.models import Series
+from iftb_store.relational.driver import Driver, read, statement
+from iftb_store.timeframes import SECONDS
+
+#: The condition that names a series.
+SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
+
+
+class SeriesStatements:
+    """The part of an OHLCVStore that works on whole series."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def list_series(self) -> list[Series]:
+        """See OHLCVStore.list_series."""
+        sql = """
+            SELECT exchange, symbol, timeframe, MIN(timestamp), MAX(timestamp), COUNT(*) FROM ohlcv
+            GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
+        decode = self._driver.decode_time
+        return [
+            Series(
+                exchange, symbol, timeframe, decode(first), decode(last), count, await self._missing(exchange, symbol, timeframe)
+            )
+            for exchange, symbol, timeframe, first, last, count in await read(self._driver, sql)
+        ]
+
+    async def _missing(self, exchange: str, symbol: str, timeframe: str) -> int:
+        seconds = SECONDS[timeframe]
+        month = self._driver.flavor.month
+        steps = f"{month.format('later')} - {month.format('earlier')}" if seconds is None else self._driver.flavor.steps
+        sql = f"""
+            SELECT CAST(COALESCE(SUM(steps - 1), 0) AS BIGINT)
+            FROM (
+                SELECT {steps.format("earlier", "later")} AS steps
+                FROM (
+                    SELECT LAG(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {SERIES}
+                ) bars
+            ) pairs
+            WHERE steps > 1"""
+        step = None if seconds is None else timedelta(seconds=seconds)
+        ((missing,),) = await read(self._driver, sql, exchange=exchange, symbol=symbol, timeframe=timeframe, step=step)
+        return int(missing)
+
+    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
+        """See OHLCVStore.delete_range."""
+        driver = self._driver
+        between = " AND ".join(map(driver.flavor.time_parameter.format, ("start", "end")))
+        made = statement(f"DELETE FROM ohlcv WHERE {SERIES} AND timestamp BETWEEN {between}", driver.flavor.dialect)
+        values = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe, "start": start, "end": end}
+        return await driver.change(made, [driver.encode(values[name]) for name in made.names])
