@@ -46,20 +46,19 @@ def completed(selection: Selection, columns: dict[str, Any], count: int) -> pa.T
 class ArrowBatch(BarBatch):
     """Bars to be written that came as an Arrow table: checked, one a key, in key order."""
 
-    __slots__ = ()
-    table: pa.Table
+    __slots__ = ("_rows",)
 
     def __init__(self, table: pa.Table, created_at: datetime) -> None:
         super().__init__((), created_at, ordered=True)
-        self.table = table
+        self.table = self._rows = table
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self._rows)
 
     def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
         """Yield the rows as columns, at most ``size`` rows a time, in order."""
         for first in range(0, len(self), size):
-            exchange, symbol, timeframe, timestamp, *prices, trades_count = self.table.slice(first, size).columns
+            exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
             yield BarColumns._make((*names, times(timestamp), *map(plain_texts, prices), trades_count.to_pylist()))
 

@@ -43,22 +43,32 @@ def gathered(data: object) -> pa.Table:
     Raises:
         InvalidValueError: something else, or parts whose columns differ.
     """
+    try:
+        whole = _table(data)
+        if whole is not None:
+            return whole
+        if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+            parts = [_table(part) for part in data]
+            if not parts:
+                return WRITTEN.empty_table()
+            tables = [part for part in parts if part is not None]
+            if len(tables) == len(parts):
+                return pa.concat_tables(tables)
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(f"data cannot be read as one Arrow table: {_first_line(error)}") from error
+    raise InvalidValueError(
+        "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
+        f"not {kind(data)}; bars as objects go to insert_many or upsert_many"
+    )
+
+
+def _table(data: Any) -> pa.Table | None:
     if isinstance(data, pa.Table):
         return data
-    try:
-        if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
-            held: Any = data
-            table: pa.Table = pa.table(held)
-            return table
-        if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
-            parts = [gathered(part) for part in data]
-            return pa.concat_tables(parts) if parts else WRITTEN.empty_table()
-    except pa.ArrowInvalid as error:
-        raise InvalidValueError(f"the parts cannot be read as one Arrow table: {_first_line(error)}") from error
-    raise InvalidValueError(
-        "an Arrow table, record batches or a data frame (Polars, pandas) is wanted, "
-        f"not {kind(data)}; rows as objects go to insert_many or upsert_many"
-    )
+    if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+        table: pa.Table = pa.table(data)
+        return table
+    return None
 
 
 def prepared(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
@@ -274,4 +284,5 @@ def _remedy(given: pa.DataType) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+    # Arrow quotes values, which may steer a terminal
+    return shown(next(iter(str(error).splitlines()), ""), 200)

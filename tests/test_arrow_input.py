@@ -167,7 +167,7 @@ def test_columns_that_are_unknown_missing_or_doubled_are_named() -> None:
 
 
 def test_parts_whose_columns_differ_are_refused() -> None:
-    with pytest.raises(InvalidValueError, match="one Arrow table"):
+    with pytest.raises(InvalidValueError, match="as one Arrow table"):
         ready([table_of(hourly(1)), table_of(hourly(1)).drop_columns(["volume"])])
 
 

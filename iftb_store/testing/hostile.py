@@ -42,6 +42,8 @@ _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
 #: Classes of `iftb_store` that are data or somebody else's, and have no method of ours that takes input.
 _NO_METHODS = {"Base", "Settings"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
+_ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEventRepository)
+_SELECTION = ("symbol", "start", "end", "exchange")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
 _LONGEST_MESSAGE = 1_000
 
@@ -140,13 +142,6 @@ async def _get_gaps(one: Try) -> int:
     return 0
 
 
-async def _read_arrow(one: Try) -> int:
-    arguments = one.changed()
-    for row in (await OHLCVRepository(one.session).read_arrow(**arguments)).to_pylist():
-        assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
-    return 0
-
-
 async def _stream_range(one: Try) -> int:
     arguments = one.changed(symbol="BTCUSDT", timeframe="1h", start=T0, end=T0, exchange="binance", batch_size=5)
     async with OHLCVRepository(one.session).stream_range(**arguments) as stream:
@@ -155,13 +150,46 @@ async def _stream_range(one: Try) -> int:
     return 0
 
 
-async def _stream_arrow(one: Try) -> int:
-    arguments = one.changed()
-    async with OHLCVRepository(one.session).stream_arrow(**arguments) as stream:
-        async for batch in stream:
-            for row in batch.to_pylist():
-                assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
+async def _report_upsert(one: Try) -> int:
+    if one.parameter != "report":
+        return await _upsert_bars(one)
+    await OHLCVRepository(one.session).upsert_many([bar(exchange=f"R{one.number}")], **one.changed())
+    return 1
+
+
+async def _write_arrow(one: Try) -> int:
+    return await OHLCVRepository(one.session).write_arrow(**one.changed(**({} if one.parameter == "data" else {"data": []})))
+
+
+async def _delete_range(one: Try) -> int:
+    arguments = one.changed(symbol="another", timeframe="1h", start=T0, end=T0, exchange="another")
+    assert await OHLCVRepository(one.session).delete_range(**arguments) == 0
     return 0
+
+
+def _reading_arrow(made: Any) -> Attempt:
+    async def read(one: Try) -> int:
+        arguments = one.changed()
+        _assert_selected(await made(one.session).read_arrow(**arguments), arguments)
+        return 0
+
+    return read
+
+
+def _streaming_arrow(made: Any) -> Attempt:
+    async def read(one: Try) -> int:
+        arguments = one.changed()
+        async with made(one.session).stream_arrow(**arguments) as stream:
+            async for batch in stream:
+                _assert_selected(batch, arguments)
+        return 0
+
+    return read
+
+
+def _assert_selected(rows: Any, arguments: dict[str, Any]) -> None:
+    for row in rows.to_pylist():
+        assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
 
 
 async def _get_session(one: Try) -> int:
@@ -332,13 +360,20 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
         _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
     ),
     "OHLCVRepository.insert_many": (("bars",), _insert_bars),
-    "OHLCVRepository.upsert_many": (("bars",), _upsert_bars),
+    "OHLCVRepository.upsert_many": (("bars", "report"), _report_upsert),
+    "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
+    "OHLCVRepository.delete_range": (("symbol", "timeframe", "start", "end", "exchange"), _delete_range),
+    **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
+    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
     "OHLCVRepository.get_range": (("symbol", "timeframe", "start", "end", "exchange"), _get_range),
     "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
     "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
-    "OHLCVRepository.read_arrow": (("symbol", "timeframe", "start", "end", "exchange"), _read_arrow),
+    "OHLCVRepository.read_arrow": (("symbol", "timeframe", "start", "end", "exchange"), _reading_arrow(OHLCVRepository)),
     "OHLCVRepository.stream_range": (("symbol", "timeframe", "start", "end", "exchange", "batch_size"), _stream_range),
-    "OHLCVRepository.stream_arrow": (("symbol", "timeframe", "start", "end", "exchange", "batch_size"), _stream_arrow),
+    "OHLCVRepository.stream_arrow": (
+        ("symbol", "timeframe", "start", "end", "exchange", "batch_size"),
+        _streaming_arrow(OHLCVRepository),
+    ),
     "TradeRepository.__init__": (
         ("session", "clock"),
         _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
