@@ -78,11 +78,9 @@ class OHLCVRepository(Repository):
         Raises:
             InvalidValueError: start after end, or an unknown timeframe.
         """
-        series = _series(symbol, timeframe, exchange)
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        check_order(first, last)
+        window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
-            return await stores.ohlcv.delete_range(series[0], series[1], first, last, series[2])
+            return await stores.ohlcv.delete_range(*window)
 
     async def list_series(self) -> list[Series]:
         """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.
@@ -101,11 +99,9 @@ class OHLCVRepository(Repository):
         Raises:
             InvalidValueError: start after end, or an unknown timeframe.
         """
-        series = _series(symbol, timeframe, exchange)
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        check_order(first, last)
+        window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
-            return await stores.ohlcv.get_range(series[0], series[1], first, last, series[2])
+            return await stores.ohlcv.get_range(*window)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
         """Return the newest bars, newest first.
@@ -235,10 +231,8 @@ class OHLCVRepository(Repository):
         Raises:
             InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
         """
-        series = _series(symbol, timeframe, exchange)
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        check_order(first, last)
-        return Stream(self._lists(series, first, last, checks.integer(batch_size, "batch_size", least=1)))
+        window = _window(symbol, timeframe, start, end, exchange)
+        return Stream(self._lists(*window, checks.integer(batch_size, "batch_size", least=1)))
 
     def stream_arrow(
         self,
@@ -262,10 +256,10 @@ class OHLCVRepository(Repository):
         return self._stream(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
 
     async def _lists(
-        self, series: tuple[str, str, str], start: datetime, end: datetime, size: int
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, size: int
     ) -> AsyncGenerator[list[OHLCVBar]]:
         async with self._stores(snapshot=True) as stores:
-            while bars := await stores.ohlcv.get_part(series[0], series[1], start, end, series[2], size):
+            while bars := await stores.ohlcv.get_part(symbol, timeframe, start, end, exchange, size):
                 last = bars[-1].timestamp
                 yield bars
                 if len(bars) < size or last >= end:
@@ -285,6 +279,15 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
 
 def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
     return checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
+
+
+def _window(
+    symbol: object, timeframe: object, start: object, end: object, exchange: object
+) -> tuple[str, str, datetime, datetime, str]:
+    names = _series(symbol, timeframe, exchange)
+    first, last = checks.utc(start, "start"), checks.utc(end, "end")
+    check_order(first, last)
+    return names[0], names[1], first, last, names[2]
 
 
 def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:

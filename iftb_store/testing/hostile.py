@@ -43,6 +43,7 @@ _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
 _NO_METHODS = {"Base", "Settings"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
 _ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEventRepository)
+_RANGE = ("symbol", "timeframe", "start", "end", "exchange")
 _SELECTION = ("symbol", "start", "end", "exchange")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
 _LONGEST_MESSAGE = 1_000
@@ -362,14 +363,14 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "OHLCVRepository.insert_many": (("bars",), _insert_bars),
     "OHLCVRepository.upsert_many": (("bars", "report"), _report_upsert),
     "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
-    "OHLCVRepository.delete_range": (("symbol", "timeframe", "start", "end", "exchange"), _delete_range),
+    "OHLCVRepository.delete_range": (_RANGE, _delete_range),
     **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
     **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
-    "OHLCVRepository.get_range": (("symbol", "timeframe", "start", "end", "exchange"), _get_range),
+    "OHLCVRepository.get_range": (_RANGE, _get_range),
     "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
     "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
-    "OHLCVRepository.read_arrow": (("symbol", "timeframe", "start", "end", "exchange"), _reading_arrow(OHLCVRepository)),
-    "OHLCVRepository.stream_range": (("symbol", "timeframe", "start", "end", "exchange", "batch_size"), _stream_range),
+    "OHLCVRepository.read_arrow": (_RANGE, _reading_arrow(OHLCVRepository)),
+    "OHLCVRepository.stream_range": ((*_RANGE, "batch_size"), _stream_range),
     "OHLCVRepository.stream_arrow": (
         ("symbol", "timeframe", "start", "end", "exchange", "batch_size"),
         _streaming_arrow(OHLCVRepository),
