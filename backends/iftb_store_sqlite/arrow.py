@@ -17,8 +17,9 @@ from iftb_store.selections import Selection
 #: Rows that one statement joins: a few milliseconds of one core.
 ROWS = 10_000
 
-# no text of ours holds it
-_BETWEEN = "\0"
+_TEXTS = ("str", "dict[str, Any]")
+# between values: a text of ours may hold a comma, and none a NUL
+_COMMA, _NUL = ",", "\0"
 _PREFIXES = "abcdefghijklmnopqrst"
 
 #: Makes a selection's SELECT and its arguments.
@@ -55,28 +56,38 @@ def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> 
 def _part(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa.Table:
     sql, args = made(selection)
     # a subquery with a LIMIT is not merged into the query around it: its rows come in its order
-    joined = ", ".join(f"group_concat({_shown(selection, column)}, char(0))" for column in selection.columns)
+    joined = ", ".join(_joined(selection, column) for column in selection.columns)
     count, *texts = connection.execute(f"SELECT count(*), {joined} FROM ({sql})", args).fetchone()
     if not count:
         return schema(selection.table).empty_table()
     wanted = schema(selection.table)
     columns = {
-        name: _values(text, wanted.field(name).type, selection.table.nullable(name))
+        name: _values(text, wanted.field(name).type, selection.table.nullable(name), _between(selection, name))
         for name, text in zip(selection.columns, texts, strict=True)
     }
     return completed(selection, columns, count)
+
+
+def _joined(selection: Selection, column: str) -> str:
+    # SQLite's own comma takes half of the time of one that is named
+    named = "" if _between(selection, column) == _COMMA else ", char(0)"
+    return f"group_concat({_shown(selection, column)}{named})"
+
+
+def _between(selection: Selection, column: str) -> str:
+    return _NUL if selection.table.kinds[column] in _TEXTS else _COMMA
 
 
 def _shown(selection: Selection, column: str) -> str:
     if not selection.table.nullable(column):
         return column
     # an empty text is none of the others' values; among texts it has to be told from NULL
-    given = f"'=' || {column}" if selection.table.kinds[column] in ("str", "dict[str, Any]") else column
+    given = f"'=' || {column}" if selection.table.kinds[column] in _TEXTS else column
     return f"coalesce({given}, '')"
 
 
-def _values(text: str, kind: pa.DataType, nullable: bool) -> Any:
-    values: Any = pc.split_pattern(pa.array([text], pa.large_string()), _BETWEEN).values
+def _values(text: str, kind: pa.DataType, nullable: bool, between: str) -> Any:
+    values: Any = pc.split_pattern(pa.array([text], pa.large_string()), between).values
     if nullable:
         values = pc.if_else(pc.cast(pc.binary_length(values), pa.bool_()), values, None)
     if kind == DECIMAL:

@@ -16,21 +16,26 @@ def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], s
     """
     table, kinds = selection.table, selection.table.kinds
     values: dict[str, Any] = dict(selection.equal)
-    conditions = [f"{column} = :{column}" for column in selection.equal]
+    # from the first column that differs on, all of the key's: with one left out its index would not find the place to go on from
+    order = table.key[table.key.index(selection.order[0]) :] if selection.order else table.key[-1:]
+    # BETWEEN, lest SQLite took an equal column out of that order, and sorted all rows by the rest
+    conditions = [
+        f"{column} BETWEEN :{column} AND :{column}" if column in order else f"{column} = :{column}" for column in selection.equal
+    ]
     for name, sign, moment in (("start", ">=", selection.start), ("end", "<=", selection.end)):
         if moment is not None:
             conditions.append(f"{table.time} {sign} {flavor.time_parameter.format(name)}")
             values[name] = moment
     if selection.after is not None:
-        after = {f"after_{column}": value for column, value in zip(selection.order, selection.after, strict=True)}
+        after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
         as_sql = {"datetime": flavor.time_parameter}
-        marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in selection.order)
-        conditions.append(f"({', '.join(selection.order)}) > ({', '.join(marks)})")
-        values |= after
+        marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
+        conditions.append(f"({', '.join(order)}) > ({', '.join(marks)})")
+        values |= {f"after_{column}": after[column] for column in order}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
     if conditions:
         sql += f" WHERE {' AND '.join(conditions)}"
-    sql += f" ORDER BY {', '.join(selection.order)}"
+    sql += f" ORDER BY {', '.join(order)}"
     if selection.limit is not None:
         sql += " LIMIT :limit"
         values["limit"] = selection.limit
