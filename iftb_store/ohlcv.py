@@ -14,6 +14,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, Series, UpsertReport
 from iftb_store.registry import require_arrow
 from iftb_store.repository import Repository, check_order, selected
+from iftb_store.resampling import Buckets, resampled
 from iftb_store.selections import BARS
 from iftb_store.streams import Stream
 from iftb_store.timeframes import check_timeframe, shift
@@ -81,6 +82,44 @@ class OHLCVRepository(Repository):
         window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
             return await stores.ohlcv.delete_range(*window)
+
+    async def resample(
+        self,
+        symbol: str,
+        source: str,
+        target: str,
+        start: datetime,
+        end: datetime,
+        exchange: str = "binance",
+        *,
+        partial: bool = False,
+    ) -> list[OHLCVBar]:
+        """Return bars of a coarser timeframe, computed in the engine from those of ``source``, oldest first.
+
+        The bars with start <= timestamp <= end go in. A bar that comes out begins where its bucket does: buckets count from
+        1970-01-01 UTC, weeks begin on Monday, months on the first. It has the open of the first bar, the highest high, the
+        lowest low, the close of the last, and the exact sums of volume, quote_volume and trades_count; a sum over a bar that
+        has None is None. It is stored nowhere, so id and created_at are None.
+
+        Args:
+            symbol: of the series.
+            source: the timeframe of the bars that go in.
+            target: the timeframe of those that come out; a multiple of ``source``, for 1M a source that divides the day.
+            start: the first moment that counts, naive is UTC.
+            end: the last moment that counts.
+            exchange: of the series.
+            partial: return bars of incomplete buckets, too: where a bar is missing, or lies outside the window.
+
+        Raises:
+            InvalidValueError: start after end, an unknown timeframe, a target that is no multiple, or a sum that passes the
+                range of its column.
+        """
+        window = _window(symbol, source, start, end, exchange)
+        buckets = Buckets(window[1], check_timeframe(target))
+        checks.boolean(partial, "partial")
+        async with self._stores() as stores:
+            found = await stores.ohlcv.resample(window[0], window[4], window[2], window[3], window[1], buckets)
+        return resampled(buckets, found, (window[0], window[4], check_timeframe(target)), partial=partial)
 
     async def list_series(self) -> list[Series]:
         """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.

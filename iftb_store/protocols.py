@@ -26,6 +26,7 @@ from sqlalchemy import URL, Connection, Executable, Result
 
 from iftb_store.bars import BarBatch
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
+from iftb_store.resampling import Bucket, Buckets
 from iftb_store.selections import Selection
 
 if TYPE_CHECKING:
@@ -111,6 +112,15 @@ class OHLCVStore(Protocol):
         """Return all series by (exchange, symbol, timeframe), text by its bytes.
 
         ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times.
+        """
+        ...
+
+    async def resample(
+        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+    ) -> list[Bucket]:
+        """Return the buckets of the ``source`` bars with start <= timestamp <= end, by number, computed in the engine.
+
+        Sums are exact and may pass the range of a column.
         """
         ...
 

@@ -15,11 +15,13 @@ from iftb_store.arrow import decimals, times
 from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Series
+from iftb_store.resampling import Bucket, Buckets
 from iftb_store.selections import BARS, Selection
 from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_duckdb.arrow import scan
 from iftb_store_duckdb.driver import Cursor, slices
+from iftb_store_duckdb.resampling import resampled
 from iftb_store_duckdb.session import DuckDBSession
 
 _DECIMAL = pa.decimal128(38, 18)
@@ -76,6 +78,13 @@ class DuckDBBars:
             ]
 
         return await self._session.run(read)
+
+    async def resample(
+        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+    ) -> list[Bucket]:
+        """Return the buckets of a series by number."""
+        values = [exchange, symbol, source, start, end]
+        return await self._session.run(lambda cursor: resampled(cursor, buckets, values))
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
         """Delete the bars with start <= timestamp <= end; return their number."""

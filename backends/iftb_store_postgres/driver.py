@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store.bars import CHUNK, BarBatch
 from iftb_store.checks import json_text
 from iftb_store.collector import paused
+from iftb_store.decimals import trimmed
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
@@ -56,6 +57,8 @@ class PostgresDriver:
         json_parameter="CAST(CAST(:{} AS text) AS json)",
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
+        microseconds="CAST(EXTRACT(EPOCH FROM {}) * 1000000 AS bigint)",
+        sums=lambda column: [f"SUM({column})"],
         steps="CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval)))",
         month="(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))",
     )
@@ -73,6 +76,10 @@ class PostgresDriver:
     def decode_decimal(self, value: str) -> Decimal:
         """Read the text that the query gives."""
         return Decimal(value)
+
+    def decode_sum(self, parts: Row) -> Decimal:
+        """There is one part, and PostgreSQL's sums are exact."""
+        return trimmed(parts[0])
 
     def decode_time(self, value: datetime) -> datetime:
         """Nothing is to be done: asyncpg gives aware UTC times."""

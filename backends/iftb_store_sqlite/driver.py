@@ -38,7 +38,7 @@ from iftb_store.selections import Selection
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import translate
-from iftb_store_sqlite.totals import TOTALS, trade_totals
+from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +82,8 @@ class SQLiteDriver:
         json_parameter=":{}",
         decimal_column="{}",
         time_parameter=":{}",
+        microseconds="{}",
+        sums=sums,
         steps="({1} - {0} + :step - 1) / :step",
         month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     )
@@ -104,6 +106,7 @@ class SQLiteDriver:
 
     decode_decimal = staticmethod(from_sortable)
     decode_time = staticmethod(from_epoch_us)
+    decode_sum = staticmethod(sum_of)
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.decimals import from_sortable
+from iftb_store.decimals import from_sortable, trimmed
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Row
 
@@ -50,6 +50,16 @@ TOTALS = f"""
         {", ".join(_parts("fee", f"fee < {_NEGATIVE}", negative=True))}
     FROM trades
     WHERE exchange = :exchange AND realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= :since"""
+
+
+def sums(column: str) -> list[str]:
+    """Return the aggregates that `sum_of` puts together: of a column of decimals that are not negative."""
+    return _parts(column, f"{column} IS NOT NULL", negative=False)
+
+
+def sum_of(parts: Row) -> Decimal:
+    """Return the sum whose parts `sums` gave."""
+    return trimmed(_decimal(_whole(parts)))
 
 
 def trade_totals(row: Row) -> TradeTotals:

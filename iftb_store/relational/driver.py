@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = Sequence[Any]
+
+#: The condition that names a series of bars.
+SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
 
 
 class Statement:
@@ -43,6 +47,8 @@ class Flavor:
         decimal_column: a decimal column as `Driver.decode_decimal` takes it.
         time_parameter: a parameter as a time.
         month: the number of the calendar month, in UTC, of a time.
+        microseconds: a time as whole microseconds since 1970-01-01 UTC.
+        sums: the aggregates that `Driver.decode_sum` makes the exact sum of a column of decimals that are not negative from.
         steps: how many steps of ``:step`` the second time lies after the first, a part of one counted whole.
     """
 
@@ -53,6 +59,8 @@ class Flavor:
     time_parameter: str
     month: str
     steps: str
+    microseconds: str
+    sums: Callable[[str], Sequence[str]]
 
 
 class Driver(Protocol):
@@ -69,6 +77,10 @@ class Driver(Protocol):
 
     def decode_decimal(self, value: Any, /) -> Any:
         """Turn a stored decimal back."""
+        ...
+
+    def decode_sum(self, parts: Row, /) -> Decimal:
+        """Return the sum that the aggregates of `Flavor.sums` stand for."""
         ...
 
     def decode_time(self, value: Any, /) -> Any:

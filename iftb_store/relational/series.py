@@ -5,18 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from iftb_store.models import Series
-from iftb_store.relational.driver import Driver, read, statement
+from iftb_store.relational.driver import SERIES, read, statement
+from iftb_store.relational.resampling import ResampleStatements
 from iftb_store.timeframes import SECONDS
 
-#: The condition that names a series.
-SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
 
-
-class SeriesStatements:
+class SeriesStatements(ResampleStatements):
     """The part of an OHLCVStore that works on whole series."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def list_series(self) -> list[Series]:
         """See OHLCVStore.list_series."""

@@ -13,8 +13,7 @@ from iftb_store.checks import json_object
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
-from iftb_store.relational.series import SERIES as _SERIES
+from iftb_store.relational.driver import SERIES, Driver, Flavor, Row, read, statement, write
 from iftb_store.relational.series import SeriesStatements
 from iftb_store.timeframes import SECONDS
 
@@ -125,10 +124,10 @@ class _Bars(SeriesStatements):
 
     def _between(self) -> str:
         between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
-        return _BARS.select(self._driver, f"WHERE {_SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
+        return _BARS.select(self._driver, f"WHERE {SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
-        sql = _BARS.select(self._driver, f"WHERE {_SERIES} ORDER BY timestamp DESC LIMIT :limit")
+        sql = _BARS.select(self._driver, f"WHERE {SERIES} ORDER BY timestamp DESC LIMIT :limit")
         return await self._read(sql, False, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
 
     async def _read(self, sql: str, many: bool, **values: Any) -> list[OHLCVBar]:
@@ -160,7 +159,7 @@ def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: b
     """Return the query of a series' holes; ``month`` and ``time`` are the flavor's month and time_parameter."""
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
-    where = _SERIES
+    where = SERIES
     where += f" AND timestamp >= {time.format('start')}" if has_start else ""
     where += f" AND timestamp <= {time.format('end')}" if has_end else ""
     before = f", 1, {time.format('before')}" if has_start else ""

@@ -14,6 +14,7 @@ from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
+from iftb_store.testing.resampling import ResampleTests
 from iftb_store.testing.running import RunningTests
 from iftb_store.testing.series import SeriesTests, UpsertReportTests
 from iftb_store.testing.sessions import SessionTests
@@ -32,6 +33,7 @@ class BackendConformance(
     OtherTablesAsArrowTests,
     SeriesTests,
     UpsertReportTests,
+    ResampleTests,
     StreamTests,
     SnapshotTests,
     TradeTests,

@@ -64,6 +64,7 @@ class _Bars:
         self._session = session
         self.get_part = sound.get_part
         self.upsert_counted = sound.upsert_counted
+        self.resample = sound.resample
         self.list_series = sound.list_series
         self.delete_range = sound.delete_range
         self.get_latest = sound.get_latest

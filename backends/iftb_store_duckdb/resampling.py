@@ -1,0 +1,52 @@
+"""Bars of a coarser timeframe on DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from iftb_store.arrow import decimals
+from iftb_store.decimals import CONTEXT, trimmed
+from iftb_store.resampling import Bucket, Buckets
+from iftb_store_duckdb.driver import Cursor
+
+# DuckDB's own sum of DECIMAL(38,18) fails where a column's range ends: the whole parts and the rest
+_SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({0} - trunc({0}))"
+_MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
+
+
+def resampled(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
+    """Return the buckets of bars; ``values`` are their exchange, symbol and timeframe, and the ends of the window."""
+    table, _ = cursor.table(_sql(buckets), values)
+    number, *prices, volume, volume_rest, quote, quote_rest, trades, due = table.columns
+    return [
+        Bucket(first, open_, high, low, close, sum_ or Decimal(0), quotes, None if count is None else int(count), bars)
+        for first, open_, high, low, close, sum_, quotes, count, bars in zip(
+            number.to_pylist(),
+            *map(decimals, prices),
+            _sums(volume, volume_rest),
+            _sums(quote, quote_rest),
+            trades.to_pylist(),
+            due.to_pylist(),
+            strict=True,
+        )
+    ]
+
+
+def _sql(buckets: Buckets) -> str:
+    return f"""
+        SELECT {buckets.sql("moment", month=_MONTH, divided="//")} AS bucket,
+            arg_min(open, moment), max(high), min(low), arg_max(close, moment),
+            {_SUM.format("volume")}, {_SUM.format("quote_volume")},
+            CASE WHEN count(trades_count) = count(*) THEN sum(trades_count) END, {buckets.due_sql("moment")}
+        FROM (
+            SELECT *, epoch_us(timestamp) AS moment FROM ohlcv
+            WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND timestamp BETWEEN $4 AND $5
+        )
+        GROUP BY bucket ORDER BY bucket"""
+
+
+def _sums(whole: Any, rest: Any) -> list[Decimal | None]:
+    parts = zip(whole.to_pylist(), rest.to_pylist(), strict=True)
+    return [None if high is None else trimmed(CONTEXT.add(high, low)) for high, low in parts]

@@ -1,0 +1,74 @@
+"""Bars of a coarser timeframe in SQL that PostgreSQL and SQLite both understand."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from iftb_store.relational.driver import SERIES, Driver, Row, read
+from iftb_store.resampling import Bucket, Buckets
+
+# a sum of counts in two halves, as one may pass 64 bits
+_HALF = 2**32
+_COUNTS = (f"SUM(trades_count / {_HALF})", f"SUM(trades_count % {_HALF})")
+
+# a column of the bar at one of a bucket's two ends
+_AT = f"(SELECT {{}} FROM ohlcv WHERE {SERIES} AND timestamp = buckets.{{}})"
+
+
+class ResampleStatements:
+    """The part of an OHLCVStore that makes bars of bars."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def resample(
+        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+    ) -> list[Bucket]:
+        """See OHLCVStore.resample."""
+        flavor = self._driver.flavor
+        rows = await read(
+            self._driver,
+            _sql(self._driver, buckets),
+            exchange=exchange,
+            symbol=symbol,
+            timeframe=source,
+            start=start,
+            end=end,
+        )
+        width = len(flavor.sums("volume"))
+        return [self._bucket(row, width) for row in rows]
+
+    def _bucket(self, row: Row, width: int) -> Bucket:
+        price, total = self._driver.decode_decimal, self._driver.decode_sum
+        number, open_, high, low, close, lack_quotes, lack_counts, due, thousands, ones, *sums = row
+        return Bucket(
+            int(number),
+            price(open_),
+            price(high),
+            price(low),
+            price(close),
+            total(sums[:width]),
+            None if lack_quotes else total(sums[width:]),
+            None if lack_counts else int(thousands) * _HALF + int(ones),
+            due,
+        )
+
+
+def _sql(driver: Driver, buckets: Buckets) -> str:
+    flavor = driver.flavor
+    moment, month = (shown.format("timestamp") for shown in (flavor.microseconds, flavor.month))
+    sums = [*_COUNTS, *flavor.sums("volume"), *flavor.sums("quote_volume")]
+    prices = (_AT.format("open", "first"), "high", "low", _AT.format("close", "last"))
+    return f"""
+        SELECT bucket, {", ".join(map(flavor.decimal_column.format, prices))},
+            lack_quotes, lack_counts, due, {", ".join(f"sum_{index}" for index in range(len(sums)))}
+        FROM (
+            SELECT {buckets.sql(moment, month=month)} AS bucket, MIN(timestamp) AS first, MAX(timestamp) AS last,
+                MAX(high) AS high, MIN(low) AS low, {buckets.due_sql(moment)} AS due,
+                COUNT(*) - COUNT(quote_volume) AS lack_quotes, COUNT(*) - COUNT(trades_count) AS lack_counts,
+                {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
+            FROM ohlcv
+            WHERE {SERIES} AND timestamp BETWEEN {" AND ".join(map(flavor.time_parameter.format, ("start", "end")))}
+            GROUP BY 1
+        ) buckets
+        ORDER BY bucket"""

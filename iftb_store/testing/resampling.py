@@ -1,0 +1,130 @@
+"""Bars of a coarser timeframe, computed in the engine: exact, whole, by the calendar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, hourly
+
+_DAY = 24 * HOUR
+_ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+_REFUSED = [("1h", "1m"), ("1h", "1h"), ("3m", "5m"), ("3d", "1w"), ("1w", "1M"), ("1M", "1M"), ("1M", "1d"), ("2h", "3d ")]
+
+
+async def resampled(db: DatabaseManager, bars: list[OHLCVBar], source: str, target: str, **options: Any) -> list[OHLCVBar]:
+    """Store bars and return those of the target timeframe."""
+    await OHLCVRepository(db).insert_many(bars)
+    return await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL, **options)
+
+
+class ResampleTests(SuiteFixtures):
+    """resample: open of the first, the highest, the lowest, close of the last, exact sums."""
+
+    async def test_a_bar_is_made_of_the_bars_in_its_bucket(self, db: DatabaseManager) -> None:
+        given = [
+            bar(T0, open=Decimal(5), high=Decimal(9), low=Decimal(4), close=Decimal(6), trades_count=3, quote_volume=Decimal(1)),
+            bar(
+                T0 + HOUR,
+                open=Decimal(6),
+                high=Decimal("10.5"),
+                low=Decimal("-3.25"),
+                close=Decimal(7),
+                trades_count=4,
+                quote_volume=Decimal("0.5"),
+            ),
+            bar(symbol="ETHUSDT"),
+            bar(exchange="kraken"),
+        ]
+        assert await resampled(db, given, "1h", "2h") == [
+            bar(
+                T0,
+                timeframe="2h",
+                open=Decimal(5),
+                high=Decimal("10.5"),
+                low=Decimal("-3.25"),
+                close=Decimal(7),
+                volume=Decimal(201),
+                trades_count=7,
+                quote_volume=Decimal("1.5"),
+            )
+        ]
+
+    async def test_sums_are_exact(self, db: DatabaseManager) -> None:
+        half = Decimal("49999999999999999999.5")
+        given = [bar(T0, volume=half, quote_volume=SMALLEST), bar(T0 + HOUR, volume=half, quote_volume=LARGEST - 1)]
+        given[1].quote_volume = Decimal("99999999999999999998.999999999999999999")
+        (found,) = await resampled(db, given, "1h", "2h")
+        assert (found.volume, found.quote_volume) == (Decimal("99999999999999999999"), Decimal("99999999999999999999"))
+
+    @pytest.mark.parametrize(("name", "value"), [("volume", LARGEST), ("quote_volume", LARGEST), ("trades_count", 2**63 - 1)])
+    async def test_a_sum_past_its_columns_range_is_an_error(self, db: DatabaseManager, name: str, value: Any) -> None:
+        given = [bar(T0, **{name: value}), bar(T0 + HOUR, **{name: value})]
+        with pytest.raises(InvalidValueError, match=f"the sum of {name} in the bar of 2024-01-01 00:00:00"):
+            await resampled(db, given, "1h", "2h")
+
+    async def test_a_sum_over_a_bar_that_has_none_is_none(self, db: DatabaseManager) -> None:
+        given = [bar(T0, trades_count=1), bar(T0 + HOUR, quote_volume=Decimal(1))]
+        (found,) = await resampled(db, given, "1h", "2h")
+        assert (found.quote_volume, found.trades_count) == (None, None)
+
+    async def test_only_whole_buckets_come_unless_parts_are_asked_for(self, db: DatabaseManager) -> None:
+        given = hourly(12)
+        del given[5]
+        whole = await resampled(db, given[1:], "1h", "4h")
+        parts = await OHLCVRepository(db).resample("BTCUSDT", "1h", "4h", *_ALL, partial=True)
+        assert [item.timestamp for item in whole] == [T0 + 8 * HOUR]
+        assert [(item.timestamp, item.open, item.volume) for item in parts] == [
+            (T0, given[1].open, given[1].volume * 3),
+            (T0 + 4 * HOUR, given[4].open, given[4].volume * 3),
+            (T0 + 8 * HOUR, given[7].open, given[7].volume * 4),
+        ]
+
+    async def test_a_bar_off_the_grid_makes_no_bucket_whole(self, db: DatabaseManager) -> None:
+        assert await resampled(db, [bar(T0), bar(T0 + HOUR / 2)], "1h", "2h") == []
+
+    async def test_the_ends_of_the_window_count_and_cut_buckets(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(8))
+        found = await OHLCVRepository(db).resample("BTCUSDT", "1h", "2h", T0 + HOUR, T0 + 5 * HOUR)
+        assert [item.timestamp for item in found] == [T0 + 2 * HOUR, T0 + 4 * HOUR]
+
+    async def test_weeks_begin_on_monday(self, db: DatabaseManager) -> None:
+        thursday = datetime(1969, 12, 25, tzinfo=UTC)
+        found = await resampled(db, [bar(thursday + day * _DAY, timeframe="1d") for day in range(20)], "1d", "1w")
+        assert [item.timestamp for item in found] == [datetime(1969, 12, 29, tzinfo=UTC), datetime(1970, 1, 5, tzinfo=UTC)]
+
+    async def test_months_begin_on_the_first(self, db: DatabaseManager) -> None:
+        given = [bar(datetime(1968, 1, 31, tzinfo=UTC) + day * _DAY, timeframe="1d") for day in range(60)]
+        found = await resampled(db, given, "1d", "1M")
+        assert [(item.timestamp, item.volume) for item in found] == [(datetime(1968, 2, 1, tzinfo=UTC), given[0].volume * 29)]
+
+    async def test_buckets_before_1970_and_at_the_calendars_ends_are_those_of_the_grid(self, db: DatabaseManager) -> None:
+        starts = [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 20, tzinfo=UTC), datetime(9999, 12, 31, 20, tzinfo=UTC)]
+        given = [bar(start + hour * HOUR, timeframe="2h") for start in starts for hour in (0, 2)]
+        given.append(bar(_ALL[1], timeframe="2h"))
+        assert [item.timestamp for item in await resampled(db, given, "2h", "4h")] == starts
+
+    async def test_a_session_resamples_its_own_bars_and_nothing_is_stored(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).insert_many(hourly(4))
+            assert len(await OHLCVRepository(session).resample("BTCUSDT", "1h", "2h", *_ALL)) == 2
+        assert [series.timeframe for series in await OHLCVRepository(db).list_series()] == ["1h"]
+
+    async def test_nothing_makes_nothing(self, db: DatabaseManager) -> None:
+        assert await resampled(db, [], "1h", "4h", partial=True) == []
+
+    @pytest.mark.parametrize(("source", "target"), _REFUSED)
+    async def test_a_target_that_is_no_multiple_is_refused(self, db: DatabaseManager, source: str, target: str) -> None:
+        with pytest.raises(InvalidValueError, match="timeframe|cannot be made of"):
+            await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL)
+
+    async def test_what_comes_out_can_be_written(self, db: DatabaseManager) -> None:
+        made = await resampled(db, hourly(48), "1h", "1d")
+        await OHLCVRepository(db).insert_many(made)
+        stored = await OHLCVRepository(db).get_range("BTCUSDT", "1d", T0, T0 + timedelta(days=2))
+        assert [(item.close, item.volume) for item in stored] == [(item.close, item.volume) for item in made]
