@@ -114,12 +114,13 @@ class OHLCVRepository(Repository):
             InvalidValueError: start after end, an unknown timeframe, a target that is no multiple, or a sum that passes the
                 range of its column.
         """
-        window = _window(symbol, source, start, end, exchange)
-        buckets = Buckets(window[1], check_timeframe(target))
+        step, wanted = check_timeframe(source, "source"), check_timeframe(target, "target")
+        window = _window(symbol, step, start, end, exchange)
+        buckets = Buckets(step, wanted)
         checks.boolean(partial, "partial")
         async with self._stores() as stores:
-            found = await stores.ohlcv.resample(window[0], window[4], window[2], window[3], window[1], buckets)
-        return resampled(buckets, found, (window[0], window[4], check_timeframe(target)), partial=partial)
+            found = await stores.ohlcv.resample(*window, buckets)
+        return resampled(buckets, found, (window[0], window[4], wanted), partial=partial)
 
     async def list_series(self) -> list[Series]:
         """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.

@@ -116,9 +116,9 @@ class OHLCVStore(Protocol):
         ...
 
     async def resample(
-        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """Return the buckets of the ``source`` bars with start <= timestamp <= end, by number, computed in the engine.
+        """Return the buckets of the bars with start <= timestamp <= end, by number, computed in the engine.
 
         Sums are exact and may pass the range of a column.
         """

@@ -20,7 +20,7 @@ SECONDS: dict[str, int | None] = {name: int(name[:-1]) * _UNITS[name[-1]] for na
 TIMEFRAMES: tuple[str, ...] = tuple(SECONDS)
 
 
-def check_timeframe(timeframe: object) -> str:
+def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
     """Return a known timeframe.
 
     Raises:
@@ -29,7 +29,8 @@ def check_timeframe(timeframe: object) -> str:
     # an enum's member that is text has the hash of its name, not that of the text
     name = exactly_str(timeframe) if isinstance(timeframe, str) else None
     if name not in SECONDS:
-        raise InvalidValueError(f"unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
+        given = "" if name == "timeframe" else f"{name}: "
+        raise InvalidValueError(f"{given}unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
     return name
 
 

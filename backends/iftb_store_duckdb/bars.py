@@ -80,10 +80,10 @@ class DuckDBBars:
         return await self._session.run(read)
 
     async def resample(
-        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
         """Return the buckets of a series by number."""
-        values = [exchange, symbol, source, start, end]
+        values = [exchange, symbol, timeframe, start, end]
         return await self._session.run(lambda cursor: resampled(cursor, buckets, values))
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:

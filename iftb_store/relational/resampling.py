@@ -22,7 +22,7 @@ class ResampleStatements:
         self._driver = driver
 
     async def resample(
-        self, symbol: str, exchange: str, start: datetime, end: datetime, source: str, buckets: Buckets
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
         """See OHLCVStore.resample."""
         flavor = self._driver.flavor
@@ -31,7 +31,7 @@ class ResampleStatements:
             _sql(self._driver, buckets),
             exchange=exchange,
             symbol=symbol,
-            timeframe=source,
+            timeframe=timeframe,
             start=start,
             end=end,
         )

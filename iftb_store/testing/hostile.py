@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -35,50 +35,17 @@ from iftb_store import (
 )
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
-from iftb_store.testing.hostile_values import HOSTILE
+from iftb_store.testing.hostile_series import METHODS as SERIES_METHODS
+from iftb_store.testing.hostile_values import HOSTILE, Attempt, Try
 from iftb_store.testing.samples import T0, as_given, bar, position, trade
 
 _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
 #: Classes of `iftb_store` that are data or somebody else's, and have no method of ours that takes input.
 _NO_METHODS = {"Base", "Settings"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
-_ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEventRepository)
 _RANGE = ("symbol", "timeframe", "start", "end", "exchange")
-_SELECTION = ("symbol", "start", "end", "exchange")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
 _LONGEST_MESSAGE = 1_000
-
-
-class Try(NamedTuple):
-    """One call: where, which parameter gets which value, and what makes the row another one than all before.
-
-    ``last`` holds the trade that is updated, as it was seen last.
-    """
-
-    db: DatabaseManager
-    session: Any
-    url: str
-    parameter: str
-    value: Any
-    number: int
-    last: list[Trade]
-
-    @property
-    def field(self) -> str:
-        """The field of the model, or nothing where the whole argument is meant."""
-        return self.parameter.partition(".")[2]
-
-    def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
-        """Return the hostile value itself, or a model that has it in one field."""
-        return model(**{**unique, self.field: self.value}) if self.field else self.value
-
-    def changed(self, **usual: Any) -> dict[str, Any]:
-        """Return the usual arguments with the hostile one among them."""
-        return {**usual, self.parameter: self.value}
-
-
-#: Makes one call, checks what it returned and what is stored, and returns the number of rows that it added.
-Attempt = Callable[[Try], Awaitable[int]]
 
 
 def kept(value: Any) -> Any:
@@ -156,41 +123,6 @@ async def _report_upsert(one: Try) -> int:
         return await _upsert_bars(one)
     await OHLCVRepository(one.session).upsert_many([bar(exchange=f"R{one.number}")], **one.changed())
     return 1
-
-
-async def _write_arrow(one: Try) -> int:
-    return await OHLCVRepository(one.session).write_arrow(**one.changed(**({} if one.parameter == "data" else {"data": []})))
-
-
-async def _delete_range(one: Try) -> int:
-    arguments = one.changed(symbol="another", timeframe="1h", start=T0, end=T0, exchange="another")
-    assert await OHLCVRepository(one.session).delete_range(**arguments) == 0
-    return 0
-
-
-def _reading_arrow(made: Any) -> Attempt:
-    async def read(one: Try) -> int:
-        arguments = one.changed()
-        _assert_selected(await made(one.session).read_arrow(**arguments), arguments)
-        return 0
-
-    return read
-
-
-def _streaming_arrow(made: Any) -> Attempt:
-    async def read(one: Try) -> int:
-        arguments = one.changed()
-        async with made(one.session).stream_arrow(**arguments) as stream:
-            async for batch in stream:
-                _assert_selected(batch, arguments)
-        return 0
-
-    return read
-
-
-def _assert_selected(rows: Any, arguments: dict[str, Any]) -> None:
-    for row in rows.to_pylist():
-        assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
 
 
 async def _get_session(one: Try) -> int:
@@ -362,19 +294,11 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     ),
     "OHLCVRepository.insert_many": (("bars",), _insert_bars),
     "OHLCVRepository.upsert_many": (("bars", "report"), _report_upsert),
-    "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
-    "OHLCVRepository.delete_range": (_RANGE, _delete_range),
-    **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
-    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
     "OHLCVRepository.get_range": (_RANGE, _get_range),
     "OHLCVRepository.get_latest": (("symbol", "timeframe", "limit", "exchange"), _get_latest),
     "OHLCVRepository.get_gaps": (("symbol", "timeframe", "exchange", "start", "end"), _get_gaps),
-    "OHLCVRepository.read_arrow": (_RANGE, _reading_arrow(OHLCVRepository)),
     "OHLCVRepository.stream_range": ((*_RANGE, "batch_size"), _stream_range),
-    "OHLCVRepository.stream_arrow": (
-        ("symbol", "timeframe", "start", "end", "exchange", "batch_size"),
-        _streaming_arrow(OHLCVRepository),
-    ),
+    **SERIES_METHODS,
     "TradeRepository.__init__": (
         ("session", "clock"),
         _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),

@@ -1,12 +1,15 @@
-"""Values that break stores: text, numbers, times and objects, each with a name for the failure's message."""
+"""Values that break stores: text, numbers, times and objects, each with a name for the failure's message; and a try of one."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
+
+from iftb_store import DatabaseManager, Trade
 
 _MEGABYTE = 2**20
 
@@ -237,3 +240,35 @@ OTHERS: dict[str, Any] = {
 
 #: What every parameter is given.
 HOSTILE: dict[str, Any] = {**TEXTS, **NUMBERS, **TIMES, **OTHERS}
+
+
+class Try(NamedTuple):
+    """One call: where, which parameter gets which value, and what makes the row another one than all before.
+
+    ``last`` holds the trade that is updated, as it was seen last.
+    """
+
+    db: DatabaseManager
+    session: Any
+    url: str
+    parameter: str
+    value: Any
+    number: int
+    last: list[Trade]
+
+    @property
+    def field(self) -> str:
+        """The field of the model, or nothing where the whole argument is meant."""
+        return self.parameter.partition(".")[2]
+
+    def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
+        """Return the hostile value itself, or a model that has it in one field."""
+        return model(**{**unique, self.field: self.value}) if self.field else self.value
+
+    def changed(self, **usual: Any) -> dict[str, Any]:
+        """Return the usual arguments with the hostile one among them."""
+        return {**usual, self.parameter: self.value}
+
+
+#: Makes one call, checks what it returned and what is stored, and returns the number of rows that it added.
+Attempt = Callable[[Try], Awaitable[int]]

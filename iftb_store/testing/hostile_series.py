@@ -1,0 +1,65 @@
+"""How the methods that work on whole series, and those that read and write Arrow, are given hostile values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iftb_store import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.testing.hostile_values import Attempt, Try
+from iftb_store.testing.samples import T0
+
+_ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEventRepository)
+_RANGE = ("symbol", "timeframe", "start", "end", "exchange")
+_SELECTION = ("symbol", "start", "end", "exchange")
+
+
+async def _write_arrow(one: Try) -> int:
+    return await OHLCVRepository(one.session).write_arrow(**one.changed(**({} if one.parameter == "data" else {"data": []})))
+
+
+async def _delete_range(one: Try) -> int:
+    arguments = one.changed(symbol="another", timeframe="1h", start=T0, end=T0, exchange="another")
+    assert await OHLCVRepository(one.session).delete_range(**arguments) == 0
+    return 0
+
+
+def _reading_arrow(made: Any) -> Attempt:
+    async def read(one: Try) -> int:
+        arguments = one.changed()
+        _assert_selected(await made(one.session).read_arrow(**arguments), arguments)
+        return 0
+
+    return read
+
+
+def _streaming_arrow(made: Any) -> Attempt:
+    async def read(one: Try) -> int:
+        arguments = one.changed()
+        async with made(one.session).stream_arrow(**arguments) as stream:
+            async for batch in stream:
+                _assert_selected(batch, arguments)
+        return 0
+
+    return read
+
+
+def _assert_selected(rows: Any, arguments: dict[str, Any]) -> None:
+    for row in rows.to_pylist():
+        assert all(row[name] == value for name, value in arguments.items() if value is not None and name in row)
+
+
+async def _resample(one: Try) -> int:
+    arguments = one.changed(symbol="another", source="1h", target="1d", start=T0, end=T0, exchange="another")
+    assert await OHLCVRepository(one.session).resample(**arguments) == []
+    return 0
+
+
+METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
+    "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
+    "OHLCVRepository.delete_range": (_RANGE, _delete_range),
+    **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
+    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
+    "OHLCVRepository.read_arrow": (_RANGE, _reading_arrow(OHLCVRepository)),
+    "OHLCVRepository.stream_arrow": ((*_RANGE, "batch_size"), _streaming_arrow(OHLCVRepository)),
+    "OHLCVRepository.resample": (("symbol", "source", "target", "start", "end", "exchange", "partial"), _resample),
+}
