@@ -27,11 +27,11 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
         InvalidValueError: an unknown one; the message lists them all.
     """
     # an enum's member that is text has the hash of its name, not that of the text
-    name = exactly_str(timeframe) if isinstance(timeframe, str) else None
-    if name not in SECONDS:
+    known = exactly_str(timeframe) if isinstance(timeframe, str) else None
+    if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
         raise InvalidValueError(f"{given}unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
-    return name
+    return known
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
@@ -34,6 +34,10 @@ _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 _COUNT = "SELECT count(*) FROM ohlcv"
 _COLUMNS = [name for name in BARS.columns if name not in KEY or name == "timestamp"]
 _READ = ", ".join(_COLUMNS)
+# with no expression over them, DuckDB reads the other columns for the newest bars alone
+_LATEST = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} {{}} ORDER BY timestamp DESC LIMIT $4"
+_LONGEST_MONTH = 31 * 86_400
+_FIRST = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 
 
 class DuckDBBars:
@@ -114,9 +118,22 @@ class DuckDBBars:
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         """Return the newest bars, newest first."""
-        # with no expression over them, DuckDB reads the other columns for the newest bars alone
-        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} ORDER BY timestamp DESC LIMIT $4"
-        return await self._session.run(_bars(sql, (exchange, symbol, timeframe), limit))
+        series = exchange, symbol, timeframe
+        span = 2 * limit * (SECONDS[timeframe] or _LONGEST_MONTH) * 1_000_000
+
+        def read(cursor: Cursor) -> list[OHLCVBar]:
+            ((newest,),) = cursor.fetch(f"SELECT epoch_us(max(timestamp)) FROM ohlcv WHERE {_SERIES}", series)
+            if newest is None:
+                return []
+            # with a bound DuckDB skips all but the newest rows; where these have great holes it finds too few
+            if newest - span > _FIRST:
+                bound = "AND timestamp >= make_timestamptz($5::BIGINT)"
+                found = _bars(_LATEST.format(bound), series, limit, newest - span)(cursor)
+                if len(found) == limit:
+                    return found
+            return _bars(_LATEST.format(""), series, limit)(cursor)
+
+        return await self._session.run(read)
 
     async def get_gaps(
         self,
