@@ -107,7 +107,7 @@ class DuckDBTrades:
     async def _totals(self, parts: str, exchange: str, since: datetime) -> TradeTotals:
         wins, losses = "FILTER (realized_pnl > 0)", "FILTER (realized_pnl < 0)"
         sql = f"""
-            SELECT count(*), count(*) {wins}, count(*) {losses}, max(realized_pnl) {wins}, min(realized_pnl) {losses},
+            SELECT count(*), count(*) {wins}, count(*) {losses}, max(realized_pnl), min(realized_pnl),
                 {parts.format("realized_pnl", wins)}, {parts.format("realized_pnl", losses)}, {parts.format("fee", "")}
             FROM trades
             WHERE exchange = $1 AND realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $2"""
@@ -121,8 +121,8 @@ class DuckDBTrades:
             profit=profit,
             loss=loss.copy_abs(),
             fees=fees,
-            largest_win=best or Decimal(0),
-            largest_loss=(worst or Decimal(0)).copy_abs(),
+            largest_win=max(best or Decimal(0), Decimal(0)),
+            largest_loss=min(worst or Decimal(0), Decimal(0)).copy_abs(),
         )
 
 
