@@ -43,20 +43,21 @@ _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
 _INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {', '.join(KEY)}"
 _INSERT_NEW = f"{_INSERT_SORTED} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
-# a bar that stays as it is would be locked, and logged, by its conflict alone. OFFSET 0 keeps this one look into the key's index
-# a staged bar: as a join it would hang on statistics, which a bulk load makes stale
-_UPSERT_STAGED = f"""
-    INSERT INTO ohlcv ({_NAMES})
-    SELECT {_NAMES} FROM iftb_store_upsert AS staged
+_UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {_ON_CONFLICT}"
+_UPSERT_SORTED = f"""
+    INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
+# bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
+# mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
+# as a join it would hang on statistics, which a bulk load makes stale
+_DIFFERS = f"""
+    SELECT FROM iftb_store_upsert AS staged
     WHERE NOT EXISTS (
         SELECT FROM ohlcv
         WHERE ({", ".join(f"ohlcv.{column}" for column in KEY)}) = ({", ".join(f"staged.{column}" for column in KEY)})
             AND ({", ".join(f"ohlcv.{column}" for column in VALUES)})
                 IS NOT DISTINCT FROM ({", ".join(f"staged.{column}" for column in VALUES)})
         OFFSET 0)
-    {{}} {_ON_CONFLICT}"""
-_UPSERT_ORDERED = _UPSERT_STAGED.format("")
-_UPSERT_SORTED = _UPSERT_STAGED.format(f"ORDER BY {', '.join(KEY)}")
+    LIMIT 1"""
 
 # of so many bars at a time it is asked which are stored, and given up where twice as many lie between the first and the last
 _ASKED = 10_000
@@ -87,29 +88,44 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert bars or overwrite the values that differ, in key order.
 
     Of one series in order the bars that are new go straight into the table, where COPY costs half of what it does by way of
-    the staging table. Where another writer was faster with one of them, all go that way.
+    the staging table. Where another writer was faster with one of them, or key order would be lost, all go that way.
     """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
     parts = await _parted(connection, batch) if batch.table is None else None
     if parts is not None:
-        fresh, stored = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
         # an invalid bar is told by its place in the whole batch
         with suppress(asyncpg.UniqueViolationError, InvalidValueError):
             async with savepoint(connection, "iftb_store_parts"):
-                await insert(connection, fresh)
-                if len(stored):
-                    await _upsert_staged(connection, stored)
-            return
-    await _upsert_staged(connection, batch)
+                if await _upsert_parts(connection, batch, *parts):
+                    return
+    await _stage(connection, batch)
+    if await _differs(connection):
+        await _upsert_staged(connection, batch)
+
+
+async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch, new: list[OHLCVBar], known: list[OHLCVBar]) -> bool:
+    """Write a batch's new bars apart from its stored ones; False, with nothing written, where it has to be written as a whole.
+
+    So it is where stored bars that differ do not all come before the new ones: written apart, they would not be in key order.
+    """
+    fresh, stored = (BarBatch(bars, batch.created_at, ordered=True) for bars in (new, known))
+    if known:
+        await _stage(connection, stored)
+        if await _differs(connection):
+            if new and batch.bars[len(known) - 1] is not known[-1]:
+                return False
+            await _upsert_staged(connection, stored)
+    await insert(connection, fresh)
+    return True
 
 
 async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[int, int]:
     """Upsert in two steps: insert what is not stored, then overwrite what differs, which nothing of the first step does."""
     await _stage(connection, batch)
     inserted = changed(await connection.execute(_INSERT_NEW))
-    return inserted, changed(await connection.execute(_UPSERT_SORTED))
+    return inserted, changed(await connection.execute(_UPSERT_SORTED)) if await _differs(connection) else 0
 
 
 def changed(status: str) -> int:
@@ -160,8 +176,12 @@ async def savepoint(connection: asyncpg.Connection, name: str) -> AsyncIterator[
     await uncancelled(connection.execute(f"RELEASE SAVEPOINT {name}"))
 
 
+async def _differs(connection: asyncpg.Connection) -> bool:
+    """Tell whether a staged bar is new or not stored just so."""
+    return changed(await connection.execute(_DIFFERS)) > 0
+
+
 async def _upsert_staged(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    await _stage(connection, batch)
     await connection.execute(_UPSERT_ORDERED if batch.ordered else _UPSERT_SORTED)
 
 

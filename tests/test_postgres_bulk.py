@@ -1,0 +1,73 @@
+"""Large upserts on PostgreSQL beside another writer of some of their bars, each step waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.testing.samples import T0, hourly
+
+_BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.fixture
+async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(postgres_url) as manager:
+        await manager.create_tables()
+        yield manager
+        assert manager.in_use == 0
+
+
+@pytest.fixture
+async def admin(postgres_url: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
+
+
+async def until_blocked(admin: Any, task: asyncio.Task[int], count: int = 1) -> None:
+    """Wait until so many sessions wait for a lock, or the task has ended."""
+    async with asyncio.timeout(60):
+        while not task.done() and await admin.fetchval(_BLOCKED) < count:
+            pass
+
+
+@pytest.mark.parametrize("between", [False, True])
+async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_deadlock(
+    db: DatabaseManager, admin: Any, between: bool
+) -> None:
+    """The large one waits for its first bar; the small one comes meanwhile, and finds none of its own held."""
+    await OHLCVRepository(db).insert_many([*hourly(200), *(hourly(401)[400:] if between else [])])
+    async with db.get_session() as holder:
+        await holder.execute(text("SELECT FROM ohlcv WHERE timestamp = :first FOR UPDATE"), {"first": T0})
+        large = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(1_200, volume=Decimal(1))))
+        await until_blocked(admin, large)
+        small = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(450, volume=Decimal(2))[150:]))
+        await until_blocked(admin, small, 2)
+    await asyncio.gather(large, small)
+
+
+async def test_a_large_upsert_leaves_no_bar_to_a_writer_whom_it_waited_for(db: DatabaseManager, admin: Any) -> None:
+    """The first bar is stored as the second writer wants it; the first writer has overwritten it, and has not committed yet."""
+    await OHLCVRepository(db).insert_many([*hourly(1, volume=Decimal(1)), *hourly(400)[1:]])
+    async with db.get_session() as session:
+        await OHLCVRepository(session).upsert_many(hourly(400, volume=Decimal(2)))
+        second = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(400, volume=Decimal(1))))
+        await until_blocked(admin, second)
+    await second
+    assert {found.volume for found in await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 400)} == {Decimal(1)}
+
+
+async def test_a_large_upsert_of_bars_stored_just_so_locks_none_of_them(db: DatabaseManager) -> None:
+    await OHLCVRepository(db).insert_many(hourly(400))
+    async with db.get_session() as session:
+        await OHLCVRepository(session).upsert_many(hourly(400))
+        async with asyncio.timeout(60):
+            await OHLCVRepository(db).upsert_many(hourly(400, volume=Decimal(1)))
