@@ -87,9 +87,10 @@ class PostgresDriver:
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
-        if many:
+        connection = await self._reading()
+        # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
+        if many and connection.get_server_version().major >= 14:
             self._logger.info("COPY of %s", statement.sql)
-            connection = await self._reading()
             with self._translated(connection):
                 return await reading.copied(connection, statement.sql, statement.names, args)
         rows = await self.read(statement, args)

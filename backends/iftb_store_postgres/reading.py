@@ -11,6 +11,7 @@ from itertools import repeat
 import asyncpg
 
 from iftb_store.collector import paused
+from iftb_store.decimals import CONTEXT
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
 from iftb_store.types import from_epoch_us
@@ -75,4 +76,4 @@ def _times(seconds: Sequence[str]) -> Iterable[datetime]:
     numbers = list(map(float, seconds))
     if max(map(abs, numbers)) < _EXACT_AS_FLOAT:
         return map(datetime.fromtimestamp, numbers, repeat(UTC))
-    return [from_epoch_us(int(Decimal(text).scaleb(6))) for text in seconds]
+    return [from_epoch_us(int(CONTEXT.scaleb(Decimal(text), 6))) for text in seconds]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, Inexact, localcontext
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
 from iftb_store.testing.fixtures import SuiteFixtures
-from iftb_store.testing.samples import HOUR, T0, Clock, as_given, bar, full_bar, hourly
+from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, Clock, as_given, bar, full_bar, hourly
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 #: Around the sizes at which our own backends change from one way to another, and a batch that is asked for in two pieces.
 _SIZES = [1, 299, 300, 301, 2_001, 10_001]
 _AWKWARD = ["a\tb", "a\nb", "a\rb", "a\\b", r"\N", r"\.", "a'b", 'a"b', "$1", ":1", "%s", "Ünïcode\u202e✓", "\x01\x7f"]
@@ -93,6 +94,15 @@ class BulkTests(SuiteFixtures):
             with pytest.raises(IntegrityError):
                 await repository.insert_many([*hourly(size, symbol="ADABTC"), hourly(size)[-1]])
         assert [len(await _stored(db)), len(await _stored(db, "ADABTC"))] == [size, 0]
+
+    async def test_a_long_range_is_read_exactly_in_any_context_of_the_caller(self, db: DatabaseManager) -> None:
+        times = (_FIRST, datetime(1827, 4, 1, 1, 2, 3, 456789, UTC), datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC), _LAST)
+        bars = [replace(full_bar(time), close=SMALLEST, high=LARGEST) for time in times]
+        await OHLCVRepository(db).insert_many(bars)
+        with localcontext(prec=3) as context:
+            context.traps[Inexact] = True
+            found = await OHLCVRepository(db).get_range("BTCUSDT", "1h", _FIRST, _LAST)
+        assert [as_given(stored) for stored in found] == bars
 
 
 async def _stored(db: DatabaseManager, symbol: str = "BTCUSDT", exchange: str = "binance") -> list[OHLCVBar]:
