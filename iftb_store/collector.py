@@ -26,8 +26,8 @@ def paused() -> Iterator[None]:
         _pauses += 1
     try:
         yield
-    finally:
         age()
+    finally:
         with _guard:
             _pauses -= 1
             if not _pauses and _was_enabled:
@@ -40,5 +40,6 @@ def age() -> None:
     Else the first collection after the pause would look through all of them at once, or through all that the process holds,
     and the event loop wait for it.
     """
-    if _was_enabled and gc.get_count()[0] > gc.get_threshold()[0] // 2:
+    # a threshold of 0 is another way to switch the collector off
+    if _was_enabled and 0 < gc.get_threshold()[0] < 2 * gc.get_count()[0]:
         gc.collect(1)
