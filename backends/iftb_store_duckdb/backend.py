@@ -127,13 +127,15 @@ class DuckDBBackend:
             OperationalError: no place was free for 30 seconds; or, on a clean exit, an error that was caught inside took
                 the transaction with it.
         """
-        connection, executor = self._connected()
+        self._connected()
         if not await self._places.acquire(_WAIT_FOR_SESSION):
             raise operational_error(
                 f"all {self._size} sessions of this manager are in use, and none was closed within {_WAIT_FOR_SESSION:g} s; "
                 "close sessions sooner, or raise pool_size or max_overflow"
             )
         try:
+            # not before the wait, in which the manager may have been disconnected
+            connection, executor = self._connected()
             cursor = Cursor(connection.cursor(), self._logger)
             # nothing changes in a database that is open read-only
             wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
@@ -160,22 +162,24 @@ class DuckDBBackend:
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a constraint refused a statement.
         """
-        connection, executor = self._connected()
+        self._connected()
         if not read_only and not await self._lock.acquire(self._options.busy_timeout):
             raise operational_error(
                 f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
                 "close it, then try again",
                 transient=True,
             )
-        cursor = connection.cursor()
 
-        def alone() -> T:
+        def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
             return _with_sqlalchemy(cursor, work)
 
         try:
-            return await in_thread(executor, alone, cursor.interrupt)
+            # not before the wait, in which the manager may have been disconnected
+            connection, executor = self._connected()
+            cursor = connection.cursor()
+            return await in_thread(executor, partial(alone, cursor), cursor.interrupt)
         except duckdb.Error as error:
             raise mapped(error) from error
         except DBAPIError as error:
@@ -220,9 +224,16 @@ class DuckDBBackend:
         return self._connection, self._executor
 
     async def _opened(self, executor: ThreadPoolExecutor, deadline: float) -> duckdb.DuckDBPyConnection:
+        opened: list[duckdb.DuckDBPyConnection] = []
         while True:
             try:
-                return await in_thread(executor, partial(_open, self._options))
+                await in_thread(executor, lambda: opened.append(_open(self._options)))
+                return opened.pop()
+            except asyncio.CancelledError:
+                # the thread has gone on to its end, and the file would stay locked until the collector comes
+                for connection in opened:
+                    await in_thread(executor, connection.close)
+                raise
             except duckdb.Error as error:
                 if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
                     raise cannot_open(self._options.path, error) from error

@@ -204,13 +204,14 @@ class DuckDBSession:
 
     async def _lose(self, failure: IntegrityError | OperationalError) -> IntegrityError | OperationalError:
         if self._writing:
-            await self._end()
+            # before the wait, in which this task may be cancelled
             self._lost = operational_error(
                 f"the session's writes were rolled back after an error: {failure.orig}; "
                 "call session.rollback() to go on without them",
                 failure,
                 transient=isinstance(failure, TransientError),
             )
+            await self._end()
         return failure
 
     async def _end(self) -> None:

@@ -173,6 +173,28 @@ class DisconnectTests(SuiteFixtures):
         assert all(isinstance(outcome, OperationalError | asyncio.CancelledError | NotConnectedError) for outcome in outcomes)
         assert small.in_use == 0
 
+    async def test_a_session_that_waited_for_a_place_through_a_disconnect_gets_an_error_of_the_contract(
+        self, db: DatabaseManager, url: str
+    ) -> None:
+        ready, go = asyncio.Event(), asyncio.Event()
+
+        async def read(session: Any) -> None:
+            await session.execute(text("SELECT 1"))
+            ready.set()
+            await go.wait()
+
+        async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
+            holding = asyncio.create_task(small.run(read, retries=0))
+            await ready.wait()
+            waiting = asyncio.create_task(small.run(read, retries=0))
+            await asyncio.sleep(0)
+            await small.disconnect(grace=0)
+            go.set()
+            await asyncio.gather(holding, return_exceptions=True)
+            with pytest.raises((OperationalError, NotConnectedError)):
+                await waiting
+        assert small.in_use == 0
+
     async def test_a_cancelled_disconnect_closes_at_once(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:

@@ -1,0 +1,83 @@
+"""What DuckDB's sessions leave behind where a disconnect or a cancellation finds them waiting for a lock, a file or a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import DatabaseManager, SystemEventRepository
+from iftb_store.testing.lifecycle import until
+from iftb_store_duckdb.locks import write_lock
+
+
+@pytest.fixture
+async def db(duckdb_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(duckdb_url) as manager:
+        await manager.create_tables()
+        yield manager
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.duckdb"
+
+
+async def test_a_migration_that_waited_through_a_disconnect_gives_the_write_lock_back(
+    db: DatabaseManager, duckdb_url: str, path: Path
+) -> None:
+    other = DatabaseManager(duckdb_url)
+    await other.connect()
+    async with db.get_session() as session:
+        await SystemEventRepository(session).log_event("a", "info", "first")
+        migrating = asyncio.create_task(other.migrate())
+        await until(lambda: bool(write_lock(str(path.resolve()))._waiting))
+        await other.disconnect(grace=0)
+
+    with pytest.raises(OperationalError, match="not connected"):
+        await migrating
+    await SystemEventRepository(db).log_event("a", "info", "second")
+    assert [event.message for event in await SystemEventRepository(db).get_recent_events()] == ["second", "first"]
+
+
+async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_in_silence(db: DatabaseManager) -> None:
+    rolling_back, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    async def write() -> None:
+        async with db.get_session() as session:
+            await SystemEventRepository(session).log_event("a", "info", "lost")
+            raw = session._cursor.rollback
+
+            def rollback() -> None:
+                loop.call_soon_threadsafe(rolling_back.set)
+                go_on.wait()
+                raw()
+
+            session._cursor.rollback = rollback
+            with pytest.raises(asyncio.CancelledError):
+                await session.execute(text("INSERT INTO nothing_there VALUES (1)"))
+
+    writing = asyncio.create_task(write())
+    await rolling_back.wait()
+    writing.cancel()
+    go_on.set()
+    with pytest.raises(OperationalError, match="rolled back after an error"):
+        await writing
+
+
+async def test_a_cancelled_connect_lets_go_of_the_file(duckdb_url: str, path: Path) -> None:
+    connecting = asyncio.create_task(DatabaseManager(duckdb_url).connect())
+    await asyncio.sleep(0)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+
+    with duckdb.connect(str(path), config={"threads": 1}) as raw:
+        assert raw.sql("SELECT 1").fetchall() == [(1,)]
