@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import CommitOutcomeUnknown, DatabaseManager, Trade, TradeRepository, TransientError
 from tests.wire import Wire, wire
@@ -218,3 +220,33 @@ async def insert_into_silence(db: DatabaseManager, passing: Wire) -> None:
         await TradeRepository(session).insert(trade("a"))
         passing.is_silent = True
         await asyncio.wait_for(TradeRepository(session).insert(trade("b")), 0.1)
+
+
+async def test_an_apps_own_session_on_the_managers_engine_has_an_unknown_outcome_too(
+    postgres_url: str, db: DatabaseManager
+) -> None:
+    async with wire(postgres_url) as (passing, url), DatabaseManager(url) as losing, AsyncSession(losing.engine) as session:
+        await record(session)
+        passing.drops_commits = "after"
+        with pytest.raises(CommitOutcomeUnknown):
+            await session.commit()
+        await session.rollback()
+    assert len(await TradeRepository(db).get_recent()) == 1
+
+
+async def test_run_runs_again_where_a_caught_conflict_is_followed_by_another_statement(db: DatabaseManager) -> None:
+    number = await TradeRepository(db).insert(trade())
+    runs = 0
+
+    async def work(session: Any) -> None:
+        nonlocal runs
+        runs += 1
+        await TradeRepository(session).get_recent()
+        if runs == 1:
+            await TradeRepository(db).update(number, fee=Decimal(1))
+        with suppress(TransientError):
+            await session.execute(text("UPDATE trades SET fee = 2"))
+        await TradeRepository(session).update(number, action="close")
+
+    await db.run(work, isolation="serializable")
+    assert (runs, [found.action for found in await TradeRepository(db).get_recent()]) == (2, ["close"])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
@@ -15,7 +15,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from iftb_store.errors import READS_ONLY, EngineFailure, NotConnectedError, TransientError, Unsupported, operational_error
+from iftb_store.errors import (
+    READS_ONLY,
+    CommitOutcomeUnknown,
+    EngineFailure,
+    NotConnectedError,
+    TransientError,
+    Unsupported,
+    operational_error,
+)
 from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.pool import POOL_IN_USE
@@ -27,13 +35,14 @@ _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
 _JOINED = "iftb_store.joined"
 _PROBES = "iftb_store.probes"
-_COMMITTING = "iftb_store.committing"
 _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
 # seconds to wait for a ROLLBACK before the connection is thrown away
 _ROLLBACK_TIME = 5.0
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
+# the connections whose COMMIT was sent, an app's own sessions' among them
+_committing: WeakSet[Connection] = WeakSet()
 
 
 class Translate(Protocol):
@@ -79,7 +88,7 @@ def _own(session: Session, transaction: SessionTransaction, connection: Connecti
 @event.listens_for(_SyncSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _COMMITTING, _CONNECTION):
+        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION):
             session.info.pop(key, None)
 
 
@@ -97,6 +106,12 @@ def _refuse_empty_commit(session: Session) -> None:
             session.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
             raise _lost_transaction(first) from error
+
+
+def _blame_first(session: Session, last: OperationalError) -> None:
+    """Let an error that passes answer for what it took: the statement after it can say only that the transaction is aborted."""
+    if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
+        _refuse_empty_commit(session)
 
 
 def _check_open(session: Session) -> None:
@@ -143,16 +158,14 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection]
     def _noted(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
         info = None if context.connection is None else _owners.get(context.connection)
-        state = {"lost": context.is_disconnect, "committing": info is not None and _COMMITTING in info}
+        state = {"lost": context.is_disconnect, "committing": context.connection in _committing}
         translated = translate(error.__cause__ or error, **state) or translate(error, **state)
         if info is not None and context.connection is not None:
             _note(info, translated or error, gone(context.connection))
         return translated
 
-    @event.listens_for(engine.sync_engine, "commit")
-    def _committing(connection: Connection) -> None:
-        if connection in _owners:
-            _owners[connection][_COMMITTING] = True
+    event.listen(engine.sync_engine, "begin", _committing.discard)
+    event.listen(engine.sync_engine, "commit", _committing.add)
 
 
 def _transactions(session: Session) -> tuple[SessionTransaction | None, SessionTransaction | None]:
@@ -196,7 +209,11 @@ async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isol
     session.iftb_store_backend = backend
     with backend.sessions.holding(session):
         try:
-            yield session
+            try:
+                yield session
+            except OperationalError as error:
+                await session.run_sync(_blame_first, error)
+                raise
             await _commit(session)
         except BaseException as error:
             await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
