@@ -32,22 +32,23 @@ async def admin(postgres_url: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-async def until_blocked(admin: Any, task: asyncio.Task[int], count: int = 1) -> None:
+async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:
     """Wait until so many sessions wait for a lock, or the task has ended."""
     async with asyncio.timeout(60):
         while not task.done() and await admin.fetchval(_BLOCKED) < count:
             pass
 
 
-@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize(("between", "report"), [(False, False), (True, False), (False, True)])
 async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_deadlock(
-    db: DatabaseManager, admin: Any, between: bool
+    db: DatabaseManager, admin: Any, between: bool, report: bool
 ) -> None:
     """The large one waits for its first bar; the small one comes meanwhile, and finds none of its own held."""
     await OHLCVRepository(db).insert_many([*hourly(200), *(hourly(401)[400:] if between else [])])
     async with db.get_session() as holder:
         await holder.execute(text("SELECT FROM ohlcv WHERE timestamp = :first FOR UPDATE"), {"first": T0})
-        large = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(1_200, volume=Decimal(1))))
+        upsert: Any = OHLCVRepository(db).upsert_many
+        large = asyncio.create_task(upsert(hourly(1_200, volume=Decimal(1)), report=report))
         await until_blocked(admin, large)
         small = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(450, volume=Decimal(2))[150:]))
         await until_blocked(admin, small, 2)

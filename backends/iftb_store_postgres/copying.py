@@ -42,10 +42,13 @@ _STAGING = f"""
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
 _INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {', '.join(KEY)}"
-_INSERT_NEW = f"{_INSERT_SORTED} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 _UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {_ON_CONFLICT}"
 _UPSERT_SORTED = f"""
     INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
+# in one statement, as two would not keep key order; a new row's xmax is 0, that of an overwritten one its lock
+_UPSERT_COUNTED = f"""
+    WITH written AS ({_UPSERT_SORTED} RETURNING ohlcv.xmax = 0 AS is_new)
+    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"""
 # bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
 # mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
 # as a join it would hang on statistics, which a bulk load makes stale
@@ -122,10 +125,10 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch, new: li
 
 
 async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[int, int]:
-    """Upsert in two steps: insert what is not stored, then overwrite what differs, which nothing of the first step does."""
+    """Upsert in key order; return how many bars are new, and how many were overwritten."""
     await _stage(connection, batch)
-    inserted = changed(await connection.execute(_INSERT_NEW))
-    return inserted, changed(await connection.execute(_UPSERT_SORTED)) if await _differs(connection) else 0
+    ((inserted, updated),) = await connection.fetch(_UPSERT_COUNTED)
+    return inserted, updated
 
 
 def changed(status: str) -> int:
