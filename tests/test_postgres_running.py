@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -148,8 +148,15 @@ async def test_idempotent_work_is_run_again_after_a_commit_of_unknown_outcome(
     assert [found.id for found in await TradeRepository(db).get_recent()] == [number]
 
 
-async def test_a_commit_of_the_works_own_has_an_unknown_outcome_too(postgres_url: str, db: DatabaseManager) -> None:
-    async with wire(postgres_url) as (passing, url), DatabaseManager(url) as losing, losing.get_session() as session:
+def apps_session(db: DatabaseManager) -> AsyncSession:
+    return AsyncSession(db.engine)
+
+
+@pytest.mark.parametrize("opened", [DatabaseManager.get_session, apps_session])
+async def test_a_commit_without_run_has_an_unknown_outcome_too(
+    postgres_url: str, db: DatabaseManager, opened: Callable[[DatabaseManager], Any]
+) -> None:
+    async with wire(postgres_url) as (passing, url), DatabaseManager(url) as losing, opened(losing) as session:
         await record(session)
         passing.drops_commits = "after"
         with pytest.raises(CommitOutcomeUnknown):
@@ -220,18 +227,6 @@ async def insert_into_silence(db: DatabaseManager, passing: Wire) -> None:
         await TradeRepository(session).insert(trade("a"))
         passing.is_silent = True
         await asyncio.wait_for(TradeRepository(session).insert(trade("b")), 0.1)
-
-
-async def test_an_apps_own_session_on_the_managers_engine_has_an_unknown_outcome_too(
-    postgres_url: str, db: DatabaseManager
-) -> None:
-    async with wire(postgres_url) as (passing, url), DatabaseManager(url) as losing, AsyncSession(losing.engine) as session:
-        await record(session)
-        passing.drops_commits = "after"
-        with pytest.raises(CommitOutcomeUnknown):
-            await session.commit()
-        await session.rollback()
-    assert len(await TradeRepository(db).get_recent()) == 1
 
 
 async def test_run_runs_again_where_a_caught_conflict_is_followed_by_another_statement(db: DatabaseManager) -> None:
