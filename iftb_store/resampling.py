@@ -60,7 +60,7 @@ class Buckets:
         step, self.seconds = SECONDS[check_timeframe(source)], SECONDS[check_timeframe(target)]
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
-            raise InvalidValueError(f"bars of {target} cannot be made of bars of {source}: {_fitting(source)}")
+            raise InvalidValueError(f"the target {target} cannot be made of bars of the source {source}; {_fitting(source)}")
         self.source = step
         self.origin = MONDAY if self.seconds == _WEEK else datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -102,7 +102,7 @@ def _fitting(source: str) -> str:
         for name, seconds in SECONDS.items()
         if step is not None and (seconds or _DAY) % step == 0 and (seconds is None or seconds > step)
     ]
-    return f"those that can are {' '.join(fitting)}" if fitting else "none can"
+    return f"those that can are {' '.join(fitting)}" if fitting else "no timeframe can"
 
 
 def resampled(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
