@@ -245,3 +245,11 @@ async def test_run_runs_again_where_a_caught_conflict_is_followed_by_another_sta
 
     await db.run(work, isolation="serializable")
     assert (runs, [found.action for found in await TradeRepository(db).get_recent()]) == (2, ["close"])
+
+
+async def test_the_health_of_a_locked_table_is_told_in_time(postgres_url: str, db: DatabaseManager, admin: Any) -> None:
+    async with DatabaseManager(f"{postgres_url}&statement_timeout=200ms") as asking, admin.transaction():
+        await admin.execute("LOCK TABLE trades")
+        async with asyncio.timeout(60):
+            found = await asking.health()
+    assert (found.reachable, found.healthy, found.problems) == (True, False, ["a lock was not granted in time"])

@@ -133,6 +133,9 @@ class PostgresBackend(EngineBackend):
         )
         watch(engine, translate, lambda connection: bool(connection.invalidated))
         async with engine.begin() as connection:
+            if read_only:
+                # nobody else bounds the wait for a table that an operator or a migration has locked
+                await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
             return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
