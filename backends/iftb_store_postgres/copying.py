@@ -45,10 +45,13 @@ _INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_
 _UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {_ON_CONFLICT}"
 _UPSERT_SORTED = f"""
     INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
-# in one statement, as two would not keep key order; a new row's xmax is 0, that of an overwritten one its lock
+# in one statement, as two would not keep key order. What was stored is what the statement found when it began: of a bar that
+# another writer stores meanwhile both say that it was new
 _UPSERT_COUNTED = f"""
-    WITH written AS ({_UPSERT_SORTED} RETURNING ohlcv.xmax = 0 AS is_new)
-    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"""
+    WITH written AS ({_UPSERT_SORTED} RETURNING EXISTS (
+        SELECT FROM ohlcv AS stored WHERE ({", ".join(f"stored.{column}" for column in KEY)})
+            = ({", ".join(f"ohlcv.{column}" for column in KEY)})) AS was_stored)
+    SELECT count(*) FILTER (WHERE NOT was_stored), count(*) FILTER (WHERE was_stored) FROM written"""
 # bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
 # mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
 # as a join it would hang on statistics, which a bulk load makes stale
