@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iftb_store.bars import CHUNK, BarBatch, BarColumns
-from iftb_store.decimals import PRECISION, SCALE, trimmed
+from iftb_store.decimals import PRECISION, SCALE, plain
 from iftb_store.selections import ScannedTable, Selection
 from iftb_store.types import from_epoch_us
 
@@ -88,4 +88,4 @@ def plain_texts(column: Any) -> list[Any]:
     short: list[Any] = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
     if not pc.any(tiny).as_py():
         return short
-    return [str(trimmed(Decimal(value))) if value is not None and "E" in value else value for value in short]
+    return [plain(Decimal(value)) if value is not None and "E" in value else value for value in short]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -37,23 +38,24 @@ _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fie
 _EARLIEST, _LATEST = (to_epoch_us(moment.replace(tzinfo=UTC)) for moment in (datetime.min, datetime.max))
 
 
-def gathered(data: object) -> pa.Table:
+async def gathered(data: object) -> pa.Table:
     """Return the rows of a table, a record batch, a reader, a data frame (by Arrow's PyCapsule interface) or some of these.
+
+    What is iterated over is asked for its parts here, as they may belong to this thread; a part may take long to be
+    exported, so another thread does that.
 
     Raises:
         InvalidValueError: something else, or parts whose columns differ.
     """
     try:
-        whole = _table(data)
+        whole = await asyncio.to_thread(_table, data)
         if whole is not None:
             return whole
         if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
-            parts = [_table(part) for part in data]
-            if not parts:
-                return WRITTEN.empty_table()
+            parts = [await asyncio.to_thread(_table, part) for part in data]
             tables = [part for part in parts if part is not None]
             if len(tables) == len(parts):
-                return pa.concat_tables(tables)
+                return pa.concat_tables(tables) if tables else WRITTEN.empty_table()
     except pa.ArrowInvalid as error:
         raise InvalidValueError(f"data cannot be read as one Arrow table: {_first_line(error)}") from error
     raise InvalidValueError(

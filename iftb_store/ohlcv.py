@@ -238,7 +238,7 @@ class OHLCVRepository(Repository):
         from iftb_store.arrow import ArrowBatch
         from iftb_store.arrow_input import gathered, prepared
 
-        given = gathered(data)
+        given = await gathered(data)
         table = await asyncio.to_thread(prepared, given, from_float=decimals is not None, last_wins=mode == "upsert")
         if table.num_rows:
             batch = ArrowBatch(table, self._now())

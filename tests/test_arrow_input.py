@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -104,7 +105,7 @@ _COLUMNS_REFUSED: dict[str, tuple[str, Any, str]] = {
 
 
 def ready(data: Any, *, from_float: bool = False, last_wins: bool = True) -> pa.Table:
-    return prepared(gathered(data), from_float=from_float, last_wins=last_wins)
+    return prepared(asyncio.run(gathered(data)), from_float=from_float, last_wins=last_wins)
 
 
 @pytest.mark.parametrize("holder", _HOLDERS)

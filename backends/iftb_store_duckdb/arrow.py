@@ -63,9 +63,12 @@ def _part(cursor: Cursor, selection: Selection) -> pa.Table:
 def _guess(selection: Selection) -> Any:
     """Return where the next rows end if none is missing; None where nobody can tell."""
     (key,), limit = selection.order, selection.limit or 0
-    place: Any = selection.start if selection.after is None else selection.after[0]
-    if key != "timestamp" or place is None:
-        return None if place is None or key == "timestamp" else place + limit
+    after: Any = None if selection.after is None else selection.after[0]
+    if key == "id":
+        return None if after is None else after + limit
+    place = selection.start if after is None else after
+    if place is None:
+        return None
     step = SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH
     try:
         return place + timedelta(seconds=step * limit)

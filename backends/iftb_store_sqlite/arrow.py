@@ -34,7 +34,8 @@ def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa
     try:
         parts = list(_parts(connection, selection, made))
     finally:
-        if alone:
+        # an error may have ended it already
+        if alone and connection.in_transaction:
             connection.execute("COMMIT")
     return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
 

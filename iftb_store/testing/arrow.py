@@ -243,4 +243,6 @@ class OtherTablesAsArrowTests(SuiteFixtures):
         batches = [batch["trade_id"].to_pylist() async for batch in repository.stream_arrow("A", batch_size=3)]
         assert [name for names in batches for name in names] == ["0", "2", "3", "4"]
         assert max(map(len, batches)) <= 3
+        late = [batch["trade_id"].to_pylist() async for batch in repository.stream_arrow(start=T0 + 3 * HOUR, batch_size=1)]
+        assert late == [["3"], ["4"]]
         assert (await repository.read_arrow(exchange="kraken")).num_rows == 0

@@ -24,6 +24,8 @@ from iftb_store import (
     quantize,
 )
 from iftb_store.testing import raw
+from iftb_store.testing.arrow import rows_of
+from iftb_store.testing.arrow_writes import table_of
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import LARGEST, as_given
 
@@ -191,6 +193,27 @@ class PropertyTests(SuiteFixtures):
         table = await OHLCVRepository(db).read_arrow()
         in_order = sorted(bars, key=lambda item: (item.exchange.encode(), item.symbol.encode()))
         assert [fields_of(OHLCVBar(**row)) for row in table.to_pylist()] == [expected(item) for item in in_order]
+
+    @_few
+    @given(bars=st.lists(_bars(), min_size=1, max_size=8))
+    async def test_any_bar_written_as_arrow_makes_the_round_trip(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
+        await raw.run(db, "DELETE FROM ohlcv")
+        table = table_of([OHLCVBar(**expected(item)) for item in bars])
+        count = await OHLCVRepository(db).write_arrow(table)
+        streamed = [row async for batch in OHLCVRepository(db).stream_arrow(batch_size=3) for row in batch.to_pylist()]
+        last = {(item["exchange"], item["symbol"], item["timeframe"], item["timestamp"]): item for item in map(expected, bars)}
+        found = [fields_of(OHLCVBar(**row)) for row in streamed]
+        assert found == [last[key] for key in sorted(last, key=lambda key: (*(name.encode() for name in key[:3]), key[3]))]
+        assert count == len(found)
+
+    @_few
+    @given(trades=st.lists(_trades, min_size=1, max_size=4))
+    async def test_any_trade_is_read_as_arrow(self, db: DatabaseManager, trades: list[Trade]) -> None:
+        await raw.run(db, "DELETE FROM trades")
+        for item in trades:
+            await TradeRepository(db).insert(item)
+        found = rows_of(Trade, await TradeRepository(db).read_arrow())
+        assert [fields_of(item) for item in found] == [expected(item) for item in trades]
 
     @_few
     @given(value=_decimals)
