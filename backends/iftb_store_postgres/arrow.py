@@ -14,6 +14,7 @@ from pyarrow import csv
 
 from iftb_store.arrow import TIME, completed, schema
 from iftb_store.selections import Selection
+from iftb_store_postgres.reading import copy_out
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
 _PIECE = 2 << 20
@@ -37,7 +38,7 @@ def shown(column: str, kind: str, connection: asyncpg.Connection) -> str:
 async def scan(connection: asyncpg.Connection, selection: Selection, sql: str, args: Sequence[Any]) -> pa.Table:
     """Run a selection's query and return its rows."""
     parser = _Parser(selection)
-    await connection.copy_from_query(sql, *args, output=parser.take, format="csv")
+    await copy_out(connection, sql, args, parser.take, "csv")
     return await parser.table()
 
 

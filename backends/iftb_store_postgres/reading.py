@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -51,8 +51,24 @@ async def copied(connection: asyncpg.Connection, sql: str, names: Sequence[str],
                 bars.extend(_parsed(whole.decode(), series))
 
     query = f"SELECT {', '.join(_COLUMNS)} FROM ({sql}) AS bars ({_NAMES}) ORDER BY timestamp"
-    await connection.copy_from_query(query, *args, output=take)
+    await copy_out(connection, query, args, take)
     return bars
+
+
+async def copy_out(
+    connection: asyncpg.Connection, sql: str, args: Row, take: Callable[[bytes], Awaitable[None]], format: str = "text"
+) -> None:
+    """Run a query through COPY; where that is broken off, the connection ends.
+
+    asyncpg would let its next statement begin before the server has ended this one.
+    """
+    try:
+        await connection.copy_from_query(sql, *args, output=take, format=format)
+    except asyncpg.PostgresError:
+        raise
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def _parsed(text: str, series: Sequence[str]) -> Iterable[OHLCVBar]:

@@ -211,7 +211,7 @@ class RaceTests(SuiteFixtures):
         needs(empty_db, Capability.MIGRATIONS)
         async with DatabaseManager(url) as second, DatabaseManager(url) as third:
             managers = (empty_db, second, third) * 2
-            await asyncio.gather(*(manager.migrate() for manager in managers))
+            await asyncio.gather(*map(self.migrate, managers))
             assert await raw.count(third, VERSION_TABLE) == 1
         await TradeRepository(empty_db).insert(trade())
         assert (await empty_db.status()).state == "current"

@@ -111,10 +111,14 @@ class ConnectTests(SuiteFixtures):
         assert _PASSWORD not in shown
 
 
-@pytest.mark.usefixtures("leaves_sessions_open")
+# on each test: a mark of the class would be the whole suite's
+_LEAVES_OPEN = pytest.mark.usefixtures("leaves_sessions_open")
+
+
 class DisconnectTests(SuiteFixtures):
     """disconnect waits for the sessions in use, then closes them."""
 
+    @_LEAVES_OPEN
     async def test_disconnect_waits_for_a_session_in_use_and_refuses_new_ones(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade())
@@ -129,6 +133,7 @@ class DisconnectTests(SuiteFixtures):
         await db.connect()
         assert await raw.count(db, "trades") == 4
 
+    @_LEAVES_OPEN
     async def test_a_session_open_too_long_is_rolled_back_and_its_later_use_says_so(self, db: DatabaseManager) -> None:
         async def disconnect_in_the_middle() -> None:
             async with db.get_session() as session:
@@ -144,6 +149,7 @@ class DisconnectTests(SuiteFixtures):
         await db.connect()
         assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
 
+    @_LEAVES_OPEN
     async def test_a_session_without_a_statement_is_closed_too(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
@@ -153,6 +159,7 @@ class DisconnectTests(SuiteFixtures):
         await db.connect()
         assert db.in_use == 0
 
+    @_LEAVES_OPEN
     async def test_a_statement_under_way_is_broken_off(self, db: DatabaseManager) -> None:
         writing = asyncio.create_task(OHLCVRepository(db).insert_many(hourly(20_000)))
         await until(lambda: bool(db.in_use))
@@ -162,6 +169,7 @@ class DisconnectTests(SuiteFixtures):
         await db.connect()
         assert (await raw.count(db, "ohlcv"), db.in_use) == (0, 0)
 
+    @_LEAVES_OPEN
     async def test_sessions_that_wait_for_a_place_are_closed_too(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
             reading = [asyncio.create_task(small.run(_read_and_wait, retries=0)) for _ in range(4)]
@@ -173,6 +181,7 @@ class DisconnectTests(SuiteFixtures):
         assert all(isinstance(outcome, OperationalError | asyncio.CancelledError | NotConnectedError) for outcome in outcomes)
         assert small.in_use == 0
 
+    @_LEAVES_OPEN
     async def test_a_session_that_waited_for_a_place_through_a_disconnect_gets_an_error_of_the_contract(
         self, db: DatabaseManager, url: str
     ) -> None:
@@ -195,6 +204,7 @@ class DisconnectTests(SuiteFixtures):
                 await waiting
         assert small.in_use == 0
 
+    @_LEAVES_OPEN
     async def test_a_cancelled_disconnect_closes_at_once(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
@@ -208,6 +218,7 @@ class DisconnectTests(SuiteFixtures):
         assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
 
     @pytest.mark.parametrize("grace", [-1, float("nan"), float("inf"), True, "10"])
+    @_LEAVES_OPEN
     async def test_a_grace_that_is_no_time_is_refused(self, db: DatabaseManager, grace: Any) -> None:
         with pytest.raises(InvalidValueError, match="grace"):
             await db.disconnect(grace=grace)
