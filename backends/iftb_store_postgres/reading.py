@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import repeat
+from typing import Any, Literal
 
 import asyncpg
 
@@ -56,7 +57,11 @@ async def copied(connection: asyncpg.Connection, sql: str, names: Sequence[str],
 
 
 async def copy_out(
-    connection: asyncpg.Connection, sql: str, args: Row, take: Callable[[bytes], Awaitable[None]], format: str = "text"
+    connection: asyncpg.Connection,
+    sql: str,
+    args: Row,
+    take: Callable[[bytes], Coroutine[Any, Any, None]],
+    format: Literal["text", "csv"] = "text",
 ) -> None:
     """Run a query through COPY; where that is broken off, the connection ends.
 

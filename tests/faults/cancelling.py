@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+
+import pyarrow as pa
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.testing import raw
@@ -110,6 +112,11 @@ async def _drained(stream: AsyncIterable[Any]) -> None:
         pass
 
 
+def _table(name: str) -> pa.Table:
+    bars = [asdict(bar) for bar in hourly(_BARS, symbol=name)]
+    return pa.Table.from_pylist(bars).drop_columns(["id", "created_at", "quote_volume", "trades_count"])
+
+
 def _changed(name: str, number: int | None) -> Any:
     return replace(position(margin=Decimal(7)), symbol=name, id=number)
 
@@ -134,9 +141,19 @@ CASES = {
     "OHLCVRepository.stream_arrow": Case(
         lambda on, name, _: _drained(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _stored_bars
     ),
+    "OHLCVRepository.write_arrow": Case(lambda on, name, _: OHLCVRepository(on).write_arrow(_table(name), mode="insert")),
+    "OHLCVRepository.delete_range": Case(
+        lambda on, name, _: OHLCVRepository(on).delete_range(name, "1h", T0, T0 + _BARS * HOUR), _stored_bars
+    ),
+    "OHLCVRepository.resample": Case(
+        lambda on, name, _: OHLCVRepository(on).resample(name, "1h", "1d", T0, T0 + _BARS * HOUR), _stored_bars
+    ),
+    "OHLCVRepository.list_series": Case(lambda on, _, __: OHLCVRepository(on).list_series(), _stored_bar),
     "TradeRepository.insert": Case(lambda on, name, _: TradeRepository(on).insert(trade(name, symbol=name))),
     "TradeRepository.record": Case(lambda on, name, _: TradeRepository(on).record(trade(name, symbol=name))),
     "TradeRepository.update": Case(lambda on, _, number: TradeRepository(on).update(number, fee=Decimal(7)), _stored_trade),
+    "TradeRepository.read_arrow": Case(lambda on, _, __: TradeRepository(on).read_arrow(), _stored_trade),
+    "TradeRepository.stream_arrow": Case(lambda on, _, __: _drained(TradeRepository(on).stream_arrow()), _stored_trade),
     "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _stored_trade),
     "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _stored_trade),
     "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _stored_trade),
@@ -144,6 +161,8 @@ CASES = {
     "PositionRepository.get_open_positions": Case(
         lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _stored_position
     ),
+    "PositionRepository.read_arrow": Case(lambda on, _, __: PositionRepository(on).read_arrow(), _stored_position),
+    "PositionRepository.stream_arrow": Case(lambda on, _, __: _drained(PositionRepository(on).stream_arrow()), _stored_position),
     "PositionRepository.get_position": Case(lambda on, name, _: PositionRepository(on).get_position(name), _stored_position),
     "PositionRepository.update_position": Case(
         lambda on, name, number: PositionRepository(on).update_position(_changed(name, number)), _stored_position
@@ -154,5 +173,7 @@ CASES = {
     "SystemEventRepository.log_event": Case(
         lambda on, name, _: SystemEventRepository(on).log_event("tick", "info", "", symbol=name)
     ),
+    "SystemEventRepository.read_arrow": Case(lambda on, _, __: SystemEventRepository(on).read_arrow()),
+    "SystemEventRepository.stream_arrow": Case(lambda on, _, __: _drained(SystemEventRepository(on).stream_arrow())),
     "SystemEventRepository.get_recent_events": Case(lambda on, _, __: SystemEventRepository(on).get_recent_events(limit=5)),
 }
