@@ -31,17 +31,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import registry
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Field, SQLModel
 
 from iftb_store.checks import ACTIONS, SEVERITIES, SIDES, STATUSES
 from iftb_store.types import ExactDecimal, JSONObject, UTCDateTime
 
-OPEN = text("status = 'open'")
-REALIZED = text("realized_pnl IS NOT NULL")
+OPEN = "status = 'open'"
+REALIZED = "realized_pnl IS NOT NULL"
 
-_GENERATED = "iftb_store.generated"
+_GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
 
 
 class Base(SQLModel, registry=registry()):
@@ -88,6 +88,14 @@ def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> Any:
     if _GENERATED in element.element.info:
         return f"{element.element.name} BIGINT DEFAULT nextval('{element.element.table.name}_id_seq') NOT NULL"
     return compiler.visit_create_column(element, **options)
+
+
+@compiles(CreateIndex)
+def _partial_index(element: CreateIndex, compiler: Any, **options: Any) -> str:
+    # SQLAlchemy's own postgresql_where has every driver's dialect imported, a tenth of our import
+    created: str = compiler.visit_create_index(element, **options)
+    where = element.element.info.get(_WHERE)
+    return created if where is None else f"{created} WHERE {where}"
 
 
 def _id() -> Any:
@@ -258,11 +266,10 @@ _index(
     "ix_trades_realized",
     _trades.c.exchange,
     func.coalesce(_trades.c.exit_time, _trades.c.updated_at),
-    postgresql_where=REALIZED,
-    sqlite_where=REALIZED,
+    info={_WHERE: REALIZED},
 )
 _open_key = (_positions.c.exchange, _positions.c.symbol, _positions.c.side)
-_index("uq_positions_open", *_open_key, unique=True, postgresql_where=OPEN, sqlite_where=OPEN)
+_index("uq_positions_open", *_open_key, unique=True, info={_WHERE: OPEN})
 _index(
     "uq_positions_open_key",
     *(text(f"(CASE WHEN status = 'open' THEN {column.name} END)") for column in _open_key),
