@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from iftb_store.arrow import DECIMAL, TIME, completed, schema
 from iftb_store.decimals import from_sortable
 from iftb_store.selections import Selection
+from iftb_store.types import from_epoch_us
 
 #: Rows that one statement joins: a few milliseconds of one core.
 ROWS = 10_000
@@ -20,6 +22,8 @@ ROWS = 10_000
 _TEXTS = ("str", "dict[str, Any]")
 # between values: a text of ours may hold a comma, and none a NUL
 _COMMA, _NUL = ",", "\0"
+# what the store fills in is never NULL
+_KEPT = ("id", "created_at", "updated_at", "last_updated")
 _PREFIXES = "abcdefghijklmnopqrst"
 
 #: Makes a selection's SELECT and its arguments.
@@ -32,7 +36,10 @@ def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa
     if alone:
         connection.execute("BEGIN")
     try:
-        parts = list(_parts(connection, selection, made))
+        # SQLite and Arrow both let go of Python's global lock, so that one reads on while the other converts
+        with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
+            jobs = [converter.submit(_converted, selection, *part) for part in _parts(connection, selection, made)]
+        parts = [job.result() for job in jobs]
     finally:
         # an error may have ended it already
         if alone and connection.in_transaction:
@@ -40,30 +47,33 @@ def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa
     return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
 
 
-def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> Any:
+def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows in parts: how many, and the joined values of each column."""
+    joined = ", ".join(_joined(selection, column) for column in selection.columns)
     left = selection.limit
     while left is None or left > 0:
         size = ROWS if left is None else min(ROWS, left)
-        part = _part(connection, replace(selection, limit=size), made)
-        if part.num_rows:
-            yield part
-        if part.num_rows < size:
+        sql, args = made(replace(selection, limit=size))
+        # a subquery with a LIMIT is not merged into the query around it: its rows come in its order
+        count, *texts = connection.execute(f"SELECT count(*), {joined} FROM ({sql})", args).fetchone()
+        if count:
+            yield count, texts
+        if count < size:
             return
         left = None if left is None else left - size
-        last = part.slice(size - 1).to_pylist()[0]
-        selection = replace(selection, after=tuple(last[column] for column in selection.order))
+        selection = replace(selection, after=tuple(_last(selection, column, texts) for column in selection.order))
 
 
-def _part(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa.Table:
-    sql, args = made(selection)
-    # a subquery with a LIMIT is not merged into the query around it: its rows come in its order
-    joined = ", ".join(_joined(selection, column) for column in selection.columns)
-    count, *texts = connection.execute(f"SELECT count(*), {joined} FROM ({sql})", args).fetchone()
-    if not count:
-        return schema(selection.table).empty_table()
+def _last(selection: Selection, column: str, texts: list[str]) -> Any:
+    last = texts[selection.columns.index(column)].rpartition(_between(selection, column))[2]
+    kind = selection.table.kinds[column]
+    return from_epoch_us(int(last)) if kind == "datetime" else int(last) if kind == "int" else last
+
+
+def _converted(selection: Selection, count: int, texts: list[str]) -> pa.Table:
     wanted = schema(selection.table)
     columns = {
-        name: _values(text, wanted.field(name).type, selection.table.nullable(name), _between(selection, name))
+        name: _values(text, wanted.field(name).type, _nullable(selection, name), _between(selection, name))
         for name, text in zip(selection.columns, texts, strict=True)
     }
     return completed(selection, columns, count)
@@ -80,11 +90,15 @@ def _between(selection: Selection, column: str) -> str:
 
 
 def _shown(selection: Selection, column: str) -> str:
-    if not selection.table.nullable(column):
+    if not _nullable(selection, column):
         return column
     # an empty text is none of the others' values; among texts it has to be told from NULL
     given = f"'=' || {column}" if selection.table.kinds[column] in _TEXTS else column
     return f"coalesce({given}, '')"
+
+
+def _nullable(selection: Selection, column: str) -> bool:
+    return selection.table.nullable(column) and column not in _KEPT
 
 
 def _values(text: str, kind: pa.DataType, nullable: bool, between: str) -> Any:
