@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store import DatabaseManager, SystemEventRepository, URLError
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, URLError
 from iftb_store.decimals import from_sortable, to_sortable
+from iftb_store.testing.samples import hourly
 
 
 @pytest.fixture
@@ -135,3 +137,12 @@ def test_sortable_text_sorts_as_the_numbers_in_sqlite() -> None:
     rows = connection.execute("SELECT number FROM numbers ORDER BY number").fetchall()
     connection.close()
     assert [from_sortable(number) for (number,) in rows] == numbers
+
+
+async def test_what_was_read_is_the_callers_alone(sqlite_url: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        await OHLCVRepository(db).insert_many(hourly(10))
+        found = await OHLCVRepository(db).get_latest("BTCUSDT", "1h")
+        # the name `found`, and the call itself
+        assert sys.getrefcount(found) == 2

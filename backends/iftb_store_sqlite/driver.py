@@ -199,8 +199,8 @@ class SQLiteDriver:
         try:
             if begins and not connection.in_transaction:
                 await connection._execute(_begin_to_read if only_reads else _begin, connection._connection)
-            result: T = await connection._execute(work, connection._connection, *args)
-            return result
+            box: list[T] = await connection._execute(_boxed, work, connection._connection, *args)
+            return box.pop()
         except sqlite3.Error as error:
             raise await self._translated(connection, error) from error
 
@@ -223,6 +223,11 @@ class SQLiteDriver:
             check_revision(*await driver._execute(_schema, driver._conn))
             session.iftb_store_backend.schema_seen = True
         return driver
+
+
+def _boxed(work: Callable[..., T], *args: Any) -> list[T]:
+    # the thread keeps what it returned until its next call: a million bars, freed then, would hold the event loop up
+    return [work(*args)]
 
 
 def _begin_to_read(connection: sqlite3.Connection) -> None:
