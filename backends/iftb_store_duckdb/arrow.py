@@ -12,7 +12,7 @@ import pyarrow as pa
 from iftb_store.arrow import completed, schema
 from iftb_store.selections import Selection
 from iftb_store.timeframes import SECONDS
-from iftb_store.types import to_epoch_us
+from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
 _LONGEST_MONTH = 31 * 86_400
@@ -24,6 +24,19 @@ def scan(cursor: Cursor, selection: Selection) -> pa.Table:
         return _rows(cursor, selection)
     found: Iterator[pa.Table] = (_part(cursor, part) for part in _series(cursor, selection))
     return next((part for part in found if part.num_rows), schema(selection.table).empty_table())
+
+
+def whole_part(cursor: Cursor, selection: Selection) -> pa.Table:
+    """Return the next rows of one series, as many as its limit unless there are no more."""
+    parts, left = list[pa.Table](), selection.limit or 0
+    while left:
+        part = scan(cursor, replace(selection, limit=left))
+        if not part.num_rows:
+            break
+        parts.append(part)
+        left -= part.num_rows
+        selection = replace(selection, after=(from_epoch_us(part["timestamp"][-1].value),))
+    return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
 
 
 def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:

@@ -19,7 +19,7 @@ from iftb_store.resampling import Bucket, Buckets
 from iftb_store.selections import BARS, Selection
 from iftb_store.timeframes import SECONDS
 from iftb_store.types import from_epoch_us, to_epoch_us
-from iftb_store_duckdb.arrow import scan
+from iftb_store_duckdb.arrow import whole_part
 from iftb_store_duckdb.driver import Cursor, slices
 from iftb_store_duckdb.resampling import resampled
 from iftb_store_duckdb.session import DuckDBSession
@@ -111,7 +111,7 @@ class DuckDBBars:
         selection = Selection(BARS, series, start, end, limit=limit)
 
         def read(cursor: Cursor) -> list[OHLCVBar]:
-            found = scan(cursor, selection).select(_COLUMNS)
+            found = whole_part(cursor, selection).select(_COLUMNS)
             return [bar for part in slices(found) for bar in _objects(part, exchange, symbol, timeframe)]
 
         return await self._session.run(read)

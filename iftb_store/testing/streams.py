@@ -62,6 +62,15 @@ class StreamTests(SuiteFixtures):
         assert [item for batch in lists for item in batch] == await OHLCVRepository(db).get_range(*_SERIES, *_ALL)
         assert [len(batch) for batch in lists] == [size] * (_BARS // size) + [_BARS % size] * (_BARS % size > 0)
 
+    @pytest.mark.parametrize("size", [3, 4, 5, 8])
+    async def test_lists_are_as_long_as_asked_for_where_bars_are_missing(self, db: DatabaseManager, size: int) -> None:
+        given = [item for index, item in enumerate(hourly(40)) if index % 4 and index not in range(20, 29)]
+        await OHLCVRepository(db).insert_many(given)
+        stream = OHLCVRepository(db).stream_range(*_SERIES, T0, T0 + 40 * HOUR, batch_size=size)
+        lists = [times_of(batch) async for batch in stream]
+        assert [moment for times in lists for moment in times] == [item.timestamp for item in given]
+        assert {len(times) for times in lists[:-1]} == {size}
+
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
     async def test_record_batches_hold_every_row_once_in_the_tables_order(self, db: DatabaseManager, size: int) -> None:
         await OHLCVRepository(db).insert_many(scattered())
