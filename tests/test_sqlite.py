@@ -15,7 +15,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, URLError
 from iftb_store.decimals import from_sortable, to_sortable
+from iftb_store.selections import BARS, Selection
 from iftb_store.testing.samples import hourly
+from iftb_store.types import to_epoch_us
+from iftb_store_sqlite import arrow
 
 
 @pytest.fixture
@@ -146,3 +149,27 @@ async def test_what_was_read_is_the_callers_alone(sqlite_url: str) -> None:
         found = await OHLCVRepository(db).get_latest("BTCUSDT", "1h")
         # the name `found`, and the call itself
         assert sys.getrefcount(found) == 2
+
+
+def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "ROWS", 2)
+    reader, writer = (sqlite3.connect(tmp_path / "bars.db", isolation_level=None) for _ in range(2))
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute(f"CREATE TABLE ohlcv ({', '.join(BARS.columns)})")
+    row = "'S', 'X', '1h', {0}, 'a1', 'a1', 'a1', 'a1', 'a1', NULL, NULL, {0}, 0"
+    for moment in range(5):
+        writer.execute(f"INSERT INTO ohlcv VALUES ({row.format(moment)})")
+    asked = []
+
+    def made(selection: Selection) -> tuple[str, list[int]]:
+        asked.append(selection)
+        if len(asked) == 2:
+            writer.execute("DELETE FROM ohlcv WHERE timestamp > 2")
+        after = -1 if selection.after is None else to_epoch_us(selection.after[-1])
+        columns = ", ".join(selection.columns)
+        return f"SELECT {columns} FROM ohlcv WHERE timestamp > ? ORDER BY timestamp LIMIT {selection.limit}", [after]
+
+    found = arrow.scan(reader, Selection(BARS), made)
+    assert (found["id"].to_pylist(), len(asked), reader.in_transaction) == ([0, 1, 2, 3, 4], 3, False)
+    reader.close()
+    writer.close()

@@ -17,7 +17,7 @@ from iftb_store.selections import Selection
 from iftb_store_postgres.reading import copy_out
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
-_PIECE = 2 << 20
+_PIECE = _BLOCK = 2 << 20
 _ROWS = 20_000
 
 _COLUMNS = {
@@ -100,7 +100,7 @@ class _Parser:
         source: Any = pa.BufferReader(text)
         table = csv.read_csv(
             source,
-            read_options=csv.ReadOptions(column_names=list(self._types), block_size=_PIECE),
+            read_options=csv.ReadOptions(column_names=list(self._types), block_size=_BLOCK),
             parse_options=csv.ParseOptions(newlines_in_values=self._has_text),
             convert_options=csv.ConvertOptions(
                 column_types=self._read,
