@@ -43,7 +43,7 @@ async def copied(url: str, sql: str) -> bytes:
     return b"".join(parts)
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 1_000])
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 10_000])
 async def test_rows_are_whole_wherever_the_pieces_of_csv_are_cut(
     db: DatabaseManager, postgres_url: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -54,6 +54,7 @@ async def test_rows_are_whole_wherever_the_pieces_of_csv_are_cut(
         postgres_url, f"SELECT {columns.replace('created_at', 'created_at AT TIME ZONE $$UTC$$')} FROM ohlcv {order}"
     )
     monkeypatch.setattr(arrow, "_PIECE", 1)
+    monkeypatch.setattr(arrow, "_BLOCK", 300)
     parser = arrow._Parser(Selection(BARS))
     for first in range(0, len(text), size):
         await parser.take(text[first : first + size])

@@ -245,7 +245,7 @@ class SnapshotTests(SuiteFixtures):
     async def test_a_snapshot_writes_nothing_and_says_so(self, db: DatabaseManager) -> None:
         needs(db, Capability.ISOLATION)
         for write in (_insert, _delete):
-            with pytest.raises(OperationalError):
+            with pytest.raises(OperationalError, match=r"snapshot|read-only"):
                 async with db.get_session(isolation="snapshot") as session:
                     await write(session)
         assert await OHLCVRepository(db).get_range(*_SERIES, *_ALL) == []
