@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from importlib.util import find_spec
@@ -121,7 +121,12 @@ class SQLite:
         return pa.table([_array(column, kind) for column, kind in zip(columns, ARROW.types, strict=True)], names=ARROW.names)
 
     async def _adbc(self) -> pa.Table:
-        with adbc("sqlite", f"file:{self._folder / 'raw.db'}") as connection, connection.cursor() as cursor:
+        # ADBC brings an SQLite of its own, whose close takes the locks and the log away from this process's other connections
+        copy = self._folder / "adbc.db"
+        if not copy.exists():
+            with closing(sqlite3.connect(copy)) as target:
+                self._raw.backup(target)
+        with adbc("sqlite", f"file:{copy}") as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
             cursor.execute(_WHOLE, SERIES)
             table: pa.Table = cursor.fetch_arrow_table().cast(ARROW)
@@ -186,6 +191,7 @@ class SQLite:
 
     def _fresh(self, name: str) -> Path:
         path = self._folder / f"{name}.db"
+        (self._folder / "adbc.db").unlink(missing_ok=True)
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         shutil.copyfile(self._folder / "template.db", path)

@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import collect
+from benchmarks.cases import fill_bars
 from benchmarks.decimals import measure as measure_decimals
-from benchmarks.objects import bars
+from benchmarks.objects import NewTrades, bars
 from benchmarks.plan import QUICK
 from benchmarks.report import render
 from benchmarks.results import Results, Row
 from benchmarks.run import ENGINES
+from benchmarks.sqlite import SQLite
 from benchmarks.timing import ratio
 from iftb_store import OHLCVRepository
 
@@ -88,3 +90,14 @@ def test_a_ratio_is_the_median_of_the_rounds_with_its_quartiles() -> None:
 def test_a_target_is_met_at_the_ratio_that_it_names() -> None:
     row = Row("get_range", "SQLite", 10, {"ours": [1.2], "raw driver": [1.0]}, "raw driver", target=1.2)
     assert row.met()
+
+
+async def test_adbc_leaves_the_files_of_the_other_sqlite_connections_alone(tmp_path: Path) -> None:
+    engine = SQLite()
+    async with engine.opened(tmp_path):
+        await fill_bars(engine, bars(100))
+        for read in engine.arrow().values():
+            await read()
+        await engine.insert_trade(NewTrades().next())
+        await engine.settle()
+        assert len(await engine.latest(1_000)) == 100
