@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
-from iftb_store.cli.output import clock_time, console, counted, error_line, json_out, moment, number, say, table, without_password
+from iftb_store.cli.output import clock_time, counted, error_line, json_out, moment, number, say, table, without_password
+from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import URL_HELP, Terminated, run, url_and_rest, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
@@ -59,10 +59,11 @@ def import_(
     _refuse_contradiction(dumps)
 
     done: list[Imported] = []
+    progress = Progress()
 
     async def import_all(db: DatabaseManager) -> None:
         for dump in dumps:
-            result = await _import_one(db, dump, insert)
+            result = await _import_one(db, dump, insert, progress)
             if result is not None:
                 done.append(result)
 
@@ -215,15 +216,10 @@ def summary(result: Imported) -> str:
     return f"{result.path.name}: {series}, {counted(result.bars, 'bar')}, {moment(result.first)} to {moment(result.last)} UTC"
 
 
-async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool) -> Imported | None:
-    screen = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool, progress: Progress) -> Imported | None:
     try:
-        with Progress(*columns, console=screen, transient=True, redirect_stdout=False, disable=not screen.is_terminal) as bar:
-            task = bar.add_task(dump.path.name, total=None)
-            result = await import_klines(
-                db, dump, insert=insert, progress=lambda read, size: bar.update(task, completed=read, total=size)
-            )
+        with progress.step(dump.path.name, "bytes") as tell:
+            result = await import_klines(db, dump, insert=insert, progress=tell)
     except (DumpError, OSError) as error:
         problem = f"{dump.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         error_line(f"{problem}; nothing of this file is stored")

@@ -1,0 +1,64 @@
+"""What part of a store a command works on: its tables, and of each the rows of some exchanges, symbols, timeframes, a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from itertools import product
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.messages import shown
+from iftb_store.repository import selected
+from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+
+#: The tables by name, in the order in which they are copied: what others name comes first.
+TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
+
+
+class Scope:
+    """Part of a store.
+
+    Args:
+        tables: their names; none for all that have the columns which are chosen by.
+        exchanges: only rows of one of these; none for all.
+        symbols: only rows of one of these; none for all.
+        timeframes: only bars of one of these; none for all.
+        start: the first moment of a table's time (timestamp of bars, entry_time of trades and positions, created_at of
+            events), counted in; naive times are UTC.
+        end: the last moment, counted in.
+
+    Raises:
+        InvalidValueError: an unknown table or timeframe, start after end, or a table that lacks a column chosen by.
+    """
+
+    def __init__(
+        self,
+        tables: Collection[str] = (),
+        exchanges: Collection[str] = (),
+        symbols: Collection[str] = (),
+        timeframes: Collection[str] = (),
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> None:
+        chosen = {"exchange": exchanges, "symbol": symbols, "timeframe": timeframes}
+        self._chosen = {column: list(dict.fromkeys(values)) for column, values in chosen.items() if values}
+        self._window = start, end
+        for name in tables:
+            self._require(name)
+        wanted = [TABLES[name] for name in TABLES if name in tables] or [*TABLES.values()]
+        self.tables = [table for table in wanted if all(column in table.columns for column in self._chosen)]
+        for table in self.tables:
+            # refuses what no row can have
+            list(self.selections(table))
+
+    def selections(self, table: ScannedTable) -> Iterator[Selection]:
+        """Yield the table's part: one selection for each exchange, symbol and timeframe chosen."""
+        for values in product(*self._chosen.values()):
+            yield selected(table, *self._window, **dict(zip(self._chosen, values, strict=True)))
+
+    def _require(self, name: str) -> None:
+        if name not in TABLES:
+            raise InvalidValueError(f"there is no table {shown(name)}; the tables are {', '.join(TABLES)}")
+        for column in self._chosen:
+            if column not in TABLES[name].columns:
+                raise InvalidValueError(f"the table {name} has no {column} to choose by; leave the table or the {column} out")
