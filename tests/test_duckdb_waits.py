@@ -1,8 +1,10 @@
-"""What DuckDB's sessions leave behind where a disconnect or a cancellation finds them waiting for a lock, a file or a thread."""
+"""DuckDB's sessions where a disconnect or a cancellation finds them waiting for a lock, a file or a thread, and who waits."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -81,3 +83,31 @@ async def test_a_cancelled_connect_lets_go_of_the_file(duckdb_url: str, path: Pa
 
     with duckdb.connect(str(path), config={"threads": 1}) as raw:
         assert raw.sql("SELECT 1").fetchall() == [(1,)]
+
+
+_FIRST_BARS = """
+import asyncio, sys, threading
+from importlib.abc import MetaPathFinder
+
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "pandas":
+            print("pandas by", "the event loop" if threading.current_thread() is threading.main_thread() else "a thread")
+
+from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.testing.samples import hourly
+
+async def main():
+    async with DatabaseManager("duckdb:///:memory:") as db:
+        await db.create_tables()
+        await OHLCVRepository(db).insert_many(hourly(10))
+
+sys.meta_path.insert(0, Watch())
+asyncio.run(main())
+"""
+
+
+def test_the_event_loop_does_not_wait_until_arrow_has_imported_pandas() -> None:
+    done = subprocess.run([sys.executable, "-c", _FIRST_BARS], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.splitlines()) == {"pandas by a thread"}

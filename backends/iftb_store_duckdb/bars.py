@@ -168,10 +168,14 @@ class DuckDBBars:
 async def _arrow(batch: BarBatch) -> pa.Table:
     if batch.table is not None:
         return batch.table
-    parts = []
+    parts = list[pa.RecordBatch]()
     for columns in batch.chunks():
-        parts.append(_record_batch(columns))
-        await asyncio.sleep(0)
+        if parts:
+            parts.append(_record_batch(columns))
+            await asyncio.sleep(0)
+        else:
+            # the first array that a process makes has Arrow import pandas, if there is one: a fifth of a second
+            parts.append(await asyncio.to_thread(_record_batch, columns))
     return pa.Table.from_batches(parts)
 
 
