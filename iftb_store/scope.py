@@ -42,7 +42,7 @@ class Scope:
     ) -> None:
         chosen = {"exchange": exchanges, "symbol": symbols, "timeframe": timeframes}
         self._chosen = {column: list(dict.fromkeys(values)) for column, values in chosen.items() if values}
-        self._window = start, end
+        self._start, self._end = start, end
         for name in tables:
             self._require(name)
         wanted = [TABLES[name] for name in TABLES if name in tables] or [*TABLES.values()]
@@ -54,7 +54,7 @@ class Scope:
     def selections(self, table: ScannedTable) -> Iterator[Selection]:
         """Yield the table's part: one selection for each exchange, symbol and timeframe chosen."""
         for values in product(*self._chosen.values()):
-            yield selected(table, *self._window, **dict(zip(self._chosen, values, strict=True)))
+            yield selected(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
 
     def _require(self, name: str) -> None:
         if name not in TABLES:

@@ -18,8 +18,10 @@ from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import uncancelled
+from iftb_store.selections import BARS
 from iftb_store.timeframes import check_timeframe
 from iftb_store.types import EPOCH
+from iftb_store_postgres import reading
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.
 FEW = 300
@@ -65,13 +67,16 @@ _DIFFERS = f"""
         OFFSET 0)
     LIMIT 1"""
 
-# of so many bars at a time it is asked which are stored, and given up where twice as many lie between the first and the last
-_ASKED = 10_000
-_STORED = """
-    SELECT timestamp FROM ohlcv
+# so many bars at a time are compared with those stored, and given up where twice as many lie between the first and the last
+_COMPARED = 5_000
+_STORED = f"""
+    SELECT {", ".join(BARS.columns)} FROM ohlcv
     WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND timestamp BETWEEN $4::text::timestamptz AND $5::text::timestamptz
     LIMIT $6"""
+_STORED_BY = ("exchange", "symbol", "timeframe", "first", "last", "limit")
+_OLDEST_COPIED = 14
 
+_GIVEN = attrgetter(*VALUES)
 _DAYS, _SECONDS, _MICROSECONDS = attrgetter("days"), attrgetter("seconds"), attrgetter("microseconds")
 _EPOCH_DAY = EPOCH.toordinal()
 
@@ -94,36 +99,33 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert bars or overwrite the values that differ, in key order.
 
     Of one series in order the bars that are new go straight into the table, where COPY costs half of what it does by way of
-    the staging table. Where another writer was faster with one of them, or key order would be lost, all go that way.
+    the staging table, and those stored are compared here. Where another writer was faster with a new one, or key order would
+    be lost, all go by way of the staging table.
     """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
-    parts = await _parted(connection, batch) if batch.table is None else None
-    if parts is not None:
+    if batch.table is None:
         # an invalid bar is told by its place in the whole batch
         with suppress(asyncpg.UniqueViolationError, InvalidValueError):
             async with savepoint(connection, "iftb_store_parts"):
-                if await _upsert_parts(connection, batch, *parts):
+                if await _upsert_parts(connection, batch):
                     return
     await _stage(connection, batch)
     if await _differs(connection):
         await _upsert_staged(connection, batch)
 
 
-async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch, new: list[OHLCVBar], known: list[OHLCVBar]) -> bool:
-    """Write a batch's new bars apart from its stored ones; False, with nothing written, where it has to be written as a whole.
-
-    So it is where stored bars that differ do not all come before the new ones: written apart, they would not be in key order.
-    """
-    fresh, stored = (BarBatch(bars, batch.created_at, ordered=True) for bars in (new, known))
-    if known:
-        await _stage(connection, stored)
-        if await _differs(connection):
-            if new and batch.bars[len(known) - 1] is not known[-1]:
-                return False
-            await _upsert_staged(connection, stored)
-    await insert(connection, fresh)
+async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
+    """Write a batch's new bars apart from its stored ones; False, with nothing written, where it has to be written as a whole."""
+    parts = await _parted(connection, batch)
+    if parts is None:
+        return False
+    new, changed = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
+    if changed:
+        await _stage(connection, changed)
+        await _upsert_staged(connection, changed)
+    await insert(connection, new)
     return True
 
 
@@ -140,7 +142,11 @@ def changed(status: str) -> int:
 
 
 async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
-    """Return a batch's new bars and its stored ones; None where it is not one series in order, or too sparse to ask."""
+    """Return a batch's new bars and those stored; none of those stored where all are stored just so.
+
+    None where it is not one series in order, or too sparse to be compared, or written apart would not be in key order: where
+    stored bars that differ do not all come before the new ones.
+    """
     try:
         series, last = (
             (checks.name_text(bar.exchange, "exchange"), checks.name_text(bar.symbol, "symbol"), check_timeframe(bar.timeframe))
@@ -148,19 +154,28 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
         )
     except InvalidValueError:
         return None
-    if not batch.ordered or series != last:
+    if not batch.ordered or series != last or connection.get_server_version().major < _OLDEST_COPIED:
         return None
-    fresh, stored = list[OHLCVBar](), list[OHLCVBar]()
-    for start in range(0, len(batch), _ASKED):
-        bars = batch.bars[start : start + _ASKED]
+    new, known, differ = list[OHLCVBar](), list[OHLCVBar](), False
+    for start in range(0, len(batch), _COMPARED):
+        bars = batch.bars[start : start + _COMPARED]
         moments = [bar.timestamp if bar.timestamp.tzinfo else bar.timestamp.replace(tzinfo=UTC) for bar in bars]
-        found = await connection.fetch(_STORED, *series, str(moments[0]), str(moments[-1]), 2 * _ASKED)
-        if len(found) == 2 * _ASKED:
+        window = str(moments[0]), str(moments[-1]), 2 * _COMPARED
+        found = await reading.copied(connection, _STORED, _STORED_BY, (*series, *window))
+        if len(found) == 2 * _COMPARED:
             return None
-        known = {row[0] for row in found}
-        for moment, bar in zip(moments, bars, strict=True):
-            (stored if moment in known else fresh).append(bar)
-    return fresh, stored
+        stored = {bar.timestamp: _GIVEN(bar) for bar in found}
+        pairs = [(bar, stored.get(moment)) for moment, bar in zip(moments, bars, strict=True)]
+        new += [bar for bar, values in pairs if values is None]
+        given = [bar for bar, values in pairs if values is not None]
+        known += given
+        # what is equal to a stored value may be of a type that is refused
+        for _ in BarBatch(given, batch.created_at).chunks():
+            await asyncio.sleep(0)
+        differ = differ or any(values is not None and values != _GIVEN(bar) for bar, values in pairs)
+        if differ and new and known and known[-1] is not batch.bars[len(known) - 1]:
+            return None
+    return new, known if differ else []
 
 
 @asynccontextmanager
