@@ -56,7 +56,7 @@ def to_bars(rows: Sequence[Row]) -> list[OHLCVBar]:
     symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, trades, ids, created = zip(*rows, strict=True)
     moments = {created_at: from_epoch_us(created_at) for created_at in set(created)}
     prices = (_decimals(column) for column in (open_, high, low, close, volume))
-    quotes = [None if text is None else from_sortable(text) for text in quote]
+    quotes = _decimals(quote) if None not in quote else [None if text is None else from_sortable(text) for text in quote]
     times = map(moments.__getitem__, created)
     return list(map(OHLCVBar, symbol, exchange, timeframe, _times(timestamp), *prices, quotes, trades, ids, times))
 
