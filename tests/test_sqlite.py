@@ -6,11 +6,13 @@ import asyncio
 import sqlite3
 import stat
 import sys
+import threading
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, URLError
@@ -48,6 +50,24 @@ async def test_memory_is_one_database_for_the_managers_life() -> None:
         events = SystemEventRepository(db)
         await asyncio.gather(*(events.log_event("tick", "info", str(number)) for number in range(8)))
         assert len(await events.get_recent_events()) == 8
+
+
+async def test_a_statement_of_a_cancelled_command_does_not_run_on(sqlite_url: str) -> None:
+    begun = threading.Event()
+
+    def endless(conn: Connection) -> None:
+        driver: Any = conn.connection
+        driver.create_function("begun", 0, begun.set)
+        sql = "WITH RECURSIVE n(i) AS (SELECT coalesce(begun(), 1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        conn.execute(text(sql))
+
+    async with DatabaseManager(sqlite_url) as db:
+        running = asyncio.ensure_future(db._backend.with_connection(endless, read_only=True))
+        await asyncio.to_thread(begun.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert db.in_use == 0
 
 
 async def test_readers_are_not_blocked_by_a_writer(sqlite_url: str) -> None:

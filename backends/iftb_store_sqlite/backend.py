@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from iftb_store.errors import URLError, operational_error
@@ -91,8 +92,18 @@ class SQLiteBackend(EngineBackend):
             raise operational_error("the database is not connected")
         self.schema_seen = False
         async with self._engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
             await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-            result = await connection.run_sync(work)
+            running = asyncio.ensure_future(connection.run_sync(work))
+            try:
+                result = await asyncio.shield(running)
+            except asyncio.CancelledError:
+                # the statement would go on in its thread, be it for minutes, and all that follows would wait for it
+                self.interrupt(driver)
+                running.cancel()
+                with suppress(asyncio.CancelledError, DBAPIError):
+                    await running
+                raise
             await connection.commit()
         return result
 
