@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from iftb_store import __version__
 from iftb_store.cli import data, demo, schema
+from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.output import error_line, without_password
 from iftb_store.cli.target import Terminated, private_files
 from iftb_store.errors import InvalidValueError, StoreError
@@ -76,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         # what the terminal cannot show must not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
+    join_words_of_bash()
     try:
+        # Typer answers a shell that completes by SystemExit, which passes
         code = app(rest, prog_name="iftb-store", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -11,6 +11,7 @@ import typer
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
+from iftb_store.cli.completion import severities, timeframes, timeframes_without_url
 from iftb_store.cli.output import clock_time, counted, error_line, json_out, moment, number, say, table, without_password
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import URL_HELP, Terminated, run, url_and_rest, url_and_series
@@ -27,9 +28,15 @@ from iftb_store.timeframes import SECONDS, TIMEFRAMES
 _PLACES = 8
 
 Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)]
-Symbol = Annotated[str | None, typer.Argument(metavar="SYMBOL", help="Such as BTCUSDT; wanted.", show_default=False)]
+Symbol = Annotated[
+    str | None,
+    typer.Argument(metavar="SYMBOL", help="Such as BTCUSDT; wanted.", show_default=False, autocompletion=timeframes_without_url),
+]
 Timeframe = Annotated[
-    str | None, typer.Argument(metavar="TIMEFRAME", help=f"One of {' '.join(TIMEFRAMES)}; wanted.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="TIMEFRAME", help=f"One of {' '.join(TIMEFRAMES)}; wanted.", show_default=False, autocompletion=timeframes
+    ),
 ]
 Exchange = Annotated[str, typer.Option(help="The exchange of the series.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: decimals as strings, times in ISO 8601, UTC.")]
@@ -42,7 +49,9 @@ def import_(
         list[str] | None, typer.Argument(metavar="FILE", help="Dumps, .csv or .zip, or patterns; wanted.", show_default=False)
     ] = None,
     symbol: Annotated[str | None, typer.Option(help="The symbol, where the file's name does not tell it.")] = None,
-    timeframe: Annotated[str | None, typer.Option(help="The timeframe, where the file's name does not tell it.")] = None,
+    timeframe: Annotated[
+        str | None, typer.Option(help="The timeframe, where the file's name does not tell it.", autocompletion=timeframes)
+    ] = None,
     exchange: Annotated[str, typer.Option(help="The exchange the dumps are from.")] = "binance",
     insert: Annotated[bool, typer.Option("--insert", help="Refuse bars stored already instead of overwriting them.")] = False,
 ) -> None:
@@ -181,7 +190,10 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
 def events(
     url: Url = None,
     severity: Annotated[
-        str | None, typer.Option(help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False)
+        str | None,
+        typer.Option(
+            help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=severities
+        ),
     ] = None,
     limit: Limit = 20,
     as_json: Json = False,

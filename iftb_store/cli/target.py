@@ -42,6 +42,11 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
+def is_url(word: str) -> bool:
+    """Tell a URL, or env:NAME, from a file or a symbol."""
+    return "://" in word or word.startswith(_ENVIRONMENT)
+
+
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     """Return the URL that leads a command's arguments, or None, and the rest.
 
@@ -49,7 +54,7 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     env:, and they do not.
     """
     given = [word for word in words if word is not None]
-    if given and ("://" in given[0] or given[0].startswith(_ENVIRONMENT)):
+    if given and is_url(given[0]):
         return given[0], given[1:]
     return None, given
 
