@@ -32,6 +32,7 @@ from iftb_store.registry import backend_for, parse_url, shown_url, without_secre
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from iftb_store.doctor import Finding
     from iftb_store_migrations import SchemaStatus
 
 T = TypeVar("T")
@@ -302,6 +303,23 @@ class DatabaseManager:
 
         self._require_migrations()
         return await self._backend.with_connection(status, read_only=True)
+
+    async def examine(self) -> list[Finding]:
+        """Look for what is wrong with the rows, the ids and the schema, worst first; nothing is changed.
+
+        The rows are examined in one state of the database, in the engine, without a limit to the time of a statement: every
+        table is read a few times. A finding names the first few rows and says how it is mended.
+
+        Raises:
+            NotConnectedError: before connect().
+            Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
+        """
+        from iftb_store.doctor import examine_rows, examine_schema, worst_first
+
+        self._require_migrations()
+        schema, whole = await self._backend.with_connection(examine_schema, read_only=True)
+        rows = await self._backend.with_connection(examine_rows, read_only=True) if whole else []
+        return worst_first([*rows, *schema])
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:

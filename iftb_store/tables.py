@@ -283,7 +283,7 @@ _index("ix_events_severity", _events.c.severity, _events.c.created_at, _events.c
 
 def _create_sequence(table: Table, connection: Connection, **options: Any) -> None:
     if connection.dialect.name == "duckdb":
-        connection.exec_driver_sql(f"CREATE SEQUENCE IF NOT EXISTS {table.name}_id_seq")
+        connection.execute(text(f"CREATE SEQUENCE IF NOT EXISTS {table.name}_id_seq"))
 
 
 def _drop_sequence(table: Table, connection: Connection, **options: Any) -> None:

@@ -19,8 +19,8 @@ _URL = ("sqlite", ":", "///bot.db")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["stat"], ["status"]),
-        (["status", "--j"], ["--json"]),
+        (["doc"], ["doctor"]),
+        (["doctor", "--q"], ["--quiet"]),
         (["events", "--severity", ""], list(SEVERITIES)),
         (["events", *_URL, "--severity", "e"], ["error"]),
         (["gaps", "BTCUSDT", "1"], [name for name in TIMEFRAMES if name.startswith("1")]),

@@ -21,6 +21,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
     "migrate": {"url": ()},
     "status": {"url": ()},
+    "doctor": {"url": ()},
     "import": {
         "url": (),
         "files": ("sqlite:///store.db",),

@@ -393,7 +393,7 @@ async def test_the_callers_timeouts_are_restored(postgres_url: str) -> None:
 
 
 async def test_the_current_schema_of_postgresql_is_the_one_that_counts(postgres_url: str) -> None:
-    def upgrade_in_tenant(conn: Connection) -> list[str]:
+    def upgrade_in_tenant(conn: Connection) -> list[migrations.Difference]:
         conn.execute(text("CREATE SCHEMA tenant"))
         conn.execute(text("SET LOCAL search_path TO tenant"))
         migrations.upgrade(conn)

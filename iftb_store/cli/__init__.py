@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from iftb_store import __version__
 from iftb_store.cli import data, demo, schema
 from iftb_store.cli.completion import join_words_of_bash
+from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import error_line, without_password
 from iftb_store.cli.target import Terminated, private_files
 from iftb_store.errors import InvalidValueError, StoreError
@@ -59,6 +60,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("migrate")(schema.migrate)
 app.command("status")(schema.status)
+app.command("doctor")(doctor)
 app.command("import")(data.import_)
 app.command("gaps")(data.gaps)
 app.command("latest")(data.latest)

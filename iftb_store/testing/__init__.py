@@ -36,7 +36,6 @@ _MODULES = (
     "suite",
     "trades",
     "values",
-    "whole_rows",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 

@@ -22,7 +22,6 @@ from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.values import ValueTests
-from iftb_store.testing.whole_rows import WholeRowTests
 
 
 class BackendConformance(
@@ -32,7 +31,6 @@ class BackendConformance(
     ReadArrowTests,
     WriteArrowTests,
     OtherTablesAsArrowTests,
-    WholeRowTests,
     SeriesTests,
     UpsertReportTests,
     ResampleTests,

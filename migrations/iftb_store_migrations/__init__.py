@@ -4,18 +4,23 @@ Every function takes a SQLAlchemy Connection that is in a transaction; the commi
 iftb-store and its version table are ever read or changed, whatever else is in the database.
 """
 
-from iftb_store_migrations.catalog import differences
+from iftb_store_migrations.catalog import Difference, creation, differences, differences_seen, present_tables
 from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
-from iftb_store_migrations.status import SchemaStatus, status
+from iftb_store_migrations.status import SchemaStatus, state_of, status
 
 __all__ = [
+    "Difference",
     "SchemaStatus",
     "create",
+    "creation",
     "current",
     "differences",
+    "differences_seen",
     "downgrade",
     "head",
+    "present_tables",
     "revisions",
+    "state_of",
     "status",
     "upgrade",
 ]

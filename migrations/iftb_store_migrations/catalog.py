@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, create_engine, text
+from sqlalchemy import Connection, Dialect, TextClause, bindparam, create_engine, text
+from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.schema import CreateIndex, ExecutableDDLElement
 
 from iftb_store.tables import Base
 
@@ -68,32 +71,97 @@ _DUCKDB = text("""
 """).bindparams(bindparam("tables", TABLES, expanding=True))
 
 
+_MAY_CREATE = text("""
+    SELECT has_database_privilege(current_database(), 'TEMPORARY') AND NOT pg_is_in_recovery()
+        AND current_setting('transaction_read_only') = 'off'
+""")
+
+
 def present_tables(conn: Connection) -> list[str]:
     """Return those of our tables that the connection's current schema has, in the models' order."""
     found = _READ[conn.dialect.name](conn)
     return [name for name in TABLES if name in found]
 
 
-def differences(conn: Connection) -> list[str]:
-    """Return how our tables in the database differ from the models, one line each; empty where they are identical.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A part of a table, such as "index ix_trades_recent", that differs from the models'; None is the table itself.
+
+    ``actual`` and ``expected`` are its definitions: None where it is not there, or not one of ours.
+    """
+
+    table: str
+    part: str | None
+    actual: str | None
+    expected: str | None
+
+    def __str__(self) -> str:
+        if self.part is None:
+            return f"table {self.table} is missing"
+        if self.actual is None:
+            return f"{self.part} of {self.table} is missing"
+        if self.expected is None:
+            return f"{self.part} of {self.table} is not one of ours"
+        return f"{self.part} of {self.table} is {self.actual}, should be {self.expected}"
+
+
+def differences(conn: Connection) -> list[Difference]:
+    """Return how our tables in the database differ from the models; empty where they are identical.
 
     Reads only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
     """
-    actual, expected = _READ[conn.dialect.name](conn), _expected(conn)
-    return [line for table in TABLES for line in _compare(table, actual.get(table), expected[table])]
+    return list(_compare(_READ[conn.dialect.name](conn), _expected(conn)))
 
 
-def _compare(table: str, actual: dict[str, str] | None, expected: dict[str, str]) -> list[str]:
-    if actual is None:
-        return [f"table {table} is missing"]
-    lines = [f"{part} of {table} is missing" for part in expected if part not in actual]
-    lines += [f"{part} of {table} is not one of ours" for part in actual if part not in expected]
-    lines += [
-        f"{part} of {table} is {actual[part]}, should be {expected[part]}"
-        for part in expected
-        if part in actual and actual[part] != expected[part]
-    ]
-    return lines
+def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
+    """Return the differences that this role can see, and whether these are all.
+
+    On PostgreSQL, without the right to create temporary tables, only names are compared.
+    """
+    if conn.dialect.name != "postgresql" or conn.execute(_MAY_CREATE).scalar_one():
+        return differences(conn), True
+    found = _compare(_READ[conn.dialect.name](conn), _named(conn.dialect))
+    return [difference for difference in found if difference.actual is None], False
+
+
+def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
+    """Yield the statements that create our tables: the table's name, that of the index as in a `Difference`, and the SQL."""
+    made: list[tuple[str, str | None, str]] = []
+
+    def gather(ddl: ExecutableDDLElement | TextClause, *args: object, **options: object) -> None:
+        sql = " ".join(str(ddl.compile(dialect=dialect)).split())
+        if isinstance(ddl, CreateIndex) and ddl.element.table is not None:
+            made.append((ddl.element.table.name, f"index {ddl.element.name}", sql))
+        else:
+            made.append((table.name, None, sql))
+
+    for table in Base.metadata.tables.values():
+        table.create(MockConnection(dialect, gather), checkfirst=False)
+    yield from made
+
+
+def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
+    for table in TABLES:
+        if table not in actual:
+            yield Difference(table, None, None, "")
+            continue
+        there, wanted = actual[table], expected[table]
+        yield from (Difference(table, part, None, wanted[part]) for part in wanted if part not in there)
+        yield from (Difference(table, part, there[part], None) for part in there if part not in wanted)
+        yield from (
+            Difference(table, part, there[part], wanted[part]) for part in wanted if part in there and there[part] != wanted[part]
+        )
+
+
+def _named(dialect: Dialect) -> Catalog:
+    """Return the parts that the models would give, without the definitions that only the engine itself can make of them."""
+    catalog: Catalog = {
+        name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
+    }
+    for table, index, sql in creation(dialect):
+        parts = [f"constraint {name}" for name in re.findall(r"\bCONSTRAINT (\w+)", sql)] if index is None else [index]
+        catalog[table] |= dict.fromkeys(parts, "")
+    return catalog
 
 
 def _expected(conn: Connection) -> Catalog:

@@ -128,7 +128,7 @@ def adopt_or_refuse(conn: Connection) -> None:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
             "the database has tables with our names, without a revision of iftb-store, and they differ from its own: "
-            f"{'; '.join(found[:_SHOWN])}{more}. Rename or drop them, or make them identical, then migrate again"
+            f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
     _context(conn).stamp(_scripts(), head())
 

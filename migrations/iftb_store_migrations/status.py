@@ -51,11 +51,12 @@ def status(conn: Connection) -> SchemaStatus:
         revision=revision,
         head=head(),
         tables=tables,
-        state=_state(revision, bool(tables)),
+        state=state_of(revision, bool(tables)),
     )
 
 
-def _state(revision: str | None, has_tables: bool) -> str:
+def state_of(revision: str | None, has_tables: bool) -> str:
+    """Return the state of a schema, see `SchemaStatus`."""
     if revision is None:
         return "unstamped" if has_tables else "empty"
     if revision == head():

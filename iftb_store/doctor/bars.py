@@ -1,0 +1,148 @@
+"""What can be wrong with bars: duplicates, times off the grid, impossible prices, holes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, text
+
+from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.findings import Finding
+from iftb_store.doctor.looking import HERE, SERIES, Check, Series, found, not_first
+from iftb_store.doctor.values import BARS
+from iftb_store.resampling import MONDAY
+from iftb_store.timeframes import MONTH, SECONDS
+from iftb_store.types import to_epoch_us
+
+#: So many series are told of, the worst first; the others are found once these are mended.
+MOST_SERIES = 100
+
+_US = 1_000_000
+_DAY = 86_400 * _US
+_KEYS = ", ".join(SERIES)
+_DELETE = "DELETE FROM ohlcv"
+_AGAIN = "delete these bars, and import them again from where they are right"
+_OFF_GRID = (
+    "the bars of a timeframe begin at multiples of its length in UTC, weeks on Monday, months on the first; "
+    f"{_AGAIN}, or, where the whole series is shifted, correct its time zone"
+)
+
+
+def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) -> Iterator[Finding]:
+    """Yield what is wrong with bars whose values, or whose keys, can be reckoned with: conditions, empty where all can."""
+    yield from _single(conn, engine, sound)
+    yield from _neighbours(conn, engine, sound_keys)
+
+
+def off_grid(engine: Engine, timeframe: str) -> str:
+    """Return the condition that a bar does not begin where one of its timeframe can."""
+    moment, seconds = engine.microseconds.format("timestamp"), SECONDS[timeframe]
+    if timeframe == MONTH:
+        return f"NOT ({moment} % {_DAY} = 0 AND {engine.day.format('timestamp')} = 1)"
+    if timeframe == "1w":
+        return f"({moment} - {to_epoch_us(MONDAY)}) % {7 * _DAY} <> 0"
+    # exchanges count three days from days of their own; bars of one series on two such grids show as holes
+    return f"{moment} % {_DAY if timeframe == '3d' else (seconds or 0) * _US} <> 0"
+
+
+def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
+    """Return the checks of single bars; what is a note comes last."""
+    zero = engine.zero
+    negative_volume = f"(volume < {zero} OR quote_volume < {zero} OR trades_count < 0)"
+    negative_price = f"(open < {zero} OR high < {zero} OR low < {zero} OR close < {zero})"
+    beyond = "high >= low AND (open > high OR close > high OR open < low OR close < low)"
+    return (
+        Check("off the grid", "warning", BARS, "", grid, _OFF_GRID, _DELETE),
+        Check("high below low", "error", BARS, "", "high < low", _AGAIN, _DELETE),
+        Check("open or close beyond", "warning", BARS, "", beyond, f"they lie between low and high; {_AGAIN}", _DELETE),
+        Check("negative volume", "error", BARS, "", negative_volume, f"nothing traded is below zero; {_AGAIN}", _DELETE),
+        Check(
+            "negative price",
+            "note",
+            BARS,
+            "",
+            negative_price,
+            f"rare, but crude oil had it in April 2020; where it is wrong, {_AGAIN}",
+            _DELETE,
+        ),
+    )
+
+
+def _single(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
+    grids = " ".join(f"WHEN '{timeframe}' THEN {off_grid(engine, timeframe)}" for timeframe in SECONDS)
+    counts = [f"COUNT(*) FILTER (WHERE {check.condition})" for check in _checks(engine, f"CASE timeframe {grids} END")]
+    for series, found_here in _by_series(conn, engine, counts, _bars(sound), urgent=len(counts) - 1):
+        for check, count in zip(_checks(engine, off_grid(engine, series.timeframe)), found_here, strict=True):
+            if count:
+                yield found(conn, engine, check, count, only=sound, series=series)
+
+
+def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
+    moment, month = engine.microseconds.format, engine.month.format
+    between = f"{moment('timestamp')} - {moment('earlier')}"
+    steps = " ".join(
+        f"WHEN '{timeframe}' THEN ({between} + {seconds * _US - 1}) {engine.divided} {seconds * _US}"
+        for timeframe, seconds in SECONDS.items()
+        if seconds is not None
+    )
+    pairs = f"""(
+        SELECT {_KEYS}, timestamp, earlier,
+            CASE timeframe {steps} ELSE {month("timestamp")} - {month("earlier")} END AS steps
+        FROM (
+            SELECT {_KEYS}, timestamp, LAG(timestamp) OVER (PARTITION BY {_KEYS} ORDER BY timestamp) AS earlier
+            FROM {_bars(sound)}
+        ) bars
+        WHERE earlier IS NOT NULL
+    ) pairs"""
+    aggregates = [
+        "COUNT(*) FILTER (WHERE timestamp = earlier)",
+        "COUNT(*) FILTER (WHERE steps > 1)",
+        "CAST(COALESCE(SUM(steps - 1) FILTER (WHERE steps > 1), 0) AS BIGINT)",
+    ]
+    for series, (duplicates, holes, missing) in _by_series(conn, engine, aggregates, pairs, urgent=1):
+        if duplicates:
+            yield found(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
+        if holes:
+            yield _holes(series, holes, missing)
+
+
+def _duplicates(engine: Engine) -> Check:
+    return Check(
+        "duplicate bars",
+        "error",
+        BARS,
+        "",
+        not_first(engine, BARS, "timestamp", HERE),
+        "of each the oldest, with the smallest id, is kept; where the newest is right, write it by upsert_many after that",
+        _DELETE,
+    )
+
+
+def _holes(series: Series, holes: int, missing: int) -> Finding:
+    symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
+    remedy = (
+        f"{missing:,} {'bar is' if missing == 1 else 'bars are'} missing; "
+        f"`iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}` shows where, `iftb-store import` fills them"
+    )
+    return Finding("holes", "note", BARS.name, series.shown, (), holes, remedy)
+
+
+def _bars(sound: str) -> str:
+    return f"ohlcv WHERE {sound}" if sound else "ohlcv"
+
+
+def _by_series(
+    conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
+) -> Iterator[tuple[Series, Sequence[int]]]:
+    """Yield series of which an aggregate is not 0, and the aggregates; those first of which it is one of the ``urgent`` first."""
+    names = [f"found_{index}" for index in range(len(aggregates))]
+    selected = ", ".join(f"{sql} AS {name}" for sql, name in zip(aggregates, names, strict=True))
+    sql = f"""
+        SELECT {", ".join(map(engine.shown_text.format, SERIES))}, {", ".join(names)}
+        FROM (SELECT {_KEYS}, {selected} FROM {rows} GROUP BY {_KEYS}) found
+        WHERE {" OR ".join(f"{name} > 0" for name in names)}
+        ORDER BY CASE WHEN {" OR ".join(f"{name} > 0" for name in names[:urgent])} THEN 0 ELSE 1 END, {_KEYS}
+        LIMIT {MOST_SERIES}"""
+    for exchange, symbol, timeframe, *counts in conn.execute(text(sql)).all():
+        yield Series(engine, (exchange, symbol, timeframe)), counts

@@ -1,0 +1,221 @@
+"""What can be wrong between rows: trades that were closed by halves, positions and events without what they name, ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Table, text
+
+from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.findings import SHOWN_ROWS, Finding
+from iftb_store.doctor.looking import Check, found, joined, not_first
+from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
+
+_IS_CLOSED = "action IN ('close', 'liquidated')"
+_ITS_TRADE = "SELECT 1 FROM trades WHERE trades.trade_id = {}.trade_id"
+_ITS_POSITION = """SELECT 1 FROM positions WHERE positions.status = 'open' AND (positions.trade_id = trades.trade_id OR
+    (positions.trade_id IS NULL AND positions.exchange = trades.exchange AND positions.symbol = trades.symbol
+        AND positions.side = trades.side))"""
+
+_UPDATE_TRADE = "await TradeRepository(db).update(ID, exit_price=…, exit_time=…, realized_pnl=…) with what the exchange tells"
+
+TRADE_CHECKS = (
+    Check(
+        "closed without exit",
+        "warning",
+        TRADES,
+        "exit_price, realized_pnl",
+        f"{_IS_CLOSED} AND (exit_price IS NULL OR realized_pnl IS NULL)",
+        f"statistics leave out what has no realized_pnl; {_UPDATE_TRADE}",
+    ),
+    Check(
+        "closed without exit",
+        "warning",
+        TRADES,
+        "exit_time",
+        f"{_IS_CLOSED} AND exit_price IS NOT NULL AND realized_pnl IS NOT NULL AND exit_time IS NULL",
+        "statistics count it at its last update, which can become its exit_time",
+        "UPDATE trades SET exit_time = updated_at",
+    ),
+    Check(
+        "exit before entry",
+        "warning",
+        TRADES,
+        "exit_time",
+        "exit_time < entry_time",
+        "one of the two times is wrong; set it right: await TradeRepository(db).update(ID, exit_time=…)",
+    ),
+    Check(
+        "open with an exit",
+        "warning",
+        TRADES,
+        "action",
+        "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NOT NULL",
+        "it has exit_price and realized_pnl, and statistics count it: it is closed",
+        "UPDATE trades SET action = 'close'",
+    ),
+    Check(
+        "open with realized_pnl",
+        "warning",
+        TRADES,
+        "realized_pnl",
+        "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NULL",
+        "statistics count it as closed; where it is still open it has realized nothing",
+        "UPDATE trades SET realized_pnl = NULL",
+    ),
+    Check(
+        "open without a position",
+        "warning",
+        TRADES,
+        "",
+        f"action = 'open' AND EXISTS (SELECT 1 FROM positions) AND NOT EXISTS ({_ITS_POSITION})",
+        f"where it is closed, {_UPDATE_TRADE} and action='close'; where not, await PositionRepository(db).update_position(…)",
+    ),
+)
+
+POSITION_CHECKS = (
+    Check(
+        "position without its trade",
+        "warning",
+        POSITIONS,
+        "trade_id",
+        f"trade_id IS NOT NULL AND NOT EXISTS ({_ITS_TRADE.format('positions')})",
+        "no trade has this trade_id; where none is to be restored, let the position name none",
+        "UPDATE positions SET trade_id = NULL",
+    ),
+    Check(
+        "open position of a closed trade",
+        "warning",
+        POSITIONS,
+        "status",
+        f"status = 'open' AND EXISTS ({_ITS_TRADE.format('positions')} AND trades.{_IS_CLOSED})",
+        "where the exchange holds it no more, it is closed",
+        "UPDATE positions SET status = 'closed'",
+    ),
+)
+
+EVENT_CHECKS = (
+    Check(
+        "event of an unknown trade",
+        "note",
+        EVENTS,
+        "trade_id",
+        f"trade_id IS NOT NULL AND NOT EXISTS ({_ITS_TRADE.format('system_events')})",
+        "a log may name what is gone; to let it name none",
+        "UPDATE system_events SET trade_id = NULL",
+    ),
+    Check(
+        "event of an unknown position",
+        "note",
+        EVENTS,
+        "position_id",
+        "position_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM positions WHERE positions.id = system_events.position_id)",
+        "a log may name what is gone; to let it name none",
+        "UPDATE system_events SET position_id = NULL",
+    ),
+)
+
+
+def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
+    """Yield the keys of which none stands twice, where that holds, and the check that finds the later rows."""
+    keep = "of each the oldest, with the smallest id, {}; look first which is right"
+    for table, key, which, kind, remedy, mend in (
+        (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
+        (
+            POSITIONS,
+            "exchange, symbol, side",
+            "status = 'open'",
+            "two open positions",
+            keep.format("stays open"),
+            "UPDATE positions SET status = 'closed'",
+        ),
+    ):
+        yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, mend)
+    for table in (TRADES, POSITIONS, EVENTS, BARS):
+        which = "id IS NOT NULL"
+        yield (
+            "id",
+            which,
+            Check(
+                "ids that stand twice",
+                "error",
+                table,
+                "id",
+                not_first(engine, table, "id", which),
+                "of each id one row keeps it, the others get new ones",
+                f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}",
+                (engine.set_sequence.format(table.name),) if engine.set_sequence else (),
+            ),
+        )
+
+
+def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> Iterator[Finding]:
+    """Yield what is wrong between rows; ``sound`` are, by table, conditions that a row can be reckoned with, empty for all."""
+    for key, which, check in _once(engine):
+        repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
+        count = conn.execute(text(f"SELECT SUM(more) FROM ({repeated}) repeated")).scalar_one()
+        if count:
+            yield found(conn, engine, check, int(count))
+    for check in (*TRADE_CHECKS, *POSITION_CHECKS, *EVENT_CHECKS):
+        condition = joined(check.condition, sound[check.table.name])
+        count = conn.execute(text(f"SELECT COUNT(*) FROM {check.table.name} WHERE {condition}")).scalar_one()
+        if count:
+            yield found(conn, engine, check, count, only=sound[check.table.name])
+
+
+def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
+    """Yield where ids are missing, and where the next one would be one that is there."""
+    unseen = []
+    for table in (BARS, TRADES, POSITIONS, EVENTS):
+        sql = f"SELECT MIN(id), MAX(id), COUNT(id) FROM {table.name}"
+        first, last, count = conn.execute(text(sql)).one()
+        if not count:
+            continue
+        missing = last - first + 1 - count
+        if missing > 0 and table is not BARS:
+            yield _missing(conn, engine, table, missing)
+        if engine.sequence:
+            row = conn.execute(text(engine.sequence.format(table.name))).first()
+            if row is not None and not row[1]:
+                unseen.append(table.name)
+            elif row is not None and (row[0] or 0) < last:
+                yield _behind(engine, table, last)
+    if unseen:
+        yield Finding(
+            "sequences not examined",
+            "note",
+            ", ".join(unseen),
+            "id",
+            (),
+            len(unseen),
+            "this role may not look at the sequences of the ids; run the doctor once more as the owner of the tables",
+        )
+
+
+def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Finding:
+    sql = f"""
+        SELECT earlier + 1, id - 1 FROM (SELECT id, LAG(id) OVER (ORDER BY id) AS earlier FROM {table.name}) ids
+        WHERE id > earlier + 1 ORDER BY id LIMIT {SHOWN_ROWS}"""
+    ranges = tuple(str(first) if first == last else f"{first}-{last}" for first, last in conn.execute(text(sql)))
+    if engine.leaves_gaps:
+        why = "a transaction that was rolled back leaves such a gap, as rows that were deleted do; nothing is to be done"
+    elif table is EVENTS:
+        why = "events were deleted, or copied from an engine that leaves gaps; nothing is to be done"
+    else:
+        why = "ids rise by one here: rows were deleted, or copied from an engine that leaves gaps; look for them in a backup"
+    return Finding(
+        "missing ids", "note" if engine.leaves_gaps or table is EVENTS else "warning", table.name, "id", ranges, missing, why
+    )
+
+
+def _behind(engine: Engine, table: Table, last: int) -> Finding:
+    return Finding(
+        "sequence behind its ids",
+        "error",
+        table.name,
+        "id",
+        (str(last),),
+        1,
+        "the next rows would get ids that are taken, and be refused or stand twice; move the sequence past the largest",
+        (engine.set_sequence.format(table.name),),
+    )

@@ -1,0 +1,166 @@
+"""What can be wrong with the tables themselves: the revision, and columns, constraints and indexes missing or other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+from sqlalchemy.schema import AddConstraint
+
+from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.findings import Finding, Severity
+from iftb_store.errors import SchemaError
+from iftb_store.health import advice
+from iftb_store.schema import VERSION_TABLE
+from iftb_store.tables import Base
+
+if TYPE_CHECKING:
+    from iftb_store_migrations import Difference
+
+# without these, rows are lost or stand twice
+_MATTERS = (
+    "table",
+    "column",
+    "sequence",
+    "constraint pk",
+    "constraint uq",
+    "constraint PRIMARY",
+    "constraint UNIQUE",
+    "index uq",
+)
+_SHOWN = 5
+_AFTER = "mend what is found in the rows first, or they stand in the way"
+
+
+def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bool]:
+    """Return what is wrong with the schema, and whether it is whole enough for the rows to be examined."""
+    from iftb_store_migrations import current, present_tables, state_of
+
+    try:
+        state = state_of(current(conn), bool(present_tables(conn)))
+    except SchemaError as error:
+        return [_revision("error", str(error))], False
+    if state == "unstamped":
+        found = [_revision("warning", "the tables carry no revision; `iftb-store migrate URL` adopts them where they are ours")]
+    elif state != "current":
+        return [_revision("error", *advice(state))], False
+    else:
+        found = []
+    differences = list(_differences(conn, engine, found))
+    found += _findings(conn, differences)
+    whole = not any(one.actual is None and (one.part or "column").startswith("column") for one in differences)
+    return found, whole
+
+
+def _revision(severity: Severity, remedy: str) -> Finding:
+    return Finding("schema", severity, VERSION_TABLE, "revision", (), 1, remedy)
+
+
+def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iterator[Difference]:
+    from iftb_store_migrations import differences_seen
+
+    differences, complete = differences_seen(conn)
+    if not complete:
+        remedy = "this role may not create temporary tables, so only names were compared; the owner sees the definitions too"
+        found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))
+    # what is not one of ours is its maker's
+    yield from (difference for difference in differences if difference.expected is not None)
+    if engine.invalid:
+        for table, index, is_unique in conn.execute(text(engine.invalid)):
+            found.append(
+                Finding(
+                    "invalid index",
+                    "error" if is_unique else "warning",
+                    table,
+                    f"index {index}",
+                    (),
+                    1,
+                    f"a CREATE INDEX CONCURRENTLY that failed leaves it, and no query uses it; {_AFTER}",
+                    (f"REINDEX INDEX CONCURRENTLY {index}",),
+                )
+            )
+
+
+def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Finding]:
+    from iftb_store_migrations import creation
+
+    made = list(creation(conn.dialect))
+    for table, of_table in groupby(differences, key=lambda difference: difference.table):
+        here, made_here = list(of_table), [(index, sql) for name, index, sql in made if name == table]
+        if conn.dialect.name != "postgresql" and any(map(_wants_new_table, here)):
+            told = "; ".join(map(str, here[:_SHOWN])) + (f"; and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
+            remedy = f"{told}; {_AFTER}; the old table stays as {table}_before: drop it once all is well"
+            yield _finding(here[0], len(here), remedy, list(_rebuilt(table, made_here)))
+            continue
+        for difference in here:
+            statements = list(_statements(conn, difference, made_here))
+            remedy = _AFTER if statements else "restore the table from a backup, or copy its rows to a new database"
+            yield _finding(difference, 1, f"{difference}; {remedy}", statements)
+
+
+def _finding(difference: Difference, count: int, remedy: str, statements: list[str]) -> Finding:
+    part = difference.part or "table"
+    kind = f"{part.split()[0]} {'missing' if difference.actual is None else 'differs'}"
+    severity: Severity = "error" if part.startswith(_MATTERS) else "warning"
+    return Finding(kind, severity, difference.table, difference.part or "", (), count, remedy, tuple(statements))
+
+
+def _wants_new_table(difference: Difference) -> bool:
+    """Tell whether the rows can stay, but not in the table as it is."""
+    part = difference.part or ""
+    return part.startswith("constraint") or (part.startswith("column") and difference.actual is not None)
+
+
+def _statements(conn: Connection, difference: Difference, made: list[tuple[str | None, str]]) -> Iterator[str]:
+    kind, _, name = (difference.part or "").partition(" ")
+    if difference.part is None:
+        yield from (sql for _, sql in made)
+    elif kind == "index":
+        if difference.actual is not None:
+            yield f"DROP INDEX {name}"
+        yield from (sql for index, sql in made if index == difference.part)
+    elif conn.dialect.name == "postgresql" and kind == "constraint":
+        yield from _constrained(conn, difference, name)
+    elif conn.dialect.name == "postgresql" and kind == "column":
+        yield from _altered(conn, difference, name)
+
+
+def _constrained(conn: Connection, difference: Difference, name: str) -> Iterator[str]:
+    if difference.actual == f"{difference.expected} NOT VALID":
+        yield f"ALTER TABLE {difference.table} VALIDATE CONSTRAINT {name}"
+        return
+    if difference.actual is not None:
+        yield f"ALTER TABLE {difference.table} DROP CONSTRAINT {name}"
+    for constraint in Base.metadata.tables[difference.table].constraints:
+        if constraint.name == name:
+            yield str(AddConstraint(constraint, isolate_from_table=False).compile(dialect=conn.dialect))
+
+
+def _altered(conn: Connection, difference: Difference, name: str) -> Iterator[str]:
+    actual, expected = difference.actual, difference.expected
+    if actual is None or expected is None:
+        return
+    column = Base.metadata.tables[difference.table].columns[name]
+    alter = f"ALTER TABLE {difference.table} ALTER COLUMN {name}"
+    # a definition begins with the type: numeric(38,18) NOT NULL DEFAULT now()
+    types = [definition.split(" NOT NULL")[0].split(" DEFAULT")[0].split(" IDENTITY")[0] for definition in (actual, expected)]
+    if types[0] != types[1]:
+        yield f"{alter} TYPE {column.type.compile(dialect=conn.dialect)}"
+    if "DEFAULT" in expected and expected.partition("DEFAULT ")[2] != actual.partition("DEFAULT ")[2]:
+        yield f"{alter} SET DEFAULT {expected.partition('DEFAULT ')[2]}"
+    if "NOT NULL" in expected and "NOT NULL" not in actual:
+        yield f"{alter} SET NOT NULL"
+    if "IDENTITY" in expected and "IDENTITY" not in actual:
+        yield f"{alter} ADD GENERATED BY DEFAULT AS IDENTITY"
+
+
+def _rebuilt(table: str, made: list[tuple[str | None, str]]) -> Iterator[str]:
+    """Yield what makes a table anew with its rows, where the engine alters no constraint."""
+    columns = ", ".join(Base.metadata.tables[table].columns.keys())
+    yield from (f"DROP INDEX IF EXISTS {part.removeprefix('index ')}" for part, _ in made if part is not None)
+    yield f"ALTER TABLE {table} RENAME TO {table}_before"
+    yield from (sql for part, sql in made if part is None)
+    yield f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {table}_before"
+    yield from (sql for part, sql in made if part is not None)

@@ -1,0 +1,121 @@
+"""Single values that cannot be right: NULL where none may be, what cannot be read back, unusable names, unknown words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Table
+
+from iftb_store.checks import ACTIONS, LONGEST_NAME, SEVERITIES, SIDES, STATUSES
+from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.looking import Check
+from iftb_store.tables import Base, Key
+from iftb_store.timeframes import TIMEFRAMES
+from iftb_store.types import ExactDecimal, JSONObject, UTCDateTime
+
+BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
+
+_KINDS = {
+    ExactDecimal: ("decimal", "a decimal of 20 digits before and 18 after the point"),
+    UTCDateTime: ("time", "a time of the years 1 to 9999"),
+    JSONObject: ("json", "a JSON object"),
+    BigInteger: ("integer", "a whole number"),
+}
+_TEXT = ("text", "text")
+_CHOICES: dict[tuple[str, str], Collection[str]] = {
+    (BARS.name, "timeframe"): TIMEFRAMES,
+    (TRADES.name, "side"): SIDES,
+    (TRADES.name, "action"): ACTIONS,
+    (POSITIONS.name, "side"): SIDES,
+    (POSITIONS.name, "status"): STATUSES,
+    (EVENTS.name, "severity"): SEVERITIES,
+}
+
+
+def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
+    """Yield what is checked of each value by itself."""
+    for column in table.columns:
+        name = column.name
+        if not column.nullable:
+            yield _missing(engine, table, column)
+        wrong = _unreadable(engine, column)
+        if wrong is not None:
+            yield from _unreadables(engine, table, column, f"{name} IS NOT NULL AND {wrong}")
+        unusable = _unusable(engine, table, column)
+        if unusable is not None:
+            kind, condition, known = unusable
+            if wrong is not None:
+                # it is told of once
+                condition = f"NOT {wrong} AND {condition}"
+            yield _wrong(kind, table, column, condition, f"{name} {known}")
+
+
+def readable(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -> str:
+    """Return the condition that every value of these columns can be reckoned with."""
+    parts = []
+    for column in columns:
+        wrong, unusable = _unreadable(engine, column), _unusable(engine, table, column)
+        faults = [] if wrong is None else [wrong]
+        faults += [] if unusable is None else [unusable[1]]
+        sound = " AND ".join(f"NOT {fault}" for fault in faults)
+        if not column.nullable:
+            parts.append(f"{column.name} IS NOT NULL")
+            parts += [sound] if sound else []
+        elif sound:
+            parts.append(f"({column.name} IS NULL OR ({sound}))")
+    return " AND ".join(parts)
+
+
+def _kind(column: Column[Any]) -> tuple[str, str]:
+    return next((kind for wanted, kind in _KINDS.items() if isinstance(column.type, wanted)), _TEXT)
+
+
+def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
+    wrong = engine.unreadable.get(_kind(column)[0])
+    return None if wrong is None else wrong.format(column.name)
+
+
+def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
+    """Return the kind, the condition and the rule of a column whose text is one of a few words, or a name."""
+    choices = _CHOICES.get((table.name, column.name))
+    if choices is not None:
+        words = ", ".join(f"'{choice}'" for choice in choices)
+        return f"unknown {column.name}", f"({column.name} NOT IN ({words}))", f"must be one of {', '.join(choices)}"
+    if not isinstance(column.type, Key) or column.nullable:
+        return None
+    space = " || ".join(["' '", *(f"{engine.character}({code})" for code in (9, 10, 13))])
+    blank = f"(trim({column.name}, {space}) = '' OR length({column.name}) > {LONGEST_NAME})"
+    return "unusable name", blank, f"must have 1 to {LONGEST_NAME} characters and not be blank"
+
+
+def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
+    condition, name = f"{column.name} IS NULL", column.name
+    if column.server_default is not None:
+        remedy = f"{name} must not be NULL; the present time is what a new row would have"
+        return Check("missing value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = {engine.now}")
+    return _wrong("missing value", table, column, condition, f"{name} must not be NULL")
+
+
+def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: str) -> Iterator[Check]:
+    name, (kind, wanted) = column.name, _kind(column)
+    if kind == "decimal" and engine.plain_decimals:
+        remedy = "decimals stand here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
+        for is_plain, mended in engine.plain_decimals:
+            mend = f"UPDATE {table.name} SET {name} = {mended.format(name)}"
+            yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, mend)
+            condition = f"{condition} AND NOT {is_plain.format(name)}"
+    why = f"{name} cannot be read as {wanted}"
+    if column.nullable:
+        remedy = f"{why}; set what it should be, or nothing"
+        yield Check("unreadable value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = NULL")
+    else:
+        yield _wrong("unreadable value", table, column, condition, why)
+
+
+def _wrong(kind: str, table: Table, column: Column[Any], condition: str, why: str) -> Check:
+    if table is BARS:
+        remedy = f"{why}; delete these bars and import them again"
+        return Check(kind, "error", table, column.name, condition, remedy, f"DELETE FROM {table.name}")
+    remedy = f"{why}; set what it should be: UPDATE {table.name} SET {column.name} = … WHERE id = …"
+    return Check(kind, "error", table, column.name, condition, remedy)
