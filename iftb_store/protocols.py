@@ -27,7 +27,7 @@ from sqlalchemy import URL, Connection, Executable, Result
 from iftb_store.bars import BarBatch
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.resampling import Bucket, Buckets
-from iftb_store.selections import Selection
+from iftb_store.selections import ScannedTable, Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -253,6 +253,27 @@ class Stores(Protocol):
         The table has the schema of `iftb_store.arrow.schema`: decimals as decimal128(38, 18), times as timestamp[us, UTC],
         JSON objects as their text. Text sorts by its bytes. With a limit there may be fewer rows than that, but none only
         where no more follow.
+        """
+        ...
+
+    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+        """Store whole rows as they are, with their ids and the times that the store keeps; all or none.
+
+        ``rows`` has the schema of `iftb_store.arrow.schema`; no id and no kept time is NULL; the keys are distinct and in order.
+        A row whose key is stored is overwritten in every column, the others are inserted. Rows of the batch may exchange what
+        is unique among them. The ids that the store gives from then on lie past every id written.
+
+        Raises:
+            IntegrityError: the trade_id of a row, its id or its place as the open position belongs to a stored row that is not
+                overwritten, or to another row of the batch. Of bars the id does so only where the database itself keeps it
+                unique or a look is cheap; elsewhere see to it before.
+        """
+        ...
+
+    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+        """Delete the rows whose keys ``rows`` holds, all or none; return how many there were.
+
+        ``rows`` has the key's columns at least, the keys distinct, typed as in `iftb_store.arrow.schema`.
         """
         ...
 

@@ -122,6 +122,14 @@ async def test_a_file_that_another_process_holds_names_the_holder(duckdb_url: st
         await DatabaseManager(f"{duckdb_url}?connect_timeout=0.1").connect()
 
 
+async def test_a_second_manager_keeps_the_file_closed_to_other_processes(db: DatabaseManager, duckdb_url: str) -> None:
+    async with DatabaseManager(duckdb_url):
+        program, path = "import sys, duckdb; duckdb.connect(sys.argv[1])", duckdb_url.removeprefix("duckdb:///")
+        other = await asyncio.create_subprocess_exec(sys.executable, "-c", program, path, stderr=asyncio.subprocess.PIPE)
+        _, said = await other.communicate()
+    assert b"Conflicting lock" in said
+
+
 async def test_connect_waits_for_a_file_that_another_process_gives_back(duckdb_url: str, holder: Process) -> None:
     db = DatabaseManager(f"{duckdb_url}?connect_timeout=60")
     connecting = asyncio.create_task(db.connect())

@@ -183,6 +183,7 @@ async def test_a_path_that_cannot_be_opened_is_an_operational_error(tmp_path: Pa
 _parts = st.text(st.sampled_from([*RESERVED, "a", "0", "\0", "\n", "\x1b"]), max_size=12)
 
 
+@pytest.mark.timeout(36_000 if SOAK else 300)
 @pytest.mark.soaks("hostile url", "urls")
 @settings(
     max_examples=rounds("hostile url"),

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.registry import stores_of
+from iftb_store.selections import BARS, Selection
 from iftb_store.testing.samples import T0, hourly
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -72,3 +74,22 @@ async def test_a_large_upsert_of_bars_stored_just_so_locks_none_of_them(db: Data
         await OHLCVRepository(session).upsert_many(hourly(400))
         async with asyncio.timeout(60):
             await OHLCVRepository(db).upsert_many(hourly(400, volume=Decimal(1)))
+
+
+async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(db: DatabaseManager, admin: Any) -> None:
+    """There were none when the rows were to go straight into the table; COPY waits for those of the first writer."""
+    await OHLCVRepository(db).insert_many(hourly(3, volume=Decimal(7)))
+    async with db.get_session() as session:
+        rows = await stores_of(session).scan(Selection(BARS))
+        await stores_of(session).drop(BARS, rows)
+    async with db.get_session() as holder:
+        await OHLCVRepository(holder).insert_many(hourly(3)[1:])
+
+        async def put() -> None:
+            async with db.get_session() as session:
+                await stores_of(session).put(BARS, rows)
+
+        task = asyncio.create_task(put())
+        await until_blocked(admin, task)
+    await task
+    assert await OHLCVRepository(db).read_arrow() == rows

@@ -15,6 +15,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.registry import stores_of
+from iftb_store.selections import TRADES, Selection
 from iftb_store.testing import BackendConformance
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store_migrations import downgrade
@@ -142,6 +144,15 @@ async def test_the_analyst_reads(migrated: Roles) -> None:
         assert (await db.status()).state == "current"
 
 
+async def test_a_bot_that_may_not_move_the_sequences_is_told_what_to_grant(migrated: Roles) -> None:
+    await store(migrated.urls["bot"])
+    await migrated.as_owner(migrated.named("REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA public FROM iftb_bot"))
+    async with DatabaseManager(migrated.urls["bot"]) as db:
+        with pytest.raises(OperationalError, match=r"GRANT UPDATE ON SEQUENCE public\.trades_id_seq"):
+            async with db.get_session() as session:
+                await stores_of(session).put(TRADES, await stores_of(session).scan(Selection(TRADES)))
+
+
 async def test_the_analyst_examines_all_that_it_may_read(migrated: Roles) -> None:
     await store(migrated.urls["bot"])
     async with DatabaseManager(migrated.urls["owner"]) as db, db.get_session() as session:
@@ -207,7 +218,6 @@ _NO_SCHEMA_CHANGES = [
     "DROP TABLE trades",
     "TRUNCATE trades",
     "COMMENT ON TABLE trades IS 'mine'",
-    "SELECT setval(pg_get_serial_sequence('trades', 'id'), 1000000)",
     "UPDATE iftb_store_version SET version_num = 'mine'",
     "INSERT INTO iftb_store_version VALUES ('mine')",
     "DELETE FROM iftb_store_version",
@@ -240,6 +250,12 @@ async def test_the_analyst_changes_no_row_and_makes_no_temporary_table(tables: R
         table, _, name = column.partition(".")
         assert "permission denied for table" in await refused(tables.urls["analyst"], f"UPDATE {table} SET {name} = NULL")
     assert "permission denied" in await refused(tables.urls["analyst"], "CREATE TEMPORARY TABLE mine (id integer)")
+
+
+async def test_the_analyst_moves_no_sequence(tables: Roles) -> None:
+    for call in ("nextval(number)", "setval(number, 1000000)"):
+        statement = f"SELECT {call} FROM pg_get_serial_sequence('trades', 'id') AS number"
+        assert "permission denied for sequence" in await refused(tables.urls["analyst"], statement)
 
 
 async def test_the_owner_is_no_superuser(tables: Roles) -> None:

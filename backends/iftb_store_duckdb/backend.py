@@ -23,7 +23,7 @@ from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import cannot_open, held_elsewhere, mapped
+from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
 from iftb_store_duckdb.locks import Turnstile, write_lock
 from iftb_store_duckdb.options import Options, parse_options
@@ -39,6 +39,7 @@ _SETTINGS = (
     "SET GLOBAL TimeZone = 'UTC'",
     "SET TimeZone = 'UTC'",
 )
+_ENGINE = "SELECT type FROM duckdb_databases() WHERE database_name = current_database()"
 # at the opening already: a file that is no DuckDB's would have an extension fetched to look into it
 _NO_DOWNLOADS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 
@@ -245,10 +246,17 @@ class DuckDBBackend:
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
         create_private(Path(options.path))
-    if not options.in_memory:
-        refuse_foreign(Path(options.path))
-    connection = duckdb.connect(options.path, config={**options.config, **_NO_DOWNLOADS})
     try:
+        connection = duckdb.connect(options.path, config={**options.config, **_NO_DOWNLOADS})
+    except duckdb.Error:
+        # only now: to close a file that this process has open would give up DuckDB's lock on it
+        refuse_foreign(Path(options.path))
+        raise
+    try:
+        ((engine,),) = connection.execute(_ENGINE).fetchall()
+        if engine != "duckdb":
+            # an extension of the user's reads such a file
+            raise duckdb.IOException(FOREIGN)
         for setting in _SETTINGS:
             connection.sql(setting)
     except BaseException:

@@ -17,10 +17,11 @@ from iftb_store.decimals import CONTEXT, plain, trimmed
 from iftb_store.errors import integrity_error
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.selections import Selection
+from iftb_store.selections import ScannedTable, Selection
 from iftb_store_duckdb.arrow import scan
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
+from iftb_store_duckdb.rows import drop, put
 from iftb_store_duckdb.session import DuckDBSession
 
 _Model = TypeVar("_Model", bound=Trade | Position | SystemEvent)
@@ -46,6 +47,15 @@ class DuckDBStores:
     async def scan(self, selection: Selection) -> pa.Table:
         """Return the selected rows."""
         return await self._session.run(lambda cursor: scan(cursor, selection))
+
+    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+        """Store whole rows as they are."""
+        if rows.num_rows:
+            await self._session.run(lambda cursor: put(cursor, table, rows), write=True)
+
+    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+        """Delete the rows whose keys are given; return how many there were."""
+        return await self._session.run(lambda cursor: drop(cursor, table, rows), write=True) if rows.num_rows else 0
 
 
 class DuckDBTrades:

@@ -42,16 +42,17 @@ async def scan(connection: asyncpg.Connection, selection: Selection, sql: str, a
     return await parser.table()
 
 
-async def pieces(table: pa.Table, created_at: datetime) -> AsyncIterator[bytes]:
-    """Yield checked rows as CSV for COPY."""
+async def pieces(table: pa.Table, created_at: datetime | None = None) -> AsyncIterator[bytes]:
+    """Yield checked rows as CSV for COPY, with a last column of ``created_at`` where it is given."""
     for first in range(0, table.num_rows, _ROWS):
         yield await asyncio.to_thread(_csv, table.slice(first, _ROWS), created_at)
 
 
-def _csv(table: pa.Table, created_at: datetime) -> bytes:
+def _csv(table: pa.Table, created_at: datetime | None) -> bytes:
     text = BytesIO()
-    stamped = table.append_column("created_at", pa.repeat(pa.scalar(created_at, TIME), table.num_rows))
-    csv.write_csv(stamped, text, csv.WriteOptions(include_header=False))
+    if created_at is not None:
+        table = table.append_column("created_at", pa.repeat(pa.scalar(created_at, TIME), table.num_rows))
+    csv.write_csv(table, text, csv.WriteOptions(include_header=False))
     return text.getvalue()
 
 

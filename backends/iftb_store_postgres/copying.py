@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import repeat
 from operator import add, attrgetter, sub
+from typing import Literal
 
 import asyncpg
 
@@ -219,14 +220,23 @@ async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> 
 
 
 async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch) -> None:
-    """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
     if batch.table is None:
-        sent = connection.copy_to_table(table, source=_lines(batch), columns=_COLUMNS, format="text")
+        await send(connection, table, _COLUMNS, _lines(batch), "text")
     else:
         from iftb_store_postgres.arrow import pieces
 
-        sent = connection.copy_to_table(table, source=pieces(batch.table, batch.created_at), columns=_COLUMNS, format="csv")
-    copying = asyncio.ensure_future(sent)
+        await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv")
+
+
+async def send(
+    connection: asyncpg.Connection,
+    table: str,
+    columns: Sequence[str],
+    source: AsyncIterator[bytes],
+    format: Literal["text", "csv"],
+) -> None:
+    """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
+    copying = asyncio.ensure_future(connection.copy_to_table(table, source=source, columns=columns, format=format))
 
     def end(_connection: object) -> None:
         copying.cancel()

@@ -23,7 +23,7 @@ from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.selections import Selection
+from iftb_store.selections import ScannedTable, Selection
 from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
 
@@ -167,6 +167,28 @@ class PostgresDriver:
         self._logger.info("%s", ready.sql)
         with self._translated(connection):
             return await arrow.scan(connection, selection, ready.sql, [self.encode(values[name]) for name in ready.names])
+
+    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+        """See Stores.put."""
+        if not rows.num_rows:
+            return
+        from iftb_store_postgres import rows as whole
+
+        self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
+        connection = await self._connection()
+        with self._translated(connection):
+            async with copying.savepoint(connection, "iftb_store"):
+                await whole.put(connection, table, rows)
+
+    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+        """See Stores.drop."""
+        from iftb_store_postgres import rows as whole
+
+        self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
+        connection = await self._connection()
+        with self._translated(connection):
+            async with copying.savepoint(connection, "iftb_store"):
+                return await whole.drop(connection, table, rows)
 
     @contextmanager
     def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:

@@ -25,13 +25,14 @@ _EXACT_AS_FLOAT = 2**52
 def to_rows(columns: BarColumns, created_at: int) -> list[Row]:
     """Return checked bars as rows for the INSERT."""
     decimals = (sortable(column) for column in columns[4:9])
-    quotes = _optional(columns.quote_volume)
+    quotes = optional(columns.quote_volume)
     times = map(floordiv, map(sub, columns.timestamp, repeat(EPOCH)), repeat(_MICROSECOND))
     names = columns.exchange, columns.symbol, columns.timeframe
     return list(zip(*names, times, *decimals, quotes, columns.trades_count, repeat(created_at), strict=False))
 
 
-def _optional(texts: Sequence[str | None]) -> Sequence[str | None]:
+def optional(texts: Sequence[str | None]) -> Sequence[str | None]:
+    """Return a column of plain decimals, some of them missing, as `to_sortable` writes them."""
     given = [text for text in texts if text is not None]
     if len(given) == len(texts):
         return sortable(given)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -34,7 +34,7 @@ from iftb_store.relational import (
     uncancelled,
 )
 from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.selections import Selection
+from iftb_store.selections import ScannedTable, Selection
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import translate
@@ -134,16 +134,11 @@ class SQLiteDriver:
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
         """See OHLCVStore.upsert_counted: what is not stored is inserted first; then nothing of it differs."""
         counts = [0, 0, 0]
-        await self._run(_savepoint, writes=True)
-        try:
+        async with self._savepoint():
             counts[0] = await self._run(_changes)
             for step, writer in enumerate((_KEEPER, _UPSERTER), 1):
                 await self._write_bars(writer, batch)
                 counts[step] = await self._run(_changes)
-            await self._run(_release, writes=True)
-        except BaseException:
-            await uncancelled(self._run(_undo))
-            raise
         return counts[1] - counts[0], counts[2] - counts[1]
 
     async def change(self, statement: Statement, args: Row) -> int:
@@ -171,17 +166,43 @@ class SQLiteDriver:
 
         return await self._run(scan, selection, made)
 
+    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+        """See Stores.put: where rows are stored there already, they go first, so that others can have what was theirs."""
+        if not rows.num_rows:
+            return
+        from iftb_store_sqlite import rows as whole
+
+        self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
+        async with self._savepoint():
+            if await self._run(whole.any_stored, table, rows):
+                await self.drop(table, rows)
+            for part in whole.parts(rows):
+                await self._run(whole.insert, table, part, writes=True)
+
+    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+        """See Stores.drop."""
+        from iftb_store_sqlite import rows as whole
+
+        self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
+        async with self._savepoint():
+            return sum([await self._run(whole.delete, table, part, writes=True) for part in whole.parts(rows)])
+
     async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
         self._logger.info("%s [%d bars]", writer.one, len(batch))
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
         if len(batch) <= CHUNK:
             await self._run(_write_whole, writer, chunks, created_at, writes=True)
             return
-        await self._run(_savepoint, writes=True)
-        try:
+        async with self._savepoint():
             # a hop for each chunk, as what runs in the thread cannot be cancelled
             while await self._run(_write_next, writer, chunks, created_at, writes=True):
                 pass
+
+    @asynccontextmanager
+    async def _savepoint(self) -> AsyncIterator[None]:
+        await self._run(_savepoint, writes=True)
+        try:
+            yield
             await self._run(_release, writes=True)
         except BaseException:
             await uncancelled(self._run(_undo))

@@ -14,7 +14,7 @@ from sqlalchemy import Dialect, text
 from iftb_store.bars import BarBatch
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.selections import Selection
+from iftb_store.selections import ScannedTable, Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,6 +121,14 @@ class Driver(Protocol):
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See Stores.scan."""
+        ...
+
+    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+        """See Stores.put."""
+        ...
+
+    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+        """See Stores.drop."""
         ...
 
 

@@ -29,6 +29,8 @@ class RelationalStores:
 
     def __init__(self, driver: Driver) -> None:
         self.scan = driver.scan
+        self.put = driver.put
+        self.drop = driver.drop
         self.ohlcv = _Bars(driver)
         self.trades = _Trades(driver)
         self.positions = _Positions(driver)

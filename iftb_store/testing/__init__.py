@@ -36,6 +36,7 @@ _MODULES = (
     "suite",
     "trades",
     "values",
+    "whole_rows",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 

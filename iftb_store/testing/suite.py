@@ -22,6 +22,7 @@ from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.values import ValueTests
+from iftb_store.testing.whole_rows import WholeRowTests
 
 
 class BackendConformance(
@@ -31,6 +32,7 @@ class BackendConformance(
     ReadArrowTests,
     WriteArrowTests,
     OtherTablesAsArrowTests,
+    WholeRowTests,
     SeriesTests,
     UpsertReportTests,
     ResampleTests,

@@ -52,6 +52,8 @@ class SabotagedBackend(SQLiteBackend):
 class _SabotagedStores:
     def __init__(self, sound: Stores, session: AsyncSession) -> None:
         self.scan = sound.scan
+        self.put = sound.put
+        self.drop = sound.drop
         self.ohlcv = _Bars(sound.ohlcv, session)
         self.trades = _Trades(sound.trades)
         self.positions = _Positions(sound.positions, session)

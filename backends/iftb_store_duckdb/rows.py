@@ -1,0 +1,82 @@
+"""Whole rows into DuckDB: Arrow in, checked by joins under the write lock, as a refused row would end the transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iftb_store.errors import integrity_error
+from iftb_store.selections import BARS, ScannedTable
+from iftb_store.types import from_epoch_us
+from iftb_store_duckdb.driver import Cursor
+
+# what is unique beside the key, and of which rows
+_UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
+    "ohlcv": (("id",), "true"),
+    "trades": (("trade_id",), "true"),
+    "positions": (("exchange", "symbol", "side"), "status = 'open'"),
+}
+
+
+def put(cursor: Cursor, table: ScannedTable, rows: pa.Table) -> None:
+    """Store rows as they are; see Stores.put."""
+    with cursor.registered(rows) as batch:
+        _check(cursor, table, rows, batch)
+        _delete(cursor, table, rows, batch)
+        columns = ", ".join(table.columns)
+        cursor.table(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {batch}")
+    _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
+
+
+def drop(cursor: Cursor, table: ScannedTable, rows: pa.Table) -> int:
+    """Delete the rows with these keys; return how many there were."""
+    with cursor.registered(rows) as batch:
+        return _delete(cursor, table, rows, batch)
+
+
+def _delete(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> int:
+    # the bounds let DuckDB skip all that was stored for other times, or under other ids
+    bound, bounds = _bounds(table.key[-1], rows)
+    same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
+    sql = f"DELETE FROM {table.name} AS stored USING {batch} AS fresh WHERE {same} AND {bound}"
+    ((count,),) = cursor.rows(sql, bounds)
+    return int(count)
+
+
+def _check(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> None:
+    """Refuse rows that cannot stand beside each other, or beside stored ones that are not overwritten."""
+    if table.name not in _UNIQUE:
+        return
+    unique, which = _UNIQUE[table.name]
+    columns = ", ".join(unique)
+    twice = f"SELECT 1 FROM {batch} WHERE {which} GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"
+    bound, bounds = _bounds("id", rows) if table is BARS else ("true", [])
+    same_key = " AND ".join(f"kept.{name} = stored.{name}" for name in table.key)
+    same = " AND ".join(f"fresh.{name} = stored.{name}" for name in unique)
+    taken = f"""
+        SELECT 1 FROM {table.name} AS stored SEMI JOIN (SELECT {columns} FROM {batch} WHERE {which}) AS fresh ON {same}
+        ANTI JOIN {batch} AS kept ON {same_key}
+        WHERE {which} AND {bound} LIMIT 1"""
+    if cursor.rows(twice) or cursor.rows(taken, bounds):
+        raise integrity_error(f"the {' and '.join(unique)} of a row belongs to another; nothing of the rows was stored")
+
+
+def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:
+    found: Any = pc.min_max(rows[column].cast(pa.int64())).as_py()
+    bounds = [found["min"], found["max"]]
+    return f"stored.{column} BETWEEN $1 AND $2", bounds if column == "id" else [from_epoch_us(bound) for bound in bounds]
+
+
+def _move_sequence(cursor: Cursor, table: ScannedTable, highest: int) -> None:
+    """Move the sequence of the ids past those that were written; it stays there also where the transaction is rolled back."""
+    name = f"{table.name}_id_seq"
+    ((last,),) = cursor.fetch(
+        "SELECT last_value FROM duckdb_sequences() WHERE sequence_name = $1"
+        " AND schema_name = current_schema() AND database_name = current_database()",
+        [name],
+    )
+    # NULL before the first one
+    if last is None or last < highest:
+        cursor.fetch(f"SELECT setval('{name}', $1)", [highest])

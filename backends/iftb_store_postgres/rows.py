@@ -1,0 +1,102 @@
+"""Whole rows into PostgreSQL, from Arrow: COPY straight into the table, by way of a temporary one where rows may be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iftb_store.errors import operational_error
+from iftb_store.selections import BARS, ScannedTable
+from iftb_store_postgres.arrow import pieces
+from iftb_store_postgres.copying import changed, savepoint, send
+
+# keys of one DELETE
+_KEYS = 10_000
+# An id is drawn for each that was written, which no other session's draw can undo. Where there are very many to draw, setval
+# is certain enough: between two calls of one statement others draw no million ids.
+_MOST_DRAWN = 1_000_000
+_MOVE = f"""
+    WITH drawn AS MATERIALIZED (SELECT nextval($1::text::regclass) AS id)
+    SELECT CASE WHEN $2 - id > {_MOST_DRAWN} THEN setval($1::text::regclass, $2)
+        ELSE (SELECT max(nextval($1::text::regclass)) FROM generate_series(id + 1, $2)) END
+    FROM drawn"""
+_TYPES = {"str": "text[]", "int": "bigint[]", "datetime": "text[]"}
+_VALUES = {"datetime": "{}::timestamptz"}
+
+
+async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
+    """Store rows as they are; see Stores.put."""
+    # first of all, so that nobody is given one of these ids meanwhile
+    await _move_sequence(connection, table, rows)
+    if not await _any_stored(connection, table, rows):
+        # another session may have stored one since
+        with suppress(asyncpg.UniqueViolationError):
+            async with savepoint(connection, "iftb_store_put"):
+                await send(connection, table.name, table.columns, pieces(rows), "csv")
+            return
+    staging, columns = f"iftb_store_put_{table.name}", ", ".join(table.columns)
+    await connection.execute(
+        f"CREATE TEMPORARY TABLE IF NOT EXISTS {staging} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
+    )
+    await connection.execute(f"DELETE FROM {staging}")
+    await send(connection, staging, table.columns, pieces(rows), "csv")
+    key = ", ".join(table.key)
+    if table is not BARS:
+        # so that another row can have what was theirs; of bars nothing but the key is unique
+        await connection.execute(f"DELETE FROM {table.name} USING {staging} AS staged WHERE {table.name}.id = staged.id")
+    changes = ", ".join(f"{column} = excluded.{column}" for column in table.columns if column not in table.key)
+    await connection.execute(
+        f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} "
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
+
+
+async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> int:
+    """Delete the rows with these keys; return how many there were."""
+    keys = [(column, table.kinds[column]) for column in table.key]
+    arrays = ", ".join(f"${place}::{_TYPES[kind]}" for place, (_, kind) in enumerate(keys, 1))
+    same = " AND ".join(f"{table.name}.{column} = {_VALUES.get(kind, '{}').format(f'gone.{column}')}" for column, kind in keys)
+    sql = f"DELETE FROM {table.name} USING unnest({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
+    count = 0
+    for first in range(0, rows.num_rows, _KEYS):
+        count += changed(await connection.execute(sql, *_keys(table, rows.slice(first, _KEYS))))
+    return count
+
+
+async def _any_stored(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> bool:
+    """Tell whether a row is stored between the first and the last key."""
+    bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
+    kinds = [table.kinds[column] for column in table.key] * 2
+    marks = [
+        _VALUES.get(kind, "{}").format(f"${place}::{_TYPES[kind].removesuffix('[]')}") for place, kind in enumerate(kinds, 1)
+    ]
+    width = len(table.key)
+    key, first, last = (", ".join(names) for names in (table.key, marks[:width], marks[width:]))
+    sql = f"SELECT EXISTS (SELECT FROM {table.name} WHERE ({key}) >= ({first}) AND ({key}) <= ({last}))"
+    return bool(await connection.fetchval(sql, *bounds))
+
+
+def _keys(table: ScannedTable, rows: pa.Table) -> list[Sequence[Any]]:
+    """Return the columns of the key as asyncpg takes them; times as text, as it sends the calendar's ends as infinities."""
+    times = {column for column in table.key if table.kinds[column] == "datetime"}
+    return [rows[column].cast(pa.string()).to_pylist() if column in times else rows[column].to_pylist() for column in table.key]
+
+
+async def _move_sequence(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
+    """Move the sequence of the ids past those of the rows; it stays there also where the transaction is rolled back."""
+    sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, 'id')", table.name)
+    if sequence is None:
+        return
+    try:
+        await connection.fetchval(_MOVE, sequence, pc.max(rows["id"]).as_py())
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise operational_error(
+            f"rows cannot be stored with their ids: this user may not move the sequence of the new ones; "
+            f"as the owner: GRANT UPDATE ON SEQUENCE {sequence} TO the user",
+            error,
+        ) from error

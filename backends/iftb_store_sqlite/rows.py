@@ -1,0 +1,62 @@
+"""Whole rows into SQLite, from Arrow: each column turned as one, each part of the rows a step of the session's thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from iftb_store.arrow import DECIMAL, TIME, plain_texts
+from iftb_store.bars import CHUNK
+from iftb_store.collector import paused
+from iftb_store.selections import ScannedTable
+from iftb_store_sqlite.columns import optional
+
+# as for bars: rows of one statement
+_ROWS = 200
+
+
+def parts(rows: pa.Table) -> Iterator[pa.Table]:
+    """Cut rows into parts of a step each."""
+    return (rows.slice(first, CHUNK) for first in range(0, rows.num_rows, CHUNK))
+
+
+def any_stored(connection: sqlite3.Connection, table: ScannedTable, rows: pa.Table) -> bool:
+    """Tell whether a row is stored between the first and the last key of rows in their order."""
+    first, last = (_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
+    key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
+    sql = f"SELECT 1 FROM {table.name} WHERE ({key}) >= ({marks}) AND ({key}) <= ({marks}) LIMIT 1"
+    return connection.execute(sql, (*first[0], *last[0])).fetchone() is not None
+
+
+def insert(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) -> None:
+    """Insert rows; a conflict fails the statement."""
+    with paused():
+        rows = _stored(part, table.columns)
+        one = f"({', '.join('?' * len(table.columns))})"
+        sql = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES "
+        whole = len(rows) - len(rows) % _ROWS
+        for first in range(0, whole, _ROWS):
+            connection.execute(sql + ", ".join([one] * _ROWS), tuple(chain.from_iterable(rows[first : first + _ROWS])))
+        connection.executemany(sql + one, rows[whole:])
+
+
+def delete(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) -> int:
+    """Delete the rows with these keys; return how many there were."""
+    with paused():
+        where = " AND ".join(f"{column} = ?" for column in table.key)
+        return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, table.key)).rowcount
+
+
+def _stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    return list(zip(*(_values(part[column]) for column in columns), strict=True))
+
+
+def _values(column: Any) -> Sequence[Any]:
+    if column.type == DECIMAL:
+        return optional(plain_texts(column))
+    values: Sequence[Any] = (column.cast(pa.int64()) if column.type == TIME else column).to_pylist()
+    return values

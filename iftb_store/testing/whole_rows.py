@@ -1,0 +1,288 @@
+"""Whole rows put as they are, with their ids and kept times, as a copy and a restored backup write them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store import (
+    DatabaseManager,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEvent,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+)
+from iftb_store.arrow import schema
+from iftb_store.registry import stores_of
+from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.samples import (
+    LARGEST,
+    NOW,
+    SMALLEST,
+    T0,
+    bar,
+    full_bar,
+    full_position,
+    full_trade,
+    hourly,
+    position,
+    trade,
+)
+
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_LEAST = LARGEST.copy_negate()
+_MANY = 5_432
+_TEXTS = [
+    "",
+    " ",
+    "NULL",
+    r"\N",
+    r"\.",
+    "\\",
+    '"',
+    '""',
+    ",",
+    "a\tb",
+    "line\nbreak\r\n",
+    '{"\n"}',
+    "\x01\x1f\x7f",
+    "Ü\u202e✓\U0001f4c8",
+]
+_JSON: list[Any] = [
+    "{}",
+    '{"a" : 1.0, "a":\t1.00}',
+    '{"text": "\\u0041 \\"quoted\\" \\\\N\\n"}',
+    '{\n "big": 1e400, "none": null}',
+]
+
+
+def rows_of(table: ScannedTable, items: list[Any]) -> pa.Table:
+    """Return objects as whole rows; JSON is given as an object or as its text."""
+    rows = [
+        {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
+    ]
+    return pa.Table.from_pylist(rows, schema(table))
+
+
+async def put(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+    """Store whole rows in a session of their own."""
+    async with db.get_session() as session:
+        await stores_of(session).put(table, rows)
+
+
+async def drop(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> int:
+    """Delete rows in a session of their own."""
+    async with db.get_session() as session:
+        return await stores_of(session).drop(table, rows)
+
+
+async def stored(db: DatabaseManager, table: ScannedTable) -> pa.Table:
+    """Return all rows of a table."""
+    async with db.get_session() as session:
+        return await stores_of(session).scan(Selection(table))
+
+
+def _bars() -> pa.Table:
+    edges = bar(
+        _FIRST, open=_LEAST, high=LARGEST, low=-SMALLEST, close=Decimal("-1.50"), volume=SMALLEST, quote_volume=Decimal(0)
+    )
+    items = [
+        replace(edges, id=7, created_at=_LAST, trades_count=2**63 - 1),
+        replace(full_bar(T0), id=3, created_at=_FIRST),
+        replace(bar(_LAST), id=2**40, created_at=NOW),
+        *(
+            replace(bar(symbol=text, exchange="odd"), id=100 + index, created_at=NOW)
+            for index, text in enumerate(sorted(_TEXTS[1:], key=str.encode))
+        ),
+    ]
+    return rows_of(BARS, items)
+
+
+def _trades() -> pa.Table:
+    bare = trade("bare", entry_price=_LEAST, quantity=SMALLEST, fee=-SMALLEST, leverage=LARGEST, entry_time=_FIRST)
+    kept: dict[str, Any] = {"created_at": NOW, "updated_at": T0}
+    odd = [
+        replace(trade(f"{text}{index}"), id=100 + index, symbol=text or "x", decision_reasons=_JSON[index % len(_JSON)], **kept)
+        for index, text in enumerate(_TEXTS)
+    ]
+    full = replace(full_trade(), id=5, exit_time=_LAST, created_at=_FIRST, updated_at=_LAST)
+    return rows_of(TRADES, [replace(bare, id=1, **kept), full, *odd])
+
+
+def _positions() -> pa.Table:
+    bare = position(entry_price=LARGEST, quantity=_LEAST, margin=Decimal(0), entry_time=_LAST)
+    odd = [
+        replace(position(status="closed", trade_id=text), id=100 + index, last_updated=T0, created_at=NOW)
+        for index, text in enumerate(_TEXTS)
+    ]
+    full = replace(full_position(), id=5, last_updated=_LAST, created_at=_FIRST)
+    return rows_of(POSITIONS, [replace(bare, id=1, last_updated=NOW, created_at=T0), full, *odd])
+
+
+def _events() -> pa.Table:
+    full = SystemEvent("stop", "error", "", _JSON[0], "", "", "", 2**63 - 1, "", 5, _LAST)
+    odd = [
+        SystemEvent(text, "info", text, _JSON[index % len(_JSON)], text, text, text, None, text, 100 + index, NOW)
+        for index, text in enumerate(_TEXTS)
+    ]
+    return rows_of(EVENTS, [SystemEvent("start", "debug", "bare", id=1, created_at=_FIRST), full, *odd])
+
+
+_EXAMPLES = pytest.mark.parametrize(
+    ("table", "rows"),
+    [(BARS, _bars()), (TRADES, _trades()), (POSITIONS, _positions()), (EVENTS, _events())],
+    ids=lambda given: given.name if isinstance(given, ScannedTable) else "",
+)
+
+
+def _kept(item: Trade | Position, number: int) -> Any:
+    times: dict[str, Any] = {name: NOW for name in ("created_at", "updated_at", "last_updated") if name in item.__slots__}
+    return replace(item, id=number, **times)
+
+
+def _trades_named(*names: str) -> pa.Table:
+    return rows_of(TRADES, [_kept(trade(name), number) for number, name in enumerate(names, 1)])
+
+
+def _positions_with(*statuses: str) -> pa.Table:
+    return rows_of(POSITIONS, [_kept(position(status=status), number) for number, status in enumerate(statuses, 1)])
+
+
+@cache
+def _numbered(count: int, first: int = 1) -> pa.Table:
+    return rows_of(BARS, [replace(item, id=first + index, created_at=NOW) for index, item in enumerate(hourly(count))])
+
+
+class WholeRowTests(SuiteFixtures):
+    """Stores.put and Stores.drop."""
+
+    @_EXAMPLES
+    async def test_every_column_of_a_row_comes_back_as_it_was_put(
+        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+    ) -> None:
+        await put(db, table, rows)
+        assert await stored(db, table) == rows
+
+    @_EXAMPLES
+    async def test_stored_rows_are_overwritten_in_every_column_and_others_stay(
+        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+    ) -> None:
+        await put(db, table, rows)
+        # each row gets what another one has, but for its key and what is unique
+        fixed = {*table.key, "id", "trade_id", "exchange", "symbol", "side", "status"}
+        turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
+        changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)
+        await put(db, table, changed.slice(1))
+        assert await stored(db, table) == pa.concat_tables([rows.slice(0, 1), changed.slice(1)])
+
+    @_EXAMPLES
+    async def test_rows_whose_keys_are_given_are_deleted_and_counted(
+        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+    ) -> None:
+        await put(db, table, rows.slice(1))
+        assert await drop(db, table, rows.slice(0, 4).select(list(table.key))) == 3
+        assert await stored(db, table) == rows.slice(4)
+
+    @_EXAMPLES
+    async def test_no_rows_are_nothing_to_put_or_drop(self, db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+        async with db.get_session() as session:
+            await stores_of(session).put(table, rows.slice(0, 0))
+            dropped = await stores_of(session).drop(table, rows.slice(0, 0))
+        assert (dropped, (await stored(db, table)).num_rows) == (0, 0)
+
+    async def test_many_rows_are_inserted_beside_those_that_are_overwritten(self, db: DatabaseManager) -> None:
+        await put(db, BARS, _numbered(_MANY).slice(_MANY // 3, _MANY // 3))
+        rows = _numbered(_MANY, 50_000)
+        await put(db, BARS, rows)
+        assert await stored(db, BARS) == rows
+        assert await drop(db, BARS, rows.slice(2)) == _MANY - 2
+
+    async def test_the_next_ids_lie_past_every_id_that_was_put(self, db: DatabaseManager) -> None:
+        for table, rows in ((BARS, _bars()), (TRADES, _trades()), (POSITIONS, _positions()), (EVENTS, _events())):
+            await put(db, table, rows)
+        await OHLCVRepository(db).insert_many([bar(symbol="new")])
+        number = await TradeRepository(db).insert(trade("new"))
+        await PositionRepository(db).update_position(position(symbol="new"))
+        await SystemEventRepository(db).log_event("new", "info", "")
+        assert await raw.value(db, "SELECT id FROM ohlcv WHERE symbol = 'new'") > 2**40
+        assert number > 100 + len(_TEXTS) - 1
+        assert await raw.value(db, "SELECT id FROM positions WHERE symbol = 'new'") > 100 + len(_TEXTS) - 1
+        assert await raw.value(db, "SELECT id FROM system_events WHERE event_type = 'new'") > 100 + len(_TEXTS) - 1
+
+    async def test_ids_below_those_given_already_take_nothing_back(self, db: DatabaseManager) -> None:
+        await put(db, TRADES, rows_of(TRADES, [_kept(trade("far"), 5_000)]))
+        await put(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
+        assert await TradeRepository(db).insert(trade("next")) > 5_000
+
+    async def test_two_trades_exchange_their_trade_ids(self, db: DatabaseManager) -> None:
+        await put(db, TRADES, _trades_named("a", "b", "c"))
+        await put(db, TRADES, _trades_named("b", "a"))
+        assert await stored(db, TRADES) == _trades_named("b", "a", "c")
+
+    async def test_the_open_position_moves_from_one_row_to_another(self, db: DatabaseManager) -> None:
+        for statuses in (("open", "closed"), ("closed", "open"), ("open", "liquidated")):
+            await put(db, POSITIONS, _positions_with(*statuses))
+        assert await stored(db, POSITIONS) == _positions_with("open", "liquidated")
+
+    async def test_two_bars_exchange_their_ids(self, db: DatabaseManager) -> None:
+        await put(db, BARS, _numbered(2))
+        swapped = _numbered(2).set_column(11, "id", pa.array([2, 1]))
+        await put(db, BARS, swapped)
+        assert await stored(db, BARS) == swapped
+
+    @pytest.mark.parametrize(
+        ("table", "before", "rows"),
+        [
+            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("new"), 1), _kept(trade("b"), 9)])),
+            (TRADES, _trades_named("a"), rows_of(TRADES, [_kept(trade("b"), 7), _kept(trade("b"), 8)])),
+            (POSITIONS, _positions_with("open"), rows_of(POSITIONS, [_kept(position(), 2)])),
+            (POSITIONS, _positions_with("closed"), rows_of(POSITIONS, [_kept(position(), 2), _kept(position(), 3)])),
+        ],
+        ids=["trade_id", "trade_id twice", "open position", "open position twice"],
+    )
+    async def test_what_belongs_to_another_row_is_refused_and_the_session_goes_on(
+        self, db: DatabaseManager, table: ScannedTable, before: pa.Table, rows: pa.Table
+    ) -> None:
+        await put(db, table, before)
+        async with db.get_session() as session:
+            await SystemEventRepository(session).log_event("earlier", "info", "")
+            with pytest.raises(IntegrityError):
+                await stores_of(session).put(table, rows)
+            await stores_of(session).put(BARS, _numbered(3))
+        assert await stored(db, table) == before
+        assert (await raw.count(db, "system_events"), await raw.count(db, "ohlcv")) == (1, 3)
+
+    async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
+        await put(db, TRADES, _trades_named("a", "b"))
+        async with db.get_session() as session:
+            await stores_of(session).put(TRADES, _trades_named("c", "d", "e"))
+            await stores_of(session).drop(TRADES, _trades_named("c"))
+            await session.rollback()
+        assert await stored(db, TRADES) == _trades_named("a", "b")
+
+    @pytest.mark.parametrize("turns", [1, 5, 30, 300, 1_000])
+    async def test_rows_put_by_a_task_that_is_cancelled_are_all_there_or_none(self, db: DatabaseManager, turns: int) -> None:
+        await put(db, BARS, _numbered(10))
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                task = asyncio.create_task(stores_of(session).put(BARS, _numbered(_MANY, 50_000)))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        assert await stored(db, BARS) in (_numbered(10), _numbered(_MANY, 50_000))
