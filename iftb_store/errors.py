@@ -46,6 +46,10 @@ class TradeConflictError(StoreError):
         self.fields = fields
 
 
+class CollisionError(StoreError):
+    """A copy was refused before anything was written: a row of the source's stands where the destination has one of its own."""
+
+
 class AmbiguousPositionError(StoreError):
     """Both sides of a symbol are open and no side was named."""
 

@@ -16,6 +16,17 @@ from iftb_store.cli import app, main
 from iftb_store.testing.hostile_values import TEXTS
 
 SERIES = ("BTCUSDT", "1m")
+_CHOOSING = {
+    name: ("sqlite:///store.db", "sqlite:///copy.db", option)
+    for name, option in (
+        ("tables", "--table"),
+        ("exchanges", "--exchange"),
+        ("symbols", "--symbol"),
+        ("timeframes", "--timeframe"),
+        ("start", "--start"),
+        ("end", "--end"),
+    )
+}
 #: For each command, the words before the hostile one, as a parameter of it is named.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
@@ -29,6 +40,13 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "timeframe": ("sqlite:///store.db", "BTCUSDT-1m-2024-02.csv", "--timeframe"),
         "exchange": ("sqlite:///store.db", "BTCUSDT-1m-2024-02.csv", "--exchange"),
     },
+    "copy": {
+        "source": (),
+        "destination": ("sqlite:///store.db",),
+        "on_conflict": ("sqlite:///store.db", "sqlite:///copy.db", "--on-conflict"),
+        **_CHOOSING,
+    },
+    "verify": {"source": (), "destination": ("sqlite:///store.db",), **_CHOOSING},
     "gaps": {
         "url": (),
         "symbol": ("sqlite:///store.db",),
@@ -53,7 +71,12 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 #: Words that follow the hostile one.
-AFTER = {("gaps", "symbol"): ("1m",), ("latest", "symbol"): ("1m",)}
+AFTER = {
+    ("gaps", "symbol"): ("1m",),
+    ("latest", "symbol"): ("1m",),
+    ("copy", "source"): ("sqlite:///copy.db",),
+    ("verify", "source"): ("sqlite:///copy.db",),
+}
 
 _TEXTS = (
     "empty text", "white space", "a statement", "quotes", "backslashes", "NUL", "a lone surrogate", "an undecodable byte",
@@ -94,7 +117,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("cli")
     opened = 1706745600000
     (made / "BTCUSDT-1m-2024-02.csv").write_text(f"{opened},1,1,1,1,10,{opened + 59_999},15,3,5,7.5,0\n")
-    assert main(["migrate", f"sqlite:///{made / 'store.db'}"]) == 0
+    for name in ("store", "copy"):
+        assert main(["migrate", f"sqlite:///{made / name}.db"]) == 0
     return made
 
 
@@ -113,7 +137,7 @@ def commands() -> Iterator[tuple[str, Callable[..., object]]]:
 
 
 def test_every_option_and_argument_of_every_command_has_its_hostile_case() -> None:
-    flags = ("bool", "Json")
+    flags = ("bool", "Json", "Quiet")
     takes_text = {
         name: {
             parameter.name
@@ -150,6 +174,8 @@ def test_a_hostile_word_is_taken_or_refused_in_one_line(command: str, parameter:
         ["import", b"sqlite:///store.db", b"\xff\x1b[31m.zip"],
         ["stats", b"sqlite:///store.db", b"--exchange", b"x" * 100_000],
         ["stats", b"env:\xff"],
+        ["copy", b"sqlite:///store.db", b"sqlite:///\xff.db"],
+        ["verify", b"sqlite:///store.db", b"sqlite:///copy.db", b"--symbol", b"\xff"],
         ["demo", b"--path", b"\xff"],
     ],
 )

@@ -144,6 +144,7 @@ def test_of_the_commands(folder: Path, scheme: str) -> None:
         (dump,) = (folder / "demo").glob("*.zip")
         assert main(["migrate", f"{scheme}:///{folder}/bot"]) == 0
         assert main(["import", f"{scheme}:///{folder}/bot", str(dump)]) == 0
+        assert main(["copy", f"{scheme}:///{folder}/bot", f"{scheme}:///{folder}/copy"]) == 0
     assert open_to_others(watch, folder) == []
     assert dump.stat().st_mode & 0o777 == 0o600
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
 from iftb_store import __version__
-from iftb_store.cli import data, demo, schema
+from iftb_store.cli import data, demo, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import error_line, without_password
@@ -62,6 +62,8 @@ app.command("migrate")(schema.migrate)
 app.command("status")(schema.status)
 app.command("doctor")(doctor)
 app.command("import")(data.import_)
+app.command("copy")(transfer.copy)
+app.command("verify")(transfer.verify)
 app.command("gaps")(data.gaps)
 app.command("latest")(data.latest)
 app.command("stats")(data.stats)

@@ -102,7 +102,7 @@ def gaps(
     TIME is ISO 8601, in UTC unless it says otherwise; a date alone is its midnight.
     """
     url, series = url_and_series(url, symbol, timeframe)
-    first, last = _time(start, "--start"), _time(end, "--end")
+    first, last = time_option(start, "--start"), time_option(end, "--end")
 
     async def find(db: DatabaseManager) -> tuple[list[tuple[datetime, datetime]], list[OHLCVBar]]:
         repository = OHLCVRepository(db)
@@ -286,7 +286,12 @@ def _missing(before: datetime, after: datetime, timeframe: str) -> int:
     return -((before - after) // timedelta(seconds=seconds)) - 1
 
 
-def _time(text: str | None, option: str) -> datetime | None:
+def time_option(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option gives, naive where the text says no time zone.
+
+    Raises:
+        InvalidValueError: it is no ISO 8601.
+    """
     if text is None:
         return None
     try:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from sqlalchemy import URL
+
 from iftb_store.cli.output import without_password
 from iftb_store.config import get_settings
 from iftb_store.errors import ConfigurationError, InvalidValueError, SchemaError
@@ -96,17 +98,17 @@ def resolve(url: str | None) -> str:
     return value
 
 
-def run(url: str | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
+def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
     """Connect to what the user means, do the work in an event loop of its own, disconnect.
 
     Raises:
         Terminated: SIGTERM came; the work was cancelled first, as Ctrl-C does it.
         SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
     """
-    address = resolve(url)
+    address = url if isinstance(url, URL) else resolve(url)
     manager = DatabaseManager(address)
     if not create:
-        _require_file(address)
+        require_file(address)
 
     async def connected() -> T:
         with _cancelled_by_sigterm():
@@ -139,7 +141,12 @@ def _cancelled_by_sigterm() -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGTERM)
 
 
-def _require_file(address: str) -> None:
+def require_file(address: str | URL) -> None:
+    """Refuse a URL of a file that is not there.
+
+    Raises:
+        SchemaError: the message names the command that creates it.
+    """
     # opening it would leave an empty file behind, which hides that the name was mistyped
     url = parse_url(address)
     if (

@@ -9,6 +9,7 @@ _SCALE = float(os.environ.get("IFTB_STORE_SOAK_SCALE", "1"))
 
 _ROUNDS = {
     "writer killed": (20, 500),
+    "copy killed": (5, 100),
     "server killed": (10, 100),
     "backends terminated": (10, 100),
     "server silent": (10, 100),

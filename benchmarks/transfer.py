@@ -1,0 +1,185 @@
+"""Moves a store through every engine with the real commands, and measures each step: rate, processor, peak memory.
+
+``python -m benchmarks.transfer --rows 2000000``: PostgreSQL -> DuckDB -> (Parquet ->) SQLite -> PostgreSQL, verified at each
+step; then a night's growth is copied again. The way through Parquet is taken where this version has ``export``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Annotated, Any
+
+import asyncpg
+import pyarrow as pa
+import typer
+from rich.table import Table
+from sqlalchemy import make_url
+
+from benchmarks.objects import NewTrades, bars
+from benchmarks.postgres import URL_VARIABLE, postgres_server
+from benchmarks.show import terminal
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.cli import app
+from iftb_store.testing.samples import position
+
+SERIES = 20
+#: Of the other tables, a row to so many bars.
+OTHERS = 200
+
+
+# rusage would count the parent's memory too, which is the child's until it runs its own program
+_CHILD = """
+import sys
+from iftb_store.cli import main
+code = main(sys.argv[1:])
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its name, the rows it was about, its seconds, those of the processor, its peak memory in MiB."""
+
+    name: str
+    rows: int
+    seconds: float
+    processor: float
+    peak: float
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.rows / self.seconds
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=SERIES * OTHERS, help="Bars.")] = 100_000,
+    path: Annotated[Path, typer.Option("--json", help="Write the figures into this file.")] = Path("transfer.json"),
+) -> None:
+    """Measure copies between the engines."""
+    with TemporaryDirectory(prefix="iftb-transfer-") as name:
+        folder = Path(name)
+        given = os.environ.get(URL_VARIABLE)
+        server: Any = None if given else postgres_server(folder)
+        base = given or server.get_uri()
+        live, back = (asyncio.run(_database(base, f"iftb_transfer_{os.getpid()}_{which}")) for which in ("live", "back"))
+        try:
+            steps = list(_steps(rows, live, back, folder))
+        finally:
+            asyncio.run(_dropped(base, [live, back]))
+            if server is not None:
+                server.cleanup()
+    path.write_text(json.dumps([asdict(step) | {"rate": step.rate} for step in steps], indent=2) + "\n")
+    _show(steps)
+
+
+def _steps(rows: int, live: str, back: str, folder: Path) -> Iterator[Step]:
+    total = asyncio.run(_fill(live, rows))
+    research, laptop = f"duckdb:///{folder / 'research.duckdb'}", f"sqlite:///{folder / 'laptop.db'}"
+    legs = [("PostgreSQL", live), ("DuckDB", research), ("SQLite", laptop), ("PostgreSQL", back)]
+    for (one, source), (two, destination) in pairwise(legs):
+        way = f"{one} -> {two}"
+        if one == "DuckDB" and "export" in {command.name for command in app.registered_commands}:
+            files = str(folder / "parquet")
+            yield _run("DuckDB -> Parquet", total, "export", source, "-o", files)
+            yield _run("Parquet -> SQLite", total, "import", destination, files)
+        else:
+            yield _run(way, total, "copy", source, destination, "--quiet")
+        yield _run(f"{way}, verify", total, "verify", source, destination, "--quiet")
+        yield _run(f"{way}, nothing new", total, "copy", source, destination, "--quiet")
+    yield _run("PostgreSQL -> PostgreSQL, verify all", total, "verify", live, back, "--quiet")
+    grown = asyncio.run(_night(live))
+    yield _run(f"PostgreSQL -> DuckDB, a night of {grown:,} rows", total + grown, "copy", live, research, "--quiet")
+    yield _run("PostgreSQL -> DuckDB, verify", total + grown, "verify", live, research, "--quiet")
+
+
+def _run(name: str, rows: int, *words: str) -> Step:
+    """Run a command in a process of its own."""
+    begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", _CHILD, *words], stdout=subprocess.PIPE, check=False)
+    seconds, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed")
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Step(name, rows, seconds, processor, int(done.stdout.split()[-1]) / 1024)
+
+
+async def _fill(url: str, rows: int) -> int:
+    """Write bars of some series, and rows of the other tables; return how many rows there are."""
+    others = rows // OTHERS
+    async with DatabaseManager(url) as db:
+        await db.migrate()
+        async with db.get_session() as session:
+            repository = OHLCVRepository(session)
+            await repository.insert_many(bars(rows // SERIES))
+            whole = (await repository.read_arrow()).drop_columns(["id", "created_at"])
+            for number in range(1, SERIES):
+                names = pa.repeat(pa.scalar(f"COIN{number}USDT"), whole.num_rows)
+                await repository.write_arrow(whole.set_column(whole.schema.get_field_index("symbol"), "symbol", names))
+            await _others(session, others)
+    return rows // SERIES * SERIES + 3 * others
+
+
+async def _others(session: object, count: int) -> None:
+    new, trades = NewTrades(), TradeRepository(session)  # type: ignore[arg-type]
+    positions, events = PositionRepository(session), SystemEventRepository(session)  # type: ignore[arg-type]
+    for number in range(count):
+        await trades.insert(new.next())
+        await positions.update_position(position(symbol=f"COIN{number}USDT"))
+        await events.log_event("order", "info", f"order {number} was filled", {"number": number, "venue": "x"})
+
+
+async def _night(url: str) -> int:
+    """Write what a night brings: a day more of each series."""
+    async with DatabaseManager(url) as db:
+        repository = OHLCVRepository(db)
+        grown = 0
+        for series in await repository.list_series():
+            fresh = bars(series.count + 1_440)[series.count :]
+            grown += await repository.upsert_many([replace(bar, symbol=series.symbol) for bar in fresh])
+    return grown
+
+
+async def _database(base: str, name: str) -> str:
+    connection = await asyncpg.connect(make_url(base).set(drivername="postgresql").render_as_string(hide_password=False))
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    await connection.close()
+    return make_url(base).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+
+
+async def _dropped(base: str, urls: list[str]) -> None:
+    connection = await asyncpg.connect(make_url(base).set(drivername="postgresql").render_as_string(hide_password=False))
+    for url in urls:
+        await connection.execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+    await connection.close()
+
+
+def _show(steps: list[Step]) -> None:
+    shown = Table("step", "rows", "seconds", "rows/s", "µs/row", "processor s", "peak MiB")
+    for step in steps:
+        shown.add_row(
+            step.name,
+            f"{step.rows:,}",
+            f"{step.seconds:.1f}",
+            f"{step.rate:,.0f}",
+            f"{step.seconds / step.rows * 1e6:.2f}",
+            f"{step.processor:.1f}",
+            f"{step.peak:.0f}",
+        )
+    terminal().print(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,249 @@
+"""The commands that work on two databases: copy and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+from sqlalchemy import URL
+
+from iftb_store.cli.completion import timeframes
+from iftb_store.cli.data import Json, time_option
+from iftb_store.cli.output import counted, error_line, json_out, say, table
+from iftb_store.cli.progress import Progress
+from iftb_store.cli.target import Terminated, require_file, resolve, run
+from iftb_store.errors import InvalidValueError
+from iftb_store.manager import DatabaseManager
+from iftb_store.registry import parse_url, require_arrow, shown_url
+from iftb_store.scope import TABLES, Scope
+from iftb_store.timeframes import TIMEFRAMES
+
+if TYPE_CHECKING:
+    from iftb_store.verifying import Difference
+
+T = TypeVar("T")
+
+Source = Annotated[str, typer.Argument(metavar="SRC", help="The database to read: its URL, or env:NAME.")]
+Destination = Annotated[str, typer.Argument(metavar="DST", help="The other database: its URL, or env:NAME.")]
+Tables = Annotated[list[str] | None, typer.Option("--table", help=f"Only this one of {', '.join(TABLES)}; repeatable.")]
+Exchanges = Annotated[list[str] | None, typer.Option("--exchange", help="Only rows of this exchange; repeatable.")]
+Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only rows of this symbol; repeatable.")]
+Timeframes = Annotated[
+    list[str] | None,
+    typer.Option("--timeframe", help=f"Only bars of this one of {' '.join(TIMEFRAMES)}; repeatable.", autocompletion=timeframes),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Only rows from here on: a bar's timestamp, an entry_time, an event's created_at."),
+]
+End = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows up to here, counted in.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+# of each side: what a batch, an index of trades and a checkpoint need; more is cache
+_DUCKDB_MEMORY = "64MiB"
+# of a checksum, for people
+_SHORT = 12
+
+
+def copy(
+    source: Source,
+    destination: Destination,
+    tables: Tables = None,
+    exchanges: Exchanges = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    start: Start = None,
+    end: End = None,
+    on_conflict: Annotated[
+        Literal["source-wins", "refuse"],
+        typer.Option(help="What becomes of a row that DST has with other values: overwrite it, or write nothing at all."),
+    ] = "source-wins",
+    delete: Annotated[bool, typer.Option("--delete", help="Delete those of the chosen rows that only DST has.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, or refused, and write nothing.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Copy what SRC has and DST has not, or has with other values; prove the copy.
+
+    SRC is read in one state. Days, and ranges of ids, of equal checksums are not moved, so a second copy is quick; one that was
+    broken off goes on. Ids and created_at are kept. A row of SRC with an id that another row has in DST is refused before
+    anything is written. Tables are created where DST has none. TIME is ISO 8601, in UTC unless it says otherwise.
+    """
+    require_arrow()
+    from iftb_store.copying import Copied, Copy, prepare
+
+    scope = _scope(tables, exchanges, symbols, timeframes, start, end)
+    progress = Progress(quiet=quiet)
+    under_way: list[Copy] = []
+
+    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
+        if not dry_run and await prepare(theirs) and not (quiet or as_json):
+            say(f"{_shown(destination)}: the tables are created")
+        copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
+        under_way.append(copying)
+        return await copying.run(dry=dry_run)
+
+    try:
+        done = _run_both(source, destination, work, create=not dry_run)
+    except (KeyboardInterrupt, Terminated):
+        moved = counted(under_way[0].moved if under_way else 0, "row")
+        error_line(f"stopped with {moved} moved, which stay; running the same command again goes on from there")
+        raise
+    if as_json:
+        json_out([asdict(item) | {"unchanged": item.unchanged} for item in done])
+    elif not quiet:
+        _show_copied(done, dry_run)
+
+
+def verify(
+    source: Source,
+    destination: Destination,
+    tables: Tables = None,
+    exchanges: Exchanges = None,
+    symbols: Symbols = None,
+    timeframes: Timeframes = None,
+    start: Start = None,
+    end: End = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compare what SRC and DST have, by counts and checksums of the values; name the first rows that differ.
+
+    Both are read in one state each, and neither is changed. The exit code is 0 where they are equal and 1 where not. TIME is
+    ISO 8601, in UTC unless it says otherwise.
+    """
+    require_arrow()
+    from iftb_store.verifying import verify as compare
+
+    scope = _scope(tables, exchanges, symbols, timeframes, start, end)
+    progress = Progress(quiet=quiet)
+    found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step))
+    equal = all(item.equal for item in found)
+    if as_json:
+        json_out([asdict(item) | {"equal": item.equal} for item in found])
+    elif not quiet:
+        rows = [
+            (
+                item.table,
+                item.series,
+                f"{item.source.rows:,}",
+                f"{item.destination.rows:,}",
+                item.source.checksum[:_SHORT],
+                item.destination.checksum[:_SHORT],
+                "yes" if item.equal else "NO",
+            )
+            for item in found
+        ]
+        table(
+            ["table", "series", "rows SRC", "rows DST", "checksum SRC", "checksum DST", "equal"],
+            rows,
+            right=["rows SRC", "rows DST"],
+        )
+    for item in found:
+        for difference in item.differences:
+            error_line(_difference(item.table, difference))
+        if not item.equal and not item.differences:
+            error_line(f"{item.table} {item.series}: a row stands twice in one of the two; iftb-store doctor finds it")
+    if not equal:
+        raise typer.Exit(1)
+    if not (quiet or as_json):
+        say(f"equal: {counted(sum(item.source.rows for item in found), 'row')} in each")
+
+
+def _show_copied(done: list[Any], dry: bool) -> None:
+    columns = ["rows", "inserted", "updated", "unchanged", "deleted", "only in DST"]
+    rows = [
+        (
+            item.table,
+            item.series,
+            *(f"{count:,}" for count in (item.source.rows, item.inserted, item.updated, item.unchanged, item.deleted, item.kept)),
+            item.source.checksum[:_SHORT],
+            _verdict(item),
+        )
+        for item in done
+    ]
+    table(["table", "series", *columns, "checksum", "equal"], rows, right=columns)
+    moved = counted(sum(item.inserted + item.updated for item in done), "row")
+    say(f"{moved} to be moved; nothing was written" if dry else f"{moved} moved, and the copy is proved")
+    kept = sum(item.kept for item in done)
+    if kept:
+        say(f"{counted(kept, 'row')} only in DST; they stay, and --delete deletes them")
+
+
+def _verdict(item: Any) -> str:
+    if not item.equal:
+        return "not yet"
+    return "all of SRC" if item.kept else "yes"
+
+
+def _difference(name: str, difference: Difference) -> str:
+    from iftb_store.verifying import told
+
+    row = " ".join(told(value) for value in difference.row.values())
+    if difference.column is None:
+        return f"{name} {row}: only in {'SRC' if difference.source else 'DST'}"
+    return f"{name} {row}: {difference.column} is {told(difference.source)} in SRC and {told(difference.destination)} in DST"
+
+
+def _run_both(
+    source: str, destination: str, work: Callable[[DatabaseManager, DatabaseManager], Awaitable[T]], *, create: bool = False
+) -> T:
+    import pyarrow as pa
+
+    from iftb_store.stretches import require_schema
+
+    ours, theirs = resolve(source), resolve(destination)
+    _refuse_the_same(ours, theirs)
+    # Arrow's own keeps what was freed
+    pa.set_memory_pool(pa.system_memory_pool())
+    other = DatabaseManager(_frugal(theirs))
+
+    async def both(first: DatabaseManager) -> T:
+        if not create:
+            require_file(theirs)
+        # before anything is created
+        await require_schema(first)
+        async with other as second:
+            return await work(first, second)
+
+    return run(_frugal(ours), both)
+
+
+def _frugal(address: str) -> URL:
+    """Return the URL with a bound to DuckDB's memory, where it has none: DuckDB's own is most of the machine's."""
+    url = parse_url(address)
+    if url.get_backend_name() != "duckdb" or "memory_limit" in url.query:
+        return url
+    return url.update_query_dict({"threads": "1", **url.query, "memory_limit": _DUCKDB_MEMORY})
+
+
+def _refuse_the_same(ours: str, theirs: str) -> None:
+    one, two = parse_url(ours), parse_url(theirs)
+    if one.get_backend_name() != two.get_backend_name() or (one.host, one.port) != (two.host, two.port):
+        return
+    same = one.database == two.database
+    if not same and one.database and two.database and one.host is None:
+        paths = Path(one.database), Path(two.database)
+        same = all(path.exists() for path in paths) and paths[0].samefile(paths[1])
+    if same:
+        raise InvalidValueError(f"SRC and DST are the same database: {shown_url(one)}")
+
+
+def _scope(
+    tables: list[str] | None,
+    exchanges: list[str] | None,
+    symbols: list[str] | None,
+    timeframes: list[str] | None,
+    start: str | None,
+    end: str | None,
+) -> Scope:
+    window: list[datetime | None] = [time_option(start, "--start"), time_option(end, "--end")]
+    return Scope(tables or (), exchanges or (), symbols or (), timeframes or (), *window)
+
+
+def _shown(url: str) -> str:
+    return shown_url(parse_url(resolve(url)))

@@ -1,0 +1,193 @@
+"""Proves that two stores hold the same rows, or names the first that differ."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from iftb_store.digests import Part, canonical_json, checksum
+from iftb_store.manager import DatabaseManager
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.scope import Scope
+from iftb_store.selections import ScannedTable
+from iftb_store.stretches import (
+    Compared,
+    Run,
+    Scanner,
+    Step,
+    Stretch,
+    chosen,
+    compared,
+    digested,
+    in_order,
+    require_schema,
+    runs,
+    silent,
+    snapshot,
+    stretches,
+    together,
+)
+
+# a row of the source and one of the destination, None where it is missing
+_Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
+
+#: How many rows that differ are named of a series or table.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many rows a store has of a series or table, and their checksum; see `iftb_store.digests`."""
+
+    rows: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that differs, or a row that only one of two stores has.
+
+    Attributes:
+        row: the values of the row's key, by column.
+        column: the column; None where one store lacks the row.
+        source: its value in the source; where one store lacks the row, whether the source has it.
+        destination: the same of the destination.
+    """
+
+    row: dict[str, Any]
+    column: str | None
+    source: Any
+    destination: Any
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of one series of bars, or of another table.
+
+    Attributes:
+        table: the table's name.
+        series: what the rows have in common, such as ``binance BTCUSDT 1m``; empty where they are a whole table's.
+        source: the source's rows and checksum.
+        destination: the destination's.
+        differences: the values of the first `NAMED` rows that differ.
+    """
+
+    table: str
+    series: str
+    source: Contents
+    destination: Contents
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether both stores have the same rows with the same values."""
+        return self.source == self.destination
+
+
+async def verify(
+    source: DatabaseManager, destination: DatabaseManager, scope: Scope | None = None, *, step: Step = silent
+) -> list[Verified]:
+    """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
+
+    Args:
+        source: a connected manager.
+        destination: another one.
+        scope: what is compared; None for all.
+        step: shows how far it is.
+
+    Raises:
+        SchemaError: one of the two has no schema that can be used.
+        MissingDriverError: pyarrow is not installed; the message is the install line.
+    """
+    require_arrow()
+    scope = scope or Scope()
+    for db in (source, destination):
+        await require_schema(db)
+    async with snapshot(source) as ours, snapshot(destination) as theirs:
+        stores = stores_of(ours), stores_of(theirs)
+        found = await together(stretches(ours, scope), stretches(theirs, scope))
+        total = sum(rows for part in found for _, rows in part)
+        done = 0
+        with step("verify") as tell:
+
+            def count(rows: int) -> None:
+                nonlocal done
+                done += rows
+                tell(done, total)
+
+            return [
+                await _verified(*stores, stretch, count)
+                for stretch in in_order([stretch for part in found for stretch, _ in part])
+            ]
+
+
+async def _verified(ours: Scanner, theirs: Scanner, stretch: Stretch, count: Callable[[int], None]) -> Verified:
+    one, two = await together(digested(ours, stretch, tell=count), digested(theirs, stretch, tell=count))
+    differing = runs(one, two)
+    named = await differences(ours, theirs, stretch, differing) if differing else []
+    return Verified(stretch.table.name, stretch.series, contents(one), contents(two), named)
+
+
+def contents(parts: list[Part]) -> Contents:
+    """Return what parts are together."""
+    return Contents(sum(part.rows for part in parts), checksum(parts))
+
+
+async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differing: list[Run]) -> list[Difference]:
+    """Return the values of the first rows that differ."""
+    found: list[Difference] = []
+    named = 0
+    for run in differing:
+        async with aclosing(_rows_that_differ(ours, theirs, stretch, run)) as rows:
+            async for one, two in rows:
+                found += _differences(stretch.table, one, two)
+                named += 1
+                if named == NAMED:
+                    return found
+    return found
+
+
+async def _rows_that_differ(ours: Scanner, theirs: Scanner, stretch: Stretch, run: Run) -> AsyncGenerator[_Pair]:
+    """Yield the rows of a run that differ, in the order of their keys; None for one that is missing."""
+    key = stretch.table.key[-1]
+    async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+        async for chunk in chunks:
+            pairs: list[_Pair] = list(_first_pairs(chunk, stretch))
+            for pair in sorted(pairs, key=lambda pair: (pair[0] or pair[1] or {})[key]):
+                yield pair
+
+
+def _first_pairs(chunk: Compared, stretch: Stretch) -> Iterator[_Pair]:
+    extra = chunk.extra.filter(chosen(chunk.extra, stretch.selection))
+    yield from ((row, None) for row in chunk.new.slice(0, NAMED).to_pylist())
+    yield from ((None, row) for row in extra.slice(0, NAMED).to_pylist())
+    yield from zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True)
+
+
+def _differences(table: ScannedTable, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> list[Difference]:
+    key = {name: (ours or theirs or {})[name] for name in table.key}
+    if ours is None or theirs is None:
+        return [Difference(key, None, ours is not None, theirs is not None)]
+    return [
+        Difference(key, name, ours[name], theirs[name])
+        for name in table.columns
+        if _comparable(table, name, ours[name]) != _comparable(table, name, theirs[name])
+    ]
+
+
+def _comparable(table: ScannedTable, column: str, value: Any) -> Any:
+    return canonical_json(value) if table.kinds[column] == "dict[str, Any]" and value is not None else value
+
+
+def told(value: Any) -> str:
+    """Return a value for a person: plain digits, ISO 8601, or the text."""
+    if isinstance(value, Decimal):
+        digits = format(value, "f")
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    return "NULL" if value is None else str(value)
