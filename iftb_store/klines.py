@@ -224,6 +224,8 @@ class KlineDump:
             if not line:
                 blank = blank or number
                 continue
+            if "\r" in line:
+                raise self._error(number, "a carriage return stands in it; lines end with LF or CR LF")
             if blank:
                 raise self._error(blank, "empty, though more lines follow")
             bar = self._bar(line, number)

@@ -138,6 +138,7 @@ def test_a_rare_but_exact_number_is_taken(write: Write) -> None:
         (changed(FIRST, 4, "٣"), r"is not a number"),
         (changed(FIRST, 5, '"1"'), "volume '\"1\"' is not a number"),
         (changed(FIRST, 9, "x"), "taker buy volume 'x' is not a number"),
+        (changed(FIRST, 11, "0\r0"), "a carriage return stands in it"),
         (changed(FIRST, 8, "1.5"), "trades count '1.5' is not a whole number"),
         (changed(FIRST, 8, "-1"), "trades_count must lie between 0 and"),
         (changed(FIRST, 8, "1e30"), "trades count '1e30' is not a whole number"),

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, URLError
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
+from iftb_store.cli import main
 from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.selections import BARS, Selection
 from iftb_store.testing.samples import hourly
@@ -193,3 +194,22 @@ def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.Mon
     assert (found["id"].to_pylist(), len(asked), reader.in_transaction) == ([0, 1, 2, 3, 4], 3, False)
     reader.close()
     writer.close()
+
+
+async def test_a_damaged_schema_that_is_no_text_is_a_clear_error(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """sqlite3 cannot decode its own message then, and raises UnicodeDecodeError."""
+    url = f"sqlite:///{path}"
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b"trade_id UNIQUE", b"trade_id UNIQU\xa9", 1))
+    assert path.read_bytes() != sound
+    with pytest.raises(OperationalError, match="the database file is damaged; restore it from a backup"):
+        async with DatabaseManager(url) as db:
+            await TradeRepository(db).get_recent()
+    with pytest.raises(OperationalError, match="the database file is damaged"):
+        async with DatabaseManager(url) as db, db.get_session() as session:
+            await session.execute(text("SELECT * FROM ohlcv"))
+    for command in ("status", "migrate"):
+        assert await asyncio.to_thread(main, [command, url]) == 1
+        assert "the database file is damaged" in capsys.readouterr().err

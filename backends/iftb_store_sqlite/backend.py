@@ -21,7 +21,7 @@ from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, watch
 from iftb_store_sqlite.driver import SQLiteDriver
-from iftb_store_sqlite.errors import translate, translate_any
+from iftb_store_sqlite.errors import RAISED, translate, translate_any
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class SQLiteBackend(EngineBackend):
             except BaseException:
                 await connection.close()
                 raise
-        except sqlite3.Error as error:
+        except RAISED as error:
             # its thread still has a word for this event loop, which may be closed next
             await asyncio.to_thread(opening._thread.join)
             raise translate(error) from error
@@ -144,7 +144,7 @@ class _Driver(sqlite3.Connection):
     """Ends its transaction when it is closed: a statement that was broken off would keep it, and the write lock, alive."""
 
     def close(self) -> None:
-        with suppress(sqlite3.Error):
+        with suppress(*RAISED):
             self.rollback()
         super().close()
 
@@ -212,7 +212,7 @@ def _begin_before_writes(
     begin = driver.cursor()
     try:
         begin.execute("BEGIN" if only_reads else "BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
+    except RAISED as error:
         raise translate(error) from error
     finally:
         begin.close()

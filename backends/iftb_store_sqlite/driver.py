@@ -37,7 +37,7 @@ from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
-from iftb_store_sqlite.errors import translate
+from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
 
 if TYPE_CHECKING:
@@ -222,10 +222,10 @@ class SQLiteDriver:
                 await connection._execute(_begin_to_read if only_reads else _begin, connection._connection)
             box: list[T] = await connection._execute(_boxed, work, connection._connection, *args)
             return box.pop()
-        except sqlite3.Error as error:
+        except RAISED as error:
             raise await self._translated(connection, error) from error
 
-    async def _translated(self, connection: Any, error: sqlite3.Error) -> Exception:
+    async def _translated(self, connection: Any, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:

@@ -22,13 +22,17 @@ _MEANING: dict[int | None, str] = {
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
 }
 
+#: What sqlite3 raises: UnicodeDecodeError where its message would quote a schema that is damaged.
+RAISED = (sqlite3.Error, UnicodeDecodeError)
 
 #: What passes when the other writer is done.
 _TRANSIENT = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def translate(error: sqlite3.Error) -> IntegrityError | OperationalError:
+def translate(error: sqlite3.Error | UnicodeDecodeError) -> IntegrityError | OperationalError:
     """Return the error to raise for one of sqlite3's."""
+    if isinstance(error, UnicodeDecodeError):
+        return operational_error(_MEANING[sqlite3.SQLITE_CORRUPT], error)
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(error, sqlite3.IntegrityError):
         message = "a row with this key is stored already" if code in _DUPLICATE else "the row breaks a constraint of the database"
@@ -39,4 +43,4 @@ def translate(error: sqlite3.Error) -> IntegrityError | OperationalError:
 
 def translate_any(error: BaseException, *, lost: bool, committing: bool) -> Exception | None:
     """Return the error to raise for one of sqlite3's, None for any other; there is no connection to lose."""
-    return translate(error) if isinstance(error, sqlite3.Error) else None
+    return translate(error) if isinstance(error, RAISED) else None
