@@ -196,14 +196,18 @@ def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.Mon
     writer.close()
 
 
+def harm(path: Path, sound: bytes, damaged: bytes) -> None:
+    whole = path.read_bytes()
+    assert sound in whole
+    path.write_bytes(whole.replace(sound, damaged, 1))
+
+
 async def test_a_damaged_schema_that_is_no_text_is_a_clear_error(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """sqlite3 cannot decode its own message then, and raises UnicodeDecodeError."""
     url = f"sqlite:///{path}"
     async with DatabaseManager(url) as db:
         await db.create_tables()
-    sound = path.read_bytes()
-    path.write_bytes(sound.replace(b"trade_id UNIQUE", b"trade_id UNIQU\xa9", 1))
-    assert path.read_bytes() != sound
+    harm(path, b"trade_id UNIQUE", b"trade_id UNIQU\xa9")
     with pytest.raises(OperationalError, match="the database file is damaged; restore it from a backup"):
         async with DatabaseManager(url) as db:
             await TradeRepository(db).get_recent()
