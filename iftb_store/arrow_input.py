@@ -38,6 +38,20 @@ _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fie
 _EARLIEST, _LATEST = (to_epoch_us(moment.replace(tzinfo=UTC)) for moment in (datetime.min, datetime.max))
 
 
+class RowError(InvalidValueError):
+    """A row of a table that cannot be stored.
+
+    Attributes:
+        index: its place in the table, from 0 on.
+        why: what is wrong, without the row.
+    """
+
+    def __init__(self, index: int, rows: int, key: str, why: str) -> None:
+        super().__init__(f"row {index + 1} of {rows} ({key}): {why}")
+        self.index = index
+        self.why = why
+
+
 async def gathered(data: object) -> pa.Table:
     """Return the rows of a table, a record batch, a reader, a data frame (by Arrow's PyCapsule interface) or some of these.
 
@@ -239,13 +253,13 @@ def _check_values(table: pa.Table) -> None:
             raise _refused(table, negative, f"{name} is negative")
 
 
-def _refused(table: pa.Table, wrong: Any, why: str) -> InvalidValueError:
+def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:
     return _refused_row(table, pc.index(wrong, True).as_py(), why)
 
 
-def _refused_row(table: pa.Table, index: int, why: str) -> InvalidValueError:
+def _refused_row(table: pa.Table, index: int, why: str) -> RowError:
     row = " ".join(_shown(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
-    return InvalidValueError(f"row {index + 1} of {table.num_rows} ({row}): {why}")
+    return RowError(index, table.num_rows, row, why)
 
 
 def _shown(cell: Any) -> str:

@@ -6,7 +6,6 @@ Each takes a session, or a connected DatabaseManager; given the manager, each ca
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import checks
+from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError, TradeConflictError
 from iftb_store.messages import shown
 from iftb_store.models import Position, SystemEvent, Trade, TradeStatistics
@@ -58,7 +58,7 @@ class TradeRepository(ArrowReads):
                 stored = await stores.trades.get_by_trade_id(checked.trade_id)
                 if stored is None:
                     raise
-        differing = tuple(name for name in _TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
+        differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
         if differing:
             raise TradeConflictError(
                 f"a trade with trade_id {shown(checked.trade_id)} is stored already (id {stored.id}) with another "
@@ -78,7 +78,7 @@ class TradeRepository(ArrowReads):
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)
-        changes = {name: check(kwargs[name], name) for name, check in _TRADE_CHECKS.items() if name in kwargs}
+        changes = {name: check(kwargs[name], name) for name, check in TRADE_CHECKS.items() if name in kwargs}
         async with self._stores() as stores:
             if not await stores.trades.update(number, {**changes, "updated_at": self._now()}):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns it, get_by_symbol() finds it")
@@ -214,17 +214,8 @@ class SystemEventRepository(ArrowReads):
         Raises:
             InvalidValueError: a value cannot be stored.
         """
-        event = SystemEvent(
-            event_type=checks.name_text(event_type, "event_type"),
-            severity=checks.choice(severity, "severity", checks.SEVERITIES),
-            message=checks.text(message, "message"),
-            details=None if details is None else _checked_json(details, "details"),
-            symbol=checks.optional(checks.name_text, symbol, "symbol"),
-            exchange=checks.optional(checks.name_text, exchange, "exchange"),
-            trade_id=checks.optional(checks.name_text, trade_id, "trade_id"),
-            position_id=checks.optional(checks.integer, position_id, "position_id"),
-            stack_trace=checks.optional(checks.text, stack_trace, "stack_trace"),
-        )
+        given = (event_type, severity, message, details, symbol, exchange, trade_id, position_id, stack_trace)
+        event = SystemEvent(*(check(value, name) for (name, check), value in zip(EVENT_CHECKS.items(), given, strict=True)))
         async with self._stores() as stores:
             await stores.events.insert(event, self._now())
 
@@ -234,7 +225,7 @@ class SystemEventRepository(ArrowReads):
         Raises:
             InvalidValueError: limit below 1, or an unknown severity.
         """
-        wanted = checks.optional(_severity, severity, "severity")
+        wanted = None if severity is None else EVENT_CHECKS["severity"](severity, "severity")
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
             return await stores.events.get_recent(wanted, count)
@@ -246,72 +237,10 @@ async def _refuse_position(stores: Stores, position_id: int) -> None:
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists those that are open")
 
 
-def _nullable(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
-    return lambda value, name: None if value is None else check(value, name)
-
-
-def _chosen(choices: tuple[str, ...]) -> Callable[[object, str], str]:
-    return lambda value, name: checks.choice(value, name, choices)
-
-
-def _checked_json(value: object, name: str) -> dict[str, Any] | None:
-    return checks.json_object(checks.json_text(value, name))
-
-
-_severity = _chosen(checks.SEVERITIES)
-
-_TRADE_CHECKS: dict[str, Callable[[object, str], Any]] = {
-    "trade_id": checks.name_text,
-    "symbol": checks.name_text,
-    "exchange": checks.name_text,
-    "side": _chosen(checks.SIDES),
-    "action": _chosen(checks.ACTIONS),
-    "entry_price": checks.exact_decimal,
-    "quantity": checks.exact_decimal,
-    "entry_time": checks.utc,
-    "leverage": checks.quotient,
-    "exit_price": _nullable(checks.exact_decimal),
-    "exit_time": _nullable(checks.utc),
-    "realized_pnl": _nullable(checks.exact_decimal),
-    "realized_pnl_pct": _nullable(checks.quotient),
-    "fee": checks.exact_decimal,
-    "signal_score": _nullable(checks.quotient),
-    "technical_score": _nullable(checks.quotient),
-    "llm_score": _nullable(checks.quotient),
-    "xgb_confidence": _nullable(checks.quotient),
-    "stop_loss": _nullable(checks.exact_decimal),
-    "take_profit": _nullable(checks.exact_decimal),
-    "position_size_pct": _nullable(checks.quotient),
-    "decision_reasons": _nullable(_checked_json),
-    "llm_analysis": _nullable(_checked_json),
-}
-
-_POSITION_CHECKS: dict[str, Callable[[object, str], Any]] = {
-    "symbol": checks.name_text,
-    "exchange": checks.name_text,
-    "side": _chosen(checks.SIDES),
-    "entry_price": checks.exact_decimal,
-    "quantity": checks.exact_decimal,
-    "margin": checks.exact_decimal,
-    "entry_time": checks.utc,
-    "current_price": _nullable(checks.exact_decimal),
-    "unrealized_pnl": _nullable(checks.exact_decimal),
-    "status": _chosen(checks.STATUSES),
-    "leverage": checks.quotient,
-    "unrealized_pnl_pct": _nullable(checks.quotient),
-    "liquidation_price": _nullable(checks.exact_decimal),
-    "stop_loss": _nullable(checks.exact_decimal),
-    "take_profit": _nullable(checks.exact_decimal),
-    "trailing_stop": _nullable(checks.exact_decimal),
-    "trade_id": _nullable(checks.name_text),
-    "id": _nullable(checks.integer),
-}
-
-
 def _checked_trade(trade: Trade) -> Trade:
     if not isinstance(trade, Trade):
         raise InvalidValueError(f"a Trade is wanted, not {type(trade).__name__}")
-    return Trade(**{name: check(getattr(trade, name), name) for name, check in _TRADE_CHECKS.items()})
+    return Trade(**{name: check(getattr(trade, name), name) for name, check in TRADE_CHECKS.items()})
 
 
 def _same(stored: object, given: object) -> bool:
@@ -324,15 +253,15 @@ def _same(stored: object, given: object) -> bool:
 def _checked_position(position: Position) -> Position:
     if not isinstance(position, Position):
         raise InvalidValueError(f"a Position is wanted, not {type(position).__name__}")
-    return Position(**{name: check(getattr(position, name), name) for name, check in _POSITION_CHECKS.items()})
+    return Position(**{name: check(getattr(position, name), name) for name, check in POSITION_CHECKS.items()})
 
 
 def _check_field_names(changes: dict[str, Any]) -> None:
     known = {field.name for field in fields(Trade)}
     for name in changes:
-        if name in _TRADE_CHECKS:
+        if name in TRADE_CHECKS:
             continue
         if name in known:
             raise InvalidValueError(f"{name} is kept by the store and cannot be set")
-        settable = ", ".join(field for field in _TRADE_CHECKS if field != "trade_id")
+        settable = ", ".join(field for field in TRADE_CHECKS if field != "trade_id")
         raise InvalidValueError(f"a trade has no field {shown(name)}; those that can be set are {settable}")

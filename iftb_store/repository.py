@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +15,7 @@ from iftb_store.messages import kind
 from iftb_store.protocols import Capability, Session, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.selections import ScannedTable, Selection
-from iftb_store.streams import Stream
+from iftb_store.streams import Stream, record_batches
 from iftb_store.timeframes import check_timeframe
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ def selected(table: ScannedTable, start: datetime | None, end: datetime | None, 
     if first is not None and last is not None:
         check_order(first, last)
     return Selection(table, {name: value for name, value in given.items() if value is not None}, first, last)
+
+
+@asynccontextmanager
+async def opened_stores(manager: DatabaseManager, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+    """Open a session and yield its stores; a ``snapshot`` shows one state of the database, where the backend can."""
+    alike = snapshot and Capability.ISOLATION in manager.capabilities
+    async with manager.get_session(isolation="snapshot" if alike else None) as session:
+        yield stores_of(session)
 
 
 def check_order(start: datetime, end: datetime) -> None:
@@ -77,9 +85,8 @@ class Repository:
         if self._fixed is not None:
             yield self._fixed
         elif self._manager is not None:
-            alike = snapshot and Capability.ISOLATION in self._manager.capabilities
-            async with self._manager.get_session(isolation="snapshot" if alike else None) as session:
-                yield stores_of(session)
+            async with opened_stores(self._manager, snapshot=snapshot) as stores:
+                yield stores
 
     async def _table(self, selection: Selection) -> pa.Table:
         require_arrow()
@@ -91,11 +98,8 @@ class Repository:
         return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
 
     async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
-        async with self._stores(snapshot=True) as stores:
-            while (found := await stores.scan(selection)).num_rows:
-                (batch,) = found.combine_chunks().to_batches()
-                place = batch.slice(batch.num_rows - 1).to_pylist()[0]
-                selection = replace(selection, after=tuple(place[name] for name in selection.order))
+        async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
+            async for batch in batches:
                 yield batch
 
     def _now(self) -> datetime:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from iftb_store.protocols import Stores
+from iftb_store.selections import Selection
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
+
+
+async def record_batches(stores: Stores, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+    """Yield the selected rows, at most as many a time as the selection's limit says."""
+    while (found := await stores.scan(selection)).num_rows:
+        (batch,) = found.combine_chunks().to_batches()
+        place = batch.slice(batch.num_rows - 1).to_pylist()[0]
+        selection = replace(selection, after=tuple(place[name] for name in selection.order))
+        yield batch
 
 
 class Stream(Generic[T]):

@@ -37,7 +37,8 @@ from iftb_store.klines import DumpError, KlineDump
 from iftb_store.errors import StoreError
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # the largest that this process ever was; getrusage tells of the one that started it, too
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 256 * 2**20,) * 2)
