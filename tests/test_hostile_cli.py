@@ -27,6 +27,7 @@ _CHOOSING = {
         ("end", "--end"),
     )
 }
+STORE = ("sqlite:///store.db",)
 #: For each command, the words before the hostile one, as a parameter of it is named.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
@@ -39,6 +40,21 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "symbol": ("sqlite:///store.db", "BTCUSDT-1m-2024-02.csv", "--symbol"),
         "timeframe": ("sqlite:///store.db", "BTCUSDT-1m-2024-02.csv", "--timeframe"),
         "exchange": ("sqlite:///store.db", "BTCUSDT-1m-2024-02.csv", "--exchange"),
+        "map": (*STORE, "BTCUSDT-1m-2024-02.csv", "--map"),
+        "tz": (*STORE, "BTCUSDT-1m-2024-02.csv", "--tz"),
+        "fold": (*STORE, "BTCUSDT-1m-2024-02.csv", "--fold"),
+        "decimals": (*STORE, "BTCUSDT-1m-2024-02.csv", "--decimals"),
+    },
+    "export": {
+        "url": ("-o", "out.csv", "--overwrite"),
+        "output": (*STORE, "--overwrite", "-o"),
+        "format": (*STORE, "-o", "out.csv", "--overwrite", "--format"),
+        "table": (*STORE, "-o", "out.csv", "--overwrite", "--table"),
+        "exchange": (*STORE, "-o", "out.csv", "--overwrite", "--exchange"),
+        "symbol": (*STORE, "-o", "out.csv", "--overwrite", "--symbol"),
+        "timeframe": (*STORE, "-o", "out.csv", "--overwrite", "--timeframe"),
+        "start": (*STORE, "-o", "out.csv", "--overwrite", "--start"),
+        "end": (*STORE, "-o", "out.csv", "--overwrite", "--end"),
     },
     "copy": {
         "source": (),

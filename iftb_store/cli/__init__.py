@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
 from iftb_store import __version__
-from iftb_store.cli import data, demo, schema, transfer
+from iftb_store.cli import data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import error_line, without_password
@@ -61,7 +61,8 @@ app.command("demo")(demo.demo)
 app.command("migrate")(schema.migrate)
 app.command("status")(schema.status)
 app.command("doctor")(doctor)
-app.command("import")(data.import_)
+app.command("export")(files.export)
+app.command("import")(files.import_)
 app.command("copy")(transfer.copy)
 app.command("verify")(transfer.verify)
 app.command("gaps")(data.gaps)

@@ -1,22 +1,17 @@
-"""The commands that bring bars in and show what is stored: import, gaps, latest, stats, positions, events."""
+"""The commands that show what is stored: gaps, latest, stats, positions, events."""
 
 from __future__ import annotations
 
-import glob
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import IntegrityError
 
 from iftb_store.checks import SEVERITIES
 from iftb_store.cli.completion import severities, timeframes, timeframes_without_url
-from iftb_store.cli.output import clock_time, counted, error_line, json_out, moment, number, say, table, without_password
-from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import URL_HELP, Terminated, run, url_and_rest, url_and_series
+from iftb_store.cli.output import clock_time, counted, json_out, moment, number, say, table
+from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError
-from iftb_store.klines import DumpError, Imported, KlineDump, import_klines, series_in_name
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar, TradeStatistics
@@ -41,51 +36,6 @@ Timeframe = Annotated[
 Exchange = Annotated[str, typer.Option(help="The exchange of the series.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: decimals as strings, times in ISO 8601, UTC.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
-
-
-def import_(
-    url: Url = None,
-    files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Dumps, .csv or .zip, or patterns; wanted.", show_default=False)
-    ] = None,
-    symbol: Annotated[str | None, typer.Option(help="The symbol, where the file's name does not tell it.")] = None,
-    timeframe: Annotated[
-        str | None, typer.Option(help="The timeframe, where the file's name does not tell it.", autocompletion=timeframes)
-    ] = None,
-    exchange: Annotated[str, typer.Option(help="The exchange the dumps are from.")] = "binance",
-    insert: Annotated[bool, typer.Option("--insert", help="Refuse bars stored already instead of overwriting them.")] = False,
-) -> None:
-    """Store the candles of kline dumps as Binance publishes them.
-
-    Each file is stored wholly or not at all. Bars stored already are overwritten, so a second import changes nothing.
-    """
-    url, patterns = url_and_rest(url, *(files or []))
-    if not patterns:
-        raise InvalidValueError("no FILE is named; give dumps such as BTCUSDT-1m-2024-02.zip after the URL")
-    paths = [path for pattern in patterns for path in _files(pattern)]
-    dumps = [KlineDump(path, symbol=symbol, timeframe=timeframe, exchange=exchange) for path in dict.fromkeys(paths)]
-    _refuse_mixing(dumps, symbol)
-    _refuse_contradiction(dumps)
-
-    done: list[Imported] = []
-    progress = Progress()
-
-    async def import_all(db: DatabaseManager) -> None:
-        for dump in dumps:
-            result = await _import_one(db, dump, insert, progress)
-            if result is not None:
-                done.append(result)
-
-    try:
-        run(url, import_all)
-    except (KeyboardInterrupt, Terminated):
-        stored = f"{len(done)} of {counted(len(dumps), 'file')} stored, {counted(sum(result.bars for result in done), 'bar')}"
-        error_line(f"stopped with {stored}; nothing is stored of the file under way, and importing all of them again is safe")
-        raise
-    bars = sum(result.bars for result in done)
-    say(f"{len(done)} of {counted(len(dumps), 'file')} imported, {counted(bars, 'bar')}")
-    if len(done) < len(dumps):
-        raise typer.Exit(1)
 
 
 def gaps(
@@ -220,59 +170,6 @@ def statistics_table(figures: TradeStatistics) -> None:
         ("profit_factor", number(figures.profit_factor, _PLACES) or "none (no losses)"),
     ]
     table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
-
-
-def summary(result: Imported) -> str:
-    """Return one line that says what a file brought."""
-    series = f"{result.exchange} {result.symbol} {result.timeframe}"
-    return f"{result.path.name}: {series}, {counted(result.bars, 'bar')}, {moment(result.first)} to {moment(result.last)} UTC"
-
-
-async def _import_one(db: DatabaseManager, dump: KlineDump, insert: bool, progress: Progress) -> Imported | None:
-    try:
-        with progress.step(dump.path.name, "bytes") as tell:
-            result = await import_klines(db, dump, insert=insert, progress=tell)
-    except (DumpError, OSError) as error:
-        problem = f"{dump.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        error_line(f"{problem}; nothing of this file is stored")
-    except IntegrityError as error:
-        error_line(f"{dump.path}: {error.orig}; nothing of this file is stored; without --insert, stored bars are overwritten")
-    else:
-        say(summary(result))
-        return result
-    return None
-
-
-def _files(pattern: str) -> list[Path]:
-    """Return the file of this name, or those that match the pattern: not every shell expands them."""
-    if not pattern:
-        raise InvalidValueError("an empty FILE is given; name a dump such as BTCUSDT-1m-2024-02.zip")
-    path = Path(pattern)
-    if path.is_dir():
-        raise InvalidValueError(f"{pattern} is a directory; name its files, e.g. {path / '*.zip'}")
-    if path.exists():
-        return [path]
-    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not found:
-        raise InvalidValueError(f"no file {without_password(pattern)}; a database URL has :// in it or begins with env:")
-    return found
-
-
-def _refuse_mixing(dumps: list[KlineDump], symbol: str | None) -> None:
-    named = sorted({name for dump in dumps if (name := series_in_name(dump.path)[0]) is not None})
-    if symbol is not None and len(named) > 1:
-        raise InvalidValueError(
-            f"--symbol {symbol} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
-        )
-
-
-def _refuse_contradiction(dumps: list[KlineDump]) -> None:
-    # a symbol can have two names, a timeframe cannot: minutes stored as hours would look like hours without a gap
-    for dump in dumps:
-        if series_in_name(dump.path)[1] not in (None, dump.timeframe):
-            raise InvalidValueError(
-                f"{dump.path}: its name contradicts --timeframe {dump.timeframe}; leave the option out, or rename the file"
-            )
 
 
 def _none_of(series: tuple[str, str], exchange: str) -> str:

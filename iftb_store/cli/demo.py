@@ -15,10 +15,12 @@ import typer
 from rich.text import Text
 
 from iftb_store.checks import text
-from iftb_store.cli.data import statistics_table, summary
+from iftb_store.cli.data import statistics_table
+from iftb_store.cli.files import summary
 from iftb_store.cli.output import console, moment, number, say
 from iftb_store.errors import InvalidValueError
-from iftb_store.klines import KlineDump, import_klines
+from iftb_store.files.hints import Hints
+from iftb_store.files.importing import Source, import_file
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Trade
 from iftb_store.ohlcv import OHLCVRepository
@@ -80,8 +82,9 @@ async def _run(folder: Path) -> None:
         say(f"{_DATABASE}: an SQLite file; the same code runs on PostgreSQL and DuckDB, the URL alone differs.")
 
         _step(3, "Import: exact decimals, the whole file or nothing of it")
-        say(summary(await import_klines(db, KlineDump(dump))))
-        say(f"again: {(await import_klines(db, KlineDump(dump))).bars:,} bars overwritten by the same values, none added")
+        source = Source(dump, Hints())
+        say(summary(await import_file(db, source)))
+        say(f"again: {(await import_file(db, source)).rows:,} bars overwritten by the same values, none added")
 
         _step(4, "Gaps, found in the database")
         for before, after in await OHLCVRepository(db).get_gaps(_SYMBOL, "1m"):

@@ -32,9 +32,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
-def say(line: str = "") -> None:
-    """Print one line to stdout; what would steer a terminal is replaced, be it from a file's name."""
-    print(printable(line))  # noqa: T201 - printing is what this module is for
+def say(line: str = "", *, stderr: bool = False) -> None:
+    """Print one line to stdout, or stderr; what would steer a terminal is replaced, be it from a file's name."""
+    print(printable(line), file=sys.stderr if stderr else sys.stdout)
 
 
 def error_line(message: str) -> None:

@@ -22,6 +22,7 @@ _ROUNDS = {
     "caught error": (2, 100),
     "damaged file": (30, 1_000),
     "damaged dump": (400, 20_000),
+    "damaged export": (340, 10_000),
     "damaged real dump": (6, 200),
     "damaged dump imported": (15, 500),
     "hostile line": (200, 20_000),

@@ -1,0 +1,281 @@
+"""The commands that move tables to files and back: export and import."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import typer
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store import checks
+from iftb_store.bars import BarColumns
+from iftb_store.cli.completion import timeframes
+from iftb_store.cli.data import Json, Url, time_option
+from iftb_store.cli.output import counted, error_line, json_out, moment, say, without_password
+from iftb_store.cli.progress import Progress
+from iftb_store.cli.target import Terminated, run, url_and_rest
+from iftb_store.cli.transfer import Quiet
+from iftb_store.errors import InvalidValueError, TradeConflictError
+from iftb_store.files.formats import FORMATS
+from iftb_store.files.hints import Hints
+from iftb_store.files.importing import ImportedFile, Source, import_file
+from iftb_store.klines import DumpError
+from iftb_store.manager import DatabaseManager
+from iftb_store.messages import shown
+from iftb_store.registry import require_arrow
+from iftb_store.scope import TABLES, Scope
+from iftb_store.selections import BARS, TRADES
+
+_NOTHING = "nothing of this file is stored"
+_FILE_HELP = "Files, patterns, or folders of Parquet files; wanted."
+
+
+def export(
+    url: Url = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write, or - for stdout; wanted.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}; where the suffix of FILE does not tell it.", show_default=False)
+    ] = None,
+    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.")] = BARS.name,
+    exchange: Annotated[list[str] | None, typer.Option(help="Only rows of this exchange; may be repeated.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(help="Only rows of this symbol; may be repeated.")] = None,
+    timeframe: Annotated[
+        list[str] | None, typer.Option(help="Only bars of this timeframe; may be repeated.", autocompletion=timeframes)
+    ] = None,
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows from here on.")] = None,
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows up to here, counted in.")] = None,
+    partitioned: Annotated[
+        bool, typer.Option("--partitioned", help="Write bars as a folder of Parquet files by series and month.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over what is there.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a table, or a part of it, to a file: whole rows, exactly, from one state of the database.
+
+    FILE takes its name only once it is whole. TIME is ISO 8601, in UTC unless it says otherwise; it bounds the timestamp of
+    bars, the entry_time of trades and positions, the created_at of events.
+    """
+    if not output:
+        raise InvalidValueError("no FILE is named; give -o bars.parquet, say, or -o - for stdout")
+    window = time_option(start, "--start"), time_option(end, "--end")
+    scope = Scope([table], exchange or (), symbol or (), timeframe or (), *window)
+    require_arrow()
+    from iftb_store.files.exporting import Exported
+    from iftb_store.files.exporting import export as write
+
+    target = sys.stdout.buffer if output == "-" else Path(output)
+    progress = Progress(quiet=quiet)
+
+    async def export_it(db: DatabaseManager) -> Exported:
+        with progress.step(table) as tell:
+            return await write(db, scope, target, format=format, partitioned=partitioned, overwrite=overwrite, progress=tell)
+
+    try:
+        done = run(url, export_it)
+    except (KeyboardInterrupt, Terminated):
+        error_line(f"stopped; nothing is left of {output} that was begun, and the export can be run again")
+        raise
+    if as_json and output != "-":
+        json_out({**asdict(done), "path": output})
+    elif not quiet:
+        files = "" if done.files == 1 else f" in {counted(done.files, 'file')}"
+        where = "" if output == "-" else f" to {output}"
+        say(f"{table}: {counted(done.rows, 'row')}{where}{files}", stderr=output == "-")
+
+
+def import_(
+    url: Url = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILE_HELP, show_default=False)] = None,
+    symbol: Annotated[str | None, typer.Option(help="The symbol, where the file does not tell it.", show_default=False)] = None,
+    timeframe: Annotated[
+        str | None,
+        typer.Option(help="The timeframe, where the file does not tell it.", show_default=False, autocompletion=timeframes),
+    ] = None,
+    exchange: Annotated[
+        str | None,
+        typer.Option(help="The exchange, where the file does not tell it; else binance.", show_default=False),
+    ] = None,
+    insert: Annotated[bool, typer.Option("--insert", help="Refuse rows stored already instead of overwriting them.")] = False,
+    new_ids: Annotated[
+        bool, typer.Option("--new-ids", help="Bring exported bars and trades in under new ids, as if the bot wrote them.")
+    ] = False,
+    map: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=NAME,…", help="Names of a file's columns, as in open=First,timestamp=Day."),
+    ] = None,
+    tz: Annotated[
+        str | None, typer.Option("--tz", metavar="ZONE", help="Of times that name none, such as Europe/Berlin; UTC if not given.")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="earlier or later: which is meant where clocks that were set back show a time twice.")
+    ] = None,
+    decimals: Annotated[
+        str | None, typer.Option(help="from-float takes floats, as the shortest decimal that gives each.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Store what files hold: exports of this command, and candles as Binance, freqtrade, ccxt, pandas or Polars leave them.
+
+    What a file is, its content tells. Each is stored wholly or not at all. Rows stored already are overwritten, so a second
+    import changes nothing. Exported rows keep their ids.
+    """
+    url, patterns = url_and_rest(url, *(files or []))
+    if not patterns:
+        raise InvalidValueError("no FILE is named; give files such as bars.parquet or BTCUSDT-1m-2024-02.zip after the URL")
+    paths = list(dict.fromkeys(path for pattern in patterns for path in _files(pattern)))
+    hints = _hints(symbol, timeframe, exchange, map, tz, fold, decimals)
+    found = [_source(path, hints) for path in paths]
+    sources = [source for source in found if source is not None]
+    _refuse_mixing(sources, symbol)
+
+    done: list[ImportedFile] = []
+    progress = Progress(quiet=quiet)
+
+    async def import_all(db: DatabaseManager) -> None:
+        for source in sources:
+            result = await _import_one(db, source, insert, new_ids, progress)
+            if result is not None:
+                done.append(result)
+                if not quiet and not as_json:
+                    say(summary(result))
+
+    try:
+        run(url, import_all)
+    except (KeyboardInterrupt, Terminated):
+        error_line(
+            f"stopped with {len(done)} of {counted(len(paths), 'file')} stored, {_amount(done)}; nothing is stored of the file "
+            "under way, and importing all of them again is safe"
+        )
+        raise
+    if as_json:
+        json_out([{**asdict(result), "path": str(result.path)} for result in done])
+    elif not quiet:
+        say(f"{len(done)} of {counted(len(paths), 'file')} imported, {_amount(done)}")
+    if len(done) < len(paths):
+        raise typer.Exit(1)
+
+
+def summary(result: ImportedFile) -> str:
+    """Return one line that says what a file brought."""
+    what = result.table if result.series is None else " ".join(result.series)
+    unit = "bar" if result.table == BARS.name else "row"
+    time = "" if result.first is None or result.last is None else f", {moment(result.first)} to {moment(result.last)} UTC"
+    notes = f" ({'; '.join(result.notes)})" if result.notes else ""
+    return f"{_name(result.path)}: {what}, {counted(result.rows, unit)}{time}{notes}"
+
+
+def _name(path: Path) -> str:
+    # of a partitioned export the folders tell more than the name
+    parts = path.parts
+    return "/".join(parts[next((at for at, part in enumerate(parts) if "=" in part and at < len(parts) - 1), len(parts) - 1) :])
+
+
+def _amount(done: Sequence[ImportedFile]) -> str:
+    unit = "bar" if all(result.table == BARS.name for result in done) else "row"
+    return counted(sum(result.rows for result in done), unit)
+
+
+def _source(path: Path, hints: Hints) -> Source | None:
+    """Return a file to be imported, or None after a line that says what is wrong with it."""
+    try:
+        return Source(path, hints)
+    except (DumpError, OSError) as error:
+        _refused(path, error)
+        return None
+
+
+def _refused(path: Path, error: Exception) -> None:
+    problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    error_line(f"{problem}; {_NOTHING}")
+
+
+async def _import_one(
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress
+) -> ImportedFile | None:
+    try:
+        with progress.step(_name(source.path), "bytes") as tell:
+            return await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell)
+    except (DumpError, OSError) as error:
+        _refused(source.path, error)
+    except TradeConflictError as error:
+        error_line(f"{source.path}: {error}; {_NOTHING}")
+    except IntegrityError as error:
+        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
+    return None
+
+
+def _remedy(source: Source, insert: bool) -> str:
+    if insert:
+        return f"without --insert, stored {'bars' if source.table in (None, BARS) else 'rows'} are overwritten"
+    if source.table in (BARS, TRADES):
+        return "--new-ids brings them in under ids of this store"
+    return "an empty database takes it"
+
+
+def _hints(
+    symbol: str | None,
+    timeframe: str | None,
+    exchange: str | None,
+    maps: list[str] | None,
+    tz: str | None,
+    fold: str | None,
+    decimals: str | None,
+) -> Hints:
+    columns = {}
+    for word in (word for given in maps or [] for word in given.split(",")):
+        ours, sign, theirs = word.partition("=")
+        if ours not in BarColumns._fields or not sign or not theirs:
+            raise InvalidValueError(
+                f"--map {shown(word)} is no COLUMN=NAME; the columns are {', '.join(BarColumns._fields)}, as in open=First"
+            )
+        columns[ours] = theirs
+    for option, value in (("symbol", symbol), ("exchange", exchange)):
+        checks.optional(checks.name_text, value, option)
+    if fold is not None:
+        checks.choice(fold, "--fold", ("earlier", "later"))
+    if decimals is not None:
+        checks.choice(decimals, "--decimals", ("from-float",))
+    return Hints(symbol, timeframe, exchange, columns, _zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
+        raise InvalidValueError(f"--tz {shown(name)} is no time zone that is known here; write it as Europe/Berlin") from error
+
+
+def _files(pattern: str) -> list[Path]:
+    """Return the file of this name, a folder's Parquet files, or what matches the pattern: not every shell expands them."""
+    if not pattern:
+        raise InvalidValueError("an empty FILE is given; name a file such as BTCUSDT-1m-2024-02.zip")
+    path = Path(pattern)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
+        if not found:
+            raise InvalidValueError(f"{pattern} is a directory without Parquet files; name its files, e.g. {path / '*.zip'}")
+        return found
+    if path.exists():
+        return [path]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not found:
+        raise InvalidValueError(f"no file {without_password(pattern)}; a database URL has :// in it or begins with env:")
+    return found
+
+
+def _refuse_mixing(sources: Sequence[Source], symbol: str | None) -> None:
+    named = sorted({source.named[0] for source in sources if source.named[0] is not None})
+    if symbol is not None and len(named) > 1:
+        raise InvalidValueError(
+            f"--symbol {symbol} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
+        )

@@ -1,0 +1,252 @@
+"""Candles of other tools' files: their columns found by name, their times understood, each a bar of one series or several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store.arrow import TIME
+from iftb_store.arrow_input import WRITTEN, RowError
+from iftb_store.errors import InvalidValueError
+from iftb_store.files.formats import SERIES
+from iftb_store.files.hints import Hints
+from iftb_store.messages import shown
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+#: What may be left out of a file: the series is told by options or the file's name, too.
+OPTIONAL = ("quote_volume", "trades_count", *SERIES)
+
+_ALIASES = {
+    "timestamp": ("time", "date", "datetime", "open_time", "opentime", "ts", "unix", "epoch", "date_time", "__index_level_0__"),
+    "open": ("o", "open_price"),
+    "high": ("h", "high_price"),
+    "low": ("l", "low_price"),
+    "close": ("c", "close_price"),
+    "volume": ("v", "vol", "base_volume"),
+    "quote_volume": ("quotevolume", "quote_asset_volume", "volume_quote"),
+    "trades_count": ("trades", "count", "number_of_trades", "tradecount", "trade_count", "num_trades"),
+    "exchange": (),
+    "symbol": ("pair", "ticker"),
+    "timeframe": ("interval",),
+}
+#: Just these, as floats: what freqtrade writes.
+_FREQTRADE = {"date", "open", "high", "low", "close", "volume"}
+_UNITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
+_EPOCHS: dict[str, Any] = {
+    "s": pa.timestamp("s", "UTC"),
+    "ms": pa.timestamp("ms", "UTC"),
+    "us": pa.timestamp("us", "UTC"),
+    "ns": pa.timestamp("ns", "UTC"),
+}
+_WHOLE = r"^\d+(\.0*)?$"
+_DAY = r"^\d{4}-\d{2}-\d{2}$"
+_ZONED = r"(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
+    """Return the file's name of each of our columns that it has.
+
+    Raises:
+        InvalidValueError: one that is needed is missing, or two names mean the same.
+    """
+    found: dict[str, str] = {}
+    plain: dict[str, list[str]] = {}
+    for name in names:
+        plain.setdefault(re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") or name, []).append(name)
+    if "__index_level_0__" in names:
+        plain["__index_level_0__"] = ["__index_level_0__"]
+    for column, aliases in _ALIASES.items():
+        if column in mapped:
+            if mapped[column] not in names:
+                raise InvalidValueError(f"has no column {shown(mapped[column])}; its columns are {_listed(names)}")
+            found[column] = mapped[column]
+            continue
+        meant = plain.get(column) or [name for alias in aliases for name in plain.get(alias, []) if name not in mapped.values()]
+        if len(meant) > 1:
+            both = " and ".join(shown(name) for name in meant[:2])
+            raise InvalidValueError(f"{both} may both be its {column}; say which, as in --map {column}={meant[0]}")
+        if meant:
+            found[column] = meant[0]
+        elif column not in OPTIONAL:
+            raise InvalidValueError(
+                f"has no column {column}; name it, as in --map {column}=NAME; its columns are {_listed(names)}"
+            )
+    return found
+
+
+class Candles:
+    """Makes bars of the batches of one file, whose unit of time does not change.
+
+    Attributes:
+        notes: what a person should know of how the file was taken.
+    """
+
+    def __init__(
+        self, hints: Hints, columns: dict[str, str], series: dict[str, str | None], *, floats: bool, no_volume: bool
+    ) -> None:
+        self._hints, self._columns, self._series = hints, columns, series
+        self._may_be_floats, self._may_lack_volume = floats, no_volume
+        self._unit: str | None = None
+        self._seen: dict[str, str] = {}
+        self._without_volume = 0
+        self._floats = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the file was taken."""
+        return [
+            *(["floats taken as their shortest decimals"] if self._floats else []),
+            *([f"{self._without_volume:,} without a volume, taken as 0"] if self._without_volume else []),
+        ]
+
+    def bars(self, given: pa.Table) -> pa.Table:
+        """Return a batch with our names and times, and its series; what cannot be stored is refused by what writes it.
+
+        Raises:
+            RowError: a time that is none.
+            InvalidValueError: a column of a foreign type, or a series that contradicts what was said of it.
+        """
+        taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
+        for ours, column in taken.items():
+            if pa.types.is_floating(column.type) and ours != "timestamp":
+                if not self._may_be_floats:
+                    raise InvalidValueError(
+                        f"its column {shown(self._columns[ours])} holds floats, which no decimal was written as; "
+                        "--decimals from-float takes the shortest decimal that gives each"
+                    )
+                self._floats = True
+        taken["timestamp"] = self._times(taken["timestamp"])
+        if self._may_lack_volume and taken["volume"].null_count:
+            self._without_volume += taken["volume"].null_count
+            taken["volume"] = pc.fill_null(taken["volume"].cast(pa.string()), "0")
+        if "trades_count" in taken and _is_text(taken["trades_count"].type):
+            taken["trades_count"] = _counts(taken["trades_count"])
+        for name in SERIES:
+            value = self._series[name]
+            if name in taken:
+                self._check_series(name, taken[name])
+            if name not in taken or (value is not None and name != "timeframe"):
+                taken[name] = pa.repeat(pa.scalar(value, pa.string()), given.num_rows)
+        return pa.table({name: taken[name] for name in WRITTEN.names if name in taken})
+
+    def _check_series(self, name: str, column: Any) -> None:
+        wanted = self._series[name]
+        if wanted is None:
+            return
+        for value in pc.unique(column).to_pylist():
+            if name == "timeframe" and value != wanted:
+                raise InvalidValueError(f"its column {name} holds {shown(value)}, which contradicts {wanted}")
+            if self._seen.setdefault(name, value) != value:
+                raise InvalidValueError(
+                    f"--{name} {wanted} would mix {shown(self._seen[name])} and {shown(value)} into one series"
+                )
+
+    def _times(self, column: Any) -> Any:
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            column, kind = column.cast(kind.value_type), kind.value_type
+        if pa.types.is_timestamp(kind):
+            return column if kind.tz is not None else self._local(column)
+        if pa.types.is_date(kind):
+            return self._local(column.cast(pa.timestamp("us")))
+        if pa.types.is_integer(kind):
+            return self._epochs(column.cast(pa.string()))
+        if not _is_text(kind):
+            raise InvalidValueError(f"the times in {shown(self._columns['timestamp'])} are {kind}, no times")
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        if pc.all(pc.match_substring_regex(text, _WHOLE)).as_py():
+            return self._epochs(pc.replace_substring_regex(text, r"\.0*$", ""))
+        # ISO 8601 with a point or a comma, a T or a space, with a zone or without
+        text = pc.replace_substring_regex(text, r"(\d) (Z|[+-]\d)", r"\1\2")
+        day = pc.match_substring_regex(text, _DAY)
+        text = pc.if_else(day, pc.binary_join_element_wise(text, "T00:00:00", ""), text)
+        zoned = pc.all(pc.match_substring_regex(text, _ZONED)).as_py()
+        wanted = TIME if zoned else pa.timestamp("us")
+        try:
+            made = text.cast(wanted)
+        except pa.ArrowInvalid as error:
+            raise _first_no_time(text, wanted) from error
+        return made if zoned else self._local(made)
+
+    def _epochs(self, text: Any) -> Any:
+        lengths = pc.utf8_length(text)
+        unit = _UNITS.get(lengths[0].as_py()) if len(text) else self._unit
+        self._unit = self._unit or unit
+        wrong = pc.invert(pc.is_in(lengths, pa.array([size for size, name in _UNITS.items() if name == self._unit], pa.int32())))
+        wrong = pc.fill_null(wrong, True)
+        if self._unit is None or pc.any(wrong).as_py():
+            index = pc.index(wrong, True).as_py() if self._unit else 0
+            said = f"no {self._unit} since 1970, as the first is" if self._unit else "no s, ms, us or ns since 1970"
+            raise RowError(index, len(text), "", f"time {shown(text[index].as_py())} is {said}")
+        return text.cast(pa.int64()).cast(_EPOCHS[self._unit])
+
+    def _local(self, column: Any) -> Any:
+        zone = self._hints.zone
+        if zone is None:
+            return column
+        fold = 1 if self._hints.fold == "later" else 0
+        made: list[datetime | None] = []
+        for index, moment in enumerate(column.cast(pa.timestamp("us")).to_pylist()):
+            if moment is None:
+                made.append(None)
+                continue
+            local = moment.replace(tzinfo=zone, fold=fold)
+            if local.utcoffset() != local.replace(fold=1 - fold).utcoffset():
+                _check_clock(local, zone, index, len(column), told=self._hints.fold is not None)
+            try:
+                made.append(local.astimezone(UTC))
+            except OverflowError:
+                raise RowError(index, len(column), "", f"time {moment} lies outside the years 1 to 9999 in UTC") from None
+        return pa.chunked_array([pa.array(made, TIME)])
+
+
+def by_nature_floats(names: list[str]) -> bool:
+    """Tell whether a file's columns are those of freqtrade, whose values are floats."""
+    return set(names) == _FREQTRADE
+
+
+def _check_clock(local: datetime, zone: ZoneInfo, index: int, rows: int, *, told: bool) -> None:
+    there = local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None)
+    shown_time = local.replace(tzinfo=None).isoformat(" ")
+    if not there:
+        raise RowError(index, rows, "", f"time {shown_time} was skipped in {zone.key}, where clocks were set forward")
+    if not told:
+        raise RowError(
+            index, rows, "", f"time {shown_time} came twice in {zone.key}, where clocks were set back; "
+            "--fold earlier or --fold later says which is meant"
+        )  # fmt: skip
+
+
+def _first_no_time(text: Any, wanted: pa.DataType) -> RowError:
+    for index, value in enumerate(text.to_pylist()):
+        try:
+            pa.scalar(value, pa.string()).cast(wanted)
+        except pa.ArrowInvalid:
+            zone = "; the first ones name their zone" if wanted == TIME else ""
+            return RowError(index, len(text), "", f"time {shown(value)} is no time as 2024-02-29T23:59:00{zone}")
+    return RowError(0, len(text), "", "its times cannot be read")
+
+
+def _counts(column: Any) -> Any:
+    text = pc.replace_substring_regex(column.cast(pa.string()), r"\.0*$", "")
+    bad = pc.invert(pc.match_substring_regex(text, r"^\d{1,18}$"))
+    if pc.any(bad).as_py():
+        index = pc.index(bad, True).as_py()
+        raise RowError(index, len(text), "", f"trades_count {shown(text[index].as_py())} is no whole number")
+    return text.cast(pa.int64())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(shown(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")

@@ -1,0 +1,91 @@
+"""Rows as text, exactly: a batch as lines of CSV or of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store.arrow import plain_texts
+from iftb_store.errors import InvalidValueError
+from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.selections import ScannedTable
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
+# an empty text without quotes is NULL; a reader drops a mark of byte order that stands where it begins
+_QUOTED = r'[,"\r\n]|^\s|\s$|^$|^\x{FEFF}'
+
+
+def csv_header(table: ScannedTable) -> bytes:
+    """Return the line of the columns' names."""
+    return f"{','.join(table.columns)}\n".encode()
+
+
+def csv_lines(table: ScannedTable, batch: pa.RecordBatch) -> bytes:
+    """Return rows as lines of CSV: plain digits, times in ISO 8601, text quoted where need be, nothing for NULL."""
+    cells = [_csv_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
+    lines = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="")
+    return _joined(lines.to_pylist())
+
+
+def json_lines(table: ScannedTable, batch: pa.RecordBatch) -> bytes:
+    """Return rows as JSON objects, one a line: decimals and times as text, JSON objects as such."""
+    cells = [_json_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
+    template = "{" + ", ".join(f'"{name}": %s' for name in table.columns) + "}"
+    return _joined([template % row for row in zip(*cells, strict=True)])
+
+
+def _joined(lines: list[str]) -> bytes:
+    joined = "\n".join([*lines, ""]).encode()
+    # only then can one of them be too long
+    if len(joined) > LONGEST_ROW and (longest := max(len(line.encode()) for line in lines)) > LONGEST_ROW:
+        raise InvalidValueError(
+            f"a row makes a line of {longest:,} bytes; text formats take {LONGEST_ROW:,} at most, Parquet and Feather any"
+        )
+    return joined
+
+
+def _csv_cells(kind: str, column: Any) -> Any:
+    if kind == "Decimal":
+        return pa.array(plain_texts(column), pa.string())
+    if kind == "datetime":
+        return _iso(column)
+    if kind == "int":
+        return column.cast(pa.string())
+    quoted = pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+    return pc.if_else(pc.match_substring_regex(column, _QUOTED), quoted, column)
+
+
+def _json_cells(kind: str, column: Any) -> list[str]:
+    encode: Callable[[Any], str] = '"{}"'.format
+    values = column
+    if kind == "Decimal":
+        return ["null" if text is None else f'"{text}"' for text in plain_texts(column)]
+    if kind == "datetime":
+        values = _iso(column)
+    elif kind == "int":
+        encode = str
+    elif kind == "str":
+        encode = _json_text
+    else:
+        # whatever an engine keeps of it, it is one line
+        encode = _json_object
+    return ["null" if value is None else encode(value) for value in values.to_pylist()]
+
+
+def _iso(column: Any) -> Any:
+    return pc.strftime(column.cast(pa.timestamp("us")), format=_ISO)
+
+
+def _json_text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _json_object(value: str) -> str:
+    return json.dumps(json.loads(value), ensure_ascii=False)

@@ -1,0 +1,154 @@
+"""Whole rows that came from a file: typed and checked as the repositories check what they are given, ids and kept times too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store import checks
+from iftb_store.arrow import DECIMAL, TIME, schema
+from iftb_store.arrow_input import WRITTEN, RowError, checked, in_order
+from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
+from iftb_store.errors import InvalidValueError, integrity_error
+from iftb_store.messages import shown
+from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable
+from iftb_store.types import from_epoch_us
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+_ARROW: dict[str, Any] = {
+    "Decimal": DECIMAL,
+    "datetime": TIME,
+    "int": pa.int64(),
+    "str": pa.string(),
+    "dict[str, Any]": pa.string(),
+}
+_WORDS = {"Decimal": "decimal number", "datetime": "time in UTC", "int": "whole number", "dict[str, Any]": "JSON object"}
+_CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
+
+
+def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
+    """Return rows with the schema of their table, in the order of its key, each of which can be stored.
+
+    Raises:
+        RowError: one that cannot.
+        InvalidValueError: a column of a foreign type.
+        IntegrityError: a key stands twice.
+    """
+    wanted = schema(table)
+    typed = {name: _typed(given, name, table.kinds[name]) for name in table.columns}
+    for name in table.columns:
+        if typed[name].null_count and (name in _kept(table) or not table.nullable(name)):
+            raise _refused(given, pc.is_null(typed[name]), f"{name} is null")
+    rows = pa.table(typed)
+    if table is BARS:
+        values = checked(rows.select(WRITTEN.names), from_float=False)
+        taken: dict[str, Any] = {name: values[name] if name in WRITTEN.names else typed[name] for name in table.columns}
+        rows = pa.table(taken)
+    for name, kind in table.kinds.items():
+        if kind == "int":
+            low = pc.less(rows[name], 1 if name == "id" else 0)
+            if pc.any(low).as_py():
+                raise _refused(rows, low, f"{name} is below {1 if name == 'id' else 0}")
+    rows = rows.cast(wanted)
+    if table is BARS:
+        _check_times(rows, "created_at")
+        return in_order(rows, last_wins=False)
+    _check_values(table, rows)
+    if pc.count_distinct(rows["id"]).as_py() < rows.num_rows:
+        raise integrity_error("an id stands twice in the file")
+    return rows.sort_by("id").combine_chunks()
+
+
+def _kept(table: ScannedTable) -> tuple[str, ...]:
+    """Return what the store itself keeps, and always has."""
+    return tuple(name for name in ("id", "created_at", "updated_at", "last_updated") if name in table.columns)
+
+
+def _typed(given: pa.Table, name: str, kind: str) -> Any:
+    column = given[name]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), _ARROW[kind])])
+    types = pa.types
+    text = types.is_string(column.type) or types.is_large_string(column.type) or types.is_string_view(column.type)
+    fits = {
+        "Decimal": text or types.is_decimal(column.type) or types.is_integer(column.type),
+        "datetime": text or types.is_timestamp(column.type),
+        "int": text or types.is_integer(column.type),
+    }.get(kind, text)
+    if not fits:
+        raise InvalidValueError(f"the column {name} holds {column.type}, no {_WORDS.get(kind, 'text')}")
+    wanted = _ARROW[kind]
+    if text:
+        column = column.cast(pa.string())
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise _first_wrong(column, name, kind, wanted) from error
+
+
+def _first_wrong(column: Any, name: str, kind: str, wanted: pa.DataType) -> InvalidValueError:
+    index = 0
+    # halving it finds the row without a look at each
+    while len(column) > 1:
+        half = len(column) // 2
+        try:
+            column.slice(0, half).cast(wanted)
+        except pa.ArrowInvalid:
+            column = column.slice(0, half)
+        else:
+            index, column = index + half, column.slice(half)
+    value = shown(column[0].cast(pa.string()).as_py())
+    more = {"datetime": ", as 2024-02-29T23:59:00.000000Z", "Decimal": " of 20 digits before and 18 after the point"}
+    return RowError(index, 0, "", f"{name} {value} is no {_WORDS[kind]}{more.get(kind, '')}")
+
+
+def _check_times(rows: pa.Table, name: str) -> None:
+    numbers = rows[name].cast(pa.int64())
+    bounds = pc.min_max(numbers).as_py()
+    for value in bounds.values():
+        try:
+            _ = None if value is None else from_epoch_us(value)
+        except (ValueError, OverflowError):
+            raise _refused(rows, pc.equal(numbers, value), f"{name} lies outside the years 1 to 9999") from None
+
+
+def _check_values(table: ScannedTable, rows: pa.Table) -> None:
+    for name, kind in table.kinds.items():
+        if kind == "datetime":
+            _check_times(rows, name)
+    columns = {name: rows[name].to_pylist() for name in _CHECKS[table.name]}
+    for name, check in _CHECKS[table.name].items():
+        look = _json_checked(check) if table.kinds[name] == "dict[str, Any]" else check
+        for index, value in enumerate(columns[name]):
+            try:
+                look(value, name)
+            except InvalidValueError as error:
+                raise RowError(index, rows.num_rows, f"id {rows['id'][index].as_py()}", str(error)) from error
+
+
+def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
+    def look(value: object, name: str) -> Any:
+        if value is None:
+            return None
+        try:
+            return check(json.loads(checks.text(value, name)), name)
+        except InvalidValueError:
+            raise
+        except ValueError as error:
+            raise InvalidValueError(f"{name} is no JSON object: {shown(str(error))}") from error
+        except RecursionError as error:
+            raise InvalidValueError(f"{name} is nested too deeply") from error
+
+    return look
+
+
+def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:
+    return RowError(pc.index(wrong, True).as_py(), table.num_rows, "", why)

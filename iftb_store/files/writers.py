@@ -1,0 +1,190 @@
+"""Writes record batches of one table to a stream in one of the formats, or to a folder of Parquet files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from iftb_store import __version__
+from iftb_store.arrow import schema
+from iftb_store.errors import InvalidValueError
+from iftb_store.files.formats import PARTITION, REVISION, SERIES, TABLE, VERSION
+from iftb_store.files.lines import csv_header, csv_lines, json_lines
+from iftb_store.files.targets import create, make_folder
+from iftb_store.messages import shown
+from iftb_store.selections import ScannedTable
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+# of a folder's name, on every file system
+_LONGEST_NAME = 255
+_ROWS = 131_072
+
+
+class Writer(Protocol):
+    """Takes batches, one after the other, and ``close`` when there are no more."""
+
+    files: int
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write the rows of a batch."""
+        ...
+
+    def close(self) -> None:
+        """Write what ends the file."""
+        ...
+
+    def abandon(self) -> None:
+        """Write nothing more: the stream is about to be closed."""
+        ...
+
+
+class TextWriter:
+    """CSV or JSON lines."""
+
+    files = 1
+
+    def __init__(self, stream: BinaryIO, head: bytes, lines: Callable[[pa.RecordBatch], bytes]) -> None:
+        self._stream = stream
+        self._lines = lines
+        stream.write(head)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write the rows of a batch."""
+        self._stream.write(self._lines(batch))
+
+    def close(self) -> None:
+        """Text needs no end."""
+        self._stream.flush()
+
+    def abandon(self) -> None:
+        """Nothing waits to be written."""
+
+
+class ArrowWriter:
+    """Parquet, in row groups of some 131,072 rows, or Feather, in batches of as many."""
+
+    files = 1
+
+    def __init__(self, stream: Any, made: pa.Schema, format: str) -> None:
+        self._schema = made
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._writer: Any
+        if format == "parquet":
+            self._writer = pq.ParquetWriter(stream, made, compression="zstd", write_page_checksum=True)
+        else:
+            self._writer = pa.ipc.new_file(stream, made, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write the rows of a batch."""
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= _ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what ends the file."""
+        self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Write nothing more."""
+        # a Parquet writer that goes would else write its end, and complain that it cannot
+        if isinstance(self._writer, pq.ParquetWriter):
+            self._writer.is_open = False
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = pa.Table.from_batches(self._waiting).replace_schema_metadata(self._schema.metadata).combine_chunks()
+            self._writer.write_table(rows)
+            self._waiting, self._rows = [], 0
+
+
+class PartitionedWriter:
+    """A folder of Parquet files, one a series and month: exchange=/symbol=/timeframe=/month=2024-02/bars.parquet.
+
+    Names are percent-encoded. The files leave the columns of the folders out, as readers of such folders expect it; what
+    these hold stands in a file's metadata, too.
+    """
+
+    def __init__(self, folder: Path, streams: ExitStack, made: pa.Schema) -> None:
+        self.files = 0
+        self._folder = folder
+        self._streams = streams
+        kept = [field for field in made if field.name not in SERIES]
+        facts: Any = made.metadata
+        self._schema = pa.schema(kept, facts)
+        self._place: tuple[str, ...] = ()
+        self._writer: ArrowWriter | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write the rows of a batch, which stand in the order of their series and time."""
+        months = pc.strftime(batch.column("timestamp").cast(pa.timestamp("us")), format="%Y-%m")
+        keys = zip(*(batch.column(name).to_pylist() for name in SERIES), months.to_pylist(), strict=True)
+        first = 0
+        for place, rows in groupby(keys):
+            count = sum(1 for _ in rows)
+            if place != self._place:
+                self._begin(place)
+            if self._writer is not None:
+                self._writer.write(batch.slice(first, count).select(self._schema.names))
+            first += count
+
+    def close(self) -> None:
+        """End the last file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._streams.close()
+
+    def abandon(self) -> None:
+        """Write nothing more."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _begin(self, place: tuple[str, ...]) -> None:
+        self.close()
+        folder = self._folder
+        for name, value in zip((*SERIES, "month"), place, strict=True):
+            part = f"{name}={quote(value, safe='')}"
+            if len(part) > _LONGEST_NAME:
+                raise InvalidValueError(
+                    f"the {name} {shown(value)} is too long for a folder's name; export without --partitioned"
+                )
+            folder /= part
+            make_folder(folder)
+        series = json.dumps(dict(zip(SERIES, place, strict=False)))
+        stream = self._streams.enter_context(create(folder / "bars.parquet"))
+        facts: Any = {**(self._schema.metadata or {}), PARTITION: series.encode()}
+        self._writer = ArrowWriter(stream, self._schema.with_metadata(facts), "parquet")
+        self._place = place
+        self.files += 1
+
+
+def described(table: ScannedTable) -> pa.Schema:
+    """Return a table's schema that says whose it is."""
+    from iftb_store_migrations import head
+
+    facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: head()}
+    return schema(table).with_metadata(facts)
+
+
+def writer(stream: BinaryIO, table: ScannedTable, format: str) -> Writer:
+    """Return what writes rows of a table to a stream."""
+    if format == "csv":
+        return TextWriter(stream, csv_header(table), partial(csv_lines, table))
+    if format == "jsonl":
+        return TextWriter(stream, b"", partial(json_lines, table))
+    return ArrowWriter(stream, described(table), format)

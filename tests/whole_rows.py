@@ -1,0 +1,59 @@
+"""A store whose rows are as odd as rows can be, and all of its rows, ids and kept times included."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.testing import raw
+from iftb_store.testing.samples import LARGEST, SMALLEST, T0, bar, full_bar, full_position, full_trade, position, trade
+
+TABLES = ("ohlcv", "trades", "positions", "system_events")
+SYMBOLS = ("BTCUSDT", "BTC/USDT", "..", "%2E%2E", 'a,"b"\r\nc\'', " x ", "币安人生", "\N{ROCKET}", "NULL", "=1+1", "\\N")
+TEXTS = (
+    "", " ", '"', '""', ",", "\n", "\r", "\r\n", "NULL", "NaN", "\\", "\\n", "\ufeff", "\u2028", "\x85", "\x1b[31m", "é" * 500,
+)  # fmt: skip
+
+_DAY = timedelta(days=1)
+
+
+async def fill(db: DatabaseManager) -> None:
+    """Store rows of all tables: extremes, odd texts, and columns that hold nothing."""
+    lowest = LARGEST.copy_negate()
+    days = (0, 30, 31)
+    bars = [bar(T0 + day * _DAY, symbol=symbol, close=Decimal(day).scaleb(-18)) for symbol in SYMBOLS for day in days]
+    bars += [
+        replace(full_bar(datetime(1, 1, 1, tzinfo=UTC)), open=LARGEST, high=LARGEST, low=lowest, close=SMALLEST, timeframe="1M"),
+        replace(full_bar(datetime.max.replace(tzinfo=UTC)), volume=LARGEST, quote_volume=Decimal(0), trades_count=2**63 - 1),
+        bar(T0 + timedelta(microseconds=1), exchange="okx", symbol="BTCUSDT", timeframe="1m", trades_count=0),
+    ]
+    await OHLCVRepository(db).upsert_many(bars)
+    trades, positions, events = TradeRepository(db), PositionRepository(db), SystemEventRepository(db)
+    await trades.insert(trade("T-1"))
+    await trades.insert(replace(full_trade('T "2"\n,'), realized_pnl=lowest, fee=SMALLEST, decision_reasons={}))
+    await positions.update_position(full_position())
+    await positions.update_position(position(symbol="..", margin=LARGEST))
+    for text in TEXTS:
+        await events.log_event("odd", "debug", text, {text: [text, {"deep": [1, 2.5, None, True]}]}, stack_trace=text)
+    await events.log_event("plain", "critical", "no more")
+
+
+async def everything(db: DatabaseManager) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each table as they are stored; JSON as what it means."""
+    readers = [kind(db).read_arrow for kind in (OHLCVRepository, TradeRepository, PositionRepository, SystemEventRepository)]
+    return {table: [_read(row) for row in (await read()).to_pylist()] for table, read in zip(TABLES, readers, strict=True)}
+
+
+async def empty(db: DatabaseManager) -> None:
+    """Delete all rows."""
+    for table in TABLES:
+        await raw.run(db, f"DELETE FROM {table}")
+
+
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    names = {"details", "decision_reasons", "llm_analysis"} & row.keys()
+    return row | {name: json.loads(row[name]) for name in names if row[name] is not None}
