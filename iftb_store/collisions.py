@@ -78,7 +78,7 @@ class Collisions:
 
     @property
     def impossible(self) -> bool:
-        """Whether nothing that is new can be in a row's way, so that there is no need to look at it."""
+        """Whether no id can be another bar's, as the source has all that the destination has; then nothing new need be read."""
         return self._table is BARS and self._foreign <= 0
 
     async def take(self, stretch: Stretch, compared: Compared) -> None:
@@ -108,7 +108,7 @@ class Collisions:
         Raises:
             CollisionError: a bar's id is that of another bar, or a position would be the second open one.
         """
-        if self._table is BARS and self._wanted:
+        if self._wanted and not self.impossible:
             await self._refuse_ids()
         taken = {key: number for number, key in self._open.items()}
         for key, number in self._opening.items():

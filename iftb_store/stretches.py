@@ -169,7 +169,7 @@ def in_order(found: list[Stretch]) -> list[Stretch]:
 
 async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> AsyncGenerator[pa.Table]:
     """Yield the rows of a stretch, or of a run of its parts, in order, in tables of bounded size."""
-    selection, limit = stretch.selection, ROWS if stretch.table is BARS else _FIRST
+    selection, limit = stretch.selection, ROWS if stretch.table is BARS else min(ROWS, _FIRST)
     until = None if run is None else (run.last + 1) * part_size(stretch.table) - 1
     if run is not None:
         selection = _narrowed(selection, run)

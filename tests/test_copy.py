@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
@@ -23,6 +24,8 @@ from iftb_store import (
     StoreError,
     SystemEventRepository,
     TradeRepository,
+    collisions,
+    copying,
     stretches,
 )
 from iftb_store.cli import main
@@ -269,6 +272,18 @@ def test_only_what_is_chosen_is_copied_and_deleted(source: str, second: Callable
     }
 
 
+def test_what_is_not_chosen_is_not_deleted_though_its_ids_lie_beside(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    write(destination, add)
+    change(destination, "UPDATE trades SET symbol = 'ETHUSDT' WHERE id = 2")
+    assert moved(run, source, destination, "--table", "trades", "--symbol", "ETHUSDT", "--delete") == {
+        "trades ETHUSDT": (0, 0, 1)
+    }
+    assert [row["trade_id"] for row in contents(destination)["trades"]] == ["TRD-001", "TRD-003", "TRD-004"]
+    assert moved(run, source, destination, "--table", "trades") == {"trades": (1, 0, 0)}
+
+
 def test_a_dry_run_tells_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     write(destination, _nothing)
@@ -359,18 +374,21 @@ def test_rows_of_the_destination_s_own_may_stand_beside_those_that_come(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_unique_may_go_from_row_to_row(engine: str, source: str, second: Callable[[str], str], run: Run) -> None:
+def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
+    engine: str, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     destination = second(engine)
     moved(run, source, destination)
-    # bars exchange their ids, an open position becomes the closed one's, and another one is opened in its place
+    # bars exchange their ids, and an open position becomes one of what another was of, which is closed
     change(
         source,
         "UPDATE ohlcv SET id = 10000 WHERE id = 5",
         "UPDATE ohlcv SET id = 5 WHERE id = 6",
         "UPDATE ohlcv SET id = 6 WHERE id = 10000",
-        "UPDATE positions SET symbol = 'X' WHERE id = 1",
-        "UPDATE positions SET symbol = 'ETHUSDT', side = 'short', exchange = 'kraken' WHERE id = 3",
+        "UPDATE positions SET status = 'closed' WHERE id = 3",
+        "UPDATE positions SET symbol = 'BTCUSDT', side = 'long', exchange = 'binance' WHERE id = 1",
     )
+    monkeypatch.setattr(stretches, "ROWS", 1)
     assert moved(run, source, destination) == {"ohlcv binance BTCUSDT 1h": (0, 2, 0), "positions": (0, 2, 0)}
     assert contents(destination) == contents(source)
 
@@ -385,12 +403,36 @@ def test_batches_may_be_small_and_series_many(
     sqlite_url: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def many(db: DatabaseManager, clock: Clock) -> None:
-        names = sorted(f"{'ab'[number % 2]}{number}" for number in range(50))
-        await OHLCVRepository(db, clock=clock).insert_many([item for name in names for item in hourly(9, symbol=name)])
+        names = sorted(f"{'ab'[number % 2]}{number}" for number in range(20))
+        await OHLCVRepository(db, clock=clock).insert_many([item for name in names for item in hourly(6, symbol=name)])
 
     write(sqlite_url, many)
     monkeypatch.setattr(stretches, "ROWS", 4)
-    assert len(moved(run, sqlite_url, second("duckdb"))) == 50
+    assert len(moved(run, sqlite_url, second("duckdb"))) == 20
+
+
+def test_a_bar_that_stands_twice_is_not_copied(duckdb_url: str, second: Callable[[str], str], run: Run) -> None:
+    asyncio.run(fill(duckdb_url))
+    change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
+    code, _, err = run("copy", duckdb_url, second("sqlite"))
+    assert code == 1
+    assert err == (
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 stands twice in the source; "
+        "`iftb-store doctor` finds such rows\n"
+    )
+
+
+def test_a_partly_filled_destination_gets_the_rest_without_a_look_at_its_ids(
+    source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    change(destination, "DELETE FROM ohlcv WHERE id BETWEEN 30 AND 60")
+    monkeypatch.setattr(collisions.Collisions, "_refuse_ids", None)
+    assert moved(run, source, destination) == {
+        "ohlcv binance BTCUSDT 1h": (21, 0, 0),
+        "ohlcv kraken ΞTH/€ 1d": (10, 0, 0),
+    }
 
 
 async def test_a_copy_is_of_one_state_while_a_bot_writes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,16 +471,41 @@ async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
 ) -> None:
     async with DatabaseManager(source) as one, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as two:
         await prepare(two)
-        copying = Copy(one, two)
-        prove = copying._prove
+        copy = Copy(one, two)
+        prove = copy._prove
 
         async def late(*args: Any) -> None:
             await raw.run(two, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
             await prove(*args)
 
-        monkeypatch.setattr(copying, "_prove", late)
+        monkeypatch.setattr(copy, "_prove", late)
         with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h is not what was copied"):
-            await copying.run()
+            await copy.run()
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_copy_that_is_stopped_says_how_to_go_on(
+    signal_: signal.Signals, code: int, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second("sqlite")
+    monkeypatch.setattr(stretches, "ROWS", 10)
+    put, done = copying._put, 0
+
+    async def stopped(*args: Any) -> None:
+        nonlocal done
+        await put(*args)
+        done += args[2].num_rows
+        if done >= 30:
+            os.kill(os.getpid(), signal_)
+            await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_put", stopped)
+        found, _, err = run("copy", source, destination)
+    assert found == code
+    assert re.fullmatch(r"error: stopped with 2\d rows moved, which stay; .*\n", err)
+    assert moved(run, source, destination)
+    assert contents(destination) == contents(source)
 
 
 @pytest.mark.parametrize(

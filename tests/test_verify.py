@@ -128,7 +128,6 @@ def test_a_day_may_hold_more_rows_than_a_batch(
 ) -> None:
     asyncio.run(fill(sqlite_url))
     monkeypatch.setattr(stretches, "ROWS", 7)
-    monkeypatch.setattr(stretches, "_FIRST", 1)
     assert verify(sqlite_url, other)[0] == 0
     change(sqlite_url, "UPDATE ohlcv SET close = 'a1' WHERE id IN (6, 23)")
     _, _, err = verify(sqlite_url, other)
