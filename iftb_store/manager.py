@@ -30,8 +30,11 @@ from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from iftb_store.backups import Backup, Step
     from iftb_store.doctor import Finding
     from iftb_store_migrations import SchemaStatus
 
@@ -320,6 +323,32 @@ class DatabaseManager:
         schema, whole = await self._backend.with_connection(examine_schema, read_only=True)
         rows = await self._backend.with_connection(examine_rows, read_only=True) if whole else []
         return worst_first([*rows, *schema])
+
+    async def backup(self, path: str | PathLike[str], *, overwrite: bool = False, step: Step | None = None) -> Backup:
+        """Write everything into a file, as one committed state, while sessions go on; return what it holds.
+
+        SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one. From PostgreSQL it
+        is an SQLite database; that needs the extras sqlite and arrow. `iftb-store restore` brings any of them into any engine,
+        with all ids and times. The file is its owner's alone. It is written in the folder ``path``.partial, opened, and then
+        given its name: there is never a part of a backup under it.
+
+        Args:
+            path: the file; its folder exists.
+            overwrite: replace a file that is there.
+            step: shows how far it is: called with the name of a step, it gives a context manager of a function that is told
+                what is done, of how much (None where nobody knows): bytes, from PostgreSQL rows.
+
+        Raises:
+            InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
+            SchemaError: there are no tables of iftb-store, or of another revision.
+            MissingDriverError: an extra is not installed; the message is the install line.
+            OperationalError: the file cannot be written, what is read is damaged, or another backup to it is under way.
+            NotConnectedError: before connect().
+        """
+        from iftb_store.backups import write_backup
+
+        self._require_migrations()
+        return await write_backup(self, self._backend, self._url, path, overwrite=overwrite, step=step)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:

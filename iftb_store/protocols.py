@@ -50,6 +50,7 @@ class Capability(Enum):
     BAR_KEY = "the database itself refuses a second bar of one key, also to raw SQL"
     CHOICES = "the database itself refuses an unknown side, action, status or severity, also to raw SQL"
     ISOLATION = "a session can be asked to be repeatable read or serializable"
+    BACKUP = "the engine has its own way to write a backup while sessions go on: a file that the same scheme opens"
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
@@ -111,8 +112,7 @@ class OHLCVStore(Protocol):
     async def list_series(self) -> list[Series]:
         """Return all series by (exchange, symbol, timeframe), text by its bytes.
 
-        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times; 0 where
-        raw SQL stored a timeframe whose step nobody knows.
+        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times.
         """
         ...
 
@@ -365,5 +365,17 @@ class Backend(Protocol):
 
         Where it may write (a migration), it works alone: other callers wait, bounded. Where ``read_only``, it waits for no
         writer and takes no lock (status). Only with the capability MIGRATIONS.
+        """
+        ...
+
+    async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Write everything into the new file ``path``, as one committed state; only with the capability BACKUP.
+
+        Readers and writers go on meanwhile. No file is at ``path``; the new one is its owner's alone, needs none beside it, and
+        is opened by a URL of the same scheme with this path. Where this fails or is cancelled, part of it may stay. ``progress``
+        is called now and then, in the event loop, with the bytes done and the bytes in all, where the engine tells them.
+
+        Raises:
+            OperationalError: the file cannot be written, or what is read is damaged.
         """
         ...

@@ -15,8 +15,11 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from iftb_store.cli import main
 from tests.faults.rounds import rounds
 from tests.faults.tally import Tally
+
+Run = Callable[..., tuple[int, str, str]]
 
 # Durability is no subject of these tests: a server that need not wait for the disk makes fresh tables per test cheap.
 # Tests of crashes start a server of their own with its defaults.
@@ -109,6 +112,27 @@ def sqlite_url(tmp_path: Path) -> str:
 def duckdb_url(tmp_path: Path) -> str:
     """URL of a fresh DuckDB file."""
     return f"duckdb:///{tmp_path / 'store.duckdb'}"
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings of ours in the environment, and an empty working directory."""
+    for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process; return (exit code, stdout, stderr)."""
+
+    def in_process(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(words)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return in_process
 
 
 @pytest.fixture(params=["postgres", "sqlite", "duckdb"])

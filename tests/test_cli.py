@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,33 +30,14 @@ from iftb_store import (
 )
 from iftb_store.cli import main
 from iftb_store.tables import Base
+from tests.conftest import Run
 
 SECRET = "s3cret-sentinel"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 START = datetime(2024, 2, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process; return (exit code, stdout, stderr)."""
-
-    def in_process(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return in_process
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture

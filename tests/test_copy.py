@@ -28,19 +28,17 @@ from iftb_store import (
     copying,
     stretches,
 )
-from iftb_store.cli import main
 from iftb_store.copying import Copy, prepare
 from iftb_store.registry import stores_of
 from iftb_store.scope import TABLES
 from iftb_store.selections import Selection
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+from tests.conftest import Run
 from tests.filled import ROWS, fill
 
 ENGINES = ("postgres", "sqlite", "duckdb")
 _LATER = NOW + timedelta(days=1)
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -69,19 +67,6 @@ def source(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'source.db'}"
     asyncio.run(fill(url))
     return url
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command; return (exit code, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:

@@ -80,6 +80,8 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "stats": {"url": (), "days": ("sqlite:///store.db", "--days"), "exchange": ("sqlite:///store.db", "--exchange")},
     "positions": {"url": (), "exchange": ("sqlite:///store.db", "--exchange")},
+    "backup": {"url": (), "file": ("sqlite:///store.db",)},
+    "restore": {"file": (), "url": ("saved",)},
     "events": {
         "url": (),
         "severity": ("sqlite:///store.db", "--severity"),
@@ -92,6 +94,7 @@ AFTER = {
     ("latest", "symbol"): ("1m",),
     ("copy", "source"): ("sqlite:///copy.db",),
     ("verify", "source"): ("sqlite:///copy.db",),
+    ("backup", "url"): ("kept",),
 }
 
 _TEXTS = (
@@ -135,6 +138,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "BTCUSDT-1m-2024-02.csv").write_text(f"{opened},1,1,1,1,10,{opened + 59_999},15,3,5,7.5,0\n")
     for name in ("store", "copy"):
         assert main(["migrate", f"sqlite:///{made / name}.db"]) == 0
+    assert main(["backup", f"sqlite:///{made / 'store.db'}", str(made / "saved")]) == 0
     return made
 
 

@@ -22,6 +22,7 @@ from iftb_store.errors import operational_error
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
@@ -51,7 +52,9 @@ class DuckDBBackend:
     time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded.
     """
 
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.MIGRATIONS, Capability.CHOICES, Capability.ISOLATION})
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.MIGRATIONS, Capability.CHOICES, Capability.ISOLATION, Capability.BACKUP}
+    )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
@@ -191,6 +194,11 @@ class DuckDBBackend:
             self.schema_checked = False
             if not read_only:
                 self._lock.release()
+
+    async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Copy the database into another that DuckDB has open beside it meanwhile; it does not tell how far it is."""
+        async with self.session() as session:
+            await session.run(partial(back_up, path=path))
 
     def begin(self, cursor: Cursor) -> None:
         """Begin a write transaction; its log is created with the database file's own permissions.

@@ -47,7 +47,8 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
         found = _HOLDER.search(str(error))
         holder = found[1] if found else "a process that DuckDB does not name"
         reason = (
-            f"another process holds it: {holder}; close it there, or open the file with access_mode=read_only in every process"
+            f"another process holds it: {holder}; close it there (for a backup it can call db.backup() itself), "
+            "or open the file with access_mode=read_only in every process"
         )
     elif isinstance(error, duckdb.ConnectionException):
         reason = "this process has it open with other options (access_mode, threads, memory_limit …); use the same URL options"

@@ -59,7 +59,7 @@ class PostgresBackend(EngineBackend):
 
     probes = True
     isolates = True
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability) - {Capability.BACKUP}
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         super().__init__()

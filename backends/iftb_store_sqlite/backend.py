@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, watch
+from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, uncancelled, watch
+from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
 
@@ -42,7 +44,14 @@ class SQLiteBackend(EngineBackend):
     probes = False
     isolates = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.SQLALCHEMY, Capability.MIGRATIONS, Capability.BAR_KEY, Capability.CHOICES, Capability.ISOLATION}
+        {
+            Capability.SQLALCHEMY,
+            Capability.MIGRATIONS,
+            Capability.BAR_KEY,
+            Capability.CHOICES,
+            Capability.ISOLATION,
+            Capability.BACKUP,
+        }
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
@@ -107,6 +116,27 @@ class SQLiteBackend(EngineBackend):
             await connection.commit()
         return result
 
+    async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Copy the database in steps of a connection's thread; see `iftb_store.protocols.Backend.backup`."""
+        if self._engine is None:
+            raise operational_error("the database is not connected")
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def tell(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(progress, done, total)
+
+        async with self._engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            work = asyncio.ensure_future(driver._execute(back_up, driver._conn, path, stop.is_set, tell))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                stop.set()
+                await uncancelled(_ended(work))
+                raise
+            except sqlite3.Error as error:
+                raise translate(error) from error
+
     async def _open(self) -> Any:
         if not self._memory:
             self._create_file()
@@ -138,6 +168,11 @@ class SQLiteBackend(EngineBackend):
             pass
         except OSError as error:
             raise operational_error(f"the database file {self._path} cannot be created: {error.strerror}", error) from error
+
+
+async def _ended(work: asyncio.Future[Any]) -> None:
+    with suppress(Stopped, sqlite3.Error, OSError):
+        await work
 
 
 class _Driver(sqlite3.Connection):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
 from iftb_store import __version__
-from iftb_store.cli import data, demo, files, schema, transfer
+from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import error_line, without_password
@@ -70,6 +70,8 @@ app.command("latest")(data.latest)
 app.command("stats")(data.stats)
 app.command("positions")(data.positions)
 app.command("events")(data.events)
+app.command("backup")(backups.backup)
+app.command("restore")(backups.restore)
 
 
 @private_files()

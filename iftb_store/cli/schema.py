@@ -10,11 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import counted, error_line, json_out, say, table
-from iftb_store.cli.target import resolve, run
+from iftb_store.cli.target import resolve, run, shown
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, unreachable
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url, shown_url
 
 if TYPE_CHECKING:
     from iftb_store_migrations import SchemaStatus
@@ -36,7 +35,7 @@ def migrate(url: Url = None) -> None:
         return await db.status()
 
     state = run(address, upgrade, create=True)
-    say(f"{_shown(address)}: the schema is at revision {state.revision}")
+    say(f"{shown(address)}: the schema is at revision {state.revision}")
 
 
 def status(url: Url = None, as_json: Json = False) -> None:
@@ -55,7 +54,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
             raise
         found = unreachable(str(error))
     if as_json:
-        json_out({"database": _shown(address), **asdict(found)})
+        json_out({"database": shown(address), **asdict(found)})
     else:
         _show(address, found)
     if not found.healthy:
@@ -65,7 +64,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
 def _show(address: str, found: Health) -> None:
     state, pool = found.schema, found.pool
     facts = [
-        ("database", _shown(address)),
+        ("database", shown(address)),
         ("reachable", "no" if found.round_trip is None else f"yes, in {found.round_trip * 1_000:.1f} ms"),
     ]
     if state is not None:
@@ -86,7 +85,3 @@ def _show(address: str, found: Health) -> None:
         error_line(problem)
     if state is not None and state.state == "unstamped":
         say(_UNSTAMPED)
-
-
-def _shown(address: str) -> str:
-    return shown_url(parse_url(address))

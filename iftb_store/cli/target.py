@@ -16,7 +16,7 @@ from iftb_store.cli.output import without_password
 from iftb_store.config import get_settings
 from iftb_store.errors import ConfigurationError, InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url
+from iftb_store.registry import parse_url, shown_url
 
 URL_HELP = "A database URL, or env:NAME; IFTB_STORE_URL or the DB_ variables where there is none."
 
@@ -96,6 +96,11 @@ def resolve(url: str | None) -> str:
     if not value:
         raise ConfigurationError(f"{_ENVIRONMENT}{name} was given, but the environment variable {name} is not set")
     return value
+
+
+def shown(url: str | None) -> str:
+    """Return the URL that the user means for people, its password hidden."""
+    return shown_url(parse_url(resolve(url)))
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:

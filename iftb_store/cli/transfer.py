@@ -15,7 +15,7 @@ from iftb_store.cli.completion import timeframes
 from iftb_store.cli.data import Json, time_option
 from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, require_file, resolve, run
+from iftb_store.cli.target import Terminated, require_file, resolve, run, shown
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url, require_arrow, shown_url
@@ -45,8 +45,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 # of each side: what a batch, an index of trades and a checkpoint need; more is cache
 _DUCKDB_MEMORY = "64MiB"
-# of a checksum, for people
-_SHORT = 12
+#: Characters of a checksum, for people.
+SHORT = 12
 
 
 def copy(
@@ -82,7 +82,7 @@ def copy(
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
         if not dry_run and await prepare(theirs) and not (quiet or as_json):
-            say(f"{_shown(destination)}: the tables are created")
+            say(f"{shown(destination)}: the tables are created")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
         under_way.append(copying)
         return await copying.run(dry=dry_run)
@@ -132,8 +132,8 @@ def verify(
                 item.series,
                 f"{item.source.rows:,}",
                 f"{item.destination.rows:,}",
-                item.source.checksum[:_SHORT],
-                item.destination.checksum[:_SHORT],
+                item.source.checksum[:SHORT],
+                item.destination.checksum[:SHORT],
                 "yes" if item.equal else "NO",
             )
             for item in found
@@ -161,7 +161,7 @@ def _show_copied(done: list[Any], dry: bool) -> None:
             item.table,
             item.series,
             *(f"{count:,}" for count in (item.source.rows, item.inserted, item.updated, item.unchanged, item.deleted, item.kept)),
-            item.source.checksum[:_SHORT],
+            item.source.checksum[:SHORT],
             _verdict(item),
         )
         for item in done
@@ -200,7 +200,7 @@ def _run_both(
     _refuse_the_same(ours, theirs)
     # Arrow's own keeps what was freed
     pa.set_memory_pool(pa.system_memory_pool())
-    other = DatabaseManager(_frugal(theirs))
+    other = DatabaseManager(frugal(theirs))
 
     async def both(first: DatabaseManager) -> T:
         if not create:
@@ -210,10 +210,10 @@ def _run_both(
         async with other as second:
             return await work(first, second)
 
-    return run(_frugal(ours), both)
+    return run(frugal(ours), both)
 
 
-def _frugal(address: str) -> URL:
+def frugal(address: str | URL) -> URL:
     """Return the URL with a bound to DuckDB's memory, where it has none: DuckDB's own is most of the machine's."""
     url = parse_url(address)
     if url.get_backend_name() != "duckdb" or "memory_limit" in url.query:
@@ -243,7 +243,3 @@ def _scope(
 ) -> Scope:
     window: list[datetime | None] = [time_option(start, "--start"), time_option(end, "--end")]
     return Scope(tables or (), exchanges or (), symbols or (), timeframes or (), *window)
-
-
-def _shown(url: str) -> str:
-    return shown_url(parse_url(resolve(url)))

@@ -14,6 +14,7 @@ import pytest
 
 _MODULES = (
     "app_sessions",
+    "backups",
     "bars",
     "concurrency",
     "engines",

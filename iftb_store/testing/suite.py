@@ -5,6 +5,7 @@ from __future__ import annotations
 from iftb_store.testing.app_sessions import AppSessionTests
 from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
+from iftb_store.testing.backups import BackupTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
@@ -48,6 +49,7 @@ class BackendConformance(
     ConcurrencyTests,
     AppSessionTests,
     LifecycleTests,
+    BackupTests,
     PropertyTests,
     HostileTests,
 ):

@@ -143,10 +143,15 @@ def _events() -> pa.Table:
     return rows_of(EVENTS, [SystemEvent("start", "debug", "bare", id=1, created_at=_FIRST), full, *odd])
 
 
+#: Rows of each table: extremes, awkward texts, what may be NULL both set and not.
+EXAMPLES: list[tuple[ScannedTable, pa.Table]] = [
+    (BARS, _bars()),
+    (TRADES, _trades()),
+    (POSITIONS, _positions()),
+    (EVENTS, _events()),
+]
 _EXAMPLES = pytest.mark.parametrize(
-    ("table", "rows"),
-    [(BARS, _bars()), (TRADES, _trades()), (POSITIONS, _positions()), (EVENTS, _events())],
-    ids=lambda given: given.name if isinstance(given, ScannedTable) else "",
+    ("table", "rows"), EXAMPLES, ids=lambda given: given.name if isinstance(given, ScannedTable) else ""
 )
 
 
@@ -213,7 +218,7 @@ class WholeRowTests(SuiteFixtures):
         assert await drop(db, BARS, rows.slice(2)) == _MANY - 2
 
     async def test_the_next_ids_lie_past_every_id_that_was_put(self, db: DatabaseManager) -> None:
-        for table, rows in ((BARS, _bars()), (TRADES, _trades()), (POSITIONS, _positions()), (EVENTS, _events())):
+        for table, rows in EXAMPLES:
             await put(db, table, rows)
         await OHLCVRepository(db).insert_many([bar(symbol="new")])
         number = await TradeRepository(db).insert(trade("new"))

@@ -1,0 +1,185 @@
+"""Backups: a store in one file, written while sessions go on, opened again and only then given its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import URL
+
+from iftb_store import checks
+from iftb_store.errors import InvalidValueError, operational_error
+from iftb_store.messages import kind
+from iftb_store.protocols import Backend, Capability
+from iftb_store.registry import parse_url, stores_of
+from iftb_store.selections import EVENTS, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iftb_store.manager import DatabaseManager
+
+#: Is told how much is done, of how much; None where nobody knows.
+Tell = Callable[[int, int | None], None]
+#: Begins a step of the work by its name, as `iftb_store.cli.progress.Progress.step` does.
+Step = Callable[[str], AbstractContextManager[Tell]]
+
+#: The engine of backups of an engine that has no way of its own, and how each is opened to be read alone.
+PORTABLE = "sqlite"
+READ_ONLY = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}
+
+# what engines put beside a database while it is open, and leave there when they die
+_BESIDE = ("-wal", "-shm", "-journal", ".wal")
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was written.
+
+    Attributes:
+        path: the file.
+        engine: the scheme of the URL that opens it, such as sqlite.
+        size: its bytes.
+        tables: the rows of each table.
+    """
+
+    path: Path
+    engine: str
+    size: int
+    tables: dict[str, int]
+
+
+async def write_backup(
+    source: DatabaseManager,
+    backend: Backend,
+    url: URL,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    step: Step | None,
+) -> Backup:
+    """Write a backup of a connected manager; see `iftb_store.DatabaseManager.backup`."""
+    from iftb_store.manager import DatabaseManager
+
+    own_way = Capability.BACKUP in backend.capabilities
+    engine = url.get_backend_name() if own_way else PORTABLE
+    target = _target(path)
+    folder = target.with_name(f"{target.name}.partial")
+    partial = folder / target.name
+    address = parse_url(URL.create(engine, database=os.fspath(partial)))
+    # refuses what its engine cannot open
+    writer = DatabaseManager(address)
+    _check_target(target, checks.boolean(overwrite, "overwrite"), url.database if own_way else None)
+    step = step or (lambda name: nullcontext(lambda done, total: None))
+    async with source.get_session() as session:
+        # raises where there are no tables
+        await stores_of(session).scan(Selection(EVENTS, limit=1))
+    with _folder(folder):
+        if own_way:
+            with step("backup") as tell:
+                await backend.backup(os.fspath(partial), tell)
+        else:
+            await _copied(source, writer, step)
+        async with DatabaseManager(address.update_query_dict(READ_ONLY.get(engine, {}))) as written:
+            tables = (await written.status()).tables
+        size = partial.stat().st_size
+        _check_target(target, overwrite)
+        _named(partial, target)
+    return Backup(target, engine, size, tables)
+
+
+async def _copied(source: DatabaseManager, writer: DatabaseManager, step: Step) -> None:
+    from iftb_store.copying import Copy
+
+    async with writer:
+        await writer.create_tables()
+        await Copy(source, writer, step=step).run()
+    # alone, as a log is not given up while another connection is open; a file that is only read should need none beside it
+    async with writer, writer.engine.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA journal_mode = MEMORY")
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make a folder that is ours alone for a file and what its engine puts beside it; what a killed run has left there goes."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with _opened(folder) as place:
+            try:
+                _lock(place)
+            except BlockingIOError as error:
+                raise operational_error(f"another backup to {folder.with_suffix('')} is under way; wait for it", error) from error
+            try:
+                _emptied(folder)
+                yield
+            finally:
+                _emptied(folder)
+                folder.rmdir()
+    except OSError as error:
+        raise operational_error(f"{error.filename or folder} cannot be written: {error.strerror or error}", error) from error
+
+
+def _emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            _emptied(path)
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidValueError(f"path must be the name of a file, not {kind(path)}")
+    given = checks.text(os.fspath(path), "path")
+    if not given or not (target := Path(given).absolute()).name:
+        raise InvalidValueError("the name of the backup's file is empty; give one such as bot.backup")
+    return target
+
+
+def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> None:
+    try:
+        if not target.parent.is_dir():
+            raise InvalidValueError(f"there is no directory {target.parent} for the backup; make it first")
+        if target.is_dir():
+            raise InvalidValueError(f"{target} is a directory; name a file in it")
+        if itself and target.exists() and Path(itself).exists() and target.samefile(itself):
+            raise InvalidValueError(f"{target} is the database itself; give its backup a name of its own")
+        if target.exists() and not overwrite:
+            raise InvalidValueError(
+                f"{target} is there already; give another name, or overwrite it (--overwrite, overwrite=True)"
+            )
+        for suffix in _BESIDE:
+            # its log would be taken for the new file's
+            if (beside := target.with_name(target.name + suffix)).exists():
+                raise InvalidValueError(f"{beside} shows that {target} is in use, or was; close it, or give another name")
+    except OSError as error:
+        raise operational_error(f"{target} cannot be written: {error.strerror}", error) from error
+
+
+def _named(partial: Path, target: Path) -> None:
+    """Give a file its name once it is on the disk; the name is there with all of it, or not at all."""
+    with _opened(partial) as file:
+        os.fsync(file)
+    partial.replace(target)
+    with _opened(target.parent) as folder:
+        os.fsync(folder)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def _lock(place: int) -> None:
+    import fcntl
+
+    fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,150 @@
+"""Backups: whole, of one committed state, opened as a store, and never a part of one under the file's name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from iftb_store import (
+    DatabaseManager,
+    InvalidValueError,
+    OHLCVRepository,
+    PositionRepository,
+    SchemaError,
+    SystemEventRepository,
+    TradeRepository,
+)
+from iftb_store.backups import Backup
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.samples import hourly, position, trade
+from iftb_store.testing.whole_rows import EXAMPLES, put, stored
+
+#: Bars of one session.
+_BARS = 3
+
+
+@asynccontextmanager
+async def opened(backup: Backup) -> AsyncIterator[DatabaseManager]:
+    """Open what a backup is."""
+    async with DatabaseManager(URL.create(backup.engine, database=str(backup.path))) as db:
+        yield db
+
+
+async def fill(db: DatabaseManager) -> None:
+    """Store rows of every table."""
+    for table, rows in EXAMPLES:
+        await put(db, table, rows)
+
+
+async def write_session(db: DatabaseManager, number: int) -> None:
+    """Write a session with rows of every table, each of which tells its number."""
+    name = f"S{number}"
+    async with db.get_session() as session:
+        await OHLCVRepository(session).insert_many(hourly(_BARS, symbol=name))
+        await TradeRepository(session).insert(trade(name, symbol=name))
+        await PositionRepository(session).update_position(position(symbol=name))
+        await SystemEventRepository(session).log_event("session", "info", "", symbol=name)
+
+
+class BackupTests(SuiteFixtures):
+    """DatabaseManager.backup."""
+
+    @pytest.fixture(autouse=True)
+    def _only_with_migrations(self, empty_db: DatabaseManager) -> None:
+        needs(empty_db, Capability.MIGRATIONS)
+        if Capability.BACKUP not in empty_db.capabilities:
+            pytest.importorskip("aiosqlite")
+
+    async def test_a_backup_holds_every_row_as_it_is_and_goes_on_with_its_ids(self, db: DatabaseManager, tmp_path: Path) -> None:
+        await fill(db)
+        made = await db.backup(tmp_path / "saved")
+        async with opened(made) as copy:
+            for table, rows in EXAMPLES:
+                assert await stored(copy, table) == rows
+            await write_session(copy, 1)
+            assert await raw.value(copy, "SELECT id FROM trades WHERE trade_id = 'S1'") > EXAMPLES[1][1]["id"][-1].as_py()
+        assert made.tables == {table.name: rows.num_rows for table, rows in EXAMPLES}
+
+    async def test_a_backup_taken_while_sessions_write_holds_whole_sessions_of_one_state(
+        self, db: DatabaseManager, tmp_path: Path
+    ) -> None:
+        await fill(db)
+        done = 0
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def write_on() -> None:
+            nonlocal done
+            while not over.is_set():
+                await write_session(db, done)
+                done += 1
+                begun.set()
+
+        writing = asyncio.create_task(write_on())
+        await begun.wait()
+        first = done
+        made = await db.backup(tmp_path / "saved")
+        over.set()
+        await writing
+
+        async with opened(made) as copy:
+            found = [
+                await raw.fetch(copy, f"SELECT symbol, count(*) FROM {table} WHERE symbol LIKE 'S%' GROUP BY symbol")
+                for table in ("ohlcv", "trades", "positions", "system_events")
+            ]
+        names = {f"S{number}" for number in range(len(found[1]))}
+        assert first <= len(names) <= done
+        assert [dict(rows) for rows in found] == [dict.fromkeys(names, count) for count in (_BARS, 1, 1, 1)]
+
+    async def test_the_file_is_its_owner_s_alone_and_needs_none_beside_it(self, db: DatabaseManager, tmp_path: Path) -> None:
+        folder = tmp_path / "backups"
+        folder.mkdir()
+        made = await db.backup(folder / "saved")
+        assert (list(folder.iterdir()), made.path.stat().st_mode & 0o777) == ([made.path], 0o600)
+        assert made.size == made.path.stat().st_size
+
+    async def test_a_file_that_is_there_stays_unless_it_is_to_be_overwritten(self, db: DatabaseManager, tmp_path: Path) -> None:
+        path = tmp_path / "saved"
+        path.write_text("mine")
+        with pytest.raises(InvalidValueError, match="saved is there already"):
+            await db.backup(path)
+        assert path.read_text() == "mine"
+        await db.backup(path, overwrite=True)
+        async with opened(await db.backup(path, overwrite=True)) as copy:
+            assert await raw.count(copy, "trades") == 0
+
+    async def test_a_backup_of_no_tables_is_refused(self, empty_db: DatabaseManager, tmp_path: Path) -> None:
+        with pytest.raises(SchemaError):
+            await empty_db.backup(tmp_path / "saved")
+        assert not (tmp_path / "saved").exists()
+
+    async def test_what_a_killed_backup_has_left_is_cleared_away(self, db: DatabaseManager, tmp_path: Path) -> None:
+        left = tmp_path / "saved.partial"
+        (left / "saved.tmp").mkdir(parents=True)
+        for name in ("saved", "saved-wal", "saved.wal", "saved.tmp/spilled"):
+            (left / name).write_text("half of a backup")
+        async with opened(await db.backup(tmp_path / "saved")) as copy:
+            assert await raw.count(copy, "ohlcv") == 0
+        assert not left.exists()
+
+    @pytest.mark.parametrize("turns", [1, 30, 1_000])
+    async def test_a_backup_that_is_cancelled_leaves_nothing_or_is_whole(
+        self, db: DatabaseManager, tmp_path: Path, turns: int
+    ) -> None:
+        folder = tmp_path / "backups"
+        folder.mkdir()
+        await fill(db)
+        task = asyncio.create_task(db.backup(folder / "saved"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        assert [path.name for path in folder.iterdir()] == (["saved"] if isinstance(outcome, Backup) else [])
+        assert db.in_use == 0
+        await db.backup(folder / "saved", overwrite=True)
