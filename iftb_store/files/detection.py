@@ -42,7 +42,7 @@ def kind_of(path: Path) -> Kind:
         DumpError: nothing that is read.
         OSError: the file cannot be read.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         # reading a pipe would take its first bytes away
         return Kind.DUMP
     with path.open("rb") as stream:
