@@ -37,6 +37,8 @@ async def fill(db: DatabaseManager) -> None:
     await trades.insert(replace(full_trade('T "2"\n,'), realized_pnl=lowest, fee=SMALLEST, decision_reasons={}))
     await positions.update_position(full_position())
     await positions.update_position(position(symbol="..", margin=LARGEST))
+    # what stands first in a file may be taken for the mark of its byte order
+    await events.log_event("\ufeff", "debug", "\ufeff")
     for text in TEXTS:
         await events.log_event("odd", "debug", text, {text: [text, {"deep": [1, 2.5, None, True]}]}, stack_trace=text)
     await events.log_event("plain", "critical", "no more")
