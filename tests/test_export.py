@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
@@ -297,6 +298,27 @@ def test_a_folder_that_is_not_there_is_named(run: Run, filled: str) -> None:
         "",
         "error: absent/bars.csv.partial: No such file or directory\n",
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size can be set there")
+@pytest.mark.parametrize("name", ["bars.csv", "bars.parquet"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(sqlite_url: str, tmp_path: Path, name: str) -> None:
+    async def store() -> None:
+        async with DatabaseManager(sqlite_url) as db:
+            await db.create_tables()
+            await OHLCVRepository(db).insert_many(hourly(20_000))
+
+    asyncio.run(store())
+    # more than SQLite's own files beside the database take
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2)\n"
+    limited += "from iftb_store.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["export", sqlite_url, "-o", name]
+
+    done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == f"error: {name}: File too large\n"
+    assert list(tmp_path.glob("bars*")) == []
 
 
 async def test_text_goes_to_a_stream(sqlite_url: str) -> None:

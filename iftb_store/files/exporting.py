@@ -105,6 +105,9 @@ def _open(target: Path | BinaryIO, table: ScannedTable, format: str, partitioned
             sink = writer(stream, table, format)
         try:
             yield sink
-        except BaseException:
+        except BaseException as error:
             sink.abandon()
+            if isinstance(error, OSError) and error.filename is None and isinstance(target, Path):
+                # a full disk, say; the message is to name the file
+                raise OSError(error.errno, error.strerror or str(error), str(target)) from error
             raise
