@@ -98,6 +98,17 @@ class ReadArrowTests(SuiteFixtures):
         table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
         assert bars_of(table) == await OHLCVRepository(db).get_range(*_SERIES, T0, T0 + HOUR)
 
+    async def test_a_text_that_begins_as_a_mark_of_byte_order_does_is_read_whole_where_it_stands_first(
+        self, db: DatabaseManager
+    ) -> None:
+        # a reader of CSV takes it for the file's own mark and drops it
+        names = ["\ufeff", "\ufeffBTC"]
+        for name in names:
+            await OHLCVRepository(db).insert_many([bar(symbol=name, exchange=name)])
+            assert (await OHLCVRepository(db).read_arrow(exchange=name))["symbol"].to_pylist() == [name]
+            await SystemEventRepository(db).log_event(name, "info", "")
+        assert (await SystemEventRepository(db).read_arrow())["event_type"].to_pylist() == names
+
     async def test_an_empty_selection_is_an_empty_table_of_the_same_schema(self, db: DatabaseManager) -> None:
         table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
         assert (table.schema, table.num_rows) == (_BARS, 0)
