@@ -143,7 +143,7 @@ async def test_a_server_that_accepts_and_never_answers_is_an_error_in_time(tally
 @pytest.mark.parametrize("fault", ["server stopped"])
 async def test_a_server_that_stops_answering_is_an_error_in_time_and_the_pool_recovers(server: Server, tally: Tally) -> None:
     first, kept = 20_000_000, 20_001_000
-    async with DatabaseManager(with_options(server.url, statement_timeout="100ms")) as db:
+    async with DatabaseManager(with_options(server.url, statement_timeout="1s")) as db:
         await db.create_tables()
         for number in range(rounds("server stopped")):
             async with tally.bounded():
