@@ -126,7 +126,8 @@ class OHLCVRepository(Repository):
         """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.
 
         Of each its first and last timestamp, the number of its bars, and how many are missing between the two on the
-        timeframe's grid: the sum over the holes of get_gaps, where the step of 1M is the calendar month.
+        timeframe's grid: the sum over the holes of get_gaps, where the step of 1M is the calendar month; 0 for a timeframe
+        that is unknown, which only raw SQL can have stored.
         """
         async with self._stores(snapshot=True) as stores:
             return await stores.ohlcv.list_series()

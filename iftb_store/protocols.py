@@ -112,7 +112,8 @@ class OHLCVStore(Protocol):
     async def list_series(self) -> list[Series]:
         """Return all series by (exchange, symbol, timeframe), text by its bytes.
 
-        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times.
+        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times; 0 where
+        raw SQL stored a timeframe whose step nobody knows.
         """
         ...
 

@@ -110,7 +110,12 @@ CASES = [
     ),
     Case(("warning", "open or close beyond", "ohlcv"), f"UPDATE ohlcv SET close = {{dec:1000}} WHERE {AT_2}", rows=AT_2_SHOWN),
     Case(("error", "negative volume", "ohlcv"), f"UPDATE ohlcv SET volume = {{dec:-0.5}} WHERE {AT_2}", rows=AT_2_SHOWN),
-    Case(("error", "negative volume", "ohlcv"), f"UPDATE ohlcv SET trades_count = -1 WHERE {AT_2}", rows=AT_2_SHOWN),
+    Case(
+        ("error", "negative volume", "ohlcv"),
+        f"UPDATE ohlcv SET trades_count = -1 WHERE {AT_2}",
+        rows=AT_2_SHOWN,
+        engines=("sqlite",),
+    ),
     Case(
         ("note", "negative price", "ohlcv"),
         f"UPDATE ohlcv SET low = {{dec:-37.63}}, close = {{dec:-37.63}} WHERE {AT_2}",
@@ -128,7 +133,13 @@ CASES = [
         where="symbol",
         rows=("binance  1h 2024-01-01 02:00:00",),
     ),
-    Case(("error", "unusable name", "trades"), "UPDATE trades SET exchange = ' ' WHERE id = 1", where="exchange", mends=False),
+    Case(
+        ("error", "unusable name", "trades"),
+        "UPDATE trades SET exchange = ' ' WHERE id = 1",
+        where="exchange",
+        mends=False,
+        engines=("postgres",),
+    ),
     Case(
         ("error", "missing value", "ohlcv"),
         "ALTER TABLE ohlcv ALTER COLUMN close DROP NOT NULL; UPDATE ohlcv SET close = NULL WHERE id = 3",

@@ -223,6 +223,8 @@ def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:
 
 
 def _missing(cursor: Cursor, series: Sequence[str]) -> int:
+    if series[2] not in SECONDS:
+        return 0
     step = SECONDS[series[2]]
     by_month = "date_diff('month', make_timestamp(earlier), make_timestamp(later))"
     steps = by_month if step is None else f"(later - earlier + {step * 1_000_000 - 1}) // {step * 1_000_000}"

@@ -27,6 +27,8 @@ class SeriesStatements(ResampleStatements):
         ]
 
     async def _missing(self, exchange: str, symbol: str, timeframe: str) -> int:
+        if timeframe not in SECONDS:
+            return 0
         seconds = SECONDS[timeframe]
         month = self._driver.flavor.month
         steps = f"{month.format('later')} - {month.format('earlier')}" if seconds is None else self._driver.flavor.steps

@@ -56,6 +56,12 @@ class SeriesTests(SuiteFixtures):
         moments = [datetime(2023, 11, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)]
         assert await missing(db, [bar(moment, timeframe="1M") for moment in moments]) == 3
 
+    async def test_a_timeframe_that_raw_sql_stored_is_listed_too(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(3))
+        await raw.run(db, "UPDATE ohlcv SET timeframe = '1H'")
+        (series,) = await OHLCVRepository(db).list_series()
+        assert (series.timeframe, series.count, series.missing) == ("1H", 3, 0)
+
     async def test_what_is_missing_is_what_the_gaps_hold(self, db: DatabaseManager) -> None:
         moments = [T0 + index * index * timedelta(minutes=7) for index in range(40)]
         count = await missing(db, [bar(moment, timeframe="5m") for moment in moments])
