@@ -66,7 +66,6 @@ CASES = [
         "binance BTCUSDT 1h",
         ("2024-01-01 01:00:00",),
     ),
-    Case(("error", "duplicate bars", "ohlcv"), f"{TWICE.format('ohlcv', BAR)}; UPDATE ohlcv SET id = 7", ("duckdb",)),
     Case(("error", "ids that stand twice", "ohlcv"), "UPDATE ohlcv SET id = 4 WHERE id IN (5, 6)", SERVERS, "id"),
     Case(
         ("error", "ids that stand twice", "trades"),

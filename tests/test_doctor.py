@@ -32,7 +32,7 @@ from iftb_store.doctor import Finding, examine_rows
 from iftb_store.doctor.sortable import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
 from iftb_store.testing.samples import T0, position, trade
 from iftb_store.types import to_epoch_us
-from tests.doctor_faults import CASES, ENGINES, Case
+from tests.doctor_faults import BAR, CASES, ENGINES, TWICE, Case
 from tests.test_cli_health import read_only
 
 Execute = Callable[[str], None]
@@ -253,14 +253,25 @@ def test_a_statement_names_any_symbol_and_can_be_printed(store: Store) -> None:
 
     asyncio.run(write())
     if store.engine == "duckdb":
-        columns = "exchange, symbol, timeframe, timestamp, open, high, low, close, volume"
-        store.execute(f"INSERT INTO ohlcv ({columns}) SELECT {columns} FROM ohlcv WHERE symbol LIKE 'O%'")
+        store.execute(f"INSERT INTO ohlcv ({BAR}) SELECT {BAR} FROM ohlcv WHERE symbol LIKE 'O%'")
 
     found = examine(store.url)
 
     assert {finding.kind for finding in found} == {"off the grid"} | ({"duplicate bars"} if store.engine == "duckdb" else set())
+    assert {len(finding.rows) for finding in found} == {5}
     assert all(statement.isprintable() for finding in found for statement in finding.statements)
     run_remedies(store, found)
+    assert examine(store.url) == []
+
+
+def test_a_duplicate_goes_alone_where_ids_tell_nothing(stores: Callable[[str], Store]) -> None:
+    store = stores("duckdb")
+    before = asyncio.run(contents(store.url))
+    store.execute(f"{TWICE.format('ohlcv', BAR)}; UPDATE ohlcv SET id = 7")
+
+    run_remedies(store, examine(store.url))
+
+    assert len(asyncio.run(contents(store.url))[0]) == len(before[0])
     assert examine(store.url) == []
 
 
