@@ -56,15 +56,16 @@ async def write_session(db: DatabaseManager, number: int) -> None:
 class BackupTests(SuiteFixtures):
     """DatabaseManager.backup."""
 
-    @pytest.fixture(autouse=True)
-    def _only_with_migrations(self, empty_db: DatabaseManager) -> None:
-        needs(empty_db, Capability.MIGRATIONS)
-        if Capability.BACKUP not in empty_db.capabilities:
-            pytest.importorskip("aiosqlite")
+    @pytest.fixture
+    def saved(self, db: DatabaseManager) -> DatabaseManager:
+        """A manager with tables that can be saved."""
+        return _can_be_saved(db)
 
-    async def test_a_backup_holds_every_row_as_it_is_and_goes_on_with_its_ids(self, db: DatabaseManager, tmp_path: Path) -> None:
-        await fill(db)
-        made = await db.backup(tmp_path / "saved")
+    async def test_a_backup_holds_every_row_as_it_is_and_goes_on_with_its_ids(
+        self, saved: DatabaseManager, tmp_path: Path
+    ) -> None:
+        await fill(saved)
+        made = await saved.backup(tmp_path / "saved")
         async with opened(made) as copy:
             for table, rows in EXAMPLES:
                 assert await stored(copy, table) == rows
@@ -73,23 +74,23 @@ class BackupTests(SuiteFixtures):
         assert made.tables == {table.name: rows.num_rows for table, rows in EXAMPLES}
 
     async def test_a_backup_taken_while_sessions_write_holds_whole_sessions_of_one_state(
-        self, db: DatabaseManager, tmp_path: Path
+        self, saved: DatabaseManager, tmp_path: Path
     ) -> None:
-        await fill(db)
+        await fill(saved)
         done = 0
         begun, over = asyncio.Event(), asyncio.Event()
 
         async def write_on() -> None:
             nonlocal done
             while not over.is_set():
-                await write_session(db, done)
+                await write_session(saved, done)
                 done += 1
                 begun.set()
 
         writing = asyncio.create_task(write_on())
         await begun.wait()
         first = done
-        made = await db.backup(tmp_path / "saved")
+        made = await saved.backup(tmp_path / "saved")
         over.set()
         await writing
 
@@ -102,49 +103,58 @@ class BackupTests(SuiteFixtures):
         assert first <= len(names) <= done
         assert [dict(rows) for rows in found] == [dict.fromkeys(names, count) for count in (_BARS, 1, 1, 1)]
 
-    async def test_the_file_is_its_owner_s_alone_and_needs_none_beside_it(self, db: DatabaseManager, tmp_path: Path) -> None:
+    async def test_the_file_is_its_owner_s_alone_and_needs_none_beside_it(self, saved: DatabaseManager, tmp_path: Path) -> None:
         folder = tmp_path / "backups"
         folder.mkdir()
-        made = await db.backup(folder / "saved")
+        made = await saved.backup(folder / "saved")
         assert (list(folder.iterdir()), made.path.stat().st_mode & 0o777) == ([made.path], 0o600)
         assert made.size == made.path.stat().st_size
 
-    async def test_a_file_that_is_there_stays_unless_it_is_to_be_overwritten(self, db: DatabaseManager, tmp_path: Path) -> None:
+    async def test_a_file_that_is_there_stays_unless_it_is_to_be_overwritten(
+        self, saved: DatabaseManager, tmp_path: Path
+    ) -> None:
         path = tmp_path / "saved"
         path.write_text("mine")
         with pytest.raises(InvalidValueError, match="saved is there already"):
-            await db.backup(path)
+            await saved.backup(path)
         assert path.read_text() == "mine"
-        await db.backup(path, overwrite=True)
-        async with opened(await db.backup(path, overwrite=True)) as copy:
+        await saved.backup(path, overwrite=True)
+        async with opened(await saved.backup(path, overwrite=True)) as copy:
             assert await raw.count(copy, "trades") == 0
 
     async def test_a_backup_of_no_tables_is_refused(self, empty_db: DatabaseManager, tmp_path: Path) -> None:
         with pytest.raises(SchemaError):
-            await empty_db.backup(tmp_path / "saved")
+            await _can_be_saved(empty_db).backup(tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
 
-    async def test_what_a_killed_backup_has_left_is_cleared_away(self, db: DatabaseManager, tmp_path: Path) -> None:
+    async def test_what_a_killed_backup_has_left_is_cleared_away(self, saved: DatabaseManager, tmp_path: Path) -> None:
         left = tmp_path / "saved.partial"
         (left / "saved.tmp").mkdir(parents=True)
         for name in ("saved", "saved-wal", "saved.wal", "saved.tmp/spilled"):
             (left / name).write_text("half of a backup")
-        async with opened(await db.backup(tmp_path / "saved")) as copy:
+        async with opened(await saved.backup(tmp_path / "saved")) as copy:
             assert await raw.count(copy, "ohlcv") == 0
         assert not left.exists()
 
     @pytest.mark.parametrize("turns", [1, 30, 1_000])
     async def test_a_backup_that_is_cancelled_leaves_nothing_or_is_whole(
-        self, db: DatabaseManager, tmp_path: Path, turns: int
+        self, saved: DatabaseManager, tmp_path: Path, turns: int
     ) -> None:
         folder = tmp_path / "backups"
         folder.mkdir()
-        await fill(db)
-        task = asyncio.create_task(db.backup(folder / "saved"))
+        await fill(saved)
+        task = asyncio.create_task(saved.backup(folder / "saved"))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert [path.name for path in folder.iterdir()] == (["saved"] if isinstance(outcome, Backup) else [])
-        assert db.in_use == 0
-        await db.backup(folder / "saved", overwrite=True)
+        assert saved.in_use == 0
+        await saved.backup(folder / "saved", overwrite=True)
+
+
+def _can_be_saved(db: DatabaseManager) -> DatabaseManager:
+    needs(db, Capability.MIGRATIONS)
+    if Capability.BACKUP not in db.capabilities:
+        pytest.importorskip("aiosqlite")
+    return db
