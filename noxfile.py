@@ -102,6 +102,7 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks", *session.posargs)
         return
     session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
+    session.run("python", "-m", "benchmarks.transfer", "--rows", "2000000", "--json", "benchmarks/last_transfer.json")
     session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
 
 

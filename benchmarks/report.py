@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from benchmarks.show import TITLES, headline, ratio_of, target_of, time_of, valu
 
 #: The page's words, said by hand, with a mark where the figures go.
 PAGE = Path(__file__).with_name("page.md")
+TRANSFER = Path(__file__).with_name("last_transfer.json")
 _MARK = "<!-- results -->"
 
 
@@ -92,10 +94,14 @@ def _cell(value: object) -> str:
 
 def main(
     file: Annotated[Path, typer.Argument(help="The JSON that `python -m benchmarks --json` wrote.")],
+    transfer: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.transfer` wrote, where it did.")] = TRANSFER,
     page: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("PERFORMANCE.md"),
 ) -> None:
     """Make PERFORMANCE.md."""
-    page.write_text(render(Results.load(file), PAGE.read_text()))
+    results = Results.load(file)
+    if transfer.exists():
+        results.tables["transfer"] = json.loads(transfer.read_text())
+    page.write_text(render(results, PAGE.read_text()))
 
 
 if __name__ == "__main__":

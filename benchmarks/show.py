@@ -11,7 +11,12 @@ from rich.table import Table
 
 from benchmarks.results import NAIVE, Figure, Results, Row
 
-TITLES = {"decimals": "Decimals on SQLite", "duckdb_key": "DuckDB's key", "peers": "Peers, the same bars"}
+TITLES = {
+    "transfer": "A store through every engine, by the commands",
+    "decimals": "Decimals on SQLite",
+    "duckdb_key": "DuckDB's key",
+    "peers": "Peers, the same bars",
+}
 _WIDEST = 3.0
 _WIDTH = 180
 _COLORS = {True: "#3a7d44", False: "#c0392b", None: "#7f8c8d"}

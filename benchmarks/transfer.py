@@ -1,7 +1,7 @@
 """Moves a store through every engine with the real commands, and measures each step: rate, processor, peak memory.
 
-``python -m benchmarks.transfer --rows 2000000``: PostgreSQL -> DuckDB -> (Parquet ->) SQLite -> PostgreSQL, verified at each
-step; then a night's growth is copied again. The way through Parquet is taken where this version has ``export``.
+``python -m benchmarks.transfer --rows 2000000 [DUMP.zip …]``: PostgreSQL -> DuckDB -> Parquet -> SQLite -> PostgreSQL, verified
+at each step; one digit is changed by raw SQL and has to be found; then a night's growth is copied again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,16 +24,17 @@ import asyncpg
 import pyarrow as pa
 import typer
 from rich.table import Table
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from benchmarks.objects import NewTrades, bars
 from benchmarks.postgres import URL_VARIABLE, postgres_server
 from benchmarks.show import terminal
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.cli import app
+from iftb_store.scope import TABLES
 from iftb_store.testing.samples import position
 
 SERIES = 20
+_ONE_DIGIT = "UPDATE ohlcv SET volume = volume + 0.000000000000000001 WHERE id = (SELECT max(id) / 2 FROM ohlcv)"
 #: Of the other tables, a row to so many bars.
 OTHERS = 200
 
@@ -58,13 +59,21 @@ class Step:
     processor: float
     peak: float
 
-    @property
-    def rate(self) -> float:
-        """Rows a second."""
-        return self.rows / self.seconds
+    def line(self) -> dict[str, str | int | float]:
+        """Return what is shown of it."""
+        return {
+            "step": self.name,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 1),
+            "rows/s": round(self.rows / self.seconds),
+            "µs/row": round(self.seconds / self.rows * 1e6, 2),
+            "processor s": round(self.processor, 1),
+            "peak MiB": round(self.peak),
+        }
 
 
 def main(
+    dumps: Annotated[list[Path] | None, typer.Argument(help="Real kline dumps that go the same way.")] = None,
     rows: Annotated[int, typer.Option(min=SERIES * OTHERS, help="Bars.")] = 100_000,
     path: Annotated[Path, typer.Option("--json", help="Write the figures into this file.")] = Path("transfer.json"),
 ) -> None:
@@ -76,42 +85,68 @@ def main(
         base = given or server.get_uri()
         live, back = (asyncio.run(_database(base, f"iftb_transfer_{os.getpid()}_{which}")) for which in ("live", "back"))
         try:
-            steps = list(_steps(rows, live, back, folder))
+            steps = list(_steps(rows, dumps or [], live, back, folder))
         finally:
             asyncio.run(_dropped(base, [live, back]))
             if server is not None:
                 server.cleanup()
-    path.write_text(json.dumps([asdict(step) | {"rate": step.rate} for step in steps], indent=2) + "\n")
-    _show(steps)
+    lines = [step.line() for step in steps]
+    path.write_text(json.dumps(lines, indent=2) + "\n")
+    shown = Table(*lines[0])
+    for line in lines:
+        shown.add_row(*(str(value) for value in line.values()))
+    terminal().print(shown)
 
 
-def _steps(rows: int, live: str, back: str, folder: Path) -> Iterator[Step]:
+def _steps(rows: int, dumps: list[Path], live: str, back: str, folder: Path) -> Iterator[Step]:
     total = asyncio.run(_fill(live, rows))
+    if dumps:
+        brought = _run("dumps -> PostgreSQL", total, "import", live, *map(str, dumps), "--quiet")
+        total = asyncio.run(_count(live))
+        yield replace(brought, rows=total - brought.rows)
     research, laptop = f"duckdb:///{folder / 'research.duckdb'}", f"sqlite:///{folder / 'laptop.db'}"
     legs = [("PostgreSQL", live), ("DuckDB", research), ("SQLite", laptop), ("PostgreSQL", back)]
     for (one, source), (two, destination) in pairwise(legs):
         way = f"{one} -> {two}"
-        if one == "DuckDB" and "export" in {command.name for command in app.registered_commands}:
-            files = str(folder / "parquet")
-            yield _run("DuckDB -> Parquet", total, "export", source, "-o", files)
-            yield _run("Parquet -> SQLite", total, "import", destination, files)
+        if one == "DuckDB":
+            yield from _through_parquet(total, source, destination, folder)
         else:
             yield _run(way, total, "copy", source, destination, "--quiet")
         yield _run(f"{way}, verify", total, "verify", source, destination, "--quiet")
         yield _run(f"{way}, nothing new", total, "copy", source, destination, "--quiet")
     yield _run("PostgreSQL -> PostgreSQL, verify all", total, "verify", live, back, "--quiet")
+    asyncio.run(_change_a_digit(back))
+    yield _run("one digit changed, verify", total, "verify", live, back, "--quiet", expected=1)
     grown = asyncio.run(_night(live))
     yield _run(f"PostgreSQL -> DuckDB, a night of {grown:,} rows", total + grown, "copy", live, research, "--quiet")
     yield _run("PostgreSQL -> DuckDB, verify", total + grown, "verify", live, research, "--quiet")
 
 
-def _run(name: str, rows: int, *words: str) -> Step:
+def _through_parquet(total: int, source: str, destination: str, folder: Path) -> Iterator[Step]:
+    """Export each table into a file, and import them all."""
+    files = [str(folder / f"{table}.parquet") for table in TABLES]
+    written = [
+        _run("", total, "export", source, "-o", file, "--table", table, "--quiet")
+        for file, table in zip(files, TABLES, strict=True)
+    ]
+    yield Step(
+        "DuckDB -> Parquet",
+        total,
+        sum(step.seconds for step in written),
+        sum(step.processor for step in written),
+        max(step.peak for step in written),
+    )
+    _run("", total, "migrate", destination)
+    yield _run("Parquet -> SQLite", total, "import", destination, *files, "--quiet")
+
+
+def _run(name: str, rows: int, *words: str, expected: int = 0) -> Step:
     """Run a command in a process of its own."""
     begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], stdout=subprocess.PIPE, check=False)
     seconds, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed")
+    if done.returncode != expected:
+        raise RuntimeError(f"{name or words[0]} ended with {done.returncode} instead of {expected}")
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Step(name, rows, seconds, processor, int(done.stdout.split()[-1]) / 1024)
 
@@ -141,6 +176,17 @@ async def _others(session: object, count: int) -> None:
         await events.log_event("order", "info", f"order {number} was filled", {"number": number, "venue": "x"})
 
 
+async def _count(url: str) -> int:
+    async with DatabaseManager(url) as db:
+        return sum((await db.status()).tables.values())
+
+
+async def _change_a_digit(url: str) -> None:
+    """Change the last digit of one volume among all, as raw SQL does it."""
+    async with DatabaseManager(url) as db, db.get_session() as session:
+        await session.execute(text(_ONE_DIGIT))
+
+
 async def _night(url: str) -> int:
     """Write what a night brings: a day more of each series."""
     async with DatabaseManager(url) as db:
@@ -164,21 +210,6 @@ async def _dropped(base: str, urls: list[str]) -> None:
     for url in urls:
         await connection.execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
     await connection.close()
-
-
-def _show(steps: list[Step]) -> None:
-    shown = Table("step", "rows", "seconds", "rows/s", "µs/row", "processor s", "peak MiB")
-    for step in steps:
-        shown.add_row(
-            step.name,
-            f"{step.rows:,}",
-            f"{step.seconds:.1f}",
-            f"{step.rate:,.0f}",
-            f"{step.seconds / step.rows * 1e6:.2f}",
-            f"{step.processor:.1f}",
-            f"{step.peak:.0f}",
-        )
-    terminal().print(shown)
 
 
 if __name__ == "__main__":
