@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL
 
 from iftb_store import checks
-from iftb_store.errors import InvalidValueError, operational_error
-from iftb_store.messages import kind
+from iftb_store.errors import InvalidValueError, URLError, operational_error
+from iftb_store.messages import kind, shown
 from iftb_store.protocols import Backend, Capability
 from iftb_store.registry import parse_url, stores_of
 from iftb_store.selections import EVENTS, Selection
@@ -32,6 +32,8 @@ Step = Callable[[str], AbstractContextManager[Tell]]
 PORTABLE = "sqlite"
 READ_ONLY = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}
 
+# characters of a path in a message
+_LONGEST_NAME = 300
 # what engines put beside a database while it is open, and leave there when they die
 _BESIDE = ("-wal", "-shm", "-journal", ".wal")
 
@@ -70,10 +72,15 @@ async def write_backup(
     target = _target(path)
     folder = target.with_name(f"{target.name}.partial")
     partial = folder / target.name
-    address = parse_url(URL.create(engine, database=os.fspath(partial)))
-    # refuses what its engine cannot open
-    writer = DatabaseManager(address)
+    try:
+        address = parse_url(URL.create(engine, database=os.fspath(partial)))
+        # refuses what its engine cannot open
+        writer = DatabaseManager(address)
+    except URLError as error:
+        raise InvalidValueError(f"the path cannot be that of a backup: {error}") from error
     _check_target(target, checks.boolean(overwrite, "overwrite"), url.database if own_way else None)
+    if step is not None and not callable(step):
+        raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
     step = step or (lambda name: nullcontext(lambda done, total: None))
     async with source.get_session() as session:
         # raises where there are no tables
@@ -112,7 +119,9 @@ def _folder(folder: Path) -> Iterator[None]:
             try:
                 _lock(place)
             except BlockingIOError as error:
-                raise operational_error(f"another backup to {folder.with_suffix('')} is under way; wait for it", error) from error
+                raise operational_error(
+                    f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it", error
+                ) from error
             try:
                 _emptied(folder)
                 yield
@@ -120,7 +129,9 @@ def _folder(folder: Path) -> Iterator[None]:
                 _emptied(folder)
                 folder.rmdir()
     except OSError as error:
-        raise operational_error(f"{error.filename or folder} cannot be written: {error.strerror or error}", error) from error
+        raise operational_error(
+            f"{_shown(error.filename or folder)} cannot be written: {error.strerror or error}", error
+        ) from error
 
 
 def _emptied(folder: Path) -> None:
@@ -137,28 +148,27 @@ def _target(path: str | os.PathLike[str]) -> Path:
         raise InvalidValueError(f"path must be the name of a file, not {kind(path)}")
     given = checks.text(os.fspath(path), "path")
     if not given or not (target := Path(given).absolute()).name:
-        raise InvalidValueError("the name of the backup's file is empty; give one such as bot.backup")
+        raise InvalidValueError("the path of the backup is empty; give one such as bot.backup")
     return target
 
 
 def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> None:
+    name = _shown(target)
     try:
         if not target.parent.is_dir():
-            raise InvalidValueError(f"there is no directory {target.parent} for the backup; make it first")
+            raise InvalidValueError(f"there is no directory {_shown(target.parent)} for the backup; make it first")
         if target.is_dir():
-            raise InvalidValueError(f"{target} is a directory; name a file in it")
+            raise InvalidValueError(f"{name} is a directory; name a file in it")
         if itself and target.exists() and Path(itself).exists() and target.samefile(itself):
-            raise InvalidValueError(f"{target} is the database itself; give its backup a name of its own")
+            raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
         if target.exists() and not overwrite:
-            raise InvalidValueError(
-                f"{target} is there already; give another name, or overwrite it (--overwrite, overwrite=True)"
-            )
+            raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in _BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():
-                raise InvalidValueError(f"{beside} shows that {target} is in use, or was; close it, or give another name")
+                raise InvalidValueError(f"{_shown(beside)} shows that {name} is in use, or was; close it, or give another name")
     except OSError as error:
-        raise operational_error(f"{target} cannot be written: {error.strerror}", error) from error
+        raise operational_error(f"{name} cannot be written: {error.strerror}", error) from error
 
 
 def _named(partial: Path, target: Path) -> None:
@@ -177,6 +187,10 @@ def _opened(path: Path) -> Iterator[int]:
         yield opened
     finally:
         os.close(opened)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    return shown(os.fspath(path), _LONGEST_NAME)
 
 
 def _lock(place: int) -> None:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import Any
 
@@ -252,6 +254,23 @@ async def _health(one: Try) -> int:
     return 0
 
 
+async def _backup(one: Try) -> int:
+    with TemporaryDirectory() as folder:
+        # never outside of the folder
+        name = one.value.replace("/", "") if isinstance(one.value, str) else None
+        given = one.changed(path=str(Path(folder, "saved")))
+        if one.parameter == "path" and name:
+            given["path"] = str(Path(folder, name))
+        if one.parameter == "step" and callable(one.value):
+            return 0
+        # a name that the file system does not take
+        with suppress(OperationalError):
+            made = await one.db.backup(**given)
+            assert made.tables["trades"] >= 1
+            assert made.path.is_relative_to(folder)
+    return 0
+
+
 async def _record_trade(one: Try) -> int:
     given = one.argument(trade, trade_id=f"R{one.number}")
     repository = TradeRepository(one.session)
@@ -288,6 +307,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "DatabaseManager.ping": (("within",), _ping),
     "DatabaseManager.disconnect": (("grace",), _disconnect),
     "DatabaseManager.health": (("within",), _health),
+    "DatabaseManager.backup": (("path", "overwrite", "step"), _backup),
     "OHLCVRepository.__init__": (
         ("session", "clock"),
         _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
