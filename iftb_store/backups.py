@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +38,8 @@ READ_ONLY = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}
 _LONGEST_NAME = 300
 # what engines put beside a database while it is open, and leave there when they die
 _BESIDE = ("-wal", "-shm", "-journal", ".wal")
+# in a folder of ours, where a database is written
+_MARK = ".iftb-store-backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +116,24 @@ async def _copied(source: DatabaseManager, writer: DatabaseManager, step: Step) 
 
 @contextmanager
 def _folder(folder: Path) -> Iterator[None]:
-    """Make a folder that is ours alone for a file and what its engine puts beside it; what a killed run has left there goes."""
+    """Make a folder that is ours alone for a file and what its engine puts beside it; what a killed run has left there goes.
+
+    Raises:
+        InvalidValueError: what is there is not of a backup; it stays as it is.
+        OperationalError: it cannot be made, or another backup works in it.
+    """
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with _opened(folder) as place:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        with _own(folder) as place:
+            # first of all and until the end, so that what a killed run leaves is known for ours
+            os.close(os.open(_MARK, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=place))
             try:
-                _lock(place)
-            except BlockingIOError as error:
-                raise operational_error(
-                    f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it", error
-                ) from error
-            try:
-                _emptied(folder)
+                _empty(place)
                 yield
             finally:
-                _emptied(folder)
+                _empty(place)
+                os.unlink(_MARK, dir_fd=place)
                 folder.rmdir()
     except OSError as error:
         raise operational_error(
@@ -134,13 +141,35 @@ def _folder(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _emptied(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            _emptied(path)
-            path.rmdir()
-        else:
-            path.unlink()
+@contextmanager
+def _own(folder: Path) -> Iterator[int]:
+    """Open a folder that a backup has made, and keep others out."""
+    foreign = InvalidValueError(f"{_shown(folder)} is in the way and no backup's own; move it, or give the backup another name")
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise foreign
+    with _opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as place:
+        with os.scandir(place) as entries:
+            names = [entry.name for entry in entries]
+        if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
+            raise foreign
+        try:
+            _lock(place)
+            # the one before may have removed it since
+            ours = os.path.samestat(os.fstat(place), folder.lstat())
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it")
+        yield place
+
+
+def _empty(place: int) -> None:
+    with os.scandir(place) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.name, dir_fd=place)
+            elif entry.name != _MARK:
+                os.unlink(entry.name, dir_fd=place)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
@@ -164,6 +193,9 @@ def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> N
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in _BESIDE:
+            stem = target.name.removesuffix(suffix)
+            if stem not in ("", target.name) and (database := Path(target.parent, stem)).exists():
+                raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():
                 raise InvalidValueError(f"{_shown(beside)} shows that {name} is in use, or was; close it, or give another name")
@@ -181,8 +213,8 @@ def _named(partial: Path, target: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    opened = os.open(path, os.O_RDONLY)
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    opened = os.open(path, os.O_RDONLY | flags)
     try:
         yield opened
     finally:

@@ -15,6 +15,7 @@ import iftb_store.stretches as reading
 from iftb_store.collisions import Collisions, others
 from iftb_store.digests import Digester, Part, checksum, places
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
+from iftb_store.identity import require_two
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
 from iftb_store.protocols import Capability
@@ -134,9 +135,11 @@ class Copy:
 
         Raises:
             CollisionError: a row of the source would take the place of one of the destination's own; nothing was written.
+            InvalidValueError: the two are the same database.
             SchemaError: one of the two has no schema that can be used.
             StoreError: the destination changed meanwhile, so that it is not equal at the end.
         """
+        await require_two(self._source, self._destination)
         for db in (self._source, self._destination):
             await reading.require_schema(db)
         async with reading.snapshot(self._source) as session:

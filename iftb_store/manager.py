@@ -112,6 +112,15 @@ class DatabaseManager:
         """The connections that sessions hold at this moment; 0 when every one is back."""
         return self._backend.in_use
 
+    async def identity(self) -> str:
+        """Return what tells the tables from all others: two managers have the same where they work on the same tables.
+
+        Raises:
+            NotConnectedError: before connect().
+        """
+        self._require_connected()
+        return await self._backend.identity()
+
     # the owner's document creates the test tables through this name
     _engine = engine
 

@@ -336,6 +336,13 @@ class Backend(Protocol):
         """
         ...
 
+    async def identity(self) -> str:
+        """Return what tells its tables from all others, while connected.
+
+        Of two backends it is the same where they have the same tables, by whatever URLs they were opened, and only there.
+        """
+        ...
+
     async def disconnect(self, grace: float) -> None:
         """Wait at most ``grace`` seconds for open sessions to end, then roll back and close those left, then every connection.
 

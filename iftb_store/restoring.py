@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.backups import READ_ONLY
 from iftb_store.copying import Copied, Copy, prepare
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
+from iftb_store.identity import require_two
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url
 from iftb_store.scope import TABLES, Scope
@@ -50,19 +51,6 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
     )
 
 
-def refuse_itself(backup: URL, destination: str | URL) -> None:
-    """Refuse to restore a file into itself.
-
-    Raises:
-        InvalidValueError: they are one file.
-    """
-    other = parse_url(destination)
-    if other.get_backend_name() in _KINDS and other.database:
-        paths = Path(backup.database or ""), Path(other.database)
-        if all(path.exists() for path in paths) and paths[0].samefile(paths[1]):
-            raise InvalidValueError(f"{paths[0]} is the database itself; name its backup, or another database")
-
-
 async def restore(
     backup: DatabaseManager, destination: DatabaseManager, *, overwrite: bool = False, step: Step = silent
 ) -> list[Copied]:
@@ -78,11 +66,13 @@ async def restore(
         step: shows how far it is.
 
     Raises:
+        InvalidValueError: the two are the same database.
         CollisionError: the destination has a row that the backup lacks or has other values of; nothing was written.
         SchemaError: the backup has no tables of iftb-store, or of another revision; or the destination those of another one.
         OperationalError: the backup is damaged.
         StoreError: the destination was written to meanwhile.
     """
+    await require_two(backup, destination)
     await _check(backup, step)
     await prepare(destination)
     if not overwrite:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from iftb_store.digests import Part, canonical_json, checksum
+from iftb_store.identity import require_two
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.scope import Scope
@@ -100,11 +101,13 @@ async def verify(
         step: shows how far it is.
 
     Raises:
+        InvalidValueError: the two are the same database.
         SchemaError: one of the two has no schema that can be used.
         MissingDriverError: pyarrow is not installed; the message is the install line.
     """
     require_arrow()
     scope = scope or Scope()
+    await require_two(source, destination)
     for db in (source, destination):
         await require_schema(db)
     async with snapshot(source) as ours, snapshot(destination) as theirs:

@@ -252,12 +252,22 @@ def test_wrong_words_are_refused_with_a_remedy(run: Run, stored_url: str, tmp_pa
         (("backup", stored_url, str(tmp_path)), "is a directory"),
         (("backup", stored_url, path, "--overwrite"), "is the database itself"),
         (("backup", stored_url, "used", "--overwrite"), "is in use"),
+        (("backup", stored_url, f"{path}-wal", "--overwrite"), "is the name of a file of the database"),
+        (("backup", stored_url, f"{path}.wal"), "is the name of a file of the database"),
         (("restore", stored_url), "one FILE is wanted"),
         (("restore", path, stored_url), "is the database itself"),
     ):
         code, _, error = run(*words)
         assert (code, said in error, error.count("\n")) == (2, True, 1), (words, error)
     assert (tmp_path / "there").read_text() == "mine"
+
+
+def test_a_database_is_not_restored_into_itself(run: Run, duckdb_url: str, tmp_path: Path) -> None:
+    assert run("migrate", duckdb_url)[0] == 0
+    (tmp_path / "link").symlink_to(duckdb_url.removeprefix("duckdb:///"))
+    for url in (duckdb_url, f"duckdb:///{tmp_path / 'link'}"):
+        code, _, error = run("restore", duckdb_url.removeprefix("duckdb:///"), url)
+        assert (code, "is the database itself" in error) == (2, True)
 
 
 def test_ctrl_c_says_what_to_do_next(run: Run, stored_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

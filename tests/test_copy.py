@@ -498,7 +498,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
     [
         ([], 2, "Missing argument 'SRC'"),
         (["{source}"], 2, "Missing argument 'DST'"),
-        (["{source}", "{source}"], 2, "SRC and DST are the same database"),
+        (["{source}", "{source}"], 2, "the source and the destination are the same database"),
         (["sqlite:///absent.db", "sqlite:///new.db"], 1, "there is no database file absent.db"),
         (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate URL`"),
         (["{source}", "sqlite:///new.db", "--timeframe", "7h"], 2, "7h"),

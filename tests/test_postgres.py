@@ -24,6 +24,7 @@ from iftb_store import (
     Unsupported,
     URLError,
 )
+from iftb_store.copying import Copy
 from iftb_store_postgres.errors import translate
 
 _TERMINATE = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'to be killed'"
@@ -48,6 +49,27 @@ async def test_the_pool_replaces_a_connection_that_the_server_ended(db: Database
     await SystemEventRepository(db).log_event("tick", "info", "")
     await admin.execute(_TERMINATE)
     assert len(await SystemEventRepository(db).get_recent_events()) == 1
+
+
+async def test_the_server_is_known_by_whatever_way_it_is_reached(db: DatabaseManager, postgres_url: str, admin: Any) -> None:
+    folder = await admin.fetchval("SHOW unix_socket_directories")
+    other = make_url(postgres_url).update_query_dict({"host": f"{folder}/."}) if folder else make_url(postgres_url)
+    async with DatabaseManager(other) as same:
+        assert await same.identity() == await db.identity()
+
+
+async def test_two_schemas_of_a_database_are_two_stores(db: DatabaseManager, postgres_url: str, admin: Any) -> None:
+    await admin.execute("CREATE SCHEMA research")
+    try:
+        async with DatabaseManager(with_options(postgres_url, search_path="research")) as research:
+            for _ in ("without tables", "with tables"):
+                assert await research.identity() != await db.identity()
+                await research.create_tables()
+            await TradeRepository(db).insert(trade("T-1"))
+            await Copy(db, research).run()
+            assert len(await TradeRepository(research).get_recent()) == 1
+    finally:
+        await admin.execute("DROP SCHEMA research CASCADE")
 
 
 async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseManager, admin: Any) -> None:

@@ -146,7 +146,7 @@ def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, 
     ("words", "code", "why"),
     [
         (["{other}"], 2, "Missing argument"),
-        (["{other}", "{other}"], 2, "SRC and DST are the same database"),
+        (["{other}", "{other}"], 2, "the source and the destination are the same database"),
         (["{other}", "sqlite:///absent.db"], 1, "there is no database file absent.db"),
         (["sqlite:///absent.db", "{other}"], 1, "there is no database file absent.db"),
         (["{other}", "duckdb:///:memory:"], 1, "run `iftb-store migrate URL`"),

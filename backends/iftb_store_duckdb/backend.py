@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.errors import operational_error
+from iftb_store.identity import file_identity
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
@@ -122,6 +123,10 @@ class DuckDBBackend:
                 finally:
                     self._spills.leave()
                     executor.shutdown(wait=False)
+
+    async def identity(self) -> str:
+        """The file by its device and number; in memory, this backend."""
+        return f"memory {id(self)}" if self._options.in_memory else file_identity(self._options.path)
 
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[DuckDBSession]:

@@ -44,6 +44,10 @@ _FOREVER = 86_400.0
 # a connection used within so many seconds is given out unasked
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
+# not the system's identifier, which a standby shares
+_IDENTITY = """
+SELECT concat_ws(' ', pg_postmaster_start_time(), current_database(), coalesce(to_regclass('ohlcv')::oid::text, current_schema()))
+"""
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -119,6 +123,13 @@ class PostgresBackend(EngineBackend):
         event.listen(engine.sync_engine, "checkin", _given_back)
         event.listen(engine.sync_engine, "checkout", _check_idle)
         await self._keep(engine, "SELECT 1")
+
+    async def identity(self) -> str:
+        """The server by its start, the database, and the schema that its names are looked up in."""
+        if self._engine is None:
+            raise operational_error("the database is not connected")
+        async with self._engine.connect() as connection:
+            return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from iftb_store.errors import URLError, operational_error
+from iftb_store.identity import file_identity
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, uncancelled, watch
 from iftb_store_sqlite.backups import Stopped, back_up
@@ -89,6 +90,10 @@ class SQLiteBackend(EngineBackend):
         """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
         if driver._connection is not None:
             driver._connection.interrupt()
+
+    async def identity(self) -> str:
+        """The file by its device and number; in memory, this backend."""
+        return f"memory {id(self)}" if self._memory else file_identity(self._path)
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

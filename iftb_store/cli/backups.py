@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
 
-from iftb_store.backups import Backup
+from iftb_store.backups import READ_ONLY, Backup
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import counted, error_line, json_out, say, table, without_password
 from iftb_store.cli.progress import Progress
@@ -17,7 +18,7 @@ from iftb_store.cli.transfer import SHORT, Quiet, frugal
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
-from iftb_store.registry import require_arrow
+from iftb_store.registry import parse_url, require_arrow
 
 if TYPE_CHECKING:
     from iftb_store.copying import Copied
@@ -75,19 +76,22 @@ def restore(
     url, _ = url_and_rest(*words[-1:])
     path = _one_file(words if url is None else words[:-1])
     require_arrow()
-    from iftb_store.restoring import backup_url, refuse_itself
+    from iftb_store.restoring import backup_url
     from iftb_store.restoring import restore as bring_back
 
     progress = Progress(quiet=quiet)
-    address = backup_url(path)
-    refuse_itself(address, resolve(url))
+    address, target = backup_url(path), parse_url(resolve(url))
+    # a database of DuckDB's cannot be opened twice, with different rights, to be asked
+    database = Path(target.database or "")
+    if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):
+        raise InvalidValueError(f"{path} is the database itself; name its backup, or another database")
 
     async def restored(db: DatabaseManager) -> list[Copied]:
         async with DatabaseManager(frugal(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
     try:
-        done = run(frugal(resolve(url)), restored, create=True)
+        done = run(frugal(target), restored, create=True)
     except (KeyboardInterrupt, Terminated):
         error_line("stopped; what was written stays, and the same command goes on with it")
         raise

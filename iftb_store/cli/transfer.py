@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -16,9 +15,8 @@ from iftb_store.cli.data import Json, time_option
 from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, require_file, resolve, run, shown
-from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url, require_arrow, shown_url
+from iftb_store.registry import parse_url, require_arrow
 from iftb_store.scope import TABLES, Scope
 from iftb_store.timeframes import TIMEFRAMES
 
@@ -197,7 +195,6 @@ def _run_both(
     from iftb_store.stretches import require_schema
 
     ours, theirs = resolve(source), resolve(destination)
-    _refuse_the_same(ours, theirs)
     # Arrow's own keeps what was freed
     pa.set_memory_pool(pa.system_memory_pool())
     other = DatabaseManager(frugal(theirs))
@@ -219,18 +216,6 @@ def frugal(address: str | URL) -> URL:
     if url.get_backend_name() != "duckdb" or "memory_limit" in url.query:
         return url
     return url.update_query_dict({"threads": "1", **url.query, "memory_limit": _DUCKDB_MEMORY})
-
-
-def _refuse_the_same(ours: str, theirs: str) -> None:
-    one, two = parse_url(ours), parse_url(theirs)
-    if one.get_backend_name() != two.get_backend_name() or (one.host, one.port) != (two.host, two.port):
-        return
-    same = one.database == two.database
-    if not same and one.database and two.database and one.host is None:
-        paths = Path(one.database), Path(two.database)
-        same = all(path.exists() for path in paths) and paths[0].samefile(paths[1])
-    if same:
-        raise InvalidValueError(f"SRC and DST are the same database: {shown_url(one)}")
 
 
 def _scope(

@@ -130,11 +130,30 @@ class BackupTests(SuiteFixtures):
     async def test_what_a_killed_backup_has_left_is_cleared_away(self, saved: DatabaseManager, tmp_path: Path) -> None:
         left = tmp_path / "saved.partial"
         (left / "saved.tmp").mkdir(parents=True)
-        for name in ("saved", "saved-wal", "saved.wal", "saved.tmp/spilled"):
+        for name in (".iftb-store-backup", "saved", "saved-wal", "saved.wal", "saved.tmp/spilled"):
             (left / name).write_text("half of a backup")
         async with opened(await saved.backup(tmp_path / "saved")) as copy:
             assert await raw.count(copy, "ohlcv") == 0
         assert not left.exists()
+
+    async def test_what_no_backup_made_stays_as_it_is(self, saved: DatabaseManager, tmp_path: Path) -> None:
+        (mine := tmp_path / "folder.partial").mkdir()
+        (mine / "only copy").write_text("dear")
+        (tmp_path / "link.partial").symlink_to(mine)
+        (tmp_path / "file.partial").write_text("dear")
+        for name in ("folder", "link", "file"):
+            with pytest.raises(InvalidValueError, match=f"{name}.partial' is in the way and no backup's own; move it"):
+                await saved.backup(tmp_path / name)
+        assert ((mine / "only copy").read_text(), (tmp_path / "file.partial").read_text()) == ("dear", "dear")
+
+    async def test_a_link_in_what_a_killed_backup_has_left_is_not_followed(self, saved: DatabaseManager, tmp_path: Path) -> None:
+        (mine := tmp_path / "mine").mkdir()
+        (mine / "only copy").write_text("dear")
+        (left := tmp_path / "saved.partial").mkdir()
+        (left / ".iftb-store-backup").touch()
+        (left / "saved.tmp").symlink_to(mine)
+        await saved.backup(tmp_path / "saved")
+        assert ((mine / "only copy").read_text(), left.exists()) == ("dear", False)
 
     @pytest.mark.parametrize("turns", [1, 30, 1_000])
     async def test_a_backup_that_is_cancelled_leaves_nothing_or_is_whole(

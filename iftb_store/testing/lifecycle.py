@@ -76,6 +76,17 @@ class ConnectTests(SuiteFixtures):
         with pytest.raises(NotConnectedError, match="connect"):
             await DatabaseManager(url).create_tables()
 
+    async def test_two_managers_of_one_database_have_one_identity(self, db: DatabaseManager, url: str) -> None:
+        found = await db.identity()
+        await TradeRepository(db).insert(trade())
+        async with DatabaseManager(make_url(url)) as other:
+            assert (await other.identity() == found) == (await raw.count(other, "trades") == 1)
+        assert await db.identity() == found
+
+    async def test_the_identity_before_connect_is_an_error_that_says_so(self, url: str) -> None:
+        with pytest.raises(NotConnectedError, match="connect"):
+            await DatabaseManager(url).identity()
+
     async def test_a_manager_can_connect_again_and_finds_its_data(self, db: DatabaseManager) -> None:
         await TradeRepository(db).insert(trade())
         await db.disconnect()
