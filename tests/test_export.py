@@ -148,7 +148,10 @@ def test_a_part_is_chosen_by_series_and_time(run: Run, sqlite_url: str) -> None:
 async def test_an_export_shows_one_state(sqlite_url: str, tmp_path: Path) -> None:
     import sqlite3
 
+    told: list[tuple[int, int | None]] = []
+
     def write_meanwhile(rows: int, total: int | None) -> None:
+        told.append((rows, total))
         with sqlite3.connect(tmp_path / "store.db") as other:
             other.execute("UPDATE ohlcv SET trades_count = 7")
 
@@ -160,6 +163,7 @@ async def test_an_export_shows_one_state(sqlite_url: str, tmp_path: Path) -> Non
 
     assert pq.read_table(tmp_path / "x.parquet")["trades_count"].to_pylist() == [None, None]
     assert stored == [7, 7]
+    assert told == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("words", [["-o", "there.csv"], ["-o", "there", "--partitioned"]])

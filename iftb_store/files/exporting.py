@@ -13,10 +13,11 @@ from iftb_store.files.formats import TEXT_FORMATS, format_of
 from iftb_store.files.targets import check_target, new_file, new_folder
 from iftb_store.files.writers import PartitionedWriter, Writer, described, writer
 from iftb_store.manager import DatabaseManager
-from iftb_store.repository import opened_stores
+from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import BARS, ScannedTable
 from iftb_store.streams import record_batches
+from iftb_store.stretches import snapshot, stretches
 from iftb_store.threads import finished
 
 # of bars a few megabytes; the rows of other tables may hold long texts
@@ -57,7 +58,7 @@ async def export(
         format: parquet, feather, csv or jsonl; None for that of the file's suffix.
         partitioned: write bars as a folder of Parquet files by exchange, symbol, timeframe and month.
         overwrite: write over what is there.
-        progress: called after each batch with (rows written, None).
+        progress: called after each batch with (rows written, rows in all).
 
     Raises:
         InvalidValueError: the target is there already, or options that do not go together; nothing is written.
@@ -81,14 +82,16 @@ async def export(
     rows = 0
     at_once = _BARS_AT_ONCE if table is BARS else _ROWS_AT_ONCE
     with _open(target, table, format, partitioned) as sink:
-        async with opened_stores(db, snapshot=True) as stores:
+        async with snapshot(db) as session:
+            total = 0 if progress is None else sum(count for _, count in await stretches(session, scope))
+            stores = stores_of(session)
             for selection in scope.selections(table):
                 async with aclosing(record_batches(stores, replace(selection, limit=at_once))) as batches:
                     async for batch in batches:
                         await finished(sink.write, batch)
                         rows += batch.num_rows
                         if progress is not None:
-                            progress(rows, None)
+                            progress(rows, total)
         await finished(sink.close)
     return Exported(path, table.name, format, rows, sink.files)
 
