@@ -27,6 +27,10 @@ _URL = ("sqlite", ":", "///bot.db")
         (["gaps", *_URL, "BTCUSDT", "3"], ["3m", "30m", "3d"]),
         (["latest", "env", ":", "BOT_URL", "BTCUSDT", "4"], ["4h"]),
         (["gaps", *_URL, "1"], []),
+        (["copy", *_URL, *_URL, "--table", "tr"], ["trades"]),
+        (["copy", "--on-conflict", "r"], ["refuse"]),
+        (["export", "--table", "o"], ["ohlcv"]),
+        (["export", "--format", "p"], ["parquet"]),
     ],
 )
 def test_bash_is_offered(

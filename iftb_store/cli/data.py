@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iftb_store.checks import SEVERITIES
-from iftb_store.cli.completion import severities, timeframes, timeframes_without_url
+from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import clock_time, counted, json_out, moment, number, say, table
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError
@@ -142,7 +142,7 @@ def events(
     severity: Annotated[
         str | None,
         typer.Option(
-            help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=severities
+            help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=one_of(SEVERITIES)
         ),
     ] = None,
     limit: Limit = 20,

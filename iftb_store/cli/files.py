@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store import checks
 from iftb_store.bars import BarColumns
-from iftb_store.cli.completion import timeframes
+from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, Url, time_option
 from iftb_store.cli.output import counted, error_line, json_out, moment, say, without_password
 from iftb_store.cli.progress import Progress
@@ -42,9 +42,14 @@ def export(
         str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write, or - for stdout; wanted.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help=f"{', '.join(FORMATS)}; where the suffix of FILE does not tell it.", show_default=False)
+        str | None,
+        typer.Option(
+            help=f"{', '.join(FORMATS)}; where the suffix of FILE does not tell it.",
+            show_default=False,
+            autocompletion=one_of(FORMATS),
+        ),
     ] = None,
-    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.")] = BARS.name,
+    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.", autocompletion=one_of(TABLES))] = BARS.name,
     exchange: Annotated[list[str] | None, typer.Option(help="Only rows of this exchange; may be repeated.")] = None,
     symbol: Annotated[list[str] | None, typer.Option(help="Only rows of this symbol; may be repeated.")] = None,
     timeframe: Annotated[

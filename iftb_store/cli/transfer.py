@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from sqlalchemy import URL
 
-from iftb_store.cli.completion import timeframes
+from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_option
 from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.progress import Progress
@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 Source = Annotated[str, typer.Argument(metavar="SRC", help="The database to read: its URL, or env:NAME.")]
 Destination = Annotated[str, typer.Argument(metavar="DST", help="The other database: its URL, or env:NAME.")]
-Tables = Annotated[list[str] | None, typer.Option("--table", help=f"Only this one of {', '.join(TABLES)}; repeatable.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", help=f"Only this one of {', '.join(TABLES)}; repeatable.", autocompletion=one_of(TABLES)),
+]
 Exchanges = Annotated[list[str] | None, typer.Option("--exchange", help="Only rows of this exchange; repeatable.")]
 Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only rows of this symbol; repeatable.")]
 Timeframes = Annotated[
