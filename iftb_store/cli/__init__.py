@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -57,21 +58,28 @@ def _options(
     pass
 
 
-app.command("demo")(demo.demo)
-app.command("migrate")(schema.migrate)
-app.command("status")(schema.status)
-app.command("doctor")(doctor)
-app.command("export")(files.export)
-app.command("import")(files.import_)
-app.command("copy")(transfer.copy)
-app.command("verify")(transfer.verify)
-app.command("gaps")(data.gaps)
-app.command("latest")(data.latest)
-app.command("stats")(data.stats)
-app.command("positions")(data.positions)
-app.command("events")(data.events)
-app.command("backup")(backups.backup)
-app.command("restore")(backups.restore)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "migrate": schema.migrate,
+    "status": schema.status,
+    "doctor": doctor,
+    "export": files.export,
+    "import": files.import_,
+    "copy": transfer.copy,
+    "verify": transfer.verify,
+    "gaps": data.gaps,
+    "latest": data.latest,
+    "stats": data.stats,
+    "positions": data.positions,
+    "events": data.events,
+    "backup": backups.backup,
+    "restore": backups.restore,
+}
+
+for _name, _command in _COMMANDS.items():
+    # a terminal breaks lines at its own width; those of the docstring would be broken twice
+    _paragraphs = (inspect.getdoc(_command) or "").split("\n\n")
+    app.command(_name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs))(_command)
 
 
 @private_files()
