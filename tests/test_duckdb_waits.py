@@ -94,13 +94,18 @@ class Watch(MetaPathFinder):
         if name == "pandas":
             print("pandas by", "the event loop" if threading.current_thread() is threading.main_thread() else "a thread")
 
-from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.testing.samples import hourly
+from datetime import UTC, datetime
+from decimal import Decimal
+from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository
 
 async def main():
     async with DatabaseManager("duckdb:///:memory:") as db:
         await db.create_tables()
-        await OHLCVRepository(db).insert_many(hourly(10))
+        bars = [
+            OHLCVBar("BTCUSDT", "binance", "1h", datetime(2024, 1, 1, hour, tzinfo=UTC), *[Decimal(1)] * 5, None, None)
+            for hour in range(10)
+        ]
+        await OHLCVRepository(db).insert_many(bars)
 
 sys.meta_path.insert(0, Watch())
 asyncio.run(main())

@@ -314,8 +314,16 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(sqlite_url: str, tmp_path
 
     asyncio.run(store())
     # more than SQLite's own files beside the database take
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2)\n"
-    limited += "from iftb_store.cli import main; sys.exit(main(sys.argv[1:]))"
+    limited = """
+import resource, sys
+from iftb_store.cli import main
+size, most = resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(size, (60_000, most[1]))
+code = main(sys.argv[1:])
+# what measures the tests writes files too
+resource.setrlimit(size, most)
+sys.exit(code)
+"""
     words = ["export", sqlite_url, "-o", name]
 
     done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True, check=False)
