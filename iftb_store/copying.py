@@ -23,7 +23,7 @@ from iftb_store.registry import require_arrow, stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import BARS, POSITIONS, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Run, Step, Stretch, Tell, chosen, silent
-from iftb_store.verifying import Contents, contents, differences, told
+from iftb_store.verifying import Contents, contents, differences, named, told
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -163,13 +163,13 @@ class Copy:
             there = await reading.stretches(other, self._scope)
         empty = [table for table in self._scope.tables if not (await self._theirs.scan(Selection(table, limit=1))).num_rows]
         total = sum(rows for stretch, rows in here + there if stretch.table not in empty)
-        expected = {stretch.name: rows for stretch, rows in here}
+        expected = {stretch.key: rows for stretch, rows in here}
         plans = []
         with self._step("compare") as tell:
             count = _counting(tell, total)
             for stretch in reading.in_order([stretch for stretch, _ in here + there]):
                 if stretch.table in empty:
-                    contents = Contents(expected.get(stretch.name, 0), "")
+                    contents = Contents(expected.get(stretch.key, 0), "")
                     plans.append(_Plan(stretch, Copied(stretch.table.name, stretch.series, contents, contents.rows), True))
                 else:
                     plans.append(await self._compared(ours, stretch, count))
@@ -219,9 +219,8 @@ class Copy:
         first = next((item for item in found if item.column is not None), None)
         if first is None:
             return
-        row = " ".join(told(value) for value in first.row.values())
         raise CollisionError(
-            f"{plan.stretch.table.name} {row}: the {first.column} is {told(first.source)} in the source and "
+            f"{plan.stretch.table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
             f"{told(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the source wins"
         )
 
@@ -342,8 +341,7 @@ class _Writer:
         twice: Any = pc.equal(where[1:], where[:-1])
         if pc.any(twice).as_py():
             first = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
-            row = " ".join(map(told, first.values()))
-            raise StoreError(f"{self._table.name} {row} stands twice in the source; `iftb-store doctor` finds such rows")
+            raise StoreError(f"{self._table.name} {named(first)} stands twice in the source; `iftb-store doctor` finds such rows")
         if self._table is POSITIONS:
             # that one is closed makes room for the next, whatever their order
             status: Any = rows["status"]

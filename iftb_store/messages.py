@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 
@@ -26,6 +27,11 @@ def shown(value: object, limit: int = 60) -> str:
     except Exception:  # a foreign __repr__, or an int past Python's own limit of digits
         return f"({kind(value)})"
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
+
+
+def names(values: Iterable[str]) -> str:
+    """Return names side by side, so that they can be told apart: in quotes where one is empty or holds white space."""
+    return " ".join(value if value.split() == [value] and value[0] not in "'\"" else repr(value) for value in values)
 
 
 def exactly_str(value: str) -> str:

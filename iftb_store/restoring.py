@@ -19,6 +19,7 @@ from iftb_store.registry import parse_url
 from iftb_store.scope import TABLES, Scope
 from iftb_store.selections import ScannedTable
 from iftb_store.stretches import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
+from iftb_store.verifying import named
 
 # the first bytes of a file, and where they stand
 _KINDS = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
@@ -121,9 +122,9 @@ async def _refuse(backup: DatabaseManager, destination: DatabaseManager, part: C
             async for chunk in chunks:
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:
-                        raise CollisionError(f"{_named(stretch.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
+                        raise CollisionError(f"{_row(stretch.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
     raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
 
 
-def _named(table: ScannedTable, row: dict[str, Any]) -> str:
-    return f"{table.name} {' '.join(str(row[name]) for name in table.key)}"
+def _row(table: ScannedTable, row: dict[str, Any]) -> str:
+    return f"{table.name} {named({name: row[name] for name in table.key})}"

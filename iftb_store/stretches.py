@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Table, func, select
 from iftb_store.arrow import schema
 from iftb_store.digests import Digester, Part, canonical, part_size, places
 from iftb_store.manager import DatabaseManager
+from iftb_store.messages import names
 from iftb_store.protocols import Capability
 from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
@@ -72,12 +73,17 @@ class Stretch:
     @property
     def series(self) -> str:
         """What its rows have in common, such as ``binance BTCUSDT 1m``; nothing where they are a whole table's."""
-        return " ".join(self.selection.equal.values())
+        return names(self.selection.equal.values())
 
     @property
     def name(self) -> str:
         """The table and the series."""
-        return f"{self.table.name} {self.series}".rstrip()
+        return f"{self.table.name} {self.series}" if self.selection.equal else self.table.name
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from all others of a scope; the name is for people."""
+        return self.table.name, *self.selection.equal.values()
 
     @property
     def unbounded(self) -> Stretch:
@@ -145,11 +151,11 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
     for table in scope.tables:
         columns = Base.metadata.tables[table.name]
         for selection in scope.selections(table):
-            names = selection.order[:-1]
-            counts = select(*(columns.c[name] for name in names), func.count()).select_from(columns)
-            rows = (await session.execute(counts.where(*_conditions(columns, selection)).group_by(*names))).all()
+            keys = selection.order[:-1]
+            counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
+            rows = (await session.execute(counts.where(*_conditions(columns, selection)).group_by(*keys))).all()
             for *series, count in rows:
-                equal = selection.equal | dict(zip(names, series, strict=True))
+                equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
                 found.append((Stretch(replace(selection, equal=ordered)), int(count)))
     return found
@@ -157,14 +163,14 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
 
 def in_order(found: list[Stretch]) -> list[Stretch]:
     """Return each of the stretches once, in the order in which they are copied."""
-    tables: dict[str, dict[str, Stretch]] = {}
+    tables: dict[str, dict[tuple[str, ...], Stretch]] = {}
     for stretch in found:
-        tables.setdefault(stretch.table.name, {})[stretch.name] = stretch
+        tables.setdefault(stretch.table.name, {})[stretch.key] = stretch
 
-    def key(stretch: Stretch) -> list[bytes]:
-        return [value.encode() for value in stretch.selection.equal.values()]
+    def order(stretch: Stretch) -> list[bytes]:
+        return [value.encode() for value in stretch.key]
 
-    return [stretch for chosen in tables.values() for stretch in sorted(chosen.values(), key=key)]
+    return [stretch for chosen in tables.values() for stretch in sorted(chosen.values(), key=order)]
 
 
 async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> AsyncGenerator[pa.Table]:

@@ -12,6 +12,7 @@ from typing import Any
 from iftb_store.digests import Part, canonical_json, checksum
 from iftb_store.identity import require_two
 from iftb_store.manager import DatabaseManager
+from iftb_store.messages import names
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import ScannedTable
@@ -131,8 +132,8 @@ async def verify(
 async def _verified(ours: Scanner, theirs: Scanner, stretch: Stretch, count: Callable[[int], None]) -> Verified:
     one, two = await together(digested(ours, stretch, tell=count), digested(theirs, stretch, tell=count))
     differing = runs(one, two)
-    named = await differences(ours, theirs, stretch, differing) if differing else []
-    return Verified(stretch.table.name, stretch.series, contents(one), contents(two), named)
+    found = await differences(ours, theirs, stretch, differing) if differing else []
+    return Verified(stretch.table.name, stretch.series, contents(one), contents(two), found)
 
 
 def contents(parts: list[Part]) -> Contents:
@@ -143,13 +144,13 @@ def contents(parts: list[Part]) -> Contents:
 async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differing: list[Run]) -> list[Difference]:
     """Return the values of the first rows that differ."""
     found: list[Difference] = []
-    named = 0
+    rows_named = 0
     for run in differing:
         async with aclosing(_rows_that_differ(ours, theirs, stretch, run)) as rows:
             async for one, two in rows:
                 found += _differences(stretch.table, one, two)
-                named += 1
-                if named == NAMED:
+                rows_named += 1
+                if rows_named == NAMED:
                     return found
     return found
 
@@ -184,6 +185,11 @@ def _differences(table: ScannedTable, ours: dict[str, Any] | None, theirs: dict[
 
 def _comparable(table: ScannedTable, column: str, value: Any) -> Any:
     return canonical_json(value) if table.kinds[column] == "dict[str, Any]" and value is not None else value
+
+
+def named(row: dict[str, Any]) -> str:
+    """Return the values of a key for a person."""
+    return " ".join(names([value]) if isinstance(value, str) else told(value) for value in row.values())
 
 
 def told(value: Any) -> str:

@@ -182,9 +182,9 @@ def _verdict(item: Any) -> str:
 
 
 def _difference(name: str, difference: Difference) -> str:
-    from iftb_store.verifying import told
+    from iftb_store.verifying import named, told
 
-    row = " ".join(told(value) for value in difference.row.values())
+    row = named(difference.row)
     if difference.column is None:
         return f"{name} {row}: only in {'SRC' if difference.source else 'DST'}"
     return f"{name} {row}: {difference.column} is {told(difference.source)} in SRC and {told(difference.destination)} in DST"

@@ -1,0 +1,78 @@
+"""iftb-store copy, verify and restore of what is odd: names that look alike, rows that stand twice, values that raw SQL broke."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.testing import raw
+from iftb_store.testing.samples import T0, bar
+from tests.conftest import Run
+
+
+def prepared(url: str, work: Callable[[DatabaseManager], Any]) -> str:
+    """Migrate an empty database and write into it; return its URL."""
+
+    async def connected() -> None:
+        async with DatabaseManager(url) as db:
+            await db.migrate()
+            await work(db)
+
+    asyncio.run(connected())
+    return url
+
+
+def alike(close: int) -> Callable[[DatabaseManager], Any]:
+    """Write a bar of each of three series whose names, joined by spaces, are the same text but for the last space."""
+    series = [("okx", "spot BTC"), ("okx spot", "BTC"), ("okx spot ", "BTC")]
+    bars = [bar(T0, exchange=exchange, symbol=symbol, close=Decimal(close)) for exchange, symbol in series]
+    return lambda db: OHLCVRepository(db).insert_many(bars)
+
+
+def test_series_whose_names_look_alike_are_copied_and_compared_each_for_itself(
+    sqlite_url: str, duckdb_url: str, run: Run
+) -> None:
+    prepared(sqlite_url, alike(1))
+    code, out, _ = run("copy", sqlite_url, duckdb_url, "--json")
+    copied = [item for item in json.loads(out) if item["table"] == "ohlcv"]
+    assert code == 0
+    assert [(item["series"], item["inserted"]) for item in copied] == [
+        ("okx 'spot BTC' 1h", 1),
+        ("'okx spot' BTC 1h", 1),
+        ("'okx spot ' BTC 1h", 1),
+    ]
+    asyncio.run(_delete(duckdb_url, "exchange = 'okx spot'"))
+    code, _, err = run("verify", sqlite_url, duckdb_url)
+    assert (code, err) == (1, "error: ohlcv 'okx spot' BTC 1h 2024-01-01 00:00:00+00:00: only in SRC\n")
+    assert run("copy", sqlite_url, duckdb_url)[0] == 0
+    assert run("verify", sqlite_url, duckdb_url)[0] == 0
+
+
+def test_what_a_restore_would_overwrite_is_named_by_its_own_series(
+    sqlite_url: str, duckdb_url: str, tmp_path: Path, run: Run
+) -> None:
+    prepared(sqlite_url, alike(1))
+    assert run("backup", sqlite_url, str(tmp_path / "backup"))[0] == 0
+    assert run("copy", sqlite_url, duckdb_url)[0] == 0
+    asyncio.run(raw_sql(duckdb_url, "UPDATE ohlcv SET close = 2 WHERE exchange = 'okx spot'"))
+    code, _, err = run("restore", str(tmp_path / "backup"), duckdb_url)
+    assert code == 1
+    assert "ohlcv 'okx spot' BTC 1h 2024-01-01 00:00:00+00:00 has other values in the backup" in err
+
+
+async def raw_sql(url: str, *statements: str) -> None:
+    """Run raw SQL."""
+    async with DatabaseManager(url) as db:
+        for sql in statements:
+            await raw.run(db, sql)
+
+
+async def _delete(url: str, where: str) -> None:
+    await raw_sql(url, f"DELETE FROM ohlcv WHERE {where}")
