@@ -205,6 +205,8 @@ class Copy:
         return collisions.exchanged
 
     async def _take(self, ours: Any, plan: _Plan, compared: Compared, collisions: Collisions) -> None:
+        for twice in compared.twice:
+            raise _stands_twice(plan.stretch.table, twice.key, "source" if twice.source > 1 else "destination")
         if self._refuse and compared.changed.num_rows:
             await self._refuse_change(ours, plan)
         await collisions.take(plan.stretch, compared)
@@ -340,8 +342,8 @@ class _Writer:
         where = places(rows, self._table)
         twice: Any = pc.equal(where[1:], where[:-1])
         if pc.any(twice).as_py():
-            first = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
-            raise StoreError(f"{self._table.name} {named(first)} stands twice in the source; `iftb-store doctor` finds such rows")
+            first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
+            raise _stands_twice(self._table, first, "source")
         if self._table is POSITIONS:
             # that one is closed makes room for the next, whatever their order
             status: Any = rows["status"]
@@ -398,6 +400,10 @@ async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table
 
 async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
     await destination.run(lambda session: stores_of(session).drop(table, rows), idempotent=True)
+
+
+def _stands_twice(table: ScannedTable, key: dict[str, Any], where: str) -> StoreError:
+    return StoreError(f"{table.name} {named(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
 
 
 def _both(compared: Compared, table: ScannedTable) -> pa.Table:

@@ -51,6 +51,11 @@ class Scope:
             # refuses what no row can have
             list(self.selections(table))
 
+    @property
+    def chosen(self) -> bool:
+        """Whether rows are chosen by their values, and so none of a store may be meant."""
+        return bool(self._chosen) or self._start is not None or self._end is not None
+
     def selections(self, table: ScannedTable) -> Iterator[Selection]:
         """Yield the table's part: one selection for each exchange, symbol and timeframe chosen."""
         for values in product(*self._chosen.values()):

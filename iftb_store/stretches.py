@@ -107,6 +107,20 @@ class Run(NamedTuple):
     rows: int
 
 
+class Repeated(NamedTuple):
+    """A key that more than one row has, as raw SQL can bring about where the database does not keep it unique.
+
+    Attributes:
+        key: its values, by column.
+        source: how many rows of the source have it.
+        destination: how many of the destination.
+    """
+
+    key: dict[str, Any]
+    source: int
+    destination: int
+
+
 class Compared(NamedTuple):
     """Rows of the same range of keys in two stores.
 
@@ -116,6 +130,7 @@ class Compared(NamedTuple):
         stored: what the destination has of these, in the same order.
         extra: the destination's rows whose key the source lacks.
         same: how many rows both have with the same values.
+        twice: the keys of which one of the two has more rows than one.
     """
 
     new: pa.Table
@@ -123,6 +138,7 @@ class Compared(NamedTuple):
     stored: pa.Table
     extra: pa.Table
     same: int
+    twice: list[Repeated]
 
 
 def snapshot(db: DatabaseManager) -> AbstractAsyncContextManager[Any]:
@@ -251,7 +267,7 @@ async def compared(source: Scanner, destination: Scanner, stretch: Stretch, run:
     if run.fresh and stretch.table is BARS:
         none = schema(stretch.table).empty_table()
         async for rows in ahead(batches(source, stretch, run)):
-            yield Compared(rows, none, none, none, 0)
+            yield Compared(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
         return
     async for ours, theirs in _aligned(
         stretch.table, batches(source, stretch, run), batches(destination, stretch.unbounded, run)
@@ -269,9 +285,9 @@ def compare(table: ScannedTable, source: pa.Table, destination: pa.Table) -> Com
     differs: Any = pc.not_equal(canonical(known, table), canonical(stored, table))
     extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
     changed = known.filter(differs)
-    return Compared(
-        source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), known.num_rows - changed.num_rows
-    )
+    same = known.num_rows - changed.num_rows
+    twice = _repeated(table, source, destination)
+    return Compared(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
 
 
 def chosen(rows: pa.Table, selection: Selection) -> Any:
@@ -285,6 +301,19 @@ def chosen(rows: pa.Table, selection: Selection) -> Any:
             bound = pa.scalar(moment, rows.schema.field(selection.table.time).type)
             wanted = pc.and_(wanted, compare_to(rows[selection.table.time], bound))
     return wanted
+
+
+def _repeated(table: ScannedTable, source: pa.Table, destination: pa.Table) -> list[Repeated]:
+    """Return the keys that stand more than once, in their order."""
+    found: dict[int, Repeated] = {}
+    both = [(rows, places(rows, table)) for rows in (source, destination)]
+    for rows, where in both:
+        again: Any = pc.equal(where[1:], where[:-1])
+        for index in pc.indices_nonzero(again).to_pylist():
+            key = rows.slice(index, 1).select(table.key).to_pylist()[0]
+            counts = (pc.sum(pc.equal(each, where[index])).as_py() or 0 for _, each in both)
+            found.setdefault(where[index].as_py(), Repeated(key, *counts))
+    return [found[place] for place in sorted(found)]
 
 
 async def _next(source: AsyncGenerator[T]) -> T | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,9 +34,6 @@ from iftb_store.stretches import (
     together,
 )
 
-# a row of the source and one of the destination, None where it is missing
-_Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
-
 #: How many rows that differ are named of a series or table.
 NAMED = 5
 
@@ -51,12 +48,12 @@ class Contents:
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that differs, or a row that only one of two stores has.
+    """A value that differs, or a row that one of two stores lacks or has more than once.
 
     Attributes:
         row: the values of the row's key, by column.
-        column: the column; None where one store lacks the row.
-        source: its value in the source; where one store lacks the row, whether the source has it.
+        column: the column; None where not both have one row of this key.
+        source: its value in the source; where there is no column, how many rows of this key the source has.
         destination: the same of the destination.
     """
 
@@ -144,38 +141,32 @@ def contents(parts: list[Part]) -> Contents:
 async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differing: list[Run]) -> list[Difference]:
     """Return the values of the first rows that differ."""
     found: list[Difference] = []
-    rows_named = 0
+    count = 0
     for run in differing:
-        async with aclosing(_rows_that_differ(ours, theirs, stretch, run)) as rows:
-            async for one, two in rows:
-                found += _differences(stretch.table, one, two)
-                rows_named += 1
-                if rows_named == NAMED:
-                    return found
+        async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+            async for chunk in chunks:
+                for row in _rows_that_differ(chunk, stretch):
+                    found += row
+                    count += 1
+                    if count == NAMED:
+                        return found
     return found
 
 
-async def _rows_that_differ(ours: Scanner, theirs: Scanner, stretch: Stretch, run: Run) -> AsyncGenerator[_Pair]:
-    """Yield the rows of a run that differ, in the order of their keys; None for one that is missing."""
-    key = stretch.table.key[-1]
-    async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
-        async for chunk in chunks:
-            pairs: list[_Pair] = list(_first_pairs(chunk, stretch))
-            for pair in sorted(pairs, key=lambda pair: (pair[0] or pair[1] or {})[key]):
-                yield pair
-
-
-def _first_pairs(chunk: Compared, stretch: Stretch) -> Iterator[_Pair]:
+def _rows_that_differ(chunk: Compared, stretch: Stretch) -> list[list[Difference]]:
+    """Return what differs of each of the first rows, in the order of their keys."""
+    table = stretch.table
     extra = chunk.extra.filter(chosen(chunk.extra, stretch.selection))
-    yield from ((row, None) for row in chunk.new.slice(0, NAMED).to_pylist())
-    yield from ((None, row) for row in extra.slice(0, NAMED).to_pylist())
-    yield from zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True)
+    found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]
+    for rows, counts in ((chunk.new, (1, 0)), (extra, (0, 1))):
+        found += [[Difference(key, None, *counts)] for key in rows.slice(0, NAMED).select(table.key).to_pylist()]
+    for one, two in zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True):
+        found.append(_differences(table, one, two))
+    return sorted(found, key=lambda row: row[0].row[table.key[-1]])
 
 
-def _differences(table: ScannedTable, ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> list[Difference]:
-    key = {name: (ours or theirs or {})[name] for name in table.key}
-    if ours is None or theirs is None:
-        return [Difference(key, None, ours is not None, theirs is not None)]
+def _differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+    key = {name: ours[name] for name in table.key}
     return [
         Difference(key, name, ours[name], theirs[name])
         for name in table.columns

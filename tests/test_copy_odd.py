@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store import DatabaseManager, OHLCVRepository, stretches
 from iftb_store.testing import raw
-from iftb_store.testing.samples import T0, bar
+from iftb_store.testing.samples import HOUR, T0, bar, hourly
 from tests.conftest import Run
 
 
@@ -65,6 +65,36 @@ def test_what_a_restore_would_overwrite_is_named_by_its_own_series(
     code, _, err = run("restore", str(tmp_path / "backup"), duckdb_url)
     assert code == 1
     assert "ohlcv 'okx spot' BTC 1h 2024-01-01 00:00:00+00:00 has other values in the backup" in err
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 8, 12])
+def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
+    number: int, sqlite_url: str, duckdb_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(12)))
+    monkeypatch.setattr(stretches, "ROWS", 4)
+    assert run("copy", sqlite_url, duckdb_url)[0] == 0
+    asyncio.run(raw_sql(duckdb_url, f"INSERT INTO ohlcv SELECT * REPLACE (7 AS close) FROM ohlcv WHERE id = {number}"))
+    row = f"ohlcv binance BTCUSDT 1h {T0 + (number - 1) * HOUR}"
+    code, _, err = run("verify", sqlite_url, duckdb_url)
+    assert (code, err.splitlines()[0]) == (1, f"error: {row}: stands twice in DST")
+    assert run("verify", duckdb_url, sqlite_url)[0] == 1
+    code, _, err = run("copy", sqlite_url, duckdb_url)
+    assert (code, err) == (1, f"error: {row} stands twice in the destination; `iftb-store doctor` finds such rows\n")
+    code, _, err = run("copy", duckdb_url, sqlite_url.replace("store.db", "third.db"))
+    assert (code, err) == (1, f"error: {row} stands twice in the source; `iftb-store doctor` finds such rows\n")
+
+
+@pytest.mark.parametrize("chosen", [["--symbol", "BTCUSD"], ["--table", "trades", "--start", "2030-01-01"]])
+def test_where_nothing_was_chosen_nothing_is_proved(chosen: list[str], sqlite_url: str, duckdb_url: str, run: Run) -> None:
+    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(1)))
+    code, out, err = run("copy", sqlite_url, duckdb_url, *chosen)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "neither SRC nor DST has a row that was chosen by these options"
+    code, out, err = run("verify", sqlite_url, duckdb_url, *chosen)
+    assert (code, err) == (1, "error: neither SRC nor DST has a row that was chosen by these options; nothing was compared\n")
+    assert "equal:" not in out
+    assert run("verify", sqlite_url, duckdb_url, "--table", "trades")[0] == 0
 
 
 async def raw_sql(url: str, *statements: str) -> None:

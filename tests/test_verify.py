@@ -139,7 +139,7 @@ def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, 
     change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
     code, _, err = verify(duckdb_url, other)
     assert code == 1
-    assert err == "error: ohlcv binance BTCUSDT 1h: a row stands twice in one of the two; iftb-store doctor finds it\n"
+    assert err == "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00: stands twice in SRC\n"
 
 
 @pytest.mark.parametrize(

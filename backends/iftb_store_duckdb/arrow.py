@@ -29,7 +29,7 @@ def scan(cursor: Cursor, selection: Selection) -> pa.Table:
 def whole_part(cursor: Cursor, selection: Selection) -> pa.Table:
     """Return the next rows of one series, as many as its limit unless there are no more."""
     parts, left = list[pa.Table](), selection.limit or 0
-    while left:
+    while left > 0:
         part = scan(cursor, replace(selection, limit=left))
         if not part.num_rows:
             break
@@ -62,15 +62,18 @@ def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:
 def _part(cursor: Cursor, selection: Selection) -> pa.Table:
     """Return the next rows of a selection that has but one column in its order."""
     (key,) = selection.order
-    until = _guess(selection)
+    until, limit = _guess(selection), selection.limit or 0
     if until is not None:
         # as there is no index, only bounds on both sides save the scan of all that follows
-        found = _rows(cursor, selection, until)
-        if 2 * found.num_rows > (selection.limit or 0):
+        found = _rows(cursor, replace(selection, limit=limit + 1), until)
+        if limit < 2 * found.num_rows <= 2 * limit:
             return found
     query = _Query(selection)
     ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
-    return schema(selection.table).empty_table() if last is None else _rows(cursor, selection, last)
+    if last is None:
+        return schema(selection.table).empty_table()
+    # the table has no key: what stands twice must not be cut in two, as nobody would go on with the second one
+    return _rows(cursor, replace(selection, limit=None), last)
 
 
 def _guess(selection: Selection) -> Any:
@@ -82,10 +85,10 @@ def _guess(selection: Selection) -> Any:
     place = selection.start if after is None else after
     if place is None:
         return None
-    step = SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH
     try:
-        return place + timedelta(seconds=step * limit)
-    except OverflowError:
+        # raw SQL may have made one up
+        return place + timedelta(seconds=(SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH) * limit)
+    except (KeyError, OverflowError):
         return None
 
 
