@@ -475,6 +475,8 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
     destination = second("sqlite")
     monkeypatch.setattr(stretches, "ROWS", 10)
     put, done = copying._put, 0
+    # where a shell has started the tests in its background, it had SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def stopped(*args: Any) -> None:
         nonlocal done
@@ -487,6 +489,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(copying, "_put", stopped)
         found, _, err = run("copy", source, destination)
+    signal.signal(signal.SIGINT, before)
     assert found == code
     assert re.fullmatch(r"error: stopped with 2\d rows moved, which stay; .*\n", err)
     assert moved(run, source, destination)
