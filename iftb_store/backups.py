@@ -15,6 +15,7 @@ from sqlalchemy import URL
 
 from iftb_store import checks
 from iftb_store.errors import InvalidValueError, URLError, operational_error
+from iftb_store.identity import BESIDE, database_of
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import Backend, Capability
 from iftb_store.registry import parse_url, stores_of
@@ -36,8 +37,6 @@ READ_ONLY = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}
 
 # characters of a path in a message
 _LONGEST_NAME = 300
-# what engines put beside a database while it is open, and leave there when they die
-_BESIDE = ("-wal", "-shm", "-journal", ".wal")
 # in a folder of ours, where a database is written
 _MARK = ".iftb-store-backup"
 
@@ -192,10 +191,9 @@ def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> N
             raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
-        for suffix in _BESIDE:
-            stem = target.name.removesuffix(suffix)
-            if stem not in ("", target.name) and (database := Path(target.parent, stem)).exists():
-                raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
+        if (database := database_of(target)) is not None:
+            raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
+        for suffix in BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():
                 raise InvalidValueError(f"{_shown(beside)} shows that {name} is in use, or was; close it, or give another name")

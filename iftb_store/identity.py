@@ -1,4 +1,4 @@
-"""Tells whether two managers work on the same tables, by whatever URLs they were opened."""
+"""Tells whether two managers work on the same tables, by whatever URLs they were opened, and which files are a database's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from iftb_store.errors import InvalidValueError, operational_error
 
 if TYPE_CHECKING:
     from iftb_store.manager import DatabaseManager
+
+#: What engines put beside a database while it is open, and leave there when they die.
+BESIDE = ("-wal", "-shm", "-journal", ".wal")
+
+
+def database_of(path: Path) -> Path | None:
+    """Return the database of which a path names a file that its engine keeps beside it, such as its log."""
+    for suffix in BESIDE:
+        stem = path.name.removesuffix(suffix)
+        if stem not in ("", path.name) and (database := path.with_name(stem)).exists():
+            return database
+    return None
 
 
 def file_identity(path: str) -> str:

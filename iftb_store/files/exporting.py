@@ -61,7 +61,9 @@ async def export(
         progress: called after each batch with (rows written, rows in all).
 
     Raises:
-        InvalidValueError: the target is there already, or options that do not go together; nothing is written.
+        InvalidValueError: the target is there already, or is a database, or options that do not go together; nothing is
+            written.
+        OperationalError: another export to the target is under way.
         MissingDriverError: pyarrow is not installed; the message is the install line.
         OSError: the file cannot be written; nothing of it is left.
     """
@@ -81,7 +83,7 @@ async def export(
         check_target(path, folder=partitioned, overwrite=overwrite)
     rows = 0
     at_once = _BARS_AT_ONCE if table is BARS else _ROWS_AT_ONCE
-    with _open(target, table, format, partitioned) as sink:
+    with _open(target, table, format, partitioned, overwrite) as sink:
         async with snapshot(db) as session:
             total = 0 if progress is None else sum(count for _, count in await stretches(session, scope))
             stores = stores_of(session)
@@ -97,14 +99,14 @@ async def export(
 
 
 @contextmanager
-def _open(target: Path | BinaryIO, table: ScannedTable, format: str, partitioned: bool) -> Iterator[Writer]:
+def _open(target: Path | BinaryIO, table: ScannedTable, format: str, partitioned: bool, overwrite: bool) -> Iterator[Writer]:
     with ExitStack() as streams:
         sink: Writer
         if partitioned and isinstance(target, Path):
-            folder = streams.enter_context(new_folder(target))
+            folder = streams.enter_context(new_folder(target, overwrite=overwrite))
             sink = PartitionedWriter(folder, streams.enter_context(ExitStack()), described(table))
         else:
-            stream = streams.enter_context(new_file(target)) if isinstance(target, Path) else target
+            stream = streams.enter_context(new_file(target, overwrite=overwrite)) if isinstance(target, Path) else target
             sink = writer(stream, table, format)
         try:
             yield sink

@@ -23,7 +23,7 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
 from iftb_store.models import Trade
 from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.protocols import Stores
+from iftb_store.protocols import Capability, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.repositories import TradeRepository
 from iftb_store.scope import TABLES
@@ -250,17 +250,27 @@ class Batches:
 
 
 async def _stored(db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
+    async def work(session: Any) -> ImportedFile:
+        return await _stored_in(session, source, insert, new_ids, progress)
+
+    if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
+        async with db.get_session() as session:
+            return await work(session)
+    # a row that another session had under way under an id of the file's, when it was looked for, would else be overwritten
+    return await db.run(work, isolation="repeatable read", idempotent=not insert)
+
+
+async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
     taken = _Taken(source)
     with closing(Batches(source)) as batches:
-        async with db.get_session() as session:
-            write = _written(session, source, insert, new_ids)
-            while (rows := await finished(next, batches, None)) is not None:
-                with rows_named(source.path, batches.before):
-                    taken.add(rows, await write(rows) if rows.num_rows else 0)
-                if progress is not None:
-                    progress(*batches.progress)
-            if source.table is BARS and not new_ids:
-                await taken.refuse_shared_ids(session)
+        write = _written(session, source, insert, new_ids)
+        while (rows := await finished(next, batches, None)) is not None:
+            with rows_named(source.path, batches.before):
+                taken.add(rows, await write(rows) if rows.num_rows else 0)
+            if progress is not None:
+                progress(*batches.progress)
+        if source.table is BARS and not new_ids:
+            await taken.refuse_shared_ids(session)
         if not taken.rows and source.table is None:
             raise DumpError(f"{source.path}: holds no bars")
         return taken.result([*batches.notes, *(["ids kept"] if source.table is not None and not new_ids else [])])
@@ -331,15 +341,16 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
 async def _refuse_others(stores: Stores, table: ScannedTable, rows: pa.Table, insert: bool) -> None:
     """Refuse rows whose id is that of another row, or of any row where none may be overwritten.
 
-    A row is known again by when it was created, which no update changes.
+    A row is known again by what no update changes: when it was created, and the trade_id of a trade.
     """
-    created: dict[int, Any] = {row["id"]: row["created_at"] for row in rows.select(["id", "created_at"]).to_pylist()}
-    last = max(created)
-    async with aclosing(record_batches(stores, Selection(table, after=(min(created) - 1,), limit=_LOOKED_AT))) as batches:
+    names = ["id", "created_at", *(["trade_id"] if table is TRADES else [])]
+    given: dict[int, Any] = {row["id"]: row for row in rows.select(names).to_pylist()}
+    last = max(given)
+    async with aclosing(record_batches(stores, Selection(table, after=(min(given) - 1,), limit=_LOOKED_AT))) as batches:
         async for batch in batches:
-            for row in batch.select(["id", "created_at"]).to_pylist():
+            for row in batch.select(names).to_pylist():
                 number = row["id"]
-                if number in created and (insert or created[number] != row["created_at"]):
+                if number in given and (insert or given[number] != row):
                     raise integrity_error(f"the id {number} {'is stored already' if insert else 'belongs to another row'}")
                 if number >= last:
                     return

@@ -6,17 +6,21 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from iftb_store.errors import InvalidValueError
+from iftb_store.errors import InvalidValueError, operational_error
 from iftb_store.files.formats import SERIES
+from iftb_store.identity import database_of
 from iftb_store.messages import shown
 
 PARTIAL = ".partial"
 
 _OWNER_FILE, _OWNER_FOLDER = 0o600, 0o700
+_WINDOWS = os.name == "nt"
+# where they stand in a database of SQLite, and in one of DuckDB
+_DATABASES = ((0, b"SQLite format 3\0"), (8, b"DUCK"))
 _TOP = f"{SERIES[0]}="
 
 
@@ -24,11 +28,14 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
     """Refuse a path that may not be written.
 
     Raises:
-        InvalidValueError: it is there and ``overwrite`` is not set, or is of another kind than what would be written.
+        InvalidValueError: it is there and ``overwrite`` is not set, or is of another kind than what would be written, or it is
+            a database, or the name of a file that one keeps beside it.
     """
     name = shown(str(path), 200)
     if not path.name or "\0" in str(path):
         raise InvalidValueError(f"{name} is no name of a file")
+    if (database := database_of(path)) is not None:
+        raise InvalidValueError(f"{name} is the name of a file of the database {shown(str(database), 200)}; give another name")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -39,47 +46,118 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
         raise InvalidValueError(f"{name} is no folder that an export made, so it is not overwritten; give another name")
     if not folder and not stat.S_ISREG(mode):
         raise InvalidValueError(f"{name} is no regular file, so it is not overwritten; -o - writes to stdout")
+    if not folder and _is_database(path):
+        raise InvalidValueError(f"{name} is a database, so it is not overwritten; give another name")
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its name at a clean end, and is gone after an error."""
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a file that takes its name at a clean end, and is gone after an error.
+
+    Raises:
+        InvalidValueError: another has taken the name meanwhile, and ``overwrite`` is not set.
+        OperationalError: another export to the file is under way.
+    """
     partial = path.with_name(path.name + PARTIAL)
-    # one that was left behind, by a lost machine say
-    partial.unlink(missing_ok=True)
-    try:
-        with create(partial) as stream:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    with _alone(partial, path, flags) as descriptor, open(descriptor, "wb", closefd=False) as stream:
+        try:
+            # what a run that was killed has left
+            os.ftruncate(descriptor, 0)
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(descriptor)
+            check_target(path, folder=False, overwrite=overwrite)
+            if not _WINDOWS:
+                _named(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+    if _WINDOWS:
+        # where no open file is renamed
         partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that takes its name at a clean end, and is gone after an error."""
+def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Make a folder that takes its name at a clean end, and is gone after an error.
+
+    Raises:
+        InvalidValueError: as `new_file`, or what is in the way is no export's.
+        OperationalError: another export to the folder is under way.
+    """
     partial, old = (path.with_name(path.name + suffix) for suffix in (PARTIAL, ".old"))
     for left in (partial, old):
-        if left.exists():
-            if not _is_export(left):
-                raise InvalidValueError(f"{shown(str(left), 200)} is in the way, and no export made it; move it away")
-            shutil.rmtree(left)
+        if left.exists() and not _is_export(left):
+            raise InvalidValueError(f"{shown(str(left), 200)} is in the way, and no export made it; move it away")
     make_folder(partial)
+    with nullcontext() if _WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
+        try:
+            for left in partial.iterdir():
+                shutil.rmtree(left)
+            yield partial
+            for file in partial.rglob("*"):
+                _on_disk(file)
+            check_target(path, folder=True, overwrite=overwrite)
+            if path.exists():
+                if old.exists():
+                    shutil.rmtree(old)
+                path.rename(old)
+            _named(partial, path)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            # also that of a run that was killed in between
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+
+
+@contextmanager
+def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
+    """Open what is written under another name first, and keep other exports out of it."""
+    descriptor = os.open(partial, flags | getattr(os, "O_NOFOLLOW", 0), _OWNER_FILE)
     try:
-        yield partial
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
+        if not _WINDOWS:
+            _claim(descriptor, partial, path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _claim(descriptor: int, partial: Path, path: Path) -> None:
+    import fcntl
+
+    found = os.fstat(descriptor)
+    is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
+    if found.st_uid != os.geteuid() or not (is_file or is_folder):
+        raise InvalidValueError(f"{shown(str(partial), 200)} is in the way, and no export made it; move it away")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # the one before may have given it its name since, or removed it
+        is_free = os.path.samestat(found, partial.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        is_free = False
+    if not is_free:
+        raise operational_error(f"another export to {shown(str(path), 200)} is under way; wait for it")
+    if is_file:
+        os.fchmod(descriptor, _OWNER_FILE)
+
+
+def _named(partial: Path, path: Path) -> None:
+    partial.replace(path)
+    _on_disk(path.parent)
+
+
+def _on_disk(path: Path) -> None:
+    if _WINDOWS:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def create(path: Path) -> BinaryIO:
@@ -95,3 +173,9 @@ def make_folder(path: Path) -> None:
 
 def _is_export(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and all(item.name.startswith(_TOP) for item in path.iterdir())
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(64)
+    return any(head.startswith(magic, place) for place, magic in _DATABASES)
