@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, func, select
 
+from iftb_store.arrow import schema
 from iftb_store.errors import CollisionError
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
-from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.selections import BARS, POSITIONS, TRADES, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Stretch, batches, chosen
 from iftb_store.tables import Base
 
-#: What a row keeps as long as it lives: two rows with one id that differ in it are two rows.
-_IDENTITY: Mapping[str, tuple[str, ...]] = {
-    TRADES.name: ("trade_id",),
-    # update_position may change all else of an open one
-    POSITIONS.name: ("created_at",),
-    EVENTS.name: ("created_at", "event_type", "message"),
-}
+T = TypeVar("T")
+
 _OPEN_KEY = ("exchange", "symbol", "side")
-_REMEDY = "copy into a store of its own, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
+REMEDY = "copy into a store of its own, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
 
 # parameters of one statement
 _MOST = 500
@@ -33,7 +29,7 @@ _MOST = 500
 def others(table: ScannedTable, compared: Compared) -> Any:
     """Tell of each changed row whether the destination's row of its id is another one, not the same as it was."""
     differs: Any = pc.is_null(compared.changed["id"])
-    for name in _IDENTITY.get(table.name, ()):
+    for name in table.identity:
         differs = pc.or_(differs, pc.not_equal(compared.changed[name], compared.stored[name]))
     return differs
 
@@ -54,11 +50,17 @@ class Collisions:
         self._wanted, self._freed = _Numbers(), _Numbers()
         self._open: dict[int, tuple[str, ...]] = {}
         self._opening: dict[tuple[str, ...], int] = {}
+        self._closing: list[pa.Table] = []
 
     @property
     def exchanged(self) -> bool:
         """Whether a bar gets the id that another one has and loses."""
         return self._wanted.meets(self._freed)
+
+    @property
+    def closing(self) -> pa.Table:
+        """The rows, as they come, of positions that are open in the destination: what keeps their places from others."""
+        return pa.concat_tables([schema(self._table).empty_table(), *self._closing])
 
     async def begin(self) -> None:
         """Look at what the destination has."""
@@ -95,10 +97,12 @@ class Collisions:
             mine, its = (rows.filter(other).slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
             raise CollisionError(
                 f"{self._table.name}: the source's {self._named(mine)} has the id {mine['id']} of the destination's own "
-                f"{self._named(its)}; {_REMEDY}"
+                f"{self._named(its)}; {REMEDY}"
             )
         if self._table is TRADES:
-            await self._refuse_trade_ids(stretch, compared.new)
+            # of rows that are deleted first, for others that have their ids, what comes may be another trade
+            renamed = compared.changed.filter(others(self._table, compared))
+            await self._refuse_trade_ids(stretch, pa.concat_tables([compared.new, renamed]))
         if self._table is POSITIONS:
             self._take_positions(stretch, compared)
 
@@ -115,7 +119,7 @@ class Collisions:
             if key in taken:
                 raise CollisionError(
                     f"positions: the source's open position {number} of {' '.join(key)} meets the destination's own open "
-                    f"position {taken[key]}; close one of them, or {_REMEDY}"
+                    f"position {taken[key]}; close one of them, or {REMEDY}"
                 )
 
     def _removed(self, rows: pa.Table, stretch: Stretch) -> Any:
@@ -139,12 +143,34 @@ class Collisions:
             for index, number in enumerate(numbers):
                 if number in self._wanted and number not in self._freed:
                     its = rows.slice(index, 1).to_pylist()[0]
-                    named = [self._columns[name] for name in BARS.key]
-                    found = await self._source.execute(select(*named).where(self._columns.id == number))
-                    names = " and ".join(self._named(dict(zip(BARS.key, row, strict=True))) for row in found.all())
-                    raise CollisionError(
-                        f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {_REMEDY}"
-                    )
+                    found = await self._bars(self._source, self._columns.id == number)
+                    raise self._collision(number, its, [bar for _, bar in found])
+
+    async def meanwhile(self, last: int) -> None:
+        """Refuse ids of bars that the destination has given since `begin`, up to the last one that is to be written.
+
+        Raises:
+            CollisionError: a bar of the source has one of them.
+        """
+        async with self._destination.get_session() as session:
+            condition = self._columns.id.between(self._greatest + 1, last)
+            theirs = dict(await self._bars(session, condition))
+        for part in _parts(list(theirs)):
+            for number, bar in await self._bars(self._source, self._columns.id.in_(part)):
+                if bar != theirs[number]:
+                    raise self._collision(number, theirs[number], [bar])
+
+    async def _bars(self, session: Any, condition: ColumnElement[bool]) -> list[tuple[int, dict[str, Any]]]:
+        """Return ids and keys of bars."""
+        named = [self._columns[name] for name in ("id", *BARS.key)]
+        rows = (await session.execute(select(*named).where(condition))).all()
+        return [(number, dict(zip(BARS.key, key, strict=True))) for number, *key in rows]
+
+    def _collision(self, number: int, its: Mapping[str, Any], ours: Iterable[Mapping[str, Any]]) -> CollisionError:
+        names = " and ".join(map(self._named, ours))
+        return CollisionError(
+            f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {REMEDY}"
+        )
 
     async def _refuse_trade_ids(self, stretch: Stretch, new: pa.Table) -> None:
         ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
@@ -158,11 +184,13 @@ class Collisions:
                 if not (self._delete and _is_chosen(its, stretch.selection)):
                     raise CollisionError(
                         f"trades: the source's trade {shown(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
-                        f"the destination with the id {its['id']}; {_REMEDY}"
+                        f"the destination with the id {its['id']}; {REMEDY}"
                     )
 
     def _take_positions(self, stretch: Stretch, compared: Compared) -> None:
         removed = compared.extra.filter(self._removed(compared.extra, stretch))
+        its_status: Any = compared.stored["status"]
+        self._closing.append(compared.changed.filter(pc.equal(its_status, pa.scalar("open"))))
         gone: list[Any] = [*compared.stored["id"].to_pylist(), *removed["id"].to_pylist()]
         for number in gone:
             self._open.pop(number, None)
@@ -175,7 +203,7 @@ class Collisions:
         if self._table is BARS:
             series = " ".join(row[name] for name in ("exchange", "symbol", "timeframe"))
             return f"bar {series} {row['timestamp'].isoformat(' ')}"
-        values = " ".join(str(row[name]) for name in _IDENTITY[self._table.name])
+        values = " ".join(str(row[name]) for name in self._table.identity)
         return f"{self._table.model.__name__.lower()} {shown(values)}"
 
 
@@ -221,5 +249,5 @@ def _is_chosen(row: Mapping[str, Any], selection: Selection) -> bool:
     )
 
 
-def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def _parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
     return (values[first : first + _MOST] for first in range(0, len(values), _MOST))

@@ -10,20 +10,22 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.exc import IntegrityError
 
 import iftb_store.stretches as reading
-from iftb_store.collisions import Collisions, others
+from iftb_store.collisions import REMEDY, Collisions, others
 from iftb_store.digests import Digester, Part, checksum, places
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
 from iftb_store.identity import require_two
+from iftb_store.leading import greatest, leading
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import shown
 from iftb_store.protocols import Capability
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.scope import Scope
-from iftb_store.selections import BARS, POSITIONS, ScannedTable, Selection
+from iftb_store.selections import BARS, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Run, Step, Stretch, Tell, chosen, silent
-from iftb_store.verifying import Contents, contents, differences, named, told
+from iftb_store.verifying import Contents, contents, named, row_differences, told
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -91,6 +93,14 @@ class Copy:
     trade, the created_at of a position, the created_at, type and message of an event. A row with the id of another one is no
     newer version of it but a collision, as is a trade_id or an open position that is stored under another id.
 
+    The destination may be written to meanwhile: of each table the row with the greatest id is written first, so that ids which
+    the destination gives from then on lie past all that come. A row that it is given just before, with an id or a trade_id that
+    is to come, ends the copy; it is not overwritten.
+
+    With ``delete``, and where bars exchange their ids, what is in the way of other rows is deleted before any is written, in
+    transactions of its own: a copy that was broken off then leaves the destination without rows that it had, until the same
+    call brings them again.
+
     Args:
         source: a connected manager.
         destination: another one, on a database with the tables of iftb-store, see `prepare`.
@@ -134,25 +144,26 @@ class Copy:
                 there is none of what goes into an empty table.
 
         Raises:
-            CollisionError: a row of the source would take the place of one of the destination's own; nothing was written.
+            CollisionError: a row of the source would take the place of one of the destination's own; nothing was written,
+                unless the destination's row came meanwhile.
             InvalidValueError: the two are the same database.
             SchemaError: one of the two has no schema that can be used.
-            StoreError: the destination changed meanwhile, so that it is not equal at the end.
+            StoreError: an id of the source is so great that hardly any lies past it; nothing was written. Or the destination
+                changed meanwhile, so that it is not equal at the end.
         """
         await require_two(self._source, self._destination)
         for db in (self._source, self._destination):
             await reading.require_schema(db)
         async with reading.snapshot(self._source) as session:
             ours = stores_of(session)
+            last = {table: await greatest(session, self._scope, table) for table in self._scope.tables}
             plans = await self._plans(session, ours)
-            moves = [table for table in self._scope.tables if any(plan.runs for plan in plans if plan.stretch.table is table)]
-            exchanged = [
-                table
-                for table in moves
-                if await self._check(session, ours, table, [p for p in plans if p.stretch.table is table])
-            ]
+            checked = {
+                table: await self._check(session, ours, table, [plan for plan in plans if plan.stretch.table is table])
+                for table in self._scope.tables
+            }
             if not dry:
-                await self._write(ours, plans, exchanged)
+                await self._write(ours, plans, checked, last)
                 await self._prove(ours, plans)
         return [plan.copied for plan in plans]
 
@@ -184,9 +195,11 @@ class Copy:
         equal = copied.source.rows - sum(run.rows for run in runs)
         return _Plan(stretch, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
 
-    async def _check(self, session: Any, ours: Any, table: ScannedTable, plans: list[_Plan]) -> bool:
-        """Count what is to be moved and refuse what must not be; tell whether bars are to exchange their ids."""
+    async def _check(self, session: Any, ours: Any, table: ScannedTable, plans: list[_Plan]) -> Collisions:
+        """Count what is to be moved and refuse what must not be."""
         collisions = Collisions(table, session, self._destination, delete=self._delete)
+        if not any(plan.runs for plan in plans):
+            return collisions
         await collisions.begin()
         for plan in plans:
             collisions.known(plan.equal)
@@ -202,13 +215,13 @@ class Copy:
                         await self._take(ours, plan, compared, collisions)
                         count(compared.new.num_rows + compared.changed.num_rows + compared.same)
         await collisions.end()
-        return collisions.exchanged
+        return collisions
 
     async def _take(self, ours: Any, plan: _Plan, compared: Compared, collisions: Collisions) -> None:
         for twice in compared.twice:
             raise _stands_twice(plan.stretch.table, twice.key, "source" if twice.source > 1 else "destination")
         if self._refuse and compared.changed.num_rows:
-            await self._refuse_change(ours, plan)
+            self._refuse_change(plan.stretch.table, compared)
         await collisions.take(plan.stretch, compared)
         extra = pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
         plan.copied.inserted += compared.new.num_rows
@@ -216,25 +229,34 @@ class Copy:
         plan.copied.deleted += extra if self._delete else 0
         plan.copied.kept += 0 if self._delete else extra
 
-    async def _refuse_change(self, ours: Any, plan: _Plan) -> None:
-        found = await differences(ours, self._theirs, plan.stretch, plan.runs)
-        first = next((item for item in found if item.column is not None), None)
-        if first is None:
-            return
+    @staticmethod
+    def _refuse_change(table: ScannedTable, compared: Compared) -> None:
+        mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
+        first = row_differences(table, mine, its)[0]
         raise CollisionError(
-            f"{plan.stretch.table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
+            f"{table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
             f"{told(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the source wins"
         )
 
-    async def _write(self, ours: Any, plans: list[_Plan], exchanged: list[ScannedTable]) -> None:
+    async def _write(
+        self, ours: Any, plans: list[_Plan], checked: dict[ScannedTable, Collisions], last: dict[ScannedTable, pa.Table]
+    ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
             count = _counting(tell, total)
             for table in self._scope.tables:
                 chosen_plans = [plan for plan in plans if plan.stretch.table is table]
+                exchanged = checked[table].exchanged
                 for plan in chosen_plans:
-                    if plan.copied.deleted or table in exchanged or (self._delete and table is not BARS and plan.copied.updated):
-                        await self._make_room(ours, plan, table in exchanged, count)
+                    if plan.copied.deleted or exchanged or (self._delete and table is not BARS and plan.copied.updated):
+                        await self._make_room(ours, plan, exchanged, count)
+                if any(plan.copied.inserted or plan.copied.updated for plan in chosen_plans):
+                    first = await leading(self._theirs, table, last[table], checked[table].closing)
+                    if first.num_rows:
+                        await _put(self._destination, table, first)
+                    if table is BARS:
+                        # as PostgreSQL keeps none from having the id of another
+                        await checked[table].meanwhile(last[table]["id"][0].as_py())
                 writer = _Writer(self._destination, table, self._wrote(count))
                 for plan in chosen_plans:
                     if plan.whole:
@@ -244,7 +266,7 @@ class Copy:
                             await writer.add(_both(compared, table))
                     if table is not BARS:
                         await writer.flush()
-                await writer.end()
+                await writer.flush()
 
     async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
         """Delete what is to be deleted, and what has an id or a trade_id that another row is to get."""
@@ -276,22 +298,26 @@ class Copy:
         with self._step("verify") as tell:
             count = _counting(tell, None)
             for plan in plans:
+                plan.copied.kept = 0
                 for run, proof in zip(plan.runs, plan.proofs, strict=True):
                     found = await reading.digested(self._theirs, plan.stretch, run, count)
                     if checksum(found) != proof:
-                        await self._require_all(ours, plan, run)
+                        plan.copied.kept += await self._require_all(ours, plan, run)
                 plan.copied.equal = True
 
-    async def _require_all(self, ours: Any, plan: _Plan, run: Run) -> None:
+    async def _require_all(self, ours: Any, plan: _Plan, run: Run) -> int:
+        """Refuse a run that lacks a row of the source, or has one twice; return how many are the destination's own."""
         kept = 0
-        async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run)) as found:
+        # where the destination had none it may have been given some meanwhile
+        async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run._replace(fresh=False))) as found:
             async for compared in found:
                 kept += pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
-                if compared.new.num_rows or compared.changed.num_rows or kept > plan.copied.kept:
+                if compared.new.num_rows or compared.changed.num_rows or compared.twice:
                     raise StoreError(
                         f"{plan.stretch.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
                         "twice; run the same command again, and `iftb-store verify` to see what differs"
                     )
+        return kept
 
     async def _changes(self, ours: Any, plan: _Plan, runs: list[Run]) -> AsyncIterator[Compared]:
         for run in runs:
@@ -331,7 +357,6 @@ class _Writer:
         self._table = table
         self._wrote = wrote
         self._waiting = _Waiting()
-        self._open = _Waiting()
 
     async def add(self, rows: pa.Table) -> None:
         """Write rows of one series or table, now or with those that follow.
@@ -344,27 +369,13 @@ class _Writer:
         if pc.any(twice).as_py():
             first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
             raise _stands_twice(self._table, first, "source")
-        if self._table is POSITIONS:
-            # that one is closed makes room for the next, whatever their order
-            status: Any = rows["status"]
-            is_open: Any = pc.equal(status, pa.scalar("open"))
-            self._open.add(rows.filter(is_open))
-            rows = rows.filter(pc.invert(is_open))
         self._waiting.add(rows)
         if self._waiting.rows >= reading.ROWS or self._waiting.size >= reading.BYTES:
             await self.flush()
 
     async def flush(self) -> None:
         """Write what waits."""
-        await self._write(self._waiting)
-
-    async def end(self) -> None:
-        """Write all that is left."""
-        await self._write(self._waiting)
-        await self._write(self._open)
-
-    async def _write(self, waiting: _Waiting) -> None:
-        rows = waiting.taken()
+        rows = self._waiting.taken()
         if rows is None:
             return
         if self._table is not BARS:
@@ -395,7 +406,15 @@ class _Waiting:
 
 
 async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
-    await destination.run(lambda session: stores_of(session).put(table, rows), idempotent=True)
+    try:
+        await destination.run(lambda session: stores_of(session).put(table, rows), idempotent=True)
+    except IntegrityError as error:
+        ids: Any = pc.min_max(rows["id"]).as_py()
+        raise CollisionError(
+            f"{table.name}: the destination refuses a row of those with the ids {ids['min']} to {ids['max']}: {error.orig}; a "
+            f"row of its own that was written while the copy ran may have what is to be that row's; {REMEDY}; what was copied "
+            "before stays"
+        ) from error
 
 
 async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:

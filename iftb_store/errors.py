@@ -47,7 +47,10 @@ class TradeConflictError(StoreError):
 
 
 class CollisionError(StoreError):
-    """A copy was refused before anything was written: a row of the source's stands where the destination has one of its own."""
+    """A copy was refused: a row of the source's stands where the destination has one of its own.
+
+    Nothing was written, unless the destination's row came while the copy ran; then the message says so.
+    """
 
 
 class AmbiguousPositionError(StoreError):

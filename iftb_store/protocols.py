@@ -262,13 +262,15 @@ class Stores(Protocol):
         """Store whole rows as they are, with their ids and the times that the store keeps; all or none.
 
         ``rows`` has the schema of `iftb_store.arrow.schema`; no id and no kept time is NULL; the keys are distinct and in order.
-        A row whose key is stored is overwritten in every column, the others are inserted. Rows of the batch may exchange what
-        is unique among them. The ids that the store gives from then on lie past every id written.
+        A row whose key is stored is overwritten in every column, the others are inserted. Bars of the batch may exchange their
+        ids, and positions their place as the open one. The ids that the store gives from then on lie past every id written.
 
         Raises:
-            IntegrityError: the trade_id of a row, its id or its place as the open position belongs to a stored row that is not
-                overwritten, or to another row of the batch. Of bars the id does so only where the database itself keeps it
-                unique or a look is cheap; elsewhere see to it before.
+            IntegrityError: a row's id is that of another stored row, one that differs in `ScannedTable.identity`: of a trade
+                with another trade_id, a position with another created_at, an event with another created_at, type or message,
+                be they committed while this runs. Or the trade_id of a row, its id or its place as the open position belongs
+                to a stored row that is not overwritten, or to another row of the batch. Of bars the id does so only where the
+                database itself keeps it unique or a look is cheap; elsewhere see to it before.
         """
         ...
 

@@ -19,12 +19,14 @@ class ScannedTable:
         model: the dataclass of its rows; a scan's columns are its fields, in their order.
         time: the column that a window of time bounds.
         key: the columns that tell a row from all others; a scan's order.
+        identity: what a row keeps as long as it lives, beside its key: two rows with one key that differ in it are two rows.
     """
 
     name: str
     model: type[Any]
     time: str
     key: tuple[str, ...]
+    identity: tuple[str, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -46,9 +48,10 @@ class ScannedTable:
 
 
 BARS = ScannedTable("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
-TRADES = ScannedTable("trades", Trade, "entry_time", ("id",))
-POSITIONS = ScannedTable("positions", Position, "entry_time", ("id",))
-EVENTS = ScannedTable("system_events", SystemEvent, "created_at", ("id",))
+TRADES = ScannedTable("trades", Trade, "entry_time", ("id",), ("trade_id",))
+# update_position may change all else of an open one
+POSITIONS = ScannedTable("positions", Position, "entry_time", ("id",), ("created_at",))
+EVENTS = ScannedTable("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
         for selection in scope.selections(table):
             keys = selection.order[:-1]
             counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
-            rows = (await session.execute(counts.where(*_conditions(columns, selection)).group_by(*keys))).all()
+            rows = (await session.execute(counts.where(*conditions(columns, selection)).group_by(*keys))).all()
             for *series, count in rows:
                 equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
@@ -362,7 +362,8 @@ def _narrowed(selection: Selection, run: Run) -> Selection:
     return replace(selection, start=first if start is None else max(start, first), end=last if end is None else min(end, last))
 
 
-def _conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+def conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+    """Yield what rows of a selection meet, but for the place after which it goes on."""
     for name, value in selection.equal.items():
         yield columns.c[name] == value
     if selection.start is not None:

@@ -161,11 +161,12 @@ def _rows_that_differ(chunk: Compared, stretch: Stretch) -> list[list[Difference
     for rows, counts in ((chunk.new, (1, 0)), (extra, (0, 1))):
         found += [[Difference(key, None, *counts)] for key in rows.slice(0, NAMED).select(table.key).to_pylist()]
     for one, two in zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True):
-        found.append(_differences(table, one, two))
+        found.append(row_differences(table, one, two))
     return sorted(found, key=lambda row: row[0].row[table.key[-1]])
 
 
-def _differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+def row_differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+    """Return the values in which a row of two stores differs."""
     key = {name: ours[name] for name in table.key}
     return [
         Difference(key, name, ours[name], theirs[name])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.exc import IntegrityError
 
 from iftb_store.errors import integrity_error
 from iftb_store.selections import BARS, ScannedTable
@@ -46,7 +47,13 @@ def _delete(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> 
 
 
 def _check(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> None:
-    """Refuse rows that cannot stand beside each other, or beside stored ones that are not overwritten."""
+    """Refuse rows that cannot stand beside each other, beside stored ones that are not overwritten, or in place of others."""
+    if table.identity:
+        bound, bounds = _bounds("id", rows)
+        differs = " OR ".join(f"stored.{name} <> fresh.{name}" for name in table.identity)
+        other = f"SELECT 1 FROM {table.name} AS stored JOIN {batch} AS fresh USING (id) WHERE ({differs}) AND {bound} LIMIT 1"
+        if cursor.rows(other, bounds):
+            raise _belongs("id")
     if table.name not in _UNIQUE:
         return
     unique, which = _UNIQUE[table.name]
@@ -60,7 +67,11 @@ def _check(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> N
         ANTI JOIN {batch} AS kept ON {same_key}
         WHERE {which} AND {bound} LIMIT 1"""
     if cursor.rows(twice) or cursor.rows(taken, bounds):
-        raise integrity_error(f"the {' and '.join(unique)} of a row belongs to another; nothing of the rows was stored")
+        raise _belongs(" and ".join(unique))
+
+
+def _belongs(what: str) -> IntegrityError:
+    return integrity_error(f"the {what} of a row belongs to another; nothing of the rows was stored")
 
 
 def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:

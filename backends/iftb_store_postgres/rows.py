@@ -10,7 +10,7 @@ import asyncpg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.errors import operational_error
+from iftb_store.errors import integrity_error, operational_error
 from iftb_store.selections import BARS, ScannedTable
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.copying import changed, savepoint, send
@@ -48,12 +48,19 @@ async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Tabl
     key = ", ".join(table.key)
     if table is not BARS:
         # so that another row can have what was theirs; of bars nothing but the key is unique
-        await connection.execute(f"DELETE FROM {table.name} USING {staging} AS staged WHERE {table.name}.id = staged.id")
+        await connection.execute(f"DELETE FROM {table.name} USING {staging} AS staged WHERE {_same(table, 'staged')}")
     changes = ", ".join(f"{column} = excluded.{column}" for column in table.columns if column not in table.key)
-    await connection.execute(
+    status = await connection.execute(
         f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} "
-        f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes} WHERE {_same(table, 'excluded')}"
     )
+    if changed(status) < rows.num_rows:
+        raise integrity_error("the id of a row belongs to another; nothing of the rows was stored")
+
+
+def _same(table: ScannedTable, other: str) -> str:
+    """Return the condition that a stored row and one of the batch are the same row."""
+    return " AND ".join(f"{table.name}.{column} = {other}.{column}" for column in (*table.key, *table.identity))
 
 
 async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> int:

@@ -167,7 +167,10 @@ class SQLiteDriver:
         return await self._run(scan, selection, made)
 
     async def put(self, table: ScannedTable, rows: pa.Table) -> None:
-        """See Stores.put: where rows are stored there already, they go first, so that others can have what was theirs."""
+        """See Stores.put: where rows are stored there already, they go first, so that others can have what was theirs.
+
+        Another row with the id of one stays, and fails the insert.
+        """
         if not rows.num_rows:
             return
         from iftb_store_sqlite import rows as whole
@@ -175,17 +178,20 @@ class SQLiteDriver:
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
         async with self._savepoint():
             if await self._run(whole.any_stored, table, rows):
-                await self.drop(table, rows)
+                await self._delete(table, rows, (*table.key, *table.identity))
             for part in whole.parts(rows):
                 await self._run(whole.insert, table, part, writes=True)
 
     async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
         """See Stores.drop."""
+        async with self._savepoint():
+            return await self._delete(table, rows, table.key)
+
+    async def _delete(self, table: ScannedTable, rows: pa.Table, columns: Sequence[str]) -> int:
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
-        async with self._savepoint():
-            return sum([await self._run(whole.delete, table, part, writes=True) for part in whole.parts(rows)])
+        return sum([await self._run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
     async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
         self._logger.info("%s [%d bars]", writer.one, len(batch))

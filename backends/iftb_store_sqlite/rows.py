@@ -44,11 +44,11 @@ def insert(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) 
         connection.executemany(sql + one, rows[whole:])
 
 
-def delete(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) -> int:
-    """Delete the rows with these keys; return how many there were."""
+def delete(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table, columns: Sequence[str]) -> int:
+    """Delete the rows with these values of columns, the key's among them; return how many there were."""
     with paused():
-        where = " AND ".join(f"{column} = ?" for column in table.key)
-        return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, table.key)).rowcount
+        where = " AND ".join(f"{column} = ?" for column in columns)
+        return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, columns)).rowcount
 
 
 def _stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -168,6 +168,16 @@ def _positions_with(*statuses: str) -> pa.Table:
     return rows_of(POSITIONS, [_kept(position(status=status), number) for number, status in enumerate(statuses, 1)])
 
 
+def _events_of(count: int) -> pa.Table:
+    return rows_of(EVENTS, [SystemEvent("tick", "info", "", id=number, created_at=NOW) for number in range(1, count + 1)])
+
+
+def _at(rows: pa.Table, **values: Any) -> pa.Table:
+    """Return rows of which the first has other values."""
+    first, *others = rows.to_pylist()
+    return pa.Table.from_pylist([{**first, **values}, *others], rows.schema)
+
+
 @cache
 def _numbered(count: int, first: int = 1) -> pa.Table:
     return rows_of(BARS, [replace(item, id=first + index, created_at=NOW) for index, item in enumerate(hourly(count))])
@@ -189,7 +199,7 @@ class WholeRowTests(SuiteFixtures):
     ) -> None:
         await put(db, table, rows)
         # each row gets what another one has, but for its key and what is unique
-        fixed = {*table.key, "id", "trade_id", "exchange", "symbol", "side", "status"}
+        fixed = {*table.key, *table.identity, "id", "exchange", "symbol", "side", "status"}
         turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
         changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)
         await put(db, table, changed.slice(1))
@@ -234,9 +244,11 @@ class WholeRowTests(SuiteFixtures):
         await put(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
         assert await TradeRepository(db).insert(trade("next")) > 5_000
 
-    async def test_two_trades_exchange_their_trade_ids(self, db: DatabaseManager) -> None:
+    async def test_another_row_has_an_id_once_that_of_the_one_who_had_it_is_dropped(self, db: DatabaseManager) -> None:
         await put(db, TRADES, _trades_named("a", "b", "c"))
-        await put(db, TRADES, _trades_named("b", "a"))
+        async with db.get_session() as session:
+            await stores_of(session).drop(TRADES, _trades_named("a", "b"))
+            await stores_of(session).put(TRADES, _trades_named("b", "a"))
         assert await stored(db, TRADES) == _trades_named("b", "a", "c")
 
     async def test_the_open_position_moves_from_one_row_to_another(self, db: DatabaseManager) -> None:
@@ -253,30 +265,47 @@ class WholeRowTests(SuiteFixtures):
     @pytest.mark.parametrize(
         ("table", "before", "rows"),
         [
-            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("new"), 1), _kept(trade("b"), 9)])),
+            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("a"), 1), _kept(trade("b"), 9)])),
+            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("a"), 1), _kept(trade("other"), 2)])),
+            (TRADES, _trades_named("a", "b"), _trades_named("b", "a")),
+            (POSITIONS, _positions_with("closed"), _at(_positions_with("open", "closed"), created_at=T0)),
+            (EVENTS, _events_of(3), _at(_events_of(5), created_at=T0)),
+            (EVENTS, _events_of(3), _at(_events_of(5), event_type="other")),
+            (EVENTS, _events_of(3), _at(_events_of(5), message="other")),
             (TRADES, _trades_named("a"), rows_of(TRADES, [_kept(trade("b"), 7), _kept(trade("b"), 8)])),
             (POSITIONS, _positions_with("open"), rows_of(POSITIONS, [_kept(position(), 2)])),
             (POSITIONS, _positions_with("closed"), rows_of(POSITIONS, [_kept(position(), 2), _kept(position(), 3)])),
         ],
-        ids=["trade_id", "trade_id twice", "open position", "open position twice"],
+        ids=[
+            "trade_id",
+            "another trade",
+            "trade_ids exchanged",
+            "another position",
+            "another time",
+            "another type",
+            "another message",
+            "trade_id twice",
+            "open position",
+            "open position twice",
+        ],
     )
     async def test_what_belongs_to_another_row_is_refused_and_the_session_goes_on(
         self, db: DatabaseManager, table: ScannedTable, before: pa.Table, rows: pa.Table
     ) -> None:
         await put(db, table, before)
         async with db.get_session() as session:
-            await SystemEventRepository(session).log_event("earlier", "info", "")
+            await OHLCVRepository(session).insert_many([bar(symbol="EARLIER")])
             with pytest.raises(IntegrityError):
                 await stores_of(session).put(table, rows)
-            await stores_of(session).put(BARS, _numbered(3))
+            await stores_of(session).put(BARS, _numbered(3, 50))
         assert await stored(db, table) == before
-        assert (await raw.count(db, "system_events"), await raw.count(db, "ohlcv")) == (1, 3)
+        assert await raw.count(db, "ohlcv") == 4
 
     async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
         await put(db, TRADES, _trades_named("a", "b"))
         async with db.get_session() as session:
-            await stores_of(session).put(TRADES, _trades_named("c", "d", "e"))
-            await stores_of(session).drop(TRADES, _trades_named("c"))
+            await stores_of(session).put(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
+            await stores_of(session).drop(TRADES, _trades_named("a"))
             await session.rollback()
         assert await stored(db, TRADES) == _trades_named("a", "b")
 
