@@ -301,6 +301,16 @@ class WholeRowTests(SuiteFixtures):
         assert await stored(db, table) == before
         assert await raw.count(db, "ohlcv") == 4
 
+    async def test_a_row_that_another_session_has_under_way_is_not_overwritten(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            number = await TradeRepository(session).insert(trade("own"))
+            putting = asyncio.create_task(put(db, TRADES, rows_of(TRADES, [_kept(trade("other"), number)])))
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+        with pytest.raises(IntegrityError):
+            await putting
+        assert (await stored(db, TRADES))["trade_id"].to_pylist() == ["own"]
+
     async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
         await put(db, TRADES, _trades_named("a", "b"))
         async with db.get_session() as session:
