@@ -124,11 +124,11 @@ def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
     Raises:
         IntegrityError: a key stands twice, and not the last one wins.
     """
-    if not _rises(table):
+    if not rises(table):
         # the sort keeps rows of one key in their order
         order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])
         table = table.take(order).combine_chunks()
-        again = _repeated(table)
+        again = repeated(table)
         if again.true_count:
             if not last_wins:
                 raise integrity_error("a bar with this key stands twice in the batch; nothing was inserted")
@@ -270,14 +270,15 @@ def _shown(cell: Any) -> str:
         return f"({cell.type})"
 
 
-def _rises(table: pa.Table) -> bool:
+def rises(table: pa.Table) -> bool:
+    """Tell whether rows are of one series, each later than the one before."""
     if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
         return False
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
     return bool(pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py())
 
 
-def _repeated(table: pa.Table) -> Any:
+def repeated(table: pa.Table) -> Any:
     """Return of each row but the last whether the next one has its key."""
     count = table.num_rows - 1
     same: Any = None

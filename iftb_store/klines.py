@@ -24,7 +24,7 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar
 from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.timeframes import MONTH, check_timeframe
+from iftb_store.timeframes import MONTH, check_timeframe, is_off_grid
 from iftb_store.types import from_epoch_us
 
 #: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
@@ -69,7 +69,10 @@ class DumpError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What one file brought: its series, the number of bars written, the first and the last opening time."""
+    """What one file brought: its series, the number of bars written, the first and the last opening time.
+
+    ``off_grid`` are those that do not begin where a bar of the timeframe does, as where a file's name tells a wrong one.
+    """
 
     path: Path
     exchange: str
@@ -78,6 +81,7 @@ class Imported:
     bars: int
     first: datetime
     last: datetime
+    off_grid: int = 0
 
 
 class _ArchiveFile(io.BufferedReader):
@@ -211,6 +215,7 @@ class KlineDump:
 
     def _bars(self, stream: IO[bytes]) -> Iterator[OHLCVBar]:
         number = blank = digits = 0
+        before: OHLCVBar | None = None
         while raw := stream.readline(_LONGEST_LINE):
             number += 1
             self.bytes_read += len(raw)
@@ -233,6 +238,9 @@ class KlineDump:
             if digits not in (0, length):
                 raise self._error(number, "open time changes between milliseconds and microseconds within the file")
             digits = length
+            if before is not None and bar.timestamp == before.timestamp and bar != before:
+                raise self._error(number, "has the open time of the line before, and other values")
+            before = bar
             yield bar
         if not digits:
             raise DumpError(f"{self.path}: holds no bars")
@@ -340,7 +348,7 @@ async def import_klines(
         DumpError: the file is damaged.
         IntegrityError: with ``insert``, a bar is stored already or stands twice in the file.
     """
-    count = 0
+    count = off_grid = 0
     first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
     async with db.get_session() as session:
         repository = OHLCVRepository(session)
@@ -350,6 +358,7 @@ async def import_klines(
                 count += await write(batch)
                 first = min(first, min(bar.timestamp for bar in batch))
                 last = max(last, max(bar.timestamp for bar in batch))
+                off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
                 if progress is not None:
                     progress(dump.bytes_read, dump.size)
-    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, first, last)
+    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, first, last, off_grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calendar import monthrange
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.messages import exactly_str, shown
@@ -32,6 +32,22 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
         given = "" if name == "timeframe" else f"{name}: "
         raise InvalidValueError(f"{given}unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
     return known
+
+
+def grid(timeframe: str) -> tuple[datetime, timedelta]:
+    """Return from when on in UTC, and in what steps, bars of a known timeframe can begin; months on the first day alone.
+
+    Exchanges count three days from days of their own.
+    """
+    seconds = SECONDS[timeframe]
+    origin = datetime(1970, 1, 5 if timeframe == "1w" else 1, tzinfo=UTC)
+    return origin, timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)
+
+
+def is_off_grid(moment: datetime, timeframe: str) -> bool:
+    """Tell whether no bar of a known timeframe begins at a time (UTC)."""
+    origin, step = grid(timeframe)
+    return bool((moment - origin) % step) or (timeframe == MONTH and moment.day != 1)
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

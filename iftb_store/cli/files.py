@@ -22,7 +22,7 @@ from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
 from iftb_store.errors import InvalidValueError, TradeConflictError
-from iftb_store.files.formats import FORMATS
+from iftb_store.files.formats import FORMATS, SERIES
 from iftb_store.files.hints import Hints
 from iftb_store.files.importing import ImportedFile, Source, import_file
 from iftb_store.klines import DumpError
@@ -141,7 +141,8 @@ def import_(
     hints = _hints(symbol, timeframe, exchange, map, tz, fold, decimals)
     found = [_source(path, hints) for path in paths]
     sources = [source for source in found if source is not None]
-    _refuse_mixing(sources, symbol)
+    _refuse_hints(sources, hints)
+    _refuse_mixing(sources, symbol, exchange)
 
     done: list[ImportedFile] = []
     progress = Progress(quiet=quiet)
@@ -278,9 +279,20 @@ def _files(pattern: str) -> list[Path]:
     return found
 
 
-def _refuse_mixing(sources: Sequence[Source], symbol: str | None) -> None:
-    named = sorted({source.named[0] for source in sources if source.named[0] is not None})
-    if symbol is not None and len(named) > 1:
-        raise InvalidValueError(
-            f"--symbol {symbol} would mix the files of {' and '.join(named[:5])} into one series; import them apart"
-        )
+def _refuse_hints(sources: Sequence[Source], hints: Hints) -> None:
+    given = {name: getattr(hints, name) for name in SERIES} | {"map": hints.columns}
+    for source in (source for source in sources if source.table is not None):
+        for option in (option for option, value in given.items() if value):
+            raise InvalidValueError(
+                f"{source.path}: is an export of iftb-store, whose rows are stored as they are; leave --{option} out for it"
+            )
+
+
+def _refuse_mixing(sources: Sequence[Source], symbol: str | None, exchange: str | None) -> None:
+    for option, given in (("symbol", symbol), ("exchange", exchange)):
+        names = {source.named[0] if option == "symbol" else None for source in sources}
+        told = sorted(filter(None, names | {source.fixed.get(option) for source in sources}))
+        if given is not None and len(told) > 1:
+            raise InvalidValueError(
+                f"--{option} {given} would mix the files of {' and '.join(told[:5])} into one series; import them apart"
+            )

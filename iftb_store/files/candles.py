@@ -47,8 +47,19 @@ _EPOCHS: dict[str, Any] = {
     "ns": pa.timestamp("ns", "UTC"),
 }
 _WHOLE = r"^\d+(\.0*)?$"
+# 20240229, 2024022923, 202402292359, 20240229235900
+_JOINED = r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?)?$"
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ZONED = r"(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name as it is compared: in small letters, words joined by underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") or name
+
+
+#: All that a column may be called for its meaning to be known.
+KNOWN = frozenset(name for column, aliases in _ALIASES.items() for name in (column, *aliases))
 
 
 def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +71,7 @@ def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     plain: dict[str, list[str]] = {}
     for name in names:
-        plain.setdefault(re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") or name, []).append(name)
+        plain.setdefault(plain_name(name), []).append(name)
     if "__index_level_0__" in names:
         plain["__index_level_0__"] = ["__index_level_0__"]
     for column, aliases in _ALIASES.items():
@@ -162,8 +173,10 @@ class Candles:
         if not _is_text(kind):
             raise InvalidValueError(f"the times in {shown(self._columns['timestamp'])} are {kind}, no times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
-        if pc.all(pc.match_substring_regex(text, _WHOLE)).as_py():
-            return self._epochs(pc.replace_substring_regex(text, r"\.0*$", ""))
+        whole = pc.match_substring_regex(text, _WHOLE)
+        # what follows a first one that is whole is refused where it is not
+        if pc.all(whole).as_py() or whole[0].as_py():
+            return self._epochs(pc.replace_substring_regex(text, r"^(\d+)\.0*$", r"\1"))
         # ISO 8601 with a point or a comma, a T or a space, with a zone or without
         text = pc.replace_substring_regex(text, r"(\d) (Z|[+-]\d)", r"\1\2")
         day = pc.match_substring_regex(text, _DAY)
@@ -181,7 +194,11 @@ class Candles:
         unit = _UNITS.get(lengths[0].as_py()) if len(text) else self._unit
         self._unit = self._unit or unit
         wrong = pc.invert(pc.is_in(lengths, pa.array([size for size, name in _UNITS.items() if name == self._unit], pa.int32())))
-        wrong = pc.fill_null(wrong, True)
+        wrong = pc.fill_null(pc.or_(wrong, pc.invert(pc.match_substring_regex(text, _WHOLE))), True)
+        # read as epochs, those of ten digits are of the thirties, those of twelve of 1976
+        if len(text) and pc.all(pc.match_substring_regex(text, _JOINED), skip_nulls=False).as_py():
+            why = f"time {shown(text[0].as_py())} reads as a date without separators; write it as 2024-02-29T23:59:00"
+            raise RowError(0, len(text), "", why)
         if self._unit is None or pc.any(wrong).as_py():
             index = pc.index(wrong, True).as_py() if self._unit else 0
             said = f"no {self._unit} since 1970, as the first is" if self._unit else "no s, ms, us or ns since 1970"

@@ -140,6 +140,11 @@ class Source:
             self.columns = columns_of(reader.names, self.hints.columns)
         except InvalidValueError as error:
             raise InvalidValueError(f"{self.path}: {error}") from error
+        folder = self.fixed.get("timeframe")
+        if None not in (folder, self.hints.timeframe) and folder != self.hints.timeframe:
+            raise InvalidValueError(
+                f"{self.path}: its folder contradicts --timeframe {self.hints.timeframe}; leave the option out"
+            )
         for name in ("symbol", "timeframe"):
             if self.series[name] is None and name not in self.columns:
                 raise InvalidValueError(
@@ -184,7 +189,9 @@ async def import_file(
     """
     if source.dump is not None:
         done = await import_klines(db, source.dump, insert=insert, progress=progress)
-        return ImportedFile(done.path, BARS.name, done.bars, (done.exchange, done.symbol, done.timeframe), done.first, done.last)
+        series = (done.exchange, done.symbol, done.timeframe)
+        notes = (f"{done.off_grid:,} off the timeframe's grid",) if done.off_grid else ()
+        return ImportedFile(done.path, BARS.name, done.bars, series, done.first, done.last, notes)
     if new_ids and source.table not in (None, BARS, TRADES):
         raise InvalidValueError(
             f"{source.path}: rows of {source.table.name} are known by nothing but their id, "
@@ -282,6 +289,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
 
     from iftb_store.arrow_input import checked
     from iftb_store.files.candles import Candles, by_nature_floats
+    from iftb_store.files.oddities import Oddities
     from iftb_store.files.rows import whole_rows
 
     if source.table is None:
@@ -294,10 +302,14 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
             no_volume=getattr(reader, "arrays", False),
         )
 
-        def bars(batch: pa.Table) -> pa.Table:
-            return checked(candles.bars(batch), from_float=True)
+        oddities, unnamed = Oddities(), getattr(reader, "arrays", False)
 
-        return bars, list(dict.fromkeys(source.columns.values())), lambda: candles.notes
+        def bars(batch: pa.Table) -> pa.Table:
+            rows = checked(candles.bars(batch), from_float=True)
+            oddities.take(rows, unnamed=unnamed)
+            return rows
+
+        return bars, list(dict.fromkeys(source.columns.values())), lambda: [*candles.notes, *oddities.notes]
     table = source.table
 
     def whole(batch: pa.Table) -> pa.Table:
@@ -311,10 +323,14 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
 
 def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
     """Return what writes a batch of rows and says how many there were."""
-    stores = stores_of(session)
+    from iftb_store.files.repeats import Repeats
+
+    stores, repeats = stores_of(session), Repeats()
     table = source.table
 
     async def candles(rows: pa.Table) -> int:
+        if table is None:
+            await repeats.refuse(rows, session)
         return await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert")
 
     async def trades(rows: pa.Table) -> int:

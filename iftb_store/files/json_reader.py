@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from iftb_store.arrow_input import RowError
+from iftb_store.files.candles import KNOWN, plain_name
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.texts import TextFile
 from iftb_store.klines import DumpError
@@ -54,6 +55,7 @@ class JsonReader:
             self.names = {len(names): names for names in (CANDLE, KLINE)}.get(len(first), [])
         else:
             self.names = list(first) if isinstance(first, dict) else []
+        self._known = set(self.names)
         self._whole = any(set(table.columns) == set(self.names) for table in TABLES.values())
         if self._whole:
             self._elements.decoder = _PLAIN
@@ -90,6 +92,11 @@ class JsonReader:
         elif self._whole and row.keys() != set(self.names):
             odd = sorted(row.keys() ^ set(self.names))
             raise RowError(index, rows, "", f"has other names than the first row: {shown(odd[0])}")
+        elif not row.keys() <= self._known:
+            late = row.keys() - self._known
+            for name in sorted(name for name in late if plain_name(name) in KNOWN):
+                raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; give that one null for it")
+            self._known |= late
 
 
 class _Elements:
