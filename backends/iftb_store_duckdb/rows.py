@@ -88,6 +88,6 @@ def _move_sequence(cursor: Cursor, table: ScannedTable, highest: int) -> None:
         " AND schema_name = current_schema() AND database_name = current_database()",
         [name],
     )
-    # NULL before the first one
-    if last is None or last < highest:
+    # NULL before the first one, which is 1
+    if (last or 0) < highest:
         cursor.fetch(f"SELECT setval('{name}', $1)", [highest])

@@ -244,6 +244,10 @@ class WholeRowTests(SuiteFixtures):
         await put(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
         assert await TradeRepository(db).insert(trade("next")) > 5_000
 
+    async def test_a_row_below_all_ids_that_a_store_gives_is_put_too(self, db: DatabaseManager) -> None:
+        await put(db, TRADES, rows_of(TRADES, [_kept(trade("low"), -5)]))
+        assert await TradeRepository(db).insert(trade("next")) > -5
+
     async def test_another_row_has_an_id_once_that_of_the_one_who_had_it_is_dropped(self, db: DatabaseManager) -> None:
         await put(db, TRADES, _trades_named("a", "b", "c"))
         async with db.get_session() as session:
