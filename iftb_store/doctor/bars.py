@@ -72,10 +72,12 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
 def _single(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
     grids = " ".join(f"WHEN '{timeframe}' THEN {off_grid(engine, timeframe)}" for timeframe in SECONDS)
     counts = [f"COUNT(*) FILTER (WHERE {check.condition})" for check in _checks(engine, f"CASE timeframe {grids} END")]
-    for series, found_here in _by_series(conn, engine, counts, _bars(sound), urgent=len(counts) - 1):
+    told, more = _by_series(conn, engine, counts, _bars(sound), urgent=len(counts) - 1)
+    for series, found_here in told:
         for check, count in zip(_checks(engine, off_grid(engine, series.timeframe)), found_here, strict=True):
             if count:
                 yield found(conn, engine, check, count, only=sound, series=series)
+    yield from _more_series(more, "odd bars are")
 
 
 def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
@@ -100,11 +102,13 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
         "COUNT(*) FILTER (WHERE steps > 1)",
         "CAST(COALESCE(SUM(steps - 1) FILTER (WHERE steps > 1), 0) AS BIGINT)",
     ]
-    for series, (duplicates, holes, missing) in _by_series(conn, engine, aggregates, pairs, urgent=1):
+    told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
+    for series, (duplicates, holes, missing) in told:
         if duplicates:
             yield found(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
         if holes:
             yield _holes(series, holes, missing)
+    yield from _more_series(more, "duplicates or holes are")
 
 
 def _duplicates(engine: Engine) -> Check:
@@ -121,10 +125,12 @@ def _duplicates(engine: Engine) -> Check:
 
 def _holes(series: Series, holes: int, missing: int) -> Finding:
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
-    remedy = (
-        f"{missing:,} {'bar is' if missing == 1 else 'bars are'} missing; "
-        f"`iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}` shows where, `iftb-store import` fills them"
-    )
+    command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"
+    if series.symbol.startswith("-"):
+        # or it would be taken for an option
+        command = f"iftb-store gaps --exchange {exchange} -- URL {symbol} {timeframe}"
+    verb = "bar is" if missing == 1 else "bars are"
+    remedy = f"{missing:,} {verb} missing; `{command}` shows where, `iftb-store import` fills them"
     return Finding("holes", "note", BARS.name, series.shown, (), holes, remedy)
 
 
@@ -134,15 +140,25 @@ def _bars(sound: str) -> str:
 
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
-) -> Iterator[tuple[Series, Sequence[int]]]:
-    """Yield series of which an aggregate is not 0, and the aggregates; those first of which it is one of the ``urgent`` first."""
+) -> tuple[list[tuple[Series, Sequence[int]]], int]:
+    """Return series of which an aggregate is not 0, and the aggregates; those first of which it is one of the ``urgent`` first.
+
+    The number says how many more there are.
+    """
     names = [f"found_{index}" for index in range(len(aggregates))]
     selected = ", ".join(f"{sql} AS {name}" for sql, name in zip(aggregates, names, strict=True))
     sql = f"""
-        SELECT {", ".join(map(engine.shown_text.format, SERIES))}, {", ".join(names)}
+        SELECT {", ".join(map(engine.shown_text.format, SERIES))}, COUNT(*) OVER (), {", ".join(names)}
         FROM (SELECT {_KEYS}, {selected} FROM {rows} GROUP BY {_KEYS}) found
         WHERE {" OR ".join(f"{name} > 0" for name in names)}
         ORDER BY CASE WHEN {" OR ".join(f"{name} > 0" for name in names[:urgent])} THEN 0 ELSE 1 END, {_KEYS}
         LIMIT {MOST_SERIES}"""
-    for exchange, symbol, timeframe, *counts in conn.execute(text(sql)).all():
-        yield Series(engine, (exchange, symbol, timeframe)), counts
+    made = conn.execute(text(sql)).all()
+    more = made[0][3] - len(made) if made else 0
+    return [(Series(engine, key), counts) for *key, _, counts in ((*row[:4], row[4:]) for row in made)], more
+
+
+def _more_series(more: int, what: str) -> Iterator[Finding]:
+    if more:
+        remedy = f"{what} in so many more series than the {MOST_SERIES} that are told of; mend these, and look again"
+        yield Finding("more series", "note", BARS.name, "", (), more, remedy)

@@ -107,7 +107,11 @@ _POSTGRESQL = Engine(
         FROM (SELECT CAST(pg_get_serial_sequence('{0}', 'id') AS regclass) AS sequence) ours
         JOIN pg_class ON pg_class.oid = sequence JOIN pg_namespace ON pg_namespace.oid = relnamespace
         JOIN pg_sequences ON schemaname = nspname AND sequencename = relname""",
-    set_sequence="SELECT setval(pg_get_serial_sequence('{0}', 'id'), (SELECT MAX(id) FROM {0}))",
+    # never back: one that was set forward may not have been drawn from yet
+    set_sequence=(
+        "SELECT setval(pg_get_serial_sequence('{0}', 'id'), "
+        "GREATEST((SELECT MAX(id) FROM {0}), nextval(pg_get_serial_sequence('{0}', 'id'))))"
+    ),
     invalid="""
         SELECT tables.relname, indexes.relname, indisunique
         FROM pg_index JOIN pg_class AS indexes ON indexes.oid = indexrelid JOIN pg_class AS tables ON tables.oid = indrelid
