@@ -254,7 +254,8 @@ class Stores(Protocol):
 
         The table has the schema of `iftb_store.arrow.schema`: decimals as decimal128(38, 18), times as timestamp[us, UTC],
         JSON objects as their text. Text sorts by its bytes. With a limit there may be fewer rows than that, but none only
-        where no more follow.
+        where no more follow; of a key that stands more than once, where the database does not keep it unique, all rows come
+        together, be they more. With a size there are no more rows than hold so much text, but one at least.
         """
         ...
 

@@ -65,6 +65,8 @@ class Selection:
         end: the last moment, counted in.
         after: the values of `order` in the row after which this selection goes on.
         limit: rows at most; None for all.
+        size: bytes of text that these rows hold together at most, where there is a limit and the key is an id; the first row
+            comes whatever it holds. None for any number.
     """
 
     table: ScannedTable
@@ -73,6 +75,12 @@ class Selection:
     end: datetime | None = None
     after: tuple[Any, ...] | None = None
     limit: int | None = None
+    size: int | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of text that differ from row to row."""
+        return tuple(column for column in self.columns if self.table.kinds[column] in ("str", "dict[str, Any]"))
 
     @property
     def columns(self) -> tuple[str, ...]:

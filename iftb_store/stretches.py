@@ -30,8 +30,8 @@ U = TypeVar("U")
 #: Rows of a batch, and its bytes, at most; rows that turn out long make the next batches shorter.
 ROWS = 16_384
 BYTES = 2 << 20
-# rows of the other tables hold texts of any length
-_FIRST = 512
+# A batch is looked through before it is read; there is no use in a look at many more rows than it can hold.
+_FIRST, _GROWTH = 512, 8
 
 #: Is told how many rows are done, of how many.
 Tell = Callable[[int, int | None], None]
@@ -191,12 +191,14 @@ def in_order(found: list[Stretch]) -> list[Stretch]:
 
 async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> AsyncGenerator[pa.Table]:
     """Yield the rows of a stretch, or of a run of its parts, in order, in tables of bounded size."""
-    selection, limit = stretch.selection, ROWS if stretch.table is BARS else min(ROWS, _FIRST)
+    selection, limit = stretch.selection, ROWS
+    if stretch.table is not BARS:
+        selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
     until = None if run is None else (run.last + 1) * part_size(stretch.table) - 1
     if run is not None:
         selection = _narrowed(selection, run)
     while (rows := await store.scan(replace(selection, limit=limit))).num_rows:
-        last = rows.slice(rows.num_rows - 1).to_pylist()[0]
+        last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
         selection = replace(selection, after=tuple(last[name] for name in selection.order))
         if stretch.table is not BARS and until is not None and last["id"] > until:
             (rows, _), over = _cut(rows, stretch.table, until), True
@@ -204,7 +206,7 @@ async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> A
             over = False
         if rows.num_rows:
             yield rows
-            limit = max(1, min(ROWS, BYTES * rows.num_rows // rows.nbytes))
+            limit = max(1, min(ROWS, _GROWTH * limit, BYTES * rows.num_rows // rows.nbytes))
         if over:
             return
 

@@ -28,6 +28,13 @@ async def fill(url: str, statement: str) -> None:
         await raw.run(db, statement)
 
 
+# the first batches are of short rows, and nothing in them tells of the long ones that follow
+_MIXED = """
+    INSERT INTO system_events (event_type, severity, message, stack_trace, created_at)
+    WITH RECURSIVE made (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM made WHERE i < 5000)
+    SELECT 'crash', 'error', 'message', CASE WHEN i > 4000 THEN hex(zeroblob(50000)) END, 1700000000000000 FROM made"""
+
+
 # rusage would count the parent's memory too, which is the child's until it runs its own program
 _CHILD = """
 import sys
@@ -42,5 +49,13 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def test_a_copy_takes_less_than_400_mib(statement: str, duckdb_url: str, tmp_path: Path) -> None:
     asyncio.run(fill(duckdb_url, statement))
     words = ["copy", duckdb_url, f"sqlite:///{tmp_path / 'copy.db'}", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, check=True)
+    assert int(done.stdout) < 400 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_long_texts_that_follow_short_ones_take_no_more(sqlite_url: str, tmp_path: Path) -> None:
+    asyncio.run(fill(sqlite_url, _MIXED))
+    words = ["copy", sqlite_url, f"sqlite:///{tmp_path / 'copy.db'}", "--quiet"]
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, check=True)
     assert int(done.stdout) < 400 * 1024

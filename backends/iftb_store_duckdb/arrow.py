@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from iftb_store.arrow import completed, schema
@@ -61,6 +62,8 @@ def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:
 
 def _part(cursor: Cursor, selection: Selection) -> pa.Table:
     """Return the next rows of a selection that has but one column in its order."""
+    if selection.size is not None:
+        return _fitting_part(cursor, selection)
     (key,) = selection.order
     until, limit = _guess(selection), selection.limit or 0
     if until is not None:
@@ -74,6 +77,54 @@ def _part(cursor: Cursor, selection: Selection) -> pa.Table:
         return schema(selection.table).empty_table()
     # the table has no key: what stands twice must not be cut in two, as nobody would go on with the second one
     return _rows(cursor, replace(selection, limit=None), last)
+
+
+def _fitting_part(cursor: Cursor, selection: Selection) -> pa.Table:
+    """Return the next rows that hold together as much text as is wanted; ids tell them apart.
+
+    DuckDB reads the texts of all rows between two ids at once, even to tell their lengths: where these are too many for its
+    memory, it is asked for fewer. A transaction would end with the first refusal, so it is asked in another one; should rows
+    have changed there, these alone are longer than was thought.
+    """
+    with cursor.apart() as asked:
+        while True:
+            last = _last(cursor, selection)
+            if last is None:
+                return schema(selection.table).empty_table()
+            try:
+                fits = asked.fetch(*_fitting(selection, last))[0][0]
+                break
+            except duckdb.OutOfMemoryException:
+                if selection.limit == 1:
+                    raise
+                selection = replace(selection, limit=max(1, (selection.limit or 0) // 4))
+    alone = _last(cursor, replace(selection, limit=1)) if fits is None else fits
+    return _rows(cursor, replace(selection, limit=None), alone)
+
+
+def _last(cursor: Cursor, selection: Selection) -> Any:
+    """Return the key of the last of the next rows; None where no more follow."""
+    (key,), until = selection.order, _guess(selection)
+    if until is not None:
+        query = _Query(selection)
+        query.conditions.append(f"{key} <= {query.bound(until)}")
+        ((last,),) = cursor.rows(query.sql(f"max({key})"), query.values)
+        if last is not None:
+            return last
+    query = _Query(selection)
+    ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
+    return last
+
+
+def _fitting(selection: Selection, until: Any) -> tuple[str, list[Any]]:
+    """Return the query for the key of the last row that fits, and its parameters."""
+    (key,) = selection.order
+    query = _Query(selection)
+    query.conditions.append(f"{key} <= {query.bound(until)}")
+    octets = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in selection.texts)
+    added = f"SELECT {key}, sum(octets) OVER (ORDER BY {key} ROWS UNBOUNDED PRECEDING) AS octets FROM "
+    added += query.beside(key, f"{octets} AS octets")
+    return f"SELECT max({key}) FROM ({added}) WHERE octets <= {query.bound(selection.size)}", query.values
 
 
 def _guess(selection: Selection) -> Any:
@@ -97,8 +148,14 @@ def _rows(cursor: Cursor, selection: Selection, until: Any = None) -> pa.Table:
     if until is not None:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
     # DuckDB's JSON is a type of its own to Arrow
-    shown = (f"{name}::VARCHAR" if kinds[name] == "dict[str, Any]" else name for name in selection.columns)
-    table, _ = cursor.table(query.sql(", ".join(shown), ", ".join(selection.order)), query.values)
+    shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == "dict[str, Any]" else name for name in selection.columns}
+    if selection.size is None:
+        sql = query.sql(", ".join(shown.values()), ", ".join(selection.order))
+    else:
+        (key,) = selection.order
+        both = query.beside(key, ", ".join(sql for name, sql in shown.items() if name != key))
+        sql = f"SELECT {', '.join(shown)} FROM {both} ORDER BY {key}"
+    table, _ = cursor.table(sql, query.values)
     return completed(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
 
 
@@ -122,11 +179,18 @@ class _Query:
         mark = f"${len(self.values)}"
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
-    def sql(self, columns: str, order: str) -> str:
-        """Return the SELECT."""
+    def beside(self, key: str, columns: str) -> str:
+        """Return the key of each row and other columns of it, as a table.
+
+        A scan that gives the column which its condition is of too reads all texts of 2,048 rows to give one.
+        """
+        return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
+
+    def sql(self, columns: str, order: str = "") -> str:
+        """Return the SELECT; the limit is of rows in an order."""
         where = f"WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
         limit = "" if self._selection.limit is None else f"LIMIT {self._selection.limit}"
-        return f"SELECT {columns} FROM {self._selection.table.name} {where} ORDER BY {order} {limit}"
+        return f"SELECT {columns} FROM {self._selection.table.name} {where}" + (f" ORDER BY {order} {limit}" if order else "")
 
 
 def _tuple(parts: Iterable[str]) -> str:

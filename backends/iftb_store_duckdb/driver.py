@@ -92,6 +92,15 @@ class Cursor:
             with suppress(duckdb.Error):
                 self._raw.unregister(name)
 
+    @contextmanager
+    def apart(self) -> Iterator[Cursor]:
+        """Open another connection to the database: what fails there does not end the transaction here."""
+        other = Cursor(self._raw.cursor(), self._logger)
+        try:
+            yield other
+        finally:
+            other.close()
+
     def begin(self) -> None:
         """Begin a transaction."""
         self._logger.info("BEGIN")
@@ -105,7 +114,7 @@ class Cursor:
     def rollback(self) -> None:
         """Roll back the transaction, if there is one."""
         self._logger.info("ROLLBACK")
-        with suppress(duckdb.TransactionException, duckdb.ConnectionException):
+        with suppress(duckdb.TransactionException, duckdb.ConnectionException, duckdb.FatalException):
             while True:
                 # an interrupt that was meant for the statement before comes too late for it
                 with suppress(duckdb.InterruptException):

@@ -16,6 +16,7 @@ _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.DataError, "a value does not fit its column or cannot be converted"),
 )
 _LONGEST = 300
+_MEMORY = "memory limit"
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\))")
 _HELD = re.compile(r"Conflicting lock|set lock on file|used by another process")
 FOREIGN = "not a valid DuckDB database file"
@@ -24,6 +25,9 @@ FOREIGN = "not a valid DuckDB database file"
 def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
     """Return the error to raise for one of DuckDB's, chained to it; the message holds no parameters."""
     message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
+    if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
+        # it works on 2,048 rows at once, however long their texts are
+        message = f"{message}; give DuckDB more memory in its URL, such as ?memory_limit=1GB"
     if isinstance(error, duckdb.ConstraintException):
         return integrity_error(message, error)
     # a conflict with another transaction

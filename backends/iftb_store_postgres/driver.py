@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from iftb_store.decimals import trimmed
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, joined, note_error, scan_sql, statement
+from iftb_store.relational import Flavor, Row, Statement, StoreSession, fitting_sql, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
 from iftb_store_postgres import copying, reading
@@ -57,6 +58,7 @@ class PostgresDriver:
         json_parameter="CAST(CAST(:{} AS text) AS json)",
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
+        octets="octet_length(CAST({} AS text))",
         microseconds="CAST(EXTRACT(EPOCH FROM {}) * 1000000 AS bigint)",
         sums=lambda column: [f"SUM({column})"],
         steps="CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval)))",
@@ -162,11 +164,19 @@ class PostgresDriver:
         from iftb_store_postgres import arrow
 
         connection = await self._reading()
-        sql, values = scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection))
+        if selection.size is not None:
+            ready, values = self._ready(fitting_sql(selection, self.flavor))
+            with self._translated(connection):
+                selection = replace(selection, limit=max(1, await connection.fetchval(ready.sql, *values)))
+        ready, values = self._ready(scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection)))
+        with self._translated(connection):
+            return await arrow.scan(connection, selection, ready.sql, values)
+
+    def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, list[Any]]:
+        sql, values = made
         ready = statement(sql, self.flavor.dialect)
         self._logger.info("%s", ready.sql)
-        with self._translated(connection):
-            return await arrow.scan(connection, selection, ready.sql, [self.encode(values[name]) for name in ready.names])
+        return ready, [self.encode(values[name]) for name in ready.names]
 
     async def put(self, table: ScannedTable, rows: pa.Table) -> None:
         """See Stores.put."""

@@ -28,7 +28,7 @@ from iftb_store_sqlite.errors import RAISED, translate, translate_any
 
 T = TypeVar("T")
 
-_OPTIONS = ("timeout", "busy_timeout", "mode")
+_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE | re.DOTALL)
 _WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
@@ -67,6 +67,7 @@ class SQLiteBackend(EngineBackend):
         self._mode = _mode(url)
         self._target = ":memory:" if self._memory else f"file:{quote(self._path)}?mode={self._mode}"
         self._timeout = _seconds(url)
+        self._cache = _cache(url)
         self._pool = (
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
         )
@@ -151,7 +152,7 @@ class SQLiteBackend(EngineBackend):
         try:
             connection: Any = await opening
             try:
-                await connection._execute(_configure, connection._conn, self._mode)
+                await connection._execute(_configure, connection._conn, self._mode, self._cache)
             except BaseException:
                 await connection.close()
                 raise
@@ -223,10 +224,10 @@ class _Connection(aiosqlite.Connection):
             await super().rollback()
 
 
-def _configure(connection: sqlite3.Connection, mode: str) -> None:
+def _configure(connection: sqlite3.Connection, mode: str, cache: int) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute(f"PRAGMA cache_size = -{cache}")
     if mode == "ro":
         return
     connection.execute("PRAGMA journal_mode = WAL")
@@ -271,6 +272,14 @@ def _mode(url: URL) -> str:
     if mode not in _MODES:
         raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
     return str(mode)
+
+
+def _cache(url: URL) -> int:
+    """Return how many KiB of pages a connection may keep."""
+    given = url.query.get("cache_size", "65536")
+    if not re.fullmatch(r"[1-9]\d{0,8}", str(given), re.ASCII):
+        raise URLError(f"cache_size must be a number of KiB, at least 1, in the SQLite URL, not {str(given)[:20]!r}")
+    return int(str(given))
 
 
 def _seconds(url: URL) -> float:

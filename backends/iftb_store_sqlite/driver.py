@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import chain, islice
@@ -27,6 +27,7 @@ from iftb_store.relational import (
     Statement,
     StoreSession,
     before_write,
+    fitting_sql,
     joined,
     note_error,
     scan_sql,
@@ -82,6 +83,7 @@ class SQLiteDriver:
         json_parameter=":{}",
         decimal_column="{}",
         time_parameter=":{}",
+        octets="length(CAST({} AS BLOB))",
         microseconds="{}",
         sums=sums,
         steps="({1} - {0} + :step - 1) / :step",
@@ -159,12 +161,14 @@ class SQLiteDriver:
 
         self._logger.info("scan of %s", selection.table.name)
 
-        def made(part: Selection) -> tuple[str, Row]:
-            sql, values = scan_sql(part, self.flavor, lambda column, kind: column)
-            ready = statement(sql, self.flavor.dialect)
-            return ready.sql, [self.encode(values[name]) for name in ready.names]
+        def ready(sql: str, values: dict[str, Any]) -> tuple[str, Row]:
+            made = statement(sql, self.flavor.dialect)
+            return made.sql, [self.encode(values[name]) for name in made.names]
 
-        return await self._run(scan, selection, made)
+        if selection.size is not None:
+            ((count,),) = await self._run(_fetch, *ready(*fitting_sql(selection, self.flavor)))
+            selection = replace(selection, limit=max(1, count))
+        return await self._run(scan, selection, lambda part: ready(*scan_sql(part, self.flavor, lambda column, kind: column)))
 
     async def put(self, table: ScannedTable, rows: pa.Table) -> None:
         """See Stores.put: where rows are stored there already, they go first, so that others can have what was theirs.

@@ -45,7 +45,7 @@ End = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows up to h
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 # of each side: what a batch, an index of trades and a checkpoint need; more is cache
-_DUCKDB_MEMORY = "64MiB"
+_BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
 _NOTHING = "neither SRC nor DST has a row that was chosen by these options"
 #: Characters of a checksum, for people.
 SHORT = 12
@@ -220,11 +220,13 @@ def _run_both(
 
 
 def frugal(address: str | URL) -> URL:
-    """Return the URL with a bound to DuckDB's memory, where it has none: DuckDB's own is most of the machine's."""
+    """Return the URL with bounds to what the engine keeps in this process's memory, where it has none.
+
+    DuckDB's own bound is most of the machine's memory, SQLite's cache is for each connection.
+    """
     url = parse_url(address)
-    if url.get_backend_name() != "duckdb" or "memory_limit" in url.query:
-        return url
-    return url.update_query_dict({"threads": "1", **url.query, "memory_limit": _DUCKDB_MEMORY})
+    bounds = _BOUNDS.get(url.get_backend_name(), {})
+    return url if bounds.keys() & url.query.keys() - {"threads"} else url.update_query_dict({**bounds, **url.query})
 
 
 def _scope(

@@ -31,11 +31,6 @@ _SUFFIXES = {
 }
 
 
-def format_by_suffix(path: Path) -> str | None:
-    """Return the format that a file's suffix tells."""
-    return _SUFFIXES.get(path.suffix.lower())
-
-
 def format_of(path: Path | None, wanted: str | None) -> str:
     """Return the format that is asked for, or that of a file's suffix.
 
@@ -48,7 +43,7 @@ def format_of(path: Path | None, wanted: str | None) -> str:
         return wanted
     if path is None:
         raise InvalidValueError(f"what is written to stdout needs --format, one of {', '.join(TEXT_FORMATS)}")
-    found = format_by_suffix(path)
+    found = _SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise InvalidValueError(
             f"{shown(str(path))} does not end in {', '.join(_SUFFIXES)}; name the format, one of {', '.join(FORMATS)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
 from iftb_store.relational.pool import StorePool
-from iftb_store.relational.scans import scan_sql
+from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
     before_write,
@@ -27,6 +27,7 @@ __all__ = [
     "StorePool",
     "StoreSession",
     "before_write",
+    "fitting_sql",
     "isolated",
     "joined",
     "note_error",

@@ -46,6 +46,7 @@ class Flavor:
         json_parameter: a parameter as a JSON column takes it.
         decimal_column: a decimal column as `Driver.decode_decimal` takes it.
         time_parameter: a parameter as a time.
+        octets: how many bytes the text in a column has.
         month: the number of the calendar month, in UTC, of a time.
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
         sums: the aggregates that `Driver.decode_sum` makes the exact sum of a column of decimals that are not negative from.
@@ -57,6 +58,7 @@ class Flavor:
     json_parameter: str
     decimal_column: str
     time_parameter: str
+    octets: str
     month: str
     steps: str
     microseconds: str

@@ -9,6 +9,19 @@ from iftb_store.relational.driver import Flavor
 from iftb_store.selections import Selection
 
 
+def fitting_sql(selection: Selection, flavor: Flavor) -> tuple[str, dict[str, Any]]:
+    """Return a SELECT that counts the rows of a selection whose texts are together no longer than its size."""
+    sql, values = scan_sql(
+        selection,
+        flavor,
+        lambda column, kind: f"{flavor.octets.format(column)} AS {column}" if column in selection.texts else column,
+    )
+    octets = " + ".join(f"COALESCE({column}, 0)" for column in selection.texts)
+    order = ", ".join(selection.order)
+    running = f"SELECT SUM({octets}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS octets FROM ({sql}) AS asked"
+    return f"SELECT COUNT(*) FROM ({running}) AS added WHERE octets <= :size", values | {"size": selection.size}
+
+
 def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], str]) -> tuple[str, dict[str, Any]]:
     """Return a SELECT with ``:name`` parameters, and their values.
 

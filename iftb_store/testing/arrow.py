@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -23,6 +24,8 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
+from iftb_store.registry import stores_of
+from iftb_store.selections import EVENTS, Selection
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (
     HOUR,
@@ -257,3 +260,18 @@ class OtherTablesAsArrowTests(SuiteFixtures):
         late = [batch["trade_id"].to_pylist() async for batch in repository.stream_arrow(start=T0 + 3 * HOUR, batch_size=1)]
         assert late == [["3"], ["4"]]
         assert (await repository.read_arrow(exchange="kraken")).num_rows == 0
+
+    async def test_a_scan_of_a_size_ends_before_the_texts_become_too_much(self, db: DatabaseManager) -> None:
+        repository = SystemEventRepository(db)
+        for index, length in enumerate([0, 900, 10, 2_000, 3_000, 0, 0, 400, 0, 500]):
+            details = {"x": "é" * (length // 12)} if index % 2 else None
+            await repository.log_event(str(index), "info", "x" * (length // 2), symbol="AB"[index == 2], details=details)
+        found: list[list[Any]] = []
+        selection = Selection(EVENTS, {"symbol": "A"}, limit=5, size=1_000)
+        async with db.get_session() as session:
+            while (rows := await stores_of(session).scan(selection)).num_rows:
+                found.append(rows["event_type"].to_pylist())
+                selection = replace(selection, after=(rows["id"][-1].as_py(),))
+        assert [name for names in found for name in names] == ["0", "1", "3", "4", "5", "6", "7", "8", "9"]
+        assert found[:3] == [["0", "1"], ["3"], ["4"]]
+        assert max(map(len, found)) <= 5
