@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +36,8 @@ _NAMED: dict[str, Callable[[object, str], str]] = {
 _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
+# what Arrow reads as a decimal, and the words that Python has for what is none; it reads 1_000 and other digits, too
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 _EARLIEST, _LATEST = (to_epoch_us(moment.replace(tzinfo=UTC)) for moment in (datetime.min, datetime.max))
 
 
@@ -105,7 +108,7 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
         return WRITTEN.empty_table()
     columns: dict[str, Any] = {}
     for field in WRITTEN:
-        given = _plain(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
+        given = plain_column(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
         if given.null_count and field.name not in _OPTIONAL:
             raise _refused(table, pc.is_null(given), f"{field.name} is null")
         if given.null_count == len(given):
@@ -152,7 +155,8 @@ def _check_names(names: list[str]) -> None:
         raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
 
 
-def _plain(column: Any) -> Any:
+def plain_column(column: Any) -> Any:
+    """Return a column without a dictionary."""
     if not pa.types.is_dictionary(column.type):
         return column
     # Arrow takes from no dictionary of views
@@ -234,10 +238,10 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
 
 def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
     for index, value in enumerate(given.to_pylist()):
+        if isinstance(value, str) and not _NUMBER.fullmatch(value):
+            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
         try:
             checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
-        except InvalidOperation:
-            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
         except InvalidValueError as refusal:
             return _refused_row(table, index, str(refusal))
     return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")

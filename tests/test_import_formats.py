@@ -325,6 +325,8 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
         ),
         ("A-1m.csv", "time,open,open,high,low,close,volume\n1706745600,1,1,1,1,1,1\n", "each once"),
         ("A-1m.csv", "", "is empty"),
+        ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1,1,1,1,1_000\n", "row 1: volume '1_000' is no decimal number"),
+        ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1, 1,1,1,1\n", "row 1: high ' 1' is no decimal number"),
         ("A-1m.feather", "FEA1", "a Feather file of version 1"),
         ("A-1m.feather", "ARROW1\0\0", "cannot be read"),
         ("A-1m.parquet", "PAR1", "cannot be read"),

@@ -269,7 +269,7 @@ _TRADE = st.fixed_dictionaries(
 )
 @given(
     rows=st.lists(_EVENT, min_size=1, max_size=4).map(lambda rows: (EVENTS, rows))
-    | st.lists(_TRADE, min_size=1, max_size=4).map(lambda rows: (TRADES, rows))
+    | st.lists(_TRADE, min_size=1, max_size=4, unique_by=lambda row: row["trade_id"]).map(lambda rows: (TRADES, rows))
 )
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
 def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[ScannedTable, list[dict[str, Any]]], format: str) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
 from iftb_store.files.exporting import export
+from iftb_store.files.formats import FORMATS
 from iftb_store.files.hints import Hints
 from iftb_store.files.importing import Source, import_file
 from iftb_store.scope import Scope
@@ -23,6 +25,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, trade
 from iftb_store.timeframes import is_off_grid
 from tests.test_postgres_bulk import until_blocked
+from tests.whole_rows import TABLES
 
 
 async def exported(db: DatabaseManager, path: Path) -> Source:
@@ -243,3 +246,52 @@ def test_an_option_never_mixes_folders_nor_is_passed_over(take: Take, count: Cal
     assert [code for code, _, _ in own] == [2, 2, 2]
     assert all("is an export of iftb-store, whose rows are stored as they are; leave --" in err for _, _, err in own)
     assert count() == 2
+
+
+def test_an_export_of_no_rows_comes_back_in_every_format(take: Take, sqlite_url: str) -> None:
+    names = [f"{table}.{format}" for table in TABLES for format in FORMATS]
+    for name in names:
+        assert main(["export", sqlite_url, "-o", name, "--table", Path(name).stem, "--quiet"]) == 0
+
+    code, out, err = take(*names)
+
+    assert (code, err) == (0, "")
+    assert out.endswith("16 of 16 files imported, 0 rows\n")
+
+
+def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: str) -> None:
+    async def store() -> None:
+        async with DatabaseManager(sqlite_url) as db:
+            await TradeRepository(db).insert(trade("A"))
+            await export(db, Scope(["trades"]), Path("trades.jsonl"))
+
+    asyncio.run(store())
+    line = Path("trades.jsonl").read_text()
+    Path("ids.jsonl").write_text(line + line.replace('"A"', '"B"'))
+    Path("trade_ids.jsonl").write_text(line + line.replace('"id": 1', '"id": 2'))
+
+    for name, problem in (("ids", "the id 1"), ("trade_ids", "the trade_id 'A'")):
+        _, _, err = take(f"{name}.jsonl")
+        assert f"{problem} stands twice in the file; nothing of this file is stored; leave one of the two out" in err
+
+
+def test_what_pandas_and_polars_leave_is_understood(take: Take, count: Callable[[], int]) -> None:
+    frame = pl.DataFrame({"date": ["2024-01-01"], **dict.fromkeys(["open", "high", "low", "close", "volume", "trades"], "1")})
+    frame.write_parquet("text.parquet")
+    frame.with_columns(pl.all().cast(pl.Categorical)).write_ipc("categories.arrow")
+    # the index has no name
+    Path("index.csv").write_text(",open,high,low,close,volume\n2024-01-01 00:00:00+00:00,1,1,1,1,1\n")
+
+    taken = [take(name, *AS_X) for name in ("text.parquet", "categories.arrow", "index.csv")]
+
+    assert [(code, err) for code, _, err in taken] == [(0, "")] * 3
+    assert count() == 1
+
+
+def test_a_local_time_finer_than_microseconds_is_named_by_its_row(take: Take) -> None:
+    times = pa.array([1_704_067_200_000_000_000, 1_704_070_800_000_000_001], pa.timestamp("ns"))
+    pq.write_table(pa.table({"time": times, **{name: ["1", "1"] for name in HEADER.split(",")[1:]}}), "x.parquet")
+
+    _, _, err = take("x.parquet", *AS_X, "--tz", "Asia/Tokyo")
+
+    assert "row 2: timestamp is finer than the microseconds that are kept" in err

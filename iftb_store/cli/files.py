@@ -173,6 +173,8 @@ def import_(
 
 def summary(result: ImportedFile) -> str:
     """Return one line that says what a file brought."""
+    if not result.table:
+        return f"{_name(result.path)}: empty, 0 rows"
     what = result.table if result.series is None else " ".join(result.series)
     unit = "bar" if result.table == BARS.name else "row"
     time = "" if result.first is None or result.last is None else f", {moment(result.first)} to {moment(result.last)} UTC"
@@ -216,11 +218,13 @@ async def _import_one(
     except TradeConflictError as error:
         error_line(f"{source.path}: {error}; {_NOTHING}")
     except IntegrityError as error:
-        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
+        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert, str(error.orig))}")
     return None
 
 
-def _remedy(source: Source, insert: bool) -> str:
+def _remedy(source: Source, insert: bool, problem: str) -> str:
+    if "stands twice" in problem:
+        return "leave one of the two out"
     if insert:
         return f"without --insert, stored {'bars' if source.table in (None, BARS) else 'rows'} are overwritten"
     if source.table in (BARS, TRADES):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from iftb_store.arrow import TIME
-from iftb_store.arrow_input import WRITTEN, RowError
+from iftb_store.arrow_input import WRITTEN, RowError, plain_column
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import SERIES
 from iftb_store.files.hints import Hints
@@ -81,6 +81,9 @@ def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
             found[column] = mapped[column]
             continue
         meant = plain.get(column) or [name for alias in aliases for name in plain.get(alias, []) if name not in mapped.values()]
+        if not meant and column == "timestamp":
+            # an index without a name, as pandas writes it
+            meant = plain.get("", [])
         if len(meant) > 1:
             both = " and ".join(shown(name) for name in meant[:2])
             raise InvalidValueError(f"{both} may both be its {column}; say which, as in --map {column}={meant[0]}")
@@ -138,8 +141,8 @@ class Candles:
         if self._may_lack_volume and taken["volume"].null_count:
             self._without_volume += taken["volume"].null_count
             taken["volume"] = pc.fill_null(taken["volume"].cast(pa.string()), "0")
-        if "trades_count" in taken and _is_text(taken["trades_count"].type):
-            taken["trades_count"] = _counts(taken["trades_count"])
+        if "trades_count" in taken and _is_text((counts := plain_column(taken["trades_count"])).type):
+            taken["trades_count"] = _counts(counts)
         for name in SERIES:
             value = self._series[name]
             if name in taken:
@@ -161,9 +164,8 @@ class Candles:
                 )
 
     def _times(self, column: Any) -> Any:
+        column = plain_column(column)
         kind = column.type
-        if pa.types.is_dictionary(kind):
-            column, kind = column.cast(kind.value_type), kind.value_type
         if pa.types.is_timestamp(kind):
             return column if kind.tz is not None else self._local(column)
         if pa.types.is_date(kind):
@@ -211,7 +213,12 @@ class Candles:
             return column
         fold = 1 if self._hints.fold == "later" else 0
         made: list[datetime | None] = []
-        for index, moment in enumerate(column.cast(pa.timestamp("us")).to_pylist()):
+        times = column.cast(pa.timestamp("us"), safe=False)
+        finer = pc.not_equal(times.cast(column.type, safe=False), column)
+        if pc.any(finer).as_py():
+            why = "timestamp is finer than the microseconds that are kept; round it first"
+            raise RowError(pc.index(finer, True).as_py(), len(column), "", why)
+        for index, moment in enumerate(times.to_pylist()):
             if moment is None:
                 made.append(None)
                 continue

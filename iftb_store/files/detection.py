@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from iftb_store.files.formats import format_by_suffix
 from iftb_store.files.texts import PACKING_DAMAGE, TextFile, is_packed
 from iftb_store.klines import COLUMNS, DumpError, series_in_name
 from iftb_store.messages import shown
@@ -33,6 +34,7 @@ class Kind(Enum):
     CSV = "CSV"
     JSON = "JSON"
     JSON_LINES = "JSON lines"
+    NOTHING = "JSON lines without one"
 
 
 def kind_of(path: Path) -> Kind:
@@ -48,6 +50,9 @@ def kind_of(path: Path) -> Kind:
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
     if not head:
+        if format_by_suffix(path) == "jsonl":
+            # an export of no rows
+            return Kind.NOTHING
         raise DumpError(f"{path}: is empty")
     binary = {b"PAR1": Kind.PARQUET, b"ARROW1": Kind.FEATHER, b"PK\3\4": Kind.DUMP, b"PK\5\6": Kind.DUMP}
     for magic, kind in binary.items():

@@ -31,6 +31,11 @@ _SUFFIXES = {
 }
 
 
+def format_by_suffix(path: Path) -> str | None:
+    """Return the format that a file's suffix tells."""
+    return _SUFFIXES.get(path.suffix.lower())
+
+
 def format_of(path: Path | None, wanted: str | None) -> str:
     """Return the format that is asked for, or that of a file's suffix.
 
@@ -43,7 +48,7 @@ def format_of(path: Path | None, wanted: str | None) -> str:
         return wanted
     if path is None:
         raise InvalidValueError(f"what is written to stdout needs --format, one of {', '.join(TEXT_FORMATS)}")
-    found = _SUFFIXES.get(path.suffix.lower())
+    found = format_by_suffix(path)
     if found is None:
         raise InvalidValueError(
             f"{shown(str(path))} does not end in {', '.join(_SUFFIXES)}; name the format, one of {', '.join(FORMATS)}"

@@ -49,7 +49,7 @@ class ImportedFile:
 
     Attributes:
         path: the file.
-        table: where its rows are.
+        table: where its rows are; empty where a file without any does not tell it.
         rows: how many were written.
         series: (exchange, symbol, timeframe) of its bars, where they are all of one.
         first: the earliest of their times, None where there are no rows.
@@ -97,6 +97,8 @@ class Source:
             )
         if self.kind is Kind.DUMP:
             self.dump = _dump(path, hints)
+            return
+        if self.kind is Kind.NOTHING:
             return
         require_arrow()
         with closing(self.open()) as reader:
@@ -187,6 +189,8 @@ async def import_file(
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
         InvalidValueError: ``new_ids`` for rows that nothing but their id is known by.
     """
+    if source.kind is Kind.NOTHING:
+        return ImportedFile(source.path, "", 0, None, None, None)
     if source.dump is not None:
         done = await import_klines(db, source.dump, insert=insert, progress=progress)
         series = (done.exchange, done.symbol, done.timeframe)

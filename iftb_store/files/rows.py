@@ -60,8 +60,11 @@ def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
         _check_times(rows, "created_at")
         return in_order(rows, last_wins=False)
     _check_values(table, rows)
-    if pc.count_distinct(rows["id"]).as_py() < rows.num_rows:
-        raise integrity_error("an id stands twice in the file")
+    for name in ("id", "trade_id") if table is TRADES else ("id",):
+        counts = pc.value_counts(rows[name])
+        again = counts.filter(pc.greater(counts.field(1), 1))
+        if len(again):
+            raise integrity_error(f"the {name} {shown(again.field(0)[0].as_py())} stands twice in the file")
     return rows.sort_by("id").combine_chunks()
 
 
