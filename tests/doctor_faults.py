@@ -255,6 +255,7 @@ CASES = [
     Case(("note", "missing ids", "system_events"), "DELETE FROM system_events WHERE id = 2", rows=("2",), mends=False),
     Case(("error", "sequence behind its ids", "trades"), "UPDATE trades SET id = 40 WHERE id = 3", SERVERS, "id", ("40",)),
     Case(("error", "sequence behind its ids", "ohlcv"), "UPDATE ohlcv SET id = 40 WHERE id = 3", SERVERS, "id", ("40",)),
+    Case(("error", "unlogged table", "trades"), "ALTER TABLE trades SET UNLOGGED", ("postgres",)),
     Case(("warning", "index missing", "trades"), "DROP INDEX ix_trades_realized", ROWS, "index ix_trades_realized"),
     Case(("error", "index missing", "positions"), "DROP INDEX uq_positions_open_key", ("duckdb",), "index uq_positions_open_key"),
     Case(

@@ -138,8 +138,8 @@ def test_a_row_that_contradicts_one_of_an_earlier_batch_is_refused(take: Take, c
 def test_the_same_row_again_is_taken_and_what_was_stored_is_overwritten(take: Take, count: Callable[[], int]) -> None:
     Path("before.json").write_text(arrays([minutes(9, "7")[-1]]))
     rows = minutes(12_000)
-    # the bar that is stored already comes last, where the batch before has a hole
-    Path("x.json").write_text(arrays([*rows[:8], *rows[9:], *rows[:3], rows[8]]))
+    # the bar that is stored already comes late, where the batch before has a hole, between two that come again
+    Path("x.json").write_text(arrays([*rows[:8], *rows[9:], *rows[:3], rows[8], rows[20]]))
 
     before, after = take("before.json", *AS_MINUTES), take("x.json", *AS_MINUTES)
 

@@ -38,6 +38,7 @@ class Engine:
         set_sequence: moves a table's sequence to its largest id.
         leaves_gaps: ids are missing where a transaction was rolled back.
         invalid: the indexes of our tables that the engine does not use, and whether they are unique.
+        unlogged: our tables that a crash of the engine would empty.
         plain_decimals: conditions that a decimal stands there as plain digits where the engine wants another form, and how
             it is made of them.
     """
@@ -60,6 +61,7 @@ class Engine:
     set_sequence: str
     leaves_gaps: bool = True
     invalid: str = ""
+    unlogged: str = ""
     plain_decimals: tuple[tuple[str, str], ...] = ()
 
     def literal(self, value: str | bytes) -> str:
@@ -118,6 +120,11 @@ _POSTGRESQL = Engine(
         WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
             AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
         ORDER BY 1, 2""",
+    unlogged="""
+        SELECT relname FROM pg_class
+        WHERE relpersistence = 'u' AND relkind = 'r' AND pg_table_is_visible(oid)
+            AND relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+        ORDER BY 1""",
 )
 
 _SQLITE = Engine(

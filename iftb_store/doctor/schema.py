@@ -81,6 +81,10 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
                     (f"REINDEX INDEX CONCURRENTLY {index}",),
                 )
             )
+    if engine.unlogged:
+        for (table,) in conn.execute(text(engine.unlogged)):
+            remedy = "a crash of the server empties an unlogged table, and no replica has its rows"
+            found.append(Finding("unlogged table", "error", table, "", (), 1, remedy, (f"ALTER TABLE {table} SET LOGGED",)))
 
 
 def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Finding]:
