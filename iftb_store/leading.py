@@ -12,12 +12,9 @@ from iftb_store.collisions import REMEDY
 from iftb_store.errors import StoreError
 from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
-from iftb_store.selections import BARS, ScannedTable, Selection
+from iftb_store.selections import BARS, GREATEST_ID, ScannedTable, Selection
 from iftb_store.stretches import Scanner, conditions
 from iftb_store.tables import Base
-
-#: The greatest id that is copied; half of all ids stay for the destination's own rows.
-GREATEST_ID = 2**62
 
 
 async def greatest(session: Any, scope: Scope, table: ScannedTable) -> pa.Table:

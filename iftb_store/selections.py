@@ -9,6 +9,9 @@ from typing import Any
 
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 
+#: The greatest id that is brought in; half of all ids stay for a store's own rows.
+GREATEST_ID = 2**62
+
 
 @dataclass(frozen=True)
 class ScannedTable:

@@ -173,6 +173,7 @@ _CHANGES: list[tuple[str, str, Any, str]] = [
     ("ohlcv", "volume", Decimal("-1"), "volume is negative"),
     ("ohlcv", "trades_count", -1, "trades_count"),
     ("ohlcv", "id", 0, "id is below 1"),
+    ("trades", "id", 2**63 - 1, "id lies past 4611686018427387904"),
     ("ohlcv", "id", None, "id is null"),
     ("ohlcv", "created_at", None, "created_at is null"),
     ("ohlcv", "timestamp", None, "timestamp is null"),

@@ -15,7 +15,7 @@ from iftb_store.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.messages import shown
-from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable
+from iftb_store.selections import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
 from iftb_store.types import from_epoch_us
 
 # its stubs know nothing of plain values among the arguments
@@ -55,6 +55,9 @@ def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
             low = pc.less(rows[name], 1 if name == "id" else 0)
             if pc.any(low).as_py():
                 raise _refused(rows, low, f"{name} is below {1 if name == 'id' else 0}")
+    late = pc.greater(rows["id"], GREATEST_ID)
+    if pc.any(late).as_py():
+        raise _refused(rows, late, f"id lies past {GREATEST_ID}, where too few are left for the store's own rows")
     rows = rows.cast(wanted)
     if table is BARS:
         _check_times(rows, "created_at")
