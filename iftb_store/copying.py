@@ -284,8 +284,9 @@ class Copy:
 
     async def _move_whole(self, ours: Any, plan: _Plan, writer: _Writer) -> None:
         digester = Digester(plan.stretch.table)
-        async for rows in reading.ahead(reading.batches(ours, plan.stretch)):
-            await reading.together(asyncio.to_thread(digester.take, rows), writer.add(rows))
+        async with aclosing(reading.ahead(reading.batches(ours, plan.stretch))) as coming:
+            async for rows in coming:
+                await reading.together(asyncio.to_thread(digester.take, rows), writer.add(rows))
         parts = digester.parts()
         plan.copied.source = contents(parts)
         plan.copied.inserted = plan.copied.source.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -212,7 +212,7 @@ async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> A
 
 
 async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Yield what a generator yields; the next is fetched while this one is worked on."""
+    """Yield what a generator yields; the next is fetched while this one is worked on, so close it where it is left."""
     coming = asyncio.ensure_future(_next(source))
     try:
         while (item := await coming) is not None:
@@ -240,10 +240,11 @@ async def digested(
 ) -> list[Part]:
     """Return the parts of a stretch, or of a run of it, with their digests."""
     digester = Digester(stretch.table)
-    async for rows in ahead(batches(store, stretch, run)):
-        await asyncio.to_thread(digester.take, rows)
-        if tell is not None:
-            tell(rows.num_rows)
+    async with aclosing(ahead(batches(store, stretch, run))) as coming:
+        async for rows in coming:
+            await asyncio.to_thread(digester.take, rows)
+            if tell is not None:
+                tell(rows.num_rows)
     return digester.parts()
 
 
@@ -268,8 +269,9 @@ async def compared(source: Scanner, destination: Scanner, stretch: Stretch, run:
     """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
     if run.fresh and stretch.table is BARS:
         none = schema(stretch.table).empty_table()
-        async for rows in ahead(batches(source, stretch, run)):
-            yield Compared(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
+        async with aclosing(ahead(batches(source, stretch, run))) as coming:
+            async for rows in coming:
+                yield Compared(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
         return
     async for ours, theirs in _aligned(
         stretch.table, batches(source, stretch, run), batches(destination, stretch.unbounded, run)

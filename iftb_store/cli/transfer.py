@@ -98,7 +98,7 @@ def copy(
     if as_json:
         json_out([asdict(item) | {"unchanged": item.unchanged} for item in done])
     elif not quiet:
-        _show_copied(done, dry_run)
+        _show_copied(done, dry_run, delete)
         if scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done):
             say(_NOTHING)
 
@@ -160,7 +160,7 @@ def verify(
         say(f"equal: {counted(sum(item.source.rows for item in found), 'row')} in each")
 
 
-def _show_copied(done: list[Any], dry: bool) -> None:
+def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
     columns = ["rows", "inserted", "updated", "unchanged", "deleted", "only in DST"]
     rows = [
         (
@@ -177,7 +177,8 @@ def _show_copied(done: list[Any], dry: bool) -> None:
     say(f"{moved} to be moved; nothing was written" if dry else f"{moved} moved, and the copy is proved")
     kept = sum(item.kept for item in done)
     if kept:
-        say(f"{counted(kept, 'row')} only in DST; they stay, and --delete deletes them")
+        why = "as they came meanwhile" if delete else "and --delete deletes them"
+        say(f"{counted(kept, 'row')} only in DST; they stay, {why}")
 
 
 def _verdict(item: Any) -> str:
