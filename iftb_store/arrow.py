@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 
 from iftb_store.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.decimals import PRECISION, SCALE, plain
+from iftb_store.errors import StoreError
+from iftb_store.messages import shown
 from iftb_store.selections import ScannedTable, Selection
-from iftb_store.types import from_epoch_us
+from iftb_store.types import FIRST_US, LAST_US, from_epoch_us
 
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
@@ -40,7 +42,33 @@ def completed(selection: Selection, columns: dict[str, Any], count: int) -> pa.T
     """Return the columns that an engine read together with those whose value the selection fixed."""
     wanted = schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
-    return pa.table([fixed[name] if name in fixed else columns[name] for name in wanted.names], schema=wanted)
+    rows = pa.table([fixed[name] if name in fixed else columns[name] for name in wanted.names], schema=wanted)
+    _check(selection.table, rows)
+    return rows
+
+
+def unreadable(table: ScannedTable, column: str, number: object, value: object) -> StoreError:
+    """Return the error for a value that raw SQL left where none like it can be; ``number`` is its row's id."""
+    return StoreError(
+        f"{table.name}: the {column} of the row with the id {shown(number)} cannot be read: it is {shown(value)}; "
+        "`iftb-store doctor` finds all such values and says how to mend them"
+    )
+
+
+def _check(table: ScannedTable, rows: pa.Table) -> None:
+    """Refuse what Arrow can hold and no row of ours has: NULL where none may be, times past the calendar."""
+    for name, kind in table.kinds.items():
+        column: Any = rows[name]
+        bad: Any = pc.is_null(column) if column.null_count and table.required(name) else None
+        if bad is None and kind == "datetime" and column.null_count < len(column):
+            moments: Any = column.cast(pa.int64())
+            bounds: Any = pc.min_max(moments)
+            if bounds["min"].as_py() < FIRST_US or bounds["max"].as_py() > LAST_US:
+                bad = pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
+        if bad is not None:
+            index = pc.index(bad, True).as_py()
+            value = column[index] if kind != "datetime" else column[index].cast(pa.int64())
+            raise unreadable(table, name, rows["id"][index].as_py(), value.as_py())
 
 
 class ArrowBatch(BarBatch):

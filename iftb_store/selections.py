@@ -11,6 +11,8 @@ from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 
 #: The greatest id that is brought in; half of all ids stay for a store's own rows.
 GREATEST_ID = 2**62
+# what the store fills in
+_KEPT = ("id", "created_at", "updated_at", "last_updated")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class ScannedTable:
     def nullable(self, column: str) -> bool:
         """Tell whether a column may be NULL."""
         return column in self._optional
+
+    def required(self, column: str) -> bool:
+        """Tell whether a column of what is stored is never NULL: what the store fills in may be missing before alone."""
+        return column in _KEPT or not self.nullable(column)
 
     @cached_property
     def _optional(self) -> frozenset[str]:

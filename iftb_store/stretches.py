@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Table, func, select
 
 from iftb_store.arrow import schema
 from iftb_store.digests import Digester, Part, canonical, part_size, places
+from iftb_store.errors import StoreError
 from iftb_store.manager import DatabaseManager
-from iftb_store.messages import names
+from iftb_store.messages import names, shown
 from iftb_store.protocols import Capability
 from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
@@ -171,6 +172,10 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
             counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
             rows = (await session.execute(counts.where(*conditions(columns, selection)).group_by(*keys))).all()
             for *series, count in rows:
+                for name, value in zip(keys, series, strict=True):
+                    if not isinstance(value, str):
+                        what = f"{table.name}: a row's {name} cannot be read: it is {shown(value)}"
+                        raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
                 found.append((Stretch(replace(selection, equal=ordered)), int(count)))

@@ -13,6 +13,8 @@ from iftb_store.checks import exact_decimal, json_object, json_text, utc
 from iftb_store.decimals import PRECISION, SCALE, from_sortable, to_sortable
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The years 1 to 9999, as whole microseconds since 1970-01-01 UTC.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 def to_epoch_us(moment: datetime) -> int:

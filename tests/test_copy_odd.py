@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, OHLCVRepository, stretches
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, stretches
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
 from tests.conftest import Run
@@ -95,6 +95,56 @@ def test_where_nothing_was_chosen_nothing_is_proved(chosen: list[str], sqlite_ur
     assert (code, err) == (1, "error: neither SRC nor DST has a row that was chosen by these options; nothing was compared\n")
     assert "equal:" not in out
     assert run("verify", sqlite_url, duckdb_url, "--table", "trades")[0] == 0
+
+
+_DAMAGE = {
+    "sqlite": {
+        ("ohlcv", "timestamp"): ["'abc'", "1.5", "9000000000000000000"],
+        ("ohlcv", "trades_count"): ["'abc'"],
+        ("ohlcv", "close"): ["'garbage'", "'e1,e2'", "'1.5'", "''", "'t' || '9999999999999999999999999999999999999999'"],
+        ("system_events", "message"): ["'a' || char(0)", "CAST(x'ff' AS TEXT)", "x'00'"],
+        ("system_events", "created_at"): ["9000000000000000000"],
+    },
+    "duckdb": {("system_events", "created_at"): ["'infinity'::TIMESTAMPTZ"]},
+    "postgres": {
+        ("ohlcv", "close"): ["'NaN'"],
+        ("system_events", "created_at"): ["'infinity'", "'0044-03-15 00:00:00+00 BC'"],
+    },
+}
+
+
+@pytest.mark.parametrize("engine", _DAMAGE)
+def test_a_value_that_no_column_of_ours_can_have_is_named_with_its_row(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, run: Run
+) -> None:
+    async def rows(db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(3))
+        for number in range(3):
+            await SystemEventRepository(db).log_event("start", "info", str(number))
+
+    url = prepared(request.getfixturevalue(f"{engine}_url"), rows)
+    for (table, column), values in _DAMAGE[engine].items():
+        asyncio.run(raw_sql(url, f"CREATE TABLE sound AS SELECT * FROM {table} WHERE id = 2"))
+        for value in values:
+            asyncio.run(raw_sql(url, f"UPDATE {table} SET {column} = {value} WHERE id = 2"))
+            code, _, err = run("copy", url, f"sqlite:///{tmp_path / 'copy.db'}", "--table", table)
+            assert code == 1
+            assert err.startswith(f"error: {table}: the {column} of the row with the id 2 cannot be read: it is ")
+        asyncio.run(raw_sql(url, f"UPDATE {table} SET {column} = (SELECT {column} FROM sound) WHERE id = 2", "DROP TABLE sound"))
+
+
+def test_a_series_whose_name_is_no_text_is_told(sqlite_url: str, duckdb_url: str, run: Run) -> None:
+    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
+    asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET symbol = x'ff00' WHERE id = 2"))
+    code, _, err = run("copy", sqlite_url, duckdb_url)
+    assert (code, err.partition(";")[0]) == (1, "error: ohlcv: a row's symbol cannot be read: it is b'\\xff\\x00'")
+
+
+def test_a_series_of_a_timeframe_that_nobody_knows_is_copied(sqlite_url: str, duckdb_url: str, run: Run) -> None:
+    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
+    asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET timeframe = '7x'"))
+    assert run("copy", sqlite_url, duckdb_url)[0] == 0
+    assert run("verify", duckdb_url, sqlite_url)[0] == 0
 
 
 async def raw_sql(url: str, *statements: str) -> None:

@@ -68,7 +68,7 @@ def _part(cursor: Cursor, selection: Selection) -> pa.Table:
     until, limit = _guess(selection), selection.limit or 0
     if until is not None:
         # as there is no index, only bounds on both sides save the scan of all that follows
-        found = _rows(cursor, replace(selection, limit=limit + 1), until)
+        found = _rows(cursor, replace(selection, limit=None if key == "id" else limit + 1), until)
         if limit < 2 * found.num_rows <= 2 * limit:
             return found
     query = _Query(selection)
@@ -149,7 +149,7 @@ def _rows(cursor: Cursor, selection: Selection, until: Any = None) -> pa.Table:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
     # DuckDB's JSON is a type of its own to Arrow
     shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == "dict[str, Any]" else name for name in selection.columns}
-    if selection.size is None:
+    if until is None or selection.order != ("id",) or selection.limit is not None:
         sql = query.sql(", ".join(shown.values()), ", ".join(selection.order))
     else:
         (key,) = selection.order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 from typing import Any
@@ -12,7 +12,8 @@ import asyncpg
 import pyarrow as pa
 from pyarrow import csv
 
-from iftb_store.arrow import TIME, completed, schema
+from iftb_store.arrow import TIME, completed, schema, unreadable
+from iftb_store.errors import StoreError
 from iftb_store.selections import Selection
 from iftb_store_postgres.reading import copy_out
 
@@ -101,17 +102,37 @@ class _Parser:
         return 0 if self._has_text and text.count(b'"', 0, end) % 2 else end
 
     def _parsed(self, text: pa.Buffer) -> pa.Table:
+        try:
+            table = self._table(text, self._read)
+        except pa.ArrowInvalid as error:
+            found = self._unreadable(text)
+            if found is None:
+                raise
+            raise found from error
+        columns = {name: table[name].cast(TIME) if kind == TIME else table[name] for name, kind in self._types.items()}
+        return completed(self._selection, columns, table.num_rows)
+
+    def _unreadable(self, text: pa.Buffer) -> StoreError | None:
+        """Return the error for the first value that PostgreSQL has and no row of ours: NaN, infinity, a year before 1."""
+        texts = self._table(text, dict.fromkeys(self._types, pa.string()))
+        for name, kind in self._read.items():
+            for index, value in enumerate(texts[name]):
+                try:
+                    value.cast(kind)
+                except pa.ArrowInvalid:
+                    return unreadable(self._selection.table, name, int(texts["id"][index].as_py()), value.as_py())
+        return None
+
+    def _table(self, text: pa.Buffer, types: Mapping[str, pa.DataType]) -> pa.Table:
         source: Any = pa.BufferReader(text)
-        table = csv.read_csv(
+        return csv.read_csv(
             source,
             read_options=csv.ReadOptions(column_names=list(self._types), block_size=_BLOCK),
             parse_options=csv.ParseOptions(newlines_in_values=self._has_text),
             convert_options=csv.ConvertOptions(
-                column_types=self._read,
+                column_types={**types},
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
             ),
         )
-        columns = {name: table[name].cast(TIME) if kind == TIME else table[name] for name, kind in self._types.items()}
-        return completed(self._selection, columns, table.num_rows)

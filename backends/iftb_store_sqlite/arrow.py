@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.arrow import DECIMAL, TIME, completed, schema
-from iftb_store.decimals import from_sortable
+from iftb_store.arrow import DECIMAL, TIME, completed, schema, unreadable
+from iftb_store.decimals import from_sortable, plain, to_sortable
+from iftb_store.errors import StoreError
+from iftb_store.messages import is_text
 from iftb_store.selections import Selection
-from iftb_store.types import from_epoch_us
+from iftb_store.types import FIRST_US, LAST_US, from_epoch_us
 
 #: Rows that one statement joins: a few milliseconds of one core.
 ROWS = 10_000
@@ -22,8 +24,8 @@ ROWS = 10_000
 _TEXTS = ("str", "dict[str, Any]")
 # between values: a text of ours may hold a comma, and none a NUL
 _COMMA, _NUL = ",", "\0"
-# what the store fills in is never NULL
-_KEPT = ("id", "created_at", "updated_at", "last_updated")
+# what is raised where a value is none of its column
+_MISREAD = (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError)
 _PREFIXES = "abcdefghijklmnopqrst"
 
 #: Makes a selection's SELECT and its arguments.
@@ -40,11 +42,46 @@ def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa
         with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
             jobs = [converter.submit(_converted, selection, *part) for part in _parts(connection, selection, made)]
         parts = [job.result() for job in jobs]
+    except (*_MISREAD, sqlite3.OperationalError) as error:
+        # the driver's own error for bytes that are no text has no code of SQLite's
+        if not hasattr(error, "sqlite_errorcode") and (found := _unreadable(connection, selection, made)) is not None:
+            raise found from error
+        raise
     finally:
         # an error may have ended it already
         if alone and connection.in_transaction:
             connection.execute("COMMIT")
     return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
+
+
+def _unreadable(connection: sqlite3.Connection, selection: Selection, made: Made) -> StoreError | None:
+    """Look at the values one by one; return the error for the first that is none of its column's."""
+    usual, connection.text_factory = connection.text_factory, lambda text: text.decode(errors="surrogateescape")
+    try:
+        for row in connection.execute(*made(selection)):
+            values = dict(zip(selection.columns, row, strict=True))
+            for name, value in values.items():
+                if not (_nullable(selection, name) if value is None else _sound(selection.table.kinds[name], value)):
+                    return unreadable(selection.table, name, values["id"], value)
+    finally:
+        connection.text_factory = usual
+    return None
+
+
+def _sound(kind: str, value: Any) -> bool:
+    if kind == "int":
+        return isinstance(value, int)
+    if kind == "datetime":
+        return isinstance(value, int) and FIRST_US <= value <= LAST_US
+    if not isinstance(value, str) or "\0" in value or not is_text(value):
+        return False
+    if kind != "Decimal":
+        return True
+    try:
+        digits = plain(from_sortable(value))
+    except (ArithmeticError, LookupError):
+        return False
+    return digits is not None and to_sortable(digits) == value
 
 
 def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> Iterator[tuple[int, list[str]]]:
@@ -98,7 +135,7 @@ def _shown(selection: Selection, column: str) -> str:
 
 
 def _nullable(selection: Selection, column: str) -> bool:
-    return selection.table.nullable(column) and column not in _KEPT
+    return not selection.table.required(column)
 
 
 def _values(text: str, kind: pa.DataType, nullable: bool, between: str) -> Any:
@@ -116,6 +153,10 @@ def _values(text: str, kind: pa.DataType, nullable: bool, between: str) -> Any:
 
 def _decimals(values: Any, negative: bool) -> Any:
     if negative:
-        plain = [None if value is None else format(from_sortable(value), "f") for value in values.to_pylist()]
-        return pa.array(plain, pa.string()).cast(DECIMAL)
-    return pc.ascii_ltrim(values, _PREFIXES).cast(DECIMAL)
+        digits = [None if value is None else format(from_sortable(value), "f") for value in values.to_pylist()]
+        return pa.array(digits, pa.string()).cast(DECIMAL)
+    numbers: Any = pc.ascii_ltrim(values, _PREFIXES)
+    # what stands there without its letter is no number of ours, and read as another one elsewhere
+    if pc.any(pc.not_equal(pc.binary_length(values), pc.add(pc.binary_length(numbers), 1))).as_py():
+        raise ValueError("a decimal that is no sortable text")
+    return numbers.cast(DECIMAL)

@@ -9,10 +9,7 @@ from sqlalchemy import Connection
 
 from iftb_store.doctor.sortable import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
 from iftb_store.errors import Unsupported
-from iftb_store.types import from_epoch_us
-
-# the years 1 to 9999, as microseconds since 1970-01-01 UTC
-_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+from iftb_store.types import FIRST_US, LAST_US, from_epoch_us
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ _SQLITE = Engine(
     row="rowid",
     unreadable={
         "decimal": UNSORTABLE,
-        "time": f"(typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN {_FIRST_US} AND {_LAST_US})",
+        "time": f"(typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN {FIRST_US} AND {LAST_US})",
         "integer": "typeof({}) <> 'integer'",
         "text": "(typeof({0}) <> 'text' OR instr({0}, char(0)) > 0)",
         "json": "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
@@ -208,6 +205,6 @@ def text_of(value: Any) -> str:
 
 def time_of(value: Any) -> str:
     """Return a time that `Engine.shown_time` gave, as people write it in UTC."""
-    if isinstance(value, int) and _FIRST_US <= value <= _LAST_US:
+    if isinstance(value, int) and FIRST_US <= value <= LAST_US:
         return from_epoch_us(value).replace(tzinfo=None).isoformat(" ")
     return text_of(value).removesuffix("+00")
