@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 import iftb_store.stretches as reading
+from iftb_store.arrow import unreadable
 from iftb_store.collisions import REMEDY, Collisions, others
-from iftb_store.digests import Digester, Part, checksum, places
+from iftb_store.digests import Digester, Part, checksum, no_json, places
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
 from iftb_store.identity import require_two
 from iftb_store.leading import greatest, leading
@@ -416,6 +417,12 @@ async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table
             f"row of its own that was written while the copy ran may have what is to be that row's; {REMEDY}; what was copied "
             "before stays"
         ) from error
+    except OperationalError as error:
+        found = no_json(rows, table)
+        if found is None:
+            raise
+        # SQLite keeps any text there
+        raise unreadable(table, *found) from error
 
 
 async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:

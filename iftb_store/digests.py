@@ -144,6 +144,17 @@ def _as_bytes(column: Any, width: int) -> Any:
     return fixed.cast(pa.large_binary())
 
 
+def no_json(rows: pa.Table, table: ScannedTable) -> tuple[str, Any, Any] | None:
+    """Return the column, the id and the text of the first value that should be JSON and is none."""
+    for name in (name for name, kind in table.kinds.items() if kind == "dict[str, Any]"):
+        for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
+            try:
+                json.loads(text or "{}")
+            except (ValueError, RecursionError):
+                return name, number, text
+    return None
+
+
 def canonical_json(text: str) -> bytes:
     """Return the one text of all those that mean this JSON object."""
     try:

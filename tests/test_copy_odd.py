@@ -133,6 +133,17 @@ def test_a_value_that_no_column_of_ours_can_have_is_named_with_its_row(
         asyncio.run(raw_sql(url, f"UPDATE {table} SET {column} = (SELECT {column} FROM sound) WHERE id = 2", "DROP TABLE sound"))
 
 
+@pytest.mark.parametrize("engine", ["postgres", "duckdb"])
+def test_an_event_with_what_is_no_json_is_named_where_the_engine_keeps_none(
+    engine: str, request: pytest.FixtureRequest, sqlite_url: str, run: Run
+) -> None:
+    prepared(sqlite_url, lambda db: SystemEventRepository(db).log_event("start", "info", "", details={"a": 1}))
+    asyncio.run(raw_sql(sqlite_url, "UPDATE system_events SET details = '[not json'"))
+    code, _, err = run("copy", sqlite_url, request.getfixturevalue(f"{engine}_url"))
+    assert code == 1
+    assert "system_events: the details of the row with the id 1 cannot be read: it is '[not json'; `iftb-store doctor`" in err
+
+
 def test_a_series_whose_name_is_no_text_is_told(sqlite_url: str, duckdb_url: str, run: Run) -> None:
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
     asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET symbol = x'ff00' WHERE id = 2"))
