@@ -72,6 +72,24 @@ async def test_two_schemas_of_a_database_are_two_stores(db: DatabaseManager, pos
         await admin.execute("DROP SCHEMA research CASCADE")
 
 
+async def test_a_place_of_the_pool_is_never_lost_to_a_cancellation(db: DatabaseManager, admin: Any) -> None:
+    async def use(statement: str) -> None:
+        async with db.get_session() as session:
+            await session.execute(text(statement))
+
+    for turns in range(1, 60):
+        await use("SELECT 1")
+        if turns % 2:
+            await admin.execute(_TERMINATE)
+        task = asyncio.create_task(use("SELECT pg_sleep(0.001)"))
+        # a cancellation at every step of its way
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert db.in_use == 0, turns
+
+
 async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseManager, admin: Any) -> None:
     with pytest.raises(OperationalError, match="connection"):
         await log_and_lose_the_connection(db, admin)

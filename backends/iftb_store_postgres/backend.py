@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import re
-import select
 import ssl
 from collections.abc import Callable
-from time import monotonic
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
+from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, StorePool, watch
+from iftb_store.relational import EngineBackend, RelationalStores, watch
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
+from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
 
 T = TypeVar("T")
 
@@ -41,14 +39,10 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0
 _FOREVER = 86_400.0
-# a connection used within so many seconds is given out unasked
-_FRESH = 1.0
-_PING_TIMEOUT = 5.0
 # not the system's identifier, which a standby shares
 _IDENTITY = """
 SELECT concat_ws(' ', pg_postmaster_start_time(), current_database(), coalesce(to_regclass('ohlcv')::oid::text, current_schema()))
 """
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class PostgresBackend(EngineBackend):
@@ -112,16 +106,14 @@ class PostgresBackend(EngineBackend):
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._opening(self._open),
-            poolclass=StorePool,
+            poolclass=PostgresPool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
         )
         # before watch, for which a COMMIT is under way from then on
-        event.listen(engine.sync_engine, "commit", _check_before_commit)
+        event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate, lambda connection: bool(connection.invalidated))
-        event.listen(engine.sync_engine, "checkin", _given_back)
-        event.listen(engine.sync_engine, "checkout", _check_idle)
         await self._keep(engine, "SELECT 1")
 
     async def identity(self) -> str:
@@ -167,7 +159,7 @@ class PostgresBackend(EngineBackend):
                 server_settings=settings,
                 connection_class=BoundedConnection,
             )
-        except (*_FAILURES, ValueError) as error:
+        except (*FAILURES, ValueError) as error:
             forget_variables(error)
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
@@ -185,68 +177,6 @@ class PostgresBackend(EngineBackend):
         if isinstance(error, asyncpg.ClientConfigurationError | ssl.SSLError | FileNotFoundError | PermissionError):
             return tls_problem({name: str(value) for name, value in self._dsn.query.items()}, self._key_password)
         return None
-
-
-def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
-    record.info["iftb_store.used"] = monotonic()
-    # None: it was thrown away already
-    if connection is None or (driver := connection.driver_connection).is_closed():
-        return
-    try:
-        if driver._cancellations:
-            # a statement was cancelled on its way, a COMMIT perhaps
-            connection.run_async(_end_transaction)
-        if driver.is_in_transaction() or driver._top_xact is not None:
-            # or a BEGIN was: SQLAlchemy knows nothing of the transaction that the server or asyncpg may have
-            record.invalidate()
-    except BaseException as error:
-        record.invalidate(error)
-        if not isinstance(error, Exception):
-            raise
-
-
-def _check_idle(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-    """Ping a connection that was idle or has something to say; SQLAlchemy's own ping at each checkout costs three round trips."""
-    driver = connection.driver_connection
-    if driver.is_closed():
-        raise DisconnectionError
-    idle = monotonic() - record.info.get("iftb_store.used", monotonic())
-    if idle < _FRESH and not _has_word(driver):
-        return
-    try:
-        connection.run_async(_ping)
-    except _FAILURES as error:
-        raise DisconnectionError from error
-
-
-def _check_before_commit(connection: Connection) -> None:
-    """Refuse to send a COMMIT to a connection that the server has ended: after that nobody could say what became of it."""
-    adapter: Any = connection.connection.dbapi_connection
-    driver = adapter.driver_connection
-    if not driver.is_closed() and not _has_word(driver):
-        return
-    try:
-        adapter.run_async(_ping)
-    except _FAILURES as error:
-        raise translate(error, lost=driver.is_closed()) or error from error
-
-
-def _has_word(driver: Any) -> bool:
-    """Tell whether the server has something to say, as when it ends a connection; without poll() it may have."""
-    if not hasattr(select, "poll"):
-        return True
-    poll = select.poll()
-    poll.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))
-
-
-async def _end_transaction(connection: asyncpg.Connection) -> None:
-    # asyncpg waits for the end of what was cancelled first
-    await connection.execute("ROLLBACK", timeout=_PING_TIMEOUT)
-
-
-async def _ping(connection: asyncpg.Connection) -> None:
-    await connection.execute("SELECT 1", timeout=_PING_TIMEOUT)
 
 
 def _duration(given: str, name: str) -> float:

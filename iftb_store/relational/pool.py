@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
@@ -11,10 +12,45 @@ POOL_IN_USE = "every connection of the pool is in use, and the wait for one is o
 
 
 class StorePool(AsyncAdaptedQueuePool):
-    """Waits in line for a connection, for the pool's timeout at most."""
+    """Waits in line for a connection, for the pool's timeout at most; looks after it before it is given out and when it is back.
+
+    Both are done here, where a place of the pool is given back whatever happens: a cancellation that falls into SQLAlchemy's own
+    events at checkout and at checkin takes the place with it for good (2.1.9).
+    """
+
+    def _look(self, record: ConnectionPoolEntry) -> None:
+        """Raise DisconnectionError where a connection is not to be given out any more; a new one takes its place."""
+
+    def _settle(self, record: ConnectionPoolEntry) -> None:
+        """Leave nothing of its last use in a connection; where this raises, it is thrown away."""
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
-            return super()._do_get()
+            record = super()._do_get()
         except PoolTimeout as error:
             raise operational_error(POOL_IN_USE, error) from error
+        try:
+            if record.dbapi_connection is not None:
+                try:
+                    self._look(record)
+                except DisconnectionError as error:
+                    record.invalidate(error)
+        except BaseException as error:
+            try:
+                record.invalidate(error)
+            finally:
+                super()._do_return_conn(record)
+            raise
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        try:
+            if record.dbapi_connection is not None:
+                try:
+                    self._settle(record)
+                except BaseException as error:
+                    record.invalidate(error)
+                    if not isinstance(error, Exception):
+                        raise
+        finally:
+            super()._do_return_conn(record)

@@ -1,0 +1,81 @@
+"""The pool's care for its connections: whether one lives before it is given out, and that it is in no transaction afterwards."""
+
+from __future__ import annotations
+
+import select
+from time import monotonic
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Connection
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from iftb_store.relational import StorePool
+from iftb_store_postgres.errors import translate
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+# a connection used within so many seconds is given out unasked
+_FRESH = 1.0
+_PING_TIMEOUT = 5.0
+_USED = "iftb_store.used"
+
+
+class PostgresPool(StorePool):
+    """Pings a connection that was idle or has something to say; SQLAlchemy's own ping at each checkout is three round trips."""
+
+    def _look(self, record: ConnectionPoolEntry) -> None:
+        adapter: Any = record.dbapi_connection
+        driver = adapter.driver_connection
+        if driver.is_closed():
+            raise DisconnectionError
+        idle = monotonic() - record.info.get(_USED, monotonic())
+        if idle < _FRESH and not _has_word(driver):
+            return
+        try:
+            adapter.run_async(_ping)
+        except FAILURES as error:
+            raise DisconnectionError from error
+
+    def _settle(self, record: ConnectionPoolEntry) -> None:
+        record.info[_USED] = monotonic()
+        adapter: Any = record.dbapi_connection
+        if (driver := adapter.driver_connection).is_closed():
+            return
+        if driver._cancellations:
+            # a statement was cancelled on its way, a COMMIT perhaps
+            adapter.run_async(_end_transaction)
+        if driver.is_in_transaction() or driver._top_xact is not None:
+            # or a BEGIN was: SQLAlchemy knows nothing of the transaction that the server or asyncpg may have
+            record.invalidate()
+
+
+def check_before_commit(connection: Connection) -> None:
+    """Refuse to send a COMMIT to a connection that the server has ended: after that nobody could say what became of it."""
+    adapter: Any = connection.connection.dbapi_connection
+    driver = adapter.driver_connection
+    if not driver.is_closed() and not _has_word(driver):
+        return
+    try:
+        adapter.run_async(_ping)
+    except FAILURES as error:
+        raise translate(error, lost=driver.is_closed()) or error from error
+
+
+def _has_word(driver: Any) -> bool:
+    """Tell whether the server has something to say, as when it ends a connection; without poll() it may have."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _end_transaction(connection: asyncpg.Connection) -> None:
+    # asyncpg waits for the end of what was cancelled first
+    await connection.execute("ROLLBACK", timeout=_PING_TIMEOUT)
+
+
+async def _ping(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT 1", timeout=_PING_TIMEOUT)
