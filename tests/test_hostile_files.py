@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _MEBIBYTE = 1 << 20
 _READER = """
 import json, resource, sys
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 import pyarrow.csv, pyarrow.parquet
 from sqlalchemy.exc import IntegrityError
@@ -117,6 +119,15 @@ def test_a_damaged_file_is_refused_or_every_row_can_be_stored(tmp_path: Path) ->
     assert [word for word in said.values() if not word.endswith(" rows") and word[:1] not in (":", ",")] == []
     assert sum(not word.endswith(" rows") for word in said.values()) > len(said) // 2
     assert grown < 128
+
+
+def test_a_scale_that_no_decimal_has_is_refused(tmp_path: Path) -> None:
+    names = ("time", "open", "high", "low", "close", "volume")
+    values = pa.array([Decimal(1)], pa.decimal128(38, 0)).cast(pa.decimal128(38, 1))
+    wrong = pa.Array.from_buffers(pa.decimal128(38, 33_639_248), 1, values.buffers())
+    pyarrow.feather.write_feather(pa.table(dict.fromkeys(names, wrong)), tmp_path / "bars.feather", compression="uncompressed")
+    said, _ = read(tmp_path)
+    assert "no type of decimals" in said["bars.feather"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by Linux's own means")

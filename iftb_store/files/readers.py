@@ -234,6 +234,9 @@ def _length(column: Any) -> int:
 
 
 def _validated(batch: pa.RecordBatch) -> pa.Table:
-    # offsets and text of a damaged file would else crash whatever reads them
+    # offsets, text and decimals of a damaged file would else crash whatever reads them
     batch.validate(full=True)
+    for field in batch.schema:
+        if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:
+            raise ValueError(f"the column {shown(field.name)} holds {field.type}, which is no type of decimals")
     return pa.Table.from_batches([batch])
