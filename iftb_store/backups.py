@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL
 
 from iftb_store import checks
+from iftb_store.claims import NO_LINK, claimed, named, on_disk, opened
 from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.identity import BESIDE, database_of
 from iftb_store.messages import kind, shown
@@ -98,7 +99,8 @@ async def write_backup(
             tables = (await written.status()).tables
         size = partial.stat().st_size
         _check_target(target, overwrite)
-        _named(partial, target)
+        on_disk(partial)
+        named(partial, target)
     return Backup(target, engine, size, tables)
 
 
@@ -146,18 +148,12 @@ def _own(folder: Path) -> Iterator[int]:
     foreign = InvalidValueError(f"{_shown(folder)} is in the way and no backup's own; move it, or give the backup another name")
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise foreign
-    with _opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as place:
+    with opened(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK) as place:
         with os.scandir(place) as entries:
             names = [entry.name for entry in entries]
         if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
             raise foreign
-        try:
-            _lock(place)
-            # the one before may have removed it since
-            ours = os.path.samestat(os.fstat(place), folder.lstat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
+        if not claimed(place, folder):
             raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it")
         yield place
 
@@ -201,29 +197,5 @@ def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> N
         raise operational_error(f"{name} cannot be written: {error.strerror}", error) from error
 
 
-def _named(partial: Path, target: Path) -> None:
-    """Give a file its name once it is on the disk; the name is there with all of it, or not at all."""
-    with _opened(partial) as file:
-        os.fsync(file)
-    partial.replace(target)
-    with _opened(target.parent) as folder:
-        os.fsync(folder)
-
-
-@contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    opened = os.open(path, os.O_RDONLY | flags)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
 def _shown(path: str | os.PathLike[str]) -> str:
     return shown(os.fspath(path), _LONGEST_NAME)
-
-
-def _lock(place: int) -> None:
-    import fcntl
-
-    fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 #: What engines put beside a database while it is open, and leave there when they die.
 BESIDE = ("-wal", "-shm", "-journal", ".wal")
 
+# the first bytes of a database, and where they stand
+_MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
+
+
+def engine_of(path: Path) -> str | None:
+    """Return the engine whose database a file is by its first bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(32)
+    return next((engine for engine, (place, magic) in _MAGIC.items() if start.startswith(magic, place)), None)
+
 
 def database_of(path: Path) -> Path | None:
     """Return the database of which a path names a file that its engine keeps beside it, such as its log."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.backups import READ_ONLY
 from iftb_store.copying import Copied, Copy, prepare
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
-from iftb_store.identity import require_two
+from iftb_store.identity import engine_of, require_two
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url
 from iftb_store.scope import TABLES, Scope
@@ -21,8 +21,6 @@ from iftb_store.selections import ScannedTable
 from iftb_store.stretches import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
 from iftb_store.verifying import named
 
-# the first bytes of a file, and where they stand
-_KINDS = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 # each reads the whole file; DuckDB compares checksums as it reads
 _READ_ALL = {
     "sqlite": ["PRAGMA quick_check(1)"],
@@ -40,16 +38,14 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
     # refuses what is no name of a file
     address = parse_url(URL.create("sqlite", database=os.fspath(Path(shown).absolute())))
     try:
-        with Path(shown).open("rb") as file:
-            start = file.read(16)
+        engine = engine_of(Path(shown))
     except OSError as error:
         raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
-    for engine, (place, magic) in _KINDS.items():
-        if start[place:].startswith(magic):
-            return address.set(drivername=engine, query=READ_ONLY[engine])
-    raise InvalidValueError(
-        f"{shown} is no backup: neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
-    )
+    if engine is None:
+        raise InvalidValueError(
+            f"{shown} is no backup: neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
+        )
+    return address.set(drivername=engine, query=READ_ONLY[engine])
 
 
 async def restore(

@@ -12,9 +12,9 @@ from pathlib import Path
 import duckdb
 
 from iftb_store.errors import operational_error
+from iftb_store.identity import engine_of
 from iftb_store_duckdb.errors import FOREIGN
 
-_MAGIC, _MAGIC_AT = b"DUCK", 8
 _guard = threading.Lock()
 _users: Counter[str] = Counter()
 _made: set[str] = set()
@@ -54,8 +54,8 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         duckdb.IOException: it is none.
     """
-    with suppress(OSError), path.open("rb") as file:
-        if file.read(len(_MAGIC) + _MAGIC_AT)[_MAGIC_AT:] != _MAGIC:
+    with suppress(OSError):
+        if engine_of(path) != "duckdb":
             raise duckdb.IOException(FOREIGN)
 
 

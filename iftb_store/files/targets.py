@@ -10,17 +10,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from iftb_store.claims import NO_LINK, WINDOWS, claimed, named, on_disk, opened
 from iftb_store.errors import InvalidValueError, operational_error
 from iftb_store.files.formats import SERIES
-from iftb_store.identity import database_of
+from iftb_store.identity import database_of, engine_of
 from iftb_store.messages import shown
 
 PARTIAL = ".partial"
 
 _OWNER_FILE, _OWNER_FOLDER = 0o600, 0o700
-_WINDOWS = os.name == "nt"
-# where they stand in a database of SQLite, and in one of DuckDB
-_DATABASES = ((0, b"SQLite format 3\0"), (8, b"DUCK"))
 _TOP = f"{SERIES[0]}="
 
 
@@ -46,7 +44,7 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
         raise InvalidValueError(f"{name} is no folder that an export made, so it is not overwritten; give another name")
     if not folder and not stat.S_ISREG(mode):
         raise InvalidValueError(f"{name} is no regular file, so it is not overwritten; -o - writes to stdout")
-    if not folder and _is_database(path):
+    if not folder and engine_of(path):
         raise InvalidValueError(f"{name} is a database, so it is not overwritten; give another name")
 
 
@@ -68,13 +66,13 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(descriptor)
             check_target(path, folder=False, overwrite=overwrite)
-            if not _WINDOWS:
-                _named(partial, path)
+            if not WINDOWS:
+                named(partial, path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    if _WINDOWS:
+    if WINDOWS:
         # where no open file is renamed
         partial.replace(path)
 
@@ -92,19 +90,19 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if left.exists() and not _is_export(left):
             raise InvalidValueError(f"{shown(str(left), 200)} is in the way, and no export made it; move it away")
     make_folder(partial)
-    with nullcontext() if _WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
+    with nullcontext() if WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
         try:
             for left in partial.iterdir():
                 shutil.rmtree(left)
             yield partial
             for file in partial.rglob("*"):
-                _on_disk(file)
+                on_disk(file)
             check_target(path, folder=True, overwrite=overwrite)
             if path.exists():
                 if old.exists():
                     shutil.rmtree(old)
                 path.rename(old)
-            _named(partial, path)
+            named(partial, path)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -117,47 +115,21 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 @contextmanager
 def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
     """Open what is written under another name first, and keep other exports out of it."""
-    descriptor = os.open(partial, flags | getattr(os, "O_NOFOLLOW", 0), _OWNER_FILE)
-    try:
-        if not _WINDOWS:
+    with opened(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
+        if not WINDOWS:
             _claim(descriptor, partial, path)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _claim(descriptor: int, partial: Path, path: Path) -> None:
-    import fcntl
-
     found = os.fstat(descriptor)
     is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
     if found.st_uid != os.geteuid() or not (is_file or is_folder):
         raise InvalidValueError(f"{shown(str(partial), 200)} is in the way, and no export made it; move it away")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the one before may have given it its name since, or removed it
-        is_free = os.path.samestat(found, partial.lstat())
-    except (BlockingIOError, FileNotFoundError):
-        is_free = False
-    if not is_free:
+    if not claimed(descriptor, partial):
         raise operational_error(f"another export to {shown(str(path), 200)} is under way; wait for it")
     if is_file:
         os.fchmod(descriptor, _OWNER_FILE)
-
-
-def _named(partial: Path, path: Path) -> None:
-    partial.replace(path)
-    _on_disk(path.parent)
-
-
-def _on_disk(path: Path) -> None:
-    if _WINDOWS:
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def create(path: Path) -> BinaryIO:
@@ -173,9 +145,3 @@ def make_folder(path: Path) -> None:
 
 def _is_export(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and all(item.name.startswith(_TOP) for item in path.iterdir())
-
-
-def _is_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(64)
-    return any(head.startswith(magic, place) for place, magic in _DATABASES)
