@@ -33,10 +33,7 @@ class PostgresPool(StorePool):
         idle = monotonic() - record.info.get(_USED, monotonic())
         if idle < _FRESH and not _has_word(driver):
             return
-        try:
-            adapter.run_async(_ping)
-        except FAILURES as error:
-            raise DisconnectionError from error
+        adapter.run_async(_ping)
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
         record.info[_USED] = monotonic()

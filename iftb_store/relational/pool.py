@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DisconnectionError
+from collections.abc import Callable
+
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
@@ -19,7 +20,7 @@ class StorePool(AsyncAdaptedQueuePool):
     """
 
     def _look(self, record: ConnectionPoolEntry) -> None:
-        """Raise DisconnectionError where a connection is not to be given out any more; a new one takes its place."""
+        """Raise where a connection is not to be given out any more; a new one takes its place."""
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
         """Leave nothing of its last use in a connection; where this raises, it is thrown away."""
@@ -30,27 +31,26 @@ class StorePool(AsyncAdaptedQueuePool):
         except PoolTimeout as error:
             raise operational_error(POOL_IN_USE, error) from error
         try:
-            if record.dbapi_connection is not None:
-                try:
-                    self._look(record)
-                except DisconnectionError as error:
-                    record.invalidate(error)
-        except BaseException as error:
-            try:
-                record.invalidate(error)
-            finally:
-                super()._do_return_conn(record)
+            self._cared_for(record, self._look)
+        except BaseException:
+            super()._do_return_conn(record)
             raise
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
-            if record.dbapi_connection is not None:
-                try:
-                    self._settle(record)
-                except BaseException as error:
-                    record.invalidate(error)
-                    if not isinstance(error, Exception):
-                        raise
+            self._cared_for(record, self._settle)
         finally:
             super()._do_return_conn(record)
+
+    @staticmethod
+    def _cared_for(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
+        """Throw a connection away where ``care`` fails; its place stays, for a new one."""
+        if record.dbapi_connection is None:
+            return
+        try:
+            care(record)
+        except BaseException as error:
+            record.invalidate(error)
+            if not isinstance(error, Exception):
+                raise
