@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +18,7 @@ from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.messages import kind, shown
 from iftb_store.selections import BARS
 from iftb_store.timeframes import check_timeframe
-from iftb_store.types import to_epoch_us
+from iftb_store.types import FIRST_US, LAST_US
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -38,7 +37,6 @@ _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
 # what Arrow reads as a decimal, and the words that Python has for what is none; it reads 1_000 and other digits, too
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
-_EARLIEST, _LATEST = (to_epoch_us(moment.replace(tzinfo=UTC)) for moment in (datetime.min, datetime.max))
 
 
 class RowError(InvalidValueError):
@@ -204,7 +202,7 @@ def _times(table: pa.Table, given: Any) -> Any:
             f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
         ) from error
     numbers = times.cast(pa.int64())
-    outside = pc.or_(pc.less(numbers, _EARLIEST), pc.greater(numbers, _LATEST))
+    outside = pc.or_(pc.less(numbers, FIRST_US), pc.greater(numbers, LAST_US))
     if pc.any(outside).as_py():
         raise _refused(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
     return times

@@ -11,13 +11,10 @@ from typing import NamedTuple
 from iftb_store import checks
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
-from iftb_store.timeframes import MONTH, SECONDS, check_timeframe
+from iftb_store.timeframes import MONTH, SECONDS, check_timeframe, origin
 from iftb_store.types import to_epoch_us
 
 _DAY = 86_400
-#: The first Monday of the epoch: weeks start there, all shorter buckets divide the distance to it.
-MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
-_WEEK = 7 * _DAY
 
 
 class Bucket(NamedTuple):
@@ -62,7 +59,7 @@ class Buckets:
         if step is None or whole is None or whole % step or step == self.seconds:
             raise InvalidValueError(f"the target {target} cannot be made of bars of the source {source}; {_fitting(source)}")
         self.source = step
-        self.origin = MONDAY if self.seconds == _WEEK else datetime(1970, 1, 1, tzinfo=UTC)
+        self.origin = origin(target)
 
     def start(self, number: int) -> datetime:
         """Return the time at which a bucket begins."""

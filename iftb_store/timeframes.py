@@ -34,20 +34,24 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
     return known
 
 
+def origin(timeframe: str) -> datetime:
+    """Return the time in UTC from which steps of a known timeframe are counted: weeks from a Monday."""
+    return datetime(1970, 1, 5 if timeframe == "1w" else 1, tzinfo=UTC)
+
+
 def grid(timeframe: str) -> tuple[datetime, timedelta]:
     """Return from when on in UTC, and in what steps, bars of a known timeframe can begin; months on the first day alone.
 
     Exchanges count three days from days of their own.
     """
     seconds = SECONDS[timeframe]
-    origin = datetime(1970, 1, 5 if timeframe == "1w" else 1, tzinfo=UTC)
-    return origin, timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)
+    return origin(timeframe), timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)
 
 
 def is_off_grid(moment: datetime, timeframe: str) -> bool:
     """Tell whether no bar of a known timeframe begins at a time (UTC)."""
-    origin, step = grid(timeframe)
-    return bool((moment - origin) % step) or (timeframe == MONTH and moment.day != 1)
+    first, step = grid(timeframe)
+    return bool((moment - first) % step) or (timeframe == MONTH and moment.day != 1)
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

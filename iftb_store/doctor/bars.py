@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
@@ -11,15 +12,13 @@ from iftb_store.doctor.engines import Engine
 from iftb_store.doctor.findings import Finding
 from iftb_store.doctor.looking import HERE, SERIES, Check, Series, found, not_first
 from iftb_store.doctor.values import BARS
-from iftb_store.resampling import MONDAY
-from iftb_store.timeframes import MONTH, SECONDS
+from iftb_store.timeframes import MONTH, SECONDS, grid
 from iftb_store.types import to_epoch_us
 
 #: So many series are told of, the worst first; the others are found once these are mended.
 MOST_SERIES = 100
 
 _US = 1_000_000
-_DAY = 86_400 * _US
 _KEYS = ", ".join(SERIES)
 _DELETE = "DELETE FROM ohlcv"
 _AGAIN = "delete these bars, and import them again from where they are right"
@@ -37,13 +36,10 @@ def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
     """Return the condition that a bar does not begin where one of its timeframe can."""
-    moment, seconds = engine.microseconds.format("timestamp"), SECONDS[timeframe]
-    if timeframe == MONTH:
-        return f"NOT ({moment} % {_DAY} = 0 AND {engine.day.format('timestamp')} = 1)"
-    if timeframe == "1w":
-        return f"({moment} - {to_epoch_us(MONDAY)}) % {7 * _DAY} <> 0"
-    # exchanges count three days from days of their own; bars of one series on two such grids show as holes
-    return f"{moment} % {_DAY if timeframe == '3d' else (seconds or 0) * _US} <> 0"
+    # of three days the grid is the day: bars of one series on two grids of three days show as holes
+    origin, step = grid(timeframe)
+    off = f"({engine.microseconds.format('timestamp')} - {to_epoch_us(origin)}) % {step // timedelta(microseconds=1)} <> 0"
+    return f"({off} OR {engine.day.format('timestamp')} <> 1)" if timeframe == MONTH else off
 
 
 def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -55,7 +56,7 @@ class Oddities:
 
 def _off_grid(times: Any, timeframe: str) -> Any:
     origin, step = grid(timeframe)
-    length = step.days * 86_400_000_000 + step.seconds * 1_000_000
+    length = step // timedelta(microseconds=1)
     numbers = pc.subtract(times.cast(pa.int64()), to_epoch_us(origin))
     off = pc.not_equal(pc.multiply(pc.divide(numbers, length), length), numbers)
     return pc.or_(off, pc.not_equal(pc.day(times), 1)) if timeframe == MONTH else off
