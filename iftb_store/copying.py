@@ -358,7 +358,7 @@ class _Writer:
         self._destination = destination
         self._table = table
         self._wrote = wrote
-        self._waiting = _Waiting()
+        self._clear()
 
     async def add(self, rows: pa.Table) -> None:
         """Write rows of one series or table, now or with those that follow.
@@ -371,40 +371,26 @@ class _Writer:
         if pc.any(twice).as_py():
             first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
             raise _stands_twice(self._table, first, "source")
-        self._waiting.add(rows)
-        if self._waiting.rows >= reading.ROWS or self._waiting.size >= reading.BYTES:
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        self._size += rows.nbytes
+        if self._rows >= reading.ROWS or self._size >= reading.BYTES:
             await self.flush()
 
     async def flush(self) -> None:
         """Write what waits."""
-        rows = self._waiting.taken()
-        if rows is None:
+        if not self._rows:
             return
+        rows = pa.concat_tables(self._waiting).combine_chunks()
+        self._clear()
         if self._table is not BARS:
             rows = rows.sort_by("id")
         await _put(self._destination, self._table, rows)
         self._wrote(rows.num_rows)
 
-
-class _Waiting:
-    """Rows that wait to be written with others."""
-
-    def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
-        self.rows = self.size = 0
-
-    def add(self, rows: pa.Table) -> None:
-        """Add rows."""
-        if rows.num_rows:
-            self._parts.append(rows)
-            self.rows += rows.num_rows
-            self.size += rows.nbytes
-
-    def taken(self) -> pa.Table | None:
-        """Return all of them, and have none; None where there were none."""
-        rows = pa.concat_tables(self._parts).combine_chunks() if self._parts else None
-        self._parts, self.rows, self.size = [], 0, 0
-        return rows
+    def _clear(self) -> None:
+        self._waiting: list[pa.Table] = []
+        self._rows = self._size = 0
 
 
 async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:

@@ -361,9 +361,9 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
 async def _refuse_others(stores: Stores, table: ScannedTable, rows: pa.Table, insert: bool) -> None:
     """Refuse rows whose id is that of another row, or of any row where none may be overwritten.
 
-    A row is known again by what no update changes: when it was created, and the trade_id of a trade.
+    A row is known again by what no update changes.
     """
-    names = ["id", "created_at", *(["trade_id"] if table is TRADES else [])]
+    names = list(dict.fromkeys(("id", "created_at", *table.identity)))
     given: dict[int, Any] = {row["id"]: row for row in rows.select(names).to_pylist()}
     last = max(given)
     async with aclosing(record_batches(stores, Selection(table, after=(min(given) - 1,), limit=_LOOKED_AT))) as batches:
