@@ -40,7 +40,6 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 import pyarrow.csv, pyarrow.parquet
-from sqlalchemy.exc import IntegrityError
 from iftb_store.errors import StoreError
 from iftb_store.files.candles import Candles
 from iftb_store.files.hints import Hints
@@ -61,9 +60,6 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             said[path.name] = f"{sum(rows.num_rows for rows in batches)} rows"
     except StoreError as error:
         said[path.name] = str(error).removeprefix(str(path))
-    except IntegrityError as error:
-        # a key that stands twice
-        said[path.name] = f": {error.orig}"
 print(json.dumps({"said": said, "grown": (peak() - before) / 2**20}))
 """
 

@@ -22,7 +22,7 @@ from iftb_store.files.hints import Hints
 from iftb_store.files.importing import Source, import_file
 from iftb_store.scope import Scope
 from iftb_store.testing import raw
-from iftb_store.testing.samples import Clock, trade
+from iftb_store.testing.samples import Clock, bar, trade
 from iftb_store.timeframes import is_off_grid
 from tests.test_postgres_bulk import until_blocked
 from tests.whole_rows import TABLES
@@ -264,15 +264,24 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
         async with DatabaseManager(sqlite_url) as db:
             await TradeRepository(db).insert(trade("A"))
             await export(db, Scope(["trades"]), Path("trades.jsonl"))
+            await OHLCVRepository(db).insert_many([bar()])
+            await export(db, Scope(["ohlcv"]), Path("bar.jsonl"))
 
     asyncio.run(store())
+    Path("bars.jsonl").write_text(2 * Path("bar.jsonl").read_text())
     line = Path("trades.jsonl").read_text()
     Path("ids.jsonl").write_text(line + line.replace('"A"', '"B"'))
     Path("trade_ids.jsonl").write_text(line + line.replace('"id": 1', '"id": 2'))
 
-    for name, problem in (("ids", "the id 1"), ("trade_ids", "the trade_id 'A'")):
-        _, _, err = take(f"{name}.jsonl")
-        assert f"{problem} stands twice in the file; nothing of this file is stored; leave one of the two out" in err
+    for name, key in (
+        ("ids", "id '1'"),
+        ("trade_ids", "trade_id 'A'"),
+        ("bars", "exchange symbol timeframe timestamp 'binance"),
+    ):
+        code, _, err = take(f"{name}.jsonl")
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"{name}.jsonl, row 2: the {key}" in err
+        assert "stands there twice; leave one out; nothing of this file is stored\n" in err
 
 
 def test_what_pandas_and_polars_leave_is_understood(take: Take, count: Callable[[], int]) -> None:

@@ -218,13 +218,11 @@ async def _import_one(
     except TradeConflictError as error:
         error_line(f"{source.path}: {error}; {_NOTHING}")
     except IntegrityError as error:
-        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert, str(error.orig))}")
+        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
     return None
 
 
-def _remedy(source: Source, insert: bool, problem: str) -> str:
-    if "stands twice" in problem:
-        return "leave one of the two out"
+def _remedy(source: Source, insert: bool) -> str:
     if insert:
         return f"without --insert, stored {'bars' if source.table in (None, BARS) else 'rows'} are overwritten"
     if source.table in (BARS, TRADES):

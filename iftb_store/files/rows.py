@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
+from sqlalchemy.exc import IntegrityError
 
 from iftb_store import checks
 from iftb_store.arrow import DECIMAL, TIME, schema
 from iftb_store.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
-from iftb_store.errors import InvalidValueError, integrity_error
+from iftb_store.errors import InvalidValueError
 from iftb_store.messages import shown
 from iftb_store.selections import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
 from iftb_store.types import from_epoch_us
@@ -36,9 +37,8 @@ def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
     """Return rows with the schema of their table, in the order of its key, each of which can be stored.
 
     Raises:
-        RowError: one that cannot.
+        RowError: one that cannot, or has a key that stood there before.
         InvalidValueError: a column of a foreign type.
-        IntegrityError: a key stands twice.
     """
     wanted = schema(table)
     typed = {name: _typed(given, name, table.kinds[name]) for name in table.columns}
@@ -61,13 +61,15 @@ def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
     rows = rows.cast(wanted)
     if table is BARS:
         _check_times(rows, "created_at")
-        return in_order(rows, last_wins=False)
+        try:
+            return in_order(rows, last_wins=False)
+        except IntegrityError:
+            _refuse_second(rows, BARS.key)
+            raise
     _check_values(table, rows)
     for name in ("id", "trade_id") if table is TRADES else ("id",):
-        counts = pc.value_counts(rows[name])
-        again = counts.filter(pc.greater(counts.field(1), 1))
-        if len(again):
-            raise integrity_error(f"the {name} {shown(again.field(0)[0].as_py())} stands twice in the file")
+        if pc.count_distinct(rows[name]).as_py() < rows.num_rows:
+            _refuse_second(rows, (name,))
     return rows.sort_by("id").combine_chunks()
 
 
@@ -138,6 +140,16 @@ def _check_values(table: ScannedTable, rows: pa.Table) -> None:
                 look(value, name)
             except InvalidValueError as error:
                 raise RowError(index, rows.num_rows, f"id {rows['id'][index].as_py()}", str(error)) from error
+
+
+def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
+    """Refuse the first row whose key is that of a row before."""
+    before = set[tuple[Any, ...]]()
+    for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
+        if values in before:
+            named = " ".join(map(str, values))
+            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {shown(named, 200)} stands there twice; leave one out")
+        before.add(values)
 
 
 def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
