@@ -185,10 +185,10 @@ def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> N
             raise InvalidValueError(f"{name} is a directory; name a file in it")
         if itself and target.exists() and Path(itself).exists() and target.samefile(itself):
             raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
-        if target.exists() and not overwrite:
-            raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
         if (database := database_of(target)) is not None:
             raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
+        if target.exists() and not overwrite:
+            raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():

@@ -253,6 +253,7 @@ def test_wrong_words_are_refused_with_a_remedy(run: Run, stored_url: str, tmp_pa
         (("backup", stored_url, path, "--overwrite"), "is the database itself"),
         (("backup", stored_url, "used", "--overwrite"), "is in use"),
         (("backup", stored_url, f"{path}-wal", "--overwrite"), "is the name of a file of the database"),
+        (("backup", stored_url, f"{path}-wal"), "is the name of a file of the database"),
         (("backup", stored_url, f"{path}.wal"), "is the name of a file of the database"),
         (("restore", stored_url), "one FILE is wanted"),
         (("restore", path, stored_url), "is the database itself"),
