@@ -18,9 +18,7 @@ nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
 # what takes longest, and twice as long where it is traced; all else covers the lines and branches well enough
-UNTRACED = "faults or test_model or TestPostgres or test_roles or test_sabotage or hostile or test_any_"
-# what a user's rights have no part in
-ROLES_WITHOUT = "test_roles and (hostile or test_any_)"
+UNTRACED = "faults or test_model or TestPostgres or TestSQLite or test_roles or test_sabotage or hostile or test_any_"
 SOAKED = (
     "tests/faults",
     "tests/test_model.py",
@@ -139,8 +137,8 @@ def _run_tests(session: nox.Session) -> None:
         session.run("pytest", "-n", "2", *session.posargs)
         return
     # the examples have a session of their own
-    chosen = ("-n", "2", "--ignore=tests/test_examples.py", "-k")
-    session.run("pytest", *chosen, f"({UNTRACED}) and not ({ROLES_WITHOUT})")
+    chosen = ("-n", "2", "--dist", "worksteal", "--ignore=tests/test_examples.py", "-k")
+    session.run("pytest", *chosen, UNTRACED)
     session.run("pytest", *chosen, f"not ({UNTRACED})", "--cov", "--cov-report=term", f"--cov-fail-under={LEAST_COVERAGE}")
 
 

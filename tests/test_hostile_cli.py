@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 
 from iftb_store.cli import app, main
 from iftb_store.testing.hostile_values import TEXTS
@@ -131,7 +134,7 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a migrated store and a dump in it."""
     made = tmp_path_factory.mktemp("cli")
     opened = 1706745600000
@@ -140,6 +143,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["migrate", f"sqlite:///{made / name}.db"]) == 0
     assert main(["backup", f"sqlite:///{made / 'store.db'}", str(made / "saved")]) == 0
     return made
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it for each test: what one has stored is no matter of the next."""
+    return Path(shutil.copytree(made, tmp_path / "cli"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built_once() -> Iterator[None]:
+    """Typer builds all commands again for each call, which takes most of the time of a word that is refused."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from sqlalchemy import Connection, Dialect, TextClause, bindparam, create_engine, text
 from sqlalchemy.engine.mock import MockConnection
@@ -172,7 +173,12 @@ def _expected(conn: Connection) -> Catalog:
             return _created(conn)
         finally:
             savepoint.rollback()
-    engine = create_engine({"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[conn.dialect.name])
+    return _expected_in_memory(conn.dialect.name)
+
+
+@cache
+def _expected_in_memory(dialect: str) -> Catalog:
+    engine = create_engine({"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[dialect])
     try:
         with engine.begin() as fresh:
             return _created(fresh)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic.ddl.impl import DefaultImpl
@@ -100,8 +101,13 @@ def create(conn: Connection) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
+        before = present_tables(conn)
         Base.metadata.create_all(conn)
-        adopt_or_refuse(conn)
+        if before or present_tables(conn) != list(TABLES):
+            adopt_or_refuse(conn)
+        else:
+            # all are of the models' making: nothing to compare, which would make them once more
+            _context(conn).stamp(_scripts(), head())
 
 
 def adopt_or_refuse(conn: Connection) -> None:
@@ -133,6 +139,7 @@ def adopt_or_refuse(conn: Connection) -> None:
     _context(conn).stamp(_scripts(), head())
 
 
+@cache
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory(Path(__file__).parent)
 
