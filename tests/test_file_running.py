@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -34,6 +35,20 @@ async def test_a_locked_sqlite_file_is_a_transient_error(sqlite_url: str) -> Non
         with writing(sqlite_url), pytest.raises(TransientError, match="locked by another writer"):
             await db.run(lambda session: TradeRepository(session).insert(trade()), retries=0)
         assert db.in_use == 0
+
+
+async def test_a_file_that_another_program_writes_is_opened_when_that_is_done(sqlite_url: str) -> None:
+    # the file has no write-ahead log yet, and SQLite's busy timeout has no part in the switch to it
+    with writing(sqlite_url) as other:
+        asyncio.get_running_loop().call_later(0.1, other.execute, "COMMIT")
+        async with DatabaseManager(sqlite_url) as db:
+            await db.create_tables()
+            assert not other.in_transaction
+
+
+async def test_opening_a_file_that_another_program_writes_waits_no_longer_than_the_timeout(sqlite_url: str) -> None:
+    with writing(sqlite_url), pytest.raises(TransientError, match="locked by another writer"):
+        await DatabaseManager(f"{sqlite_url}?timeout=0.05").connect()
 
 
 async def test_run_runs_again_until_another_program_lets_go_of_a_sqlite_file(sqlite_url: str) -> None:

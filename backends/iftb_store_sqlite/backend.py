@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
+_AGAIN = 0.01
 _READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE | re.DOTALL)
 _WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
@@ -152,7 +154,7 @@ class SQLiteBackend(EngineBackend):
         try:
             connection: Any = await opening
             try:
-                await connection._execute(_configure, connection._conn, self._mode, self._cache)
+                await connection._execute(_configure, connection._conn, self._mode, self._cache, self._timeout)
             except BaseException:
                 await connection.close()
                 raise
@@ -224,14 +226,27 @@ class _Connection(aiosqlite.Connection):
             await super().rollback()
 
 
-def _configure(connection: sqlite3.Connection, mode: str, cache: int) -> None:
+def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
     connection.execute(f"PRAGMA cache_size = -{cache}")
     if mode == "ro":
         return
-    connection.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(connection, time.monotonic() + timeout)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _log_ahead(connection: sqlite3.Connection, deadline: float) -> None:
+    """Switch a file to its write-ahead log; while another connection writes, SQLite refuses that without any wait."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def _begin_before_writes(
