@@ -90,6 +90,26 @@ async def test_a_place_of_the_pool_is_never_lost_to_a_cancellation(db: DatabaseM
         assert db.in_use == 0, turns
 
 
+async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: DatabaseManager) -> None:
+    running: asyncio.Future[object]
+
+    async def use_twice_at_once() -> None:
+        nonlocal running
+        async with db.get_session() as session:
+            await session.execute(text("SELECT 1"))
+            raw = await (await session.connection()).get_raw_connection()
+            running = asyncio.ensure_future(raw.driver_connection.execute("SELECT pg_sleep(60)"))
+            await asyncio.sleep(0)
+            raise KeyError("the bot's own")
+
+    for _ in range(2):
+        with pytest.raises(KeyError, match="the bot's own"):
+            await use_twice_at_once()
+        assert db.in_use == 0
+        (ended,) = await asyncio.gather(running, return_exceptions=True)
+        assert isinstance(ended, asyncpg.PostgresError | asyncpg.InterfaceError)
+
+
 async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseManager, admin: Any) -> None:
     with pytest.raises(OperationalError, match="connection"):
         await log_and_lose_the_connection(db, admin)

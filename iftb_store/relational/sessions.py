@@ -38,6 +38,7 @@ _PROBES = "iftb_store.probes"
 _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
+_OF_TRANSACTION = (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION)
 # seconds to wait for a ROLLBACK before the connection is thrown away
 _ROLLBACK_TIME = 5.0
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
@@ -88,7 +89,7 @@ def _own(session: Session, transaction: SessionTransaction, connection: Connecti
 @event.listens_for(_SyncSession, "after_transaction_end")
 def _forget(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        for key in (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION):
+        for key in _OF_TRANSACTION:
             session.info.pop(key, None)
 
 
@@ -240,15 +241,21 @@ async def _commit(session: StoreSession) -> None:
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
     """Roll back and give the connection back; one that cannot even do that is thrown away, the error that led here stays."""
-    connection = session.sync_session.info.get(_CONNECTION)
+    info = session.sync_session.info
+    connection: Connection | None = info.get(_CONNECTION)
     try:
         if interrupter is not None and connection is not None and not connection.invalidated:
             interrupter.interrupt(connection.connection.driver_connection)
         async with asyncio.timeout(_ROLLBACK_TIME):
             await session.close()
     except Exception:
-        with suppress(Exception):
-            await session.invalidate()
+        # the session itself has let go of the connection, and left it checked out
+        if connection is not None and not connection.closed:
+            with suppress(Exception):
+                await session.run_sync(lambda _: connection.invalidate())
+    finally:
+        for key in _OF_TRANSACTION:
+            info.pop(key, None)
 
 
 async def close_now(session: StoreSession, backend: Opener) -> None:
