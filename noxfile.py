@@ -11,14 +11,16 @@ import nox
 
 nox.needs_version = ">=2026.10"
 # the tests come last, so that a run ends with their summary
-nox.options.sessions = ["lint", "types", "demo", "examples", "wheel", "tests"]
+nox.options.sessions = ["lint", "types", "demo", "wheel", "tests"]
 nox.options.reuse_venv = "yes"
 # nox makes a missing Python an error where CI is set; `pythons` runs where they are installed
 nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
 # what takes longest, and twice as long where it is traced; all else covers the lines and branches well enough
-UNTRACED = "faults or test_model or TestPostgres or TestSQLite or test_roles or test_sabotage or hostile or test_any_"
+UNTRACED = (
+    "faults or test_model or test_examples or TestPostgres or TestSQLite or test_roles or test_sabotage or hostile or test_any_"
+)
 SOAKED = (
     "tests/faults",
     "tests/test_model.py",
@@ -40,7 +42,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
-    session.install("-e", ".[all,testing]", "nox", *_group("test", "types", "bench"))
+    # read only, not run
+    session.install("--no-compile", "-e", ".[all,testing]", "nox", *_group("test", "types", "bench"))
     session.run("mypy")
     session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
     session.run("pyright")
@@ -55,7 +58,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Every script of examples/, each on its engine."""
+    """Every script of examples/, each on its engine, told one by one; `tests` runs them too."""
     session.install("-e", ".[all,testing]", *_group("test"))
     session.run("pytest", "-v", "tests/test_examples.py")
 
@@ -64,7 +67,8 @@ def examples(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """Build, install into an empty environment away from the checkout, run the shipped suite and the commands there.
 
-    Of the suite not what takes longest, random and hostile values: those run in the checkout, on the same code.
+    Of the suite not what takes longest, random and hostile values, and on DuckDB a part: all of it runs in the checkout, on
+    the same code.
     """
     session.install("build")
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +82,7 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", *wanted)
         with session.chdir(away):
             session.run(str(scripts / "iftb-store"), "demo", external=True)
-            chosen = session.posargs or ("-k", "not hostile and not test_any_")
+            chosen = session.posargs or ("-k", "not hostile and not test_any_ and (not TestDuckDB or insert or arrow)")
             session.run(str(scripts / "pytest"), "-q", "-n", "2", str(check), *chosen, external=True)
 
 
@@ -136,8 +140,7 @@ def _run_tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)
         return
-    # the examples have a session of their own
-    chosen = ("-n", "2", "--dist", "worksteal", "--ignore=tests/test_examples.py", "-k")
+    chosen = ("-n", "2", "--dist", "worksteal", "-k")
     session.run("pytest", *chosen, UNTRACED)
     session.run("pytest", *chosen, f"not ({UNTRACED})", "--cov", "--cov-report=term", f"--cov-fail-under={LEAST_COVERAGE}")
 

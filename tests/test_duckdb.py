@@ -406,7 +406,7 @@ async def test_disconnecting_rolls_open_sessions_back_and_lets_go_of_the_file(du
     async def work() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "lost")
-            await db.disconnect()
+            await db.disconnect(grace=0.1)
 
     with pytest.raises(OperationalError, match="the manager was disconnected"):
         await work()
