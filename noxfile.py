@@ -17,9 +17,10 @@ nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
 LEAST_COVERAGE = 95
-# what takes longest, and twice as long where it is traced; all else covers the lines and branches well enough
+# what takes long, and longer where it is traced; all else covers the lines and branches well enough
 UNTRACED = (
-    "faults or test_model or test_examples or TestPostgres or TestSQLite or test_roles or test_sabotage or hostile or test_any_"
+    "faults or hostile or sabotage or roles or model or examples or benchmarks or readme or plans or dumps or memory"
+    " or test_any_ or TestPostgres or TestSQLite"
 )
 SOAKED = (
     "tests/faults",

@@ -91,14 +91,13 @@ async def test_a_place_of_the_pool_is_never_lost_to_a_cancellation(db: DatabaseM
 
 
 async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: DatabaseManager) -> None:
-    running: asyncio.Future[object]
+    running = list[asyncio.Future[str]]()
 
     async def use_twice_at_once() -> None:
-        nonlocal running
         async with db.get_session() as session:
             await session.execute(text("SELECT 1"))
             raw = await (await session.connection()).get_raw_connection()
-            running = asyncio.ensure_future(raw.driver_connection.execute("SELECT pg_sleep(60)"))
+            running.append(asyncio.ensure_future(raw.driver_connection.execute("SELECT pg_sleep(60)")))
             await asyncio.sleep(0)
             raise KeyError("the bot's own")
 
@@ -106,7 +105,7 @@ async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: Dat
         with pytest.raises(KeyError, match="the bot's own"):
             await use_twice_at_once()
         assert db.in_use == 0
-        (ended,) = await asyncio.gather(running, return_exceptions=True)
+        (ended,) = await asyncio.gather(running.pop(), return_exceptions=True)
         assert isinstance(ended, asyncpg.PostgresError | asyncpg.InterfaceError)
 
 
