@@ -22,10 +22,10 @@ def trade(trade_id: str = "T-1") -> Trade:
 
 
 @contextmanager
-def writing(sqlite_url: str) -> Iterator[sqlite3.Connection]:
+def writing(sqlite_url: str, lock: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
     """Hold the write lock of an SQLite file, as another program would."""
     with closing(sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+        other.execute(f"BEGIN {lock}")
         yield other
 
 
@@ -46,9 +46,19 @@ async def test_a_file_that_another_program_writes_is_opened_when_that_is_done(sq
             assert not other.in_transaction
 
 
-async def test_opening_a_file_that_another_program_writes_waits_no_longer_than_the_timeout(sqlite_url: str) -> None:
+async def test_opening_a_file_that_another_program_writes_is_an_error_when_the_timeout_is_over(sqlite_url: str) -> None:
     with writing(sqlite_url), pytest.raises(TransientError, match="locked by another writer"):
         await DatabaseManager(f"{sqlite_url}?timeout=0.05").connect()
+
+
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_opening_a_file_that_another_program_writes_ends_with_a_cancellation(sqlite_url: str, lock: str) -> None:
+    with writing(sqlite_url, lock):
+        opening = asyncio.create_task(DatabaseManager(f"{sqlite_url}?timeout=3600").connect())
+        await asyncio.wait([opening], timeout=0.1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
 
 
 async def test_run_runs_again_until_another_program_lets_go_of_a_sqlite_file(sqlite_url: str) -> None:

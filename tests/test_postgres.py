@@ -90,11 +90,15 @@ async def test_a_place_of_the_pool_is_never_lost_to_a_cancellation(db: DatabaseM
         assert db.in_use == 0, turns
 
 
-async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: DatabaseManager) -> None:
-    running = list[asyncio.Future[str]]()
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: DatabaseManager, nested: bool) -> None:
+    running, sessions = list[asyncio.Future[str]](), list[AsyncSession]()
 
     async def use_twice_at_once() -> None:
         async with db.get_session() as session:
+            sessions.append(session)
+            if nested:
+                await session.begin_nested()
             await session.execute(text("SELECT 1"))
             raw = await (await session.connection()).get_raw_connection()
             running.append(asyncio.ensure_future(raw.driver_connection.execute("SELECT pg_sleep(60)")))
@@ -105,6 +109,7 @@ async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: Dat
         with pytest.raises(KeyError, match="the bot's own"):
             await use_twice_at_once()
         assert db.in_use == 0
+        assert not sessions.pop().in_transaction()
         (ended,) = await asyncio.gather(running.pop(), return_exceptions=True)
         assert isinstance(ended, asyncpg.PostgresError | asyncpg.InterfaceError)
 

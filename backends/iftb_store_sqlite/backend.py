@@ -7,7 +7,6 @@ import os
 import re
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -154,7 +153,7 @@ class SQLiteBackend(EngineBackend):
         try:
             connection: Any = await opening
             try:
-                await connection._execute(_configure, connection._conn, self._mode, self._cache, self._timeout)
+                await self._configured(connection)
             except BaseException:
                 await connection.close()
                 raise
@@ -164,8 +163,23 @@ class SQLiteBackend(EngineBackend):
             raise translate(error) from error
         return connection
 
+    async def _configured(self, connection: Any) -> None:
+        """Set up a connection; while another one writes a file without a write-ahead log, SQLite refuses the switch to it."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._timeout
+        while True:
+            try:
+                await connection._execute(_configure, connection._conn, self._mode, self._cache)
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now() >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN)
+        await connection._execute(connection._conn.execute, f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
+
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=self._timeout, factory=_Driver)
+        # no busy timeout yet: a wait in the thread would outlast a cancellation
+        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
 
     def _create_file(self) -> None:
         if self._mode != "rwc":
@@ -226,27 +240,14 @@ class _Connection(aiosqlite.Connection):
             await super().rollback()
 
 
-def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
+def _configure(connection: sqlite3.Connection, mode: str, cache: int) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
     connection.execute(f"PRAGMA cache_size = -{cache}")
     if mode == "ro":
         return
-    _log_ahead(connection, time.monotonic() + timeout)
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _log_ahead(connection: sqlite3.Connection, deadline: float) -> None:
-    """Switch a file to its write-ahead log; while another connection writes, SQLite refuses that without any wait."""
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                raise
-            time.sleep(_AGAIN)
-        else:
-            return
 
 
 def _begin_before_writes(

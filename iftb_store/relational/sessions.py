@@ -244,15 +244,16 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
     info = session.sync_session.info
     connection: Connection | None = info.get(_CONNECTION)
     try:
-        if interrupter is not None and connection is not None and not connection.invalidated:
+        if interrupter is not None and connection is not None and not (connection.invalidated or connection.closed):
             interrupter.interrupt(connection.connection.driver_connection)
         async with asyncio.timeout(_ROLLBACK_TIME):
             await session.close()
     except Exception:
-        # the session itself has let go of the connection, and left it checked out
-        if connection is not None and not connection.closed:
-            with suppress(Exception):
+        with suppress(Exception):
+            # the session may have let go of the connection, and left it checked out
+            if connection is not None and not connection.closed:
                 await session.run_sync(lambda _: connection.invalidate())
+            await session.invalidate()
     finally:
         for key in _OF_TRANSACTION:
             info.pop(key, None)

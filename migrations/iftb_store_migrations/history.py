@@ -101,13 +101,8 @@ def create(conn: Connection) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
-        before = present_tables(conn)
         Base.metadata.create_all(conn)
-        if before or present_tables(conn) != list(TABLES):
-            adopt_or_refuse(conn)
-        else:
-            # all are of the models' making: nothing to compare, which would make them once more
-            _context(conn).stamp(_scripts(), head())
+        adopt_or_refuse(conn)
 
 
 def adopt_or_refuse(conn: Connection) -> None:
