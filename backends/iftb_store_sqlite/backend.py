@@ -169,13 +169,12 @@ class SQLiteBackend(EngineBackend):
         deadline = now() + self._timeout
         while True:
             try:
-                await connection._execute(_configure, connection._conn, self._mode, self._cache)
-                break
+                await connection._execute(_configure, connection._conn, self._mode, self._cache, self._timeout)
+                return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now() >= deadline:
                     raise
             await asyncio.sleep(_AGAIN)
-        await connection._execute(connection._conn.execute, f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
 
     def _connect(self) -> sqlite3.Connection:
         # no busy timeout yet: a wait in the thread would outlast a cancellation
@@ -240,14 +239,14 @@ class _Connection(aiosqlite.Connection):
             await super().rollback()
 
 
-def _configure(connection: sqlite3.Connection, mode: str, cache: int) -> None:
+def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
     connection.execute(f"PRAGMA cache_size = -{cache}")
-    if mode == "ro":
-        return
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    if mode != "ro":
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
 
 
 def _begin_before_writes(

@@ -255,6 +255,7 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
                 await session.run_sync(lambda _: connection.invalidate())
             await session.invalidate()
     finally:
+        # a session that could not close did not forget its connection, which would be kept alive by it for good
         for key in _OF_TRANSACTION:
             info.pop(key, None)
 

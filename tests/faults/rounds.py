@@ -17,7 +17,6 @@ _ROUNDS = {
     "connection refused": (10, 100),
     "server full": (10, 100),
     "task cancelled": (200, 5_000),
-    "cancellation caught": (50, 5_000),
     "many writers": (2, 50),
     "disk full": (2, 50),
     "caught error": (2, 100),

@@ -101,7 +101,7 @@ async def test_a_session_that_caught_a_cancellation_commits_all_or_raises(db: Da
             work = Cancelled(called(CASES[name], session, symbol, number))
             await asyncio.create_task(work)
         measured.append((work.awaits, before[0], (await everything(db, symbol))[0]))
-    for index in range(rounds("cancellation caught")):
+    for index in range(rounds(FAULT)):
         which = index % len(names)
         case, (awaits, before, after) = CASES[names[which]], measured[which]
         symbol, at = f"C{index}", chance.randint(1, max(awaits, 1))
