@@ -19,9 +19,10 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store.errors import SchemaError, Unsupported, URLError
+from iftb_store.semaphore import FairSemaphore
 from iftb_store.tables import Base
 from iftb_store_duckdb.errors import cannot_open
-from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store_duckdb.locks import write_lock
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS, BARS = (Base.metadata.tables[name] for name in ("system_events", "ohlcv"))
@@ -445,28 +446,28 @@ async def test_echo_logs_statements_without_parameters(duckdb_url: str, caplog: 
 
 
 async def test_a_permit_goes_to_the_one_who_waited_longest() -> None:
-    turnstile, order = Turnstile(), list[int]()
+    semaphore, order = FairSemaphore(), list[int]()
 
     async def pass_through(number: int) -> None:
-        await turnstile.acquire(60)
+        await semaphore.acquire(60)
         order.append(number)
-        turnstile.release()
+        semaphore.release()
 
-    await turnstile.acquire(0)
+    await semaphore.acquire(0)
     waiting = [asyncio.create_task(pass_through(number)) for number in range(5)]
     await asyncio.sleep(0)
-    turnstile.release()
+    semaphore.release()
     await asyncio.gather(*waiting)
 
     assert order == [0, 1, 2, 3, 4]
 
 
 async def test_a_permit_given_to_a_task_that_is_cancelled_goes_to_the_next() -> None:
-    turnstile = Turnstile()
-    await turnstile.acquire(0)
-    first, second = (asyncio.create_task(turnstile.acquire(60)) for _ in range(2))
+    semaphore = FairSemaphore()
+    await semaphore.acquire(0)
+    first, second = (asyncio.create_task(semaphore.acquire(60)) for _ in range(2))
     await asyncio.sleep(0)
-    turnstile.release()
+    semaphore.release()
     first.cancel()
 
     assert await second

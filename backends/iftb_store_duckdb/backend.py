@@ -23,11 +23,12 @@ from iftb_store.identity import file_identity
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.semaphore import FairSemaphore
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
-from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store_duckdb.locks import write_lock
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.stores import DuckDBStores
@@ -60,8 +61,8 @@ class DuckDBBackend:
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
         self._size = pool_size + max_overflow
-        self._places = Turnstile(self._size)
-        self._lock = Turnstile() if self._options.in_memory else write_lock(self._options.path)
+        self._places = FairSemaphore(self._size)
+        self._lock = FairSemaphore() if self._options.in_memory else write_lock(self._options.path)
         self._spills = SpillFolder(self._options.spills, given="temp_directory" in url.query)
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None

@@ -14,9 +14,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
 from iftb_store.open_sessions import ENDED
 from iftb_store.protocols import Isolation
+from iftb_store.semaphore import FairSemaphore
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
-from iftb_store_duckdb.locks import Turnstile
 from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DuckDBSession:
         backend: DuckDBBackend,
         cursor: Cursor,
         executor: Executor,
-        lock: Turnstile,
+        lock: FairSemaphore,
         busy_timeout: float,
         isolation: Isolation | None,
     ) -> None:
