@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -28,6 +29,8 @@ from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
+from iftb_store.semaphore import FairSemaphore
+from iftb_store.turns import check_process
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -74,7 +77,8 @@ class DatabaseManager:
         )
         self._url = without_secrets(database_url)
         self._connected = False
-        self._connecting = asyncio.Lock()
+        self._process = os.getpid()
+        self._connecting = FairSemaphore()
 
     def __repr__(self) -> str:
         return f"DatabaseManager({shown_url(self._url)!r})"
@@ -130,8 +134,11 @@ class DatabaseManager:
         Raises:
             OperationalError: it cannot be reached or opened.
         """
+        if self._connected:
+            check_process(self._process, repr(self))
         async with self._connecting:
             if not self._connected:
+                self._process = os.getpid()
                 await self._backend.connect()
                 self._connected = True
 
@@ -146,10 +153,17 @@ class DatabaseManager:
             InvalidValueError: grace is no number of seconds, 0 or more.
         """
         wait = checks.seconds(grace, "grace")
+        if self._connected:
+            check_process(self._process, repr(self))
         async with self._connecting:
             if self._connected:
                 self._connected = False
-                await self._backend.disconnect(wait)
+                try:
+                    await self._backend.disconnect(wait)
+                except NotConnectedError:
+                    # it belongs to another event loop, which goes on
+                    self._connected = True
+                    raise
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
@@ -370,6 +384,7 @@ class DatabaseManager:
             raise NotConnectedError(
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
+        check_process(self._process, repr(self))
 
     def _require_migrations(self) -> None:
         self._require_connected()

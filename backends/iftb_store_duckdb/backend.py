@@ -20,7 +20,7 @@ from sqlalchemy.log import InstanceLogger
 
 from iftb_store.errors import operational_error
 from iftb_store.identity import file_identity
-from iftb_store.open_sessions import DISCONNECTED, OpenSessions
+from iftb_store.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.semaphore import FairSemaphore
@@ -138,6 +138,11 @@ class DuckDBBackend:
                 the transaction with it.
         """
         self._connected()
+        if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
+            raise operational_error(
+                f"this task itself has all {self._size} sessions of the manager open, so that no place would ever come free; "
+                "use one of those, or raise pool_size"
+            )
         if not await self._places.acquire(_WAIT_FOR_SESSION):
             raise operational_error(
                 f"all {self._size} sessions of this manager are in use, and none was closed within {_WAIT_FOR_SESSION:g} s; "
@@ -153,8 +158,10 @@ class DuckDBBackend:
             with self._sessions.holding(session):
                 try:
                     yield session
-                    if not session.idle:
-                        await session.commit()
+                    await session.finish()
+                except asyncio.CancelledError:
+                    await session.close(interrupt=True)
+                    raise
                 finally:
                     await session.close()
         finally:
@@ -173,12 +180,15 @@ class DuckDBBackend:
             IntegrityError: a constraint refused a statement.
         """
         self._connected()
-        if not read_only and not await self._lock.acquire(self._options.busy_timeout):
-            raise operational_error(
-                f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
-                "close it, then try again",
-                transient=True,
-            )
+        if not read_only:
+            check_own_lock(self._lock)
+            if not await self._lock.acquire(self._options.busy_timeout):
+                late = operational_error(
+                    f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
+                    "close it, then try again",
+                    transient=True,
+                )
+                raise blame_parent(late, self._lock)
 
         def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:

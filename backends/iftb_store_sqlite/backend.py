@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -15,13 +15,26 @@ from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.identity import file_identity
+from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, uncancelled, watch
+from iftb_store.relational import (
+    EngineBackend,
+    RelationalStores,
+    StorePool,
+    before_write,
+    is_read,
+    isolated,
+    session_of,
+    snapshot,
+    uncancelled,
+    watch,
+)
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
@@ -31,8 +44,6 @@ T = TypeVar("T")
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
-_READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE | re.DOTALL)
-_WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
 
 class SQLiteBackend(EngineBackend):
@@ -45,6 +56,7 @@ class SQLiteBackend(EngineBackend):
 
     probes = False
     isolates = False
+    loop_bound = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {
             Capability.SQLALCHEMY,
@@ -67,6 +79,7 @@ class SQLiteBackend(EngineBackend):
         self._path = os.fspath(Path(url.database or "").absolute())
         self._mode = _mode(url)
         self._target = ":memory:" if self._memory else f"file:{quote(self._path)}?mode={self._mode}"
+        self.write_lock = f"memory {id(self)}" if self._memory else os.path.realpath(self._path)
         self._timeout = _seconds(url)
         self._cache = _cache(url)
         self._pool = (
@@ -79,7 +92,7 @@ class SQLiteBackend(EngineBackend):
         engine = create_async_engine(
             "sqlite+aiosqlite://",
             async_creator=self._opening(self._open),
-            poolclass=StorePool,
+            poolclass=_Pool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
@@ -90,8 +103,7 @@ class SQLiteBackend(EngineBackend):
 
     def interrupt(self, driver: Any) -> None:
         """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
-        if driver._connection is not None:
-            driver._connection.interrupt()
+        driver.interrupt_thread()
 
     async def identity(self) -> str:
         """The file by its device and number; in memory, this backend."""
@@ -107,9 +119,14 @@ class SQLiteBackend(EngineBackend):
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
+        if not read_only:
+            check_own_lock(self.write_lock)
         async with self._engine.connect() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
-            await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            try:
+                await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            except OperationalError as error:
+                raise blame_parent(error, self.write_lock) from error
             running = asyncio.ensure_future(connection.run_sync(work))
             try:
                 result = await asyncio.shield(running)
@@ -148,6 +165,7 @@ class SQLiteBackend(EngineBackend):
         if not self._memory:
             self._create_file()
         opening = _Connection(self._connect, iter_chunk_size=64)
+        opening.write_lock = self.write_lock
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
         try:
@@ -196,6 +214,17 @@ async def _ended(work: asyncio.Future[Any]) -> None:
         await work
 
 
+class _Pool(StorePool):
+    """Gives no connection out whose thread has ended."""
+
+    def _look(self, record: ConnectionPoolEntry) -> None:
+        adapter: Any = record.dbapi_connection
+        if not adapter.driver_connection._thread.is_alive():
+            raise DisconnectionError
+        # SQLAlchemy's belongs to the event loop in which tasks last waited for it
+        adapter._execute_mutex = asyncio.Lock()
+
+
 class _Driver(sqlite3.Connection):
     """Ends its transaction when it is closed: a statement that was broken off would keep it, and the write lock, alive."""
 
@@ -207,6 +236,8 @@ class _Driver(sqlite3.Connection):
 
 class _Connection(aiosqlite.Connection):
     """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
+
+    write_lock: Hashable = None
 
     # what a cancelled task has left in the thread may begin one yet
     _left_alone = False
@@ -220,7 +251,15 @@ class _Connection(aiosqlite.Connection):
             return False
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._running or self._connection is None:
+        try:
+            return await self._execute_to_end(fn, *args, **kwargs)
+        except asyncio.CancelledError:
+            self.interrupt_thread()
+            raise
+
+    async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # its thread ends where it has an answer for an event loop that was closed meanwhile
+        if not self._running or self._connection is None or not self._thread.is_alive():
             raise sqlite3.ProgrammingError("the connection was closed")
         try:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -228,15 +267,21 @@ class _Connection(aiosqlite.Connection):
             self._left_alone = True
             raise
 
+    def interrupt_thread(self) -> None:
+        """Stop what the thread may be running: a cancelled task, and all that follows, would wait for its end."""
+        with suppress(sqlite3.ProgrammingError):
+            if self._connection is not None:
+                self._connection.interrupt()
+
     async def commit(self) -> None:
         if self.in_transaction or self._left_alone:
             self._left_alone = False
-            await super().commit()
+            await self._execute_to_end(self._conn.commit)
 
     async def rollback(self) -> None:
         if self.in_transaction or self._left_alone:
             self._left_alone = False
-            await super().rollback()
+            await self._execute_to_end(self._conn.rollback)
 
 
 def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
@@ -256,25 +301,27 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    reads = _READ.match(statement) and not _WRITE_WORD.search(statement)
+    reads = is_read(statement)
     if reads and not isolated(connection):
         return
     only_reads = snapshot(connection)
+    driver = connection.connection.dbapi_connection
+    if not only_reads and driver is not None and not driver.driver_connection.in_transaction:
+        check_own_lock(driver.driver_connection.write_lock, session_of(connection))
     if not (reads and only_reads):
         before_write(connection)
-    driver = connection.connection.dbapi_connection
     if driver is None or driver.driver_connection.in_transaction:
         return
     begin = driver.cursor()
     try:
         begin.execute("BEGIN" if only_reads else "BEGIN IMMEDIATE")
     except RAISED as error:
-        raise translate(error) from error
+        raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
     finally:
         begin.close()
 
 
-def _transaction_is_gone(connection: Connection) -> bool:
+def _transaction_is_gone(connection: Connection, error: BaseException) -> bool:
     """Tell whether SQLite has rolled the whole transaction back, as it does when the disk is full, say."""
     if connection.invalidated:
         return True
