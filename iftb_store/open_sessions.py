@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from iftb_store.errors import TransientError, operational_error
 
@@ -89,7 +89,7 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
         raise operational_error(_OWN_LOCK)
 
 
-def blame_parent(error: OperationalError, lock: Hashable, besides: object = None) -> OperationalError:
+def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
     """Return the error to raise instead of one for a write lock that was not granted in time.
 
     If a parent of this task holds it, waiting once more would not help: the parent may be waiting for this task.

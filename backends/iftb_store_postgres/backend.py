@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection, event
@@ -126,7 +126,7 @@ class PostgresBackend(EngineBackend):
         async with self._engine.connect() as connection:
             return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
 
-    def forget(self, driver: asyncpg.Connection) -> None:
+    def forget(self, driver: Any) -> None:
         """Shut the connection's socket, from which the server learns that nobody is there."""
         with suppress(OSError):
             driver._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)

@@ -80,7 +80,7 @@ class StoreSession(AsyncSession):
         """Run a statement and return its rows as they come; each fetch of them queues as a call of its own."""
         async with _turns_of(self) as turns:
             result = await super().stream(*args, **options)
-            sync = result._real_result
+            sync: Any = result._real_result
             # the ORM's results fetch from another one
             fetched = getattr(sync, "raw", None) or sync
             fetched.cursor = _QueuedCursor(fetched.cursor, turns)

@@ -13,6 +13,7 @@ from iftb_store.testing.events import EventTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
 from iftb_store.testing.resampling import ResampleTests
@@ -21,6 +22,7 @@ from iftb_store.testing.series import SeriesTests, UpsertReportTests
 from iftb_store.testing.sessions import SessionTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
+from iftb_store.testing.tasks import TaskTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.values import ValueTests
 from iftb_store.testing.whole_rows import WholeRowTests
@@ -47,6 +49,8 @@ class BackendConformance(
     SessionTests,
     RunningTests,
     ConcurrencyTests,
+    TaskTests,
+    PlaceTests,
     AppSessionTests,
     LifecycleTests,
     BackupTests,
