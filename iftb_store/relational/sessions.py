@@ -12,7 +12,14 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, OperationalError, SQLAlchemyError, UnboundExecutionError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidRequestError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    UnboundExecutionError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransaction
@@ -79,7 +86,10 @@ class StoreSession(AsyncSession):
     async def stream(self, *args: Any, **options: Any) -> Any:
         """Run a statement and return its rows as they come; each fetch of them queues as a call of its own."""
         async with _turns_of(self) as turns:
-            result = await super().stream(*args, **options)
+            try:
+                result = await super().stream(*args, **options)
+            except PendingRollbackError as error:
+                raise _lost_transaction(self.sync_session.info.get(_FIRST_ERROR) or error) from error
             sync: Any = result._real_result
             # the ORM's results fetch from another one
             fetched = getattr(sync, "raw", None) or sync
@@ -126,8 +136,12 @@ def _queued(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
 
     @functools.wraps(call)
     async def in_turn(self: Any, *args: Any, **options: Any) -> T:
-        async with _turns_of(self if isinstance(self, AsyncSession) else self.session):
-            return await call(self, *args, **options)
+        session: AsyncSession = self if isinstance(self, AsyncSession) else self.session
+        async with _turns_of(session):
+            try:
+                return await call(self, *args, **options)
+            except PendingRollbackError as error:
+                raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
 
     return in_turn
 
