@@ -31,6 +31,7 @@ SLOW_WRITE = text("INSERT INTO system_events (event_type, severity, message) SEL
 
 _HOLDER = """
 import sys, duckdb
+from tests.strangers import as_stranger
 connection = duckdb.connect(sys.argv[1])
 print("open", flush=True)
 sys.stdin.read()
@@ -106,9 +107,9 @@ async def test_a_writer_that_waits_in_vain_is_told_who_writes(db: DatabaseManage
         await OHLCVRepository(session).insert_many([bar()])
 
         with pytest.raises(OperationalError, match="another session of this process is writing"):
-            await OHLCVRepository(other).insert_many([bar(1)])
+            await as_stranger(OHLCVRepository(other).insert_many([bar(1)]))
         with pytest.raises(OperationalError, match="another session of this process is writing"):
-            await other.create_tables()
+            await as_stranger(other.create_tables())
 
 
 async def test_readers_go_on_while_a_session_writes(db: DatabaseManager) -> None:

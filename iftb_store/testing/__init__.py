@@ -23,6 +23,7 @@ _MODULES = (
     "gaps",
     "hostile",
     "hostile_values",
+    "interrupting",
     "lifecycle",
     "machine",
     "model",

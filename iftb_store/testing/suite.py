@@ -12,6 +12,7 @@ from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
+from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
@@ -50,6 +51,7 @@ class BackendConformance(
     RunningTests,
     ConcurrencyTests,
     TaskTests,
+    InterruptTests,
     PlaceTests,
     AppSessionTests,
     LifecycleTests,
