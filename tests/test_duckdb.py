@@ -23,6 +23,7 @@ from iftb_store.semaphore import FairSemaphore
 from iftb_store.tables import Base
 from iftb_store_duckdb.errors import cannot_open
 from iftb_store_duckdb.locks import write_lock
+from tests.strangers import as_stranger
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS, BARS = (Base.metadata.tables[name] for name in ("system_events", "ohlcv"))
@@ -31,7 +32,6 @@ SLOW_WRITE = text("INSERT INTO system_events (event_type, severity, message) SEL
 
 _HOLDER = """
 import sys, duckdb
-from tests.strangers import as_stranger
 connection = duckdb.connect(sys.argv[1])
 print("open", flush=True)
 sys.stdin.read()

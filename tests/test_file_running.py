@@ -14,8 +14,7 @@ import duckdb
 import pytest
 from sqlalchemy import make_url
 
-from iftb_store import DatabaseManager, Trade, TradeRepository, TransientError
-from tests.strangers import as_stranger
+from iftb_store import DatabaseManager, Trade, TradeRepository
 
 
 def trade(trade_id: str = "T-1") -> Trade:

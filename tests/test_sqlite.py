@@ -21,7 +21,6 @@ from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.selections import BARS, Selection
 from iftb_store.testing.samples import hourly
 from iftb_store.types import to_epoch_us
-from iftb_store_sqlite import arrow
 
 
 @pytest.fixture
@@ -33,7 +32,6 @@ def path(tmp_path: Path) -> Path:
     ("pragma", "value"),
     [("journal_mode", "wal"), ("foreign_keys", 1), ("synchronous", 2), ("busy_timeout", 30_000)],
 )
-from tests.strangers import as_stranger
 async def test_a_connection_is_set_up_for_safety(sqlite_url: str, pragma: str, value: object) -> None:
     async with DatabaseManager(sqlite_url) as db, db.get_session() as session:
         assert (await session.execute(text(f"PRAGMA {pragma}"))).scalar() == value
