@@ -14,7 +14,8 @@ import duckdb
 import pytest
 from sqlalchemy import make_url
 
-from iftb_store import DatabaseManager, Trade, TradeRepository
+from iftb_store import DatabaseManager, Trade, TradeRepository, TransientError
+from tests.strangers import as_stranger
 
 
 def trade(trade_id: str = "T-1") -> Trade:

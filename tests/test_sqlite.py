@@ -21,6 +21,8 @@ from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.selections import BARS, Selection
 from iftb_store.testing.samples import hourly
 from iftb_store.types import to_epoch_us
+from iftb_store_sqlite import arrow
+from tests.strangers import as_stranger
 
 
 @pytest.fixture
