@@ -317,9 +317,9 @@ async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_sess
         await db.create_tables()
         with suppress(OperationalError):
             async with db.get_session() as session:
-                own = await session.connection()
-                # past the session, so that nothing queues
-                going_on = asyncio.ensure_future(own.execute(text("SELECT pg_sleep(60)")))
+                pooled = await (await session.connection()).get_raw_connection()
+                # past the session and its transaction, so that nothing queues
+                going_on = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
                 await asyncio.sleep(0.05)
         for number in range(3):
             await TradeRepository(db).insert(trade(f"T{number}"))
