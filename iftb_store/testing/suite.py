@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from iftb_store.testing.app_sessions import AppSessionTests
 from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
@@ -30,38 +32,47 @@ from iftb_store.testing.whole_rows import WholeRowTests
 
 
 class BackendConformance(
+    ValueTests,
     BarTests,
-    BulkTests,
-    GapTests,
-    ReadArrowTests,
-    WriteArrowTests,
-    OtherTablesAsArrowTests,
-    WholeRowTests,
     SeriesTests,
     UpsertReportTests,
+    GapTests,
     ResampleTests,
-    StreamTests,
-    SnapshotTests,
+    BulkTests,
     TradeTests,
     StatisticsTests,
     PositionTests,
     EventTests,
-    ValueTests,
     SessionTests,
+    AppSessionTests,
+    LifecycleTests,
+    ReadArrowTests,
+    WriteArrowTests,
+    OtherTablesAsArrowTests,
+    StreamTests,
+    SnapshotTests,
     RunningTests,
     ConcurrencyTests,
     TaskTests,
     InterruptTests,
     PlaceTests,
-    AppSessionTests,
-    LifecycleTests,
+    WholeRowTests,
     BackupTests,
-    PropertyTests,
     HostileTests,
+    PropertyTests,
 ):
-    """What every backend must do.
+    """What every backend must do, in the order in which pytest runs it: what an author writes first comes first.
 
     A subclass supplies the fixture ``url``: the URL of a fresh, empty database, another one for every test, which two
     managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
     it needs no tables. Where the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` do it as another.
+    A test that takes longer than ``time_limit`` fails.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the tests of all parts into the class itself: of inherited ones pytest runs those of the last base first."""
+        super().__init_subclass__(**options)
+        for part in cls.__mro__:
+            for name in vars(part):
+                if name.startswith("test_") and name not in vars(cls):
+                    setattr(cls, name, getattr(cls, name))
