@@ -254,8 +254,19 @@ class _Connection(aiosqlite.Connection):
         try:
             return await self._execute_to_end(fn, *args, **kwargs)
         except asyncio.CancelledError:
-            self.interrupt_thread()
+            await self._stop_thread()
             raise
+
+    async def _stop_thread(self) -> None:
+        """Interrupt what the thread runs until it has let go of the connection, whose transaction is known only then."""
+        self._left_alone = False
+        stopped = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((stopped, lambda: None))
+        while not stopped.done():
+            self.interrupt_thread()
+            # cancelled once more meanwhile, the task is as cancelled as before
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([stopped], timeout=_AGAIN)
 
     async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # its thread ends where it has an answer for an event loop that was closed meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -265,6 +266,11 @@ class _InTurn:
             return box.pop()
         except RAISED as error:
             raise await self._translated(error) from error
+        except asyncio.CancelledError as error:
+            # SQLite rolls the whole transaction back where it interrupts a write
+            if session is not None:
+                note_error(session, error, gone=not driver.in_transaction)
+            raise
 
     async def _translated(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         driver = self._driver
