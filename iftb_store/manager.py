@@ -28,6 +28,7 @@ from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
+from iftb_store.threads import import_modules
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -293,9 +294,10 @@ class DatabaseManager:
         Raises:
             SchemaError: the tables there are not ours and carry no revision, or are of a newer version.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import upgrade
 
-        self._require_migrations()
         await self._backend.with_connection(upgrade)
 
     async def create_tables(self) -> None:
@@ -304,16 +306,18 @@ class DatabaseManager:
         Raises:
             SchemaError: tables of ours are there at another revision.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import create
 
-        self._require_migrations()
         await self._backend.with_connection(create)
 
     async def status(self) -> SchemaStatus:
         """Return the engine and its version, the schema's revision and this version's, and the rows of each table."""
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import status
 
-        self._require_migrations()
         return await self._backend.with_connection(status, read_only=True)
 
     async def examine(self) -> list[Finding]:
@@ -326,9 +330,10 @@ class DatabaseManager:
             NotConnectedError: before connect().
             Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations", "iftb_store.doctor")
         from iftb_store.doctor import examine_rows, examine_schema, worst_first
 
-        self._require_migrations()
         schema, whole = await self._backend.with_connection(examine_schema, read_only=True)
         rows = await self._backend.with_connection(examine_rows, read_only=True) if whole else []
         return worst_first([*rows, *schema])
@@ -354,9 +359,10 @@ class DatabaseManager:
             OperationalError: the file cannot be written, what is read is damaged, or another backup to it is under way.
             NotConnectedError: before connect().
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations", "iftb_store.backups")
         from iftb_store.backups import write_backup
 
-        self._require_migrations()
         return await write_backup(self, self._backend, self._url, path, overwrite=overwrite, step=step)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
