@@ -54,6 +54,9 @@ class DatabaseManager:
     ``async with DatabaseManager(url) as db`` connects and disconnects. Connecting or disconnecting twice does nothing the
     second time; a manager can connect again after it was disconnected. No schema is needed to connect.
 
+    Making a manager imports its engine's driver, up to half a second of an event loop that runs already (DuckDB's the longest).
+    From connect() on, no call holds the loop up for imports: what else is needed is imported in a thread.
+
     Args:
         database_url: e.g. ``postgresql://user:password@host/name``, ``sqlite:///bot.db``, ``duckdb:///research.duckdb``.
         pool_size: connections kept open.
@@ -155,7 +158,8 @@ class DatabaseManager:
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
 
-        It commits on a clean exit and rolls back on an exception or a cancellation. On PostgreSQL and SQLite it is a
+        It commits on a clean exit and rolls back on an exception or a cancellation; a cancellation while the COMMIT itself is
+        under way leaves its outcome open. On PostgreSQL and SQLite it is a
         SQLAlchemy AsyncSession; on DuckDB an object with its execute, commit and rollback.
 
         Args:

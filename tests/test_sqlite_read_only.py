@@ -1,4 +1,4 @@
-"""An SQLite file where nothing can be written: read with mode=ro, or an error that says why not and what helps."""
+"""A file where nothing can be written: SQLite reads it with mode=ro, or says why not and what helps; DuckDB alike."""
 
 from __future__ import annotations
 
@@ -85,6 +85,18 @@ def test_another_mode_says_that_mode_ro_reads_it(path: Path, mode: str) -> None:
     assert "mode=ro" in out
 
 
+def test_duckdb_reads_such_a_file_with_access_mode_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "storage" / "store.duckdb"
+    path.parent.mkdir()
+    asyncio.run(_store(path, "BTCUSDT", "duckdb"))
+    with reading(path.parent, "-m", "iftb_store", "gaps", f"duckdb:///{path}", "BTCUSDT", "1h") as running:
+        refused, _ = running.communicate(timeout=60)
+    with reading(path.parent, "-c", _COUNTING, f"duckdb:///{path}?access_mode=read_only") as running:
+        out, _ = running.communicate("\n\n", timeout=60)
+    assert "add ?access_mode=read_only to the URL" in refused
+    assert out == "5\n5\n"
+
+
 def test_a_log_with_rows_is_read_where_its_index_lies_beside_it(interrupted: Path) -> None:
     assert counted(interrupted) == "10\n10\n"
 
@@ -122,7 +134,7 @@ async def test_a_log_that_a_reader_let_grow_is_cut_down_again(tmp_path: Path) ->
         assert log.stat().st_size <= 16 << 20 < grown
 
 
-async def _store(path: Path, symbol: str) -> None:
-    async with DatabaseManager(f"sqlite:///{path}") as db:
+async def _store(path: Path, symbol: str, engine: str = "sqlite") -> None:
+    async with DatabaseManager(f"{engine}:///{path}") as db:
         await db.migrate()
         await OHLCVRepository(db).insert_many(hourly(5, symbol=symbol))
