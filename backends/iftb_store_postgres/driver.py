@@ -25,6 +25,7 @@ from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, fitting_sql, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
+from iftb_store.threads import import_modules
 from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
 
@@ -152,6 +153,7 @@ class PostgresDriver:
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See Stores.scan; one COPY."""
+        await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres import arrow
 
         async with self._reading() as connection:
@@ -173,6 +175,7 @@ class PostgresDriver:
         """See Stores.put."""
         if not rows.num_rows:
             return
+        await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
@@ -181,6 +184,7 @@ class PostgresDriver:
 
     async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
         """See Stores.drop."""
+        await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)

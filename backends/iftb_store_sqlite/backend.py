@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
@@ -38,12 +39,15 @@ from iftb_store.relational import (
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
+from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
 
 T = TypeVar("T")
 
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
+# bytes; four times the log at which SQLite brings it into the file
+_LOG_LIMIT = 16 << 20
 
 
 class SQLiteBackend(EngineBackend):
@@ -51,7 +55,7 @@ class SQLiteBackend(EngineBackend):
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
     manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
-    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc.
+    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too.
     """
 
     probes = False
@@ -164,22 +168,39 @@ class SQLiteBackend(EngineBackend):
     async def _open(self) -> Any:
         if not self._memory:
             self._create_file()
-        opening = _Connection(self._connect, iter_chunk_size=64)
+        try:
+            return await self._opened(self._target)
+        except RAISED as error:
+            if self._memory or not cannot_be_written(self._path, error):
+                raise translate(error) from error
+            if self._mode != "ro":
+                raise refused(self._path, error) from error
+            require_no_log(self._path, error)
+            version = version_of(self._path)
+        try:
+            connection = await self._opened(f"{self._target}&immutable=1")
+        except RAISED as error:
+            raise translate(error) from error
+        connection.read_as = (self._path, version)
+        return connection
+
+    async def _opened(self, target: str) -> _Connection:
+        opening = _Connection(partial(self._connect, target), iter_chunk_size=64)
         opening.write_lock = self.write_lock
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
         try:
-            connection: Any = await opening
+            connection = await opening
             try:
                 await self._configured(connection)
             except BaseException:
                 await connection.close()
                 raise
-        except RAISED as error:
+        except RAISED:
             # its thread still has a word for this event loop, which may be closed next
             await asyncio.to_thread(opening._thread.join)
-            raise translate(error) from error
-        return connection
+            raise
+        return opening
 
     async def _configured(self, connection: Any) -> None:
         """Set up a connection; while another one writes a file without a write-ahead log, SQLite refuses the switch to it."""
@@ -194,9 +215,9 @@ class SQLiteBackend(EngineBackend):
                     raise
             await asyncio.sleep(_AGAIN)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, target: str) -> sqlite3.Connection:
         # no busy timeout yet: a wait in the thread would outlast a cancellation
-        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
+        return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
 
     def _create_file(self) -> None:
         if self._mode != "rwc":
@@ -215,11 +236,12 @@ async def _ended(work: asyncio.Future[Any]) -> None:
 
 
 class _Pool(StorePool):
-    """Gives no connection out whose thread has ended."""
+    """Gives no connection out whose thread has ended, or whose immutable file has changed since it was opened."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
-        if not adapter.driver_connection._thread.is_alive():
+        driver = adapter.driver_connection
+        if not driver._thread.is_alive() or driver.is_outdated():
             raise DisconnectionError
         # SQLAlchemy's belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
@@ -241,6 +263,15 @@ class _Connection(aiosqlite.Connection):
 
     # what a cancelled task has left in the thread may begin one yet
     _left_alone = False
+    #: The path and the version of a file that is read as immutable.
+    read_as: tuple[str, Version | None] | None = None
+
+    def is_outdated(self) -> bool:
+        """Whether the file was taken for one that does not change, and has changed."""
+        if self.read_as is None:
+            return False
+        path, version = self.read_as
+        return version is None or version_of(path) != version
 
     @property
     def in_transaction(self) -> bool:
@@ -302,6 +333,8 @@ def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: f
     if mode != "ro":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # a log that grew while a reader stayed open would keep its size
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
 
 

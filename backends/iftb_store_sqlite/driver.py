@@ -39,6 +39,7 @@ from iftb_store.relational import (
 )
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
+from iftb_store.threads import import_modules
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import RAISED, translate
@@ -160,6 +161,7 @@ class SQLiteDriver:
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See Stores.scan; in SQLite's thread."""
+        await import_modules("iftb_store_sqlite.arrow")
         from iftb_store_sqlite.arrow import scan
 
         self._logger.info("scan of %s", selection.table.name)
@@ -180,6 +182,7 @@ class SQLiteDriver:
         """
         if not rows.num_rows:
             return
+        await import_modules("iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
@@ -195,6 +198,7 @@ class SQLiteDriver:
             return await self._delete(connection, table, rows, table.key)
 
     async def _delete(self, connection: _InTurn, table: ScannedTable, rows: pa.Table, columns: Sequence[str]) -> int:
+        await import_modules("iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
