@@ -17,7 +17,7 @@ DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
-_TIMEOUTS = ("connect_timeout", "pool_timeout", "statement_timeout")
+_OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
 _REQUIRED = ("host", "database", "username", "password")
 
 _log = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ class DatabaseSettings(BaseSettings):
     """IFTB_STORE_URL whole, or the parts DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME, DB_PASSWORD; an empty one is not set.
 
     IFTB_STORE_URL wins where both are set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are for
-    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT and DB_STATEMENT_TIMEOUT become
-    the options of these names in the URL that the parts make. No representation shows the password or the URL.
+    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT, DB_STATEMENT_TIMEOUT, DB_SSLMODE and
+    DB_SSLROOTCERT become the options of these names in the URL that the parts make.
+    No representation shows the password or the URL.
     """
 
     model_config = SettingsConfigDict(
@@ -46,6 +47,8 @@ class DatabaseSettings(BaseSettings):
     connect_timeout: str | None = None
     pool_timeout: str | None = None
     statement_timeout: str | None = None
+    sslmode: str | None = None
+    sslrootcert: str | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
         # pydantic's own refusal would show the value
@@ -90,14 +93,15 @@ class DatabaseSettings(BaseSettings):
 
     def _check_text(self) -> None:
         secret = "" if self.password is None else self.password.get_secret_value()
-        for name, value in {"host": self.host, "database": self.database, "username": self.username, "password": secret}.items():
+        parts = {name: getattr(self, name) for name in ("host", "database", "username", *_OPTIONS)}
+        for name, value in {**parts, "password": secret}.items():
             if not is_text(value or ""):
                 raise ConfigurationError(f"{_variable(name)} holds bytes that are no UTF-8 text; write it in UTF-8")
 
     def _postgresql_url(self) -> URL:
         password = None if self.password is None else self.password.get_secret_value()
-        timeouts = {name: str(getattr(self, name)) for name in _TIMEOUTS if getattr(self, name) is not None}
-        url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=timeouts)
+        options = {name: str(getattr(self, name)) for name in _OPTIONS if getattr(self, name) is not None}
+        url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=options)
         if self.host is not None and self.host.startswith("/"):
             # the directory of a Unix socket cannot stand where a URL has its host
             return url.update_query_dict({"host": self.host, "port": str(self.port)})

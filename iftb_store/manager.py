@@ -26,7 +26,7 @@ from iftb_store.errors import (
 )
 from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
 
 if TYPE_CHECKING:
@@ -269,9 +269,12 @@ class DatabaseManager:
         """
         self._require_migrations()
         round_trip, schema, writable = None, None, False
+        protection: Encryption | tuple[None, None] = None, None
         problems: list[str] = []
         try:
             round_trip = await self.ping(within)
+            if isinstance(self._backend, SupportsEncryption):
+                protection = await self._backend.read_encryption()
             schema = await self.status()
             problems += advice(schema.state)
             if schema.tables:
@@ -283,7 +286,8 @@ class DatabaseManager:
         except (DBAPIError, StoreError) as error:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
         pool = PoolState(self._backend.in_use, self._backend.capacity)
-        return Health(writable and not problems, round_trip is not None, round_trip, writable, pool, schema, problems)
+        healthy = writable and not problems
+        return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, *protection)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

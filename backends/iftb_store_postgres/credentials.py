@@ -34,6 +34,8 @@ def forget_variables(error: BaseException) -> None:
 
 def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
     """Tell which of the options' files for TLS cannot be used, None where all can; ``password`` opens the key's file."""
+    authorities = options.get("sslrootcert")
+    options = {name: value for name, value in options.items() if (name, value) != ("sslrootcert", "system")}
     for name in _FILES:
         try:
             if name in options:
@@ -54,6 +56,9 @@ def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
         return (
             f"sslcert {options['sslcert']} cannot be used: it needs the key that belongs to it, in sslkey, opened by sslpassword"
         )
-    if options.get("sslmode", "").startswith("verify-") and "sslrootcert" not in options:
-        return f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE"
+    if options.get("sslmode", "").startswith("verify-") and not authorities:
+        return (
+            f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE, or "
+            "sslrootcert=system for one that the operating system trusts"
+        )
     return None
