@@ -31,7 +31,8 @@ T = TypeVar("T")
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
-_READ = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE | re.DOTALL)
+_SPACE = re.compile(r"\s*")
+_READ_WORD = re.compile(r"(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE)
 _WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
 
 
@@ -256,7 +257,7 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    reads = _READ.match(statement) and not _WRITE_WORD.search(statement)
+    reads = _begins_to_read(statement) and not _WRITE_WORD.search(statement)
     if reads and not isolated(connection):
         return
     only_reads = snapshot(connection)
@@ -272,6 +273,22 @@ def _begin_before_writes(
         raise translate(error) from error
     finally:
         begin.close()
+
+
+def _begins_to_read(statement: str) -> bool:
+    """Tell whether the first word after white space and comments is one of a read; no pattern, as it would go back and forth."""
+    place = 0
+    while True:
+        place = _SPACE.match(statement, place).end()  # type: ignore[union-attr]
+        if statement.startswith("--", place):
+            end = statement.find("\n", place)
+        elif statement.startswith("/*", place):
+            end = statement.find("*/", place + 2)
+        else:
+            return _READ_WORD.match(statement, place) is not None
+        if end < 0:
+            return False
+        place = end + (1 if statement[end] == "\n" else 2)
 
 
 def _transaction_is_gone(connection: Connection) -> bool:
