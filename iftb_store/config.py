@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, SecretStr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
@@ -18,9 +20,27 @@ DEFAULT_FILE = "iftb.db"
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
 _OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
+# of the parts, those whose value an error shows
+_SHOWN = ("port", "pool_size", "max_overflow")
+_HIDDEN = "***"
 _REQUIRED = ("host", "database", "username", "password")
 
 _log = logging.getLogger(__name__)
+
+
+def _without_input(error: ValidationError) -> ValidationError:
+    """Return the same error without what was given, but for the value of a field that is no secret."""
+    problems = [
+        InitErrorDetails(
+            # its words are pydantic's own, which need this
+            type=problem["type"],
+            loc=problem["loc"],
+            input=problem["input"] if problem["loc"][:1] and problem["loc"][0] in _SHOWN else _HIDDEN,
+            ctx=problem.get("ctx", {}),
+        )
+        for problem in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(error.title, problems, hide_input=True)
 
 
 class DatabaseSettings(BaseSettings):
@@ -49,6 +69,24 @@ class DatabaseSettings(BaseSettings):
     statement_timeout: str | None = None
     sslmode: str | None = None
     sslrootcert: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # pydantic's frames hold the environment's password, and this one what was given
+            values.clear()
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            hidden = _without_input(error)
+        # outside, or the first error would be its context
+        raise hidden
 
     def __setattr__(self, name: str, value: object) -> None:
         # pydantic's own refusal would show the value
@@ -114,6 +152,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     database: DatabaseSettings
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            hidden = _without_input(error)
+        raise hidden
 
 
 def get_settings() -> Settings:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +23,7 @@ from iftb_store.errors import (
     TransientError,
     Unsupported,
     operational_error,
+    refuse_pickling,
 )
 from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
@@ -78,6 +79,9 @@ class DatabaseManager:
 
     def __repr__(self) -> str:
         return f"DatabaseManager({shown_url(self._url)!r})"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
 
     async def __aenter__(self) -> DatabaseManager:
         await self.connect()

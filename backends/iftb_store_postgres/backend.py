@@ -37,7 +37,7 @@ _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 # as strict as the driver's own parser of URLs is lax; with commas between several hosts
-_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F:.]*:[\da-fA-F:.]*%\w+")
+_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F.]*:[\da-fA-F:.]*%\w+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0
@@ -68,6 +68,9 @@ class PostgresBackend(EngineBackend):
         if twice := sorted(set(url.query) - set(query)):
             raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
         unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
+        if unknown and ("password" in query or "sslpassword" in query):
+            # the rest of a password with an &, perhaps
+            raise URLError("an unknown option in the PostgreSQL URL; percent-encode & and = in a password")
         if unknown:
             known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
             raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")

@@ -6,6 +6,9 @@ import ssl
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn, SupportsIndex
+
+from iftb_store.errors import refuse_pickling
 
 _FILES = ("sslrootcert", "sslcrl", "sslcert", "sslkey")
 
@@ -18,6 +21,9 @@ class Hidden(str):
     def __repr__(self) -> str:
         return "'***'"
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
+
     def bare(self) -> str:
         """Return the text itself; asyncpg takes no subclass of str."""
         return str(self)
@@ -26,8 +32,10 @@ class Hidden(str):
 def forget_variables(error: BaseException) -> None:
     """Clear the variables of the frames that an exception of asyncpg's left: a password is among them."""
     chain: list[BaseException | None] = [error]
+    known: set[int] = set()
     while chain:
-        if (one := chain.pop()) is not None:
+        if (one := chain.pop()) is not None and id(one) not in known:
+            known.add(id(one))
             traceback.clear_frames(one.__traceback__)
             chain += [one.__cause__, one.__context__]
 
