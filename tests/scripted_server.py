@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+
+#: What is sent: bytes, or what makes them of all that was heard; None waits for the client's next.
+Step = bytes | Callable[[bytes], bytes] | None
 
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
@@ -33,13 +36,13 @@ class ScriptedServer:
     """Listens on one port.
 
     Attributes:
-        script: what it sends after the client's first message, each item by itself; ``None`` waits for the client's next.
+        script: what it sends after the client's first message, each step by itself.
         tls: what it answers SSLRequest with; None has no TLS.
         heard: all that clients sent after their first messages.
         connections: how many of them there were.
     """
 
-    script: Sequence[bytes | None]
+    script: Sequence[Step]
     tls: ssl.SSLContext | None = None
     heard: bytes = b""
     connections: int = 0
@@ -65,7 +68,7 @@ class ScriptedServer:
             if piece is None:
                 self.heard += await reader.read(65_536)
                 continue
-            writer.write(piece)
+            writer.write(piece(self.heard) if callable(piece) else piece)
             await writer.drain()
             # the next piece comes by itself: a turn of the loop, and the client's, which is in the same one
             for _ in range(3):
@@ -75,9 +78,7 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted(
-    *script: bytes | None, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-) -> AsyncIterator[ScriptedServer]:
+async def scripted(*script: Step, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[ScriptedServer]:
     """Run a server for the time of the block."""
     server = ScriptedServer(script, tls)
     listening = await asyncio.start_server(server.serve, host, 0)
@@ -89,7 +90,7 @@ async def scripted(
 
 
 @asynccontextmanager
-async def scripted_socket(folder: str, *script: bytes | None) -> AsyncIterator[ScriptedServer]:
+async def scripted_socket(folder: str, *script: Step) -> AsyncIterator[ScriptedServer]:
     """Run a server on a Unix socket of ``folder`` for the time of the block."""
     server = ScriptedServer(script)
     listening = await asyncio.start_unix_server(server.serve, f"{folder}/.s.PGSQL.5432")

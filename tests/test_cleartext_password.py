@@ -11,7 +11,18 @@ import trustme
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager
-from tests.scripted_server import CLEARTEXT, LETS_IN, NOTICE, READY, REFUSAL, authentication, message, scripted, scripted_socket
+from tests.scripted_server import (
+    CLEARTEXT,
+    LETS_IN,
+    NOTICE,
+    READY,
+    REFUSAL,
+    Step,
+    authentication,
+    message,
+    scripted,
+    scripted_socket,
+)
 
 SECRET = b"s3ntinel"
 REMEDY = "so it was not sent; set up TLS on the server"
@@ -125,6 +136,30 @@ async def test_md5_is_answered_without_tls_as_the_password_itself_does_not_pass(
         assert "the password was refused" in await refusal(url(server.port))
     assert b"md5" in server.heard
     assert SECRET not in server.heard
+
+
+def rounds_of_scram(count: bytes) -> Step:
+    """Return the step that asks for so many, with the nonce that the client gave."""
+
+    def challenge(heard: bytes) -> bytes:
+        nonce = heard.rpartition(b",r=")[2]
+        return authentication(11, b"r=" + nonce + b"more,s=c2FsdA==,i=" + count)
+
+    return challenge
+
+
+@pytest.mark.parametrize("count", [b"2147483647", b"1000001", b"9" * 5_000, b"0" * 300 + b"2147483647", b"2147483647,x=1,i=1"])
+@pytest.mark.parametrize("options", ["", "&sslmode=disable", "&sslmode=require"])
+async def test_endless_rounds_of_scram_are_refused(options: str, count: bytes) -> None:
+    tls = tls_context() if "require" in options else None
+    async with scripted(authentication(10, b"SCRAM-SHA-256\0\0"), None, rounds_of_scram(count), tls=tls) as server:
+        assert "more than 1,000,000 rounds of SCRAM" in await refusal(url(server.port, options))
+
+
+async def test_many_rounds_of_scram_are_answered() -> None:
+    async with scripted(authentication(10, b"SCRAM-SHA-256\0\0"), None, rounds_of_scram(b"60000"), None, REFUSAL) as server:
+        assert "the password was refused" in await refusal(url(server.port))
+    assert b",p=" in server.heard
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ class PostgresBackend(EngineBackend):
         if passed.get("target_session_attrs", "any") not in _SESSION_ATTRS:
             wrong = passed["target_session_attrs"][:20]
             raise URLError(f"target_session_attrs must be one of {', '.join(_SESSION_ATTRS)}, not {wrong!r}")
-        # that it was written says that passwords may pass in clear text
-        self._guarded = passed.get("sslmode") != "disable"
+        # that it was written says that a password may pass in clear text
+        self._clear_text = passed.get("sslmode") == "disable"
         # neither stands in the DSN, which the driver's errors may quote and a traceback with variables would show
         self._password = Hidden(passed.pop("password", None) or url.password or "")
         self._key_password = Hidden(passed.pop("sslpassword", ""))
@@ -165,7 +165,7 @@ class PostgresBackend(EngineBackend):
 
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
         running = asyncio.get_running_loop()
-        loop: Any = GuardedLoop(running) if self._guarded else running
+        guarded: Any = GuardedLoop(running, clear_text=self._clear_text)
         try:
             connection = await asyncpg.connect(
                 # which takes the key's password in no other way
@@ -176,7 +176,7 @@ class PostgresBackend(EngineBackend):
                 statement_cache_size=self._cache_size,
                 server_settings=settings,
                 connection_class=BoundedConnection,
-                loop=loop,
+                loop=guarded,
                 ssl=await self._system_context(),
             )
         except BaseException as error:
@@ -189,9 +189,9 @@ class PostgresBackend(EngineBackend):
                 f"the connection could not be made ({type(error).__name__})", error
             )
             problem = self._tls_problem(error)
-            if self._guarded and not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+            if not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
                 # that one is the answer to a try over TLS, which says more than the refusal of the next without
-                problem = loop.refusal or problem
+                problem = guarded.refusal or problem
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error

@@ -1,11 +1,13 @@
-"""What stands between asyncpg and a socket without TLS until the server has let the client in: no password passes in clear text.
+"""What stands between asyncpg and a server until that has let the client in: it may not ask for everything.
 
-asyncpg has no hook for it. It takes an event loop, though, and opens its connections with that loop's methods.
+A password passes in clear text over TLS only, and no demand stops the event loop. asyncpg has no hook for that. It takes an event
+loop, though, and opens its connections with that loop's methods.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +15,11 @@ from typing import Any
 from asyncpg.protocol import Protocol as DriverProtocol
 
 _AUTHENTICATION, _READY_FOR_QUERY = b"R"[0], b"Z"[0]
-_CLEARTEXT_PASSWORD = 3
+_CLEARTEXT_PASSWORD, _SASL_CONTINUE = 3, 11
 # a message's type and length
 _HEADER = 5
+# as asyncpg reads it; PostgreSQL has 4,096 by default, and a million take about half a second, in which nothing else runs
+_ITERATIONS, _MOST_ITERATIONS = re.compile(rb",i=(\d+)"), 1_000_000
 # far above what a server has to say before it lets a client in; asyncpg itself would gather two gigabytes
 _LONGEST = 1_048_576
 
@@ -24,18 +28,23 @@ _ASKED_FOR_CLEARTEXT = (
     "(sslmode=verify-full), or scram-sha-256 in its pg_hba.conf, or write sslmode=disable into the URL if nobody else can read "
     "or answer on this network"
 )
+_ASKED_FOR_TOO_MUCH = (
+    f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would stop this process for long; set "
+    "scram_iterations on the server and the role's password anew"
+)
 _NO_POSTGRESQL = "what answers does not speak PostgreSQL's protocol; check the host and the port"
 
 
 class GuardedLoop:
-    """The running event loop, for one `asyncpg.connect`: guards the connections that it opens without TLS.
+    """The running event loop, for one `asyncpg.connect`: guards the connections that it opens, but for Unix sockets.
 
     Attributes:
         refusal: why a connection was ended; None where none was.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, clear_text: bool) -> None:
         self._loop = loop
+        self._clear_text = clear_text
         self.refusal: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -44,30 +53,31 @@ class GuardedLoop:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], *address: Any, ssl: ssl.SSLContext | None = None, **options: Any
     ) -> tuple[Any, Any]:
-        """Open a TCP connection; with ``ssl`` it needs no guard."""
-        if ssl is not None:
-            return await self._loop.create_connection(factory, *address, ssl=ssl, **options)
+        """Open a TCP connection."""
+        clear_text = self._clear_text or ssl is not None
 
         def guarded() -> asyncio.Protocol:
             protocol = factory()
-            return _Guard(self, protocol) if isinstance(protocol, DriverProtocol) else protocol
+            return _Guard(self, protocol, clear_text) if isinstance(protocol, DriverProtocol) else protocol
 
-        transport, protocol = await self._loop.create_connection(guarded, *address, **options)
+        transport, protocol = await self._loop.create_connection(guarded, *address, ssl=ssl, **options)
         if isinstance(protocol, _Guard):
             return transport, protocol.guarded
         # the question whether the server has TLS: if it has not, asyncpg goes on over the same transport
-        return _Transport(self, transport), protocol
+        return _Transport(self, transport, clear_text), protocol
 
     async def start_tls(self, transport: Any, *arguments: Any, **options: Any) -> Any:
-        """Encrypt a connection that was opened here; it needs no guard from then on."""
-        return await self._loop.start_tls(transport.bare, *arguments, **options)
+        """Encrypt a connection that was opened here."""
+        encrypted = await self._loop.start_tls(transport.bare, *arguments, **options)
+        return encrypted and _Transport(self, encrypted, clear_text=True)
 
 
 class _Transport:
-    """Puts a guard before asyncpg's protocol when that takes an unencrypted transport over."""
+    """Puts a guard before asyncpg's protocol when that takes a transport over."""
 
-    def __init__(self, loop: GuardedLoop, transport: asyncio.Transport) -> None:
+    def __init__(self, loop: GuardedLoop, transport: asyncio.Transport, clear_text: bool) -> None:
         self._loop = loop
+        self._clear_text = clear_text
         self.bare = transport
         # at once, as each statement calls it
         self.write = transport.write
@@ -77,7 +87,8 @@ class _Transport:
 
     def set_protocol(self, protocol: Any) -> None:
         """Give what is received to ``protocol``."""
-        self.bare.set_protocol(_Guard(self._loop, protocol, self.bare) if isinstance(protocol, DriverProtocol) else protocol)
+        is_driver = isinstance(protocol, DriverProtocol)
+        self.bare.set_protocol(_Guard(self._loop, protocol, self._clear_text, self.bare) if is_driver else protocol)
 
 
 class _Guard(asyncio.Protocol):
@@ -86,9 +97,10 @@ class _Guard(asyncio.Protocol):
     Not only until AuthenticationOk: asyncpg answers a demand for a password that comes after it, too.
     """
 
-    def __init__(self, loop: GuardedLoop, guarded: Any, transport: Any = None) -> None:
+    def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:
         self.guarded = guarded
         self._loop = loop
+        self._clear_text = clear_text
         self._transport = transport
         self._received = bytearray()
 
@@ -101,13 +113,24 @@ class _Guard(asyncio.Protocol):
         while (length := self._read_length()) is not None:
             message = bytes(self._received[:length])
             del self._received[:length]
-            if message[0] == _AUTHENTICATION and int.from_bytes(message[_HEADER : _HEADER + 4], "big") == _CLEARTEXT_PASSWORD:
-                self._refuse(_ASKED_FOR_CLEARTEXT)
+            if message[0] == _AUTHENTICATION and (reason := self._objection(message)) is not None:
+                self._refuse(reason)
                 return
             self.guarded.data_received(message)
             if message[0] == _READY_FOR_QUERY:
                 self._step_aside()
                 return
+
+    def _objection(self, message: bytes) -> str | None:
+        code = int.from_bytes(message[_HEADER : _HEADER + 4], "big")
+        if code == _CLEARTEXT_PASSWORD and not self._clear_text:
+            return _ASKED_FOR_CLEARTEXT
+        if code == _SASL_CONTINUE and (found := _ITERATIONS.search(message)):
+            # the digits of a number may themselves be too many
+            digits = found[1].lstrip(b"0")
+            if len(digits) > len(str(_MOST_ITERATIONS)) or int(digits or b"0") > _MOST_ITERATIONS:
+                return _ASKED_FOR_TOO_MUCH
+        return None
 
     def _read_length(self) -> int | None:
         """Return how long the first message is; None while a part of it is missing."""
