@@ -78,10 +78,10 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted(*script: Step, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[ScriptedServer]:
-    """Run a server for the time of the block."""
+async def scripted(*script: Step, tls: ssl.SSLContext | None = None, at_once: bool = False) -> AsyncIterator[ScriptedServer]:
+    """Run a server for the time of the block; with TLS ``at_once`` it waits for no SSLRequest."""
     server = ScriptedServer(script, tls)
-    listening = await asyncio.start_server(server.serve, host, 0)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls if at_once else None)
     server.port = listening.sockets[0].getsockname()[1]
     try:
         yield server

@@ -117,6 +117,14 @@ async def test_over_tls_the_password_may_be_asked_for(options: str) -> None:
     assert SECRET in server.heard
 
 
+async def test_over_tls_from_the_first_byte_it_may_be_asked_for() -> None:
+    context = tls_context()
+    context.set_alpn_protocols(["postgresql"])
+    async with scripted(CLEARTEXT, None, REFUSAL, tls=context, at_once=True) as server:
+        assert "the password was refused" in await refusal(url(server.port, "&sslmode=require&sslnegotiation=direct"))
+    assert SECRET in server.heard
+
+
 async def test_a_demand_in_one_piece_with_an_error_is_not_answered() -> None:
     async with scripted(REFUSAL + CLEARTEXT, None) as server:
         assert "the password was refused" in await refusal(url(server.port))
