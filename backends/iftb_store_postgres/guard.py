@@ -152,8 +152,8 @@ class _Guard(asyncio.Protocol):
         if self._received:
             self.guarded.data_received(bytes(self._received))
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.guarded.connection_lost(error)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.guarded.connection_lost(exc)
 
     def eof_received(self) -> bool | None:
         return self.guarded.eof_received()  # type: ignore[no-any-return]
