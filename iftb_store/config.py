@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, SecretStr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
@@ -17,18 +19,37 @@ DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
-_TIMEOUTS = ("connect_timeout", "pool_timeout", "statement_timeout")
+_OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
+# of the parts, those whose value an error shows
+_SHOWN = ("port", "pool_size", "max_overflow")
+_HIDDEN = "***"
 _REQUIRED = ("host", "database", "username", "password")
 
 _log = logging.getLogger(__name__)
+
+
+def _without_input(error: ValidationError) -> ValidationError:
+    """Return the same error without what was given, but for the value of a field that is no secret."""
+    problems = [
+        InitErrorDetails(
+            # its words are pydantic's own, which need this
+            type=problem["type"],
+            loc=problem["loc"],
+            input=problem["input"] if problem["loc"][:1] and problem["loc"][0] in _SHOWN else _HIDDEN,
+            ctx=problem.get("ctx", {}),
+        )
+        for problem in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(error.title, problems, hide_input=True)
 
 
 class DatabaseSettings(BaseSettings):
     """IFTB_STORE_URL whole, or the parts DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME, DB_PASSWORD; an empty one is not set.
 
     IFTB_STORE_URL wins where both are set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are for
-    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT and DB_STATEMENT_TIMEOUT become
-    the options of these names in the URL that the parts make. No representation shows the password or the URL.
+    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT, DB_STATEMENT_TIMEOUT, DB_SSLMODE and
+    DB_SSLROOTCERT become the options of these names in the URL that the parts make.
+    No representation shows the password or the URL.
     """
 
     model_config = SettingsConfigDict(
@@ -46,6 +67,26 @@ class DatabaseSettings(BaseSettings):
     connect_timeout: str | None = None
     pool_timeout: str | None = None
     statement_timeout: str | None = None
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # pydantic's frames hold the environment's password, and this one what was given
+            values.clear()
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            hidden = _without_input(error)
+        # outside, or the first error would be its context
+        raise hidden
 
     def __setattr__(self, name: str, value: object) -> None:
         # pydantic's own refusal would show the value
@@ -90,14 +131,15 @@ class DatabaseSettings(BaseSettings):
 
     def _check_text(self) -> None:
         secret = "" if self.password is None else self.password.get_secret_value()
-        for name, value in {"host": self.host, "database": self.database, "username": self.username, "password": secret}.items():
+        parts = {name: getattr(self, name) for name in ("host", "database", "username", *_OPTIONS)}
+        for name, value in {**parts, "password": secret}.items():
             if not is_text(value or ""):
                 raise ConfigurationError(f"{_variable(name)} holds bytes that are no UTF-8 text; write it in UTF-8")
 
     def _postgresql_url(self) -> URL:
         password = None if self.password is None else self.password.get_secret_value()
-        timeouts = {name: str(getattr(self, name)) for name in _TIMEOUTS if getattr(self, name) is not None}
-        url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=timeouts)
+        options = {name: str(getattr(self, name)) for name in _OPTIONS if getattr(self, name) is not None}
+        url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=options)
         if self.host is not None and self.host.startswith("/"):
             # the directory of a Unix socket cannot stand where a URL has its host
             return url.update_query_dict({"host": self.host, "port": str(self.port)})
@@ -110,6 +152,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     database: DatabaseSettings
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            hidden = _without_input(error)
+        raise hidden
 
 
 def get_settings() -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
@@ -116,6 +116,18 @@ def operational_error(message: str, cause: BaseException | None = None, *, trans
 def outcome_unknown(cause: BaseException) -> CommitOutcomeUnknown:
     """Return the error for a connection that was lost while COMMIT was under way."""
     return _made(CommitOutcomeUnknown, _OUTCOME_UNKNOWN, cause)
+
+
+def refuse_pickling(thing: object) -> NoReturn:
+    """Raise the error for a manager or backend that is pickled or copied.
+
+    Raises:
+        StoreError: always; the message says what to do instead.
+    """
+    raise StoreError(
+        f"a {type(thing).__name__} cannot be pickled or copied: it has connections, and may hold a password that would be "
+        "written down; give the other process the URL, in an environment variable for one, and make a DatabaseManager there"
+    )
 
 
 def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:

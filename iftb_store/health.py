@@ -38,6 +38,8 @@ class Health:
         pool: the manager's connections; None where it could not connect.
         schema: the engine, its version, the schema's revision and the rows of each table.
         problems: a line for each thing that is wrong.
+        encrypted: the connection to the server is encrypted; None without a server, and where it did not answer.
+        verified: the server's certificate was verified, and that it is the host's; False without TLS, None as ``encrypted``.
     """
 
     healthy: bool
@@ -47,6 +49,8 @@ class Health:
     pool: PoolState | None
     schema: SchemaStatus | None
     problems: list[str]
+    encrypted: bool | None = None
+    verified: bool | None = None
 
 
 def unreachable(problem: str) -> Health:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
@@ -24,10 +24,11 @@ from iftb_store.errors import (
     TransientError,
     Unsupported,
     operational_error,
+    refuse_pickling,
 )
 from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
 from iftb_store.semaphore import FairSemaphore
 from iftb_store.threads import import_modules
@@ -86,6 +87,9 @@ class DatabaseManager:
 
     def __repr__(self) -> str:
         return f"DatabaseManager({shown_url(self._url)!r})"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
 
     async def __aenter__(self) -> DatabaseManager:
         await self.connect()
@@ -288,9 +292,12 @@ class DatabaseManager:
         """
         self._require_migrations()
         round_trip, schema, writable = None, None, False
+        protection: Encryption | tuple[None, None] = None, None
         problems: list[str] = []
         try:
             round_trip = await self.ping(within)
+            if isinstance(self._backend, SupportsEncryption):
+                protection = await self._backend.read_encryption()
             schema = await self.status()
             problems += advice(schema.state)
             if schema.tables:
@@ -302,7 +309,8 @@ class DatabaseManager:
         except (DBAPIError, StoreError) as error:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
         pool = PoolState(self._backend.in_use, self._backend.capacity)
-        return Health(writable and not problems, round_trip is not None, round_trip, writable, pool, schema, problems)
+        healthy = writable and not problems
+        return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, *protection)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

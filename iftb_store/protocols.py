@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 from sqlalchemy import URL, Connection, Executable, Result
 
@@ -88,6 +88,13 @@ class TradeTotals(NamedTuple):
     fees: Decimal
     largest_win: Decimal
     largest_loss: Decimal
+
+
+class Encryption(NamedTuple):
+    """Whether a connection is encrypted, and whether the server's certificate and its host name were verified."""
+
+    encrypted: bool
+    verified: bool
 
 
 class OHLCVStore(Protocol):
@@ -395,5 +402,18 @@ class Backend(Protocol):
 
         Raises:
             OperationalError: the file cannot be written, or what is read is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsEncryption(Protocol):
+    """What a backend whose connections pass a network may have besides: `DatabaseManager.health` asks for it."""
+
+    async def read_encryption(self) -> Encryption:
+        """Return what protects the connections of this connected backend.
+
+        Raises:
+            OperationalError: the server does not answer.
         """
         ...

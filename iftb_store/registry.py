@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +18,8 @@ from iftb_store.protocols import Backend, Stores
 
 GROUP = "iftb_store.backends"
 
+# what SQLAlchemy takes for user and password
+_CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
 # what a path may have on Linux
 _LONGEST_PART = 4_096
 
@@ -34,7 +37,7 @@ def parse_url(url: str | URL) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
         parsed = None
-    if parsed is not None and not _is_mistyped(parsed):
+    if parsed is not None and not _is_mistyped(parsed) and not (isinstance(url, str) and _has_options_for_credentials(url)):
         for name, part in _parts(parsed):
             if len(part) > _LONGEST_PART:
                 raise URLError(
@@ -59,7 +62,21 @@ def _parts(url: URL) -> Iterator[tuple[str, str]]:
 
 def _is_mistyped(url: URL) -> bool:
     database = url.database or ""
-    return "@" in (url.host or "") or ("://" in database and "@" in database) or "password=" in database.lower()
+    words = " ".join((url.username or "", str(url.password or ""))).lower()
+    return (
+        "@" in (url.host or "")
+        or ("://" in database and "@" in database)
+        or "password=" in database.lower()
+        # made from such a text elsewhere
+        or "?password=" in words
+        or "&password=" in words
+    )
+
+
+def _has_options_for_credentials(url: str) -> bool:
+    """Tell whether an @ within the options, as in host?password=p@ss, makes them user and password, and its rest the host."""
+    credentials = _CREDENTIALS.match(url)
+    return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
 def without_secrets(url: URL) -> URL:

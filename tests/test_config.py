@@ -92,6 +92,28 @@ def test_timeouts_become_options_of_the_url(monkeypatch: pytest.MonkeyPatch, hos
     DatabaseManager(url)
 
 
+@pytest.mark.parametrize("host", ["db.example", "/run/postgresql"])
+@pytest.mark.usefixtures("parts")
+def test_tls_becomes_options_of_the_url(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    given = {"sslmode": "verify-full", "sslrootcert": "/etc/tls/all & more/ca=1.pem"}
+    monkeypatch.setenv("DB_HOST", host)
+    for name, value in given.items():
+        monkeypatch.setenv(f"DB_{name.upper()}", value)
+
+    url = make_url(get_settings().database.get_async_url())
+
+    assert {name: url.query[name] for name in given} == given
+    DatabaseManager(url)
+
+
+@pytest.mark.usefixtures("parts")
+def test_an_unknown_sslmode_is_refused_by_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_SSLMODE", "always")
+
+    with pytest.raises(URLError, match="sslmode must be one of"):
+        DatabaseManager(get_settings().database.get_async_url())
+
+
 @pytest.mark.usefixtures("parts")
 def test_a_timeout_that_is_no_time_is_refused_by_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_STATEMENT_TIMEOUT", "soon")

@@ -33,7 +33,7 @@ SECRET = "s3ntinel"
 PASSWORD = f"{SECRET}:@/?#&= %"
 ENCODED = quote(PASSWORD, safe="")
 
-_HERE = Path(__file__)
+_TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def heard(
 def told(error: BaseException, *, variables: bool = False) -> str:
     """Return all that an exception tells, with every one that led to it, also those that a traceback leaves out.
 
-    With ``variables``, those of all frames but this file's, as tracebacks of Rich or an error tracker show them.
+    With ``variables``, those of all frames but the tests', as tracebacks of Rich or an error tracker show them.
     """
     waiting, known, lines = [error], set[int](), list[str]()
     while waiting:
@@ -83,7 +83,7 @@ def told(error: BaseException, *, variables: bool = False) -> str:
 
 
 def _ours(frame: FrameType) -> bool:
-    return Path(frame.f_code.co_filename) == _HERE
+    return Path(frame.f_code.co_filename).is_relative_to(_TESTS)
 
 
 async def failure(work: Awaitable[object]) -> str:

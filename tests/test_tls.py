@@ -87,9 +87,9 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @asynccontextmanager
-async def fronted(server: str, tls: ssl.SSLContext | None) -> AsyncIterator[Front]:
+async def fronted(server: str, tls: ssl.SSLContext | None, host: str = "localhost") -> AsyncIterator[Front]:
     front = Front(server, tls)
-    listening = await asyncio.start_server(front.serve, "localhost", 0, family=socket.AF_INET)
+    listening = await asyncio.start_server(front.serve, host, 0, family=socket.AF_INET)
     front.port = listening.sockets[0].getsockname()[1]
     async with listening:
         yield front

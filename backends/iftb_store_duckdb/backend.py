@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar
 
 import duckdb
 from duckdb_engine import ConnectionWrapper
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
-from iftb_store.errors import operational_error
+from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.identity import file_identity
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.protocols import Capability, Isolation
@@ -70,6 +70,9 @@ class DuckDBBackend:
         self._sessions = OpenSessions[DuckDBSession]()
         self._closing = False
         self.schema_checked = False
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
 
     @property
     def engine(self) -> AsyncEngine | None:

@@ -73,14 +73,17 @@ class _Parser:
         self._has_text = pa.string() in self._types.values()
         self._rest: list[bytes] = []
         self._size = 0
+        self._enough = _PIECE
         self._parts: list[pa.Table] = []
 
     async def take(self, data: bytes) -> None:
         """Take what the server sent."""
         self._rest.append(data)
         self._size += len(data)
-        if self._size >= _PIECE:
+        if self._size >= self._enough:
             await self._parse(whole=False)
+            # a row that has not ended yet is looked at again when there is twice as much, as each look copies it
+            self._enough = max(_PIECE, 2 * self._size)
 
     async def table(self) -> pa.Table:
         """Return all rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
@@ -15,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, URLError, operational_error
-from iftb_store.protocols import Capability
+from iftb_store.protocols import Capability, Encryption
 from iftb_store.relational import EngineBackend, RelationalStores, watch
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
+from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
+from iftb_store_postgres.tls import SYSTEM, check_system_authorities, read_encryption, system_context, warn_of_plaintext
 
 T = TypeVar("T")
 
@@ -36,7 +39,7 @@ _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
 # as strict as the driver's own parser of URLs is lax; with commas between several hosts
-_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F:.]*:[\da-fA-F:.]*%\w+")
+_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F.]*:[\da-fA-F:.]*%\w+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 # the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
 _GRACE = 5.0
@@ -67,6 +70,9 @@ class PostgresBackend(EngineBackend):
         if twice := sorted(set(url.query) - set(query)):
             raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
         unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
+        if unknown and ("password" in query or "sslpassword" in query):
+            # the rest of a password with an &, perhaps
+            raise URLError("an unknown option in the PostgreSQL URL; percent-encode & and = in a password")
         if unknown:
             known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
             raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
@@ -81,9 +87,12 @@ class PostgresBackend(EngineBackend):
             passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
         if passed.get("sslmode", "prefer") not in _SSLMODES:
             raise URLError(f"sslmode must be one of {', '.join(_SSLMODES)}, not {passed['sslmode'][:20]!r}")
+        check_system_authorities(passed)
         if passed.get("target_session_attrs", "any") not in _SESSION_ATTRS:
             wrong = passed["target_session_attrs"][:20]
             raise URLError(f"target_session_attrs must be one of {', '.join(_SESSION_ATTRS)}, not {wrong!r}")
+        # that it was written says that a password may pass in clear text
+        self._clear_text = passed.get("sslmode") == "disable"
         # neither stands in the DSN, which the driver's errors may quote and a traceback with variables would show
         self._password = Hidden(passed.pop("password", None) or url.password or "")
         self._key_password = Hidden(passed.pop("sslpassword", ""))
@@ -131,6 +140,14 @@ class PostgresBackend(EngineBackend):
         with suppress(OSError):
             driver._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
+    async def read_encryption(self) -> Encryption:
+        """Tell what TLS does for a connection of the pool; see `iftb_store.protocols.SupportsEncryption`."""
+        self.enter_loop()
+        if self._engine is None:
+            raise operational_error("the database is not connected")
+        async with self._engine.connect() as connection:
+            return read_encryption((await connection.get_raw_connection()).driver_connection)
+
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the stores of a session, a manager's or an app's own on asyncpg."""
@@ -157,6 +174,8 @@ class PostgresBackend(EngineBackend):
         return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
+        running = asyncio.get_running_loop()
+        guarded: Any = GuardedLoop(running, clear_text=self._clear_text)
         try:
             connection = await asyncpg.connect(
                 # which takes the key's password in no other way
@@ -167,19 +186,37 @@ class PostgresBackend(EngineBackend):
                 statement_cache_size=self._cache_size,
                 server_settings=settings,
                 connection_class=BoundedConnection,
+                loop=guarded,
+                ssl=await self._system_context(),
             )
-        except (*FAILURES, ValueError) as error:
+        except BaseException as error:
+            # of a cancellation, too
             forget_variables(error)
+            if not isinstance(error, (*FAILURES, ValueError)):
+                raise
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error
             )
             problem = self._tls_problem(error)
+            if not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+                # that one is the answer to a try over TLS, which says more than the refusal of the next without
+                problem = guarded.refusal or problem
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error
+        # the guard's work is done, and asyncpg looks for its tasks by their loop
+        connection._loop = running  # type: ignore[attr-defined]
         keep_alive(connection)
+        warn_of_plaintext(connection)
         return connection
+
+    async def _system_context(self) -> ssl.SSLContext | None:
+        """Make what asyncpg cannot; reading some hundred certificates would hold the event loop."""
+        options = {name: str(value) for name, value in self._dsn.query.items()}
+        if options.get("sslrootcert") != SYSTEM:
+            return None
+        return await asyncio.to_thread(system_context, options, self._key_password)
 
     def _tls_problem(self, error: Exception) -> str | None:
         """Name the file of the URL's that TLS failed for, where it was one."""

@@ -6,6 +6,9 @@ import ssl
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn, SupportsIndex
+
+from iftb_store.errors import refuse_pickling
 
 _FILES = ("sslrootcert", "sslcrl", "sslcert", "sslkey")
 
@@ -18,6 +21,9 @@ class Hidden(str):
     def __repr__(self) -> str:
         return "'***'"
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
+
     def bare(self) -> str:
         """Return the text itself; asyncpg takes no subclass of str."""
         return str(self)
@@ -26,14 +32,18 @@ class Hidden(str):
 def forget_variables(error: BaseException) -> None:
     """Clear the variables of the frames that an exception of asyncpg's left: a password is among them."""
     chain: list[BaseException | None] = [error]
+    known: set[int] = set()
     while chain:
-        if (one := chain.pop()) is not None:
+        if (one := chain.pop()) is not None and id(one) not in known:
+            known.add(id(one))
             traceback.clear_frames(one.__traceback__)
             chain += [one.__cause__, one.__context__]
 
 
 def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
     """Tell which of the options' files for TLS cannot be used, None where all can; ``password`` opens the key's file."""
+    authorities = options.get("sslrootcert")
+    options = {name: value for name, value in options.items() if (name, value) != ("sslrootcert", "system")}
     for name in _FILES:
         try:
             if name in options:
@@ -54,6 +64,9 @@ def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
         return (
             f"sslcert {options['sslcert']} cannot be used: it needs the key that belongs to it, in sslkey, opened by sslpassword"
         )
-    if options.get("sslmode", "").startswith("verify-") and "sslrootcert" not in options:
-        return f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE"
+    if options.get("sslmode", "").startswith("verify-") and not authorities:
+        return (
+            f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE, or "
+            "sslrootcert=system for one that the operating system trusts"
+        )
     return None

@@ -18,7 +18,7 @@ from iftb_store import __version__
 from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
-from iftb_store.cli.output import error_line, without_password
+from iftb_store.cli.output import error_line, in_one_line, without_password
 from iftb_store.cli.target import Terminated, private_files
 from iftb_store.errors import InvalidValueError, StoreError
 
@@ -119,7 +119,7 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """Return an error's message in one line, and the exit code."""
     if isinstance(error, TyperException):
         # without any argument Typer has shown the help, and there is no message
-        message = without_password(error.format_message()).rstrip(".")
+        message = in_one_line(error.format_message()).rstrip(".")
         return message and f"{message} (iftb-store --help tells more)", error.exit_code
     if isinstance(error, InvalidValueError):
         return str(error), WRONG_USAGE
@@ -131,4 +131,4 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}", FAILURE
     kind = "" if isinstance(error, SQLAlchemyError | OSError) else f"{type(error).__name__}: "
     hint = "" if debug else f"; {_DEBUG} shows where"
-    return f"{kind}{without_password(str(error))}{hint}", FAILURE
+    return f"{kind}{in_one_line(str(error))}{hint}", FAILURE

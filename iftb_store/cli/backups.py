@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from iftb_store.backups import READ_ONLY, Backup
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import counted, error_line, json_out, say, table, without_password
+from iftb_store.cli.output import counted, error_line, in_one_line, json_out, say, table
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, resolve, run, shown, url_and_rest
 from iftb_store.cli.transfer import SHORT, Quiet, frugal
@@ -115,6 +115,6 @@ def restore(
 
 def _one_file(words: list[str]) -> str:
     if len(words) != 1 or not words[0]:
-        given = without_password(" ".join(words)) or "none"
+        given = in_one_line(" ".join(words)) or "none"
         raise InvalidValueError(f"one FILE is wanted, such as bot.backup; given: {given} (a database URL has :// in it)")
     return words[0]

@@ -17,7 +17,7 @@ from iftb_store import checks
 from iftb_store.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, Url, time_option
-from iftb_store.cli.output import counted, error_line, json_out, moment, say, without_password
+from iftb_store.cli.output import counted, error_line, in_one_line, json_out, moment, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
@@ -291,7 +291,7 @@ def _files(pattern: str) -> list[Path]:
         return [path]
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
-        raise InvalidValueError(f"no file {without_password(pattern)}; a database URL has :// in it or begins with env:")
+        raise InvalidValueError(f"no file {in_one_line(pattern)}; a database URL has :// in it or begins with env:")
     return found
 
 

@@ -18,9 +18,11 @@ from rich.text import Text
 
 from iftb_store.decimals import CONTEXT, plain
 
-# also in a URL that was mistyped, such as postgresql:/user:password@host
-_CREDENTIALS = re.compile(r"(?<=://).*@|(?<=:)(?!//)\S*@")
-_PASSWORD_OPTION = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
+# also of a URL that was mistyped, such as postgresql:/user:pass word@host
+_BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")
+# up to the next option or the line's end, as an & or a space that should have been percent-encoded is the password's
+_PASSWORD_OPTION = re.compile(r"(?:password|passwd|pwd)=", re.IGNORECASE)
+_NEXT_OPTION = re.compile(r"&\w+=")
 # wide enough for any row: a pipe has no width to fold at
 _PIPE_WIDTH = 10_000
 _HALF_A_LINE = 500
@@ -39,15 +41,42 @@ def say(line: str = "", *, stderr: bool = False) -> None:
 
 def error_line(message: str) -> None:
     """Print ``error: …`` in one line to stderr, without what may be a password, nor its middle where it is too long."""
-    line = printable(" ".join(without_password(message).split()))
+    line = printable(in_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
     print(f"error: {line}", file=sys.stderr)  # noqa: T201 - see say
 
 
+def in_one_line(words: str) -> str:
+    """Return what somebody typed in one line, without what may be user and password, be there line breaks in them."""
+    return without_password(" ".join(words.split()))
+
+
 def without_password(message: str) -> str:
-    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand."""
-    return _PASSWORD_OPTION.sub(r"\1***", _CREDENTIALS.sub("***@", message))
+    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand.
+
+    All from a line's first colon to its last @ may be one. Each line is gone through once, as a server's may be long.
+    """
+    return "\n".join(map(_line_without_password, message.split("\n")))
+
+
+def _line_without_password(line: str) -> str:
+    spans: list[tuple[int, int]] = []
+    place = 0
+    while option := _PASSWORD_OPTION.search(line, place):
+        following = _NEXT_OPTION.search(line, option.end())
+        place = following.start() if following else len(line)
+        spans.append((option.end(), place))
+    end = line.rfind("@")
+    if begin := _BEFORE_CREDENTIALS.search(line, 0, max(end, 0)):
+        spans.append((begin.end(), end))
+    pieces, done = list[str](), 0
+    for first, last in sorted(spans):
+        # one may begin within another
+        if first >= done:
+            pieces += line[done:first], "***"
+        done = max(done, last)
+    return "".join(pieces) + line[done:]
 
 
 def counted(count: int, noun: str) -> str:

@@ -74,6 +74,9 @@ def _show(address: str, found: Health) -> None:
         ("database", shown(address)),
         ("reachable", "no" if found.round_trip is None else f"yes, in {found.round_trip * 1_000:.1f} ms"),
     ]
+    for name, is_so in (("encrypted", found.encrypted), ("verified", found.verified)):
+        if is_so is not None:
+            facts.append((name, "yes" if is_so else "no"))
     if state is not None:
         facts += [
             ("engine", f"{state.engine} {state.version}"),

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
-from iftb_store.cli.output import without_password
+from iftb_store.cli.output import in_one_line
 from iftb_store.config import get_settings
 from iftb_store.errors import ConfigurationError, InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
@@ -70,7 +70,7 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
-            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m; given: {without_password(' '.join(rest)) or 'neither'}"
+            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m; given: {in_one_line(' '.join(rest)) or 'neither'}"
         )
     return url, (rest[0], rest[1])
 

@@ -6,12 +6,12 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn, SupportsIndex
 
 from sqlalchemy import Pool, QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from iftb_store.errors import operational_error
+from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.sessions import StoreSession, close_now, opened, uncancelled
@@ -44,6 +44,9 @@ class EngineBackend:
         self.sessions = OpenSessions[StoreSession]()
         #: Whether the schema's revision was looked at and found usable.
         self.schema_seen = False
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        refuse_pickling(self)
 
     @property
     def engine(self) -> AsyncEngine | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -75,6 +77,14 @@ class ConnectTests(SuiteFixtures):
             await DatabaseManager(url).migrate()
         with pytest.raises(NotConnectedError, match="connect"):
             await DatabaseManager(url).create_tables()
+
+    @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy], ids=["pickled", "copied", "copied deeply"])
+    async def test_a_manager_cannot_be_pickled_or_copied(
+        self, db: DatabaseManager, url: str, write: Callable[[object], object]
+    ) -> None:
+        for manager in (db, DatabaseManager(url)):
+            with pytest.raises(StoreError, match=r"cannot be pickled or copied.*give the other process the URL"):
+                write(manager)
 
     async def test_two_managers_of_one_database_have_one_identity(self, db: DatabaseManager, url: str) -> None:
         found = await db.identity()

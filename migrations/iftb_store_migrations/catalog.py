@@ -44,6 +44,9 @@ _POSTGRESQL = text("""
     WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
 """).bindparams(bindparam("tables", TABLES, expanding=True))
 
+# a comment that never ends is one to the end, or each /* in it would be looked at to the end
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+
 _SQLITE = text(
     "SELECT tbl_name, type, name, sql FROM sqlite_master "
     "WHERE tbl_name IN :tables AND type IN ('table', 'index') AND sql IS NOT NULL"
@@ -239,7 +242,7 @@ def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
 
 def _normal(sql: str) -> str:
     """Drop comments and the quotes of names, and fold case and space, outside of text literals."""
-    pieces = re.split(r"('(?:[^']|'')*')", re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL))
+    pieces = re.split(r"('(?:[^']|'')*')", _COMMENT.sub(" ", sql))
     return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _folded(piece)) for piece in pieces)
 
 
