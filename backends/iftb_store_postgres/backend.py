@@ -20,6 +20,7 @@ from iftb_store_postgres.credentials import Hidden, forget_variables, tls_proble
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
+from iftb_store_postgres.strangers import KINDS, tables_among
 
 T = TypeVar("T")
 
@@ -129,7 +130,11 @@ class PostgresBackend(EngineBackend):
         return RelationalStores(PostgresDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it."""
+        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it.
+
+        Raises:
+            SchemaError: one of our names is something else than a table.
+        """
         self.schema_seen = False
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=self._open_patient, poolclass=NullPool, echo=self._echo, hide_parameters=True
@@ -139,6 +144,7 @@ class PostgresBackend(EngineBackend):
             if read_only:
                 # nobody else bounds the wait for a table that an operator or a migration has locked
                 await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
+            tables_among((await connection.exec_driver_sql(KINDS)).all())
             return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
