@@ -12,11 +12,13 @@ VERSION_TABLE = "iftb_store_version"
 OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
 
 #: SQL functions that a table's definition may call: quick, and their results are no longer than what they are given.
-HARMLESS_FUNCTIONS = frozenset(
-    "abs ceil ceiling coalesce current_date current_timestamp date date_part date_trunc datetime day epoch_us floor gen_random_uuid "
-    "get_current_timestamp greatest ifnull iif instr julianday least length lower ltrim max min month nextval now nullif random "
-    "round rtrim sign strftime strlen substr substring time to_timestamp today trim trunc typeof unicode unixepoch upper uuid year".split()
-)
+_HARMLESS = """
+    abs ceil ceiling coalesce current_date current_timestamp date date_part date_trunc datetime day epoch_us floor
+    gen_random_uuid get_current_timestamp greatest ifnull iif instr julianday least length lower ltrim max min month nextval
+    now nullif random round rtrim sign strftime strlen substr substring time to_timestamp today trim trunc typeof unicode
+    unixepoch upper uuid year
+"""
+HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
 def check_revision(has_tables: bool, stamped: str | None) -> None:

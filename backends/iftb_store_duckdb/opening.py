@@ -1,4 +1,4 @@
-"""Opens a DuckDB database so that no SQL, be it in the file itself, reads another file, downloads anything or changes a setting."""
+"""Opens a DuckDB database so that no SQL, that of the file itself included, reads other files or changes a setting."""
 
 from __future__ import annotations
 

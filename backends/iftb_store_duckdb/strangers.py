@@ -32,10 +32,11 @@ _TRIGGERS = f"SELECT table_name, trigger_name FROM system.main.duckdb_triggers()
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|[^\s\w]")
 # words that stand before a bracket and call nothing: of a definition, of expressions, and types
-_WORDS = frozenset(
-    "all always and any as between bit case cast check collate decimal default else end enum exists from in is key list map not "
-    "numeric on or over primary references some struct then try_cast union unique using values varchar when where".split()
-)
+_BEFORE_BRACKETS = """
+    all always and any as between bit case cast check collate decimal default else end enum exists from in is key list map
+    not numeric on or over primary references some struct then try_cast union unique using values varchar when where
+"""
+_WORDS = frozenset(_BEFORE_BRACKETS.split())
 
 
 def refuse_shadows(fetch: Fetch) -> None:

@@ -140,12 +140,15 @@ class PostgresBackend(EngineBackend):
             "postgresql+asyncpg://", async_creator=self._open_patient, poolclass=NullPool, echo=self._echo, hide_parameters=True
         )
         watch(engine, translate, lambda connection: bool(connection.invalidated))
-        async with engine.begin() as connection:
-            if read_only:
-                # nobody else bounds the wait for a table that an operator or a migration has locked
-                await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
-            tables_among((await connection.exec_driver_sql(KINDS)).all())
-            return await connection.run_sync(work)
+        async with engine.connect() as connection:
+            # in a transaction of its own: the work may have to set up its own before any query
+            async with connection.begin():
+                tables_among((await connection.exec_driver_sql(KINDS)).all())
+            async with connection.begin():
+                if read_only:
+                    # nobody else bounds the wait for a table that an operator or a migration has locked
+                    await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
+                return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
         return await self._connection(self._command_timeout, self._settings)
