@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from iftb_store.errors import OperationalError, operational_error
+from sqlalchemy.exc import OperationalError
+
+from iftb_store.errors import operational_error
 from iftb_store.messages import shown
 from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
 

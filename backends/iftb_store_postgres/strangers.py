@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from iftb_store.schema import OUR_TABLES, not_a_table
@@ -18,7 +18,7 @@ _TABLES = ("r", "p")
 _WORDS = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence", "i": "index", "I": "index", "c": "type"}
 
 
-def tables_among(rows: Iterable[Sequence[Any]]) -> set[str]:
+def tables_among(rows: Iterable[Any]) -> set[str]:
     """Return which of our names are tables, ordinary or partitioned, by the rows of `KINDS`.
 
     Raises:

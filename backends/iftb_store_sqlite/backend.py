@@ -113,7 +113,7 @@ class SQLiteBackend(EngineBackend):
             raise operational_error("the database is not connected")
         self.schema_seen = False
         async with self._engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
+            driver: Any = (await connection.get_raw_connection()).driver_connection
             await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
             try:
                 await driver._execute(refuse_foreign_objects, driver._conn)

@@ -85,13 +85,13 @@ def trigger(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret
 
 def generated_column(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
     """Compute a large value as a column is read."""
-    _redefined(connection, chance.choice(TABLES[:4]), "g VARCHAR GENERATED ALWAYS AS (repeat('x', 1000000000))")
+    _redefined(connection, chance.choice(TABLES[:4]), "g VARCHAR GENERATED ALWAYS AS (repeat('x', 100000000))")
 
 
 def costly_expression(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
     """Compute a large value as a row is written."""
     table = chance.choice(TABLES[:4])
-    parts = ("CHECK (length(repeat('x', 1000000000)) > 1)", "g VARCHAR DEFAULT (repeat('x', 1000000000))")
+    parts = ("CHECK (length(repeat('x', 100000000)) > 1)", "g VARCHAR DEFAULT (repeat('x', 100000000))")
     _redefined(connection, table, chance.choice(parts))
 
 
@@ -140,7 +140,7 @@ ATTACKS: tuple[Attack, ...] = (
 )
 
 
-def attack(path: Path, attack: Attack, chance: random.Random, secret: Path) -> None:
+def change(path: Path, chance: random.Random, *, attack: Attack, secret: Path) -> None:
     """Change a whole store."""
     with closing(duckdb.connect(str(path))) as connection:
         attack(connection, chance, secret)

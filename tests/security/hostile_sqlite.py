@@ -149,7 +149,7 @@ ATTACKS: tuple[Attack, ...] = (
 )
 
 
-def attack(path: Path, attack: Attack, chance: random.Random) -> None:
+def change(path: Path, chance: random.Random, *, attack: Attack) -> None:
     """Change a whole store."""
     with closing(sqlite3.connect(path)) as connection:
         # or SQLite refuses to write what is meant

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,19 +37,22 @@ def tally(engine: str) -> Iterator[Tally]:
     figures.close()
 
 
+def attacks(engine: str, secret: Path) -> list[tuple[str, Callable[[Path, random.Random], None]]]:
+    """Return every way to attack a file of an engine, by name."""
+    made: list[tuple[str, Callable[[Path, random.Random], None]]] = [(harm.__name__, harm) for harm in _DAMAGES]
+    if engine == "duckdb":
+        made += [(one.__name__, partial(hostile_duckdb.change, attack=one, secret=secret)) for one in hostile_duckdb.ATTACKS]
+    else:
+        made += [(one.__name__, partial(hostile_sqlite.change, attack=one)) for one in hostile_sqlite.ATTACKS]
+    return made
+
+
 def make(engine: str, path: Path, number: int, secret: Path) -> str:
     """Attack a whole store in the way of a number; return how."""
-    chance = random.Random(number)
-    attacks = hostile_duckdb.ATTACKS if engine == "duckdb" else hostile_sqlite.ATTACKS
-    kinds = [*attacks, *_DAMAGES]
-    kind = kinds[number % len(kinds)]
-    if kind in _DAMAGES:
-        kind(path, chance)  # type: ignore[arg-type,call-arg]
-    elif engine == "duckdb":
-        hostile_duckdb.attack(path, kind, chance, secret)  # type: ignore[arg-type]
-    else:
-        hostile_sqlite.attack(path, kind, chance)  # type: ignore[arg-type]
-    return f"{number}: {kind.__name__}"
+    ways = attacks(engine, secret)
+    name, attack = ways[number % len(ways)]
+    attack(path, random.Random(number))
+    return f"{number}: {name}"
 
 
 def leaks(folder: Path, secret: str) -> list[str]:

@@ -62,7 +62,7 @@ def stolen(tmp_path: Path, secret: Path) -> Path:
 def test_a_view_over_a_key_is_read_by_no_command(stolen: Path, run: Run) -> None:
     url, whole = f"duckdb:///{stolen}", "sqlite:///whole.db"
     asyncio.run(fill(whole))
-    tried = [(command, url) for command in COMMANDS]
+    tried: list[tuple[str, ...]] = [(command, url) for command in COMMANDS]
     tried += [("restore", str(stolen), "sqlite:///restored.db"), ("copy", url, "sqlite:///copied.db"), ("verify", url, whole)]
     tried += [("copy", whole, url), ("backup", url, "saved"), ("export", url, "--table", "system_events", "-o", "events.csv")]
     for words in tried:
