@@ -367,7 +367,8 @@ class DatabaseManager:
     async def backup(self, path: str | PathLike[str], *, overwrite: bool = False, step: Step | None = None) -> Backup:
         """Write everything into a file, as one committed state, while sessions go on; return what it holds.
 
-        SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one. From PostgreSQL it
+        SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one; DuckDB's holds the
+        tables of iftb-store alone, and a warning names what is left out. From PostgreSQL it
         is an SQLite database; that needs the extras sqlite and arrow. `iftb-store restore` brings any of them into any engine,
         with all ids and times. The file is its owner's alone. It is written in the folder ``path``.partial, opened, and then
         given its name: there is never a part of a backup under it.

@@ -394,7 +394,7 @@ class Backend(Protocol):
         ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Write everything into the new file ``path``, as one committed state; only with the capability BACKUP.
+        """Write our tables, whole, into the new file ``path``, as one committed state; only with the capability BACKUP.
 
         Readers and writers go on meanwhile. No file is at ``path``; the new one is its owner's alone, needs none beside it, and
         is opened by a URL of the same scheme with this path. Where this fails or is cancelled, part of it may stay. ``progress``

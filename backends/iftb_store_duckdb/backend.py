@@ -29,29 +29,27 @@ from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
 from iftb_store_duckdb.locks import write_lock
+from iftb_store_duckdb.opening import connect_closed
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.stores import DuckDBStores
+from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
 
 T = TypeVar("T")
 
 _LOGGER = "sqlalchemy.engine.duckdb"
 _WAIT_FOR_SESSION = 30.0
 _RETRY_OPEN = 0.05
-_SETTINGS = (
-    "SET GLOBAL TimeZone = 'UTC'",
-    "SET TimeZone = 'UTC'",
-)
-_ENGINE = "SELECT type FROM duckdb_databases() WHERE database_name = current_database()"
-# at the opening already: a file that is no DuckDB's would have an extension fetched to look into it
-_NO_DOWNLOADS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name = system.main.current_database()"
 
 
 class DuckDBBackend:
     """One DuckDB database in a file or in memory.
 
     Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The
-    time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded.
+    time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded. SQL reads
+    and writes no other file, attaches no database and changes no setting, unless the URL has ``external_access=true``: the
+    file may be a stranger's.
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
@@ -179,6 +177,7 @@ class DuckDBBackend:
         """Run ``work`` with a SQLAlchemy connection in one transaction, under the write lock unless it only reads.
 
         Raises:
+            SchemaError: one of our names is something else than a table, or a table of ours runs what another wrote.
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a constraint refused a statement.
         """
@@ -196,6 +195,7 @@ class DuckDBBackend:
         def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
+            refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall())
             return _with_sqlalchemy(cursor, work)
 
         try:
@@ -215,9 +215,17 @@ class DuckDBBackend:
                 self._lock.release()
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Copy the database into another that DuckDB has open beside it meanwhile; it does not tell how far it is."""
-        async with self.session() as session:
-            await session.run(partial(back_up, path=path))
+        """Copy our tables from one snapshot into a database of their own; ``progress`` is called with its bytes and the source's.
+
+        See `iftb_store.protocols.Backend.backup`. Tables and columns of others are not copied; a warning names them.
+        """
+        loop = asyncio.get_running_loop()
+
+        def tell(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(progress, done, total)
+
+        async with self.session("snapshot") as session:
+            await session.run(partial(back_up, options=self._options, path=path, tell=tell))
 
     def begin(self, cursor: Cursor) -> None:
         """Begin a write transaction; its log is created with the database file's own permissions.
@@ -235,8 +243,9 @@ class DuckDBBackend:
         """Look for our tables and their revision.
 
         Raises:
-            SchemaError: they are missing, or stand at another revision.
+            SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
         """
+        refuse_foreign_objects(cursor.fetch)
         found = cursor.rows(
             "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
             " AND database_name = current_database()",
@@ -274,7 +283,7 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
         create_private(Path(options.path))
     try:
-        connection = duckdb.connect(options.path, config={**options.config, **_NO_DOWNLOADS})
+        connection = connect_closed(options)
     except duckdb.Error:
         # only now: to close a file that this process has open would give up DuckDB's lock on it
         refuse_foreign(Path(options.path))
@@ -284,8 +293,7 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
         if engine != "duckdb":
             # an extension of the user's reads such a file
             raise duckdb.IOException(FOREIGN)
-        for setting in _SETTINGS:
-            connection.sql(setting)
+        refuse_shadows(lambda sql: connection.execute(sql).fetchall())
     except BaseException:
         connection.close()
         raise

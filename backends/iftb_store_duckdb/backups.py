@@ -1,38 +1,90 @@
-"""A backup of a DuckDB database: copied by DuckDB itself, in one transaction, into a file that it has open meanwhile."""
+"""A backup of a DuckDB database: our tables, read in one snapshot and written through a second DuckDB as Arrow batches.
+
+DuckDB's own copy would attach the new file, which a database that is closed to other files cannot do.
+"""
 
 from __future__ import annotations
 
-from itertools import count
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
+from iftb_store.messages import shown
+from iftb_store.schema import OUR_TABLES
 from iftb_store_duckdb.driver import Cursor
-from iftb_store_duckdb.files import create_log, create_private
+from iftb_store_duckdb.files import SpillFolder, create_log, create_private
+from iftb_store_duckdb.opening import connect_closed
+from iftb_store_duckdb.options import Options
 
-_names = count()
+_log = logging.getLogger(__name__)
+
+_HERE = "database_name = current_database() AND schema_name = current_schema()"
+# as many as DuckDB keeps in a row group: written once, not merged later
+_ROWS = 122_880
+# of tables with long texts: DuckDB works on so many at once
+_LONG_ROWS = 2_048
+_SHORT = ("ohlcv",)
+_BATCH = "iftb_store_batch"
 
 
-def back_up(cursor: Cursor, path: str) -> None:
-    """Copy everything: tables with their keys, indexes and defaults, and sequences with the place where they stand."""
-    name = f"iftb_store_backup_{next(_names)}"
+def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, int], None]) -> None:
+    """Copy our tables with their keys, indexes, defaults and sequences into the new file ``path``.
+
+    The cursor is in a transaction, whose snapshot is read. ``tell`` is called after each batch with the bytes done and in all.
+    """
     create_private(Path(path))
-    quoted = path.replace("'", "''")
-    ((source,),) = cursor.fetch("SELECT current_database()")
-    cursor.table(f"ATTACH '{quoted}' AS {name} (TYPE duckdb)")
+    create_log(path)
+    spills = SpillFolder(f"{path}.tmp", given=False)
+    config = {name: value for name, value in options.config.items() if name in ("threads", "memory_limit")}
+    spills.enter()
     try:
-        create_log(path)
-        cursor.table(f'COPY FROM DATABASE "{source.replace(chr(34), 2 * chr(34))}" TO {name}')
-        cursor.table(f"CHECKPOINT {name}")
+        target = replace(options, path=path, config={**config, "temp_directory": spills.path}, external_access=False)
+        with closing(connect_closed(target)) as copy:
+            _warn_of_left_out(cursor)
+            _copy(cursor, copy, lambda size: tell(size, max(size, _size(options.path))), path)
+            copy.execute("CHECKPOINT")
     finally:
-        _detach(cursor, name)
+        spills.leave()
 
 
-def _detach(cursor: Cursor, name: str) -> None:
-    while True:
-        try:
-            cursor.table(f"DETACH {name}")
-        except duckdb.InterruptException:
-            # it was meant for the statement before, and comes too late for it
+def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int], None], path: str) -> None:
+    tables = dict(cursor.fetch(f"SELECT table_name, sql FROM duckdb_tables() WHERE {_HERE} AND NOT internal"))
+    # not before the snapshot: they have moved past every id in it
+    for name, sql, last in cursor.fetch(f"SELECT sequence_name, sql, last_value FROM duckdb_sequences() WHERE {_HERE}"):
+        copy.execute(sql)
+        if last is not None:
+            quoted = name.replace('"', '""').replace("'", "''")
+            copy.execute(f"SELECT setval('\"{quoted}\"', $1)", [last])
+    for table in OUR_TABLES:
+        if table not in tables:
             continue
-        return
+        # the table's own definition, which was looked through: what the doctor finds wrong with it can be saved, too
+        copy.execute(tables[table])
+        _copy_rows(cursor, copy, table, lambda: tell(_size(path)))
+    for table, sql in cursor.fetch(f"SELECT table_name, sql FROM duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"):
+        if table in OUR_TABLES:
+            copy.execute(sql)
+
+
+def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell: Callable[[], None]) -> None:
+    for batch in cursor.batches(f"SELECT * FROM {table}", _ROWS if table in _SHORT else _LONG_ROWS):
+        copy.register(_BATCH, batch)
+        copy.execute(f"INSERT INTO {table} SELECT * FROM {_BATCH}")
+        copy.unregister(_BATCH)
+        tell()
+
+
+def _warn_of_left_out(cursor: Cursor) -> None:
+    tables = [name for (name,) in cursor.fetch("SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary")]
+    views = [name for (name,) in cursor.fetch("SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary")]
+    others = sorted({*tables, *views} - {*OUR_TABLES})
+    if others:
+        _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(shown, others)))
+
+
+def _size(path: str) -> int:
+    return sum(file.stat().st_size for file in (Path(path), Path(f"{path}.wal")) if file.exists())

@@ -77,6 +77,20 @@ class Cursor:
         self._logger.info("%s", sql)
         return self._raw.execute(sql, parameters).fetchall()
 
+    def batches(self, sql: str, size: int) -> Iterator[pa.RecordBatch]:
+        """Run one query and yield its rows in batches of at most ``size``, as they are read."""
+        self._logger.info("%s", sql)
+        reader = self._raw.sql(sql).to_arrow_reader(size)
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            except OSError as error:
+                # what Arrow makes of DuckDB's own errors
+                raise duckdb.IOException(str(error)) from error
+            yield batch
+
     def statements(self, sql: str) -> list[duckdb.Statement]:
         """Parse."""
         return self._raw.extract_statements(sql)

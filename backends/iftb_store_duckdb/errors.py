@@ -16,6 +16,8 @@ _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.DataError, "a value does not fit its column or cannot be converted"),
 )
 _LONGEST = 300
+_CLOSED = "disabled by configuration"
+_LOCKED = "the configuration has been locked"
 _MEMORY = "memory limit"
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\))")
 _HELD = re.compile(r"Conflicting lock|set lock on file|used by another process")
@@ -29,6 +31,10 @@ def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
     if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
         # it works on 2,048 rows at once, however long their texts are
         message = f"{message}; give DuckDB more memory in its URL, such as ?memory_limit=1GB"
+    if isinstance(error, duckdb.PermissionException) and _CLOSED in message:
+        message = f"{message}; SQL of your own that works with files needs ?external_access=true in the URL"
+    if _LOCKED in message:
+        message = f"{message}; give threads, memory_limit or temp_directory in the URL, and others with ?external_access=true"
     if isinstance(error, duckdb.ConstraintException):
         return integrity_error(message, error)
     # a conflict with another transaction
@@ -56,7 +62,9 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
             "or open the file with access_mode=read_only in every process"
         )
     elif isinstance(error, duckdb.ConnectionException):
-        reason = "this process has it open with other options (access_mode, threads, memory_limit …); use the same URL options"
+        reason = (
+            "this process has it open with other options (access_mode, external_access, memory_limit …); use the same URL options"
+        )
     elif isinstance(error, duckdb.SerializationException) or FOREIGN in str(error):
         reason = "the file is damaged or no DuckDB database"
     else:

@@ -66,27 +66,27 @@ class SpillFolder:
     """
 
     def __init__(self, path: str, *, given: bool) -> None:
-        self._path = path
+        self.path = path
         self._given = given
 
     def enter(self) -> None:
         """Make the folder; where it cannot be made, DuckDB says so when it wants it. One that the user names may be there."""
         with _guard, suppress(OSError):
-            _users[self._path] += 1
+            _users[self.path] += 1
             try:
-                Path(self._path).mkdir(mode=0o700, parents=True)
-                _made.add(self._path)
+                Path(self.path).mkdir(mode=0o700, parents=True)
+                _made.add(self.path)
             except FileExistsError:
                 if not self._given:
-                    Path(self._path).chmod(0o700)
-                    _made.add(self._path)
+                    Path(self.path).chmod(0o700)
+                    _made.add(self.path)
 
     def leave(self) -> None:
         """Remove the folder, if it is ours, nobody else of this process uses it and nothing is in it."""
         with _guard, suppress(OSError):
-            _users[self._path] -= 1
-            if _users[self._path] == 0:
-                del _users[self._path]
-                if self._path in _made:
-                    _made.remove(self._path)
-                    Path(self._path).rmdir()
+            _users[self.path] -= 1
+            if _users[self.path] == 0:
+                del _users[self.path]
+                if self.path in _made:
+                    _made.remove(self.path)
+                    Path(self.path).rmdir()

@@ -18,7 +18,8 @@ MEMORY = ":memory:"
 
 _ACCESS_MODES = ("automatic", "read_only", "read_write")
 _AMOUNT = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?B|B|%)", re.IGNORECASE)
-_KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, connect_timeout"
+_BOOLEANS = {"true": True, "false": False}
+_KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, connect_timeout, external_access"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Options:
     Attributes:
         path: the database file's absolute real path, or ``:memory:``.
         config: what DuckDB itself is told; it is one for all who open a file in one process.
+        external_access: whether SQL may read and write other files, attach databases and change DuckDB's settings.
         busy_timeout: seconds to wait for the write lock.
         connect_timeout: seconds to wait for a file that another process holds.
     """
@@ -36,6 +38,7 @@ class Options:
     config: dict[str, str] = field(default_factory=dict)
     busy_timeout: float = 30.0
     connect_timeout: float = 5.0
+    external_access: bool = False
 
     @property
     def in_memory(self) -> bool:
@@ -62,12 +65,15 @@ def parse_options(url: URL) -> Options:
     if url.host or url.username or url.password or url.port:
         raise URLError("a duckdb URL has a file and no host: write duckdb:///file.duckdb, or duckdb:////path from the root")
     config: dict[str, str] = {}
+    external_access = False
     seconds = {"busy_timeout": 30.0, "connect_timeout": 5.0}
     for name, value in url.query.items():
         if not isinstance(value, str):
             raise URLError(f"the option {name} stands twice in the duckdb URL; give it once")
         if name in seconds:
             seconds[name] = _seconds(name, value)
+        elif name == "external_access":
+            external_access = _boolean(name, value)
         else:
             config[name] = _setting(name, value)
     memory = url.database in (None, "", MEMORY)
@@ -83,7 +89,7 @@ def parse_options(url: URL) -> Options:
     if os.sep == "/" and not memory and {"\\", "?"} & set(path):
         # the one is a slash to DuckDB, and its log goes before the other
         raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB misreads; rename it")
-    return Options(path, config, **seconds)
+    return Options(path, config, **seconds, external_access=external_access)
 
 
 def _seconds(name: str, value: str) -> float:
@@ -94,6 +100,12 @@ def _seconds(name: str, value: str) -> float:
     if not 0 <= number < math.inf:
         raise _bad(name, value, "a number of seconds, 0 or more")
     return number
+
+
+def _boolean(name: str, value: str) -> bool:
+    if value.lower() not in _BOOLEANS:
+        raise _bad(name, value, "true or false")
+    return _BOOLEANS[value.lower()]
 
 
 def _setting(name: str, value: str) -> str:

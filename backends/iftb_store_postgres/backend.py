@@ -24,6 +24,7 @@ from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
+from iftb_store_postgres.strangers import KINDS, tables_among
 from iftb_store_postgres.tls import SYSTEM, check_system_authorities, read_encryption, system_context, warn_of_plaintext
 
 T = TypeVar("T")
@@ -154,18 +155,26 @@ class PostgresBackend(EngineBackend):
         return RelationalStores(PostgresDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it."""
+        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it.
+
+        Raises:
+            SchemaError: one of our names is something else than a table.
+        """
         self.enter_loop()
         self.schema_seen = False
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=self._open_patient, poolclass=NullPool, echo=self._echo, hide_parameters=True
         )
         watch(engine, translate, _connection_is_gone)
-        async with engine.begin() as connection:
-            if read_only:
-                # nobody else bounds the wait for a table that an operator or a migration has locked
-                await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
-            return await connection.run_sync(work)
+        async with engine.connect() as connection:
+            # in a transaction of its own: the work may have to set up its own before any query
+            async with connection.begin():
+                tables_among((await connection.exec_driver_sql(KINDS)).all())
+            async with connection.begin():
+                if read_only:
+                    # nobody else bounds the wait for a table that an operator or a migration has locked
+                    await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
+                return await connection.run_sync(work)
 
     async def _open(self) -> asyncpg.Connection:
         return await self._connection(self._command_timeout, self._settings)

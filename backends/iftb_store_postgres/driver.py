@@ -28,6 +28,7 @@ from iftb_store.selections import ScannedTable, Selection
 from iftb_store.threads import import_modules
 from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
+from iftb_store_postgres.strangers import KINDS, tables_among
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,8 +45,6 @@ _TOTALS = """
     FROM trades
     WHERE exchange = :exchange AND realized_pnl IS NOT NULL
         AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
-
-_SCHEMA = f"SELECT to_regclass('ohlcv') IS NOT NULL, to_regclass('{VERSION_TABLE}') IS NOT NULL"
 
 
 class PostgresDriver:
@@ -235,9 +234,9 @@ class PostgresDriver:
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
-    ((has_tables, is_stamped),) = await connection.fetch(_SCHEMA)
-    stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if is_stamped else None
-    return has_tables, stamped
+    tables = tables_among(await connection.fetch(KINDS))
+    stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in tables else None
+    return "ohlcv" in tables, stamped
 
 
 async def _fetch(connection: Any, sql: str, args: Row) -> Sequence[Row]:

@@ -40,6 +40,7 @@ from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
 from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
+from iftb_store_sqlite.strangers import refuse_foreign_objects
 
 T = TypeVar("T")
 
@@ -119,18 +120,26 @@ class SQLiteBackend(EngineBackend):
         return RelationalStores(SQLiteDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` in one transaction; under SQLite's write lock, waiting for it as long as the busy timeout, or reading."""
+        """Run ``work`` in one transaction; under SQLite's write lock, waiting for it as long as the busy timeout, or reading.
+
+        Raises:
+            SchemaError: one of our names is something else than a table, or a table of ours runs what another wrote.
+        """
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
         if not read_only:
             check_own_lock(self.write_lock)
         async with self._engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
+            driver: Any = (await connection.get_raw_connection()).driver_connection
             try:
                 await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
             except OperationalError as error:
                 raise blame_parent(error, self.write_lock) from error
+            try:
+                await driver._execute(refuse_foreign_objects, driver._conn)
+            except RAISED as error:
+                raise translate(error) from error
             running = asyncio.ensure_future(connection.run_sync(work))
             try:
                 result = await asyncio.shield(running)
@@ -327,6 +336,9 @@ class _Connection(aiosqlite.Connection):
 
 
 def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
+    # before the schema is read: what a stranger's file defines may call no function that could do more than compute
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
     connection.execute(f"PRAGMA cache_size = -{cache}")

@@ -43,6 +43,7 @@ from iftb_store.threads import import_modules
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import RAISED, translate
+from iftb_store_sqlite.strangers import refuse_foreign_objects
 from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
 
 if TYPE_CHECKING:
@@ -375,6 +376,7 @@ def _write_whole(connection: sqlite3.Connection, writer: _BarWriter, chunks: Ite
 
 
 def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:
+    refuse_foreign_objects(connection)
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     stamped = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone() if VERSION_TABLE in names else None
     return "ohlcv" in names, stamped[0] if stamped else None

@@ -1,0 +1,102 @@
+"""What a stranger's DuckDB file could run, refused before anything of it is read: macros, views, triggers, expressions.
+
+A macro of a built-in's name takes its place, `+` and count included, so the queries here name the system's own functions in
+full and use no operator but comparisons, which no macro can replace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from iftb_store.errors import operational_error
+from iftb_store.messages import shown
+from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+
+#: Runs one query without parameters and returns its rows.
+Fetch = Callable[[str], list[tuple[Any, ...]]]
+
+_OWN = "database_name = system.main.current_database()"
+_HERE = f"{_OWN} AND schema_name = system.main.current_schema()"
+# by the database that holds it, not by the flag "internal", which a file could carry
+_NAMES = (
+    ("function", "SELECT function_name, database_name FROM system.main.duckdb_functions()"),
+    ("type", "SELECT type_name, database_name FROM system.main.duckdb_types()"),
+    ("schema", "SELECT schema_name, database_name FROM system.main.duckdb_schemas()"),
+)
+_VIEWS = f"SELECT view_name FROM system.main.duckdb_views() WHERE {_HERE}"
+_TABLES = f"SELECT table_name, sql FROM system.main.duckdb_tables() WHERE {_HERE}"
+_INDEXES = f"SELECT table_name, sql FROM system.main.duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"
+_TRIGGERS = f"SELECT table_name, trigger_name FROM system.main.duckdb_triggers() WHERE {_HERE}"
+
+_TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|[^\s\w]")
+# words that stand before a bracket and call nothing: of a definition, of expressions, and types
+_BEFORE_BRACKETS = """
+    all always and any as between bit case cast check collate decimal default else end enum exists from in is key list map
+    not numeric on or over primary references some struct then try_cast union unique using values varchar when where
+"""
+_WORDS = frozenset(_BEFORE_BRACKETS.split())
+
+
+def refuse_shadows(fetch: Fetch) -> None:
+    """Refuse a database whose macros, types or schemas take the place of DuckDB's own.
+
+    Raises:
+        OperationalError: it has one; the message names it.
+    """
+    for kind, query in _NAMES:
+        names: dict[str, set[str]] = {"system": set(), "temp": set()}
+        for name, database in fetch(query):
+            names.setdefault(database, set()).add(name)
+        # what the database of temporary tables has, too, is DuckDB's in every database: the schema main, the type bigint
+        own = {name.lower() for name in names.pop("system")} - {name.lower() for name in names.pop("temp")}
+        shadows = sorted(name for found in names.values() for name in found if name.lower() in own)
+        if shadows:
+            raise _shadowed("macro" if kind == "function" else kind, shadows[0], kind)
+
+
+def _shadowed(what: str, name: str, kind: str) -> OperationalError:
+    return operational_error(
+        f"the file has a {what} named {shown(name)}, which takes the place of DuckDB's own {kind} and could make any statement "
+        "do something else; drop it with DuckDB itself if you trust the file, or use another one"
+    )
+
+
+def refuse_foreign_objects(fetch: Fetch) -> None:
+    """Refuse names of ours that are no tables, and tables of ours that run what another wrote.
+
+    Raises:
+        SchemaError: one is a view, or has a trigger, a generated column, or calls a function that could do harm.
+    """
+    for (name,) in fetch(_VIEWS):
+        if name.lower() in OUR_TABLES:
+            raise not_a_table(name, "view")
+    for table, trigger in fetch(_TRIGGERS):
+        if table.lower() in OUR_TABLES:
+            raise foreign_part(table, f"the trigger {shown(trigger)}")
+    for table, sql in [*fetch(_TABLES), *fetch(_INDEXES)]:
+        if table.lower() in OUR_TABLES:
+            _refuse_expressions(table, sql)
+
+
+def _refuse_expressions(table: str, sql: str) -> None:
+    # DuckDB writes the text anew from what it has parsed; before the first bracket there are only names
+    tokens = _TOKEN.findall(sql.partition("(")[2])
+    if any(tokens[place : place + 3] == ["GENERATED", "ALWAYS", "AS"] for place in range(len(tokens))):
+        raise foreign_part(table, "a generated column")
+    for name in _calls(tokens):
+        if name not in HARMLESS_FUNCTIONS:
+            raise foreign_part(table, f"a default, a CHECK or an index that calls {shown(name)}")
+
+
+def _calls(tokens: list[str]) -> Iterator[str]:
+    for place, token in enumerate(tokens[:-1]):
+        if tokens[place + 1] != "(" or (place and tokens[place - 1].upper() == "REFERENCES"):
+            continue
+        if token.startswith('"'):
+            yield token[1:-1].lower()
+        elif (token[0].isalnum() or token[0] == "_") and token.lower() not in _WORDS:
+            yield token.lower()

@@ -1,0 +1,73 @@
+"""What a stranger's SQLite file could run, refused before anything of it is read: views, triggers, expressions."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+
+from iftb_store.messages import shown
+from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+
+_VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
+# of PRAGMA table_xinfo: a generated column, computed as it is read or stored
+_GENERATED = (2, 3)
+_CALLS = ("Function", "PureFunc")
+
+
+def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
+    """Refuse names of ours that are no tables, and tables of ours that run what another wrote.
+
+    SQLite itself refuses a schema whose rows belie their definitions, so that the type of a row can be believed.
+
+    Raises:
+        SchemaError: one is a view or a virtual table, or has a trigger, a generated column, or calls a function that could do
+            harm.
+    """
+    tables, triggers = [], []
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+        if kind == "trigger":
+            triggers.append((table, name))
+        elif kind in ("table", "view") and name.lower() in OUR_TABLES:
+            if kind == "view" or _VIRTUAL.match(sql or ""):
+                raise not_a_table(name, "view" if kind == "view" else "virtual table")
+            tables.append(name)
+    for table, trigger in triggers:
+        found = next((name for name in _reaching(connection, table) if name.lower() in OUR_TABLES), None)
+        if found is not None:
+            raise foreign_part(found, f"the trigger {shown(trigger)}")
+    for table in tables:
+        _refuse_expressions(connection, table)
+
+
+def _reaching(connection: sqlite3.Connection, table: str) -> Iterator[str]:
+    """Yield a table and those whose changes reach it through its foreign keys."""
+    waiting, seen = [table], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name.lower() in seen:
+            continue
+        seen.add(name.lower())
+        yield name
+        waiting += [row[2] for row in connection.execute(f"PRAGMA foreign_key_list({_quoted(name)})")]
+
+
+def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
+    for row in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
+        if row[6] in _GENERATED:
+            raise foreign_part(table, f"the generated column {shown(row[1])}")
+    try:
+        # compiled and not run: it has every call of a default, a CHECK and an index
+        program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        raise foreign_part(table, f"a default, a CHECK or an index that cannot be used ({shown(str(error), 200)})") from error
+    for _, operation, _, _, _, call, *_ in program:
+        name = "||" if operation == "Concat" else str(call).partition("(")[0] if operation in _CALLS else None
+        if name is not None and name not in HARMLESS_FUNCTIONS:
+            raise foreign_part(table, f"a default, a CHECK or an index that calls {shown(name)}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,168 @@
+"""DuckDB files as a stranger would make them: each attack changes a store that was whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+
+TABLES = ("ohlcv", "trades", "positions", "system_events", "iftb_store_version")
+READERS = ("read_text('{}')", "read_blob('{}')", "read_csv('{}', header = false)", "'{}'", "glob('{}')")
+OPERATORS = ("+", "-", "*", "/", "//", "%", "||", "~~", "!~~", "^@", "&", "|", "~", "@", "->>", "**")
+FUNCTIONS = (
+    "bit_xor", "contains", "count", "count_star", "current_database", "current_schema", "current_setting", "day",
+    "duckdb_columns", "duckdb_functions", "duckdb_sequences", "duckdb_tables", "duckdb_views", "epoch_us", "hash", "json_type",
+    "length", "lower", "ltrim", "make_timestamp", "max", "min", "month", "nextval", "now", "octet_length", "strlen", "sum",
+    "trim", "version", "year",
+)  # fmt: skip
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n"
+SECRET = "(SELECT content FROM read_text('{}'))"
+
+Attack = Callable[[duckdb.DuckDBPyConnection, random.Random, Path], None]
+
+
+def view_of_a_file(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Put a view over a file in the place of a table, with the table's own columns."""
+    table = chance.choice(TABLES)
+    reader = chance.choice(READERS[:2])
+    kept = _columns(connection, table)
+    texts = [name for name, kind in kept if kind == "VARCHAR"]
+    stolen = chance.choice(texts)
+    value = f"(SELECT content::VARCHAR FROM {reader.format(secret)})"
+    columns = ", ".join(f"{value if name == stolen else _sample(name, kind)} AS {name}" for name, kind in kept)
+    _replaced(connection, table, f"SELECT {columns}")
+
+
+def view_that_never_ends(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Put a view whose first row never comes in the place of a table."""
+    table = chance.choice(TABLES)
+    columns = ", ".join(f"{_sample(name, kind)} AS {name}" for name, kind in _columns(connection, table))
+    _replaced(connection, table, f"SELECT {columns} FROM ({ENDLESS}) endless WHERE i < 0")
+
+
+def view_of_another_case(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Name the view as SQL would find it, and not as a comparison of texts would."""
+    table = chance.choice(TABLES)
+    connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"CREATE VIEW {table.upper()} AS SELECT * FROM read_text('{secret}')")
+
+
+def macro_of_a_function(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Shadow functions that our statements call."""
+    for name in chance.sample(FUNCTIONS, 3):
+        parameters = chance.choice(["", "a", "a, b"])
+        body = chance.choice(["42", "'x'", "TRUE", SECRET.format(secret)])
+        connection.execute(f'CREATE OR REPLACE MACRO "{name}"({parameters}) AS {body}')
+
+
+def macro_of_an_operator(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Shadow an operator."""
+    connection.execute(f'CREATE MACRO "{chance.choice(OPERATORS)}"(a, b) AS {chance.choice(["7", "TRUE", "a"])}')
+
+
+def table_macro(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Shadow the functions that list what is there; they would list nothing, or read a file."""
+    for name in ("duckdb_functions", "duckdb_tables", "duckdb_views", "duckdb_databases", "duckdb_columns"):
+        body = chance.choice(["SELECT 'ohlcv' AS table_name", f"SELECT * FROM read_text('{secret}')", ENDLESS])
+        connection.execute(f"CREATE MACRO {name}() AS TABLE {body}")
+
+
+def type_of_ours(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Shadow a type that is not DuckDB's innermost."""
+    kind = chance.choice(["ENUM ('a')", "INTEGER", "STRUCT(a INTEGER)"])
+    connection.execute(f"CREATE TYPE json AS {kind}")
+
+
+def trigger(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Do something else at each write."""
+    first, second = chance.sample(TABLES[:4], 2)
+    name = chance.choice(["tr", "a\x1b[2Jb", "tr" * 500])
+    connection.execute(f'CREATE TRIGGER "{name}" AFTER INSERT ON {first} FOR EACH STATEMENT DELETE FROM {second}')
+
+
+def generated_column(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Compute a large value as a column is read."""
+    _redefined(connection, chance.choice(TABLES[:4]), "g VARCHAR GENERATED ALWAYS AS (repeat('x', 100000000))")
+
+
+def costly_expression(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Compute a large value as a row is written."""
+    table = chance.choice(TABLES[:4])
+    parts = ("CHECK (length(repeat('x', 100000000)) > 1)", "g VARCHAR DEFAULT (repeat('x', 100000000))")
+    _redefined(connection, table, chance.choice(parts))
+
+
+def costly_index(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Compute a value for an index."""
+    connection.execute(f"CREATE INDEX mine ON {chance.choice(TABLES[:4])} ((repeat(symbol, 100)))")
+
+
+def version(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Claim another revision, several, or none."""
+    connection.execute("DELETE FROM iftb_store_version")
+    for _ in range(chance.choice([0, 1, 3])):
+        value = chance.choice(["0001", "9999", "\x1b]0;owned\x07", "0001'; DROP TABLE ohlcv; --", "x" * 9_999])
+        connection.execute("INSERT INTO iftb_store_version VALUES ($1) ON CONFLICT DO NOTHING", [value])
+
+
+def long_texts(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Keep texts that are long, of which the file keeps little."""
+    connection.execute(f"UPDATE system_events SET message = repeat('{chance.choice('xyz')}', {chance.choice([10**5, 10**7])})")
+
+
+def objects_of_others(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Keep views, macros and schemas of names that are not ours: they are never read."""
+    connection.execute(f"CREATE VIEW mine AS SELECT * FROM read_text('{secret}')")
+    connection.execute(f"CREATE VIEW duckdb_tables AS {ENDLESS}")
+    connection.execute("CREATE SCHEMA system")
+    connection.execute("CREATE SCHEMA temp")
+    connection.execute(f"CREATE MACRO mine() AS {SECRET.format(secret)}")
+
+
+ATTACKS: tuple[Attack, ...] = (
+    view_of_a_file,
+    view_that_never_ends,
+    view_of_another_case,
+    macro_of_a_function,
+    macro_of_an_operator,
+    table_macro,
+    type_of_ours,
+    trigger,
+    generated_column,
+    costly_expression,
+    costly_index,
+    version,
+    long_texts,
+    objects_of_others,
+)
+
+
+def change(path: Path, chance: random.Random, *, attack: Attack, secret: Path) -> None:
+    """Change a whole store."""
+    with closing(duckdb.connect(str(path))) as connection:
+        attack(connection, chance, secret)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
+    return [(row[1], row[2]) for row in connection.execute(f"PRAGMA table_info('{table}')").fetchall()]
+
+
+def _sample(name: str, kind: str) -> str:
+    known = {"severity": "'info'", "version_num": "'0001'", "timeframe": "'1h'", "side": "'long'", "status": "'open'"}
+    if kind.startswith("TIMESTAMP"):
+        return "TIMESTAMPTZ '2024-01-01 00:00:00+00'"
+    return known.get(name, "'{}'" if kind == "JSON" else f"'{name}'" if kind == "VARCHAR" else f"1::{kind}")
+
+
+def _replaced(connection: duckdb.DuckDBPyConnection, table: str, query: str) -> None:
+    connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"CREATE VIEW {table} AS {query}")
+
+
+def _redefined(connection: duckdb.DuckDBPyConnection, table: str, part: str) -> None:
+    ((sql,),) = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = $1", [table]).fetchall()
+    connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"{sql.rstrip().removesuffix(';').removesuffix(')')}, {part})")

@@ -1,0 +1,180 @@
+"""SQLite files as a stranger would make them: each attack changes a store that was whole."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+TABLES = ("ohlcv", "trades", "positions", "system_events", "iftb_store_version")
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+LARGE = "hex(zeroblob(400000000))"
+# stars that are tried in every combination
+SLOW = f"printf('%.5000c', 'a') GLOB '{'*a' * 12}*b'"
+
+Attack = Callable[[sqlite3.Connection, random.Random], None]
+
+
+def view_that_never_ends(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Put a view whose rows never end in the place of a table, with the table's own columns."""
+    table = chance.choice(TABLES)
+    columns = ", ".join(f"i AS {row[1]}" for row in connection.execute(f"PRAGMA table_info({table})"))
+    connection.execute(f"DROP TABLE {table}")
+    name = table.upper() if chance.random() < 0.2 else table
+    connection.execute(f"CREATE VIEW {name} AS SELECT {columns} FROM ({ENDLESS}) {chance.choice(['', 'WHERE i < 0'])}")
+
+
+def view_of_views(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Put a view in the place of a table that takes ages to be compiled."""
+    connection.execute("CREATE VIEW v0 AS SELECT 1 AS id")
+    for number in range(1, 30):
+        connection.execute(f"CREATE VIEW v{number} AS SELECT id FROM v{number - 1} UNION ALL SELECT id FROM v{number - 1}")
+    if chance.random() < 0.7:
+        table = chance.choice(TABLES)
+        connection.execute(f"DROP TABLE {table}")
+        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM v29")
+
+
+def virtual_table(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Put a virtual table in the place of a table."""
+    table = chance.choice(TABLES)
+    columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))
+    connection.execute(f"DROP TABLE {table}")
+    if chance.random() < 0.5:
+        connection.execute(f"CREATE VIRTUAL TABLE {table} USING fts5({columns})")
+    else:
+        _define(connection, table, f"CREATE /* */ VIRTUAL\nTABLE {table} USING fts5({columns})", 2)
+
+
+def trigger(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Never end a write, or undo others."""
+    table = chance.choice(TABLES)
+    when = chance.choice(["BEFORE INSERT", "AFTER INSERT", "AFTER UPDATE", "BEFORE DELETE"])
+    body = chance.choice([f"SELECT count(*) FROM ({ENDLESS})", "DELETE FROM trades"])
+    name = chance.choice(["tr", "a\x1b[2Jb"])
+    connection.execute(f'CREATE TRIGGER "{name}" {when} ON {table} BEGIN {body}; END')
+
+
+def trigger_behind_a_key(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Never end a delete, by a table that follows ours."""
+    connection.execute("CREATE TABLE notes (trade_id TEXT REFERENCES trades (trade_id) ON DELETE CASCADE)")
+    connection.execute("INSERT INTO notes SELECT trade_id FROM trades")
+    connection.execute(f"CREATE TRIGGER tr AFTER DELETE ON notes BEGIN SELECT count(*) FROM ({ENDLESS}); END")
+
+
+def generated_column(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Compute a large value as a row is read."""
+    table = chance.choice(TABLES)
+    connection.execute(f"ALTER TABLE {table} ADD COLUMN g TEXT AS ({chance.choice([LARGE, f'length({LARGE})'])})")
+
+
+def costly_expression(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Compute something large or slow as a row is written, or looked at for damage."""
+    table, value = chance.choice(TABLES), chance.choice([f"length({LARGE}) > 0", SLOW, "length(randomblob(900000000)) > 0"])
+    _redefine(connection, table, chance.choice([f"CHECK ({value})", f"g TEXT DEFAULT ({value})"]))
+
+
+def costly_table_of_others(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Do so in a table that is not ours, but is in the file."""
+    connection.execute("CREATE TABLE mine (a)")
+    connection.executemany("INSERT INTO mine VALUES (?)", [(1,)] * 200)
+    _redefine(connection, "mine", f"CHECK (length({LARGE}) > 0)")
+
+
+def costly_index(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Compute something for an index, or where it holds."""
+    table = chance.choice(TABLES[:4])
+    sql = f"CREATE INDEX mine ON {table} ({{}})"
+    connection.execute(sql.format("hex(symbol)"))
+    _define(connection, "mine", sql.format(f"hex(symbol || {LARGE})"))
+
+
+def unknown_function(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Call what is not there, or what a schema may not."""
+    call = chance.choice(["nothing(1)", "load_extension('x')", "regexp('a', 'b')", "'a' REGEXP 'b'", "'a' COLLATE nothing = 'b'"])
+    _redefine(connection, chance.choice(TABLES[:4]), f"CHECK ({call})")
+
+
+def forged_schema(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Let the list of the schema's objects belie their definitions, or share pages."""
+    table = chance.choice(TABLES)
+    connection.execute("PRAGMA writable_schema = ON")
+    forged = (
+        ("UPDATE sqlite_master SET rootpage = 1 WHERE name = ?", table),
+        ("UPDATE sqlite_master SET rootpage = 0 WHERE name = ?", table),
+        ("UPDATE sqlite_master SET rootpage = 99999 WHERE name = ?", table),
+        ("UPDATE sqlite_master SET type = 'view' WHERE name = ?", table),
+        ("UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 'ohlcv') WHERE name = ?", table),
+        (f"UPDATE sqlite_master SET sql = 'CREATE VIEW {table} AS {ENDLESS}', rootpage = 0 WHERE name = ?", table),
+        (f"UPDATE sqlite_master SET sql = 'CREATE TABLE {table} (id)' WHERE name = ?", table),
+        ("UPDATE sqlite_master SET sql = CAST(x'435245415445205441424c4520ff' AS TEXT) WHERE name = ?", table),
+        ("INSERT INTO sqlite_master SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master WHERE name = ?", table),
+    )
+    sql, name = chance.choice(forged)
+    connection.execute(sql, (name,))
+
+
+def version(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Claim another revision, several, or none."""
+    connection.execute("DELETE FROM iftb_store_version")
+    for _ in range(chance.choice([0, 1, 3])):
+        value = chance.choice(["0001", "9999", "\x1b]0;owned\x07", "0001'; DROP TABLE ohlcv; --", "x" * 9_999, 7, b"\xff", 1.5])
+        connection.execute("INSERT OR IGNORE INTO iftb_store_version VALUES (?)", (value,))
+
+
+def values(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Keep values that are none of their columns'."""
+    table = chance.choice(TABLES[:4])
+    column = chance.choice([row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] != "id"])
+    value = chance.choice([b"\xff\x00", "a\x00b", 1e308, -(2**63), "e" * 10**6, "\x1b[31m", None])
+    connection.execute(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE id = (SELECT max(id) FROM {table})", (value,))
+
+
+ATTACKS: tuple[Attack, ...] = (
+    view_that_never_ends,
+    view_of_views,
+    virtual_table,
+    trigger,
+    trigger_behind_a_key,
+    generated_column,
+    costly_expression,
+    costly_table_of_others,
+    costly_index,
+    unknown_function,
+    forged_schema,
+    version,
+    values,
+)
+
+
+def change(path: Path, chance: random.Random, *, attack: Attack) -> None:
+    """Change a whole store."""
+    with closing(sqlite3.connect(path)) as connection:
+        # or SQLite refuses to write what is meant
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        try:
+            attack(connection, chance)
+        except sqlite3.IntegrityError:
+            # a value that a constraint refuses: the file stays whole
+            connection.rollback()
+        connection.commit()
+
+
+def _define(connection: sqlite3.Connection, name: str, sql: str, page: int | None = None) -> None:
+    """Write a definition that SQLite was not asked about."""
+    connection.execute("PRAGMA writable_schema = ON")
+    if page is None:
+        connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
+    else:
+        connection.execute("INSERT INTO sqlite_master VALUES ('table', ?, ?, ?, ?)", (name, name, page, sql))
+
+
+def _redefine(connection: sqlite3.Connection, table: str, part: str) -> None:
+    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    if part.startswith("g "):
+        # before the constraints, where columns are
+        _define(connection, table, sql.replace("(", f"({part}, ", 1))
+    else:
+        _define(connection, table, f"{sql.rstrip().removesuffix(')')}, {part})")
