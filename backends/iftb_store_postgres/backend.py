@@ -20,6 +20,7 @@ from iftb_store_postgres.credentials import Hidden, forget_variables, tls_proble
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
+from iftb_store_postgres.poolers import ignored_parameters, refused_parameter
 
 T = TypeVar("T")
 
@@ -53,6 +54,10 @@ class PostgresBackend(EngineBackend):
     ``connect_timeout`` in seconds (10); ``statement_timeout`` as 500ms, 60s, 5min (60s; 0 for none); ``pool_timeout``,
     the seconds to wait for a free connection (30); ``statement_cache_size`` (0 behind a pooler); ``application_name``;
     ``search_path``.
+
+    Behind a pooler that refuses ``statement_timeout`` or ``search_path`` when a connection starts, or ignores them, they are set
+    for each transaction, and reads outside one are timed by the client. A pooler in transaction mode needs
+    ``statement_cache_size=0``.
     """
 
     probes = True
@@ -90,6 +95,9 @@ class PostgresBackend(EngineBackend):
         self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
         self._command_timeout = statement_timeout + min(statement_timeout, _GRACE) if statement_timeout else _FOREVER
         self._cache_size = _number(query.get("statement_cache_size", "100"), "statement_cache_size")
+        # the startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
+        self._refused: set[str] = set()
+        self._knows_ignored = False
         self._settings = {
             "application_name": query.get("application_name", "iftb-store"),
             "statement_timeout": f"{round(statement_timeout * 1000)}",
@@ -148,6 +156,7 @@ class PostgresBackend(EngineBackend):
         return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
+        sent = {name: value for name, value in settings.items() if name not in self._refused}
         try:
             connection = await asyncpg.connect(
                 # which takes the key's password in no other way
@@ -156,11 +165,17 @@ class PostgresBackend(EngineBackend):
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
-                server_settings=settings,
+                server_settings=sent,
                 connection_class=BoundedConnection,
             )
+            if not self._knows_ignored:
+                self._refused |= await ignored_parameters(connection, sent)
+                self._knows_ignored = True
         except (*FAILURES, ValueError) as error:
             forget_variables(error)
+            if (refused := refused_parameter(error, sent)) is not None:
+                self._refused.add(refused)
+                return await self._connection(command_timeout, settings)
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error
@@ -169,6 +184,7 @@ class PostgresBackend(EngineBackend):
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error
+        connection.set_in_transactions({name: value for name, value in settings.items() if name in self._refused})
         keep_alive(connection)
         return connection
 

@@ -1,19 +1,46 @@
-"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound."""
+"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound, and works behind a pooler."""
 
 from __future__ import annotations
 
+import secrets
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import asyncpg
+
+from iftb_store_postgres.poolers import set_local
 
 # seconds
 _FAREWELL = 2.0
 
 
 class BoundedConnection(asyncpg.Connection):
-    """Waits a bounded time for its server's farewell."""
+    """Waits a bounded time for its server's farewell; sets in each transaction what a pooler refused at the start."""
+
+    #: Whether reads need a transaction too, for a setting that their meaning depends on.
+    begins_reads = False
+    _set_local = ""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # asyncpg counts from 1 in every process: behind a pooler one client would run a statement of another's by its name
+        self._name = secrets.token_hex(4)
+
+    def set_in_transactions(self, settings: Mapping[str, str]) -> None:
+        """Send these settings with each BEGIN, for its transaction alone."""
+        self._set_local = set_local(settings)
+        self.begins_reads = "search_path" in settings
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's signature
+        """Execute; a BEGIN takes the transaction's settings along, in the same message."""
+        if self._set_local and not args and query.startswith("BEGIN"):
+            query += self._set_local
+        return await super().execute(query, *args, timeout=timeout)
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"iftb_store_{self._name}{super()._get_unique_id(prefix)}"  # type: ignore[misc]
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Close; where the server stays silent, asyncpg has cut the connection then."""

@@ -230,15 +230,16 @@ class PostgresDriver:
         # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
         adapter: Any = pooled.dbapi_connection
         driver: Any = pooled.driver_connection
-        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-            with self._translated(driver):
-                check_revision(*await _schema(driver))
-            session.iftb_store_backend.schema_seen = True
+        begin = begin or driver.begins_reads
         if begin and adapter.isolation_level == "autocommit":
             raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
         if begin and adapter._transaction is None:
             with self._translated(driver):
                 await adapter._start_transaction()
+        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+            with self._translated(driver):
+                check_revision(*await _schema(driver))
+            session.iftb_store_backend.schema_seen = True
         return driver
 
 

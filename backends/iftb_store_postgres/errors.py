@@ -8,6 +8,7 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
+from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
 
 _UNIQUE_VIOLATION = "23505"
 _INTEGRITY_CLASS = "23"
@@ -39,6 +40,8 @@ _TRANSIENT = frozenset(
 #: In answer to a COMMIT these say nothing of its outcome; the first two never do.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
+#: A prepared statement is not there, or is there already.
+_PREPARED = frozenset(("26000", "42P05"))
 
 
 def translate(error: BaseException, *, lost: bool = False, committing: bool = False) -> IntegrityError | OperationalError | None:
@@ -84,4 +87,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
-    return operational_error(_MEANING.get(state, message), error, transient=state in _TRANSIENT)
+    if state in _PREPARED:
+        return operational_error(f"{message}; {REMEDY}", error)
+    transient = state in _TRANSIENT or (state == PGBOUNCER and passes(message))
+    return operational_error(_MEANING.get(state, message), error, transient=transient)
