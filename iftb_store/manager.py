@@ -24,7 +24,7 @@ from iftb_store.errors import (
     Unsupported,
     operational_error,
 )
-from iftb_store.health import Health, PoolState, advice, prove_writable
+from iftb_store.health import Health, PoolState, advice, prove_writable, warnings_of
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
@@ -270,9 +270,11 @@ class DatabaseManager:
         self._require_migrations()
         round_trip, schema, writable = None, None, False
         problems: list[str] = []
+        warnings: list[str] = []
         try:
             round_trip = await self.ping(within)
             schema = await self.status()
+            warnings += warnings_of(schema.encoding)
             problems += advice(schema.state)
             if schema.tables:
                 async with asyncio.timeout(within), self._backend.session() as session:
@@ -283,7 +285,7 @@ class DatabaseManager:
         except (DBAPIError, StoreError) as error:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
         pool = PoolState(self._backend.in_use, self._backend.capacity)
-        return Health(writable and not problems, round_trip is not None, round_trip, writable, pool, schema, problems)
+        return Health(writable and not problems, round_trip is not None, round_trip, writable, pool, schema, problems, warnings)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import asyncpg
@@ -13,6 +14,10 @@ from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
 _UNIQUE_VIOLATION = "23505"
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
+_UNTRANSLATABLE = "22P05"
+_INVALID_TEXT = "22021"
+_ENCODING = re.compile(r"\b[A-Z][A-Z0-9]{2,}(?:_[A-Z0-9_]+)?\b")
+_BYTE = re.compile(r"\b0x([0-9a-f]{2})\b")
 _CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _MEANING = {
@@ -84,6 +89,10 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
     if state.startswith(_INTEGRITY_CLASS):
         return integrity_error(message, error)
+    if state == _UNTRANSLATABLE:
+        return operational_error(_untranslatable(message), error)
+    if state == _INVALID_TEXT:
+        return operational_error(f"a text holds bytes that its encoding does not have ({type(error).__name__})", error)
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
@@ -91,3 +100,16 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return operational_error(f"{message}; {REMEDY}", error)
     transient = state in _TRANSIENT or (state == PGBOUNCER and passes(message))
     return operational_error(_MEANING.get(state, message), error, transient=transient)
+
+
+def _untranslatable(message: str) -> str:
+    """Name the character and the encodings of the server's message, in whichever language it is."""
+    source, target = [*_ENCODING.findall(message), "another", "another"][:2]
+    if source != "UTF8":
+        return f"a text that is stored in the database's encoding {source} has no equivalent in {target}"
+    character = bytes.fromhex("".join(_BYTE.findall(message))).decode(errors="replace")
+    numbers = " ".join(f"U+{ord(part):04X}" for part in character)
+    return (
+        f"the database's encoding {target} cannot hold {character!r} ({numbers}); "
+        "make a database with ENCODING 'UTF8' TEMPLATE template0, and bring this one there with `iftb-store copy`"
+    )
