@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -97,6 +98,19 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """The tests on each supported Python that is installed: `nox -s pythons-3.13` for one."""
     _run_tests(session)
+
+
+@nox.session
+def pgbouncer(session: nox.Session) -> None:
+    """The PostgreSQL backend behind PgBouncer in session and in transaction mode; needs Debian's package of that name."""
+    # beside the programs of an administrator, whose folder is on root's path alone
+    folders = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+    if shutil.which("pgbouncer", path=folders) is None:
+        session.error("PgBouncer is not installed; on Debian: apt-get install pgbouncer")
+    session.install("-e", ".[all,testing]", *_group("test"))
+    chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
+    env = {"IFTB_STORE_TEST_PGBOUNCER": "1", "PATH": os.pathsep.join((session.bin, folders))}
+    session.run("pytest", "tests/pgbouncer", *chosen, env=env)
 
 
 @nox.session

@@ -38,6 +38,7 @@ class Health:
         pool: the manager's connections; None where it could not connect.
         schema: the engine, its version, the schema's revision and the rows of each table.
         problems: a line for each thing that is wrong.
+        warnings: a line for each thing that will be wrong some day; the database is healthy all the same.
         encrypted: the connection to the server is encrypted; None without a server, and where it did not answer.
         verified: the server's certificate was verified, and that it is the host's; False without TLS, None as ``encrypted``.
     """
@@ -49,18 +50,29 @@ class Health:
     pool: PoolState | None
     schema: SchemaStatus | None
     problems: list[str]
+    warnings: list[str]
     encrypted: bool | None = None
     verified: bool | None = None
 
 
 def unreachable(problem: str) -> Health:
     """Return what is known of a database that could not be connected to."""
-    return Health(False, False, None, False, None, None, [problem])
+    return Health(False, False, None, False, None, None, [problem], [])
 
 
 def advice(state: str) -> list[str]:
     """Return what is to be done where the state of a schema is not one that can be used."""
     return [_ADVICE[state]] if state in _ADVICE else []
+
+
+def warnings_of(encoding: str | None) -> list[str]:
+    """Return what there is to say of the encoding of a database's text, None where the engine has but one."""
+    if encoding in (None, "UTF8"):
+        return []
+    return [
+        f"the database's encoding is {encoding}, which cannot hold, or cannot count, every character of a symbol or an event; "
+        "make a database with ENCODING 'UTF8' TEMPLATE template0, and bring this one there with `iftb-store copy`"
+    ]
 
 
 async def prove_writable(session: Any, tables: Iterable[str]) -> None:

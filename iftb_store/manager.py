@@ -26,7 +26,7 @@ from iftb_store.errors import (
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import Health, PoolState, advice, prove_writable
+from iftb_store.health import Health, PoolState, advice, prove_writable, warnings_of
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
@@ -294,11 +294,13 @@ class DatabaseManager:
         round_trip, schema, writable = None, None, False
         protection: Encryption | tuple[None, None] = None, None
         problems: list[str] = []
+        warnings: list[str] = []
         try:
             round_trip = await self.ping(within)
             if isinstance(self._backend, SupportsEncryption):
                 protection = await self._backend.read_encryption()
             schema = await self.status()
+            warnings += warnings_of(schema.encoding)
             problems += advice(schema.state)
             if schema.tables:
                 async with asyncio.timeout(within), self._backend.session() as session:
@@ -310,7 +312,7 @@ class DatabaseManager:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
         pool = PoolState(self._backend.in_use, self._backend.capacity)
         healthy = writable and not problems
-        return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, *protection)
+        return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
 
     async def migrate(self) -> None:
         """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.

@@ -24,6 +24,7 @@ from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
+from iftb_store_postgres.poolers import ignored_parameters, refused_parameter
 from iftb_store_postgres.strangers import KINDS, tables_among
 from iftb_store_postgres.tls import SYSTEM, check_system_authorities, read_encryption, system_context, warn_of_plaintext
 
@@ -59,6 +60,10 @@ class PostgresBackend(EngineBackend):
     ``connect_timeout`` in seconds (10); ``statement_timeout`` as 500ms, 60s, 5min (60s; 0 for none); ``pool_timeout``,
     the seconds to wait for a free connection (30); ``statement_cache_size`` (0 behind a pooler); ``application_name``;
     ``search_path``.
+
+    Behind a pooler that refuses ``statement_timeout`` or ``search_path`` when a connection starts, or ignores them, they are set
+    for each transaction, and reads outside one are timed by the client. A pooler in transaction mode needs
+    ``statement_cache_size=0``.
     """
 
     probes = True
@@ -102,6 +107,9 @@ class PostgresBackend(EngineBackend):
         self._connect_timeout = _duration(query.get("connect_timeout", "10"), "connect_timeout")
         self._command_timeout = statement_timeout + min(statement_timeout, _GRACE) if statement_timeout else _FOREVER
         self._cache_size = _number(query.get("statement_cache_size", "100"), "statement_cache_size")
+        # the startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
+        self._refused: set[str] = set()
+        self._knows_ignored = False
         self._settings = {
             "application_name": query.get("application_name", "iftb-store"),
             "statement_timeout": f"{round(statement_timeout * 1000)}",
@@ -185,6 +193,7 @@ class PostgresBackend(EngineBackend):
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
         running = asyncio.get_running_loop()
         guarded: Any = GuardedLoop(running, clear_text=self._clear_text)
+        sent = {name: value for name, value in settings.items() if name not in self._refused}
         try:
             connection = await asyncpg.connect(
                 # which takes the key's password in no other way
@@ -193,16 +202,22 @@ class PostgresBackend(EngineBackend):
                 timeout=self._connect_timeout or _FOREVER,
                 command_timeout=command_timeout,
                 statement_cache_size=self._cache_size,
-                server_settings=settings,
+                server_settings=sent,
                 connection_class=BoundedConnection,
                 loop=guarded,
                 ssl=await self._system_context(),
             )
+            if not self._knows_ignored:
+                self._refused |= await ignored_parameters(connection, sent)
+                self._knows_ignored = True
         except BaseException as error:
             # of a cancellation, too
             forget_variables(error)
             if not isinstance(error, (*FAILURES, ValueError)):
                 raise
+            if (refused := refused_parameter(error, sent)) is not None:
+                self._refused.add(refused)
+                return await self._connection(command_timeout, settings)
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
             translated = translate(error) or operational_error(
                 f"the connection could not be made ({type(error).__name__})", error
@@ -216,6 +231,7 @@ class PostgresBackend(EngineBackend):
             raise operational_error(message, error, transient=passes) from error
         # the guard's work is done, and asyncpg looks for its tasks by their loop
         connection._loop = running  # type: ignore[attr-defined]
+        connection.set_in_transactions({name: value for name, value in settings.items() if name in self._refused})
         keep_alive(connection)
         warn_of_plaintext(connection)
         return connection

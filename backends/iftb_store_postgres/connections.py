@@ -1,20 +1,25 @@
-"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound."""
+"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound, and works behind a pooler."""
 
 from __future__ import annotations
 
 import functools
+import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import asyncpg
+
+from iftb_store_postgres.poolers import set_local
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # seconds
 _FAREWELL = 2.0
 
 
-def _counted(operation: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _counted(operation: F) -> F:
     @functools.wraps(operation)
     async def counted(self: Any, *args: Any, **options: Any) -> Any:
         self._operations += 1
@@ -23,7 +28,7 @@ def _counted(operation: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
         finally:
             self._operations -= 1
 
-    return counted
+    return cast("F", counted)
 
 
 # whose private methods its types do not tell of
@@ -31,17 +36,42 @@ _Connection: Any = asyncpg.Connection
 
 
 class BoundedConnection(asyncpg.Connection):
-    """Waits a bounded time for its server's farewell, and knows whether an operation is in progress."""
+    """Waits a bounded time for its server's farewell, and knows whether an operation is in progress.
 
+    What a pooler refused at the start is set in each transaction.
+    """
+
+    #: Whether reads need a transaction too, for a setting that their meaning depends on.
+    begins_reads = False
+    _set_local = ""
     _operations = 0
     _stmt_exclusive_section: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # asyncpg counts from 1 in every process: behind a pooler one client would run a statement of another's by its name
+        self._name = secrets.token_hex(4)
+
+    def set_in_transactions(self, settings: Mapping[str, str]) -> None:
+        """Send these settings with each BEGIN, for its transaction alone."""
+        self._set_local = set_local(settings)
+        self.begins_reads = "search_path" in settings
+
+    @_counted
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's signature
+        """Execute; a BEGIN takes the transaction's settings along, in the same message."""
+        if self._set_local and not args and query.startswith("BEGIN"):
+            query += self._set_local
+        return await super().execute(query, *args, timeout=timeout)
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"iftb_store_{self._name}{super()._get_unique_id(prefix)}"  # type: ignore[misc]
 
     def is_busy(self) -> bool:
         """Tell whether a task is in the middle of an operation, which any other one would get in the way of."""
         return bool(self._operations or self._stmt_exclusive_section._acquired)
 
     # asyncpg itself tells so of statements with arguments only
-    execute: Any = _counted(_Connection.execute)
     _get_statement = _counted(_Connection._get_statement)
     _copy_in = _counted(_Connection._copy_in)
     _copy_out = _counted(_Connection._copy_out)

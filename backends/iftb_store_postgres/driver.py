@@ -222,14 +222,15 @@ class PostgresDriver:
             # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
             adapter: Any = pooled.dbapi_connection
             driver: Any = pooled.driver_connection
+            begin = begin or driver.begins_reads
             if begin and adapter.isolation_level == "autocommit":
                 raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
             with self._translated(driver):
+                if begin and adapter._transaction is None:
+                    await adapter._start_transaction()
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                     check_revision(*await _schema(driver))
                     session.iftb_store_backend.schema_seen = True
-                if begin and adapter._transaction is None:
-                    await adapter._start_transaction()
                 yield driver
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import asyncpg
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
+from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
 
 _UNIQUE_VIOLATION = "23505"
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
+_UNTRANSLATABLE = "22P05"
+_INVALID_TEXT = "22021"
+_ENCODING = re.compile(r"\b[A-Z][A-Z0-9]{2,}(?:_[A-Z0-9_]+)?\b")
+_BYTE = re.compile(r"\b0x([0-9a-f]{2})\b")
 _CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _MEANING = {
@@ -39,6 +45,8 @@ _TRANSIENT = frozenset(
 #: In answer to a COMMIT these say nothing of its outcome; the first two never do.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
+#: A prepared statement is not there, or is there already.
+_PREPARED = frozenset(("26000", "42P05"))
 
 
 def translate(error: BaseException, *, lost: bool = False, committing: bool = False) -> IntegrityError | OperationalError | None:
@@ -81,7 +89,27 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
     if state.startswith(_INTEGRITY_CLASS):
         return integrity_error(message, error)
+    if state == _UNTRANSLATABLE:
+        return operational_error(_untranslatable(message), error)
+    if state == _INVALID_TEXT:
+        return operational_error(f"a text holds bytes that its encoding does not have ({type(error).__name__})", error)
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
-    return operational_error(_MEANING.get(state, message), error, transient=state in _TRANSIENT)
+    if state in _PREPARED:
+        return operational_error(f"{message}; {REMEDY}", error)
+    transient = state in _TRANSIENT or (state == PGBOUNCER and passes(message))
+    return operational_error(_MEANING.get(state, message), error, transient=transient)
+
+
+def _untranslatable(message: str) -> str:
+    """Name the character and the encodings of the server's message, in whichever language it is."""
+    source, target = [*_ENCODING.findall(message), "another", "another"][:2]
+    if source != "UTF8":
+        return f"a text that is stored in the database's encoding {source} has no equivalent in {target}"
+    character = bytes.fromhex("".join(_BYTE.findall(message))).decode(errors="replace")
+    numbers = " ".join(f"U+{ord(part):04X}" for part in character)
+    return (
+        f"the database's encoding {target} cannot hold {character!r} ({numbers}); "
+        "make a database with ENCODING 'UTF8' TEMPLATE template0, and bring this one there with `iftb-store copy`"
+    )

@@ -80,6 +80,7 @@ def _show(address: str, found: Health) -> None:
     if state is not None:
         facts += [
             ("engine", f"{state.engine} {state.version}"),
+            *([("encoding", state.encoding)] if state.encoding else []),
             ("revision", state.revision or "none"),
             ("head", f"{state.head} ({state.state})"),
             ("writable", "yes" if found.writable else "no"),
@@ -93,5 +94,7 @@ def _show(address: str, found: Health) -> None:
         table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
     for problem in found.problems:
         error_line(problem)
+    for warning in found.warnings:
+        say(f"warning: {warning}", stderr=True)
     if state is not None and state.state == "unstamped":
         say(_UNSTAMPED)

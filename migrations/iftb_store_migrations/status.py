@@ -15,6 +15,7 @@ _VERSION = {
     "sqlite": text("SELECT sqlite_version()"),
     "duckdb": text("SELECT ltrim(version(), 'v')"),
 }
+_ENCODING = text("SELECT current_setting('server_encoding')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class SchemaStatus:
 
     ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
     unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
-    that are there.
+    that are there. ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
     """
 
     engine: str
@@ -32,6 +33,7 @@ class SchemaStatus:
     head: str
     tables: dict[str, int]
     state: str
+    encoding: str | None
 
 
 def status(conn: Connection) -> SchemaStatus:
@@ -52,6 +54,7 @@ def status(conn: Connection) -> SchemaStatus:
         head=head(),
         tables=tables,
         state=state_of(revision, bool(tables)),
+        encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
     )
 
 
