@@ -16,6 +16,7 @@ from iftb_store.messages import shown
 from iftb_store.selections import BARS, POSITIONS, TRADES, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Stretch, batches, chosen
 from iftb_store.tables import Base
+from iftb_store.wholeness import whole_session
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ class Collisions:
 
     async def begin(self) -> None:
         """Look at what the destination has."""
-        async with self._destination.get_session() as session:
+        async with whole_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
                 ((count, greatest),) = (await session.execute(counts)).all()
@@ -152,7 +153,7 @@ class Collisions:
         Raises:
             CollisionError: a bar of the source has one of them.
         """
-        async with self._destination.get_session() as session:
+        async with whole_session(self._destination, [self._table]) as session:
             condition = self._columns.id.between(self._greatest + 1, last)
             theirs = dict(await self._bars(session, condition))
         for part in _parts(list(theirs)):
@@ -177,7 +178,7 @@ class Collisions:
         for part in _parts(list(ids)):
             condition: ColumnElement[bool] = self._columns.trade_id.in_(part)
             names = ("id", "trade_id", "exchange", "symbol", "entry_time")
-            async with self._destination.get_session() as session:
+            async with whole_session(self._destination, [self._table]) as session:
                 found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
             for row in found.all():
                 its: dict[str, Any] = dict(zip(names, row, strict=True))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, watch
+from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
+from iftb_store.schema import VERSION_TABLE
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
@@ -122,6 +123,16 @@ class PostgresBackend(EngineBackend):
             raise operational_error("the database is not connected")
         async with self._engine.connect() as connection:
             return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
+
+    async def require_whole(self, session: AsyncSession, tables: Sequence[str], *, insert: bool) -> None:
+        """See `iftb_store.protocols.SupportsWholeReads`; row_security = off also fails what is hidden by a later policy."""
+        await session.execute(text("SET LOCAL row_security = off"))
+        names = [*tables, VERSION_TABLE]
+        hidden = await session.run_sync(lambda own: find_hidden(own.connection(), names))
+        # nobody inserts into the version's
+        found = [one for one in obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
+        if found:
+            raise operational_error(describe(found))
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

@@ -17,6 +17,7 @@ from iftb_store.relational.sessions import (
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
+from iftb_store.relational.visibility import describe, find_hidden, obstacles
 
 __all__ = [
     "EngineBackend",
@@ -27,10 +28,13 @@ __all__ = [
     "StorePool",
     "StoreSession",
     "before_write",
+    "describe",
+    "find_hidden",
     "fitting_sql",
     "isolated",
     "joined",
     "note_error",
+    "obstacles",
     "scan_sql",
     "snapshot",
     "statement",
