@@ -23,7 +23,7 @@ from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import BARS, ScannedTable, Selection
 from iftb_store.tables import Base
-from iftb_store.types import from_epoch_us
+from iftb_store.types import CastText, from_epoch_us
 from iftb_store.wholeness import whole_session
 
 T = TypeVar("T")
@@ -386,7 +386,7 @@ def _narrowed(selection: Selection, run: Run) -> Selection:
 def conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
     """Yield what rows of a selection meet, but for the place after which it goes on."""
     for name, value in selection.equal.items():
-        yield columns.c[name] == value
+        yield CastText(columns.c[name]) == value
     if selection.start is not None:
         yield columns.c[selection.table.time] >= selection.start
     if selection.end is not None:

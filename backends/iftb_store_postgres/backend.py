@@ -42,7 +42,8 @@ _GRACE = 5.0
 _FOREVER = 86_400.0
 # not the system's identifier, which a standby shares
 _IDENTITY = """
-SELECT concat_ws(' ', pg_postmaster_start_time(), current_database(), coalesce(to_regclass('ohlcv')::oid::text, current_schema()))
+SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),
+    coalesce(CAST(CAST(pg_catalog.to_regclass('ohlcv') AS oid) AS text), CAST(pg_catalog.current_schema() AS text)))
 """
 
 

@@ -14,7 +14,7 @@ from iftb_store_migrations.catalog import TABLES, present_tables
 from iftb_store_migrations.history import current, head, revisions
 
 _VERSION = {
-    "postgresql": text("SELECT current_setting('server_version')"),
+    "postgresql": text("SELECT pg_catalog.current_setting('server_version')"),
     "sqlite": text("SELECT sqlite_version()"),
     "duckdb": text("SELECT ltrim(version(), 'v')"),
 }
