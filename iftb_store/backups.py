@@ -21,8 +21,9 @@ from iftb_store.identity import BESIDE, database_of
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import Backend, Capability
 from iftb_store.registry import backend_for, parse_url, stores_of
-from iftb_store.selections import EVENTS, Selection
+from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, Selection
 from iftb_store.threads import import_modules
+from iftb_store.wholeness import require_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,7 @@ async def write_backup(
         raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
     step = step or (lambda name: nullcontext(lambda done, total: None))
     async with source.get_session() as session:
+        await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
         # raises where there are no tables
         await stores_of(session).scan(Selection(EVENTS, limit=1))
     with _folder(folder):

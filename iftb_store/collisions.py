@@ -16,6 +16,8 @@ from iftb_store.messages import shown
 from iftb_store.selections import BARS, POSITIONS, TRADES, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Stretch, batches, chosen
 from iftb_store.tables import Base
+from iftb_store.types import CastText
+from iftb_store.wholeness import whole_session
 
 T = TypeVar("T")
 
@@ -64,14 +66,14 @@ class Collisions:
 
     async def begin(self) -> None:
         """Look at what the destination has."""
-        async with self._destination.get_session() as session:
+        async with whole_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
                 ((count, greatest),) = (await session.execute(counts)).all()
                 self._foreign, self._greatest = int(count), greatest or 0
             if self._table is POSITIONS:
                 columns = [self._columns[name] for name in ("id", *_OPEN_KEY)]
-                rows = await session.execute(select(*columns).where(self._columns.status == "open"))
+                rows = await session.execute(select(*columns).where(CastText(self._columns.status) == "open"))
                 self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
 
     def known(self, rows: int) -> None:
@@ -152,7 +154,7 @@ class Collisions:
         Raises:
             CollisionError: a bar of the source has one of them.
         """
-        async with self._destination.get_session() as session:
+        async with whole_session(self._destination, [self._table]) as session:
             condition = self._columns.id.between(self._greatest + 1, last)
             theirs = dict(await self._bars(session, condition))
         for part in _parts(list(theirs)):
@@ -175,9 +177,9 @@ class Collisions:
     async def _refuse_trade_ids(self, stretch: Stretch, new: pa.Table) -> None:
         ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
         for part in _parts(list(ids)):
-            condition: ColumnElement[bool] = self._columns.trade_id.in_(part)
+            condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
             names = ("id", "trade_id", "exchange", "symbol", "entry_time")
-            async with self._destination.get_session() as session:
+            async with whole_session(self._destination, [self._table]) as session:
                 found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
             for row in found.all():
                 its: dict[str, Any] = dict(zip(names, row, strict=True))

@@ -27,6 +27,7 @@ from iftb_store.scope import Scope
 from iftb_store.selections import BARS, ScannedTable, Selection
 from iftb_store.stretches import Compared, LastCommitted, Run, Step, Stretch, Tell, chosen, silent
 from iftb_store.verifying import Contents, contents, named, row_differences, told
+from iftb_store.wholeness import require_whole, whole_session
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -149,13 +150,15 @@ class Copy:
                 unless the destination's row came meanwhile.
             InvalidValueError: the two are the same database.
             SchemaError: one of the two has no schema that can be used.
+            OperationalError: rows of one of the two are hidden from its role, or the destination's may not insert; nothing was
+                written.
             StoreError: an id of the source is so great that hardly any lies past it; nothing was written. Or the destination
                 changed meanwhile, so that it is not equal at the end.
         """
         await require_two(self._source, self._destination)
-        for db in (self._source, self._destination):
-            await reading.require_schema(db)
-        async with reading.snapshot(self._source) as session:
+        await reading.require_schema(self._source, self._scope.tables)
+        await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
+        async with reading.snapshot(self._source, self._scope.tables) as session:
             ours = stores_of(session)
             last = {table: await greatest(session, self._scope, table) for table in self._scope.tables}
             plans = await self._plans(session, ours)
@@ -171,7 +174,7 @@ class Copy:
     async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
         """Find the parts that differ."""
         here = await reading.stretches(session, self._scope)
-        async with self._destination.get_session() as other:
+        async with whole_session(self._destination, self._scope.tables) as other:
             there = await reading.stretches(other, self._scope)
         empty = [table for table in self._scope.tables if not (await self._theirs.scan(Selection(table, limit=1))).num_rows]
         total = sum(rows for stretch, rows in here + there if stretch.table not in empty)
@@ -335,14 +338,15 @@ class Copy:
         return wrote
 
 
-async def prepare(destination: DatabaseManager) -> bool:
+async def prepare(destination: DatabaseManager, scope: Scope | None = None) -> bool:
     """Create the tables where a database has none; tell whether it had none.
 
     Raises:
         SchemaError: it has some that stand at another revision; the message names the command.
+        OperationalError: rows of what is copied are hidden from this role, or it may not insert any.
     """
     try:
-        await reading.require_schema(destination)
+        await reading.require_schema(destination, (scope or Scope()).tables, insert=True)
     except SchemaError:
         if Capability.MIGRATIONS not in destination.capabilities or (await destination.status()).state != "empty":
             raise
@@ -394,8 +398,12 @@ class _Writer:
 
 
 async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+    async def put(session: Any) -> None:
+        await require_whole(session, [table], insert=True)
+        await stores_of(session).put(table, rows)
+
     try:
-        await destination.run(lambda session: stores_of(session).put(table, rows), idempotent=True)
+        await destination.run(put, idempotent=True)
     except IntegrityError as error:
         ids: Any = pc.min_max(rows["id"]).as_py()
         raise CollisionError(
@@ -412,7 +420,11 @@ async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table
 
 
 async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
-    await destination.run(lambda session: stores_of(session).drop(table, rows), idempotent=True)
+    async def drop(session: Any) -> None:
+        await require_whole(session, [table])
+        await stores_of(session).drop(table, rows)
+
+    await destination.run(drop, idempotent=True)
 
 
 def _stands_twice(table: ScannedTable, key: dict[str, Any], where: str) -> StoreError:

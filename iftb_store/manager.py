@@ -385,7 +385,8 @@ class DatabaseManager:
             InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
             SchemaError: there are no tables of iftb-store, or of another revision.
             MissingDriverError: an extra is not installed; the message is the install line.
-            OperationalError: the file cannot be written, what is read is damaged, or another backup to it is under way.
+            OperationalError: the file cannot be written, what is read is damaged, another backup to it is under way, or rows
+                are hidden from this role.
             NotConnectedError: before connect().
         """
         self._require_migrations()

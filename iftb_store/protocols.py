@@ -15,7 +15,7 @@ not after ``end``. A store never changes an object that it was given. The rules 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
@@ -415,5 +415,27 @@ class SupportsEncryption(Protocol):
 
         Raises:
             OperationalError: the server does not answer.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsWholeReads(Protocol):
+    """A backend whose engine can hide rows from a role without an error, as PostgreSQL's row-level security does; optional."""
+
+    async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
+        """Let a session's transaction read all rows of some tables of ours, or none.
+
+        It is called before the first read of each transaction of a backup, a copy, a restore, a verification or an export, and
+        holds until that transaction ends: a later read fails, too, rather than return a part of the rows.
+
+        Args:
+            session: an open session of this backend.
+            tables: the names of the tables; those that are not there are another error's.
+            insert: whether rows are going to be inserted into them.
+
+        Raises:
+            OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
+                The message names the tables, the reason and the remedy.
         """
         ...

@@ -82,14 +82,15 @@ class Buckets:
         """
         if self.seconds is None:
             return f"{month} - 1"
-        size = self.seconds * 1_000_000
+        # a type named is the engine's own operator: others can put one of theirs in the place of a division of two types
+        size = f"CAST({self.seconds * 1_000_000} AS BIGINT)"
         since = f"({moment} - {to_epoch_us(self.origin)})"
         # division cuts toward zero; the remainder brings times before the origin down to their own bucket
         return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
 
     def due_sql(self, moment: str) -> str:
         """Return the SQL that counts the bars on the grid of their timeframe."""
-        return f"COUNT(*) FILTER (WHERE {moment} % {self.source * 1_000_000} = 0)"
+        return f"COUNT(*) FILTER (WHERE {moment} % CAST({self.source * 1_000_000} AS BIGINT) = 0)"
 
 
 def _fitting(source: str) -> str:

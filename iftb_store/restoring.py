@@ -20,6 +20,7 @@ from iftb_store.scope import TABLES, Scope
 from iftb_store.selections import ScannedTable
 from iftb_store.stretches import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
 from iftb_store.verifying import named
+from iftb_store.wholeness import whole_session
 
 # each reads a table whole, and of SQLite's its indexes; DuckDB compares checksums as it reads
 _READ_ALL = {
@@ -66,7 +67,7 @@ async def restore(
         InvalidValueError: the two are the same database.
         CollisionError: the destination has a row that the backup lacks or has other values of; nothing was written.
         SchemaError: the backup has no tables of iftb-store, or of another revision; or the destination those of another one.
-        OperationalError: the backup is damaged.
+        OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
         StoreError: the destination was written to meanwhile.
     """
     await require_two(backup, destination)
@@ -109,8 +110,9 @@ async def _check(backup: DatabaseManager, step: Step) -> None:
 async def _refuse(backup: DatabaseManager, destination: DatabaseManager, part: Copied) -> None:
     """Name the first row that the destination would lose."""
     remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
-    async with snapshot(backup) as session, destination.get_session() as other:
-        found = [*await stretches(session, Scope([part.table])), *await stretches(other, Scope([part.table]))]
+    scope = Scope([part.table])
+    async with snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
+        found = [*await stretches(session, scope), *await stretches(other, scope)]
     stretch = next(stretch for stretch, _ in found if stretch.series == part.series)
     ours, theirs = LastCommitted(backup), LastCommitted(destination)
     for run in runs(await digested(ours, stretch), await digested(theirs, stretch)):

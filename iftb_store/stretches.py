@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -23,7 +23,8 @@ from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import BARS, TRADES, ScannedTable, Selection
 from iftb_store.tables import Base
-from iftb_store.types import from_epoch_us
+from iftb_store.types import CastText, from_epoch_us
+from iftb_store.wholeness import whole_session
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -49,14 +50,14 @@ class Scanner(Protocol):
 
 
 class LastCommitted:
-    """Reads each batch in a session of its own, and so keeps no connection from those who write."""
+    """Reads each batch, whole, in a session of its own, and so keeps no connection from those who write."""
 
     def __init__(self, db: DatabaseManager) -> None:
         self._db = db
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See `iftb_store.protocols.Stores.scan`."""
-        async with self._db.get_session() as session:
+        async with whole_session(self._db, [selection.table]) as session:
             return await stores_of(session).scan(selection)
 
 
@@ -142,18 +143,29 @@ class Compared(NamedTuple):
     twice: list[Repeated]
 
 
-def snapshot(db: DatabaseManager) -> AbstractAsyncContextManager[Any]:
-    """Open a session that reads one state of the database, where the backend can do that."""
-    return db.get_session(isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
+def snapshot(db: DatabaseManager, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
+    """Open a session that reads one state of some tables, where the backend can do that, and every row of them.
+
+    Raises:
+        OperationalError: rows are hidden from this role, see `iftb_store.wholeness.require_whole`.
+    """
+    return whole_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
 
 
-async def require_schema(db: DatabaseManager) -> None:
-    """Refuse a database whose tables cannot be used.
+async def require_schema(db: DatabaseManager, tables: Sequence[ScannedTable], *, insert: bool = False) -> None:
+    """Refuse a database whose tables cannot be used as a whole.
+
+    Args:
+        db: a connected manager.
+        tables: those that are used.
+        insert: whether rows are going to be inserted into them.
 
     Raises:
         SchemaError: it has none, or they stand at another revision; the message names the command.
+        OperationalError: rows are hidden from this role, see `iftb_store.wholeness.require_whole`.
     """
-    await LastCommitted(db).scan(Selection(TRADES, limit=1))
+    async with whole_session(db, tables, insert=insert) as session:
+        await stores_of(session).scan(Selection(tables[0], limit=1))
 
 
 @contextmanager
@@ -376,7 +388,7 @@ def _narrowed(selection: Selection, run: Run) -> Selection:
 def conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
     """Yield what rows of a selection meet, but for the place after which it goes on."""
     for name, value in selection.equal.items():
-        yield columns.c[name] == value
+        yield CastText(columns.c[name]) == value
     if selection.start is not None:
         yield columns.c[selection.table.time] >= selection.start
     if selection.end is not None:

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Numeric, Text, TypeDecorator
+from sqlalchemy import JSON, BigInteger, BindParameter, ColumnElement, DateTime, Dialect, Numeric, Text, TypeDecorator
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 from iftb_store.checks import exact_decimal, json_object, json_text, utc
@@ -70,6 +72,37 @@ class UTCDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Decode."""
         return from_epoch_us(value) if dialect.name == "sqlite" and value is not None else value
+
+
+class CastText(FunctionElement[str]):
+    """Text as PostgreSQL's own text: of other types others may have put operators of theirs into its search_path."""
+
+    inherit_cache = True
+
+    def __init__(self, expression: ColumnElement[Any]) -> None:
+        super().__init__(expression)
+        self.type = ComparedText()
+
+
+class ComparedText(TypeDecorator[str]):
+    """Text that is compared with a `CastText`, and cast as that one."""
+
+    impl = Text
+    cache_ok = True
+
+    def bind_expression(self, bindvalue: BindParameter[str]) -> ColumnElement[str]:
+        """Cast the parameter, too."""
+        return CastText(bindvalue)
+
+
+@compiles(CastText)
+def _plain(element: CastText, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses.clauses[0], **options))
+
+
+@compiles(CastText, "postgresql")
+def _cast(element: CastText, compiler: Any, **options: Any) -> str:
+    return f"CAST({_plain(element, compiler, **options)} AS text)"
 
 
 class JSONObject(TypeDecorator[dict[str, Any]]):

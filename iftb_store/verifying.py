@@ -101,14 +101,15 @@ async def verify(
     Raises:
         InvalidValueError: the two are the same database.
         SchemaError: one of the two has no schema that can be used.
+        OperationalError: rows of one of the two are hidden from its role.
         MissingDriverError: pyarrow is not installed; the message is the install line.
     """
     require_arrow()
     scope = scope or Scope()
     await require_two(source, destination)
     for db in (source, destination):
-        await require_schema(db)
-    async with snapshot(source) as ours, snapshot(destination) as theirs:
+        await require_schema(db, scope.tables)
+    async with snapshot(source, scope.tables) as ours, snapshot(destination, scope.tables) as theirs:
         stores = stores_of(ours), stores_of(theirs)
         found = await together(stretches(ours, scope), stretches(theirs, scope))
         total = sum(rows for part in found for _, rows in part)

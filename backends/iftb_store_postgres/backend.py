@@ -6,18 +6,19 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability, Encryption
-from iftb_store.relational import EngineBackend, RelationalStores, watch
+from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
+from iftb_store.schema import VERSION_TABLE
 from iftb_store_postgres.connections import BoundedConnection, keep_alive
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
@@ -48,7 +49,8 @@ _GRACE = 5.0
 _FOREVER = 86_400.0
 # not the system's identifier, which a standby shares
 _IDENTITY = """
-SELECT concat_ws(' ', pg_postmaster_start_time(), current_database(), coalesce(to_regclass('ohlcv')::oid::text, current_schema()))
+SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),
+    coalesce(CAST(CAST(pg_catalog.to_regclass('ohlcv') AS oid) AS text), CAST(pg_catalog.current_schema() AS text)))
 """
 
 
@@ -156,6 +158,16 @@ class PostgresBackend(EngineBackend):
             raise operational_error("the database is not connected")
         async with self._engine.connect() as connection:
             return read_encryption((await connection.get_raw_connection()).driver_connection)
+
+    async def require_whole(self, session: AsyncSession, tables: Sequence[str], *, insert: bool) -> None:
+        """See `iftb_store.protocols.SupportsWholeReads`; row_security = off also fails what is hidden by a later policy."""
+        await session.execute(text("SET LOCAL row_security = off"))
+        names = [*tables, VERSION_TABLE]
+        hidden = await session.run_sync(lambda own: find_hidden(own.connection(), names))
+        # nobody inserts into the version's
+        found = [one for one in obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
+        if found:
+            raise operational_error(describe(found))
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:

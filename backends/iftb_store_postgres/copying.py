@@ -30,11 +30,19 @@ FEW = 300
 
 _COLUMNS = (*BarColumns._fields, "created_at")
 _NAMES = ", ".join(_COLUMNS)
+# arrays of text alone: of any others asyncpg asks the catalog, in words that call what others have put into the search_path
 _ARRAYS = f"""
     SELECT exchange, symbol, timeframe, timestamp::timestamptz, open::numeric, high::numeric, low::numeric, close::numeric,
-        volume::numeric, quote_volume::numeric, trades_count, $12::text::timestamptz
+        volume::numeric, quote_volume::numeric, trades_count::bigint, $12::text::timestamptz
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[], $11::bigint[]) AS batch ({", ".join(_COLUMNS[:11])})"""
+        $9::text[], $10::text[], $11::text[]) AS batch ({", ".join(_COLUMNS[:11])})"""
+
+
+def key_of(table: str) -> str:
+    """Return the SQL of the columns of a bar's key, as they are compared: text as text, see `PostgresDriver.flavor`."""
+    return ", ".join(f"{table}.{column}" if column == "timestamp" else f"CAST({table}.{column} AS text)" for column in KEY)
+
+
 _ON_CONFLICT = f"""
     ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in VALUES)}
     WHERE ({", ".join(f"ohlcv.{column}" for column in VALUES)})
@@ -45,25 +53,24 @@ _STAGING = f"""
 
 _INSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)}"
 _UPSERT_FEW = f"INSERT INTO ohlcv ({_NAMES}) {_ARRAYS} ORDER BY {', '.join(KEY)} {_ON_CONFLICT}"
-_INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {', '.join(KEY)}"
-_UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert {_ON_CONFLICT}"
+_INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.iftb_store_upsert ORDER BY {', '.join(KEY)}"
+_UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.iftb_store_upsert {_ON_CONFLICT}"
 _UPSERT_SORTED = f"""
-    INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
+    INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
 # in one statement, as two would not keep key order. What was stored is what the statement found when it began: of a bar that
 # another writer stores meanwhile both say that it was new
 _UPSERT_COUNTED = f"""
     WITH written AS ({_UPSERT_SORTED} RETURNING EXISTS (
-        SELECT FROM ohlcv AS stored WHERE ({", ".join(f"stored.{column}" for column in KEY)})
-            = ({", ".join(f"ohlcv.{column}" for column in KEY)})) AS was_stored)
+        SELECT FROM ohlcv AS stored WHERE ({key_of("stored")}) = ({key_of("ohlcv")})) AS was_stored)
     SELECT count(*) FILTER (WHERE NOT was_stored), count(*) FILTER (WHERE was_stored) FROM written"""
 # bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
 # mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
 # as a join it would hang on statistics, which a bulk load makes stale
 _DIFFERS = f"""
-    SELECT FROM iftb_store_upsert AS staged
+    SELECT FROM pg_temp.iftb_store_upsert AS staged
     WHERE NOT EXISTS (
         SELECT FROM ohlcv
-        WHERE ({", ".join(f"ohlcv.{column}" for column in KEY)}) = ({", ".join(f"staged.{column}" for column in KEY)})
+        WHERE ({key_of("ohlcv")}) = ({key_of("staged")})
             AND ({", ".join(f"ohlcv.{column}" for column in VALUES)})
                 IS NOT DISTINCT FROM ({", ".join(f"staged.{column}" for column in VALUES)})
         OFFSET 0)
@@ -73,7 +80,8 @@ _DIFFERS = f"""
 _COMPARED = 5_000
 _STORED = f"""
     SELECT {", ".join(BARS.columns)} FROM ohlcv
-    WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND timestamp BETWEEN $4::text::timestamptz AND $5::text::timestamptz
+    WHERE CAST(exchange AS text) = $1 AND CAST(symbol AS text) = $2 AND CAST(timeframe AS text) = $3
+        AND timestamp BETWEEN $4::text::timestamptz AND $5::text::timestamptz
     LIMIT $6"""
 _STORED_BY = ("exchange", "symbol", "timeframe", "first", "last", "limit")
 _OLDEST_COPIED = 14
@@ -210,24 +218,25 @@ async def _upsert_staged(connection: asyncpg.Connection, batch: BarBatch) -> Non
 
 async def _stage(connection: asyncpg.Connection, batch: BarBatch) -> None:
     await connection.execute(_STAGING)
-    await connection.execute("DELETE FROM iftb_store_upsert")
-    await _copy(connection, "iftb_store_upsert", batch)
+    await connection.execute("DELETE FROM pg_temp.iftb_store_upsert")
+    await _copy(connection, "iftb_store_upsert", batch, schema="pg_temp")
 
 
 async def _arrays(connection: asyncpg.Connection, sql: str, batch: BarBatch) -> None:
     for columns in batch.chunks():
         times = [str(moment) for moment in columns.timestamp]
-        await connection.execute(sql, *columns[:3], times, *columns[4:], str(batch.created_at))
+        counts = [None if count is None else str(count) for count in columns.trades_count]
+        await connection.execute(sql, *columns[:3], times, *columns[4:10], counts, str(batch.created_at))
 
 
-async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch) -> None:
+async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch, schema: str | None = None) -> None:
     if batch.table is None:
-        await send(connection, table, _COLUMNS, _lines(batch), "text")
+        await send(connection, table, _COLUMNS, _lines(batch), "text", schema)
     else:
         await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres.arrow import pieces
 
-        await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv")
+        await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv", schema)
 
 
 async def send(
@@ -236,9 +245,12 @@ async def send(
     columns: Sequence[str],
     source: AsyncIterator[bytes],
     format: Literal["text", "csv"],
+    schema: str | None = None,
 ) -> None:
     """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
-    copying = asyncio.ensure_future(connection.copy_to_table(table, source=source, columns=columns, format=format))
+    copying = asyncio.ensure_future(
+        connection.copy_to_table(table, schema_name=schema, source=source, columns=columns, format=format)
+    )
 
     def end(_connection: object) -> None:
         copying.cancel()

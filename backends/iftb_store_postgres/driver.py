@@ -35,22 +35,24 @@ if TYPE_CHECKING:
 
 _TOTALS = """
     SELECT COUNT(*) AS trades,
-        COUNT(*) FILTER (WHERE realized_pnl > 0) AS wins,
-        COUNT(*) FILTER (WHERE realized_pnl < 0) AS losses,
-        COALESCE(SUM(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS profit,
-        COALESCE(-SUM(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS loss,
+        COUNT(*) FILTER (WHERE realized_pnl > CAST(0 AS numeric)) AS wins,
+        COUNT(*) FILTER (WHERE realized_pnl < CAST(0 AS numeric)) AS losses,
+        COALESCE(SUM(realized_pnl) FILTER (WHERE realized_pnl > CAST(0 AS numeric)), 0) AS profit,
+        COALESCE(-SUM(realized_pnl) FILTER (WHERE realized_pnl < CAST(0 AS numeric)), 0) AS loss,
         COALESCE(SUM(fee), 0) AS fees,
-        COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > 0), 0) AS largest_win,
-        COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < 0), 0) AS largest_loss
+        COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > CAST(0 AS numeric)), 0) AS largest_win,
+        COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < CAST(0 AS numeric)), 0) AS largest_loss
     FROM trades
-    WHERE exchange = :exchange AND realized_pnl IS NOT NULL
+    WHERE CAST(exchange AS text) = CAST(:exchange AS text) AND realized_pnl IS NOT NULL
         AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
 
 
 class PostgresDriver:
     """See `iftb_store.relational.stores.Driver`."""
 
-    # text in and out: an app's connection may decode JSON as it likes, asyncpg sends the first and the last moment of the
+    # Every operator and function has arguments of exactly the types of one in pg_catalog, or is named as pg_catalog's: where
+    # there is none, PostgreSQL prefers what anybody put into a schema of the search_path to a conversion.
+    # Text in and out: an app's connection may decode JSON as it likes, asyncpg sends the first and the last moment of the
     # calendar as infinities, and decimals are decoded faster from text, which keeps no zeros that nobody wrote
     flavor = Flavor(
         dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
@@ -59,10 +61,17 @@ class PostgresDriver:
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
         octets="octet_length(CAST({} AS text))",
-        microseconds="CAST(EXTRACT(EPOCH FROM {}) * 1000000 AS bigint)",
+        # its type is another one before PostgreSQL 14
+        microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
         sums=lambda column: [f"SUM({column})"],
-        steps="CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval)))",
-        month="(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC'))",
+        steps="CAST(CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval))) AS bigint)",
+        month=(
+            "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
+            " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
+        ),
+        text_column="CAST({} AS text)",
+        text_parameter="CAST(:{} AS text)",
+        lag="pg_catalog.lag",
     )
 
     def __init__(self, session: AsyncSession) -> None:

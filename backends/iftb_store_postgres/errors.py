@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
 from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
 
-_UNIQUE_VIOLATION = "23505"
+_UNIQUE_VIOLATION, _CHECK_VIOLATION = "23505", "23514"
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
 _UNTRANSLATABLE = "22P05"
@@ -87,6 +87,12 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return outcome_unknown(error)
     if state == _UNIQUE_VIOLATION:
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
+    if state == _CHECK_VIOLATION and not error.constraint_name:
+        # not an IntegrityError, which a bot takes for a row that is stored already
+        table = error.table_name or "the table"
+        return operational_error(
+            f"{table} has no partition that takes the row; create it: CREATE TABLE … PARTITION OF {table} FOR VALUES …", error
+        )
     if state.startswith(_INTEGRITY_CLASS):
         return integrity_error(message, error)
     if state == _UNTRANSLATABLE:

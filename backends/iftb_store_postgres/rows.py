@@ -21,12 +21,12 @@ _KEYS = 10_000
 # is certain enough: between two calls of one statement others draw no million ids.
 _MOST_DRAWN = 1_000_000
 _MOVE = f"""
-    WITH drawn AS MATERIALIZED (SELECT nextval($1::text::regclass) AS id)
-    SELECT CASE WHEN $2 - id > {_MOST_DRAWN} THEN setval($1::text::regclass, $2)
-        ELSE (SELECT max(nextval($1::text::regclass)) FROM generate_series(id + 1, $2)) END
+    WITH drawn AS MATERIALIZED (SELECT pg_catalog.nextval($1::text::regclass) AS id)
+    SELECT CASE WHEN $2 - id > {_MOST_DRAWN} THEN pg_catalog.setval($1::text::regclass, $2)
+        ELSE (SELECT max(pg_catalog.nextval($1::text::regclass)) FROM pg_catalog.generate_series(id + 1, $2)) END
     FROM drawn"""
-_TYPES = {"str": "text[]", "int": "bigint[]", "datetime": "text[]"}
-_VALUES = {"datetime": "{}::timestamptz"}
+# text, as asyncpg looks up other arrays in words that call what others have put into the search_path
+_VALUES = {"datetime": "{}::timestamptz", "str": "{}::text", "int": "{}::bigint"}
 
 
 async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
@@ -39,12 +39,14 @@ async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Tabl
             async with savepoint(connection, "iftb_store_put"):
                 await send(connection, table.name, table.columns, pieces(rows), "csv")
             return
-    staging, columns = f"iftb_store_put_{table.name}", ", ".join(table.columns)
+    name, columns = f"iftb_store_put_{table.name}", ", ".join(table.columns)
+    # never a table of that name that somebody put into another schema
+    staging = f"pg_temp.{name}"
     await connection.execute(
-        f"CREATE TEMPORARY TABLE IF NOT EXISTS {staging} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
+        f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
     )
     await connection.execute(f"DELETE FROM {staging}")
-    await send(connection, staging, table.columns, pieces(rows), "csv")
+    await send(connection, name, table.columns, pieces(rows), "csv", "pg_temp")
     key = ", ".join(table.key)
     if table is not BARS:
         # so that another row can have what was theirs; of bars nothing but the key is unique
@@ -60,15 +62,17 @@ async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Tabl
 
 def _same(table: ScannedTable, other: str) -> str:
     """Return the condition that a stored row and one of the batch are the same row."""
-    return " AND ".join(f"{table.name}.{column} = {other}.{column}" for column in (*table.key, *table.identity))
+    columns = [(column, _VALUES.get(table.kinds[column], "{}")) for column in (*table.key, *table.identity)]
+    return " AND ".join(f"{cast.format(f'{table.name}.{name}')} = {cast.format(f'{other}.{name}')}" for name, cast in columns)
 
 
 async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> int:
     """Delete the rows with these keys; return how many there were."""
     keys = [(column, table.kinds[column]) for column in table.key]
-    arrays = ", ".join(f"${place}::{_TYPES[kind]}" for place, (_, kind) in enumerate(keys, 1))
-    same = " AND ".join(f"{table.name}.{column} = {_VALUES.get(kind, '{}').format(f'gone.{column}')}" for column, kind in keys)
-    sql = f"DELETE FROM {table.name} USING unnest({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
+    arrays = ", ".join(f"${place}::text[]" for place in range(1, len(keys) + 1))
+    casts = [(column, _VALUES[kind]) for column, kind in keys]
+    same = " AND ".join(f"{cast.format(f'{table.name}.{name}')} = {cast.format(f'gone.{name}')}" for name, cast in casts)
+    sql = f"DELETE FROM {table.name} USING pg_catalog.unnest({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
     count = 0
     for first in range(0, rows.num_rows, _KEYS):
         count += changed(await connection.execute(sql, *_keys(table, rows.slice(first, _KEYS))))
@@ -79,24 +83,22 @@ async def _any_stored(connection: asyncpg.Connection, table: ScannedTable, rows:
     """Tell whether a row is stored between the first and the last key."""
     bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
     kinds = [table.kinds[column] for column in table.key] * 2
-    marks = [
-        _VALUES.get(kind, "{}").format(f"${place}::{_TYPES[kind].removesuffix('[]')}") for place, kind in enumerate(kinds, 1)
-    ]
+    marks = [_VALUES[kind].format(f"${place}::text") for place, kind in enumerate(kinds, 1)]
     width = len(table.key)
-    key, first, last = (", ".join(names) for names in (table.key, marks[:width], marks[width:]))
+    columns = [_VALUES[kind].format(name) for name, kind in zip(table.key, kinds, strict=False)]
+    key, first, last = (", ".join(names) for names in (columns, marks[:width], marks[width:]))
     sql = f"SELECT EXISTS (SELECT FROM {table.name} WHERE ({key}) >= ({first}) AND ({key}) <= ({last}))"
     return bool(await connection.fetchval(sql, *bounds))
 
 
 def _keys(table: ScannedTable, rows: pa.Table) -> list[Sequence[Any]]:
-    """Return the columns of the key as asyncpg takes them; times as text, as it sends the calendar's ends as infinities."""
-    times = {column for column in table.key if table.kinds[column] == "datetime"}
-    return [rows[column].cast(pa.string()).to_pylist() if column in times else rows[column].to_pylist() for column in table.key]
+    """Return the columns of the key as text: asyncpg sends the calendar's ends as infinities."""
+    return [rows[column].cast(pa.string()).to_pylist() for column in table.key]
 
 
 async def _move_sequence(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
     """Move the sequence of the ids past those of the rows; it stays there also where the transaction is rolled back."""
-    sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, 'id')", table.name)
+    sequence = await connection.fetchval("SELECT pg_catalog.pg_get_serial_sequence($1, 'id')", table.name)
     if sequence is None:
         return
     try:

@@ -92,6 +92,8 @@ def _show(address: str, found: Health) -> None:
     if state is not None and state.tables:
         say()
         table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
+    if state is not None and state.policies:
+        say(f"{', '.join(state.policies)}: row-level security; the counts are of the rows that this role is shown")
     for problem in found.problems:
         error_line(problem)
     for warning in found.warnings:

@@ -83,14 +83,14 @@ def copy(
     under_way: list[Copy] = []
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
-        if not dry_run and await prepare(theirs) and not (quiet or as_json):
+        if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
             say(f"{shown(destination)}: the tables are created")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
         under_way.append(copying)
         return await copying.run(dry=dry_run)
 
     try:
-        done = _run_both(source, destination, work, create=not dry_run)
+        done = _run_both(source, destination, work, scope, create=not dry_run)
     except (KeyboardInterrupt, Terminated):
         moved = counted(under_way[0].moved if under_way else 0, "row")
         error_line(
@@ -128,7 +128,7 @@ def verify(
 
     scope = _scope(tables, exchanges, symbols, timeframes, start, end)
     progress = Progress(quiet=quiet)
-    found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step))
+    found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
     equal = all(item.equal for item in found)
     if as_json:
         json_out([asdict(item) | {"equal": item.equal} for item in found])
@@ -201,7 +201,12 @@ def _difference(name: str, difference: Difference) -> str:
 
 
 def _run_both(
-    source: str, destination: str, work: Callable[[DatabaseManager, DatabaseManager], Awaitable[T]], *, create: bool = False
+    source: str,
+    destination: str,
+    work: Callable[[DatabaseManager, DatabaseManager], Awaitable[T]],
+    scope: Scope,
+    *,
+    create: bool = False,
 ) -> T:
     import pyarrow as pa
 
@@ -216,7 +221,7 @@ def _run_both(
         if not create:
             require_file(theirs)
         # before anything is created
-        await require_schema(first)
+        await require_schema(first, scope.tables)
         async with other as second:
             return await work(first, second)
 

@@ -38,7 +38,8 @@ def off_grid(engine: Engine, timeframe: str) -> str:
     """Return the condition that a bar does not begin where one of its timeframe can."""
     # of three days the grid is the day: bars of one series on two grids of three days show as holes
     origin, step = grid(timeframe)
-    off = f"({engine.microseconds.format('timestamp')} - {to_epoch_us(origin)}) % {step // timedelta(microseconds=1)} <> 0"
+    length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"
+    off = f"({engine.microseconds.format('timestamp')} - {to_epoch_us(origin)}) % {length} <> 0"
     return f"({off} OR {engine.day.format('timestamp')} <> 1)" if timeframe == MONTH else off
 
 
@@ -67,7 +68,10 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
 
 def _single(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
     grids = " ".join(f"WHEN '{timeframe}' THEN {off_grid(engine, timeframe)}" for timeframe in SECONDS)
-    counts = [f"COUNT(*) FILTER (WHERE {check.condition})" for check in _checks(engine, f"CASE timeframe {grids} END")]
+    counts = [
+        f"COUNT(*) FILTER (WHERE {check.condition})"
+        for check in _checks(engine, f"CASE {engine.compared.format('timeframe')} {grids} END")
+    ]
     told, more = _by_series(conn, engine, counts, _bars(sound), urgent=len(counts) - 1)
     for series, found_here in told:
         for check, count in zip(_checks(engine, off_grid(engine, series.timeframe)), found_here, strict=True):
@@ -86,9 +90,9 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     )
     pairs = f"""(
         SELECT {_KEYS}, timestamp, earlier,
-            CASE timeframe {steps} ELSE {month("timestamp")} - {month("earlier")} END AS steps
+            CASE {engine.compared.format("timeframe")} {steps} ELSE {month("timestamp")} - {month("earlier")} END AS steps
         FROM (
-            SELECT {_KEYS}, timestamp, LAG(timestamp) OVER (PARTITION BY {_KEYS} ORDER BY timestamp) AS earlier
+            SELECT {_KEYS}, timestamp, {engine.lag}(timestamp) OVER (PARTITION BY {_KEYS} ORDER BY timestamp) AS earlier
             FROM {_bars(sound)}
         ) bars
         WHERE earlier IS NOT NULL

@@ -17,7 +17,7 @@ class Engine:
     """Fragments of one engine's SQL; ``{}`` stands for a column.
 
     Attributes:
-        begin: the first statement of the transaction: one state of the database, nothing written.
+        begin: the first statements of the transaction: one state of the database, every row of it, nothing written.
         row: what identifies a row, also where all of its columns are another's.
         unreadable: by the kind of a column, the condition that a value in it (not NULL) cannot be read back as written.
         microseconds: a time that can be read as whole microseconds since 1970-01-01 UTC.
@@ -38,6 +38,9 @@ class Engine:
         unlogged: our tables that a crash of the engine would empty.
         plain_decimals: conditions that a decimal stands there as plain digits where the engine wants another form, and how
             it is made of them.
+        compared: text as it is compared: of any type but PostgreSQL's own text others may have put operators into its
+            search_path.
+        lag: the window function of the row before.
     """
 
     begin: tuple[str, ...]
@@ -60,6 +63,8 @@ class Engine:
     invalid: str = ""
     unlogged: str = ""
     plain_decimals: tuple[tuple[str, str], ...] = ()
+    compared: str = "{}"
+    lag: str = "LAG"
 
     def literal(self, value: str | bytes) -> str:
         """Return text that `shown_text` gave as SQL that can be printed and run."""
@@ -83,29 +88,35 @@ def _quoted(text: str) -> str:
 
 
 _POSTGRESQL = Engine(
-    begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",),
+    # a part of the rows, as row-level security shows it, is an error
+    begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SET LOCAL row_security = off"),
     row="(CAST(tableoid AS text) || CAST(ctid AS text))",
     unreadable={
         "decimal": "{} = 'NaN'",
         "time": "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
         "json": "json_typeof({}) NOT IN ('object', 'null')",
     },
-    microseconds="CAST(EXTRACT(EPOCH FROM {}) * 1000000 AS bigint)",
-    month="CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') * 12 + EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint)",
-    day="EXTRACT(DAY FROM {} AT TIME ZONE 'UTC')",
+    # of pg_catalog's own operators and functions, see `iftb_store_postgres.driver.PostgresDriver`
+    microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
+    month=(
+        "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
+        " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
+    ),
+    day="CAST(EXTRACT(DAY FROM {} AT TIME ZONE 'UTC') AS bigint)",
     shown_time="CAST({} AT TIME ZONE 'UTC' AS text)",
     shown_text="{}",
     text_parameter=":{}",
     character="chr",
     divided="/",
-    zero="0",
+    zero="CAST(0 AS numeric)",
     now="now()",
     new_id="nextval(pg_get_serial_sequence('{0}', 'id'))",
     sequence="""
-        SELECT last_value, has_sequence_privilege(sequence, 'USAGE') OR has_sequence_privilege(sequence, 'SELECT')
-        FROM (SELECT CAST(pg_get_serial_sequence('{0}', 'id') AS regclass) AS sequence) ours
-        JOIN pg_class ON pg_class.oid = sequence JOIN pg_namespace ON pg_namespace.oid = relnamespace
-        JOIN pg_sequences ON schemaname = nspname AND sequencename = relname""",
+        SELECT last_value, pg_catalog.has_sequence_privilege(sequence, 'USAGE')
+            OR pg_catalog.has_sequence_privilege(sequence, 'SELECT')
+        FROM (SELECT CAST(CAST(pg_catalog.pg_get_serial_sequence('{0}', 'id') AS regclass) AS oid) AS sequence) ours
+        JOIN pg_catalog.pg_class ON pg_class.oid = sequence JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+        JOIN pg_catalog.pg_sequences ON schemaname = nspname AND sequencename = relname""",
     # never back: one that was set forward may not have been drawn from yet
     set_sequence=(
         "SELECT setval(pg_get_serial_sequence('{0}', 'id'), "
@@ -117,6 +128,8 @@ _POSTGRESQL = Engine(
         WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
             AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
         ORDER BY 1, 2""",
+    compared="CAST({} AS text)",
+    lag="pg_catalog.lag",
     unlogged="""
         SELECT relname FROM pg_class
         WHERE relpersistence = 'u' AND relkind = 'r' AND pg_table_is_visible(oid)

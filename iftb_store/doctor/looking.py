@@ -52,7 +52,10 @@ class Series:
         self.exchange, self.symbol, self.timeframe = map(text_of, key)
         self.shown = f"{self.exchange} {self.symbol} {self.timeframe}"
         #: With the parameters `values`, and as a statement that stands by itself.
-        self.condition = " AND ".join(f"{name} = {engine.text_parameter.format(name)}" for name in self.values)
+        self.condition = " AND ".join(
+            f"{engine.compared.format(name)} = {engine.compared.format(engine.text_parameter.format(name))}"
+            for name in self.values
+        )
         self.literal = " AND ".join(f"{name} = {engine.literal(value)}" for name, value in zip(SERIES, key, strict=True))
 
 

@@ -12,108 +12,112 @@ from iftb_store.doctor.looking import Check, found, joined, not_first
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
 
 _IS_CLOSED = "action IN ('close', 'liquidated')"
-_ITS_TRADE = "SELECT 1 FROM trades WHERE trades.trade_id = {}.trade_id"
-_ITS_POSITION = """SELECT 1 FROM positions WHERE positions.status = 'open' AND (positions.trade_id = trades.trade_id OR
-    (positions.trade_id IS NULL AND positions.exchange = trades.exchange AND positions.symbol = trades.symbol
-        AND positions.side = trades.side))"""
-
 _UPDATE_TRADE = "await TradeRepository(db).update(ID, exit_price=…, exit_time=…, realized_pnl=…) with what the exchange tells"
 
-TRADE_CHECKS = (
-    Check(
-        "closed without exit",
-        "warning",
-        TRADES,
-        "exit_price, realized_pnl",
-        f"{_IS_CLOSED} AND (exit_price IS NULL OR realized_pnl IS NULL)",
-        f"statistics leave out what has no realized_pnl; {_UPDATE_TRADE}",
-    ),
-    Check(
-        "closed without exit",
-        "warning",
-        TRADES,
-        "exit_time",
-        f"{_IS_CLOSED} AND exit_price IS NOT NULL AND realized_pnl IS NOT NULL AND exit_time IS NULL",
-        "statistics count it at its last update, which can become its exit_time",
-        "UPDATE trades SET exit_time = updated_at",
-    ),
-    Check(
-        "exit before entry",
-        "warning",
-        TRADES,
-        "exit_time",
-        "exit_time < entry_time",
-        "one of the two times is wrong; set it right: await TradeRepository(db).update(ID, exit_time=…)",
-    ),
-    Check(
-        "open with an exit",
-        "warning",
-        TRADES,
-        "action",
-        "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NOT NULL",
-        "it has exit_price and realized_pnl, and statistics count it: it is closed",
-        "UPDATE trades SET action = 'close'",
-    ),
-    Check(
-        "open with realized_pnl",
-        "warning",
-        TRADES,
-        "realized_pnl",
-        "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NULL",
-        "statistics count it as closed; where it is still open it has realized nothing",
-        "UPDATE trades SET realized_pnl = NULL",
-    ),
-    Check(
-        "open without a position",
-        "warning",
-        TRADES,
-        "",
-        f"action = 'open' AND EXISTS (SELECT 1 FROM positions) AND NOT EXISTS ({_ITS_POSITION})",
-        f"where it is closed, {_UPDATE_TRADE} and action='close'; where not, await PositionRepository(db).update_position(…)",
-    ),
-)
 
-POSITION_CHECKS = (
-    Check(
-        "position without its trade",
-        "warning",
-        POSITIONS,
-        "trade_id",
-        f"trade_id IS NOT NULL AND NOT EXISTS ({_ITS_TRADE.format('positions')})",
-        "no trade has this trade_id; where none is to be restored, let the position name none",
-        "UPDATE positions SET trade_id = NULL",
-    ),
-    Check(
-        "open position of a closed trade",
-        "warning",
-        POSITIONS,
-        "status",
-        f"status = 'open' AND EXISTS ({_ITS_TRADE.format('positions')} AND trades.{_IS_CLOSED})",
-        "where the exchange holds it no more, it is closed",
-        "UPDATE positions SET status = 'closed'",
-    ),
-)
+def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
+    """Return the condition that columns of text are the same in two tables."""
+    compared = engine.compared.format
+    return joined(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
 
-EVENT_CHECKS = (
-    Check(
-        "event of an unknown trade",
-        "note",
-        EVENTS,
-        "trade_id",
-        f"trade_id IS NOT NULL AND NOT EXISTS ({_ITS_TRADE.format('system_events')})",
-        "a log may name what is gone; to let it name none",
-        "UPDATE system_events SET trade_id = NULL",
-    ),
-    Check(
-        "event of an unknown position",
-        "note",
-        EVENTS,
-        "position_id",
-        "position_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM positions WHERE positions.id = system_events.position_id)",
-        "a log may name what is gone; to let it name none",
-        "UPDATE system_events SET position_id = NULL",
-    ),
-)
+
+def _checks(engine: Engine) -> tuple[Check, ...]:
+    """Return what is checked of one row and those that it names."""
+    trade_of_position, trade_of_event = (
+        f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table, 'trade_id')}" for table in ("positions", "system_events")
+    )
+    its_position = f"""SELECT 1 FROM positions WHERE positions.status = 'open' AND (
+        {_same(engine, "positions", "trades", "trade_id")}
+        OR (positions.trade_id IS NULL AND {_same(engine, "positions", "trades", "exchange", "symbol", "side")}))"""
+    return (
+        Check(
+            "closed without exit",
+            "warning",
+            TRADES,
+            "exit_price, realized_pnl",
+            f"{_IS_CLOSED} AND (exit_price IS NULL OR realized_pnl IS NULL)",
+            f"statistics leave out what has no realized_pnl; {_UPDATE_TRADE}",
+        ),
+        Check(
+            "closed without exit",
+            "warning",
+            TRADES,
+            "exit_time",
+            f"{_IS_CLOSED} AND exit_price IS NOT NULL AND realized_pnl IS NOT NULL AND exit_time IS NULL",
+            "statistics count it at its last update, which can become its exit_time",
+            "UPDATE trades SET exit_time = updated_at",
+        ),
+        Check(
+            "exit before entry",
+            "warning",
+            TRADES,
+            "exit_time",
+            "exit_time < entry_time",
+            "one of the two times is wrong; set it right: await TradeRepository(db).update(ID, exit_time=…)",
+        ),
+        Check(
+            "open with an exit",
+            "warning",
+            TRADES,
+            "action",
+            "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NOT NULL",
+            "it has exit_price and realized_pnl, and statistics count it: it is closed",
+            "UPDATE trades SET action = 'close'",
+        ),
+        Check(
+            "open with realized_pnl",
+            "warning",
+            TRADES,
+            "realized_pnl",
+            "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NULL",
+            "statistics count it as closed; where it is still open it has realized nothing",
+            "UPDATE trades SET realized_pnl = NULL",
+        ),
+        Check(
+            "open without a position",
+            "warning",
+            TRADES,
+            "",
+            f"action = 'open' AND EXISTS (SELECT 1 FROM positions) AND NOT EXISTS ({its_position})",
+            f"where it is closed, {_UPDATE_TRADE} and action='close'; where not, await PositionRepository(db).update_position(…)",
+        ),
+        Check(
+            "position without its trade",
+            "warning",
+            POSITIONS,
+            "trade_id",
+            f"trade_id IS NOT NULL AND NOT EXISTS ({trade_of_position})",
+            "no trade has this trade_id; where none is to be restored, let the position name none",
+            "UPDATE positions SET trade_id = NULL",
+        ),
+        Check(
+            "open position of a closed trade",
+            "warning",
+            POSITIONS,
+            "status",
+            f"status = 'open' AND EXISTS ({trade_of_position} AND trades.{_IS_CLOSED})",
+            "where the exchange holds it no more, it is closed",
+            "UPDATE positions SET status = 'closed'",
+        ),
+        Check(
+            "event of an unknown trade",
+            "note",
+            EVENTS,
+            "trade_id",
+            f"trade_id IS NOT NULL AND NOT EXISTS ({trade_of_event})",
+            "a log may name what is gone; to let it name none",
+            "UPDATE system_events SET trade_id = NULL",
+        ),
+        Check(
+            "event of an unknown position",
+            "note",
+            EVENTS,
+            "position_id",
+            "position_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM positions WHERE positions.id = system_events.position_id)",
+            "a log may name what is gone; to let it name none",
+            "UPDATE system_events SET position_id = NULL",
+        ),
+    )
 
 
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
@@ -156,7 +160,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
         count = conn.execute(text(f"SELECT SUM(more) FROM ({repeated}) repeated")).scalar_one()
         if count:
             yield found(conn, engine, check, int(count))
-    for check in (*TRADE_CHECKS, *POSITION_CHECKS, *EVENT_CHECKS):
+    for check in _checks(engine):
         condition = joined(check.condition, sound[check.table.name])
         count = conn.execute(text(f"SELECT COUNT(*) FROM {check.table.name} WHERE {condition}")).scalar_one()
         if count:
@@ -167,7 +171,7 @@ def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
     """Yield where ids are missing, and where the next one would be one that is there."""
     unseen = []
     for table in (BARS, TRADES, POSITIONS, EVENTS):
-        sql = f"SELECT MIN(id), MAX(id), COUNT(id) FROM {table.name}"
+        sql = f"SELECT MIN(id), MAX(id), COUNT(*) FILTER (WHERE id IS NOT NULL) FROM {table.name}"
         first, last, count = conn.execute(text(sql)).one()
         if not count:
             continue
@@ -194,7 +198,7 @@ def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
 
 def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Finding:
     sql = f"""
-        SELECT earlier + 1, id - 1 FROM (SELECT id, LAG(id) OVER (ORDER BY id) AS earlier FROM {table.name}) ids
+        SELECT earlier + 1, id - 1 FROM (SELECT id, {engine.lag}(id) OVER (ORDER BY id) AS earlier FROM {table.name}) ids
         WHERE id > earlier + 1 ORDER BY id LIMIT {SHOWN_ROWS}"""
     ranges = tuple(str(first) if first == last else f"{first}-{last}" for first, last in conn.execute(text(sql)))
     if engine.leaves_gaps:

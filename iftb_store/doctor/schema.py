@@ -13,6 +13,7 @@ from iftb_store.doctor.engines import Engine
 from iftb_store.doctor.findings import Finding, Severity
 from iftb_store.errors import SchemaError
 from iftb_store.health import advice
+from iftb_store.relational.visibility import Hidden, find_hidden, obstacles
 from iftb_store.schema import VERSION_TABLE
 from iftb_store.tables import Base
 
@@ -51,7 +52,16 @@ def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bo
     differences = list(_differences(conn, engine, found))
     found += _findings(conn, differences)
     whole = not any(one.actual is None and (one.part or "column").startswith("column") for one in differences)
-    return found, whole
+    hidden = find_hidden(conn, [*Base.metadata.tables])
+    found += map(_hidden, (one for one in hidden if one.kind != "insert"))
+    return found, whole and not obstacles(hidden)
+
+
+def _hidden(one: Hidden) -> Finding:
+    reports = one.kind == "policies"
+    remedy = f"{one.reason}; {one.remedy}" if reports else f"no row was examined: {one.reason}; {one.remedy}"
+    statements = (one.statement,) if one.statement else ()
+    return Finding(one.kind, "note" if reports else "error", one.table, one.part, (), 1, remedy, statements)
 
 
 def _revision(severity: Severity, remedy: str) -> Finding:

@@ -81,11 +81,15 @@ def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, s
     choices = _CHOICES.get((table.name, column.name))
     if choices is not None:
         words = ", ".join(f"'{choice}'" for choice in choices)
-        return f"unknown {column.name}", f"({column.name} NOT IN ({words}))", f"must be one of {', '.join(choices)}"
+        return (
+            f"unknown {column.name}",
+            f"({engine.compared.format(column.name)} NOT IN ({words}))",
+            f"must be one of {', '.join(choices)}",
+        )
     if not isinstance(column.type, Key) or column.nullable:
         return None
     space = " || ".join(["' '", *(f"{engine.character}({code})" for code in (9, 10, 13))])
-    blank = f"(trim({column.name}, {space}) = '' OR length({column.name}) > {LONGEST_NAME})"
+    blank = f"(trim({column.name}, {space}) = '' OR length({engine.compared.format(column.name)}) > {LONGEST_NAME})"
     return "unusable name", blank, f"must have 1 to {LONGEST_NAME} characters and not be blank"
 
 

@@ -63,7 +63,8 @@ async def export(
     Raises:
         InvalidValueError: the target is there already, or is a database, or options that do not go together; nothing is
             written.
-        OperationalError: another export to the target is under way.
+        OperationalError: another export to the target is under way; or rows of the table are hidden from this role, be they
+            chosen or not: a file that silently lacks some would be taken for the whole.
         MissingDriverError: pyarrow is not installed; the message is the install line.
         OSError: the file cannot be written; nothing of it is left.
     """
@@ -84,7 +85,7 @@ async def export(
     rows = 0
     at_once = _BARS_AT_ONCE if table is BARS else _ROWS_AT_ONCE
     with _open(target, table, format, partitioned, overwrite) as sink:
-        async with snapshot(db) as session:
+        async with snapshot(db, scope.tables) as session:
             total = 0 if progress is None else sum(count for _, count in await stretches(session, scope))
             stores = stores_of(session)
             for selection in scope.selections(table):

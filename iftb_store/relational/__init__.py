@@ -19,6 +19,7 @@ from iftb_store.relational.sessions import (
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
+from iftb_store.relational.visibility import describe, find_hidden, obstacles
 
 __all__ = [
     "EngineBackend",
@@ -29,11 +30,14 @@ __all__ = [
     "StorePool",
     "StoreSession",
     "before_write",
+    "describe",
+    "find_hidden",
     "fitting_sql",
     "is_read",
     "isolated",
     "joined",
     "note_error",
+    "obstacles",
     "scan_sql",
     "session_of",
     "snapshot",

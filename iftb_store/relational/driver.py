@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 
-#: The condition that names a series of bars.
-SERIES = "exchange = :exchange AND symbol = :symbol AND timeframe = :timeframe"
-
 
 class Statement:
     """One SQL text with ``:name`` parameters, made ready for a driver once."""
@@ -51,6 +48,10 @@ class Flavor:
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
         sums: the aggregates that `Driver.decode_sum` makes the exact sum of a column of decimals that are not negative from.
         steps: how many steps of ``:step`` the second time lies after the first, a part of one counted whole.
+        text_column: a column of text as it is compared.
+        text_parameter: a parameter that it is compared with.
+        lag: the window function of the row before. As these two it is plain where nobody can put another function or operator
+            in the place of the engine's own.
     """
 
     dialect: Dialect
@@ -63,6 +64,18 @@ class Flavor:
     steps: str
     microseconds: str
     sums: Callable[[str], Sequence[str]]
+    text_column: str = "{}"
+    text_parameter: str = ":{}"
+    lag: str = "LAG"
+
+    @property
+    def series(self) -> str:
+        """The condition that names a series of bars."""
+        return self.equal("exchange", "symbol", "timeframe")
+
+    def equal(self, *columns: str) -> str:
+        """Return the condition that columns of text have the values of the parameters of their names."""
+        return " AND ".join(f"{self.text_column.format(name)} = {self.text_parameter.format(name)}" for name in columns)
 
 
 class Driver(Protocol):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from iftb_store.relational.driver import SERIES, Driver, Row, read
+from iftb_store.relational.driver import Driver, Row, read
 from iftb_store.resampling import Bucket, Buckets
 
 # a sum of counts in two halves, as one may pass 64 bits
 _HALF = 2**32
 _COUNTS = (f"SUM(trades_count / {_HALF})", f"SUM(trades_count % {_HALF})")
-
-# a column of the bar at one of a bucket's two ends
-_AT = f"(SELECT {{}} FROM ohlcv WHERE {SERIES} AND timestamp = buckets.{{}})"
 
 
 class ResampleStatements:
@@ -56,19 +53,24 @@ class ResampleStatements:
 
 def _sql(driver: Driver, buckets: Buckets) -> str:
     flavor = driver.flavor
-    moment, month = (shown.format("timestamp") for shown in (flavor.microseconds, flavor.month))
+    at, month = (shown.format("timestamp") for shown in (flavor.microseconds, flavor.month))
     sums = [*_COUNTS, *flavor.sums("volume"), *flavor.sums("quote_volume")]
-    prices = (_AT.format("open", "first"), "high", "low", _AT.format("close", "last"))
+    open_, close = (
+        f"(SELECT {column} FROM ohlcv WHERE {flavor.series} AND timestamp = buckets.{moment})"
+        for column, moment in (("open", "first"), ("close", "last"))
+    )
+    prices = (open_, "high", "low", close)
     return f"""
         SELECT bucket, {", ".join(map(flavor.decimal_column.format, prices))},
             lack_quotes, lack_counts, due, {", ".join(f"sum_{index}" for index in range(len(sums)))}
         FROM (
-            SELECT {buckets.sql(moment, month=month)} AS bucket, MIN(timestamp) AS first, MAX(timestamp) AS last,
-                MAX(high) AS high, MIN(low) AS low, {buckets.due_sql(moment)} AS due,
-                COUNT(*) - COUNT(quote_volume) AS lack_quotes, COUNT(*) - COUNT(trades_count) AS lack_counts,
+            SELECT {buckets.sql(at, month=month)} AS bucket, MIN(timestamp) AS first, MAX(timestamp) AS last,
+                MAX(high) AS high, MIN(low) AS low, {buckets.due_sql(at)} AS due,
+                COUNT(*) FILTER (WHERE quote_volume IS NULL) AS lack_quotes,
+                COUNT(*) FILTER (WHERE trades_count IS NULL) AS lack_counts,
                 {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
             FROM ohlcv
-            WHERE {SERIES} AND timestamp BETWEEN {" AND ".join(map(flavor.time_parameter.format, ("start", "end")))}
+            WHERE {flavor.series} AND timestamp BETWEEN {" AND ".join(map(flavor.time_parameter.format, ("start", "end")))}
             GROUP BY 1
         ) buckets
         ORDER BY bucket"""

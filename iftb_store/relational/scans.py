@@ -33,7 +33,8 @@ def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], s
     order = table.key[table.key.index(selection.order[0]) :] if selection.order else table.key[-1:]
     # BETWEEN, lest SQLite took an equal column out of that order, and sorted all rows by the rest
     conditions = [
-        f"{column} BETWEEN :{column} AND :{column}" if column in order else f"{column} = :{column}" for column in selection.equal
+        f"{flavor.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else flavor.equal(column)
+        for column, mark in ((column, flavor.text_parameter.format(column)) for column in selection.equal)
     ]
     for name, sign, moment in (("start", ">=", selection.start), ("end", "<=", selection.end)):
         if moment is not None:
@@ -41,9 +42,10 @@ def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], s
             values[name] = moment
     if selection.after is not None:
         after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
-        as_sql = {"datetime": flavor.time_parameter}
+        as_sql = {"datetime": flavor.time_parameter, "str": flavor.text_parameter}
         marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
-        conditions.append(f"({', '.join(order)}) > ({', '.join(marks)})")
+        place = (flavor.text_column.format(column) if kinds[column] == "str" else column for column in order)
+        conditions.append(f"({', '.join(place)}) > ({', '.join(marks)})")
         values |= {f"after_{column}": after[column] for column in order}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
     if conditions:

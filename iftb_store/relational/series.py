@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from iftb_store.models import Series
-from iftb_store.relational.driver import SERIES, read, statement
+from iftb_store.relational.driver import read, statement
 from iftb_store.relational.resampling import ResampleStatements
 from iftb_store.timeframes import SECONDS
 
@@ -30,14 +30,16 @@ class SeriesStatements(ResampleStatements):
         if timeframe not in SECONDS:
             return 0
         seconds = SECONDS[timeframe]
-        month = self._driver.flavor.month
-        steps = f"{month.format('later')} - {month.format('earlier')}" if seconds is None else self._driver.flavor.steps
+        flavor = self._driver.flavor
+        month = flavor.month
+        steps = f"{month.format('later')} - {month.format('earlier')}" if seconds is None else flavor.steps
         sql = f"""
             SELECT CAST(COALESCE(SUM(steps - 1), 0) AS BIGINT)
             FROM (
                 SELECT {steps.format("earlier", "later")} AS steps
                 FROM (
-                    SELECT LAG(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {SERIES}
+                    SELECT {flavor.lag}(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later
+                    FROM ohlcv WHERE {flavor.series}
                 ) bars
             ) pairs
             WHERE steps > 1"""
@@ -49,6 +51,6 @@ class SeriesStatements(ResampleStatements):
         """See OHLCVStore.delete_range."""
         driver = self._driver
         between = " AND ".join(map(driver.flavor.time_parameter.format, ("start", "end")))
-        made = statement(f"DELETE FROM ohlcv WHERE {SERIES} AND timestamp BETWEEN {between}", driver.flavor.dialect)
+        made = statement(f"DELETE FROM ohlcv WHERE {driver.flavor.series} AND timestamp BETWEEN {between}", driver.flavor.dialect)
         values = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe, "start": start, "end": end}
         return await driver.change(made, [driver.encode(values[name]) for name in made.names])

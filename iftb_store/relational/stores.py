@@ -13,7 +13,7 @@ from iftb_store.checks import json_object
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational.driver import SERIES, Driver, Flavor, Row, read, statement, write
+from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
 from iftb_store.relational.series import SeriesStatements
 from iftb_store.timeframes import SECONDS
 
@@ -125,11 +125,12 @@ class _Bars(SeriesStatements):
         return await self._read(f"{self._between()} LIMIT :limit", limit >= _MANY, **series, start=start, end=end, limit=limit)
 
     def _between(self) -> str:
-        between = " AND ".join(map(self._driver.flavor.time_parameter.format, ("start", "end")))
-        return _BARS.select(self._driver, f"WHERE {SERIES} AND timestamp BETWEEN {between} ORDER BY timestamp")
+        flavor = self._driver.flavor
+        between = " AND ".join(map(flavor.time_parameter.format, ("start", "end")))
+        return _BARS.select(self._driver, f"WHERE {flavor.series} AND timestamp BETWEEN {between} ORDER BY timestamp")
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
-        sql = _BARS.select(self._driver, f"WHERE {SERIES} ORDER BY timestamp DESC LIMIT :limit")
+        sql = _BARS.select(self._driver, f"WHERE {self._driver.flavor.series} ORDER BY timestamp DESC LIMIT :limit")
         return await self._read(sql, False, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
 
     async def _read(self, sql: str, many: bool, **values: Any) -> list[OHLCVBar]:
@@ -139,7 +140,7 @@ class _Bars(SeriesStatements):
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:
         start, end, before, after = window
         driver = self._driver
-        sql = _gaps_sql(driver.flavor.month, driver.flavor.time_parameter, timeframe, start is not None, end is not None)
+        sql = _gaps_sql(driver.flavor, timeframe, start is not None, end is not None)
         seconds = SECONDS[timeframe]
         rows = await read(
             driver,
@@ -157,18 +158,20 @@ class _Bars(SeriesStatements):
 
 
 @cache
-def _gaps_sql(month: str, time: str, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query of a series' holes; ``month`` and ``time`` are the flavor's month and time_parameter."""
+def _gaps_sql(flavor: Flavor, timeframe: str, has_start: bool, has_end: bool) -> str:
+    """Return the query of a series' holes."""
+    month, time = flavor.month, flavor.time_parameter
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
-    where = SERIES
+    where = flavor.series
     where += f" AND timestamp >= {time.format('start')}" if has_start else ""
     where += f" AND timestamp <= {time.format('end')}" if has_end else ""
     before = f", 1, {time.format('before')}" if has_start else ""
     sql = f"""
         SELECT earlier, later
         FROM (
-            SELECT LAG(timestamp{before}) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {where}
+            SELECT {flavor.lag}(timestamp{before}) OVER (ORDER BY timestamp) AS earlier, timestamp AS later
+            FROM ohlcv WHERE {where}
         ) bars
         WHERE {apart.format("earlier", "later")}"""
     if has_end:
@@ -203,7 +206,8 @@ class _Trades:
         return next(iter(_TRADES.decode(self._driver, rows)), None)
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        rows = await read(self._driver, _TRADES.select(self._driver, "WHERE trade_id = :trade_id"), trade_id=trade_id)
+        sql = _TRADES.select(self._driver, f"WHERE {self._driver.flavor.equal('trade_id')}")
+        rows = await read(self._driver, sql, trade_id=trade_id)
         return next(iter(_TRADES.decode(self._driver, rows)), None)
 
     async def get_recent(self, limit: int) -> list[Trade]:
@@ -211,8 +215,8 @@ class _Trades:
         return _TRADES.decode(self._driver, await read(self._driver, sql, limit=limit))
 
     async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
-        where = "WHERE exchange = :exchange AND symbol = :symbol ORDER BY entry_time DESC, id DESC LIMIT :limit"
-        sql = _TRADES.select(self._driver, where)
+        equal = self._driver.flavor.equal("exchange", "symbol")
+        sql = _TRADES.select(self._driver, f"WHERE {equal} ORDER BY entry_time DESC, id DESC LIMIT :limit")
         return _TRADES.decode(self._driver, await read(self._driver, sql, exchange=exchange, symbol=symbol, limit=limit))
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
@@ -231,22 +235,21 @@ class _Positions:
         self._driver = driver
 
     async def get_open(self, exchange: str) -> list[Position]:
-        where = "WHERE exchange = :exchange AND status = 'open' ORDER BY entry_time, id"
+        where = f"WHERE {self._driver.flavor.equal('exchange')} AND status = 'open' ORDER BY entry_time, id"
         sql = _POSITIONS.select(self._driver, where)
         return _POSITIONS.decode(self._driver, await read(self._driver, sql, exchange=exchange))
 
     async def find_open(self, symbol: str, exchange: str) -> list[Position]:
-        where = "WHERE exchange = :exchange AND symbol = :symbol AND status = 'open'"
+        where = f"WHERE {self._driver.flavor.equal('exchange', 'symbol')} AND status = 'open'"
         sql = _POSITIONS.select(self._driver, where)
         return _POSITIONS.decode(self._driver, await read(self._driver, sql, exchange=exchange, symbol=symbol))
 
     async def upsert(self, position: Position, now: datetime) -> None:
         values = {**_POSITIONS.values(position), "created_at": now, "last_updated": now}
-        if position.status != "open":
-            # the conflict clause sees open rows only, and this one would not be one
-            key = " AND ".join(f"{column} = :{column}" for column in _POSITION_KEY)
-            if await write(self._driver, self._update(key), values):
-                return
+        # the conflict clause sees open rows only, and a closed one would not be one
+        stored = self._update(self._driver.flavor.equal(*_POSITION_KEY))
+        if position.status != "open" and await write(self._driver, stored, values):
+            return
         await write(self._driver, _POSITIONS.insert(self._driver.flavor) + _POSITION_ON_CONFLICT, values)
 
     async def update(self, position: Position, now: datetime) -> bool:
@@ -274,6 +277,6 @@ class _Events:
         await write(self._driver, _EVENTS.insert(self._driver.flavor), {**_EVENTS.values(event), "created_at": now})
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
-        where = "" if severity is None else "WHERE severity = :severity"
+        where = "" if severity is None else f"WHERE {self._driver.flavor.equal('severity')}"
         sql = _EVENTS.select(self._driver, f"{where} ORDER BY created_at DESC, id DESC LIMIT :limit")
         return _EVENTS.decode(self._driver, await read(self._driver, sql, severity=severity, limit=limit))

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy import Connection, Dialect, TextClause, bindparam, create_engine, text
+from sqlalchemy import Connection, Dialect, TextClause, bindparam, create_engine, inspect, text
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.schema import CreateIndex, ExecutableDDLElement
 
+from iftb_store.errors import SchemaError
+from iftb_store.schema import VERSION_TABLE
 from iftb_store.tables import Base
 
 #: Of each table, every part (a column, a constraint, an index) with its definition.
@@ -23,26 +25,51 @@ Catalog = dict[str, dict[str, str]]
 
 TABLES = tuple(Base.metadata.tables)
 
+# of the engine's own functions and operators alone, whatever others have put into a schema of the search_path
 _POSTGRESQL = text("""
     WITH ours AS (
-        SELECT oid, relname FROM pg_class
-        WHERE relkind IN ('r', 'p') AND relname IN :tables AND pg_table_is_visible(oid)
+        SELECT oid, relname FROM pg_catalog.pg_class
+        WHERE relkind IN ('r', 'p') AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND pg_catalog.pg_table_is_visible(oid)
     )
-    SELECT relname, 'column ' || attname,
-           concat_ws(' ', format_type(atttypid, atttypmod), 'COLLATE ' || collname, CASE WHEN attnotnull THEN 'NOT NULL' END,
-                     'DEFAULT ' || pg_get_expr(adbin, adrelid),
+    SELECT relname, pg_catalog.concat('column ', attname),
+           pg_catalog.concat_ws(' ', pg_catalog.format_type(atttypid, atttypmod), 'COLLATE ' || CAST(collname AS text),
+                     CASE WHEN attnotnull THEN 'NOT NULL' END,
+                     'DEFAULT ' || pg_catalog.pg_get_expr(adbin, adrelid),
                      CASE attidentity WHEN 'd' THEN 'IDENTITY' WHEN 'a' THEN 'IDENTITY ALWAYS' END)
-    FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
-    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-    LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND collname <> 'default'
+    FROM ours JOIN pg_catalog.pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
+    LEFT JOIN pg_catalog.pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    LEFT JOIN pg_catalog.pg_collation ON pg_collation.oid = attcollation AND collname <> 'default'
     UNION ALL
-    SELECT relname, 'constraint ' || conname, pg_get_constraintdef(pg_constraint.oid)
-    FROM ours JOIN pg_constraint ON conrelid = ours.oid AND contype IN ('p', 'u', 'c', 'f', 'x')
+    SELECT relname, pg_catalog.concat('constraint ', conname), pg_catalog.pg_get_constraintdef(pg_constraint.oid)
+    FROM ours JOIN pg_catalog.pg_constraint ON conrelid = ours.oid AND contype IN ('p', 'u', 'c', 'f', 'x')
     UNION ALL
-    SELECT ours.relname, 'index ' || indexes.relname, pg_get_indexdef(indexrelid, 0, true)
-    FROM ours JOIN pg_index ON indrelid = ours.oid JOIN pg_class AS indexes ON indexes.oid = indexrelid
-    WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
-""").bindparams(bindparam("tables", TABLES, expanding=True))
+    SELECT ours.relname, pg_catalog.concat('index ', indexes.relname), pg_catalog.pg_get_indexdef(indexrelid, 0, true)
+    FROM ours JOIN pg_catalog.pg_index ON indrelid = ours.oid
+    JOIN pg_catalog.pg_class AS indexes ON indexes.oid = indexrelid
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
+""").bindparams(tables=list(TABLES))
+
+# What is PostgreSQL's own is pinned, and no dependency on it is noted.
+_FOREIGN = text("""
+    WITH ours AS (
+        SELECT oid, relname FROM pg_catalog.pg_class
+        WHERE relkind IN ('r', 'p') AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND pg_catalog.pg_table_is_visible(oid)
+    ), parts AS (
+        SELECT relname, CAST('pg_catalog.pg_constraint' AS regclass) AS kind, pg_constraint.oid AS part
+        FROM ours JOIN pg_catalog.pg_constraint ON conrelid = ours.oid
+        UNION ALL
+        SELECT relname, CAST('pg_catalog.pg_class' AS regclass), indexrelid
+        FROM ours JOIN pg_catalog.pg_index ON indrelid = ours.oid
+        UNION ALL
+        SELECT relname, CAST('pg_catalog.pg_attrdef' AS regclass), pg_attrdef.oid
+        FROM ours JOIN pg_catalog.pg_attrdef ON adrelid = ours.oid
+    )
+    SELECT DISTINCT CAST(relname AS text), pg_catalog.pg_describe_object(refclassid, refobjid, 0)
+    FROM parts JOIN pg_catalog.pg_depend ON classid = CAST(kind AS oid) AND objid = part
+    WHERE refclassid = CAST(CAST('pg_catalog.pg_operator' AS regclass) AS oid)
+        OR refclassid = CAST(CAST('pg_catalog.pg_proc' AS regclass) AS oid)
+    ORDER BY 1, 2
+""").bindparams(tables=list(TABLES))
 
 # a comment that never ends is one to the end, or each /* in it would be looked at to the end
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
@@ -76,8 +103,8 @@ _DUCKDB = text("""
 
 
 _MAY_CREATE = text("""
-    SELECT has_database_privilege(current_database(), 'TEMPORARY') AND NOT pg_is_in_recovery()
-        AND current_setting('transaction_read_only') = 'off'
+    SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')
+        AND NOT pg_catalog.pg_is_in_recovery() AND pg_catalog.current_setting('transaction_read_only') = 'off'
 """)
 
 
@@ -85,6 +112,40 @@ def present_tables(conn: Connection) -> list[str]:
     """Return those of our tables that the connection's current schema has, in the models' order."""
     found = _READ[conn.dialect.name](conn)
     return [name for name in TABLES if name in found]
+
+
+def is_stamped(conn: Connection) -> bool:
+    """Tell whether there is the table of the revision."""
+    if conn.dialect.name == "postgresql":
+        return bool(conn.execute(text(f"SELECT pg_catalog.to_regclass('{VERSION_TABLE}') IS NOT NULL")).scalar_one())
+    return inspect(conn).has_table(VERSION_TABLE)
+
+
+def create_missing(conn: Connection) -> None:
+    """Create those of our tables that are missing from the models."""
+    if conn.dialect.name == "postgresql":
+        # SQLAlchemy's own look at the catalog calls what others have put into the search_path
+        present = present_tables(conn)
+        missing = [table for name, table in Base.metadata.tables.items() if name not in present]
+        Base.metadata.create_all(conn, missing, checkfirst=False)
+    else:
+        Base.metadata.create_all(conn)
+
+
+def refuse_foreign(conn: Connection) -> None:
+    """Refuse tables of ours that would call an operator or a function which is not PostgreSQL's own.
+
+    Raises:
+        SchemaError: they would; roll back what was created.
+    """
+    found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
+    if found:
+        uses = "; ".join(f"{table} would call the {what}" for table, what in found)
+        raise SchemaError(
+            f"what others have put into a schema of the search_path stands before PostgreSQL's own: {uses}. Drop it, and let "
+            "nobody else create in that schema (REVOKE CREATE ON SCHEMA … FROM PUBLIC), or take it out of the search_path; "
+            "then migrate again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from iftb_store.cli.target import private_files, resolve
 from iftb_store.errors import StoreError
 from iftb_store.registry import parse_url
 from iftb_store.schema import VERSION_TABLE
+from iftb_store_migrations.catalog import refuse_foreign
 from iftb_store_migrations.history import adopt_or_refuse
 from iftb_store_migrations.lock import exclusive
 
@@ -50,6 +51,7 @@ def migrate(conn: Connection) -> None:
             adopt_or_refuse(conn)
         context.configure(connection=conn, version_table=VERSION_TABLE, transactional_ddl=True)
         run()
+        refuse_foreign(conn)
 
 
 def run() -> None:

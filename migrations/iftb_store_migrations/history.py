@@ -17,15 +17,28 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, text
 
 from iftb_store.errors import SchemaError
 from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.tables import Base
-from iftb_store_migrations.catalog import TABLES, differences, present_tables
+from iftb_store_migrations.catalog import (
+    TABLES,
+    create_missing,
+    differences,
+    is_stamped,
+    present_tables,
+    refuse_foreign,
+)
 from iftb_store_migrations.lock import exclusive
 
 _SHOWN = 5
+# as Alembic makes it
+_VERSION = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
 
 
 class DuckDBImpl(DefaultImpl):
@@ -51,8 +64,15 @@ def current(conn: Connection) -> str | None:
     Raises:
         SchemaError: it is stamped with several.
     """
-    with _as_schema_error():
-        return _context(conn).get_current_revision()
+    if not is_stamped(conn):
+        return None
+    found = [str(row[0]) for row in conn.execute(text(f"SELECT version_num FROM {VERSION_TABLE} ORDER BY 1")).all()]
+    if len(found) > 1:
+        raise SchemaError(
+            f"the schema's history cannot be followed: {VERSION_TABLE} holds the revisions {', '.join(found)}; leave there "
+            "the one that the tables stand at"
+        )
+    return found[0] if found else None
 
 
 def upgrade(conn: Connection, revision: str = "head") -> None:
@@ -67,11 +87,11 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
     """
     with exclusive(conn), _as_schema_error():
         adopt_or_refuse(conn)
-        context, scripts = _context(conn), _scripts()
-        operations = Operations(context)
-        for script in reversed(list(scripts.iterate_revisions(revision, context.get_current_revision()))):
+        operations = Operations(_context(conn))
+        for script in reversed(list(_scripts().iterate_revisions(revision, current(conn)))):
             script.module.upgrade(operations)
-            context.stamp(scripts, script.revision)
+            _stamp(conn, script.revision)
+        refuse_foreign(conn)
 
 
 def downgrade(conn: Connection, revision: str = "base") -> None:
@@ -83,11 +103,10 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
     """
     with exclusive(conn), _as_schema_error():
         adopt_or_refuse(conn)
-        context, scripts = _context(conn), _scripts()
-        operations = Operations(context)
-        for script in scripts.iterate_revisions(context.get_current_revision(), revision):
+        operations = Operations(_context(conn))
+        for script in list(_scripts().iterate_revisions(current(conn), revision)):
             script.module.downgrade(operations)
-            context.stamp(scripts, str(script.down_revision or "base"))
+            _stamp(conn, None if script.down_revision is None else str(script.down_revision))
 
 
 def create(conn: Connection) -> None:
@@ -101,8 +120,9 @@ def create(conn: Connection) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
-        Base.metadata.create_all(conn)
+        create_missing(conn)
         adopt_or_refuse(conn)
+        refuse_foreign(conn)
 
 
 def adopt_or_refuse(conn: Connection) -> None:
@@ -131,7 +151,16 @@ def adopt_or_refuse(conn: Connection) -> None:
             "the database has tables with our names, without a revision of iftb-store, and they differ from its own: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
-    _context(conn).stamp(_scripts(), head())
+    _stamp(conn, head())
+
+
+def _stamp(conn: Connection, revision: str | None) -> None:
+    """Write the revision as Alembic does, but without its conditions: no operator of another's is called here."""
+    if not is_stamped(conn):
+        _VERSION.create(conn, checkfirst=False)
+    conn.execute(_VERSION.delete())
+    if revision is not None:
+        conn.execute(_VERSION.insert().values(version_num=revision))
 
 
 @cache

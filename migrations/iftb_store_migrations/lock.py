@@ -16,8 +16,14 @@ WAIT_SECONDS = 60
 LOCK_KEY = int.from_bytes(b"iftbstor", "big")
 
 _LOCK_NOT_AVAILABLE = "55P03"
-_CURRENT = text("SELECT current_setting('lock_timeout') AS lock_wait, current_setting('statement_timeout') AS statement_wait")
-_SET = text("SELECT set_config('lock_timeout', :lock_wait, true), set_config('statement_timeout', :statement_wait, true)")
+_CURRENT = text(
+    "SELECT pg_catalog.current_setting('lock_timeout') AS lock_wait, "
+    "pg_catalog.current_setting('statement_timeout') AS statement_wait"
+)
+_SET = text(
+    "SELECT pg_catalog.set_config('lock_timeout', :lock_wait, true), "
+    "pg_catalog.set_config('statement_timeout', :statement_wait, true)"
+)
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def exclusive(conn: Connection) -> Iterator[None]:
     before = dict(conn.execute(_CURRENT).one()._mapping)
     conn.execute(_SET, {"lock_wait": f"{WAIT_SECONDS}s", "statement_wait": "0"})
     try:
-        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        conn.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(CAST(:key AS bigint))"), {"key": LOCK_KEY})
     except DBAPIError as error:
         if _LOCK_NOT_AVAILABLE not in _sqlstates(error):
             raise

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, text
 
+from iftb_store.errors import operational_error
+from iftb_store.relational.visibility import describe, find_hidden
+from iftb_store.schema import VERSION_TABLE
 from iftb_store.tables import Base
-from iftb_store_migrations.catalog import present_tables
+from iftb_store_migrations.catalog import TABLES, present_tables
 from iftb_store_migrations.history import current, head, revisions
 
 _VERSION = {
-    "postgresql": text("SELECT current_setting('server_version')"),
+    "postgresql": text("SELECT pg_catalog.current_setting('server_version')"),
     "sqlite": text("SELECT sqlite_version()"),
     "duckdb": text("SELECT ltrim(version(), 'v')"),
 }
@@ -24,7 +27,8 @@ class SchemaStatus:
 
     ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
     unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
-    that are there. ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
+    that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
+    ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
     """
 
     engine: str
@@ -34,6 +38,7 @@ class SchemaStatus:
     tables: dict[str, int]
     state: str
     encoding: str | None
+    policies: tuple[str, ...] = ()
 
 
 def status(conn: Connection) -> SchemaStatus:
@@ -41,7 +46,12 @@ def status(conn: Connection) -> SchemaStatus:
 
     Raises:
         SchemaError: the database is stamped with several revisions.
+        OperationalError: this role may not read one of the tables.
     """
+    hidden = find_hidden(conn, [*TABLES, VERSION_TABLE])
+    unreadable = [one for one in hidden if one.kind == "select"]
+    if unreadable:
+        raise operational_error(describe(unreadable))
     revision = current(conn)
     tables = {
         name: conn.execute(select(func.count()).select_from(Base.metadata.tables[name])).scalar_one()
@@ -55,6 +65,7 @@ def status(conn: Connection) -> SchemaStatus:
         tables=tables,
         state=state_of(revision, bool(tables)),
         encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
+        policies=tuple(one.table for one in hidden if one.kind == "policies"),
     )
 
 

@@ -1,0 +1,118 @@
+"""What of our tables a role of PostgreSQL may not see: asked before the rows it is shown are taken for all there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+#: policies: rows are hidden from other roles; row security: from this one. inserts: only where they are asked for.
+Kind = Literal["policies", "row security", "select", "insert", "detached partition", "foreign partition"]
+_REPORTED: tuple[Kind, ...] = ("policies", "insert")
+
+# A partition that is being detached is not read any more, though it is still the table's. The column came with PostgreSQL 14.
+# Every operator is pg_catalog's own, whatever others have put into the schemas of the search_path.
+_HIDDEN = text("""
+    WITH RECURSIVE ours AS (
+        SELECT oid, relname, relrowsecurity FROM pg_catalog.pg_class
+        WHERE relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+    ), parts AS (
+        SELECT relname, oid AS part, CAST(FALSE AS boolean) AS detached FROM ours
+        UNION ALL
+        SELECT relname, inhrelid,
+            CAST(pg_catalog.to_jsonb(inherits) OPERATOR(pg_catalog.->>) 'inhdetachpending' AS boolean)
+        FROM parts JOIN pg_catalog.pg_inherits AS inherits ON inhparent = part
+    ), hidden AS (
+        SELECT relname, 'policies' AS kind, '' AS part FROM ours WHERE relrowsecurity
+        UNION ALL
+        SELECT relname, 'row security', '' FROM ours WHERE pg_catalog.row_security_active(oid)
+        UNION ALL
+        SELECT relname, 'select', '' FROM ours
+        WHERE EXISTS (
+            SELECT FROM pg_catalog.pg_attribute
+            WHERE attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
+                AND NOT pg_catalog.has_column_privilege(attrelid, attnum, 'SELECT'))
+        UNION ALL
+        SELECT relname, 'insert', '' FROM ours WHERE NOT pg_catalog.has_table_privilege(oid, 'INSERT')
+        UNION ALL
+        SELECT relname, 'detached partition', CAST(CAST(part AS regclass) AS text) FROM parts WHERE detached
+        UNION ALL
+        SELECT parts.relname, 'foreign partition', CAST(CAST(part AS regclass) AS text)
+        FROM parts JOIN pg_catalog.pg_class AS foreigners ON foreigners.oid = part
+        WHERE foreigners.relkind = 'f'
+    )
+    SELECT kind, CAST(relname AS text), part, pg_catalog.quote_ident(CAST(current_user AS text)) FROM hidden
+    ORDER BY kind, relname, part""")
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Why a role is shown a part of a table's rows, or none.
+
+    Attributes:
+        kind: see `Kind`.
+        table: the table's name.
+        part: a partition, quoted as SQL; empty where it is the whole table.
+        role: the role, quoted as SQL.
+    """
+
+    kind: Kind
+    table: str
+    part: str
+    role: str
+
+    @property
+    def reason(self) -> str:
+        """What is hidden, as a sentence."""
+        return {
+            "policies": f"{self.table} has row-level security: roles that its policies hold for are shown a part of its rows",
+            "row security": f"row-level security shows the role {self.role} only a part of the rows of {self.table}",
+            "select": f"the role {self.role} may not read {self.table}",
+            "insert": f"the role {self.role} may not insert into {self.table}",
+            "detached partition": f"the partition {self.part} of {self.table} is being detached, and its rows are not read",
+            "foreign partition": f"the partition {self.part} of {self.table} lies on another server, which may hide rows of it",
+        }[self.kind]
+
+    @property
+    def remedy(self) -> str:
+        """What makes all rows visible."""
+        return {
+            "policies": "work that needs all rows belongs to the owner of the tables or to a role with BYPASSRLS",
+            "row security": "connect as the owner of the tables, or as a role with BYPASSRLS",
+            "select": f"as the owner: {self.statement}",
+            "insert": f"as the owner: {self.statement}",
+            "detached partition": f"end that ({self.statement}), and attach it again if its rows belong to the table",
+            "foreign partition": "bring its rows into an ordinary partition, or detach it and copy them from the other server",
+        }[self.kind]
+
+    @property
+    def statement(self) -> str:
+        """The statement that changes it; empty where there is not one."""
+        return {
+            "select": f"GRANT SELECT ON {self.table} TO {self.role}",
+            "insert": f"GRANT INSERT ON {self.table} TO {self.role}",
+            "detached partition": f"ALTER TABLE {self.table} DETACH PARTITION {self.part} FINALIZE",
+        }.get(self.kind, "")
+
+
+def find_hidden(conn: Connection, tables: Sequence[str]) -> list[Hidden]:
+    """Return what a connection's role is not shown of tables of ours; of any engine but PostgreSQL nothing is hidden."""
+    if conn.dialect.name != "postgresql":
+        return []
+    return [Hidden(*row) for row in conn.execute(_HIDDEN, {"tables": list(tables)}).all()]
+
+
+def obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
+    """Return what keeps a role from reading every row and, where it is to ``insert``, from that."""
+    return [one for one in hidden if one.kind not in _REPORTED or (insert and one.kind == "insert")]
+
+
+def describe(hidden: Sequence[Hidden]) -> str:
+    """Return reasons and remedies as one message, tables of the same reason together."""
+    tables: dict[tuple[Kind, str], list[str]] = {}
+    for one in hidden:
+        tables.setdefault((one.kind, one.part), []).append(one.table)
+    joint = [Hidden(kind, ", ".join(names), part, hidden[0].role) for (kind, part), names in tables.items()]
+    return "; ".join(f"{one.reason}; {one.remedy}" for one in joint)
