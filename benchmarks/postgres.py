@@ -56,6 +56,7 @@ class Postgres:
     name: ClassVar[str] = "PostgreSQL"
     naive_bars: ClassVar[int] = 20_000
     db: DatabaseManager
+    url: str
     _raw: asyncpg.Connection
     _adbc: Any
 
@@ -67,7 +68,7 @@ class Postgres:
         base = make_url(given or server.get_uri()).set(drivername="postgresql")
         name = f"iftb_bench_{uuid4().hex}"
         await _execute(base.render_as_string(hide_password=False), f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-        url = base.set(database=name).render_as_string(hide_password=False)
+        self.url = url = base.set(database=name).render_as_string(hide_password=False)
         try:
             async with DatabaseManager(f"{url}{'&' if '?' in url else '?'}{TIMEOUT_OFF}") as self.db:
                 await self.db.create_tables()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, decimals, duckdb_growth, duckdb_key, imports, peers
+from benchmarks import cases, decimals, duckdb_growth, duckdb_key, first_calls, imports, peers
 from benchmarks.duckdb import DuckDB
 from benchmarks.engine import Engine
 from benchmarks.objects import bars
@@ -18,8 +18,8 @@ from benchmarks.results import Figure, Row
 from benchmarks.sqlite import SQLite
 
 ENGINES: dict[str, type[Engine]] = {"postgresql": Postgres, "sqlite": SQLite, "duckdb": DuckDB}
-#: What is no row of an engine; all but the import run alone, too, as `python -m benchmarks.NAME`.
-PARTS = ("import", "decimals", "duckdb_key", "peers")
+#: What is no row of an engine; all but the first two run alone, too, as `python -m benchmarks.NAME`.
+PARTS = ("import", "first_call", "decimals", "duckdb_key", "peers")
 ROWS = tuple(dict.fromkeys((*cases.WRITES, *cases.READS, *cases.TRADES, "growth", *PARTS)))
 
 Table = tuple[str, list[dict[str, Any]]]
@@ -27,8 +27,12 @@ Table = tuple[str, list[dict[str, Any]]]
 
 async def run(plan: Plan, engines: Iterable[str], wanted: Sequence[str]) -> AsyncIterator[Row | Figure | Table]:
     """Run the wanted rows on the engines, then the parts."""
+    engines = tuple(engines)
     if "import" in wanted:
         yield imports.measure(plan.rounds)
+    for name in engines if "first_call" in wanted else ():
+        async for figure in first_calls.measure(name):
+            yield figure
     for name in engines:
         with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
             engine = ENGINES[name]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
@@ -19,8 +20,9 @@ from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.identity import BESIDE, database_of
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import Backend, Capability
-from iftb_store.registry import parse_url, stores_of
+from iftb_store.registry import backend_for, parse_url, stores_of
 from iftb_store.selections import EVENTS, Selection
+from iftb_store.threads import import_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +80,8 @@ async def write_backup(
     partial = folder / target.name
     try:
         address = parse_url(URL.create(engine, database=os.fspath(partial)))
+        # its driver may not be imported yet, which would hold up the event loop
+        await asyncio.to_thread(backend_for, engine)
         # refuses what its engine cannot open
         writer = DatabaseManager(address)
     except URLError as error:
@@ -105,6 +109,7 @@ async def write_backup(
 
 
 async def _copied(source: DatabaseManager, writer: DatabaseManager, step: Step) -> None:
+    await import_modules("iftb_store.copying")
     from iftb_store.copying import Copy
 
     async with writer:

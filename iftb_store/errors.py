@@ -58,7 +58,7 @@ class AmbiguousPositionError(StoreError):
 
 
 class NotConnectedError(StoreError, RuntimeError):
-    """The manager was used before connect() or after disconnect()."""
+    """The manager, or a session, was used before connect(), after disconnect(), or in another event loop or a forked process."""
 
 
 class SchemaError(StoreError):

@@ -15,10 +15,11 @@ from decimal import Decimal, InvalidOperation
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from iftb_store.bars import check_bar
 from iftb_store.checks import integer, name_text
+from iftb_store.commits import Commit
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind, shown
@@ -334,7 +335,12 @@ def series_in_name(path: Path) -> tuple[str | None, str | None]:
 
 
 async def import_klines(
-    db: DatabaseManager, dump: KlineDump, *, insert: bool = False, progress: Callable[[int, int], None] | None = None
+    db: DatabaseManager,
+    dump: KlineDump,
+    *,
+    insert: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    commit: Commit[Any] | None = None,
 ) -> Imported:
     """Store the bars of one dump in one transaction: all of them, or nothing.
 
@@ -343,6 +349,7 @@ async def import_klines(
         dump: the file; it is read batch by batch.
         insert: refuse bars that are stored already instead of overwriting them.
         progress: called after each batch with (bytes read, bytes in all).
+        commit: is told when the COMMIT comes, see `iftb_store.commits.finish_commit`.
 
     Raises:
         DumpError: the file is damaged.
@@ -361,4 +368,6 @@ async def import_klines(
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
                 if progress is not None:
                     progress(dump.bytes_read, dump.size)
+        if commit is not None:
+            commit.send()
     return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, first, last, off_grid)

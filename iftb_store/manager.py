@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -29,6 +30,9 @@ from iftb_store.health import Health, PoolState, advice, prove_writable
 from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
+from iftb_store.semaphore import FairSemaphore
+from iftb_store.threads import import_modules
+from iftb_store.turns import check_process
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -54,6 +58,9 @@ class DatabaseManager:
     ``async with DatabaseManager(url) as db`` connects and disconnects. Connecting or disconnecting twice does nothing the
     second time; a manager can connect again after it was disconnected. No schema is needed to connect.
 
+    Making a manager imports its engine's driver, up to half a second of an event loop that runs already (DuckDB's the longest).
+    From connect() on, no call holds the loop up for imports: what else is needed is imported in a thread.
+
     Args:
         database_url: e.g. ``postgresql://user:password@host/name``, ``sqlite:///bot.db``, ``duckdb:///research.duckdb``.
         pool_size: connections kept open.
@@ -75,7 +82,8 @@ class DatabaseManager:
         )
         self._url = without_secrets(database_url)
         self._connected = False
-        self._connecting = asyncio.Lock()
+        self._process = os.getpid()
+        self._connecting = FairSemaphore()
 
     def __repr__(self) -> str:
         return f"DatabaseManager({shown_url(self._url)!r})"
@@ -134,8 +142,11 @@ class DatabaseManager:
         Raises:
             OperationalError: it cannot be reached or opened.
         """
+        if self._connected:
+            check_process(self._process, repr(self))
         async with self._connecting:
             if not self._connected:
+                self._process = os.getpid()
                 await self._backend.connect()
                 self._connected = True
 
@@ -150,15 +161,23 @@ class DatabaseManager:
             InvalidValueError: grace is no number of seconds, 0 or more.
         """
         wait = checks.seconds(grace, "grace")
+        if self._connected:
+            check_process(self._process, repr(self))
         async with self._connecting:
             if self._connected:
                 self._connected = False
-                await self._backend.disconnect(wait)
+                try:
+                    await self._backend.disconnect(wait)
+                except NotConnectedError:
+                    # it belongs to another event loop, which goes on
+                    self._connected = True
+                    raise
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
 
-        It commits on a clean exit and rolls back on an exception or a cancellation. On PostgreSQL and SQLite it is a
+        It commits on a clean exit and rolls back on an exception or a cancellation; a cancellation while the COMMIT itself is
+        under way leaves its outcome open. On PostgreSQL and SQLite it is a
         SQLAlchemy AsyncSession; on DuckDB an object with its execute, commit and rollback.
 
         Args:
@@ -301,9 +320,10 @@ class DatabaseManager:
         Raises:
             SchemaError: the tables there are not ours and carry no revision, or are of a newer version.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import upgrade
 
-        self._require_migrations()
         await self._backend.with_connection(upgrade)
 
     async def create_tables(self) -> None:
@@ -312,16 +332,18 @@ class DatabaseManager:
         Raises:
             SchemaError: tables of ours are there at another revision.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import create
 
-        self._require_migrations()
         await self._backend.with_connection(create)
 
     async def status(self) -> SchemaStatus:
         """Return the engine and its version, the schema's revision and this version's, and the rows of each table."""
+        self._require_migrations()
+        await import_modules("iftb_store_migrations")
         from iftb_store_migrations import status
 
-        self._require_migrations()
         return await self._backend.with_connection(status, read_only=True)
 
     async def examine(self) -> list[Finding]:
@@ -334,9 +356,10 @@ class DatabaseManager:
             NotConnectedError: before connect().
             Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations", "iftb_store.doctor")
         from iftb_store.doctor import examine_rows, examine_schema, worst_first
 
-        self._require_migrations()
         schema, whole = await self._backend.with_connection(examine_schema, read_only=True)
         rows = await self._backend.with_connection(examine_rows, read_only=True) if whole else []
         return worst_first([*rows, *schema])
@@ -362,9 +385,10 @@ class DatabaseManager:
             OperationalError: the file cannot be written, what is read is damaged, or another backup to it is under way.
             NotConnectedError: before connect().
         """
+        self._require_migrations()
+        await import_modules("iftb_store_migrations", "iftb_store.backups")
         from iftb_store.backups import write_backup
 
-        self._require_migrations()
         return await write_backup(self, self._backend, self._url, path, overwrite=overwrite, step=step)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
@@ -378,6 +402,7 @@ class DatabaseManager:
             raise NotConnectedError(
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
+        check_process(self._process, repr(self))
 
     def _require_migrations(self) -> None:
         self._require_connected()

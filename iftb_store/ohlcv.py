@@ -17,6 +17,7 @@ from iftb_store.repository import Repository, check_order, selected
 from iftb_store.resampling import Buckets, resampled
 from iftb_store.selections import BARS
 from iftb_store.streams import Stream
+from iftb_store.threads import import_modules
 from iftb_store.timeframes import check_timeframe, shift
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ class OHLCVRepository(Repository):
         checks.choice(mode, "mode", ("upsert", "insert"))
         checks.optional(_FROM_FLOAT, decimals, "decimals")
         require_arrow()
+        await import_modules("iftb_store.arrow_input")
         from iftb_store.arrow import ArrowBatch
         from iftb_store.arrow_input import gathered, prepared
 

@@ -1,11 +1,17 @@
-"""The sessions that a connected backend has given out, and the wait for their end."""
+"""The sessions that a connected backend has given out: which task opened them, and the wait for their end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Generic, TypeVar
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from iftb_store.errors import TransientError, operational_error
 
 S = TypeVar("S")
 
@@ -15,33 +21,84 @@ DISCONNECTED = "the manager was disconnected while this session was open; nothin
 #: What a session says that is used after its block.
 ENDED = "the session is closed; open one with db.get_session()"
 
+_OWN_LOCK = (
+    "this task has a session open whose writes are not committed, and that session holds the database's write lock; "
+    "write in that session, or commit it first"
+)
+_PARENTS_LOCK = (
+    "the task that started this one has a session open whose writes are not committed, and that session held the database's "
+    "write lock all the time; give it to this task to write in, or commit it first"
+)
+
+# the sessions that are open in this context, each with the task that opened it; a task begins with a copy of its parent's
+_opened: ContextVar[tuple[tuple[Any, asyncio.Task[Any] | None], ...]] = ContextVar("iftb_store_opened", default=())
+
 
 class OpenSessions(Generic[S]):
-    """Knows which sessions are open."""
+    """Knows which sessions are open, in any event loop."""
 
     def __init__(self) -> None:
         self._open: set[S] = set()
-        self._ended: asyncio.Event | None = None
+        self._ended: Future[None] | None = None
 
     def __iter__(self) -> Iterator[S]:
-        return iter(self._open)
+        return iter(set(self._open))
 
     @contextmanager
     def holding(self, session: S) -> Iterator[S]:
-        """Count a session as open for the time of the block."""
+        """Count a session as open, by this task, for the time of the block."""
         self._open.add(session)
+        token = _opened.set((*_opened.get(), (session, asyncio.current_task())))
         try:
             yield session
         finally:
+            # a fixture may end in another context than it began in
+            with suppress(ValueError):
+                _opened.reset(token)
             self._open.discard(session)
-            if self._ended is not None:
-                self._ended.set()
+            ended, self._ended = self._ended, None
+            if ended is not None:
+                ended.set_result(None)
 
     async def end(self, seconds: float) -> list[S]:
         """Wait at most so long until none is open; return those that still are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._open:
-                    self._ended = asyncio.Event()
-                    await self._ended.wait()
+                    self._ended = ended = Future[None]()
+                    # one that runs cannot be cancelled: its result may always be set
+                    ended.set_running_or_notify_cancel()
+                    if self._open:
+                        await asyncio.wrap_future(ended)
         return list(self._open)
+
+
+def own_sessions() -> list[Any]:
+    """Return the sessions that this task has open."""
+    task = asyncio.current_task()
+    return [session for session, opener in _opened.get() if opener is task]
+
+
+def check_own_lock(lock: Hashable, besides: object = None) -> None:
+    """Refuse to wait for a write lock that this task itself holds, in another session than ``besides``.
+
+    Raises:
+        OperationalError: saying so.
+    """
+    if len(_opened.get()) > (besides is not None) and any(_holds(session, lock, besides) for session in own_sessions()):
+        raise operational_error(_OWN_LOCK)
+
+
+def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
+    """Return the error to raise instead of one for a write lock that was not granted in time.
+
+    If a parent of this task holds it, waiting once more would not help: the parent may be waiting for this task.
+    """
+    if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, _ in _opened.get()):
+        return operational_error(_PARENTS_LOCK, error)
+    return error
+
+
+def _holds(session: Any, lock: Hashable, besides: object) -> bool:
+    """Whether a session holds a write lock: its ``iftb_store_write_lock`` names it while it does."""
+    return session is not besides and getattr(session, "iftb_store_write_lock", None) == lock

@@ -55,7 +55,14 @@ class Capability(Enum):
 
 
 class Session(Protocol):
-    """What `DatabaseManager.get_session` yields: an AsyncSession, or an object with this part of its life cycle."""
+    """What `DatabaseManager.get_session` yields: an AsyncSession, or an object with this part of its life cycle.
+
+    Several tasks may use one session, as with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
+    other, as if awaited in turn (`iftb_store.turns.Turns`). At the end of its block the statement that is running is awaited;
+    those in line, and later ones, raise OperationalError, and nothing of them is stored. In another event loop or a forked
+    process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names the lock
+    that a session holds, or is None: see `iftb_store.open_sessions.check_own_lock`.
+    """
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters."""

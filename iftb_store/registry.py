@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -145,12 +146,11 @@ def require_arrow() -> None:
     Raises:
         MissingDriverError: it is not installed; the message is the install line.
     """
-    try:
-        import pyarrow  # noqa: F401
-    except ModuleNotFoundError as error:
+    # the import itself is for a thread, see `iftb_store.threads.import_modules`
+    if find_spec("pyarrow") is None:
         raise MissingDriverError(
             'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'
-        ) from error
+        )
 
 
 _by_dialect = cache(backend_for)

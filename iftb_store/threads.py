@@ -1,13 +1,16 @@
-"""Blocking work in a thread, which a cancellation waits for: what it uses can be closed afterwards."""
+"""Blocking work in a thread, so that the event loop stays free: what takes time, and imports that do."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from importlib import import_module
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_imported: set[str] = set()
 
 
 async def finished(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -20,3 +23,15 @@ async def finished(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
         # or its error is complained about as never looked at
         _ = running.cancelled() or running.exception()
         raise
+
+
+async def import_modules(*names: str) -> None:
+    """Import modules in a thread, each once: a tenth of a second and more for pyarrow or Alembic.
+
+    The import statement that follows then finds them. It must not come first, nor meanwhile: it would hold up the event loop
+    until the thread is done, by the lock that Python keeps for each module.
+    """
+    for name in names:
+        if name not in _imported:
+            await asyncio.to_thread(import_module, name)
+            _imported.add(name)

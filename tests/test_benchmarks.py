@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from benchmarks import first_calls
 from benchmarks.__main__ import collect
 from benchmarks.cases import fill_bars
 from benchmarks.decimals import measure as measure_decimals
@@ -34,6 +35,12 @@ async def test_a_run_writes_its_samples_and_versions(engine: str, tmp_path: Path
     assert {row.name for row in written.rows} >= {"insert_many", "get_range", "get_gaps", "get_statistics"}
     assert [row.name for row in written.rows if row.seconds(row.subject) <= 0] == []
     assert written.versions["sqlalchemy"]
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+async def test_the_first_call_of_a_process_is_measured_in_a_new_one(engine: str) -> None:
+    (figure,) = [found async for found in first_calls.measure(engine, processes=1, calls=["get_latest"])]
+    assert 0 < figure.values["median"] == figure.values["longest"]
 
 
 async def test_the_page_is_made_of_the_file_alone(tmp_path: Path) -> None:

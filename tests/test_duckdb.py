@@ -19,9 +19,11 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store.errors import SchemaError, Unsupported, URLError
+from iftb_store.semaphore import FairSemaphore
 from iftb_store.tables import Base
 from iftb_store_duckdb.errors import cannot_open
-from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store_duckdb.locks import write_lock
+from tests.strangers import as_stranger
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EVENTS, BARS = (Base.metadata.tables[name] for name in ("system_events", "ohlcv"))
@@ -105,9 +107,9 @@ async def test_a_writer_that_waits_in_vain_is_told_who_writes(db: DatabaseManage
         await OHLCVRepository(session).insert_many([bar()])
 
         with pytest.raises(OperationalError, match="another session of this process is writing"):
-            await OHLCVRepository(other).insert_many([bar(1)])
+            await as_stranger(OHLCVRepository(other).insert_many([bar(1)]))
         with pytest.raises(OperationalError, match="another session of this process is writing"):
-            await other.create_tables()
+            await as_stranger(other.create_tables())
 
 
 async def test_readers_go_on_while_a_session_writes(db: DatabaseManager) -> None:
@@ -445,28 +447,28 @@ async def test_echo_logs_statements_without_parameters(duckdb_url: str, caplog: 
 
 
 async def test_a_permit_goes_to_the_one_who_waited_longest() -> None:
-    turnstile, order = Turnstile(), list[int]()
+    semaphore, order = FairSemaphore(), list[int]()
 
     async def pass_through(number: int) -> None:
-        await turnstile.acquire(60)
+        await semaphore.acquire(60)
         order.append(number)
-        turnstile.release()
+        semaphore.release()
 
-    await turnstile.acquire(0)
+    await semaphore.acquire(0)
     waiting = [asyncio.create_task(pass_through(number)) for number in range(5)]
     await asyncio.sleep(0)
-    turnstile.release()
+    semaphore.release()
     await asyncio.gather(*waiting)
 
     assert order == [0, 1, 2, 3, 4]
 
 
 async def test_a_permit_given_to_a_task_that_is_cancelled_goes_to_the_next() -> None:
-    turnstile = Turnstile()
-    await turnstile.acquire(0)
-    first, second = (asyncio.create_task(turnstile.acquire(60)) for _ in range(2))
+    semaphore = FairSemaphore()
+    await semaphore.acquire(0)
+    first, second = (asyncio.create_task(semaphore.acquire(60)) for _ in range(2))
     await asyncio.sleep(0)
-    turnstile.release()
+    semaphore.release()
     first.cancel()
 
     assert await second

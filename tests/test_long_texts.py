@@ -12,11 +12,11 @@ from sqlalchemy import text
 from iftb_store import DatabaseManager, InvalidValueError, URLError
 from iftb_store.arrow_input import checked
 from iftb_store.cli import main
+from iftb_store.relational import is_read
 from iftb_store.selections import EVENTS, Selection
 from iftb_store.testing.samples import bar
 from iftb_store_migrations.catalog import _normal
 from iftb_store_postgres.arrow import _PIECE, _Parser
-from iftb_store_sqlite.backend import _begins_to_read
 
 COMMENTS = ["/**/", "/* a */ ", "--\n", "-- b\n\n", "/*-- */", "/* /* */\n", "--*/\n", " \t\n"]
 
@@ -24,7 +24,7 @@ COMMENTS = ["/**/", "/* a */ ", "--\n", "-- b\n\n", "/*-- */", "/* /* */\n", "--
 @pytest.mark.parametrize("comment", COMMENTS)
 @pytest.mark.parametrize(("word", "reads"), [("SELECT 1", True), ("DELETE FROM trades", False), ("", False), ("/*", False)])
 def test_ten_thousand_comments_before_the_first_word(comment: str, word: str, reads: bool) -> None:
-    assert _begins_to_read(comment * 10_000 + word) == reads
+    assert is_read(comment * 10_000 + word) == reads
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_ten_thousand_comments_before_the_first_word(comment: str, word: str, re
         ("", False),
     ],
 )
-def test_what_begins_to_read(statement: str, reads: bool) -> None:
-    assert _begins_to_read(statement) == reads
+def test_whatis_read(statement: str, reads: bool) -> None:
+    assert is_read(statement) == reads
 
 
 @pytest.mark.parametrize("comment", ["/**/", "-- b\n"])

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 import iftb_store_migrations as migrations
-from iftb_store import Base, DatabaseManager, SchemaError
+from iftb_store import Base, DatabaseManager, SchemaError, schema
 from iftb_store_migrations import history, lock
 
 T = TypeVar("T")
@@ -79,6 +79,8 @@ def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         copy(VERSIONS / "0001_initial.py", versions)
         (versions / "9998_next.py").write_text(NEXT_REVISION.format(then=then))
         monkeypatch.setattr(history, "_scripts", lambda: ScriptDirectory(versions.parent))
+        monkeypatch.setattr(schema, "REVISIONS", ("0001", "9998"))
+        monkeypatch.setattr(schema, "HEAD", "9998")
 
     return add
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -26,6 +27,7 @@ from iftb_store import (
 )
 from iftb_store.copying import Copy
 from iftb_store_postgres.errors import translate
+from tests.strangers import as_stranger
 
 _TERMINATE = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'to be killed'"
 
@@ -201,9 +203,9 @@ async def test_a_full_pool_is_an_operational_error(postgres_url: str) -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("tick", "info", "")
             with pytest.raises(OperationalError, match="every connection of the pool is in use"):
-                await SystemEventRepository(db).get_recent_events()
+                await as_stranger(SystemEventRepository(db).get_recent_events())
             with pytest.raises(OperationalError, match="every connection of the pool is in use"):
-                await db.ping()
+                await as_stranger(db.ping())
 
 
 async def test_a_refused_connection_is_an_operational_error_without_the_password() -> None:
@@ -308,3 +310,32 @@ async def log_and_lose_the_connection(db: DatabaseManager, admin: Any, *, then_l
 
 def with_options(url: str, **options: str) -> str:
     return make_url(url).update_query_dict(options).render_as_string(hide_password=False)
+
+
+async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_session(postgres_url: str) -> None:
+    async with DatabaseManager(postgres_url, pool_size=1, max_overflow=0) as db:
+        await db.create_tables()
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                pooled = await (await session.connection()).get_raw_connection()
+                # past the session and its transaction, so that nothing queues
+                going_on = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
+                await asyncio.sleep(0.05)
+        for number in range(3):
+            await TradeRepository(db).insert(trade(f"T{number}"))
+        assert (await asyncio.gather(going_on, return_exceptions=True))[0] is not None
+        assert len(await TradeRepository(db).get_recent()) == 3
+
+
+async def test_a_session_whose_transaction_was_ended_behind_its_back_does_not_commit(postgres_url: str) -> None:
+    async with DatabaseManager(postgres_url) as db:
+        await db.create_tables()
+        with pytest.raises(OperationalError, match="ended by something else"):
+            await insert_and_end_the_transaction(db)
+
+
+async def insert_and_end_the_transaction(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await TradeRepository(session).insert(trade("T"))
+        raw_connection = await (await session.connection()).get_raw_connection()
+        await raw_connection.driver_connection.execute("ROLLBACK")

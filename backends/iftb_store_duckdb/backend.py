@@ -20,14 +20,15 @@ from sqlalchemy.log import InstanceLogger
 
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.identity import file_identity
-from iftb_store.open_sessions import DISCONNECTED, OpenSessions
+from iftb_store.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.semaphore import FairSemaphore
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
-from iftb_store_duckdb.locks import Turnstile, write_lock
+from iftb_store_duckdb.locks import write_lock
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.stores import DuckDBStores
@@ -60,8 +61,8 @@ class DuckDBBackend:
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
         self._size = pool_size + max_overflow
-        self._places = Turnstile(self._size)
-        self._lock = Turnstile() if self._options.in_memory else write_lock(self._options.path)
+        self._places = FairSemaphore(self._size)
+        self._lock = FairSemaphore() if self._options.in_memory else write_lock(self._options.path)
         self._spills = SpillFolder(self._options.spills, given="temp_directory" in url.query)
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -140,6 +141,11 @@ class DuckDBBackend:
                 the transaction with it.
         """
         self._connected()
+        if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
+            raise operational_error(
+                f"this task itself has all {self._size} sessions of the manager open, so that no place would ever come free; "
+                "use one of those, or raise pool_size"
+            )
         if not await self._places.acquire(_WAIT_FOR_SESSION):
             raise operational_error(
                 f"all {self._size} sessions of this manager are in use, and none was closed within {_WAIT_FOR_SESSION:g} s; "
@@ -155,8 +161,10 @@ class DuckDBBackend:
             with self._sessions.holding(session):
                 try:
                     yield session
-                    if not session.idle:
-                        await session.commit()
+                    await session.finish()
+                except asyncio.CancelledError:
+                    await session.close(interrupt=True)
+                    raise
                 finally:
                     await session.close()
         finally:
@@ -175,12 +183,15 @@ class DuckDBBackend:
             IntegrityError: a constraint refused a statement.
         """
         self._connected()
-        if not read_only and not await self._lock.acquire(self._options.busy_timeout):
-            raise operational_error(
-                f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
-                "close it, then try again",
-                transient=True,
-            )
+        if not read_only:
+            check_own_lock(self._lock)
+            if not await self._lock.acquire(self._options.busy_timeout):
+                late = operational_error(
+                    f"another session of this process is writing and did not finish within {self._options.busy_timeout:g} s; "
+                    "close it, then try again",
+                    transient=True,
+                )
+                raise blame_parent(late, self._lock)
 
         def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:

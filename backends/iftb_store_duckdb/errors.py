@@ -19,6 +19,7 @@ _LONGEST = 300
 _MEMORY = "memory limit"
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\))")
 _HELD = re.compile(r"Conflicting lock|set lock on file|used by another process")
+_READ_ONLY = re.compile(r"Read-only file system|Permission denied")
 FOREIGN = "not a valid DuckDB database file"
 
 
@@ -60,4 +61,6 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
         reason = "the file is damaged or no DuckDB database"
     else:
         reason = first_line(error)
+        if _READ_ONLY.search(reason):
+            reason += "; to read it, add ?access_mode=read_only to the URL"
     return operational_error(f"cannot open {path}: {reason}", error)

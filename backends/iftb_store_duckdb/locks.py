@@ -1,74 +1,32 @@
-"""Waiting in line: permits handed out in order of arrival, across the threads and event loops of this process."""
+"""The one write lock that this process has for each DuckDB file."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import threading
-from collections import deque
-from concurrent.futures import Future
 from weakref import WeakValueDictionary
 
-
-class Turnstile:
-    """A fair semaphore that belongs to no event loop; with one permit it is a lock."""
-
-    def __init__(self, permits: int = 1) -> None:
-        self._permits = self._free = permits
-        self._waiting: deque[Future[None]] = deque()
-        self._guard = threading.Lock()
-
-    @property
-    def taken(self) -> int:
-        """The permits that are out."""
-        return self._permits - self._free
-
-    async def acquire(self, seconds: float) -> bool:
-        """Take a permit, waiting for it at most so long; False where none came."""
-        with self._guard:
-            if self._free:
-                self._free -= 1
-                return True
-            turn: Future[None] = Future()
-            # a future that runs cannot be cancelled: release() may always set its result
-            turn.set_running_or_notify_cancel()
-            self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(seconds):
-                await asyncio.wrap_future(turn)
-        except TimeoutError:
-            self._leave(turn)
-            return False
-        except BaseException:
-            self._leave(turn)
-            raise
-        return True
-
-    def release(self) -> None:
-        """Give a permit back, to the one who has waited longest."""
-        with self._guard:
-            if not self._waiting:
-                self._free += 1
-                return
-            turn = self._waiting.popleft()
-        turn.set_result(None)
-
-    def _leave(self, turn: Future[None]) -> None:
-        with self._guard:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-                return
-        # the permit came in the moment of giving up
-        self.release()
-
+from iftb_store.semaphore import FairSemaphore
 
 _guard = threading.Lock()
-_write_locks: WeakValueDictionary[str, Turnstile] = WeakValueDictionary()
+_write_locks: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()
 
 
-def write_lock(path: str) -> Turnstile:
+def write_lock(path: str) -> FairSemaphore:
     """Return the one write lock that this process has for a database file, named by its real path."""
     with _guard:
         lock = _write_locks.get(path)
         if lock is None:
-            lock = _write_locks[path] = Turnstile()
+            lock = _write_locks[path] = FairSemaphore()
         return lock
+
+
+def _forget() -> None:
+    # in a forked child: whoever held one of them is not there
+    global _guard
+    _guard = threading.Lock()
+    _write_locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

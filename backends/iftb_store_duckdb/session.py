@@ -12,11 +12,12 @@ from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
-from iftb_store.open_sessions import ENDED
+from iftb_store.open_sessions import ENDED, blame_parent, check_own_lock
 from iftb_store.protocols import Isolation
+from iftb_store.semaphore import FairSemaphore
+from iftb_store.turns import Turns
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
-from iftb_store_duckdb.locks import Turnstile
 from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class DuckDBSession:
         backend: DuckDBBackend,
         cursor: Cursor,
         executor: Executor,
-        lock: Turnstile,
+        lock: FairSemaphore,
         busy_timeout: float,
         isolation: Isolation | None,
     ) -> None:
@@ -50,10 +51,9 @@ class DuckDBSession:
         self._isolated = isolation in ("repeatable read", "serializable")
         self._only_reads = isolation == "snapshot"
         self._reading = False
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._writing = False
         self._lost: OperationalError | None = None
-        self._closed: str | None = None
         self._finished = False
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
@@ -67,7 +67,7 @@ class DuckDBSession:
             Unsupported: several statements, or one that begins or ends a transaction.
         """
         wanted = compiled(statement, params)
-        async with self._turn:
+        async with self._turns:
             self._check_usable()
             await self._first()
             done = await self._driver(lambda cursor: _read(cursor, wanted))
@@ -82,24 +82,36 @@ class DuckDBSession:
         Raises:
             OperationalError: the transaction was lost to an earlier error, or cannot be committed.
         """
-        async with self._turn:
-            self._check_usable()
-            await self._end_reading()
-            if not self._writing:
-                return
-            try:
-                await in_thread(self._executor, self._cursor.commit)
-            except duckdb.Error as error:
-                raise await self._lose(mapped(error)) from error
-            except asyncio.CancelledError:
-                await self._end()
-                raise
-            self._release()
+        async with self._turns:
+            await self._commit()
+
+    async def finish(self) -> None:
+        """Let no further call begin, wait for the one that is running, and commit.
+
+        Raises:
+            OperationalError: see `commit`.
+        """
+        self._turns.end(ENDED)
+        async with self._turns.last():
+            await self._commit()
+
+    async def _commit(self) -> None:
+        self._check_usable()
+        await self._end_reading()
+        if not self._writing:
+            return
+        try:
+            await in_thread(self._executor, self._cursor.commit)
+        except duckdb.Error as error:
+            raise await self._lose(mapped(error)) from error
+        except asyncio.CancelledError:
+            await self._end()
+            raise
+        self._release()
 
     async def rollback(self) -> None:
         """Undo what was written since the last commit; the session goes on in a new transaction."""
-        async with self._turn:
-            self._check_open()
+        async with self._turns:
             self._lost = None
             await self._end_reading()
             if self._writing:
@@ -111,7 +123,7 @@ class DuckDBSession:
         Raises:
             SchemaError: the tables are missing or stand at another revision.
         """
-        async with self._turn:
+        async with self._turns:
             self._check_usable()
             if not self.iftb_store_backend.schema_checked:
                 await self._driver(self.iftb_store_backend.check_schema)
@@ -134,12 +146,11 @@ class DuckDBSession:
 
         With ``interrupt`` the statement that another task may be running here is stopped first.
         """
-        if self._closed is None:
-            self._closed = reason
-        while interrupt and self._turn.locked():
+        self._turns.end(reason, undone=True)
+        while interrupt and self._turns.busy:
             self._cursor.interrupt()
             await asyncio.sleep(INTERRUPT_EVERY)
-        async with self._turn:
+        async with self._turns.last():
             if self._finished:
                 return
             self._finished = True
@@ -156,9 +167,9 @@ class DuckDBSession:
         return self._writing
 
     @property
-    def idle(self) -> bool:
-        """Whether there is nothing to commit, and nothing was lost."""
-        return not self._writing and self._lost is None
+    def iftb_store_write_lock(self) -> FairSemaphore | None:
+        """The write lock of the database, while this session holds it."""
+        return self._lock if self._writing else None
 
     async def _first(self) -> None:
         """Begin the transaction where the first statement does so, be it a read."""
@@ -178,15 +189,17 @@ class DuckDBSession:
             raise operational_error(READS_ONLY)
         if self._writing:
             return
+        check_own_lock(self._lock, self)
         if not await self._lock.acquire(self._busy_timeout):
-            raise operational_error(
+            late = operational_error(
                 f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
                 "keep transactions short, or raise the URL's busy_timeout",
                 transient=True,
             )
-        if self._closed is not None:
+            raise blame_parent(late, self._lock, self)
+        if self._turns.undone:
             self._lock.release()
-            raise operational_error(self._closed)
+            raise operational_error(self._turns.ended or ENDED)
         self._writing = True
         # a transaction begun before the lock was ours would not see what the last writer committed
         await self._driver(self.iftb_store_backend.begin)
@@ -224,12 +237,7 @@ class DuckDBSession:
         self._writing = False
         self._lock.release()
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise operational_error(self._closed)
-
     def _check_usable(self) -> None:
-        self._check_open()
         if self._lost is not None:
             again = isinstance(self._lost, TransientError)
             raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)

@@ -29,6 +29,9 @@ _COLUMNS = {
 # for sessions whose DateStyle is another: Arrow reads ISO 8601 alone
 _ISO = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 
+# the first value that a process makes has Arrow import pandas, if there is one: a fifth of a second, here still in a thread
+pa.scalar(0)
+
 
 def shown(column: str, kind: str, connection: asyncpg.Connection) -> str:
     """Return the SQL of a column as it is copied."""

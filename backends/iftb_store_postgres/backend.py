@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 import asyncpg
@@ -122,11 +124,12 @@ class PostgresBackend(EngineBackend):
         )
         # before watch, for which a COMMIT is under way from then on
         event.listen(engine.sync_engine, "commit", check_before_commit)
-        watch(engine, translate, lambda connection: bool(connection.invalidated))
+        watch(engine, translate, _connection_is_gone)
         await self._keep(engine, "SELECT 1")
 
     async def identity(self) -> str:
         """The server by its start, the database, and the schema that its names are looked up in."""
+        self.enter_loop()
         if self._engine is None:
             raise operational_error("the database is not connected")
         async with self._engine.connect() as connection:
@@ -139,6 +142,11 @@ class PostgresBackend(EngineBackend):
         async with self._engine.connect() as connection:
             return read_encryption((await connection.get_raw_connection()).driver_connection)
 
+    def forget(self, driver: Any) -> None:
+        """Shut the connection's socket, from which the server learns that nobody is there."""
+        with suppress(OSError):
+            driver._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the stores of a session, a manager's or an app's own on asyncpg."""
@@ -146,11 +154,12 @@ class PostgresBackend(EngineBackend):
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it."""
+        self.enter_loop()
         self.schema_seen = False
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=self._open_patient, poolclass=NullPool, echo=self._echo, hide_parameters=True
         )
-        watch(engine, translate, lambda connection: bool(connection.invalidated))
+        watch(engine, translate, _connection_is_gone)
         async with engine.begin() as connection:
             if read_only:
                 # nobody else bounds the wait for a table that an operator or a migration has locked
@@ -213,6 +222,10 @@ class PostgresBackend(EngineBackend):
         if isinstance(error, asyncpg.ClientConfigurationError | ssl.SSLError | FileNotFoundError | PermissionError):
             return tls_problem({name: str(value) for name, value in self._dsn.query.items()}, self._key_password)
         return None
+
+
+def _connection_is_gone(connection: Connection, error: BaseException) -> bool:
+    return bool(connection.invalidated)
 
 
 def _duration(given: str, name: str) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,8 +14,37 @@ import asyncpg
 _FAREWELL = 2.0
 
 
+def _counted(operation: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(operation)
+    async def counted(self: Any, *args: Any, **options: Any) -> Any:
+        self._operations += 1
+        try:
+            return await operation(self, *args, **options)
+        finally:
+            self._operations -= 1
+
+    return counted
+
+
+# whose private methods its types do not tell of
+_Connection: Any = asyncpg.Connection
+
+
 class BoundedConnection(asyncpg.Connection):
-    """Waits a bounded time for its server's farewell."""
+    """Waits a bounded time for its server's farewell, and knows whether an operation is in progress."""
+
+    _operations = 0
+    _stmt_exclusive_section: Any
+
+    def is_busy(self) -> bool:
+        """Tell whether a task is in the middle of an operation, which any other one would get in the way of."""
+        return bool(self._operations or self._stmt_exclusive_section._acquired)
+
+    # asyncpg itself tells so of statements with arguments only
+    execute: Any = _counted(_Connection.execute)
+    _get_statement = _counted(_Connection._get_statement)
+    _copy_in = _counted(_Connection._copy_in)
+    _copy_out = _counted(_Connection._copy_out)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Close; where the server stays silent, asyncpg has cut the connection then."""

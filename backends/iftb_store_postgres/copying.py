@@ -20,6 +20,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import uncancelled
 from iftb_store.selections import BARS
+from iftb_store.threads import import_modules
 from iftb_store.timeframes import check_timeframe
 from iftb_store.types import EPOCH
 from iftb_store_postgres import reading
@@ -223,6 +224,7 @@ async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch) -> 
     if batch.table is None:
         await send(connection, table, _COLUMNS, _lines(batch), "text")
     else:
+        await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres.arrow import pieces
 
         await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv")

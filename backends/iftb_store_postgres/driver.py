@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -25,6 +25,7 @@ from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, fitting_sql, joined, note_error, scan_sql, statement
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
+from iftb_store.threads import import_modules
 from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
 
@@ -89,13 +90,13 @@ class PostgresDriver:
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
-        connection = await self._reading()
-        # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
-        if many and connection.get_server_version().major >= 14:
-            self._logger.info("COPY of %s", statement.sql)
-            with self._translated(connection):
+        async with self._reading() as connection:
+            # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
+            if many and connection.get_server_version().major >= 14:
+                self._logger.info("COPY of %s", statement.sql)
                 return await reading.copied(connection, statement.sql, statement.names, args)
-        rows = await self.read(statement, args)
+            self._logger.info("%s", statement.sql)
+            rows = await _fetch(connection, statement.sql, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
             with paused():
@@ -106,15 +107,13 @@ class PostgresDriver:
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
         self._logger.info("%s", statement.sql)
-        connection = await self._reading()
-        with self._translated(connection):
+        async with self._reading() as connection:
             return await _fetch(connection, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
         """Run one writing statement in the transaction."""
         self._logger.info("%s", statement.sql)
-        connection = await self._connection()
-        with self._translated(connection):
+        async with self._connection() as connection:
             if not savepoint:
                 return await _fetch(connection, statement.sql, args)
             async with copying.savepoint(connection, "iftb_store"):
@@ -123,32 +122,25 @@ class PostgresDriver:
     async def insert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.insert_many."""
         self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
-        connection = await self._connection()
-        with self._translated(connection):
-            async with copying.savepoint(connection, "iftb_store"):
-                await copying.insert(connection, batch)
+        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+            await copying.insert(connection, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.upsert_many."""
         self._logger.info("upsert into ohlcv [%d bars]", len(batch))
-        connection = await self._connection()
-        with self._translated(connection):
-            async with copying.savepoint(connection, "iftb_store"):
-                await copying.upsert(connection, batch)
+        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+            await copying.upsert(connection, batch)
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
         """See OHLCVStore.upsert_counted."""
         self._logger.info("upsert into ohlcv, counted [%d bars]", len(batch))
-        connection = await self._connection()
-        with self._translated(connection):
-            async with copying.savepoint(connection, "iftb_store"):
-                return await copying.upsert_counted(connection, batch)
+        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+            return await copying.upsert_counted(connection, batch)
 
     async def change(self, statement: Statement, args: Row) -> int:
         """Run one writing statement; return how many rows it changed."""
         self._logger.info("%s", statement.sql)
-        connection = await self._connection()
-        with self._translated(connection):
+        async with self._connection() as connection:
             return copying.changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
@@ -161,15 +153,16 @@ class PostgresDriver:
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See Stores.scan; one COPY."""
+        await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres import arrow
 
-        connection = await self._reading()
-        if selection.size is not None:
-            ready, values = self._ready(fitting_sql(selection, self.flavor))
-            with self._translated(connection):
+        async with self._reading() as connection:
+            if selection.size is not None:
+                ready, values = self._ready(fitting_sql(selection, self.flavor))
                 selection = replace(selection, limit=max(1, await connection.fetchval(ready.sql, *values)))
-        ready, values = self._ready(scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection)))
-        with self._translated(connection):
+            ready, values = self._ready(
+                scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection))
+            )
             return await arrow.scan(connection, selection, ready.sql, values)
 
     def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, list[Any]]:
@@ -182,23 +175,21 @@ class PostgresDriver:
         """See Stores.put."""
         if not rows.num_rows:
             return
+        await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
-        connection = await self._connection()
-        with self._translated(connection):
-            async with copying.savepoint(connection, "iftb_store"):
-                await whole.put(connection, table, rows)
+        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+            await whole.put(connection, table, rows)
 
     async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
         """See Stores.drop."""
+        await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
-        connection = await self._connection()
-        with self._translated(connection):
-            async with copying.savepoint(connection, "iftb_store"):
-                return await whole.drop(connection, table, rows)
+        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+            return await whole.drop(connection, table, rows)
 
     @contextmanager
     def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:
@@ -220,26 +211,27 @@ class PostgresDriver:
                 raise
             raise translated from error
 
-    async def _reading(self) -> Any:
+    def _reading(self) -> AbstractAsyncContextManager[Any]:
         session = self._session
-        return await self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
+        return self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
 
-    async def _connection(self, *, begin: bool = True) -> Any:
+    @asynccontextmanager
+    async def _connection(self, *, begin: bool = True) -> AsyncIterator[Any]:
+        """Yield the driver's connection, in the session's transaction, for this call alone; translate what is raised."""
         session = self._session
-        pooled = await joined(session)
-        # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
-        adapter: Any = pooled.dbapi_connection
-        driver: Any = pooled.driver_connection
-        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+        async with joined(session) as pooled:
+            # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
+            adapter: Any = pooled.dbapi_connection
+            driver: Any = pooled.driver_connection
+            if begin and adapter.isolation_level == "autocommit":
+                raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
             with self._translated(driver):
-                check_revision(*await _schema(driver))
-            session.iftb_store_backend.schema_seen = True
-        if begin and adapter.isolation_level == "autocommit":
-            raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
-        if begin and adapter._transaction is None:
-            with self._translated(driver):
-                await adapter._start_transaction()
-        return driver
+                if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+                    check_revision(*await _schema(driver))
+                    session.iftb_store_backend.schema_seen = True
+                if begin and adapter._transaction is None:
+                    await adapter._start_transaction()
+                yield driver
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:

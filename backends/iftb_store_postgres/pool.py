@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from iftb_store.errors import operational_error
 from iftb_store.relational import StorePool
 from iftb_store_postgres.errors import translate
 
@@ -20,6 +21,7 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 _USED = "iftb_store.used"
+_NOT_OWN = "the session's transaction was ended by something else than the session; what it wrote is not known to be stored"
 
 
 class PostgresPool(StorePool):
@@ -40,18 +42,24 @@ class PostgresPool(StorePool):
         adapter: Any = record.dbapi_connection
         if (driver := adapter.driver_connection).is_closed():
             return
-        if driver._cancellations:
+        if driver._cancellations and not driver.is_busy():
             # a statement was cancelled on its way, a COMMIT perhaps
             adapter.run_async(_end_transaction)
-        if driver.is_in_transaction() or driver._top_xact is not None:
-            # or a BEGIN was: SQLAlchemy knows nothing of the transaction that the server or asyncpg may have
+        if driver.is_busy() or driver.is_in_transaction() or driver._top_xact is not None:
+            # another task still uses it; or a BEGIN was cancelled: SQLAlchemy knows nothing of the transaction that the server
+            # or asyncpg may have
             record.invalidate()
 
 
 def check_before_commit(connection: Connection) -> None:
-    """Refuse to send a COMMIT to a connection that the server has ended: after that nobody could say what became of it."""
+    """Refuse a COMMIT on a connection that the server has ended, after which nobody could say what became of it.
+
+    Nor is a COMMIT sent that would not be that of the session's own transaction: PostgreSQL acknowledges any.
+    """
     adapter: Any = connection.connection.dbapi_connection
     driver = adapter.driver_connection
+    if adapter._transaction is not None and not driver.is_closed() and not driver.is_in_transaction():
+        raise operational_error(_NOT_OWN)
     if not driver.is_closed() and not _has_word(driver):
         return
     try:

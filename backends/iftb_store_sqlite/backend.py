@@ -7,33 +7,47 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from iftb_store.errors import URLError, operational_error
 from iftb_store.identity import file_identity
+from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, StorePool, before_write, isolated, snapshot, uncancelled, watch
+from iftb_store.relational import (
+    EngineBackend,
+    RelationalStores,
+    StorePool,
+    before_write,
+    is_read,
+    isolated,
+    session_of,
+    snapshot,
+    uncancelled,
+    watch,
+)
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
+from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
 
 T = TypeVar("T")
 
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
-_SPACE = re.compile(r"\s*")
-_READ_WORD = re.compile(r"(?:select|values|explain|pragma|with|begin)\b", re.IGNORECASE)
-_WRITE_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
+# bytes; four times the log at which SQLite brings it into the file
+_LOG_LIMIT = 16 << 20
 
 
 class SQLiteBackend(EngineBackend):
@@ -41,11 +55,12 @@ class SQLiteBackend(EngineBackend):
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
     manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
-    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc.
+    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too.
     """
 
     probes = False
     isolates = False
+    loop_bound = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {
             Capability.SQLALCHEMY,
@@ -68,6 +83,7 @@ class SQLiteBackend(EngineBackend):
         self._path = os.fspath(Path(url.database or "").absolute())
         self._mode = _mode(url)
         self._target = ":memory:" if self._memory else f"file:{quote(self._path)}?mode={self._mode}"
+        self.write_lock = f"memory {id(self)}" if self._memory else os.path.realpath(self._path)
         self._timeout = _seconds(url)
         self._cache = _cache(url)
         self._pool = (
@@ -80,7 +96,7 @@ class SQLiteBackend(EngineBackend):
         engine = create_async_engine(
             "sqlite+aiosqlite://",
             async_creator=self._opening(self._open),
-            poolclass=StorePool,
+            poolclass=_Pool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
@@ -91,8 +107,7 @@ class SQLiteBackend(EngineBackend):
 
     def interrupt(self, driver: Any) -> None:
         """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
-        if driver._connection is not None:
-            driver._connection.interrupt()
+        driver.interrupt_thread()
 
     async def identity(self) -> str:
         """The file by its device and number; in memory, this backend."""
@@ -108,9 +123,14 @@ class SQLiteBackend(EngineBackend):
         if self._engine is None:
             raise operational_error("the database is not connected")
         self.schema_seen = False
+        if not read_only:
+            check_own_lock(self.write_lock)
         async with self._engine.connect() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
-            await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            try:
+                await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            except OperationalError as error:
+                raise blame_parent(error, self.write_lock) from error
             running = asyncio.ensure_future(connection.run_sync(work))
             try:
                 result = await asyncio.shield(running)
@@ -148,21 +168,39 @@ class SQLiteBackend(EngineBackend):
     async def _open(self) -> Any:
         if not self._memory:
             self._create_file()
-        opening = _Connection(self._connect, iter_chunk_size=64)
+        try:
+            return await self._opened(self._target)
+        except RAISED as error:
+            if self._memory or not cannot_be_written(self._path, error):
+                raise translate(error) from error
+            if self._mode != "ro":
+                raise refused(self._path, error) from error
+            require_no_log(self._path, error)
+            version = version_of(self._path)
+        try:
+            connection = await self._opened(f"{self._target}&immutable=1")
+        except RAISED as error:
+            raise translate(error) from error
+        connection.read_as = (self._path, version)
+        return connection
+
+    async def _opened(self, target: str) -> _Connection:
+        opening = _Connection(partial(self._connect, target), iter_chunk_size=64)
+        opening.write_lock = self.write_lock
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
         try:
-            connection: Any = await opening
+            connection = await opening
             try:
                 await self._configured(connection)
             except BaseException:
                 await connection.close()
                 raise
-        except RAISED as error:
+        except RAISED:
             # its thread still has a word for this event loop, which may be closed next
             await asyncio.to_thread(opening._thread.join)
-            raise translate(error) from error
-        return connection
+            raise
+        return opening
 
     async def _configured(self, connection: Any) -> None:
         """Set up a connection; while another one writes a file without a write-ahead log, SQLite refuses the switch to it."""
@@ -177,9 +215,9 @@ class SQLiteBackend(EngineBackend):
                     raise
             await asyncio.sleep(_AGAIN)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, target: str) -> sqlite3.Connection:
         # no busy timeout yet: a wait in the thread would outlast a cancellation
-        return sqlite3.connect(self._target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
+        return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
 
     def _create_file(self) -> None:
         if self._mode != "rwc":
@@ -197,6 +235,18 @@ async def _ended(work: asyncio.Future[Any]) -> None:
         await work
 
 
+class _Pool(StorePool):
+    """Gives no connection out whose thread has ended, or whose immutable file has changed since it was opened."""
+
+    def _look(self, record: ConnectionPoolEntry) -> None:
+        adapter: Any = record.dbapi_connection
+        driver = adapter.driver_connection
+        if not driver._thread.is_alive() or driver.is_outdated():
+            raise DisconnectionError
+        # SQLAlchemy's belongs to the event loop in which tasks last waited for it
+        adapter._execute_mutex = asyncio.Lock()
+
+
 class _Driver(sqlite3.Connection):
     """Ends its transaction when it is closed: a statement that was broken off would keep it, and the write lock, alive."""
 
@@ -209,8 +259,19 @@ class _Driver(sqlite3.Connection):
 class _Connection(aiosqlite.Connection):
     """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
 
+    write_lock: Hashable = None
+
     # what a cancelled task has left in the thread may begin one yet
     _left_alone = False
+    #: The path and the version of a file that is read as immutable.
+    read_as: tuple[str, Version | None] | None = None
+
+    def is_outdated(self) -> bool:
+        """Whether the file was taken for one that does not change, and has changed."""
+        if self.read_as is None:
+            return False
+        path, version = self.read_as
+        return version is None or version_of(path) != version
 
     @property
     def in_transaction(self) -> bool:
@@ -221,7 +282,26 @@ class _Connection(aiosqlite.Connection):
             return False
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._running or self._connection is None:
+        try:
+            return await self._execute_to_end(fn, *args, **kwargs)
+        except asyncio.CancelledError:
+            await self._stop_thread()
+            raise
+
+    async def _stop_thread(self) -> None:
+        """Interrupt what the thread runs until it has let go of the connection, whose transaction is known only then."""
+        self._left_alone = False
+        stopped = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((stopped, lambda: None))
+        while not stopped.done():
+            self.interrupt_thread()
+            # cancelled once more meanwhile, the task is as cancelled as before
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([stopped], timeout=_AGAIN)
+
+    async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # its thread ends where it has an answer for an event loop that was closed meanwhile
+        if not self._running or self._connection is None or not self._thread.is_alive():
             raise sqlite3.ProgrammingError("the connection was closed")
         try:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -229,15 +309,21 @@ class _Connection(aiosqlite.Connection):
             self._left_alone = True
             raise
 
+    def interrupt_thread(self) -> None:
+        """Stop what the thread may be running: a cancelled task, and all that follows, would wait for its end."""
+        with suppress(sqlite3.ProgrammingError):
+            if self._connection is not None:
+                self._connection.interrupt()
+
     async def commit(self) -> None:
         if self.in_transaction or self._left_alone:
             self._left_alone = False
-            await super().commit()
+            await self._execute_to_end(self._conn.commit)
 
     async def rollback(self) -> None:
         if self.in_transaction or self._left_alone:
             self._left_alone = False
-            await super().rollback()
+            await self._execute_to_end(self._conn.rollback)
 
 
 def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
@@ -247,6 +333,8 @@ def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: f
     if mode != "ro":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # a log that grew while a reader stayed open would keep its size
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
 
 
@@ -257,41 +345,27 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    reads = _begins_to_read(statement) and not _WRITE_WORD.search(statement)
+    reads = is_read(statement)
     if reads and not isolated(connection):
         return
     only_reads = snapshot(connection)
+    driver = connection.connection.dbapi_connection
+    if not only_reads and driver is not None and not driver.driver_connection.in_transaction:
+        check_own_lock(driver.driver_connection.write_lock, session_of(connection))
     if not (reads and only_reads):
         before_write(connection)
-    driver = connection.connection.dbapi_connection
     if driver is None or driver.driver_connection.in_transaction:
         return
     begin = driver.cursor()
     try:
         begin.execute("BEGIN" if only_reads else "BEGIN IMMEDIATE")
     except RAISED as error:
-        raise translate(error) from error
+        raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
     finally:
         begin.close()
 
 
-def _begins_to_read(statement: str) -> bool:
-    """Tell whether the first word after white space and comments is one of a read; no pattern, as it would go back and forth."""
-    place = 0
-    while True:
-        place = _SPACE.match(statement, place).end()  # type: ignore[union-attr]
-        if statement.startswith("--", place):
-            end = statement.find("\n", place)
-        elif statement.startswith("/*", place):
-            end = statement.find("*/", place + 2)
-        else:
-            return _READ_WORD.match(statement, place) is not None
-        if end < 0:
-            return False
-        place = end + (1 if statement[end] == "\n" else 2)
-
-
-def _transaction_is_gone(connection: Connection) -> bool:
+def _transaction_is_gone(connection: Connection, error: BaseException) -> bool:
     """Tell whether SQLite has rolled the whole transaction back, as it does when the disk is full, say."""
     if connection.invalidated:
         return True

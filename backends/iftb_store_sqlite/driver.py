@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
@@ -20,6 +22,7 @@ from iftb_store.collector import age, paused
 from iftb_store.decimals import from_sortable, to_sortable
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
+from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import (
     Flavor,
@@ -36,6 +39,7 @@ from iftb_store.relational import (
 )
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.selections import ScannedTable, Selection
+from iftb_store.threads import import_modules
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.errors import RAISED, translate
@@ -136,11 +140,11 @@ class SQLiteDriver:
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
         """See OHLCVStore.upsert_counted: what is not stored is inserted first; then nothing of it differs."""
         counts = [0, 0, 0]
-        async with self._savepoint():
-            counts[0] = await self._run(_changes)
+        async with self._savepoint() as connection:
+            counts[0] = await connection.run(_changes)
             for step, writer in enumerate((_KEEPER, _UPSERTER), 1):
-                await self._write_bars(writer, batch)
-                counts[step] = await self._run(_changes)
+                await self._write_chunks(connection, writer, batch)
+                counts[step] = await connection.run(_changes)
         return counts[1] - counts[0], counts[2] - counts[1]
 
     async def change(self, statement: Statement, args: Row) -> int:
@@ -157,6 +161,7 @@ class SQLiteDriver:
 
     async def scan(self, selection: Selection) -> pa.Table:
         """See Stores.scan; in SQLite's thread."""
+        await import_modules("iftb_store_sqlite.arrow")
         from iftb_store_sqlite.arrow import scan
 
         self._logger.info("scan of %s", selection.table.name)
@@ -177,83 +182,113 @@ class SQLiteDriver:
         """
         if not rows.num_rows:
             return
+        await import_modules("iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
-        async with self._savepoint():
-            if await self._run(whole.any_stored, table, rows):
-                await self._delete(table, rows, (*table.key, *table.identity))
+        async with self._savepoint() as connection:
+            if await connection.run(whole.any_stored, table, rows):
+                await self._delete(connection, table, rows, (*table.key, *table.identity))
             for part in whole.parts(rows):
-                await self._run(whole.insert, table, part, writes=True)
+                await connection.run(whole.insert, table, part, writes=True)
 
     async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
         """See Stores.drop."""
-        async with self._savepoint():
-            return await self._delete(table, rows, table.key)
+        async with self._savepoint() as connection:
+            return await self._delete(connection, table, rows, table.key)
 
-    async def _delete(self, table: ScannedTable, rows: pa.Table, columns: Sequence[str]) -> int:
+    async def _delete(self, connection: _InTurn, table: ScannedTable, rows: pa.Table, columns: Sequence[str]) -> int:
+        await import_modules("iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
-        return sum([await self._run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
+        return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
     async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
         self._logger.info("%s [%d bars]", writer.one, len(batch))
-        chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
         if len(batch) <= CHUNK:
-            await self._run(_write_whole, writer, chunks, created_at, writes=True)
+            await self._run(_write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
             return
-        async with self._savepoint():
-            # a hop for each chunk, as what runs in the thread cannot be cancelled
-            while await self._run(_write_next, writer, chunks, created_at, writes=True):
-                pass
+        async with self._savepoint() as connection:
+            await self._write_chunks(connection, writer, batch)
+
+    async def _write_chunks(self, connection: _InTurn, writer: _BarWriter, batch: BarBatch) -> None:
+        chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
+        # a hop for each chunk, as what runs in the thread cannot be cancelled
+        while await connection.run(_write_next, writer, chunks, created_at, writes=True):
+            pass
 
     @asynccontextmanager
-    async def _savepoint(self) -> AsyncIterator[None]:
-        await self._run(_savepoint, writes=True)
-        try:
-            yield
-            await self._run(_release, writes=True)
-        except BaseException:
-            await uncancelled(self._run(_undo))
-            raise
+    async def _savepoint(self) -> AsyncIterator[_InTurn]:
+        async with self._in_turn() as connection:
+            await connection.run(_savepoint, writes=True)
+            try:
+                yield connection
+                await connection.run(_release, writes=True)
+            except BaseException:
+                await uncancelled(connection.run(_undo))
+                raise
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
-        connection = await self._connection()
+        async with self._in_turn() as connection:
+            return await connection.run(work, *args, writes=writes)
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[_InTurn]:
+        session = self._session
+        async with joined(session) as pooled:
+            driver: Any = pooled.driver_connection
+            if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
+                check_revision(*await driver._execute(_schema, driver._conn))
+                session.iftb_store_backend.schema_seen = True
+            yield _InTurn(session, driver)
+
+
+class _InTurn:
+    """A session's connection for the time of a call."""
+
+    def __init__(self, session: AsyncSession, driver: Any) -> None:
+        self._session = session
+        self._driver = driver
+
+    async def run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
+        """Run ``work`` with the connection in its thread; a write takes the write lock first."""
+        driver = self._driver
         session = self._session if isinstance(self._session, StoreSession) else None
         begins = session is not None and session.iftb_store_isolated
         only_reads = session is not None and session.iftb_store_snapshot
         if session is not None and (writes or (begins and not only_reads)):
+            if not driver.in_transaction:
+                check_own_lock(session.iftb_store_backend.write_lock, session)
             before_write(session)
-        if connection._connection is None:
+        if driver._connection is None:
             raise operational_error("the connection was closed")
         try:
-            if begins and not connection.in_transaction:
-                await connection._execute(_begin_to_read if only_reads else _begin, connection._connection)
-            box: list[T] = await connection._execute(_boxed, work, connection._connection, *args)
+            if begins and not driver.in_transaction:
+                await driver._execute(_begin_to_read if only_reads else _begin, driver._connection)
+            box: list[T] = await driver._execute(_boxed, work, driver._connection, *args)
             return box.pop()
         except RAISED as error:
-            raise await self._translated(connection, error) from error
+            raise await self._translated(error) from error
+        except asyncio.CancelledError as error:
+            # SQLite rolls the whole transaction back where it interrupts a write
+            if session is not None:
+                note_error(session, error, gone=not driver.in_transaction)
+            raise
 
-    async def _translated(self, connection: Any, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
+    async def _translated(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
+        driver = self._driver
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:
-                check_revision(*await connection._execute(_schema, connection._conn))
+                check_revision(*await driver._execute(_schema, driver._conn))
             except SchemaError as missing:
                 return missing
-        translated = translate(error)
-        note_error(self._session, translated, gone=not connection.in_transaction)
+        translated: Exception = translate(error)
+        if isinstance(self._session, StoreSession) and isinstance(translated, OperationalError):
+            translated = blame_parent(translated, self._session.iftb_store_backend.write_lock, self._session)
+        note_error(self._session, translated, gone=not driver.in_transaction)
         return translated
-
-    async def _connection(self) -> Any:
-        session = self._session
-        pooled = await joined(session)
-        driver: Any = pooled.driver_connection
-        if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-            check_revision(*await driver._execute(_schema, driver._conn))
-            session.iftb_store_backend.schema_seen = True
-        return driver
 
 
 def _boxed(work: Callable[..., T], *args: Any) -> list[T]:

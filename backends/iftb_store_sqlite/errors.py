@@ -16,7 +16,7 @@ _MEANING: dict[int | None, str] = {
     sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; see that its directory exists and can be written",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
     sqlite3.SQLITE_CORRUPT: "the database file is damaged; restore it from a backup",
-    sqlite3.SQLITE_READONLY: "the database is read-only; see the rights of the file and its directory",
+    sqlite3.SQLITE_READONLY: "the database is read-only: it was opened with mode=ro, or its storage or rights are",
     sqlite3.SQLITE_FULL: "the disk is full, or a limit of the file's size was reached",
     sqlite3.SQLITE_IOERR: "the disk failed, or is full",
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",

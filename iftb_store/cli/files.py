@@ -21,6 +21,7 @@ from iftb_store.cli.output import counted, error_line, in_one_line, json_out, mo
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
+from iftb_store.commits import Commit
 from iftb_store.errors import InvalidValueError, TradeConflictError
 from iftb_store.files.formats import FORMATS, SERIES
 from iftb_store.files.hints import Hints
@@ -87,7 +88,8 @@ def export(
     try:
         done = run(url, export_it)
     except (KeyboardInterrupt, Terminated):
-        error_line(f"stopped; nothing is left of {output} that was begun, and the export can be run again")
+        left = "what was printed is a part" if output == "-" else f"nothing is left of {output} that was begun"
+        error_line(f"stopped; {left}, and the export can be run again")
         raise
     if as_json and output != "-":
         json_out({**asdict(done), "path": output})
@@ -145,11 +147,13 @@ def import_(
     _refuse_mixing(sources, symbol, exchange)
 
     done: list[ImportedFile] = []
+    under_way: list[tuple[Source, Commit[ImportedFile]]] = []
     progress = Progress(quiet=quiet)
 
     async def import_all(db: DatabaseManager) -> None:
         for source in sources:
-            result = await _import_one(db, source, insert, new_ids, progress)
+            under_way[:] = [(source, Commit())]
+            result = await _import_one(db, source, insert, new_ids, progress, under_way[0][1])
             if result is not None:
                 done.append(result)
                 if not quiet and not as_json:
@@ -158,10 +162,7 @@ def import_(
     try:
         run(url, import_all)
     except (KeyboardInterrupt, Terminated):
-        error_line(
-            f"stopped with {len(done)} of {counted(len(paths), 'file')} stored, {_amount(done)}; nothing is stored of the file "
-            "under way, and importing all of them again is safe"
-        )
+        error_line(_stopped(done, len(paths), *under_way))
         raise
     if as_json:
         json_out([{**asdict(result), "path": str(result.path)} for result in done])
@@ -193,6 +194,19 @@ def _amount(done: Sequence[ImportedFile]) -> str:
     return counted(sum(result.rows for result in done), unit)
 
 
+def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Commit[ImportedFile]]) -> str:
+    """Return what is stored, when the command was stopped."""
+    state = "nothing is stored of the file under way, and "
+    for source, commit in under_way:
+        if commit.state == "sent":
+            state = f"whether {_name(source.path)} is stored too is unknown, as its COMMIT was under way; "
+        elif commit.result is not None:
+            done = done if commit.result in done else [*done, commit.result]
+            state = ""
+    stored = f"{len(done)} of {counted(files, 'file')} stored, {_amount(done)}"
+    return f"stopped with {stored}; {state}importing all of them again is safe"
+
+
 def _source(path: Path, hints: Hints) -> Source | None:
     """Return a file to be imported, or None after a line that says what is wrong with it."""
     try:
@@ -208,11 +222,11 @@ def _refused(path: Path, error: Exception) -> None:
 
 
 async def _import_one(
-    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress, commit: Commit[ImportedFile]
 ) -> ImportedFile | None:
     try:
         with progress.step(_name(source.path), "bytes") as tell:
-            return await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell)
+            return await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell, commit=commit)
     except (DumpError, OSError) as error:
         _refused(source.path, error)
     except TradeConflictError as error:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import counted, error_line, json_out, say, table
-from iftb_store.cli.target import resolve, run, shown
+from iftb_store.cli.target import Terminated, resolve, run, shown
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, unreachable
 from iftb_store.manager import DatabaseManager
@@ -34,7 +34,14 @@ def migrate(url: Url = None) -> None:
         await db.migrate()
         return await db.status()
 
-    state = run(address, upgrade, create=True)
+    try:
+        state = run(address, upgrade, create=True)
+    except (KeyboardInterrupt, Terminated):
+        error_line(
+            "stopped; the schema is at the revision before or at the new one, never between; `iftb-store status` shows which, "
+            "and migrating again is safe"
+        )
+        raise
     say(f"{shown(address)}: the schema is at revision {state.revision}")
 
 

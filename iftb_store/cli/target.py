@@ -106,6 +106,8 @@ def shown(url: str | None) -> str:
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
     """Connect to what the user means, do the work in an event loop of its own, disconnect.
 
+    Work that is done is not denied: a stop that comes later ends the wait for connections to close, and no more.
+
     Raises:
         Terminated: SIGTERM came; the work was cancelled first, as Ctrl-C does it.
         SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
@@ -115,12 +117,19 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
     if not create:
         require_file(address)
 
-    async def connected() -> T:
+    done: list[T] = []
+
+    async def connected() -> None:
         with _cancelled_by_sigterm():
             async with manager as db:
-                return await work(db)
+                done.append(await work(db))
 
-    return asyncio.run(connected())
+    try:
+        asyncio.run(connected())
+    except (KeyboardInterrupt, Terminated):
+        if not done:
+            raise
+    return done[0]
 
 
 @contextmanager

@@ -93,7 +93,10 @@ def copy(
         done = _run_both(source, destination, work, create=not dry_run)
     except (KeyboardInterrupt, Terminated):
         moved = counted(under_way[0].moved if under_way else 0, "row")
-        error_line(f"stopped with {moved} moved, which stay; running the same command again goes on from there")
+        error_line(
+            f"stopped with {moved} moved, which stay; so does a batch whose COMMIT was under way, if it went through; "
+            "running the same command again goes on from there"
+        )
         raise
     if as_json:
         json_out([asdict(item) | {"unchanged": item.unchanged} for item in done])

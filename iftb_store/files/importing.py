@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from sqlalchemy import text
 
 from iftb_store.checks import json_object, name_text
+from iftb_store.commits import Commit, finish_commit
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.detection import Kind, kind_of, series_of
 from iftb_store.files.formats import PARTITION, SERIES, TABLE, VERSION
@@ -168,12 +169,18 @@ class Source:
 
 
 async def import_file(
-    db: DatabaseManager, source: Source, *, insert: bool = False, new_ids: bool = False, progress: Progress | None = None
+    db: DatabaseManager,
+    source: Source,
+    *,
+    insert: bool = False,
+    new_ids: bool = False,
+    progress: Progress | None = None,
+    commit: Commit[ImportedFile] | None = None,
 ) -> ImportedFile:
     """Store what a file holds in one transaction: all of it, or nothing; it is read batch by batch.
 
     Whole rows keep their ids and the times that the store keeps, and overwrite the rows of the same key. Candles overwrite the
-    bars of their keys, which keep theirs.
+    bars of their keys, which keep theirs. A cancellation during the COMMIT waits for its end, some seconds at most.
 
     Args:
         db: a connected manager whose schema is in place.
@@ -182,6 +189,7 @@ async def import_file(
         new_ids: give whole rows ids and kept times of this store, as if the bot wrote them: bars, which are known by their
             series and time, and trades, which are by their trade_id and must be the same where they are stored already.
         progress: called after each batch with (bytes read, bytes in all).
+        commit: tells after a cancellation whether the file is stored.
 
     Raises:
         DumpError: the file is damaged, or a row cannot be stored; the message names the file and the row.
@@ -189,10 +197,17 @@ async def import_file(
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
         InvalidValueError: ``new_ids`` for rows that nothing but their id is known by.
     """
+    commit = commit or Commit()
+    return await finish_commit(_imported(db, source, insert, new_ids, progress, commit), commit)
+
+
+async def _imported(
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+) -> ImportedFile:
     if source.kind is Kind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
     if source.dump is not None:
-        done = await import_klines(db, source.dump, insert=insert, progress=progress)
+        done = await import_klines(db, source.dump, insert=insert, progress=progress, commit=commit)
         series = (done.exchange, done.symbol, done.timeframe)
         notes = (f"{done.off_grid:,} off the timeframe's grid",) if done.off_grid else ()
         return ImportedFile(done.path, BARS.name, done.bars, series, done.first, done.last, notes)
@@ -201,7 +216,7 @@ async def import_file(
             f"{source.path}: rows of {source.table.name} are known by nothing but their id, "
             "so they cannot come in under new ones; import it into an empty database"
         )
-    return await _stored(db, source, insert, new_ids, progress)
+    return await _stored(db, source, insert, new_ids, progress, commit)
 
 
 def _dump(path: Path, hints: Hints) -> KlineDump:
@@ -260,9 +275,14 @@ class Batches:
         self._reader.close()
 
 
-async def _stored(db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
+async def _stored(
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+) -> ImportedFile:
     async def work(session: Any) -> ImportedFile:
-        return await _stored_in(session, source, insert, new_ids, progress)
+        commit.begin()
+        done = await _stored_in(session, source, insert, new_ids, progress)
+        commit.send()
+        return done
 
     if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
         async with db.get_session() as session:

@@ -22,6 +22,7 @@ from iftb_store.files.formats import PARTITION, REVISION, SERIES, TABLE, VERSION
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.targets import create, make_folder
 from iftb_store.messages import shown
+from iftb_store.schema import HEAD
 from iftb_store.selections import ScannedTable
 
 # its stubs know nothing of plain values among the arguments
@@ -175,9 +176,7 @@ class PartitionedWriter:
 
 def described(table: ScannedTable) -> pa.Schema:
     """Return a table's schema that says whose it is."""
-    from iftb_store_migrations import head
-
-    facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: head()}
+    facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: HEAD}
     return schema(table).with_metadata(facts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
 from iftb_store.relational.pool import StorePool
+from iftb_store.relational.reads import is_read
 from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
@@ -12,6 +13,7 @@ from iftb_store.relational.sessions import (
     isolated,
     joined,
     note_error,
+    session_of,
     snapshot,
     uncancelled,
     watch,
@@ -28,10 +30,12 @@ __all__ = [
     "StoreSession",
     "before_write",
     "fitting_sql",
+    "is_read",
     "isolated",
     "joined",
     "note_error",
     "scan_sql",
+    "session_of",
     "snapshot",
     "statement",
     "uncancelled",

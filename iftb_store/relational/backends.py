@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn, SupportsIndex
 
-from sqlalchemy import QueuePool
+from sqlalchemy import Pool, QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.sessions import StoreSession, close_now, opened, uncancelled
+from iftb_store.turns import other_loop
 
 # as SQLAlchemy's dialect of PostgreSQL has it
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -27,12 +29,18 @@ class EngineBackend:
     #: Whether the engine itself knows the levels of isolation; else sessions that ask for more than READ COMMITTED take
     #: the write lock with their first statement, and so come one after the other.
     isolates: ClassVar[bool]
+    #: Whether a connection works in the event loop that opened it only.
+    loop_bound: ClassVar[bool] = True
+    #: On an engine with one writer at a time: what its write lock is known by in this process.
+    write_lock: Hashable | None = None
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moving = threading.Lock()
         #: What the engine's pool is made with.
         self._pool: dict[str, float] = {}
-        self._over = asyncio.Event()
+        self._over = threading.Event()
         self.sessions = OpenSessions[StoreSession]()
         #: Whether the schema's revision was looked at and found usable.
         self.schema_seen = False
@@ -43,12 +51,18 @@ class EngineBackend:
     @property
     def engine(self) -> AsyncEngine | None:
         """The SQLAlchemy engine while connected."""
+        self.enter_loop()
         return self._engine
+
+    @property
+    def pool(self) -> Pool | None:
+        """The engine's pool while connected."""
+        return self._engine.pool if self._engine is not None else None
 
     @property
     def in_use(self) -> int:
         """The connections that the pool has given out."""
-        pool = self._engine.pool if self._engine is not None else None
+        pool = self.pool
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     @property
@@ -58,6 +72,7 @@ class EngineBackend:
 
     async def disconnect(self, grace: float) -> None:
         """Close every connection; see `iftb_store.protocols.Backend.disconnect`."""
+        self.enter_loop()
         engine = self._engine
         if engine is None:
             return
@@ -78,9 +93,37 @@ class EngineBackend:
     def interrupt(self, driver: Any) -> None:
         """See `iftb_store.relational.sessions.Opener`; most drivers do so themselves."""
 
+    def forget(self, driver: Any) -> None:
+        """Close a driver's connection whose event loop is closed, so that the server knows of it, without a wait."""
+
+    def enter_loop(self) -> None:
+        """Move to the running event loop if the one that this backend was connected in is closed: with a new pool.
+
+        Raises:
+            NotConnectedError: that one is alive, and connections work in it only.
+        """
+        # outside of every loop nothing is sent
+        loop = asyncio._get_running_loop()
+        if self._engine is None or not self.loop_bound or self._loop is loop or loop is None:
+            return
+        with self._moving:
+            if self._loop is loop:
+                return
+            if self._loop is not None and not self._loop.is_closed():
+                raise other_loop("the manager")
+            pool = self._engine.pool
+            # the engine stays the same for those who hold it; its old connections stay behind
+            self._engine.sync_engine.dispose(close=False)
+            self.sessions = OpenSessions[StoreSession]()
+            self._loop = loop
+        while isinstance(pool, QueuePool) and pool.checkedin():
+            record = pool._pool.get(block=False)
+            if record.dbapi_connection is not None:
+                self.forget(record.driver_connection)
+
     def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """Return what opens connections until the next disconnect: a session that still waits for one then gets none."""
-        self._over = over = asyncio.Event()
+        self._over = over = threading.Event()
 
         async def opening() -> Any:
             if over.is_set():
@@ -92,6 +135,7 @@ class EngineBackend:
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[StoreSession]:
         """Open a session; see `iftb_store.protocols.Backend.session`."""
+        self.enter_loop()
         engine = self._engine
         if engine is not None and isolation is not None and self.isolates:
             options = _SNAPSHOT if isolation == "snapshot" else {"isolation_level": isolation.upper()}
@@ -108,4 +152,5 @@ class EngineBackend:
             await engine.dispose()
             raise
         self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self.schema_seen = False

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util.concurrency import await_
 
 from iftb_store.errors import operational_error
+from iftb_store.open_sessions import own_sessions
+from iftb_store.semaphore import FairSemaphore
 
 POOL_IN_USE = "every connection of the pool is in use, and the wait for one is over; close sessions sooner, or raise pool_size"
+_ALL_OWN = (
+    "this task's own open sessions hold every connection of the pool, so that none would ever come free for another call; "
+    "use one of those sessions, or raise pool_size"
+)
 
 
 class StorePool(AsyncAdaptedQueuePool):
     """Waits in line for a connection, for the pool's timeout at most; looks after it before it is given out and when it is back.
 
-    Both are done here, where a place of the pool is given back whatever happens: a cancellation that falls into SQLAlchemy's own
-    events at checkout and at checkin takes the place with it for good (2.1.9).
+    The wait belongs to no event loop. All is done here, where a place of the pool is given back whatever happens: a cancellation
+    that falls into SQLAlchemy's own events at checkout and at checkin takes the place with it for good (2.1.9).
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._capacity = self.size() + self._max_overflow
+        self._places = FairSemaphore(self._capacity)
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         """Raise where a connection is not to be given out any more; a new one takes its place."""
@@ -26,14 +38,20 @@ class StorePool(AsyncAdaptedQueuePool):
         """Leave nothing of its last use in a connection; where this raises, it is thrown away."""
 
     def _do_get(self) -> ConnectionPoolEntry:
+        own = sum(session.iftb_store_holds_connection_of(self) for session in own_sessions() if hasattr(session, "sync_session"))
+        if own >= self._capacity:
+            raise operational_error(_ALL_OWN)
+        if not await_(self._places.acquire(self._timeout)):
+            raise operational_error(POOL_IN_USE)
         try:
             record = super()._do_get()
-        except PoolTimeout as error:
-            raise operational_error(POOL_IN_USE, error) from error
+        except BaseException:
+            self._places.release()
+            raise
         try:
             self._cared_for(record, self._look)
         except BaseException:
-            super()._do_return_conn(record)
+            self._put_back(record)
             raise
         return record
 
@@ -41,7 +59,13 @@ class StorePool(AsyncAdaptedQueuePool):
         try:
             self._cared_for(record, self._settle)
         finally:
+            self._put_back(record)
+
+    def _put_back(self, record: ConnectionPoolEntry) -> None:
+        try:
             super()._do_return_conn(record)
+        finally:
+            self._places.release()
 
     @staticmethod
     def _cared_for(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:

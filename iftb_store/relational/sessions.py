@@ -1,19 +1,29 @@
-"""Sessions of a manager on SQLAlchemy: an AsyncSession that never commits nothing in silence."""
+"""Sessions of a manager on SQLAlchemy: an AsyncSession whose calls queue, and which never commits less than it was given."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+import functools
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, OperationalError, SQLAlchemyError, UnboundExecutionError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidRequestError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    UnboundExecutionError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util.concurrency import await_
 
 from iftb_store.errors import (
     READS_ONLY,
@@ -27,6 +37,8 @@ from iftb_store.errors import (
 from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.pool import POOL_IN_USE
+from iftb_store.relational.reads import is_read, refuse_transaction_control
+from iftb_store.turns import Turns
 
 T = TypeVar("T")
 
@@ -34,6 +46,8 @@ _FIRST_ERROR = "iftb_store.first_error"
 _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
 _JOINED = "iftb_store.joined"
+_TURNS = "iftb_store.turns"
+_SESSION = "iftb_store.session"
 _PROBES = "iftb_store.probes"
 _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
@@ -64,10 +78,47 @@ class _SyncSession(Session):
 
 
 class StoreSession(AsyncSession):
-    """An AsyncSession that knows its backend and remembers the first error of its transaction."""
+    """An AsyncSession whose calls queue; it knows its backend and remembers the first error of its transaction."""
 
     sync_session_class = _SyncSession
     iftb_store_backend: Any = None
+
+    async def stream(self, *args: Any, **options: Any) -> Any:
+        """Run a statement and return its rows as they come; each fetch of them queues as a call of its own."""
+        async with _turns_of(self) as turns:
+            try:
+                result = await super().stream(*args, **options)
+            except PendingRollbackError as error:
+                raise _lost_transaction(self.sync_session.info.get(_FIRST_ERROR) or error) from error
+            sync: Any = result._real_result
+            # the ORM's results fetch from another one
+            fetched = getattr(sync, "raw", None) or sync
+            fetched.cursor = _QueuedCursor(fetched.cursor, turns)
+        return result
+
+    async def close(self) -> None:
+        """Roll back and give the connection back; closing a session that has ended does nothing."""
+        if _turns_of(self).ended is None:
+            async with _turns_of(self):
+                await super().close()
+
+    def begin(self) -> AsyncSessionTransaction:
+        """See AsyncSession.begin."""
+        return _QueuedTransaction(self)
+
+    def begin_nested(self) -> AsyncSessionTransaction:
+        """See AsyncSession.begin_nested."""
+        return _QueuedTransaction(self, nested=True)
+
+    @property
+    def iftb_store_write_lock(self) -> Hashable | None:
+        """The engine's write lock, while this session holds it."""
+        info = self.sync_session.info
+        return self.iftb_store_backend.write_lock if _BEGUN in info and _LOST not in info else None
+
+    def iftb_store_holds_connection_of(self, pool: Any) -> bool:
+        """Whether it has a connection of a pool."""
+        return _CONNECTION in self.sync_session.info and self.iftb_store_backend.pool is pool
 
     @property
     def iftb_store_isolated(self) -> bool:
@@ -78,6 +129,77 @@ class StoreSession(AsyncSession):
     def iftb_store_snapshot(self) -> bool:
         """Whether it reads one state of the database and writes nothing."""
         return bool(self.sync_session.info[_ISOLATION] == "snapshot")
+
+
+def _queued(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Return a method of a session, or of its transaction, that waits for its turn."""
+
+    @functools.wraps(call)
+    async def in_turn(self: Any, *args: Any, **options: Any) -> T:
+        session: AsyncSession = self if isinstance(self, AsyncSession) else self.session
+        async with _turns_of(session):
+            try:
+                return await call(self, *args, **options)
+            except PendingRollbackError as error:
+                raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
+
+    return in_turn
+
+
+class _QueuedTransaction(AsyncSessionTransaction):
+    __slots__ = ()
+
+
+#: The methods of an AsyncSession that reach the driver by themselves; the others call these.
+QUEUED = (
+    "commit", "connection", "delete", "delete_all", "execute", "flush", "get", "get_one", "invalidate", "merge", "merge_all",
+    "refresh", "reset", "rollback", "run_sync", "scalar",
+)  # fmt: skip
+for _name in QUEUED:
+    setattr(StoreSession, _name, _queued(getattr(AsyncSession, _name)))
+for _name in ("__aexit__", "commit", "rollback", "start"):
+    setattr(_QueuedTransaction, _name, _queued(getattr(AsyncSessionTransaction, _name)))
+
+
+class _QueuedCursor:
+    """The cursor of a stream, each fetch of which waits for its turn in the session."""
+
+    def __init__(self, cursor: Any, turns: Turns) -> None:
+        self._cursor = cursor
+        self._turns = turns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def fetchone(self) -> Any:
+        return self._in_turn(self._cursor.fetchone)
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        return self._in_turn(self._cursor.fetchmany, size)
+
+    def fetchall(self) -> Any:
+        return self._in_turn(self._cursor.fetchall)
+
+    def close(self) -> None:
+        # where the session has ended its connection has closed it
+        if self._turns.ended is None:
+            self._in_turn(self._cursor.close)
+
+    def _in_turn(self, fetch: Callable[..., Any], *args: Any) -> Any:
+        await_(self._turns.__aenter__())
+        try:
+            return fetch(*args)
+        finally:
+            await_(self._turns.__aexit__(None, None, None))
+
+
+def _turns_of(session: AsyncSession) -> Turns:
+    """Return the turns of a session; an app's own has others in each event loop that it is used in."""
+    info = session.sync_session.info
+    turns: Turns | None = info.get(_TURNS)
+    if turns is None or (turns.is_foreign() and not isinstance(session, StoreSession)):
+        turns = info[_TURNS] = Turns()
+    return turns
 
 
 @event.listens_for(_SyncSession, "after_begin")
@@ -144,16 +266,32 @@ def isolated(connection: Connection) -> bool:
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
+def session_of(connection: Connection) -> StoreSession | None:
+    """Return the manager's session that a connection is in, if any."""
+    reference = _owners.get(connection, {}).get(_SESSION)
+    return None if reference is None else reference()
+
+
 def snapshot(connection: Connection) -> bool:
     """Tell whether a connection's session reads one state of the database and writes nothing."""
     return bool(_owners.get(connection, {}).get(_ISOLATION) == "snapshot")
 
 
-def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection], bool]) -> None:
-    """Note errors of an engine's connections with their sessions, and raise what the backend's table says instead.
+def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection, BaseException], bool]) -> None:
+    """Note writes and errors of an engine's connections with their sessions, and raise what the backend's table says instead.
 
-    ``gone`` tells of a connection whether the engine has no transaction open on it.
+    ``gone`` tells of a connection whether an error of its driver has left it without the session's transaction: closed, rolled
+    back by the engine, or begun anew (as after a deadlock on MariaDB).
     """
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def _look_at_raw_sql(
+        connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        if connection in _owners:
+            refuse_transaction_control(statement)
+            if not is_read(statement):
+                before_write(connection)
 
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
     def _noted(context: ExceptionContext) -> BaseException | None:
@@ -162,7 +300,7 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection]
         state = {"lost": context.is_disconnect, "committing": context.connection in _committing}
         translated = translate(error.__cause__ or error, **state) or translate(error, **state)
         if info is not None and context.connection is not None:
-            _note(info, translated or error, gone(context.connection))
+            _note(info, translated or error, gone(context.connection, error.__cause__ or error))
         return translated
 
     event.listen(engine.sync_engine, "begin", _committing.discard)
@@ -206,17 +344,24 @@ async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isol
     """
     if engine is None:
         raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
-    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation})
+    turns = Turns()
+    session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation, _TURNS: turns})
     session.iftb_store_backend = backend
+    session.sync_session.info[_SESSION] = weakref.ref(session)
     with backend.sessions.holding(session):
         try:
             try:
                 yield session
             except OperationalError as error:
-                await session.run_sync(_blame_first, error)
+                turns.end(ENDED, undone=True)
+                async with turns.last():
+                    await AsyncSession.run_sync(session, _blame_first, error)
                 raise
-            await _commit(session)
+            turns.end(ENDED)
+            async with turns.last():
+                await _commit(session)
         except BaseException as error:
+            turns.end(ENDED, undone=True)
             await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
         finally:
@@ -229,7 +374,7 @@ async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isol
 async def _commit(session: StoreSession) -> None:
     first = session.sync_session.info.get(_FIRST_ERROR)
     try:
-        await session.commit()
+        await AsyncSession.commit(session)
     except InvalidRequestError as error:
         # a flush or a commit failed before, was caught, and left nothing that could be committed
         raise _lost_transaction(first or error) from error
@@ -246,14 +391,16 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
     try:
         if interrupter is not None and connection is not None and not (connection.invalidated or connection.closed):
             interrupter.interrupt(connection.connection.driver_connection)
-        async with asyncio.timeout(_ROLLBACK_TIME):
-            await session.close()
+        bounded = asyncio.timeout(None if interrupter is None else _ROLLBACK_TIME)
+        async with bounded, info[_TURNS].last():
+            bounded.reschedule(asyncio.get_running_loop().time() + _ROLLBACK_TIME)
+            await AsyncSession.close(session)
     except Exception:
         with suppress(Exception):
             # the session may have let go of the connection, and left it checked out
             if connection is not None and not connection.closed:
-                await session.run_sync(lambda _: connection.invalidate())
-            await session.invalidate()
+                await AsyncSession.run_sync(session, lambda _: connection.invalidate())
+            await AsyncSession.invalidate(session)
     finally:
         # a session that could not close did not forget its connection, which would be kept alive by it for good
         for key in _OF_TRANSACTION:
@@ -264,13 +411,14 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
     """Roll back a session that its owner still has open, and give its connection back; its later use is an error."""
     info = session.sync_session.info
     info[_CLOSED] = DISCONNECTED
+    info[_TURNS].end(DISCONNECTED, undone=True)
     connection: Connection | None = info.get(_CONNECTION)
     if connection is None or connection.invalidated:
         return
     # its owner may be in the middle of a call, so the session itself cannot be closed here
     with suppress(Exception):
         backend.interrupt(connection.connection.driver_connection)
-        await session.run_sync(lambda _: connection.invalidate())
+        await AsyncSession.run_sync(session, lambda _: connection.invalidate())
 
 
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
@@ -288,20 +436,31 @@ async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def joined(session: AsyncSession) -> Any:
-    """Flush a session's pending ORM objects and return its pooled connection.
+@asynccontextmanager
+async def joined(session: AsyncSession) -> AsyncIterator[Any]:
+    """Wait for the turn in a session, flush its pending ORM objects and yield its pooled connection, for this call alone.
+
+    What is run on the driver's connection inside the block goes past SQLAlchemy, which is kept from it meanwhile.
 
     Raises:
-        OperationalError: no connection came free in time, or the session's transaction was lost to an earlier error.
+        OperationalError: no connection came free in time, the session has ended, or its transaction was lost to an earlier
+            error.
     """
+    async with _turns_of(session):
+        pooled = await _connection_of(session)
+        async with pooled.dbapi_connection._execute_mutex:
+            yield pooled
+
+
+async def _connection_of(session: AsyncSession) -> Any:
     try:
         if session.new or session.dirty or session.deleted:
-            await session.flush()
+            await AsyncSession.flush(session)
         sync = session.sync_session
         known, pooled = sync.info.get(_JOINED, (None, None))
         if known != _transactions(sync) or known[0] is None or not pooled.is_valid:
             # also sends the SAVEPOINT of a nested transaction, which SQLAlchemy puts off until then
-            pooled = await session.run_sync(lambda own: own.connection().connection)
+            pooled = await AsyncSession.run_sync(session, lambda own: own.connection().connection)
             sync.info[_JOINED] = _transactions(sync), pooled
         return pooled
     except PoolTimeout as error:

@@ -10,36 +10,12 @@ Needs ``pip install "iftb-store[testing]"``.
 
 from __future__ import annotations
 
+import pkgutil
+
 import pytest
 
-_MODULES = (
-    "app_sessions",
-    "backups",
-    "bars",
-    "concurrency",
-    "engines",
-    "events",
-    "fixtures",
-    "gaps",
-    "hostile",
-    "hostile_values",
-    "lifecycle",
-    "machine",
-    "model",
-    "model_values",
-    "positions",
-    "programmes",
-    "properties",
-    "raw",
-    "running",
-    "sessions",
-    "statistics",
-    "suite",
-    "trades",
-    "values",
-    "whole_rows",
-)
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+# all that lie here: of a module that pytest does not rewrite, a failed assertion shows no values
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from iftb_store.testing.suite import BackendConformance  # noqa: E402 - pytest must know the modules before they are imported
 

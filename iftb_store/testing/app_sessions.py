@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
@@ -66,6 +67,18 @@ class AppSessionTests(SuiteFixtures):
             await write_everywhere(session)
             await session.commit()
         assert await counts(db) == [1, 1, 1, 1]
+
+    @pytest.mark.parametrize("tasks", [2, 20])
+    async def test_calls_of_several_tasks_on_the_apps_session_queue(
+        self, db: DatabaseManager, app_engine: AsyncEngine, tasks: int
+    ) -> None:
+        async with AsyncSession(app_engine) as session:
+            await asyncio.gather(
+                *(OHLCVRepository(session).upsert_many(hourly(400, symbol=f"S{number}")) for number in range(tasks)),
+                *(TradeRepository(session).insert(trade(f"T{number}")) for number in range(tasks)),
+            )
+            await session.commit()
+        assert await counts(db) == [400 * tasks, tasks, 0, 0]
 
     async def test_what_the_app_does_not_commit_is_not_stored(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,20 @@ from iftb_store.testing.samples import Clock
 
 @pytest.mark.asyncio
 class SuiteFixtures:
-    """What all parts of the suite share."""
+    """What all parts of the suite share.
+
+    Attributes:
+        time_limit: the seconds that a test may take, its fixtures included, if pytest is given no other limit: by the mark
+            ``timeout``, the option ``--timeout``, the environment's PYTEST_TIMEOUT or the setting ``timeout``.
+    """
+
+    time_limit: ClassVar[float] = 120
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Give the class its time limit: pytest calls this for each of its tests, before it makes them."""
+        tests = metafunc.definition.parent
+        if tests is not None and not _is_limited(metafunc):
+            tests.add_marker(pytest.mark.timeout(self.time_limit))
 
     @pytest.fixture
     def url(self) -> str:
@@ -71,6 +85,15 @@ class SuiteFixtures:
     def clock(self) -> Clock:
         """A clock for repositories that stands still until it is moved."""
         return Clock()
+
+
+def _is_limited(metafunc: pytest.Metafunc) -> bool:
+    """Tell whether a test has a time limit, or can have none as the plugin is switched off."""
+    config = metafunc.config
+    if not config.pluginmanager.hasplugin("timeout"):
+        return True
+    configured = (config.getoption("timeout"), os.environ.get("PYTEST_TIMEOUT"), config.getini("timeout"))
+    return metafunc.definition.get_closest_marker("timeout") is not None or any(limit not in (None, "") for limit in configured)
 
 
 class Interruption(Exception):

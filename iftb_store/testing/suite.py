@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from iftb_store.testing.app_sessions import AppSessionTests
 from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
@@ -12,7 +14,9 @@ from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
+from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
 from iftb_store.testing.resampling import ResampleTests
@@ -21,41 +25,54 @@ from iftb_store.testing.series import SeriesTests, UpsertReportTests
 from iftb_store.testing.sessions import SessionTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
+from iftb_store.testing.tasks import TaskTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.values import ValueTests
 from iftb_store.testing.whole_rows import WholeRowTests
 
 
 class BackendConformance(
+    ValueTests,
     BarTests,
-    BulkTests,
-    GapTests,
-    ReadArrowTests,
-    WriteArrowTests,
-    OtherTablesAsArrowTests,
-    WholeRowTests,
     SeriesTests,
     UpsertReportTests,
+    GapTests,
     ResampleTests,
-    StreamTests,
-    SnapshotTests,
+    BulkTests,
     TradeTests,
     StatisticsTests,
     PositionTests,
     EventTests,
-    ValueTests,
     SessionTests,
-    RunningTests,
-    ConcurrencyTests,
     AppSessionTests,
     LifecycleTests,
+    ReadArrowTests,
+    WriteArrowTests,
+    OtherTablesAsArrowTests,
+    StreamTests,
+    SnapshotTests,
+    RunningTests,
+    ConcurrencyTests,
+    TaskTests,
+    InterruptTests,
+    PlaceTests,
+    WholeRowTests,
     BackupTests,
-    PropertyTests,
     HostileTests,
+    PropertyTests,
 ):
-    """What every backend must do.
+    """What every backend must do, in the order in which pytest runs it: what an author writes first comes first.
 
     A subclass supplies the fixture ``url``: the URL of a fresh, empty database, another one for every test, which two
     managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
     it needs no tables. Where the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` do it as another.
+    A test that takes longer than ``time_limit`` fails.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the tests of all parts into the class itself: of inherited ones pytest runs those of the last base first."""
+        super().__init_subclass__(**options)
+        for part in cls.__mro__:
+            for name in vars(part):
+                if name.startswith("test_") and name not in vars(cls):
+                    setattr(cls, name, getattr(cls, name))

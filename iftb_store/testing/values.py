@@ -387,5 +387,5 @@ class TextTests(SuiteFixtures):
         await assert_refused(lambda _, text: events.log_event("x", "info", text), [("message", text) for text in _NO_TEXTS])
 
 
-class ValueTests(TimeTests, DecimalTests, TextTests):
+class ValueTests(DecimalTests, TimeTests, TextTests):
     """Everything about single values."""

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,7 +57,7 @@ class Blocked:
 
     url: str
     commands: dict[str, list[str]]
-    block: Callable[[], object]
+    block: Callable[[], AbstractContextManager[None]]
 
 
 def run_command(words: list[str], errors: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from iftb_store.testing import BackendConformance
 
 
 class TestSabotaged(BackendConformance):
+    time_limit = float(os.environ.get("IFTB_STORE_SABOTAGE_LIMIT", BackendConformance.time_limit))
+
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"sabotage:///{tmp_path / 'store.db'}"

@@ -5,14 +5,16 @@ It enters through an entry point of its own, the dist-info directory beside it, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 from sqlalchemy import URL, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -46,7 +48,36 @@ class SabotagedBackend(SQLiteBackend):
 
     @classmethod
     def stores(cls, session: AsyncSession) -> Any:
+        if _SABOTAGE == "answers nothing":
+            return _Silent(SQLiteBackend.stores(session))
         return _SabotagedStores(SQLiteBackend.stores(session), session)
+
+
+class _Silent:
+    """Stores that do all they are asked to, and whose every answer is empty."""
+
+    def __init__(self, sound: Any) -> None:
+        self._sound = sound
+
+    def __getattr__(self, name: str) -> Any:
+        part = getattr(self._sound, name)
+        if not callable(part):
+            return _Silent(part)
+
+        method: Any = part
+
+        async def answer(*args: Any) -> Any:
+            return _emptied(await method(*args))
+
+        return answer
+
+
+def _emptied(answer: Any) -> Any:
+    if isinstance(answer, TradeTotals):
+        return TradeTotals(0, 0, 0, *[Decimal(0)] * 5)
+    if isinstance(answer, bool | int | list | tuple):
+        return type(answer)()
+    return answer.slice(0, 0) if isinstance(answer, pa.Table) else None
 
 
 class _SabotagedStores:
@@ -64,7 +95,6 @@ class _Bars:
     def __init__(self, sound: OHLCVStore, session: AsyncSession) -> None:
         self._sound = sound
         self._session = session
-        self.get_part = sound.get_part
         self.upsert_counted = sound.upsert_counted
         self.resample = sound.resample
         self.list_series = sound.list_series
@@ -87,8 +117,16 @@ class _Bars:
             await self._session.execute(text("UPDATE ohlcv SET created_at = :now"), {"now": to_epoch_us(batch.created_at)})
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
+        if _SABOTAGE == "never ends":
+            await asyncio.Event().wait()
         last = end - timedelta(microseconds=1) if _SABOTAGE == "leaves out the end" else end
         return await self._sound.get_range(symbol, timeframe, start, last, exchange)
+
+    async def get_part(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
+    ) -> list[OHLCVBar]:
+        first = datetime.min.replace(tzinfo=UTC) if _SABOTAGE == "never ends" else start
+        return await self._sound.get_part(symbol, timeframe, first, end, exchange, limit)
 
 
 class _Trades:

@@ -1,0 +1,155 @@
+"""The event loop's longest wait in the first call of a process, each time in a Python of its own.
+
+`python -m benchmarks.first_calls URL CALL` is that process: it opens an empty or migrated database, makes one call and prints
+the milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from statistics import median
+
+from benchmarks.results import Figure
+from benchmarks.timing import longest_wait
+from iftb_store import (
+    DatabaseManager,
+    OHLCVBar,
+    OHLCVRepository,
+    Position,
+    PositionRepository,
+    SystemEventRepository,
+    Trade,
+    TradeRepository,
+)
+
+#: Milliseconds that no call holds the loop up for.
+LIMIT_MS = 50.0
+PROCESSES = 10
+
+_START = datetime(2024, 1, 1, tzinfo=UTC)
+_END = _START + timedelta(days=1)
+_PRICE = Decimal("1.5")
+
+Call = Callable[[DatabaseManager], Awaitable[object]]
+
+
+def _bars() -> list[OHLCVBar]:
+    times = (_START + timedelta(hours=hour) for hour in range(10))
+    return [OHLCVBar("BTCUSDT", "binance", "1h", time, _PRICE, _PRICE, _PRICE, _PRICE, _PRICE) for time in times]
+
+
+def _trade() -> Trade:
+    return Trade("T-1", "BTCUSDT", "binance", "long", "open", _PRICE, _PRICE, _START)
+
+
+async def _drain(batches: AsyncIterable[object]) -> None:
+    async for _ in batches:
+        pass
+
+
+async def _write_frame(db: DatabaseManager) -> None:
+    # as from a frame of Polars, of which pyarrow is no part
+    class Frame:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            import pyarrow as pa
+
+            rows = [{name: getattr(bar, name) for name in pa_names} for bar in _bars()]
+            return pa.Table.from_pylist(rows).__arrow_c_stream__(requested_schema)  # type: ignore[no-untyped-call]
+
+    pa_names = ("symbol", "exchange", "timeframe", "timestamp", "open", "high", "low", "close", "volume")
+    await OHLCVRepository(db).write_arrow(Frame())
+
+
+async def _run_serializable(db: DatabaseManager) -> None:
+    async def work(session: object) -> None:
+        await TradeRepository(session).get_recent()  # type: ignore[arg-type]
+
+    await db.run(work, isolation="serializable")
+
+
+async def _backup(db: DatabaseManager) -> None:
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        await db.backup(Path(folder, "store.backup"))
+
+
+#: The calls, in an order in which each finds the tables that it needs.
+CALLS: dict[str, Call] = {
+    "migrate": lambda db: db.migrate(),
+    "create_tables": lambda db: db.create_tables(),
+    "get_latest": lambda db: OHLCVRepository(db).get_latest("BTCUSDT", "1h"),
+    "upsert_many": lambda db: OHLCVRepository(db).upsert_many(_bars()),
+    "upsert_many, report": lambda db: OHLCVRepository(db).upsert_many(_bars(), report=True),
+    "get_gaps": lambda db: OHLCVRepository(db).get_gaps("BTCUSDT", "1h"),
+    "resample": lambda db: OHLCVRepository(db).resample("BTCUSDT", "1h", "1d", _START, _END),
+    "stream_range": lambda db: _drain(OHLCVRepository(db).stream_range("BTCUSDT", "1h", _START, _END)),
+    "read_arrow": lambda db: OHLCVRepository(db).read_arrow(),
+    "stream_arrow": lambda db: _drain(OHLCVRepository(db).stream_arrow()),
+    "write_arrow": _write_frame,
+    "record": lambda db: TradeRepository(db).record(_trade()),
+    "get_statistics": lambda db: TradeRepository(db).get_statistics(),
+    "trades.read_arrow": lambda db: TradeRepository(db).read_arrow(),
+    "update_position": lambda db: PositionRepository(db).update_position(
+        Position("BTCUSDT", "binance", "long", _PRICE, _PRICE, _PRICE, _START)
+    ),
+    "log_event": lambda db: SystemEventRepository(db).log_event("start", "info", ""),
+    "run, serializable": _run_serializable,
+    "ping": lambda db: db.ping(),
+    "identity": lambda db: db.identity(),
+    "status": lambda db: db.status(),
+    "health": lambda db: db.health(),
+    "examine": lambda db: db.examine(),
+    "backup": _backup,
+}
+#: Those of a benchmark's run: a read, a write, rows as Arrow, the schema, the whole.
+TIMED = ("get_latest", "upsert_many", "read_arrow", "status", "backup")
+
+
+async def measure(engine: str, processes: int = PROCESSES, calls: Sequence[str] = TIMED) -> AsyncIterator[Figure]:
+    """Yield the median and the longest of the processes' waits for each call, on a database with tables."""
+    async with _database(engine) as (name, url):
+        for call in calls:
+            waits = [await asyncio.to_thread(wait_of, url, call) for _ in range(processes)]
+            values = {"median": median(waits), "longest": max(waits)}
+            note = f"{processes} processes, each with this call as its first"
+            yield Figure(f"longest wait of the loop, first {call}", name, 1, "ms", values, LIMIT_MS, note)
+
+
+def wait_of(url: str, call: str) -> float:
+    """Return the milliseconds that the loop of a new process waited at most during a call, its first one."""
+    command = [sys.executable, "-m", "benchmarks.first_calls", url, call]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@asynccontextmanager
+async def _database(engine: str) -> AsyncIterator[tuple[str, str]]:
+    """Make a database with tables; give the engine's name and the database's URL."""
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        if engine == "postgresql":
+            # here, as the new processes are to import no driver but theirs
+            from benchmarks.postgres import Postgres
+
+            server = Postgres()
+            async with server.opened(Path(folder)):
+                yield server.name, server.url
+            return
+        url = f"{engine}:///{folder}/store.db"
+        async with DatabaseManager(url) as db:
+            await db.create_tables()
+        yield {"sqlite": "SQLite", "duckdb": "DuckDB"}[engine], url
+
+
+async def _main(url: str, call: str) -> None:
+    async with DatabaseManager(url) as db:
+        sys.stdout.write(f"{1_000 * await longest_wait(lambda: CALLS[call](db))}\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""What a SQL text is by its first word: a read, a write, or a command that begins or ends a transaction."""
+
+from __future__ import annotations
+
+import re
+
+from iftb_store.errors import Unsupported
+
+_SKIPPED = re.compile(r"\s+|--[^\n]*|/\*.*?\*/|\(", re.DOTALL)
+_WORD = re.compile(r"[a-z]+", re.IGNORECASE)
+# BEGIN alone writes nothing; `refuse_transaction_control` keeps it out of sessions
+_READS = frozenset(("select", "values", "explain", "pragma", "show", "with", "begin"))
+_WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace)\b", re.IGNORECASE)
+_TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
+_TO_SAVEPOINT = re.compile(r"\bto\b", re.IGNORECASE)
+
+
+def is_read(sql: str) -> bool:
+    """Tell whether a statement can only read, as far as its text shows."""
+    return _first_word(sql) in _READS and not _WRITES.search(sql)
+
+
+def refuse_transaction_control(sql: str) -> None:
+    """Refuse a statement that begins or ends a transaction behind its session's back.
+
+    Raises:
+        Unsupported: naming the session's methods.
+    """
+    word = _first_word(sql)
+    if word in _TRANSACTION and not (word == "rollback" and _TO_SAVEPOINT.search(sql)):
+        raise Unsupported(
+            f"{word.upper()} cannot be run as a statement of a session; call session.commit(), session.rollback() or "
+            "session.begin_nested()"
+        )
+
+
+def _first_word(sql: str) -> str:
+    at = 0
+    while skipped := _SKIPPED.match(sql, at):
+        at = skipped.end()
+    word = _WORD.match(sql, at)
+    return word[0].lower() if word else ""

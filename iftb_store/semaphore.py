@@ -1,0 +1,67 @@
+"""Waiting in line: permits handed out in order of arrival, across the threads and event loops of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import Future
+from types import TracebackType
+
+
+class FairSemaphore:
+    """A fair semaphore that belongs to no event loop; with one permit it is a lock, also by `async with`."""
+
+    def __init__(self, permits: int = 1) -> None:
+        self._permits = self._free = permits
+        self._waiting: deque[Future[None]] = deque()
+        self._guard = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        """The permits that are out."""
+        return self._permits - self._free
+
+    async def __aenter__(self) -> None:
+        await self.acquire(None)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    async def acquire(self, seconds: float | None) -> bool:
+        """Take a permit, waiting for it at most so long, or without a bound; False if none came."""
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return True
+            turn: Future[None] = Future()
+            # a future that runs cannot be cancelled: release() may always set its result
+            turn.set_running_or_notify_cancel()
+            self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.wrap_future(turn)
+        except TimeoutError:
+            self._leave(turn)
+            return False
+        except BaseException:
+            self._leave(turn)
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give a permit back, to the one who has waited longest."""
+        with self._guard:
+            if not self._waiting:
+                self._free += 1
+                return
+            turn = self._waiting.popleft()
+        turn.set_result(None)
+
+    def _leave(self, turn: Future[None]) -> None:
+        with self._guard:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                return
+        # the permit came in the moment of giving up
+        self.release()

@@ -1,0 +1,89 @@
+"""A statement that would run for minutes ends with its task, and its session's connection is whole afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import DatabaseManager, TradeRepository
+from iftb_store.protocols import Capability, Isolation
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.samples import trade
+
+#: Counts far beyond any test's time limit, in SQL that every engine knows.
+_ENDLESS = text(
+    "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000000000) "
+    "SELECT count(*) FROM numbers"
+)
+_ISOLATIONS: list[Isolation | None] = [None, "snapshot", "serializable"]
+
+
+class InterruptTests(SuiteFixtures):
+    """The end of a task ends what it runs: were it not interrupted, these tests would run into their time limit."""
+
+    @pytest.mark.parametrize("isolation", _ISOLATIONS)
+    @pytest.mark.parametrize("way", ["execute", "stream"])
+    async def test_a_long_statement_ends_with_its_task(self, db: DatabaseManager, way: str, isolation: Isolation | None) -> None:
+        if isolation is not None:
+            needs(db, Capability.ISOLATION)
+        if way == "stream":
+            needs(db, Capability.SQLALCHEMY)
+        started = asyncio.Event()
+
+        async def run() -> None:
+            async with db.get_session(isolation=isolation) as session:
+                await session.execute(text("SELECT count(*) FROM trades"))
+                started.set()
+                if way == "execute":
+                    await session.execute(_ENDLESS)
+                else:
+                    rows = await session.stream(_ENDLESS)
+                    await rows.all()
+
+        task = asyncio.create_task(run())
+        await started.wait()
+        # the statement is in its thread, or at the server, some turns later
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await TradeRepository(db).insert(trade())
+        assert await raw.count(db, "trades") == 1
+
+    async def test_a_time_limit_within_a_session_ends_a_long_statement(self, db: DatabaseManager) -> None:
+        async def run(session: Any) -> None:
+            async with asyncio.timeout(0.05):
+                await session.execute(_ENDLESS)
+
+        # the session may be lost with the statement
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                with pytest.raises(TimeoutError):
+                    await run(session)
+        await TradeRepository(db).insert(trade())
+        assert await raw.count(db, "trades") == 1
+
+    async def test_a_session_cancelled_beside_its_tasks_call_ends_that_call(self, db: DatabaseManager) -> None:
+        started = asyncio.Event()
+
+        async def run() -> None:
+            async with db.get_session() as session:
+                call = asyncio.ensure_future(session.execute(_ENDLESS))
+                started.set()
+                # waits without passing its cancellation on
+                await asyncio.wait([call])
+
+        task = asyncio.create_task(run())
+        await started.wait()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await TradeRepository(db).insert(trade())
+        assert await raw.count(db, "trades") == 1

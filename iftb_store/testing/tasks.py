@@ -1,0 +1,308 @@
+"""Several tasks on one session: their calls run one after the other, and what returned is stored with the session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import (
+    DatabaseManager,
+    OHLCVRepository,
+    PositionRepository,
+    SystemEventRepository,
+    TradeRepository,
+    TransientError,
+    Unsupported,
+)
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import SuiteFixtures, interrupted, needs
+from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
+
+Call = Callable[[Any, int], Awaitable[object]]
+
+#: A batch of so many bars takes several trips to the engine.
+_MANY = 2_500
+
+
+async def insert_bar(session: Any, number: int) -> None:
+    """Insert one bar."""
+    await OHLCVRepository(session).insert_many([bar(symbol=f"S{number}")])
+
+
+async def upsert_bars(session: Any, number: int) -> None:
+    """Upsert many bars; one of them counts."""
+    await OHLCVRepository(session).upsert_many([bar(symbol=f"S{number}"), *hourly(_MANY, symbol="SHARED")])
+
+
+async def insert_trade(session: Any, number: int) -> None:
+    """Insert one trade."""
+    await TradeRepository(session).insert(trade(f"T{number}"))
+
+
+async def open_position(session: Any, number: int) -> None:
+    """Open one position."""
+    await PositionRepository(session).update_position(position(symbol=f"S{number}"))
+
+
+async def log_event(session: Any, number: int) -> None:
+    """Log one event."""
+    await SystemEventRepository(session).log_event("tick", "info", f"{number}")
+
+
+async def write_raw_sql(session: Any, number: int) -> None:
+    """Insert a copy of the first event by SQL."""
+    sql = (
+        "INSERT INTO system_events (event_type, severity, message, created_at) "
+        "SELECT event_type, severity, :message, created_at FROM system_events WHERE message = 'first'"
+    )
+    await session.execute(text(sql), {"message": f"{number}"})
+
+
+async def read_stream(session: Any, number: int) -> None:
+    """Write a bar between the batches of a stream."""
+    bars = OHLCVRepository(session).stream_range("STREAMED", "1h", T0, T0 + 9 * HOUR, batch_size=2)
+    read = [item.timestamp async for batch in bars for item in batch]
+    assert read == [T0 + hour * HOUR for hour in range(10)], "the stream lost or repeated bars"
+    await insert_bar(session, number)
+
+
+#: What tasks do, and the query that counts the tasks whose work is stored.
+WORK: dict[str, tuple[Call, str]] = {
+    "insert bars": (insert_bar, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
+    "upsert bars": (upsert_bars, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
+    "trades": (insert_trade, "SELECT count(*) FROM trades"),
+    "positions": (open_position, "SELECT count(*) FROM positions"),
+    "events": (log_event, "SELECT count(*) FROM system_events WHERE message <> 'first'"),
+    "raw SQL": (write_raw_sql, "SELECT count(*) FROM system_events WHERE message <> 'first'"),
+    "streams": (read_stream, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
+}
+
+
+async def prepare(db: DatabaseManager) -> None:
+    """Store what the work above reads."""
+    await SystemEventRepository(db).log_event("tick", "info", "first")
+    await OHLCVRepository(db).insert_many(hourly(10, symbol="STREAMED"))
+
+
+async def assert_unharmed(db: DatabaseManager) -> None:
+    """Check that later writes through the same manager are stored, every one."""
+    names = [f"LATER{number}" for number in range(5)]
+    for name in names:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).upsert_many([bar(symbol=name)])
+    assert await raw.value(db, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'LATER%'") == len(names)
+
+
+class SharedSessionTests(SuiteFixtures):
+    """What asyncio.gather and task groups do with one session."""
+
+    @pytest.mark.parametrize("tasks", [2, 5, 20])
+    @pytest.mark.parametrize("work", WORK)
+    async def test_tasks_of_one_session_are_all_stored(self, db: DatabaseManager, work: str, tasks: int) -> None:
+        call, stored = WORK[work]
+        await prepare(db)
+        async with db.get_session() as session:
+            await asyncio.gather(*(call(session, number) for number in range(tasks)))
+        assert await raw.value(db, stored) == tasks
+        await assert_unharmed(db)
+
+    async def test_tasks_that_do_different_things_in_one_session_are_all_stored(self, db: DatabaseManager) -> None:
+        await prepare(db)
+        async with db.get_session() as session, asyncio.TaskGroup() as group:
+            for number, (call, _) in enumerate(WORK.values()):
+                group.create_task(call(session, number))  # type: ignore[arg-type]
+        counts = [await raw.value(db, WORK[work][1]) for work in ("insert bars", "trades", "positions", "events")]
+        assert counts == [3, 1, 1, 2]
+
+    async def test_reads_between_the_writes_of_other_tasks_are_right(self, db: DatabaseManager) -> None:
+        number = await TradeRepository(db).insert(trade())
+        async with db.get_session() as session:
+            trades = TradeRepository(session)
+            found = await asyncio.gather(
+                *(trades.get_by_id(number) if turn % 2 else trades.update(number, fee=Decimal(turn)) for turn in range(20))
+            )
+        assert [item.fee for item in found if item is not None] == [Decimal(turn - 1) for turn in range(1, 20, 2)]
+
+    async def test_rows_of_an_sqlalchemy_stream_come_whole_beside_writes(self, db: DatabaseManager) -> None:
+        needs(db, Capability.SQLALCHEMY)
+        await OHLCVRepository(db).insert_many(hourly(200))
+
+        async def read(session: Any) -> list[Any]:
+            rows = await session.stream(text("SELECT volume FROM ohlcv WHERE symbol = 'BTCUSDT' ORDER BY timestamp"))
+            return [row async for row in rows]
+
+        async with db.get_session() as session:
+            await insert_bar(session, 0)
+            first, second, *_ = await asyncio.gather(
+                read(session), read(session), *(insert_bar(session, number) for number in range(1, 10))
+            )
+        assert len(first) == len(second) == 200
+        assert await raw.count(db, "ohlcv") == 210
+
+    @pytest.mark.parametrize("work", ["insert bars", "upsert bars", "trades", "raw SQL", "streams"])
+    @pytest.mark.parametrize("turns", [0, 1, 3, 10])
+    async def test_one_of_the_tasks_is_cancelled(self, db: DatabaseManager, work: str, turns: int) -> None:
+        call, stored = WORK[work]
+        await prepare(db)
+        returned: list[int] = []
+
+        async def run(session: Any, number: int) -> None:
+            with suppress(OperationalError):
+                await call(session, number)
+                returned.append(number)
+
+        committed = False
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                tasks = [asyncio.create_task(run(session, number)) for number in range(5)]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                tasks[2].cancel()
+                await asyncio.wait(tasks)
+            committed = True
+        count = await raw.value(db, stored)
+        assert count == 0 or committed, "the session failed, and something of it is stored"
+        assert not committed or count == len(returned), "what returned is not what is stored"
+        await assert_unharmed(db)
+
+    @pytest.mark.parametrize("work", WORK)
+    @pytest.mark.parametrize("turns", [0, 1, 5])
+    async def test_a_task_that_outlives_its_session_is_stored_or_refused(
+        self, db: DatabaseManager, work: str, turns: int
+    ) -> None:
+        call, stored = WORK[work]
+        await prepare(db)
+        async with db.get_session() as session:
+            tasks = [asyncio.ensure_future(call(session, number)) for number in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [error for error in ended if isinstance(error, BaseException) and not isinstance(error, OperationalError)] == []
+        assert await raw.value(db, stored) == len([result for result in ended if result is None])
+        await assert_unharmed(db)
+
+    async def test_a_task_that_outlives_a_session_that_failed_never_returns_as_if_stored(self, db: DatabaseManager) -> None:
+        await prepare(db)
+        async with interrupted(db) as session:
+            task = asyncio.ensure_future(upsert_bars(session, 1))
+            await asyncio.sleep(0)
+        with pytest.raises(OperationalError):
+            await task
+        assert await raw.value(db, WORK["upsert bars"][1]) == 0
+        await assert_unharmed(db)
+
+    async def test_a_task_refused_by_its_ended_session_is_told_so(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await insert_trade(session, 1)
+        with pytest.raises(OperationalError, match="session is closed"):
+            await insert_trade(session, 2)
+        assert await raw.count(db, "trades") == 1
+
+    async def test_tasks_of_a_session_in_run_are_all_stored(self, db: DatabaseManager) -> None:
+        async def work(session: Any) -> None:
+            await asyncio.gather(*(insert_trade(session, number) for number in range(5)))
+
+        await db.run(work)
+        assert await raw.count(db, "trades") == 5
+
+    @pytest.mark.parametrize("sql", ["COMMIT", " -- now\n rollback", "/* so */ Begin", "END"])
+    async def test_raw_sql_cannot_end_a_sessions_transaction(self, db: DatabaseManager, sql: str) -> None:
+        async with db.get_session() as session:
+            await insert_trade(session, 1)
+            with pytest.raises(Unsupported, match=r"session|statement"):
+                await session.execute(text(sql))
+            await insert_trade(session, 2)
+        assert await raw.count(db, "trades") == 2
+
+
+class OwnLockTests(SuiteFixtures):
+    """A session that has written, and its own task writes past it."""
+
+    async def test_a_write_past_the_tasks_own_session_fails_at_once_or_is_stored(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await insert_trade(session, 1)
+            if Capability.PARALLEL_WRITERS in db.capabilities:
+                await log_event(db, 1)
+            else:
+                with pytest.raises(OperationalError, match="this task has a session open") as caught:
+                    await log_event(db, 1)
+                # db.run would wait and try again
+                assert not isinstance(caught.value, TransientError)
+            await log_event(session, 2)
+        assert await raw.count(db, "trades") == 1
+
+    async def test_the_same_is_said_of_a_second_session_and_of_run(self, db: DatabaseManager, url: str) -> None:
+        if Capability.PARALLEL_WRITERS in db.capabilities:
+            pytest.skip("PARALLEL_WRITERS is declared")
+
+        async def work(session: Any) -> None:
+            await insert_trade(session, 2)
+
+        async with DatabaseManager(url) as other, db.get_session() as session:
+            await session.execute(text("UPDATE trades SET fee = fee"))
+            for manager in (db, other):
+                with pytest.raises(OperationalError, match="this task has a session open"):
+                    await manager.run(work)
+        await db.run(work)
+        assert await raw.count(db, "trades") == 1
+
+    async def test_after_its_commit_a_session_is_in_nobodys_way(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await insert_trade(session, 1)
+            await session.commit()
+            await insert_trade(db, 2)
+        assert await raw.count(db, "trades") == 2
+
+    async def test_a_reading_session_is_in_nobodys_way(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await TradeRepository(session).get_recent()
+            await insert_trade(db, 1)
+        assert await raw.count(db, "trades") == 1
+
+
+class DeadlockTests(SuiteFixtures):
+    """Two sessions that wait for each other, on engines where they can."""
+
+    @pytest.mark.parametrize("way", ["repository", "raw SQL"])
+    async def test_a_caught_deadlock_never_commits_half_a_session(self, db: DatabaseManager, way: str) -> None:
+        numbers = [await TradeRepository(db).insert(trade(name, fee=Decimal(0))) for name in ("a", "b")]
+        both = asyncio.Barrier(2)
+
+        async def update(session: Any, number: int, writer: int) -> None:
+            if way == "repository":
+                await TradeRepository(session).update(number, leverage=Decimal(writer))
+            else:
+                row = {"id": number, "side": "long" if writer == 2 else "short"}
+                await session.execute(text("UPDATE trades SET side = :side WHERE id = :id"), row)
+
+        async def touch(order: list[int], writer: int) -> bool:
+            try:
+                async with db.get_session() as session:
+                    await SystemEventRepository(session).log_event("touch", "info", f"{writer}")
+                    await update(session, order[0], writer)
+                    with suppress(TimeoutError, asyncio.BrokenBarrierError):
+                        # on an engine with one writer the other one cannot come
+                        async with asyncio.timeout(0.5):
+                            await both.wait()
+                    with suppress(OperationalError):
+                        await update(session, order[1], writer)
+            except OperationalError:
+                return False
+            return True
+
+        ended = await asyncio.gather(touch(numbers, 2), touch(numbers[::-1], 3))
+        logged = {message for (message,) in await raw.fetch(db, "SELECT message FROM system_events")}
+        assert logged == {str(writer) for writer, whole in zip((2, 3), ended, strict=True) if whole}
+        assert any(ended), "neither session was stored"
+
+
+class TaskTests(SharedSessionTests, OwnLockTests, DeadlockTests):
+    """Everything about the tasks that share a session."""

@@ -1,0 +1,87 @@
+"""Whose turn it is in a session: its calls run one after the other, in the event loop and the process that opened it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+
+from iftb_store.errors import NotConnectedError, operational_error
+
+_UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
+
+
+def check_process(process: int, what: str) -> None:
+    """Refuse a forked process.
+
+    Raises:
+        NotConnectedError: this is another process than ``process``, in which ``what`` was opened.
+    """
+    if process != (own := os.getpid()):
+        raise NotConnectedError(
+            f"{what} was opened in process {process} and cannot be used in its fork, process {own}; "
+            "make a new DatabaseManager in each process, after the fork"
+        )
+
+
+def other_loop(what: str) -> NotConnectedError:
+    """Return the error for what is used in another event loop than its own."""
+    return NotConnectedError(
+        f"{what} belongs to another event loop, in which it was opened; give each event loop, e.g. that of a thread, "
+        "a DatabaseManager of its own"
+    )
+
+
+class Turns:
+    """The calls of one session, one at a time in order of arrival; none begins once the session has ended.
+
+    Raises:
+        OperationalError: on entry, if the session has ended; on a clean exit, if it was rolled back meanwhile.
+        NotConnectedError: on entry, in another event loop or a forked process.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        #: Why no call can begin any more.
+        self.ended: str | None = None
+        #: Whether nothing of what is running will be stored.
+        self.undone = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is running."""
+        return self._turn.locked()
+
+    def is_foreign(self) -> bool:
+        """Whether this is another event loop than the session's."""
+        return self._loop is not asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Turns:
+        check_process(self._process, "the session")
+        if self.is_foreign():
+            raise other_loop("the session")
+        await self._turn.acquire()
+        if self.ended is not None:
+            self._turn.release()
+            raise operational_error(self.ended)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._turn.release()
+        if error is None and self.undone:
+            raise operational_error(_UNDONE)
+
+    def end(self, reason: str, *, undone: bool = False) -> None:
+        """Let no further call begin; ``undone``: let none that is running return as if it had succeeded."""
+        self.ended = self.ended or reason
+        self.undone = self.undone or undone
+
+    @asynccontextmanager
+    async def last(self) -> AsyncIterator[None]:
+        """Wait for the end of the call that is running, and have the turn in which the session itself is ended."""
+        async with self._turn:
+            yield

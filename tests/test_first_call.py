@@ -1,0 +1,29 @@
+"""The first call of a process does not hold up its event loop: what takes long to import is imported in a thread."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import iftb_store_migrations as migrations
+from benchmarks.first_calls import CALLS
+from iftb_store.schema import HEAD, REVISIONS
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no forks there")
+def test_no_first_call_imports_another_package_in_the_event_loop(url: str) -> None:
+    command = [sys.executable, "-m", "tests.importing", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {name: [] for name in CALLS}
+
+
+def test_the_revisions_of_the_package_are_those_of_its_directory() -> None:
+    assert list(REVISIONS) == migrations.revisions()
+    assert migrations.head() == HEAD

@@ -1,0 +1,180 @@
+"""Databases that past versions wrote are upgraded with every value in place; tests/frozen has one of each revision."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from iftb_store import (
+    DatabaseManager,
+    OHLCVRepository,
+    PositionRepository,
+    SystemEventRepository,
+    TradeRepository,
+)
+from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES
+from iftb_store.testing import raw
+from iftb_store.testing.samples import bar, position, trade
+from iftb_store.verifying import verify
+from iftb_store_migrations import revisions
+from tests.frozen.record import exact_text, record_of
+from tests.whole_rows import TABLES, everything
+
+_FROZEN = Path(__file__).parent / "frozen"
+_REVISIONS = sorted(path.parent.name for path in _FROZEN.glob("*/rows.json"))
+_ENGINES = ("sqlite", "duckdb", "postgresql")
+_MOST_BYTES = 1_000_000
+_COUNT = 50
+
+Thaw = Callable[[str], str]
+Records = list[dict[str, Any]]
+
+
+@pytest.fixture(params=_REVISIONS)
+def revision(request: pytest.FixtureRequest) -> str:
+    """Each revision of which a database was frozen."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def thaw(revision: str, tmp_path: Path, request: pytest.FixtureRequest) -> Thaw:
+    """Bring a copy of the frozen database to its engine; return its URL."""
+
+    def to_engine(engine: str) -> str:
+        folder = _FROZEN / revision
+        if engine == "postgresql":
+            url: str = request.getfixturevalue("postgres_url")
+            # line ends are a part of the values
+            asyncio.run(_load(url, (folder / "store.sql").read_bytes().decode()))
+            return url
+        name = {"sqlite": "store.db", "duckdb": "store.duckdb"}[engine]
+        (tmp_path / name).write_bytes(gzip.decompress((folder / f"{name}.gz").read_bytes()))
+        return f"{engine}:///{tmp_path / name}"
+
+    return to_engine
+
+
+@pytest.fixture(params=_ENGINES)
+def frozen_url(request: pytest.FixtureRequest, thaw: Thaw) -> str:
+    """URL of a copy of a frozen database, on each engine."""
+    return thaw(request.param)
+
+
+@pytest.fixture
+def frozen_sqlite_url(thaw: Thaw) -> str:
+    """URL of a copy of the frozen SQLite database."""
+    return thaw("sqlite")
+
+
+@pytest.fixture
+def expected(revision: str) -> dict[str, Records]:
+    """The rows of the frozen databases of a revision, by table."""
+    recorded: dict[str, Records] = json.loads((_FROZEN / revision / "rows.json").read_text(encoding="utf-8"))["tables"]
+    return recorded
+
+
+async def _load(url: str, dump: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(dump)
+    await connection.close()
+
+
+def _comparable(rows: list[Any], expected: Records) -> dict[int, str]:
+    """Return rows by their id, in the columns that the revision had."""
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: exact_text({name: row[name] for name in expected[0]}) for row in rows}
+
+
+def test_every_revision_has_frozen_databases() -> None:
+    missing = set(revisions()) - set(_REVISIONS)
+    assert missing == set(), "commit the revision, then make its databases: python -m tests.frozen.make"
+
+
+def test_frozen_databases_of_a_revision_are_small(revision: str) -> None:
+    assert sum(path.stat().st_size for path in (_FROZEN / revision).iterdir()) < _MOST_BYTES
+
+
+def test_each_column_of_the_rows_varies_and_is_null_where_it_may(expected: dict[str, Records]) -> None:
+    for table in (BARS, TRADES, POSITIONS, EVENTS):
+        rows = expected[table.name]
+        assert len(rows) == _COUNT
+        for column in rows[0]:
+            values = {exact_text({column: row[column]}) for row in rows}
+            assert len(values) > 1, f"{table.name}.{column} has one value alone"
+            assert (None in [row[column] for row in rows]) is not table.required(column), f"{table.name}.{column}"
+
+
+async def test_a_frozen_database_stands_at_its_revision(frozen_url: str, revision: str) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        status = await db.status()
+    assert (status.revision, status.tables) == (revision, dict.fromkeys(TABLES, _COUNT))
+
+
+async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, Records]) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        assert (await db.status()).state == "current"
+        tables = await everything(db)
+    for table in TABLES:
+        rows = [record_of(row) for row in tables[table]]
+        assert _comparable(rows, expected[table]) == _comparable(expected[table], expected[table]), table
+
+
+async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: dict[str, Records]) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        bars, positions = OHLCVRepository(db), PositionRepository(db)
+        markets = {row["exchange"] for row in expected["positions"]}
+        lists: dict[str, list[Any]] = {
+            "ohlcv": [
+                row
+                for item in await bars.list_series()
+                for row in await bars.get_range(item.symbol, item.timeframe, item.first, item.last, item.exchange)
+            ],
+            "trades": await TradeRepository(db).get_recent(1_000),
+            "positions": [row for market in markets for row in await positions.get_open_positions(market)],
+            "system_events": await SystemEventRepository(db).get_recent_events(limit=1_000),
+        }
+    listed = {**expected, "positions": [row for row in expected["positions"] if row["status"] == "open"]}
+    for table, items in lists.items():
+        rows = [record_of(item) for item in items]
+        assert _comparable(rows, expected[table]) == _comparable(listed[table], expected[table]), table
+
+
+async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        findings = await db.examine()
+    assert [finding for finding in findings if finding.severity == "error"] == []
+
+
+async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
+    frozen_url: str, expected: dict[str, Records]
+) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        await OHLCVRepository(db).insert_many([bar(symbol="new")])
+        await TradeRepository(db).insert(trade("new", symbol="new"))
+        await PositionRepository(db).update_position(position(symbol="new"))
+        await SystemEventRepository(db).log_event("new", "info", "", symbol="new")
+        for table in TABLES:
+            number = await raw.value(db, f"SELECT id FROM {table} WHERE symbol = 'new'")
+            assert number > max(row["id"] for row in expected[table])
+
+
+@pytest.mark.parametrize("frozen_url", ["duckdb", "postgresql"], indirect=True)
+async def test_verify_finds_the_migrated_databases_of_two_engines_equal(frozen_sqlite_url: str, frozen_url: str) -> None:
+    async with DatabaseManager(frozen_sqlite_url) as source, DatabaseManager(frozen_url) as destination:
+        await source.migrate()
+        await destination.migrate()
+        parts = await verify(source, destination)
+    assert [part for part in parts if not part.equal] == []
+    assert sum(part.source.rows for part in parts) == _COUNT * len(TABLES)

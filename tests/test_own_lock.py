@@ -1,0 +1,95 @@
+"""A task that waits for what its own open session, or its parent's, holds: the write lock, or every place of the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import DatabaseManager, SystemEventRepository, TradeRepository, TransientError
+from iftb_store.testing import raw
+from iftb_store.testing.samples import trade
+
+
+@pytest.fixture(params=["sqlite", "duckdb"])
+def patient_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh file, on whose write lock nobody waits for long."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url + ("?timeout=0.3" if request.param == "sqlite" else "?busy_timeout=1")
+
+
+@pytest.fixture
+async def db(patient_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(patient_url) as manager:
+        await manager.create_tables()
+        yield manager
+
+
+async def log(db: DatabaseManager) -> None:
+    await SystemEventRepository(db).log_event("tick", "info", "")
+
+
+async def test_a_child_task_is_told_of_its_parents_session(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await TradeRepository(session).insert(trade())
+        with pytest.raises(OperationalError, match="the task that started this one has a session open") as caught:
+            await asyncio.create_task(log(db))
+    assert not isinstance(caught.value, TransientError)
+    assert await raw.count(db, "trades") == 1
+
+
+async def test_a_child_task_writes_once_its_parents_session_has_ended(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await TradeRepository(session).insert(trade())
+        child = asyncio.create_task(log(db))
+        await asyncio.sleep(0)
+    await child
+    assert await raw.count(db, "system_events") == 1
+
+
+async def test_a_stranger_to_the_writer_is_told_of_another_writer(db: DatabaseManager) -> None:
+    written, go_on = asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        async with db.get_session() as session:
+            await TradeRepository(session).insert(trade())
+            written.set()
+            await go_on.wait()
+
+    writer = asyncio.create_task(write())
+    await written.wait()
+    with pytest.raises(TransientError):
+        await log(db)
+    go_on.set()
+    await writer
+
+
+async def test_migrating_past_ones_own_writing_session_fails_at_once(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        await TradeRepository(session).insert(trade())
+        with pytest.raises(OperationalError, match="this task has a session open"):
+            await db.migrate()
+
+
+async def test_a_second_session_of_a_task_in_memory_fails_at_once() -> None:
+    async with DatabaseManager("sqlite:///:memory:") as db:
+        await db.create_tables()
+        async with db.get_session() as session:
+            await TradeRepository(session).insert(trade())
+            with pytest.raises(OperationalError, match="own open sessions hold every connection"):
+                await log(db)
+            await log(session)
+        await log(db)
+        assert await raw.count(db, "system_events") == 2
+
+
+async def test_a_task_that_takes_every_place_of_the_pool_is_told_so_at_once(url: str) -> None:
+    async with DatabaseManager(url, pool_size=1, max_overflow=0) as db:
+        await db.create_tables()
+        async with db.get_session() as session:
+            await TradeRepository(session).get_recent()
+            with pytest.raises(OperationalError, match="pool_size"):
+                await log(db)
+        await log(db)
