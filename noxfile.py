@@ -30,6 +30,17 @@ SOAKED = (
     "tests/test_hostile_files.py",
     "tests/test_hostile_urls.py",
 )
+# without a server, a child process or many rounds
+UNIT_TESTS = (
+    "tests/test_architecture.py",
+    "tests/test_arrow_input.py",
+    "tests/test_checks.py",
+    "tests/test_config.py",
+    "tests/test_digests.py",
+    "tests/test_klines.py",
+    "tests/test_scope.py",
+    "tests/test_verify.py",
+)
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
@@ -92,6 +103,24 @@ def wheel(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests on all three engines with this Python; branches covered are printed and must be enough."""
     _run_tests(session)
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """All tests with every hostile value, sabotage and fault, and the suite as another role: before an issue is resolved."""
+    session.env["IFTB_STORE_FULL"] = "1"
+    _run_tests(session)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """An answer within minutes: the rules, the packages' types, the suite on SQLite without random values, and unit tests."""
+    session.install("-e", ".[all,testing]", *_group("test", "lint", "types"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("pytest", "-n", "2", "-q", "tests/test_conformance.py", "-k", "TestSQLite and not hostile and not test_any_")
+    session.run("pytest", "-n", "2", "-q", *UNIT_TESTS)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -16,10 +17,13 @@ import pytest
 from sqlalchemy import make_url
 
 from iftb_store.cli import main
-from tests.faults.rounds import rounds
+from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
 
 Run = Callable[..., tuple[int, str, str]]
+
+# of the suite's hostile calls all are made on SQLite, one on each other engine
+_HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
 
 # Durability is no subject of these tests: a server that need not wait for the disk makes fresh tables per test cheap.
 # Tests of crashes start a server of their own with its defaults.
@@ -31,6 +35,21 @@ _EMPTY = """
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public;
 """
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to `nox -s full` what is marked ``full``, and of what is marked ``one_of_each`` all parameters but the first."""
+    if FULL:
+        return
+    kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
+        again = each and function in seen
+        seen.add(function)
+        (left if again or item.get_closest_marker("full") is not None else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)

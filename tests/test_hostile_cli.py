@@ -187,6 +187,7 @@ def test_every_option_and_argument_of_every_command_has_its_hostile_case() -> No
     assert takes_text == {name: set(places) for name, places in PLACES.items()}
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize(("command", "parameter"), [(command, name) for command, places in PLACES.items() for name in places])
 def test_a_hostile_word_is_taken_or_refused_in_one_line(command: str, parameter: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name, word in WORDS.items():

@@ -90,6 +90,7 @@ async def test_every_reserved_character_in_a_database_s_name_reaches_postgresql(
 
 
 # what follows / or ? is no part of the host any more
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("char", sorted(set(RESERVED) - set("/?:,-._\u00fc")))
 def test_a_reserved_character_in_the_host_is_refused(char: str) -> None:
     url = URL.create("postgresql", "trader", SECRET, f"db{char}example", database="bot").render_as_string(hide_password=False)
@@ -124,6 +125,7 @@ def test_bytes_in_the_settings_that_are_no_text_are_refused(monkeypatch: pytest.
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
 @pytest.mark.parametrize("word", [word for word in WORDS if not {"/", "\\", "?"} & set(word)])
 async def test_a_database_file_gets_the_very_name_that_the_url_tells(tmp_path: Path, scheme: str, word: str) -> None:

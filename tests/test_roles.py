@@ -268,6 +268,7 @@ async def test_any_other_role_cannot_even_connect(tables: Roles) -> None:
         await DatabaseManager(tables.urls["stranger"]).connect()
 
 
+@pytest.mark.full
 class TestPostgresAsBot(BackendConformance):
     """The whole suite, its tables made by the owner, all else done by the bot."""
 

@@ -40,6 +40,7 @@ def run_suite(sabotage: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize(("sabotage", "caught_by"), _SABOTAGES.items())
 def test_the_suite_catches_a_backend_that(sabotage: str, caught_by: str) -> None:
     result = run_suite(sabotage, "-k", f"{caught_by} or {_SOUND}")

@@ -1,11 +1,16 @@
-"""How often each fault strikes, in the normal suite and in `nox -s soak`: the one place that knows."""
+"""How often each fault strikes, in `nox -s tests`, in `nox -s full` and in `nox -s soak`: the one place that knows."""
 
 from __future__ import annotations
 
+import math
 import os
 
 SOAK = os.environ.get("IFTB_STORE_SOAK") == "1"
+FULL = SOAK or os.environ.get("IFTB_STORE_FULL") == "1"
 _SCALE = float(os.environ.get("IFTB_STORE_SOAK_SCALE", "1"))
+
+# `nox -s tests` does so much less than `nox -s full`
+_SHORTER = 5
 
 _ROUNDS = {
     "writer killed": (20, 500),
@@ -37,5 +42,7 @@ _ROUNDS = {
 
 def rounds(fault: str) -> int:
     """Return the number of rounds; IFTB_STORE_SOAK_SCALE shortens (0.1) or lengthens a soak."""
-    normal, soak = _ROUNDS[fault]
-    return max(1, round(soak * _SCALE)) if SOAK else normal
+    full, soak = _ROUNDS[fault]
+    if SOAK:
+        return max(1, round(soak * _SCALE))
+    return full if FULL else math.ceil(full / _SHORTER)
