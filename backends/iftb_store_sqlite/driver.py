@@ -18,7 +18,7 @@ from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
 from iftb_store.checks import json_text
 from iftb_store.collector import age, paused
 from iftb_store.decimals import from_sortable, to_sortable
-from iftb_store.errors import SchemaError, operational_error
+from iftb_store.errors import SchemaError, operational_error, readable
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import (
@@ -240,7 +240,8 @@ class SQLiteDriver:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:
-                check_revision(*await connection._execute(_schema, connection._conn))
+                with suppress(*RAISED):
+                    check_revision(*await connection._execute(_schema, connection._conn))
             except SchemaError as missing:
                 return missing
         translated = translate(error)
@@ -252,7 +253,10 @@ class SQLiteDriver:
         pooled = await joined(session)
         driver: Any = pooled.driver_connection
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-            check_revision(*await driver._execute(_schema, driver._conn))
+            try:
+                check_revision(*await driver._execute(_schema, driver._conn))
+            except RAISED as error:
+                raise translate(error) from error
             session.iftb_store_backend.schema_seen = True
         return driver
 
@@ -280,7 +284,8 @@ def _fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHL
     bars: list[OHLCVBar] = []
     with paused():
         while rows := cursor.fetchmany(CHUNK):
-            bars += to_bars(rows)
+            with readable("ohlcv"):
+                bars += to_bars(rows)
             age()
     return bars
 
