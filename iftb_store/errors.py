@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -138,3 +140,21 @@ def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Err
     error.code = None  # type: ignore[assignment]
     error.__cause__ = cause
     return error
+
+
+@contextmanager
+def readable(table: str) -> Iterator[None]:
+    """Turn what Python raises as it converts stored values into one error of ours: raw SQL, or damage, left such a value.
+
+    Raises:
+        StoreError: a value cannot be read.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"a row of {table} has a value that cannot be read ({type(error).__name__}); `iftb-store doctor` finds all such "
+            "values and says how to mend them"
+        ) from error

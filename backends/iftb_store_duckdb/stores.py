@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store.checks import json_object, json_text
 from iftb_store.decimals import CONTEXT, plain, trimmed
-from iftb_store.errors import integrity_error
+from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
 from iftb_store.selections import ScannedTable, Selection
@@ -211,7 +211,8 @@ def _names(model: type[_Model]) -> list[str]:
 def _select(cursor: Cursor, model: type[_Model], table: str, rest: str, *parameters: Any) -> list[_Model]:
     names = _names(model)
     rows = cursor.rows(f"SELECT {', '.join(names)} FROM {table} {rest}", parameters)
-    return [model(*map(_decode, names, row)) for row in rows]
+    with readable(table):
+        return [model(*map(_decode, names, row)) for row in rows]
 
 
 def _insert(cursor: Cursor, table: str, item: Trade | Position | SystemEvent, kept: dict[str, Any]) -> int:

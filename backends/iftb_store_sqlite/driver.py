@@ -20,7 +20,7 @@ from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
 from iftb_store.checks import json_text
 from iftb_store.collector import age, paused
 from iftb_store.decimals import from_sortable, to_sortable
-from iftb_store.errors import SchemaError, operational_error
+from iftb_store.errors import SchemaError, operational_error, readable
 from iftb_store.models import OHLCVBar
 from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import TradeTotals
@@ -240,7 +240,10 @@ class SQLiteDriver:
         async with joined(session) as pooled:
             driver: Any = pooled.driver_connection
             if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-                check_revision(*await driver._execute(_schema, driver._conn))
+                try:
+                    check_revision(*await driver._execute(_schema, driver._conn))
+                except RAISED as error:
+                    raise translate(error) from error
                 session.iftb_store_backend.schema_seen = True
             yield _InTurn(session, driver)
 
@@ -282,7 +285,8 @@ class _InTurn:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no code of its own for a missing table
             try:
-                check_revision(*await driver._execute(_schema, driver._conn))
+                with suppress(*RAISED):
+                    check_revision(*await driver._execute(_schema, driver._conn))
             except SchemaError as missing:
                 return missing
         translated: Exception = translate(error)
@@ -315,7 +319,8 @@ def _fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHL
     bars: list[OHLCVBar] = []
     with paused():
         while rows := cursor.fetchmany(CHUNK):
-            bars += to_bars(rows)
+            with readable("ohlcv"):
+                bars += to_bars(rows)
             age()
     return bars
 

@@ -22,6 +22,8 @@ _MEANING: dict[int | None, str] = {
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
 }
 
+_NO_TEXT = "Could not decode to UTF-8"
+
 #: What sqlite3 raises: UnicodeDecodeError where its message would quote a schema that is damaged.
 RAISED = (sqlite3.Error, UnicodeDecodeError)
 
@@ -37,6 +39,9 @@ def translate(error: sqlite3.Error | UnicodeDecodeError) -> IntegrityError | Ope
     if isinstance(error, sqlite3.IntegrityError):
         message = "a row with this key is stored already" if code in _DUPLICATE else "the row breaks a constraint of the database"
         return integrity_error(message, error)
+    if code is None and _NO_TEXT in str(error):
+        # sqlite3's own message quotes it
+        return operational_error("a text in the database is not UTF-8; the file may be damaged, see `iftb-store doctor`", error)
     primary = None if code is None else code & 0xFF
     return operational_error(_MEANING.get(primary) or str(error), error, transient=primary in _TRANSIENT)
 

@@ -10,6 +10,9 @@ from iftb_store.messages import shown
 from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
 
 _VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
+_OBJECTS = """
+    SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(coalesce(sql, '') AS BLOB)
+    FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"""
 # of PRAGMA table_xinfo: a generated column, computed as it is read or stored
 _GENERATED = (2, 3)
 _CALLS = ("Function", "PureFunc")
@@ -25,11 +28,13 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
             harm.
     """
     tables, triggers = [], []
-    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+    for row in connection.execute(_OBJECTS):
+        # damaged bytes need not be text
+        kind, name, table, sql = (value.decode(errors="replace") for value in row)
         if kind == "trigger":
             triggers.append((table, name))
         elif kind in ("table", "view") and name.lower() in OUR_TABLES:
-            if kind == "view" or _VIRTUAL.match(sql or ""):
+            if kind == "view" or _VIRTUAL.match(sql):
                 raise not_a_table(name, "view" if kind == "view" else "virtual table")
             tables.append(name)
     for table, trigger in triggers:
@@ -60,7 +65,7 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
         # compiled and not run: it has every call of a default, a CHECK and an index
         program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
             raise
         raise foreign_part(table, f"a default, a CHECK or an index that cannot be used ({shown(str(error), 200)})") from error
     for _, operation, _, _, _, call, *_ in program:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from iftb_store.bars import BarBatch
 from iftb_store.checks import json_object
-from iftb_store.errors import integrity_error
+from iftb_store.errors import integrity_error, readable
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
@@ -85,12 +85,13 @@ class _Table(Generic[M]):
         }
         wanted = [(index, decoders[kind]) for index, kind in enumerate(self._kinds) if kind in decoders]
         objects: list[M] = []
-        for row in rows:
-            values = list(row)
-            for index, decoder in wanted:
-                if values[index] is not None:
-                    values[index] = decoder(values[index])
-            objects.append(self.model(*values))
+        with readable(self.name):
+            for row in rows:
+                values = list(row)
+                for index, decoder in wanted:
+                    if values[index] is not None:
+                        values[index] = decoder(values[index])
+                objects.append(self.model(*values))
         return objects
 
 
@@ -154,7 +155,8 @@ class _Bars(SeriesStatements):
             after=after,
             step=None if seconds is None else timedelta(seconds=seconds),
         )
-        return [(driver.decode_time(earlier), driver.decode_time(later)) for earlier, later in rows]
+        with readable(_BARS.name):
+            return [(driver.decode_time(earlier), driver.decode_time(later)) for earlier, later in rows]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A child that runs every command that reads a database on one file, and reports what each said and what it took."""
+"""Children that run every command that reads a database on one file, and report what each said and what it took."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Said:
     out: str
     err: str
     seconds: float
+    memory: int
 
     @property
     def clear(self) -> bool:
@@ -53,47 +54,41 @@ def commands(url: str, whole: str) -> list[tuple[str, ...]]:
     ]
 
 
-def work(url: str, whole: str, folder: str, told: Connection) -> None:
-    """Run the commands in a folder; report each, then the most memory that this process held."""
+def work(words: tuple[str, ...], folder: str, told: Connection) -> None:
+    """Run a command in a folder; report what it said, and the most memory that this process held."""
     os.chdir(folder)
-    for words in commands(url, whole):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            before = _spent()
-            code = main(list(words))
-        told.send(Said(words[0], code, out.getvalue(), err.getvalue(), _spent() - before))
-    told.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def _spent() -> float:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(words))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    told.send(Said(words[0], code, out.getvalue(), err.getvalue(), used.ru_utime + used.ru_stime, used.ru_maxrss))
 
 
-def run_all(url: str, whole: str, folder: Path) -> tuple[list[Said], list[str]]:
-    """Run the commands in a child; return what each said, and what was wrong with them."""
+def run(words: tuple[str, ...], folder: Path) -> Said | str:
+    """Run a command in a process of its own; return what it said, or why it said nothing."""
     ours, theirs = forkserver().Pipe(duplex=False)
-    child = forkserver().Process(target=work, args=(url, whole, str(folder), theirs), daemon=True)
+    child = forkserver().Process(target=work, args=(words, str(folder), theirs), daemon=True)
     child.start()
     theirs.close()
-    said: list[Said] = []
-    wrong: list[str] = []
-    expected = commands(url, whole)
     try:
-        for words in expected:
-            if not ours.poll(PATIENCE):
-                wrong.append(f"{words[0]} did not end")
-                return said, wrong
-            said.append(ours.recv())
-        most = ours.recv()
-        if most > LARGEST:
-            wrong.append(f"the process held {most >> 10} MiB")
+        if not ours.poll(PATIENCE):
+            return f"{words[0]} did not end"
+        said: Said = ours.recv()
     except EOFError:
         child.join()
-        wrong.append(f"{expected[len(said)][0]} died with {child.exitcode}")
+        return f"{words[0]} died with {child.exitcode}"
     finally:
         child.kill()
         child.join()
+    return said
+
+
+def run_all(url: str, whole: str, folder: Path) -> tuple[list[Said], list[str]]:
+    """Run every command; return what each said, and what was wrong with them."""
+    ended = [run(words, folder) for words in commands(url, whole)]
+    said = [one for one in ended if isinstance(one, Said)]
+    wrong = [one for one in ended if isinstance(one, str)]
     wrong += [f"{one.command} took {one.seconds:.0f} s" for one in said if one.seconds > LONGEST]
+    wrong += [f"{one.command} held {one.memory >> 10} MiB" for one in said if one.memory > LARGEST]
     wrong += [f"{one.command} ended with {one.code}: {one.out[-300:]!r} {one.err[-900:]!r}" for one in said if not one.clear]
     return said, wrong

@@ -1,0 +1,59 @@
+"""Values that are none of their columns', in a file that somebody damaged: one error of ours, and never Python's own."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+from tests.filled import fill
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("system_events", "details", '{"a": '),
+        ("system_events", "details", "[" * 100_000),
+        ("system_events", "created_at", 2**62),
+        ("trades", "entry_price", "no number"),
+        ("trades", "entry_price", ""),
+        ("trades", "entry_price", 7),
+        ("trades", "entry_time", "noon"),
+        ("positions", "quantity", b"a1"),
+        ("ohlcv", "close", "no number"),
+        ("ohlcv", "created_at", "noon"),
+    ],
+)
+async def test_a_value_that_cannot_be_read_is_one_error(sqlite_url: str, table: str, column: str, value: object) -> None:
+    await fill(sqlite_url)
+    with closing(sqlite3.connect(Path(sqlite_url.removeprefix("sqlite:///")))) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        connection.commit()
+    async with DatabaseManager(sqlite_url) as db:
+        reads = {
+            "ohlcv": OHLCVRepository(db).get_latest("BTCUSDT", "1h"),
+            "trades": TradeRepository(db).get_recent(),
+            "positions": PositionRepository(db).get_open_positions(),
+            "system_events": SystemEventRepository(db).get_recent_events(),
+        }
+        with pytest.raises(StoreError, match=f"a row of {table} has a value that cannot be read"):
+            await reads.pop(table)
+        for read in reads.values():
+            await read
+
+
+async def test_a_schema_that_is_damaged_is_one_error(sqlite_url: str) -> None:
+    await fill(sqlite_url)
+    with closing(sqlite3.connect(Path(sqlite_url.removeprefix("sqlite:///")))) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        page = "(SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_ohlcv_1')"
+        connection.execute(f"UPDATE sqlite_master SET rootpage = {page} WHERE name = 'iftb_store_version'")
+        connection.commit()
+    async with DatabaseManager(sqlite_url) as db:
+        for call in (TradeRepository(db).get_recent, db.status, db.migrate):
+            with pytest.raises(OperationalError, match="damaged; restore it from a backup"):
+                await call()
