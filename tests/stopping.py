@@ -17,7 +17,7 @@ import asyncpg.transaction
 from duckdb_engine import ConnectionWrapper
 
 import iftb_store_duckdb.driver as duckdb_driver
-import iftb_store_sqlite.backend as sqlite_backend
+import iftb_store_sqlite.connection as sqlite_connection
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
 
@@ -81,7 +81,7 @@ def stopped_main(number: int, times: int, words: list[str]) -> int:
 
     replaced: Any = DatabaseManager
     replaced.connect = connect
-    for owner in (sqlite_backend._Driver, duckdb_driver.Cursor):
+    for owner in (sqlite_connection.Driver, duckdb_driver.Cursor):
         changed: Any = owner
         changed.commit = hit(owner.commit)
     transaction: Any = asyncpg.transaction.Transaction

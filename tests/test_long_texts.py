@@ -85,7 +85,7 @@ def test_a_long_host_that_is_none(host: str) -> None:
             DatabaseManager(f"postgresql://bot@{host}/bot")
 
 
-@pytest.mark.parametrize("piece", ["@", ":", "/", "?x", "a:b@", "=&", "://", "[", "%40", "a"])
+@pytest.mark.parametrize("piece", ["@", ":", "/", "a:b@", "=&", "://", "[", "%40", "a"])
 def test_a_url_of_a_million_characters_is_refused(piece: str) -> None:
     for scheme in ("postgresql", "sqlite", "duckdb"):
         with pytest.raises(URLError):

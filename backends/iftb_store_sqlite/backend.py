@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -37,6 +37,7 @@ from iftb_store.relational import (
     watch,
 )
 from iftb_store_sqlite.backups import Stopped, back_up
+from iftb_store_sqlite.connection import Driver, begin
 from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
 from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
@@ -132,10 +133,13 @@ class SQLiteBackend(EngineBackend):
             check_own_lock(self.write_lock)
         async with self._engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            try:
-                await connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-            except OperationalError as error:
-                raise blame_parent(error, self.write_lock) from error
+            if read_only:
+                await connection.exec_driver_sql("BEGIN")
+            else:
+                try:
+                    await driver._execute(begin, driver._conn)
+                except RAISED as error:
+                    raise blame_parent(translate(error), self.write_lock) from error
             try:
                 await driver._execute(refuse_foreign_objects, driver._conn)
             except RAISED as error:
@@ -226,7 +230,7 @@ class SQLiteBackend(EngineBackend):
 
     def _connect(self, target: str) -> sqlite3.Connection:
         # no busy timeout yet: a wait in the thread would outlast a cancellation
-        return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=_Driver)
+        return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=Driver)
 
     def _create_file(self) -> None:
         if self._mode != "rwc":
@@ -254,15 +258,6 @@ class _Pool(StorePool):
             raise DisconnectionError
         # SQLAlchemy's belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
-
-
-class _Driver(sqlite3.Connection):
-    """Ends its transaction when it is closed: a statement that was broken off would keep it, and the write lock, alive."""
-
-    def close(self) -> None:
-        with suppress(*RAISED):
-            self.rollback()
-        super().close()
 
 
 class _Connection(aiosqlite.Connection):
@@ -335,7 +330,7 @@ class _Connection(aiosqlite.Connection):
             await self._execute_to_end(self._conn.rollback)
 
 
-def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: float) -> None:
+def _configure(connection: Driver, mode: str, cache: int, timeout: float) -> None:
     # before the schema is read: what a stranger's file defines may call no function that could do more than compute
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
@@ -348,6 +343,7 @@ def _configure(connection: sqlite3.Connection, mode: str, cache: int, timeout: f
         # a log that grew while a reader stayed open would keep its size
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
+    connection.patience = timeout
 
 
 def _begin_before_writes(
@@ -368,13 +364,18 @@ def _begin_before_writes(
         before_write(connection)
     if driver is None or driver.driver_connection.in_transaction:
         return
-    begin = driver.cursor()
     try:
-        begin.execute("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+        driver.run_async(_begin_to_read if only_reads else _begin)
     except RAISED as error:
         raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
-    finally:
-        begin.close()
+
+
+async def _begin(connection: Any) -> None:
+    await connection._execute(begin, connection._conn)
+
+
+async def _begin_to_read(connection: Any) -> None:
+    await connection._execute(connection._conn.execute, "BEGIN")
 
 
 def _transaction_is_gone(connection: Connection, error: BaseException) -> bool:

@@ -42,6 +42,7 @@ from iftb_store.selections import ScannedTable, Selection
 from iftb_store.threads import import_modules
 from iftb_store.types import from_epoch_us, to_epoch_us
 from iftb_store_sqlite.columns import to_bars, to_rows
+from iftb_store_sqlite.connection import begin
 from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.strangers import refuse_foreign_objects
 from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
@@ -307,7 +308,7 @@ def _begin_to_read(connection: sqlite3.Connection) -> None:
 
 def _begin(connection: sqlite3.Connection) -> None:
     if not connection.in_transaction:
-        connection.execute("BEGIN IMMEDIATE")
+        begin(connection)
 
 
 def _fetch(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:

@@ -1,0 +1,66 @@
+"""An SQLite connection of the store's: how it waits for the write lock, and how it ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from time import monotonic
+
+from iftb_store_sqlite.errors import RAISED
+
+# milliseconds; a cancellation is noticed in so long a time
+_STEP = 50
+
+
+class Driver(sqlite3.Connection):
+    """Waits for the write lock in short steps, as SQLite's own wait heeds no interrupt; ends its transaction when it is closed.
+
+    Attributes:
+        patience: the seconds to wait for another writer.
+    """
+
+    patience = 0.0
+    _interrupts = 0
+
+    def interrupt(self) -> None:
+        """Stop the statement that runs in another thread, or its wait for the write lock."""
+        self._interrupts += 1
+        super().interrupt()
+
+    def begin(self) -> None:
+        """Begin a transaction that may write.
+
+        Raises:
+            sqlite3.OperationalError: another writer kept the lock for all of ``patience``, or this wait was interrupted.
+        """
+        interrupts, deadline = self._interrupts, monotonic() + self.patience
+        self.execute(f"PRAGMA busy_timeout = {min(_STEP, self._timeout)}")
+        try:
+            while True:
+                try:
+                    self.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    is_over = monotonic() >= deadline or interrupts != self._interrupts
+                    if is_over or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                        raise
+        finally:
+            self.execute(f"PRAGMA busy_timeout = {self._timeout}")
+
+    @property
+    def _timeout(self) -> int:
+        return round(self.patience * 1000)
+
+    def close(self) -> None:
+        """Close; a statement that was broken off would keep its transaction, and the write lock, alive."""
+        with suppress(*RAISED):
+            self.rollback()
+        super().close()
+
+
+def begin(connection: sqlite3.Connection) -> None:
+    """Begin a transaction that may write, be it on a connection of an application's own."""
+    if isinstance(connection, Driver):
+        connection.begin()
+    else:
+        connection.execute("BEGIN IMMEDIATE")
