@@ -20,12 +20,13 @@ from typing import IO
 from iftb_store.bars import check_bar
 from iftb_store.checks import integer, name_text
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.files.spans import Spans
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar
 from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.timeframes import MONTH, check_timeframe, is_off_grid
-from iftb_store.types import from_epoch_us
+from iftb_store.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
+from iftb_store.types import from_epoch_us, to_epoch_us
 
 #: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
 BATCH = 5_000
@@ -350,12 +351,16 @@ async def import_klines(
     """
     count = off_grid = 0
     first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    spans, step = Spans(), (SECONDS[dump.timeframe] or 86_400) * 1_000_000
     async with db.get_session() as session:
         repository = OHLCVRepository(session)
         write = repository.insert_many if insert else repository.upsert_many
         with closing(dump.batches()) as batches:
             for batch in batches:
-                count += await write(batch)
+                await write(batch)
+                # a bar that stood in an earlier batch is none more
+                times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
+                count += len(times) - len(spans.add(dump.symbol, times, step))
                 first = min(first, min(bar.timestamp for bar in batch))
                 last = max(last, max(bar.timestamp for bar in batch))
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
