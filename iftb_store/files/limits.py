@@ -26,6 +26,8 @@ LONGEST_FACTS = 16 << 20
 _LARGEST_RATIO, _RATIO_FLOOR = 200, 32 << 20
 # of text in a batch: what is made of it takes several times as much
 _TEXT_AT_ONCE = 16 << 20
+# of text in the views of a column of a batch
+_MOST_VIEWED = 1 << 30
 # bytes of a value: narrower ones become decimals or times
 _NARROWEST = 8
 
@@ -66,28 +68,48 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
     return width
 
 
-def split_texts(rows: pa.Table) -> Generator[pa.Table]:
-    """Yield the rows in parts whose texts are short enough together.
+def check_views(batch: pa.RecordBatch) -> None:
+    """Refuse views that make one text stand in very many rows, before all of them are looked at.
 
     Raises:
-        ValueError: one row is longer than any that is read.
+        ValueError: they do.
     """
-    lengths: Any = None
-    for column in rows.columns:
-        if (found := _lengths(column)) is not None:
-            lengths = found if lengths is None else pc.add(lengths, found)
-    if lengths is None or (pc.sum(lengths).as_py() or 0) <= _TEXT_AT_ONCE:
-        yield rows
-        return
-    if (longest := pc.max(lengths).as_py()) > LONGEST_TEXT:
-        raise ValueError(f"one of its rows holds {longest:,} bytes of text, the most is {LONGEST_TEXT:,}")
-    first = held = 0
-    for index, length in enumerate(lengths.to_pylist()):
-        if held + length > _TEXT_AT_ONCE and index > first:
-            yield rows.slice(first, index - first)
-            first, held = index, 0
-        held += length
-    yield rows.slice(first)
+    for column in batch.columns:
+        if pa.types.is_string_view(column.type) and (length := pc.sum(_lengths_in(column)).as_py() or 0) > _MOST_VIEWED:
+            raise ValueError(f"{batch.num_rows:,} of its rows hold {length:,} bytes of text, as those of no real file do")
+
+
+class TextSplitter:
+    """Parts the batches of a file whose texts are long; a text may stand in the file once and in many rows."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._total = size, 0
+
+    def split(self, rows: pa.Table) -> Generator[pa.Table]:
+        """Yield the rows in parts whose texts are short enough together.
+
+        Raises:
+            ValueError: one row is longer than any that is read, or all so far hold more than a file of the size can.
+        """
+        lengths: Any = None
+        for column in rows.columns:
+            if (found := _lengths(column)) is not None:
+                lengths = found if lengths is None else pc.add(lengths, found)
+        total = 0 if lengths is None else pc.sum(lengths).as_py() or 0
+        self._total += total
+        check_ratio(self._total, self._size)
+        if total <= _TEXT_AT_ONCE:
+            yield rows
+            return
+        if (longest := pc.max(lengths).as_py()) > LONGEST_TEXT:
+            raise ValueError(f"one of its rows holds {longest:,} bytes of text, the most is {LONGEST_TEXT:,}")
+        first = held = 0
+        for index, length in enumerate(lengths.to_pylist()):
+            if held + length > _TEXT_AT_ONCE and index > first:
+                yield rows.slice(first, index - first)
+                first, held = index, 0
+            held += length
+        yield rows.slice(first)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -97,11 +119,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    return _is_text(kind) and not pa.types.is_dictionary(kind) or pa.types.is_null(kind) or _is_number(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+    if pa.types.is_dictionary(kind):
+        return False
+    return _is_text(kind) or pa.types.is_null(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
 
 
 def _lengths(column: Any) -> Any:
@@ -125,4 +145,5 @@ def _lengths_in(texts: Any) -> Any:
     count = texts.offset + len(texts)
     views: Any = pa.Array.from_buffers(pa.int32(), 4 * count, [None, texts.buffers()[1]])
     lengths = views.take(pa.array(range(4 * texts.offset, 4 * count, 4), pa.int64())).cast(pa.int64())
-    return pc.if_else(texts.is_valid(), lengths, pa.scalar(0, pa.int64()))
+    # below 0 none is valid, which is found out later
+    return pc.if_else(texts.is_valid(), pc.max_element_wise(lengths, 0), pa.scalar(0, pa.int64()))

@@ -15,7 +15,7 @@ from iftb_store.files.limits import LONGEST_FACTS, MOST_COLUMNS, check_at_once, 
 from iftb_store.files.thrift import BINARY, LIST, STRUCT, CompactReader
 
 # of a footer: column chunks, which Arrow keeps in about a kilobyte each, and structs and elements of lists of any kind
-_MOST_CHUNKS, _MOST_ELEMENTS = 100_000, 1_000_000
+_MOST_CHUNKS, _MOST_ELEMENTS = 50_000, 600_000
 # bytes read for a page's header: nearly all are shorter than the first, and none is longer than the last
 _HEADER_SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
 # bytes of text that rows read together may have
@@ -81,7 +81,9 @@ def check_footer(path: Path) -> None:
         _check_count(reader.elements, _MOST_ELEMENTS, "facts")
 
 
-def groups_within_bounds(path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int) -> Generator[tuple[list[int], int]]:
+def groups_within_bounds(
+    path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int
+) -> Generator[tuple[list[int], int]]:
     """Yield row groups that can be decoded together, and how many of their rows at once.
 
     Args:

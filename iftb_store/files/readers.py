@@ -16,7 +16,7 @@ from iftb_store.errors import StoreError
 from iftb_store.files.arrow_bounds import ArrowBounds
 from iftb_store.files.detection import Kind, header
 from iftb_store.files.formats import LONGEST_ROW
-from iftb_store.files.limits import check_types, split_texts
+from iftb_store.files.limits import TextSplitter, check_types, check_views
 from iftb_store.files.parquet_bounds import check_footer, groups_within_bounds
 from iftb_store.files.texts import TextFile
 from iftb_store.klines import DumpError
@@ -91,12 +91,12 @@ class ParquetReader:
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch after batch."""
         metadata, rows = self._file.metadata, 0
-        total = metadata.num_rows
+        total, texts = metadata.num_rows, TextSplitter(self.size)
         for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, _rows_at_once(self.names)):
             for batch in self._file.iter_batches(most, row_groups=groups, columns=columns, use_threads=False):
                 rows += batch.num_rows
                 self.bytes_read = self.size * rows // (total or 1)
-                yield from split_texts(_validated(batch))
+                yield from texts.split(_validated(batch))
         if rows != total:
             raise ValueError(f"it holds {rows:,} rows and claims {total:,}")
 
@@ -119,11 +119,12 @@ class FeatherReader:
         """Yield these columns of the rows, batch after batch."""
         self._bounds.check_batches(check_types(self._schema, columns))
         places, rows = [self.names.index(name) for name in columns], _rows_at_once(self.names)
+        texts = TextSplitter(self.size)
         reader = pa.ipc.open_file(self._stream, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
         for number in range(reader.num_record_batches):
             batch = _validated(reader.get_batch(number))
             for first in range(0, batch.num_rows, rows):
-                yield from split_texts(batch.slice(first, rows))
+                yield from texts.split(batch.slice(first, rows))
             self.bytes_read = self.size * (number + 1) // reader.num_record_batches
 
     def close(self) -> None:
@@ -226,6 +227,8 @@ def _rows_at_once(names: list[str]) -> int:
 
 def _validated(batch: pa.RecordBatch) -> pa.Table:
     # offsets, text and decimals of a damaged file would else crash whatever reads them
+    batch.validate()
+    check_views(batch)
     batch.validate(full=True)
     for field in batch.schema:
         if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:

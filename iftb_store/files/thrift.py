@@ -57,27 +57,37 @@ class CompactReader:
 
     def skip(self, kind: int, depth: int = 0) -> None:
         """Pass over a value."""
-        if depth > _DEEPEST:
-            raise ValueError("it is nested too deeply")
         if kind in _INTEGERS:
             self._varint()
         elif kind == BINARY:
             self._passed(self._varint())
-        elif kind in (BYTE, DOUBLE):
-            self._passed(1 if kind == BYTE else 8)
+        elif kind == STRUCT:
+            self._skip_struct(depth)
         elif kind in (LIST, SET):
             for item in self.items():
                 # a bool of a list has a byte, one of a struct has none
                 self.skip(BYTE if item in (TRUE, FALSE) else item, depth + 1)
-        elif kind == STRUCT:
-            self.elements += 1
-            for _, field in self.fields():
-                self.skip(field, depth + 1)
+        elif kind in (BYTE, DOUBLE):
+            self._passed(1 if kind == BYTE else 8)
         elif kind not in (TRUE, FALSE):
             raise ValueError("a field has a type that Parquet does not use")
 
+    def _skip_struct(self, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        self.elements += 1
+        while head := self._byte():
+            if not head >> 4:
+                self._varint()
+            self.skip(head & 15, depth + 1)
+
     def _byte(self) -> int:
-        return self._passed(1)[0]
+        try:
+            byte = self._data[self.at]
+        except IndexError:
+            raise EOFError("it ends in the middle") from None
+        self.at += 1
+        return byte
 
     def _passed(self, count: int) -> bytes:
         found = self._data[self.at : self.at + count]
@@ -87,13 +97,15 @@ class CompactReader:
         return found
 
     def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
+        byte = self._byte()
+        value, shift = byte & 127, 7
+        while byte > 127:
+            if shift > 63:
+                raise ValueError("a number has too many bytes")
             byte = self._byte()
             value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-        raise ValueError("a number has too many bytes")
+            shift += 7
+        return value
 
     def _signed(self) -> int:
         value = self._varint()
