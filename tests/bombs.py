@@ -1,10 +1,10 @@
-"""Small files that would fill the memory, or last for ever, where they are believed: Parquet and Feather, and what is said of each."""
+"""Small files of Parquet and Feather that would fill the memory, or last for ever, if they were believed."""
 
 from __future__ import annotations
 
 import base64
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -120,11 +120,11 @@ def feather_bombs() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def ipc(columns: dict[str, Any], codec: str | None = "zstd", facts: dict[str, str] | None = None) -> bytes:
+def ipc(columns: dict[str, Any], codec: Literal["lz4", "zstd"] | None = "zstd", facts: dict[str, str] | None = None) -> bytes:
     """Return a Feather file of one batch."""
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     if facts:
-        batch = batch.replace_schema_metadata(facts)  # type: ignore[arg-type]
+        batch = batch.replace_schema_metadata(facts)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
         writer.write_batch(batch)
@@ -180,10 +180,9 @@ def _dictionary_of(rows: int, data: bytes = b"", size: int = 8, type: int = craf
 
 
 def _run(length: int) -> Any:
-    ends: Any = pa.array([length], pa.int32())
-    return pa.RunEndEncodedArray.from_buffers(
-        pa.run_end_encoded(pa.int32(), pa.int64()), length, [None], 0, 0, [ends, pa.array([1])]
-    )
+    ends: Any = [pa.array([length], pa.int32()), pa.array([1])]
+    kind: Any = pa.run_end_encoded(pa.int32(), pa.int64())
+    return pa.RunEndEncodedArray.from_buffers(kind, length, [None], 0, 0, ends)
 
 
 def _footer(*fields: crafted.Field) -> bytes:

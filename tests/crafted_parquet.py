@@ -128,7 +128,7 @@ def _value(kind: int, value: Any) -> bytes:
     if kind in (I32, I64):
         return _signed(value)
     if kind == BINARY:
-        return _varint(len(value)) + value
+        return _varint(len(value)) + bytes(value)
     if kind == STRUCT:
         return bytes(value)
     item, values = value

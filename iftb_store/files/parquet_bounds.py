@@ -200,9 +200,7 @@ def _header(reader: CompactReader) -> _Page:
 
 
 def _skip_columns(reader: CompactReader) -> None:
-    columns = 0
-    for kind in reader.items():
-        columns += 1
+    for columns, kind in enumerate(reader.items(), 1):
         _check_count(columns, MOST_COLUMNS, "columns")
         reader.skip(kind)
 

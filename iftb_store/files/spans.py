@@ -33,9 +33,8 @@ class Spans:
             InvalidValueError: the file holds too many series; or a time may have come before, which is not known any more,
                 as the times have too many holes.
         """
-        places = {time % step for time in times}
-        if len(places) == 1:
-            return self._add((series, *places), times, step)
+        if len({time % step for time in times}) == 1:
+            return self._add((series, times[0] % step), times, step)
         apart: dict[int, list[int]] = {}
         for time in times:
             apart.setdefault(time % step, []).append(time)
