@@ -7,6 +7,7 @@ from typing import Any
 
 from iftb_store.files.flatbuffers import FlatTable
 from iftb_store.files.limits import LONGEST_FACTS, MOST_COLUMNS, check_at_once, check_ratio
+from iftb_store.klines import open_file
 
 _MAGIC = b"ARROW1"
 _CONTINUED = b"\xff\xff\xff\xff"
@@ -31,7 +32,7 @@ class ArrowBounds:
 
     def __init__(self, path: Path) -> None:
         self._path, self._size = path, path.stat().st_size
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             self._file: Any = file
             self._footer = self._read_footer()
         _check_schema(self._footer.table(1), self._footer)
@@ -43,7 +44,7 @@ class ArrowBounds:
             ValueError: one needs too much memory, or they unpack to more than a file of the size can hold.
         """
         self._seen: dict[int, tuple[int, int, int]] = {}
-        with self._path.open("rb", buffering=0) as self._file:
+        with open_file(self._path) as self._file:
             self._check(width)
 
     def _read_footer(self) -> FlatTable:

@@ -207,7 +207,7 @@ async def import_file(
 
 
 def _dump(path: Path, hints: Hints) -> KlineDump:
-    if path.is_file() and path.suffix.lower() not in (".csv", ".zip"):
+    if path.suffix.lower() not in (".csv", ".zip"):
         with path.open("rb") as stream:
             zipped = stream.read(4).startswith(b"PK")
         raise DumpError(

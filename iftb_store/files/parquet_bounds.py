@@ -13,6 +13,7 @@ import pyarrow as pa
 from iftb_store.files.arrow_bounds import check_schema_message
 from iftb_store.files.limits import LONGEST_FACTS, MOST_COLUMNS, check_at_once, check_ratio, check_types
 from iftb_store.files.thrift import BINARY, LIST, STRUCT, CompactReader
+from iftb_store.klines import open_file
 
 # of a footer: column chunks, which Arrow keeps in about a kilobyte each, and structs and elements of lists of any kind
 _MOST_CHUNKS, _MOST_ELEMENTS = 50_000, 600_000
@@ -58,7 +59,7 @@ def check_footer(path: Path) -> None:
         ValueError: it is damaged, or describes more than any real file holds.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))
         end = file.read(8)
@@ -103,7 +104,7 @@ def groups_within_bounds(
     unpacked = held = 0
     groups: list[int] = []
     density = 0.0
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         for group in range(metadata.num_row_groups):
             facts = metadata.row_group(group)
             chunks = [_walk(file, size, facts.column(place)) for place in places]
