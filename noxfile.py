@@ -25,6 +25,7 @@ UNTRACED = (
 SOAKED = (
     "tests/faults",
     "tests/test_model.py",
+    "tests/test_hostile_corpus.py",
     "tests/test_hostile_dumps.py",
     "tests/test_hostile_files.py",
     "tests/test_hostile_urls.py",
