@@ -1,4 +1,4 @@
-"""Files that strangers made: bombs, lies, damage and other files' names, of every format that is read, as many as are asked for."""
+"""Files that strangers made: bombs, lies, damage and other files' names, of every format that is read."""
 
 from __future__ import annotations
 

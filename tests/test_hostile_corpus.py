@@ -1,4 +1,4 @@
-"""A corpus of files that strangers made, each imported by the command: bounded memory and time, one sentence, no other file read."""
+"""Files that strangers made, each imported by the command: bounded memory and time, one sentence, no other file read."""
 
 from __future__ import annotations
 
