@@ -30,13 +30,20 @@ SOAKED = (
     "tests/test_hostile_files.py",
     "tests/test_hostile_urls.py",
 )
+# the lock files of locks/: the extras and the groups of pyproject.toml that each holds
+LOCKS = {
+    "lint": ((), ("lint",)),
+    "types": (("all", "testing"), ("build", "test", "types", "bench")),
+    "demo": (("sqlite",), ("build",)),
+    "tests": (("all", "testing"), ("build", "test")),
+}
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: the rules and the format."""
-    session.install(*_group("lint"))
+    _install_locked(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -45,7 +52,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
     # read only, not run
-    session.install("--no-compile", "-e", ".[all,testing]", "nox", *_group("test", "types", "bench"))
+    _install_locked(session, "types", "--no-compile")
+    _install_itself(session)
     session.run("mypy")
     session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
     session.run("pyright")
@@ -54,14 +62,16 @@ def types(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job from end to end on SQLite, with its driver alone installed."""
-    session.install("-e", ".[sqlite]")
+    _install_locked(session, "demo")
+    _install_itself(session)
     session.run("iftb-store", "demo")
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every script of examples/, each on its engine, told one by one; `tests` runs them too."""
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     session.run("pytest", "-v", "tests/test_examples.py")
 
 
@@ -119,7 +129,8 @@ def soak(session: nox.Session) -> None:
     `-- --fault "server killed"` runs one fault; other words go to pytest. IFTB_STORE_SOAK_SCALE=0.01 takes a hundredth of
     the rounds. A whole run puts its table into RELIABILITY.md.
     """
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     words = list(session.posargs)
     page = () if words else ("RELIABILITY.md",)
     if "--fault" in words:
@@ -137,14 +148,36 @@ def soak(session: nox.Session) -> None:
             session.run("python", "-m", "tests.faults.table", report, *page)
 
 
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write the lock files anew, for each Python and system: what changed in pyproject.toml; all of it with `-- --upgrade`."""
+    session.install("uv")
+    for name, (extras, groups) in LOCKS.items():
+        chosen = [word for kind, names in (("--extra", extras), ("--group", groups)) for one in names for word in (kind, one)]
+        kept = ("--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", f"locks/{name}.txt")
+        # a group that stands alone is read without the package's own dependencies
+        source = ("pyproject.toml",) if extras else ()
+        session.run("uv", "pip", "compile", "--universal", "--python-version", "3.11", *kept, *chosen, *source, *session.posargs)
+
+
 def _run_tests(session: nox.Session) -> None:
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)
         return
     chosen = ("-n", "2", "--dist", "worksteal", "-k")
     session.run("pytest", *chosen, UNTRACED)
     session.run("pytest", *chosen, f"not ({UNTRACED})", "--cov", "--cov-report=term", f"--cov-fail-under={LEAST_COVERAGE}")
+
+
+def _install_locked(session: nox.Session, name: str, *options: str) -> None:
+    """Install what a lock file names, each file of which must have one of its hashes."""
+    session.install("--require-hashes", *options, "-r", f"locks/{name}.txt")
+
+
+def _install_itself(session: nox.Session) -> None:
+    session.install("--no-deps", "--no-build-isolation", "-e", ".")
 
 
 def _group(*names: str) -> tuple[str, ...]:
