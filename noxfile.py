@@ -26,6 +26,7 @@ UNTRACED = (
 SOAKED = (
     "tests/faults",
     "tests/test_model.py",
+    "tests/test_hostile_corpus.py",
     "tests/test_hostile_dumps.py",
     "tests/test_hostile_files.py",
     "tests/test_hostile_urls.py",
@@ -41,13 +42,20 @@ UNIT_TESTS = (
     "tests/test_scope.py",
     "tests/test_verify.py",
 )
+# the lock files of locks/: the extras and the groups of pyproject.toml that each holds
+LOCKS = {
+    "lint": ((), ("lint",)),
+    "types": (("all", "testing"), ("build", "test", "types", "bench")),
+    "demo": (("sqlite",), ("build",)),
+    "tests": (("all", "testing"), ("build", "test")),
+}
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: the rules and the format."""
-    session.install(*_group("lint"))
+    _install_locked(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
@@ -56,7 +64,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
     # read only, not run
-    session.install("--no-compile", "-e", ".[all,testing]", "nox", *_group("test", "types", "bench"))
+    _install_locked(session, "types", "--no-compile")
+    _install_itself(session)
     session.run("mypy")
     session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
     session.run("pyright")
@@ -65,14 +74,16 @@ def types(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job from end to end on SQLite, with its driver alone installed."""
-    session.install("-e", ".[sqlite]")
+    _install_locked(session, "demo")
+    _install_itself(session)
     session.run("iftb-store", "demo")
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every script of examples/, each on its engine, told one by one; `tests` runs them too."""
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     session.run("pytest", "-v", "tests/test_examples.py")
 
 
@@ -115,7 +126,9 @@ def full(session: nox.Session) -> None:
 @nox.session
 def quick(session: nox.Session) -> None:
     """An answer within minutes: the rules, the packages' types, the suite on SQLite without random values, and unit tests."""
-    session.install("-e", ".[all,testing]", *_group("test", "lint", "types"))
+    _install_locked(session, "types")
+    _install_locked(session, "lint")
+    _install_itself(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -136,7 +149,8 @@ def pgbouncer(session: nox.Session) -> None:
     folders = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
     if shutil.which("pgbouncer", path=folders) is None:
         session.error("PgBouncer is not installed; on Debian: apt-get install pgbouncer")
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
     env = {"IFTB_STORE_TEST_PGBOUNCER": "1", "PATH": os.pathsep.join((session.bin, folders))}
     session.run("pytest", "tests/pgbouncer", *chosen, env=env)
@@ -161,7 +175,8 @@ def soak(session: nox.Session) -> None:
     `-- --fault "server killed"` runs one fault; other words go to pytest. IFTB_STORE_SOAK_SCALE=0.01 takes a hundredth of
     the rounds. A whole run puts its table into RELIABILITY.md.
     """
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     words = list(session.posargs)
     page = () if words else ("RELIABILITY.md",)
     if "--fault" in words:
@@ -179,14 +194,36 @@ def soak(session: nox.Session) -> None:
             session.run("python", "-m", "tests.faults.table", report, *page)
 
 
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write the lock files anew, for each Python and system: what changed in pyproject.toml; all of it with `-- --upgrade`."""
+    session.install("uv")
+    for name, (extras, groups) in LOCKS.items():
+        chosen = [word for kind, names in (("--extra", extras), ("--group", groups)) for one in names for word in (kind, one)]
+        kept = ("--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", f"locks/{name}.txt")
+        # a group that stands alone is read without the package's own dependencies
+        source = ("pyproject.toml",) if extras else ()
+        session.run("uv", "pip", "compile", "--universal", "--python-version", "3.11", *kept, *chosen, *source, *session.posargs)
+
+
 def _run_tests(session: nox.Session) -> None:
-    session.install("-e", ".[all,testing]", *_group("test"))
+    _install_locked(session, "tests")
+    _install_itself(session)
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)
         return
     chosen = ("-n", "2", "--dist", "worksteal", "-k")
     session.run("pytest", *chosen, UNTRACED)
     session.run("pytest", *chosen, f"not ({UNTRACED})", "--cov", "--cov-report=term", f"--cov-fail-under={LEAST_COVERAGE}")
+
+
+def _install_locked(session: nox.Session, name: str, *options: str) -> None:
+    """Install what a lock file names, each file of which must have one of its hashes."""
+    session.install("--require-hashes", *options, "-r", f"locks/{name}.txt")
+
+
+def _install_itself(session: nox.Session) -> None:
+    session.install("--no-deps", "--no-build-isolation", "-e", ".")
 
 
 def _group(*names: str) -> tuple[str, ...]:

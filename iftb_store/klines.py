@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -21,12 +23,13 @@ from iftb_store.bars import check_bar
 from iftb_store.checks import integer, name_text
 from iftb_store.commits import Commit
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.files.spans import Spans
 from iftb_store.manager import DatabaseManager
 from iftb_store.messages import kind, shown
 from iftb_store.models import OHLCVBar
 from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.timeframes import MONTH, check_timeframe, is_off_grid
-from iftb_store.types import from_epoch_us
+from iftb_store.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
+from iftb_store.types import from_epoch_us, to_epoch_us
 
 #: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
 BATCH = 5_000
@@ -66,6 +69,32 @@ _MICROSECONDS_A_UNIT = {13: 1_000, 16: 1}
 
 class DumpError(StoreError):
     """A dump that cannot be taken as it stands; the message names the file and, where it is one line's fault, the line."""
+
+
+def open_file(path: Path) -> io.FileIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        DumpError: it is a pipe, a device, a socket or a directory: reading it may never end, or take something away.
+        OSError: it cannot be read.
+    """
+    # to open one may wait already, or do something
+    _check_is_file(path, path.stat().st_mode)
+    file = io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
+    try:
+        # what stood there a moment ago may be gone
+        _check_is_file(path, os.fstat(file.fileno()).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_is_file(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        remedy = "name the files in it" if stat.S_ISDIR(mode) else "write what comes from it to a file first"
+        raise DumpError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')} and no file; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +199,11 @@ class KlineDump:
     @contextmanager
     def _csv(self) -> Iterator[IO[bytes]]:
         if self.path.suffix.lower() == ".csv":
-            self.size = self.path.stat().st_size
-            with self.path.open("rb") as stream:
+            with io.BufferedReader(open_file(self.path)) as stream:
+                self.size = os.fstat(stream.fileno()).st_size
                 yield stream
             return
-        with _ArchiveFile(io.FileIO(self.path)) as file:
+        with _ArchiveFile(open_file(self.path)) as file:
             with self._damage_named():
                 archive = zipfile.ZipFile(file)
             with archive:
@@ -207,7 +236,7 @@ class KlineDump:
         return member
 
     def _check_size(self) -> None:
-        # zipfile is content with less than the archive promises where the sum is right; a .csv may be a pipe, of no size
+        # zipfile is content with less than the archive promises where the sum is right
         if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
             raise DumpError(
                 f"{self.path}: the archive is damaged (it holds {self.bytes_read:,} bytes and claims {self.size:,}); "
@@ -357,12 +386,16 @@ async def import_klines(
     """
     count = off_grid = 0
     first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    spans, step = Spans(), (SECONDS[dump.timeframe] or 86_400) * 1_000_000
     async with db.get_session() as session:
         repository = OHLCVRepository(session)
         write = repository.insert_many if insert else repository.upsert_many
         with closing(dump.batches()) as batches:
             for batch in batches:
-                count += await write(batch)
+                await write(batch)
+                # a bar that stood in an earlier batch is none more
+                times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
+                count += len(times) - len(spans.add(dump.symbol, times, step))
                 first = min(first, min(bar.timestamp for bar in batch))
                 last = max(last, max(bar.timestamp for bar in batch))
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,17 +137,15 @@ def test_a_server_that_falls_silent_is_not_reachable(postgres_url: str) -> None:
 def test_an_import_that_is_stopped_keeps_whole_files_and_nothing_of_the_one_under_way(
     migrated: str, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
-    whole, pipe = tmp_path / "BTCUSDT-1m-2024-01.csv", tmp_path / "BTCUSDT-1m-2024-02.csv"
+    whole, long = tmp_path / "BTCUSDT-1m-2024-01.csv", tmp_path / "BTCUSDT-1m-2024-02.csv"
     whole.write_text("".join(map(line, range(100))))
-    os.mkfifo(pipe)
-    command = [sys.executable, "-m", "iftb_store", "import", migrated, str(whole), str(pipe)]
+    # takes many seconds
+    long.write_text("".join(map(line, range(100, 600_000))))
+    command = [sys.executable, "-u", "-m", "iftb_store", "import", migrated, str(whole), str(long)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        # the writer sees the pipe close when the command has ended
-        with suppress(BrokenPipeError), pipe.open("w") as writer:
-            writer.write(line(100))
-            writer.flush()
-            running.send_signal(sent)
-            writer.write("".join(map(line, range(101, 20_000))))
+        assert running.stdout is not None
+        assert b"100 bars" in running.stdout.readline()
+        running.send_signal(sent)
         _, err = running.communicate(timeout=60)
 
     assert running.returncode == code

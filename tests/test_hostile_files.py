@@ -141,11 +141,13 @@ def test_bombs_and_lies_are_refused_in_bounded_memory(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[[" + "1," * 10_000_000)
     (tmp_path / "lists.json").write_text("[" + "[[]," * 5_000_000)
     (tmp_path / "object.json").write_text('{"time": [' + "[]," * 5_000_000)
-    write_repeated(tmp_path / "repeated.parquet")
+    write_repeated(tmp_path / "repeated.parquet", "x" * (8 * _MEBIBYTE), 1_000_000)
+    write_repeated(tmp_path / "long.parquet", "".join(map(str, range(2_600_000))), 1_000)
 
     said, grown = read(tmp_path)
 
-    assert "of its rows hold" in said["repeated.parquet"]
+    assert "it unpacks to more than 200 times its size" in said["repeated.parquet"]
+    assert "one of its rows holds" in said["long.parquet"]
     assert {said[name] for name in ("endless.csv", "quoted.csv")} == {": cannot be read (a row is longer than 4,194,304 bytes)"}
     assert "MemoryError" not in str(said)
     assert [name for name, word in said.items() if word.endswith(" rows")] == []
@@ -162,12 +164,12 @@ def write_bomb(path: Path, head: bytes, again: bytes, times: int) -> None:
             file.write(packer)
 
 
-def write_repeated(path: Path) -> None:
-    """Write a small Parquet file whose one symbol is 8 MiB long and stands in a million rows."""
-    symbol = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int32()), pa.array(["x" * (8 * _MEBIBYTE)]))
-    columns = {name: pa.array([1_706_745_600] * 1_000_000) for name in ("time", "open", "high", "low", "close", "volume")}
+def write_repeated(path: Path, symbol: str, rows: int) -> None:
+    """Write a Parquet file whose one symbol is long and stands in every row."""
+    symbols = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([symbol]))
+    columns = {name: pa.array([1_706_745_600] * rows) for name in ("time", "open", "high", "low", "close", "volume")}
     # without Arrow's own schema a reader makes plain text of it
-    pq.write_table(pa.table({"symbol": symbol, **columns}), path, compression="zstd", store_schema=False)
+    pq.write_table(pa.table({"symbol": symbols, **columns}), path, compression="zstd", store_schema=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by Linux's own means")

@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pytest
+
 from iftb_store.cli import app
 from iftb_store.config import DatabaseSettings
 from iftb_store.registry import GROUP
@@ -16,9 +18,6 @@ _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text()
 _GUIDE = (_ROOT / "CONTRIBUTING.md").read_text()
 _SETUP = re.findall(r"^```bash\n(python3 [^\n]+)\n```$", _README, re.MULTILINE)
-
-
-_RELIABILITY = (_ROOT / "RELIABILITY.md").read_text()
 
 
 def _blocks(text: str, language: str) -> list[str]:
@@ -71,8 +70,9 @@ def test_the_guide_s_first_backend_passes_a_part_of_the_suite(tmp_path: Path) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_file_that_the_reliability_page_names_is_there() -> None:
-    folders = (_ROOT, _ROOT / "tests" / "faults", _ROOT / "backends")
-    named = set(re.findall(r"`([\w/]+\.py)`", _RELIABILITY))
+@pytest.mark.parametrize("page", ["RELIABILITY.md", "SECURITY.md"])
+def test_every_file_that_a_page_of_promises_names_is_there(page: str) -> None:
+    folders = (_ROOT, _ROOT / "tests", _ROOT / "tests" / "faults", _ROOT / "backends")
+    named = set(re.findall(r"`([\w/]+\.py)`", (_ROOT / page).read_text()))
     assert named
     assert {name for name in named if not any((folder / name).exists() for folder in folders)} == set()

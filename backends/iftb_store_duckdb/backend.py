@@ -97,6 +97,7 @@ class DuckDBBackend:
         executor = ThreadPoolExecutor(self._size + 1, thread_name_prefix="iftb-store-duckdb")
         deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
         try:
+            self._spills.check()
             self._connection = await self._opened(executor, deadline)
         except BaseException:
             executor.shutdown(wait=False)
@@ -281,7 +282,8 @@ class DuckDBBackend:
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
-        create_private(Path(options.path))
+        # where a link leads, or DuckDB would make that file by the umask
+        create_private(Path(options.path).resolve())
     try:
         connection = connect_closed(options)
     except duckdb.Error:

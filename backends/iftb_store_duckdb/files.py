@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import threading
 from collections import Counter
@@ -68,6 +69,27 @@ class SpillFolder:
     def __init__(self, path: str, *, given: bool) -> None:
         self.path = path
         self._given = given
+
+    def check(self) -> None:
+        """Refuse a folder that somebody else put there to read what is written into it; one that the user names is left alone.
+
+        Raises:
+            OperationalError: it is a link, no folder, or another's.
+        """
+        if self._given:
+            return
+        path = Path(self._path)
+        try:
+            found = path.lstat()
+        except OSError:
+            # nothing is there, or what opens the database says what is wrong
+            return
+        is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
+        if not stat.S_ISDIR(found.st_mode) or not is_ours:
+            raise operational_error(
+                f"{self._path} is in the way of DuckDB's temporary folder, and is a link, a file or another user's; remove it, "
+                "or name a folder in the URL: ?temp_directory=/path/of/a/folder"
+            )
 
     def enter(self) -> None:
         """Make the folder; where it cannot be made, DuckDB says so when it wants it. One that the user names may be there."""

@@ -236,7 +236,8 @@ class SQLiteBackend(EngineBackend):
         if self._mode != "rwc":
             return
         try:
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            # where a link leads, or SQLite would make that file by the umask
+            os.close(os.open(os.path.realpath(self._path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             pass
         except OSError as error:

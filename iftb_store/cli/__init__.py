@@ -18,7 +18,7 @@ from iftb_store import __version__
 from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
-from iftb_store.cli.output import error_line, in_one_line, without_password
+from iftb_store.cli.output import error_line, in_one_line, say, without_password
 from iftb_store.cli.target import Terminated, private_files
 from iftb_store.errors import InvalidValueError, StoreError
 
@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED
     except Exception as error:
         if debug:
-            typer.echo(without_password(traceback.format_exc()), err=True)
+            for line in without_password(traceback.format_exc()).splitlines():
+                say(line, stderr=True)
         message, code = _explained(error, debug)
         if message:
             error_line(message)

@@ -77,6 +77,8 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
         found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))
     # what is not one of ours is its maker's
     yield from (difference for difference in differences if difference.expected is not None)
+    # names that are not ours may hold anything
+    quoted = conn.dialect.identifier_preparer.quote
     if engine.invalid:
         for table, index, is_unique in conn.execute(text(engine.invalid)):
             found.append(
@@ -88,13 +90,15 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
                     (),
                     1,
                     f"a CREATE INDEX CONCURRENTLY that failed leaves it, and no query uses it; {_AFTER}",
-                    (f"REINDEX INDEX CONCURRENTLY {index}",),
+                    (f"REINDEX INDEX CONCURRENTLY {quoted(index)}",),
                 )
             )
     if engine.unlogged:
         for (table,) in conn.execute(text(engine.unlogged)):
             remedy = "a crash of the server empties an unlogged table, and no replica has its rows"
-            found.append(Finding("unlogged table", "error", table, "", (), 1, remedy, (f"ALTER TABLE {table} SET LOGGED",)))
+            found.append(
+                Finding("unlogged table", "error", table, "", (), 1, remedy, (f"ALTER TABLE {quoted(table)} SET LOGGED",))
+            )
 
 
 def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Finding]:

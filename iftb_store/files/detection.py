@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from iftb_store.files.formats import format_by_suffix
 from iftb_store.files.texts import PACKING_DAMAGE, TextFile, is_packed
-from iftb_store.klines import COLUMNS, DumpError, series_in_name
+from iftb_store.klines import COLUMNS, DumpError, open_file, series_in_name
 from iftb_store.messages import shown
 from iftb_store.timeframes import MONTH, SECONDS
 
@@ -41,13 +41,10 @@ def kind_of(path: Path) -> Kind:
     """Tell what a file is.
 
     Raises:
-        DumpError: nothing that is read.
+        DumpError: nothing that is read, a pipe or a device.
         OSError: the file cannot be read.
     """
-    if path.exists() and not path.is_file():
-        # reading a pipe would take its first bytes away
-        return Kind.DUMP
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         head = stream.read(_HEAD)
     if not head:
         if format_by_suffix(path) == "jsonl":

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # rows at a time
 _LOOKED_AT = 2_000
+# bytes of what a file says of its series; cut there, it is JSON no more
+_LONGEST_PARTITION = 1 << 16
 
 Progress = Callable[[int, int | None], None]
 
@@ -51,7 +53,7 @@ class ImportedFile:
     Attributes:
         path: the file.
         table: where its rows are; empty where a file without any does not tell it.
-        rows: how many were written.
+        rows: how many were written; a bar that several rows of the file repeat counts once.
         series: (exchange, symbol, timeframe) of its bars, where they are all of one.
         first: the earliest of their times, None where there are no rows.
         last: the latest.
@@ -131,7 +133,7 @@ class Source:
             found = (part.partition("=") for part in self.path.absolute().parts)
             return {name: unquote(value) for name, sign, value in found if sign and name in SERIES}
         try:
-            told = json.loads(facts[PARTITION])
+            told = json.loads(facts[PARTITION][:_LONGEST_PARTITION])
             return {name: name_text(told[name], name) for name in SERIES}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DumpError(f"{self.path}: is damaged: what it says of its series cannot be read") from error
@@ -220,7 +222,7 @@ async def _imported(
 
 
 def _dump(path: Path, hints: Hints) -> KlineDump:
-    if path.is_file() and path.suffix.lower() not in (".csv", ".zip"):
+    if path.suffix.lower() not in (".csv", ".zip"):
         with path.open("rb") as stream:
             zipped = stream.read(4).startswith(b"PK")
         raise DumpError(
@@ -353,9 +355,10 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
     table = source.table
 
     async def candles(rows: pa.Table) -> int:
-        if table is None:
-            await repeats.refuse(rows, session)
-        return await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert")
+        # a bar that stood in an earlier batch is none more
+        count = await repeats.refuse(rows, session)
+        await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert")
+        return count
 
     async def trades(rows: pa.Table) -> int:
         repository = TradeRepository(session)
@@ -365,13 +368,14 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
         return rows.num_rows
 
     async def whole(rows: pa.Table) -> int:
-        if table is BARS and insert:
-            # finds what is stored already; what it writes is written over at once
-            await candles(rows)
-        elif table is not None and table is not BARS:
+        count = rows.num_rows
+        if table is BARS:
+            # with insert it finds what is stored already; what it writes is written over at once
+            count = await (candles(rows) if insert else repeats.refuse(rows, session))
+        elif table is not None:
             await _refuse_others(stores, table, rows, insert)
         await stores.put(table or BARS, rows)
-        return rows.num_rows
+        return count
 
     if table is None or (new_ids and table is BARS):
         return candles
@@ -405,17 +409,20 @@ class _Taken:
         self._series: dict[str, set[str]] = {name: set() for name in SERIES}
         self._times: list[datetime] = []
         self._ids: list[int] = []
-        self.rows = 0
+        self.rows = self._repeated = 0
 
     def add(self, rows: pa.Table, written: int) -> None:
-        """Take in the rows of a batch, and how many were written."""
+        """Take in the rows of a batch, and how many of them the file did not hold before."""
         self.rows += written
+        self._repeated += rows.num_rows - written
         for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
             if column in rows.column_names:
                 bounds[:] = _bounds(rows, column, bounds)
         if self._table is BARS:
             for name, values in self._series.items():
-                values.update(value for value in rows[name].unique().to_pylist() if value is not None)
+                # two tell that they are not one
+                if len(values) < 2:
+                    values.update(value for value in rows[name].unique().to_pylist() if value is not None)
 
     async def refuse_shared_ids(self, session: Any) -> None:
         """Refuse bars whose id another bar has: no engine keeps that itself everywhere."""
@@ -438,7 +445,7 @@ class _Taken:
             series,  # type: ignore[arg-type]
             first,
             last,
-            tuple(notes),
+            (*notes, *([f"{self._repeated:,} more rows repeat bars of it"] if self._repeated else [])),
         )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Generator, Iterator
-from itertools import islice
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,11 @@ CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
 #: What stands in one of Binance's own.
 KLINE = [*CANDLE, "close_time", "quote_volume", "trades_count", "taker_volume", "taker_quote_volume", "ignored"]
 
-_BATCH = 10_000
+# rows in one batch, and characters: objects take many times as much as their text
+_BATCH, _LONGEST_BATCH = 10_000, 2 << 20
 _READ = 1 << 16
+# names that are remembered as known to mean nothing
+_MOST_NAMES = 1_000
 # the longest array that is a candle, with room to spare
 _LONGEST_CANDLE = 1 << 12
 _SPACE = " \t\r\n"
@@ -74,7 +76,7 @@ class JsonReader:
         """Yield these columns of the rows, batch after batch."""
         places = {name: place for place, name in enumerate(self.names)}
         cell: Callable[[Any, str], Any] = (lambda row, name: row[places[name]]) if self.arrays else dict.get
-        while rows := list(islice(self._elements, _BATCH)):
+        while rows := self._elements.batch():
             for index, row in enumerate(rows):
                 self._check(row, index, len(rows))
             yield pa.table({name: _column(name, [cell(row, name) for row in rows]) for name in columns})
@@ -96,7 +98,8 @@ class JsonReader:
             late = row.keys() - self._known
             for name in sorted(name for name in late if plain_name(name) in KNOWN):
                 raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; give that one null for it")
-            self._known |= late
+            if len(self._known) < _MOST_NAMES:
+                self._known |= late
 
 
 class _Elements:
@@ -107,7 +110,7 @@ class _Elements:
         self._characters = codecs.getincrementaldecoder("utf-8-sig")()
         self.decoder = _EXACT
         self._buffer, self._at, self._ended = "", 0, False
-        self._number = 0
+        self._number = self._passed = 0
         self._in_array = self._next_character() == "["
         self._at += self._in_array
 
@@ -118,10 +121,17 @@ class _Elements:
         value, _ = self._element()
         return value
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
+    def batch(self) -> list[Any]:
+        """Return the next elements, none at the end: as many as are short enough together."""
+        self._passed, rows = 0, list[Any]()
+        while len(rows) < _BATCH and self._passed < _LONGEST_BATCH:
+            try:
+                rows.append(self._next())
+            except StopIteration:
+                break
+        return rows
 
-    def __next__(self) -> Any:
+    def _next(self) -> Any:
         found = self._next_character()
         if self._in_array:
             if self._number and found == ",":
@@ -139,7 +149,8 @@ class _Elements:
                 raise StopIteration
         elif found == "":
             raise StopIteration
-        value, self._at = self._element()
+        value, end = self._element()
+        self._passed, self._at = self._passed + end - self._at, end
         self._number += 1
         return value
 

@@ -6,29 +6,26 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from iftb_store.errors import StoreError
+from iftb_store.files.arrow_bounds import ArrowBounds
 from iftb_store.files.detection import Kind, header
 from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.limits import TextSplitter, check_types, check_views
+from iftb_store.files.parquet_bounds import check_footer, groups_within_bounds
 from iftb_store.files.texts import TextFile
 from iftb_store.klines import DumpError
 from iftb_store.messages import shown
 from iftb_store.scope import TABLES
 from iftb_store.selections import BARS
 
-# its stubs know nothing of plain values among the arguments
-pc: Any = pyarrow.compute
-
 # rows in one batch, of bars and of tables whose rows hold long texts
 _BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
-# bytes of the text in one
-_LONGEST_BATCH = 256 << 20
 # of a footer of Parquet: text, and the columns, row groups and facts it lists
 _LONGEST_FACT, _MOST_FACTS = 16 << 20, 200_000
 _BLOCK = 1 << 20
@@ -72,8 +69,9 @@ class ParquetReader:
     def __init__(self, path: Path) -> None:
         self.size, self.bytes_read = path.stat().st_size, 0
         self._path = path
+        check_footer(path)
         with self._opened() as file:
-            made = file.schema_arrow
+            self._schema = made = file.schema_arrow
             self.names, self.facts = list(made.names), dict(made.metadata or {})
             # a text that stands in many rows is kept once, or a small file would fill the memory
             texts = [field.name for field in made if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
@@ -92,14 +90,13 @@ class ParquetReader:
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch after batch."""
-        total, rows = self._file.metadata.num_rows, 0
-        for batch in self._file.iter_batches(_rows_at_once(self.names), columns=columns, use_threads=False):
-            rows += batch.num_rows
-            self.bytes_read = self.size * rows // (total or 1)
-            found = _validated(batch)
-            if (length := sum(map(_length, found.columns))) > _LONGEST_BATCH:
-                raise ValueError(f"{batch.num_rows:,} of its rows hold {length:,} bytes of text, which no real file does")
-            yield found
+        metadata, rows = self._file.metadata, 0
+        total, texts = metadata.num_rows, TextSplitter(self.size)
+        for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, _rows_at_once(self.names)):
+            for batch in self._file.iter_batches(most, row_groups=groups, columns=columns, use_threads=False):
+                rows += batch.num_rows
+                self.bytes_read = self.size * rows // (total or 1)
+                yield from texts.split(_validated(batch))
         if rows != total:
             raise ValueError(f"it holds {rows:,} rows and claims {total:,}")
 
@@ -113,18 +110,21 @@ class FeatherReader:
 
     def __init__(self, path: Path) -> None:
         self.size, self.bytes_read = path.stat().st_size, 0
+        self._bounds = ArrowBounds(path)
         self._stream = pa.OSFile(str(path), "rb")
-        made = pa.ipc.open_file(self._stream).schema
+        self._schema = made = pa.ipc.open_file(self._stream).schema
         self.names, self.facts = list(made.names), dict(made.metadata or {})
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch after batch."""
+        self._bounds.check_batches(check_types(self._schema, columns))
         places, rows = [self.names.index(name) for name in columns], _rows_at_once(self.names)
+        texts = TextSplitter(self.size)
         reader = pa.ipc.open_file(self._stream, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
         for number in range(reader.num_record_batches):
             batch = _validated(reader.get_batch(number))
             for first in range(0, batch.num_rows, rows):
-                yield batch.slice(first, rows)
+                yield from texts.split(batch.slice(first, rows))
             self.bytes_read = self.size * (number + 1) // reader.num_record_batches
 
     def close(self) -> None:
@@ -225,16 +225,10 @@ def _rows_at_once(names: list[str]) -> int:
     )
 
 
-def _length(column: Any) -> int:
-    """Return the bytes of a column's texts, where it keeps each once."""
-    if not pa.types.is_dictionary(column.type):
-        return 0
-    chunks = column.chunks
-    return sum(pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
-
-
 def _validated(batch: pa.RecordBatch) -> pa.Table:
     # offsets, text and decimals of a damaged file would else crash whatever reads them
+    batch.validate()
+    check_views(batch)
     batch.validate(full=True)
     for field in batch.schema:
         if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:

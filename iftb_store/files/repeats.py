@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.compute
 from iftb_store.arrow_input import WRITTEN, RowError, repeated, rises
 from iftb_store.bars import KEY
 from iftb_store.files.formats import SERIES
+from iftb_store.files.spans import Spans
 from iftb_store.messages import shown
 from iftb_store.ohlcv import OHLCVRepository
 from iftb_store.timeframes import SECONDS
@@ -26,21 +26,22 @@ _WHY = (
     "or an hour that clocks showed twice?"
 )
 
-Series = tuple[str, str, str]
-Run = tuple[int, int]
-
 
 class Repeats:
-    """Knows the bars of one file that were written, as runs of times without a hole: of a real file there are few."""
+    """Knows the bars of one file that were written, as spans of times."""
 
     def __init__(self) -> None:
-        self._runs: dict[Series, list[Run]] = {}
+        self._spans = Spans()
 
-    async def refuse(self, rows: pa.Table, session: Any) -> None:
+    async def refuse(self, rows: pa.Table, session: Any) -> int:
         """Refuse bars that contradict others of the batch, or of the batches before, which ``session`` has written.
+
+        Returns:
+            How many of the bars are new in the file.
 
         Raises:
             RowError: one that does.
+            InvalidValueError: they hold too many series, or their times too many holes, to be remembered.
         """
         order: Any = pa.array(range(rows.num_rows), pa.int64())
         if not rises(rows):
@@ -51,16 +52,17 @@ class Repeats:
             if again.true_count:
                 wrong = pc.and_(again, _differs(rows.slice(0, count), rows.slice(1)))
                 _refuse_first(rows.slice(1), order.slice(1), wrong)
-        for first, series in _parts(rows):
-            await self._refuse_part(series, order.slice(first, series.num_rows), session)
+        return sum(
+            [await self._refuse_part(series, order.slice(first, series.num_rows), session) for first, series in _parts(rows)]
+        )
 
-    async def _refuse_part(self, rows: pa.Table, order: Any, session: Any) -> None:
+    async def _refuse_part(self, rows: pa.Table, order: Any, session: Any) -> int:
         key: Any = tuple(rows[name][0].as_py() for name in SERIES)
         seconds = SECONDS[key[2]]
         step = (seconds or _DAY) * _US
-        runs = _runs(pc.unique(rows["timestamp"].combine_chunks().cast(pa.int64())), step)
-        before = self._runs.get(key, [])
-        if shared := _shared(before, runs, step):
+        moments: list[int] = pc.unique(rows["timestamp"].combine_chunks().cast(pa.int64())).to_pylist()
+        shared = self._spans.add(key, moments, step)
+        if shared:
             bounds = from_epoch_us(shared[0]), from_epoch_us(shared[-1])
             stored = await OHLCVRepository(session).read_arrow(key[1], key[2], *bounds, key[0])
             times = rows["timestamp"].combine_chunks()
@@ -68,7 +70,7 @@ class Repeats:
             again = pc.and_(pc.is_in(times.cast(pa.int64()), pa.array(shared)), pc.is_valid(places))
             wrong = _differs(rows, stored.take(pc.fill_null(places, 0)))
             _refuse_first(rows, order, pc.and_(again, wrong))
-        self._runs[key] = _merged([*before, *runs], step)
+        return len(moments) - len(shared)
 
 
 def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
@@ -80,36 +82,6 @@ def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
         parts.append((first, rows.slice(first, count)))
         first += count
     return parts
-
-
-def _runs(times: Any, step: int) -> list[Run]:
-    """Return the first and last of times that follow each other by a step."""
-    count = len(times) - 1
-    ends = pc.not_equal(pc.subtract(times.slice(1), times.slice(0, count)), step)
-    lasts = [*times.slice(0, count).filter(ends).to_pylist(), times[count].as_py()]
-    return list(zip([times[0].as_py(), *times.slice(1).filter(ends).to_pylist()], lasts, strict=True))
-
-
-def _shared(before: list[Run], runs: list[Run], step: int) -> list[int]:
-    """Return the times that two lists of runs have in common, each in order and apart from each other."""
-    lasts = [last for _, last in before]
-    found: list[int] = []
-    for first, last in runs:
-        at = bisect_left(lasts, first)
-        while at < len(before) and before[at][0] <= last:
-            found += range(max(first, before[at][0]), min(last, before[at][1]) + 1, step)
-            at += 1
-    return found
-
-
-def _merged(runs: list[Run], step: int) -> list[Run]:
-    merged: list[Run] = []
-    for first, last in sorted(runs):
-        if merged and first <= merged[-1][1] + step:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
 
 
 def _differs(one: pa.Table, other: pa.Table) -> Any:

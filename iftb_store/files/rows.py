@@ -15,12 +15,16 @@ from iftb_store.arrow import DECIMAL, TIME, schema
 from iftb_store.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.errors import InvalidValueError
+from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.messages import shown
 from iftb_store.selections import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
 from iftb_store.types import from_epoch_us
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
+
+# about what Python takes for an object with one name, and for an item of a list, in bytes; and the most of them all
+_OBJECT, _ITEM, _MOST_PARSED = 240, 72, 160 << 20
 
 _ARROW: dict[str, Any] = {
     "Decimal": DECIMAL,
@@ -157,7 +161,7 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
         if value is None:
             return None
         try:
-            return check(json.loads(checks.text(value, name)), name)
+            return check(json.loads(_parsable(checks.text(value, name), name)), name)
         except InvalidValueError:
             raise
         except ValueError as error:
@@ -166,6 +170,13 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
             raise InvalidValueError(f"{name} is nested too deeply") from error
 
     return look
+
+
+def _parsable(value: str, name: str) -> str:
+    """Refuse a text whose objects and lists would fill the memory, before it is parsed."""
+    if len(value) > LONGEST_ROW and _OBJECT * value.count("{") + _ITEM * (value.count(",") + value.count("[")) > _MOST_PARSED:
+        raise InvalidValueError(f"{name} is too much: its {len(value):,} characters hold more values than are stored")
+    return value
 
 
 def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
+
+from iftb_store.klines import open_file
 
 # deflate reaches about 25 on candles that never move, and 1,032 at most
 _LARGEST_RATIO, _RATIO_FLOOR = 200, 1 << 20
@@ -27,8 +30,8 @@ class TextFile(io.BufferedReader):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, path.stat().st_size
-        self._file = io.FileIO(path)
+        self.path, self._file = path, open_file(path)
+        self.size = os.fstat(self._file.fileno()).st_size
         packed = is_packed(self._file.read(2))
         self._file.seek(0)
         super().__init__(_Unpacked(self._file) if packed else self._file, 1 << 16)

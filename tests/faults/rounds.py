@@ -34,6 +34,7 @@ _ROUNDS = {
     "damaged export": (340, 10_000),
     "damaged real dump": (6, 200),
     "damaged dump imported": (15, 500),
+    "hostile file": (60, 600),
     "hostile line": (200, 20_000),
     "hostile url": (300, 100_000),
     "random programme": (200, 5_000),

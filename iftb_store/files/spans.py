@@ -1,0 +1,94 @@
+"""Times that a file held so far, as spans without a hole: of a real file there are few."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable
+
+from iftb_store.errors import InvalidValueError
+
+Span = tuple[int, int]
+
+# some 130 bytes each, and a key each three times as much
+_MOST_SPANS, _MOST_KEYS = 400_000, 100_000
+
+
+class Spans:
+    """The times of each series of one file, apart for each place that they have between two steps."""
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[Hashable, int], list[Span]] = {}
+        self._holes_forgotten = set[tuple[Hashable, int]]()
+        self._count = 0
+
+    def add(self, series: Hashable, times: list[int], step: int) -> list[int]:
+        """Take in the times of a batch and return those that came before, in order.
+
+        Args:
+            series: whose times they are.
+            times: in order, none of them twice.
+            step: what lies between two times if there is no hole.
+
+        Raises:
+            InvalidValueError: the file holds too many series; or a time may have come before, which is not known any more,
+                as the times have too many holes.
+        """
+        if len({time % step for time in times}) == 1:
+            return self._add((series, times[0] % step), times, step)
+        apart: dict[int, list[int]] = {}
+        for time in times:
+            apart.setdefault(time % step, []).append(time)
+        return sorted(time for place, some in apart.items() for time in self._add((series, place), some, step))
+
+    def _add(self, key: tuple[Hashable, int], times: list[int], step: int) -> list[int]:
+        before, spans = self._spans.get(key, []), _spans_of(times, step)
+        shared = _shared(before, spans, step)
+        if shared and key in self._holes_forgotten:
+            raise InvalidValueError("its times have too many holes to be read in any order; sort its rows by time")
+        merged = _merged([*before, *spans], step)
+        self._count += len(merged) - len(before)
+        self._spans[key] = merged
+        if len(self._spans) > _MOST_KEYS:
+            raise InvalidValueError(
+                f"it holds bars of more than {_MOST_KEYS:,} series, or off the grid of their timeframe; import it in parts"
+            )
+        if self._count > _MOST_SPANS:
+            self._forget_holes()
+        return shared
+
+    def _forget_holes(self) -> None:
+        self._holes_forgotten |= {key for key, spans in self._spans.items() if len(spans) > 1}
+        self._spans = {key: [(spans[0][0], spans[-1][1])] for key, spans in self._spans.items()}
+        self._count = len(self._spans)
+
+
+def _spans_of(times: list[int], step: int) -> list[Span]:
+    found: list[Span] = []
+    for time in times:
+        if found and time == found[-1][1] + step:
+            found[-1] = found[-1][0], time
+        else:
+            found.append((time, time))
+    return found
+
+
+def _shared(before: list[Span], spans: list[Span], step: int) -> list[int]:
+    """Return the times that two lists of spans have in common."""
+    lasts = [last for _, last in before]
+    found: list[int] = []
+    for first, last in spans:
+        at = bisect_left(lasts, first)
+        while at < len(before) and before[at][0] <= last:
+            found += range(max(first, before[at][0]), min(last, before[at][1]) + 1, step)
+            at += 1
+    return found
+
+
+def _merged(spans: list[Span], step: int) -> list[Span]:
+    merged: list[Span] = []
+    for first, last in sorted(spans):
+        if merged and first <= merged[-1][1] + step:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged

@@ -1,0 +1,112 @@
+"""Reads Thrift's compact protocol field by field, and passes over what nobody asks for: Parquet's footer and page headers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(13)
+
+_INTEGERS = (I16, I32, I64)
+_DEEPEST = 32
+
+
+class CompactReader:
+    """A cursor in bytes.
+
+    Attributes:
+        at: where it stands.
+        elements: how many structs, and elements of lists, it passed over.
+
+    Raises:
+        EOFError: the bytes end too early.
+        ValueError: they are no such message.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.at = self.elements = 0
+
+    def fields(self) -> Generator[tuple[int, int]]:
+        """Yield (number, type) of each field of a struct; the caller reads or skips each value before the next."""
+        number, seen = 0, set[int]()
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            if number in seen:
+                raise ValueError("a field is a duplicate")
+            seen.add(number)
+            yield number, head & 15
+
+    def items(self) -> Generator[int]:
+        """Yield the type of each element of a list; the caller reads or skips each before the next."""
+        head = self._byte()
+        count = head >> 4 if head >> 4 < 15 else self._varint()
+        for _ in range(count):
+            self.elements += 1
+            yield head & 15
+
+    def integer(self, kind: int) -> int:
+        """Read a whole number."""
+        if kind not in _INTEGERS:
+            raise ValueError("a field is no whole number")
+        return self._signed()
+
+    def binary(self) -> bytes:
+        """Read bytes."""
+        length = self._varint()
+        return self._passed(length)
+
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Pass over a value."""
+        if kind in _INTEGERS:
+            self._varint()
+        elif kind == BINARY:
+            self._passed(self._varint())
+        elif kind == STRUCT:
+            self._skip_struct(depth)
+        elif kind in (LIST, SET):
+            for item in self.items():
+                # a bool of a list has a byte, one of a struct has none
+                self.skip(BYTE if item in (TRUE, FALSE) else item, depth + 1)
+        elif kind in (BYTE, DOUBLE):
+            self._passed(1 if kind == BYTE else 8)
+        elif kind not in (TRUE, FALSE):
+            raise ValueError("a field has a type that Parquet does not use")
+
+    def _skip_struct(self, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        self.elements += 1
+        while head := self._byte():
+            if not head >> 4:
+                self._varint()
+            self.skip(head & 15, depth + 1)
+
+    def _byte(self) -> int:
+        try:
+            byte = self._data[self.at]
+        except IndexError:
+            raise EOFError("it ends in the middle") from None
+        self.at += 1
+        return byte
+
+    def _passed(self, count: int) -> bytes:
+        found = self._data[self.at : self.at + count]
+        if len(found) < count:
+            raise EOFError("it ends in the middle")
+        self.at += count
+        return found
+
+    def _varint(self) -> int:
+        byte = self._byte()
+        value, shift = byte & 127, 7
+        while byte > 127:
+            if shift > 63:
+                raise ValueError("a number has too many bytes")
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            shift += 7
+        return value
+
+    def _signed(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
