@@ -8,8 +8,9 @@ from iftb_store.errors import Unsupported
 
 _SKIPPED = re.compile(r"\s+|--[^\n]*|/\*.*?\*/|\(", re.DOTALL)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
-# BEGIN alone writes nothing; `refuse_transaction_control` keeps it out of sessions
-_READS = frozenset(("select", "values", "explain", "pragma", "show", "with", "begin"))
+# BEGIN and SET write nothing; `refuse_transaction_control` keeps the first out of sessions
+_READS = frozenset(("select", "values", "explain", "pragma", "show", "set", "with", "begin"))
+_SAVEPOINTS = frozenset(("savepoint", "release", "rollback"))
 _WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace)\b", re.IGNORECASE)
 _TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
 _TO_SAVEPOINT = re.compile(r"\bto\b", re.IGNORECASE)
@@ -18,6 +19,11 @@ _TO_SAVEPOINT = re.compile(r"\bto\b", re.IGNORECASE)
 def is_read(sql: str) -> bool:
     """Tell whether a statement can only read, as far as its text shows."""
     return _first_word(sql) in _READS and not _WRITES.search(sql)
+
+
+def may_write(sql: str) -> bool:
+    """Tell whether a statement may change rows, as far as its text shows; one of a savepoint does not."""
+    return not is_read(sql) and _first_word(sql) not in _SAVEPOINTS
 
 
 def refuse_transaction_control(sql: str) -> None:

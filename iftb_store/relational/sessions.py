@@ -37,7 +37,7 @@ from iftb_store.errors import (
 from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.pool import POOL_IN_USE
-from iftb_store.relational.reads import is_read, refuse_transaction_control
+from iftb_store.relational.reads import may_write, refuse_transaction_control
 from iftb_store.turns import Turns
 
 T = TypeVar("T")
@@ -290,7 +290,7 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
     ) -> None:
         if connection in _owners:
             refuse_transaction_control(statement)
-            if not is_read(statement):
+            if may_write(statement):
                 before_write(connection)
 
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
