@@ -78,7 +78,7 @@ class SpillFolder:
         """
         if self._given:
             return
-        path = Path(self._path)
+        path = Path(self.path)
         try:
             found = path.lstat()
         except OSError:
@@ -87,7 +87,7 @@ class SpillFolder:
         is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
         if not stat.S_ISDIR(found.st_mode) or not is_ours:
             raise operational_error(
-                f"{self._path} is in the way of DuckDB's temporary folder, and is a link, a file or another user's; remove it, "
+                f"{self.path} is in the way of DuckDB's temporary folder, and is a link, a file or another user's; remove it, "
                 "or name a folder in the URL: ?temp_directory=/path/of/a/folder"
             )
 
