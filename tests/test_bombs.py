@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iftb_store import DatabaseManager, InvalidValueError
+from iftb_store import DatabaseManager, InvalidValueError, SystemEventRepository
+from iftb_store.files.exporting import export
 from iftb_store.files.hints import Hints
 from iftb_store.files.importing import Source, import_file
 from iftb_store.files.spans import Spans
+from iftb_store.scope import Scope
+from iftb_store.testing import raw
 from tests.bombs import feather_bombs, parquet_bombs
 from tests.test_hostile_files import read
 
@@ -74,3 +78,30 @@ def test_more_series_than_are_remembered_are_refused() -> None:
         spans.add(number, [0], 1)
     with pytest.raises(InvalidValueError, match="more than 100,000 series"):
         spans.add("X", [0], 1)
+
+
+@pytest.mark.parametrize("format", ["parquet", "feather"])
+async def test_an_export_of_long_texts_can_be_imported(sqlite_url: str, tmp_path: Path, format: str) -> None:
+    # 240 MB in one batch as they are read from the store
+    texts = [f"{number} " * 24_000 for number in range(1_000, 3_000)]
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        async with db.get_session() as session:
+            events = SystemEventRepository(session)
+            for text in texts:
+                await events.log_event("long", "info", text)
+        await export(db, Scope(["system_events"]), tmp_path / f"x.{format}")
+        await raw.run(db, "DELETE FROM system_events")
+        result = await import_file(db, Source(tmp_path / f"x.{format}", Hints()))
+        assert result.rows == len(texts)
+        assert await raw.value(db, "SELECT sum(length(message)) FROM system_events") == sum(map(len, texts))
+
+
+@pytest.mark.parametrize("format", ["parquet", "feather"])
+async def test_a_text_that_no_import_takes_is_not_exported(sqlite_url: str, tmp_path: Path, format: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        await SystemEventRepository(db).log_event("long", "info", "x" * (17 << 20))
+        with pytest.raises(InvalidValueError, match=r"holds 17,\d+,\d+ bytes of text, the most is 16,777,216"):
+            await export(db, Scope(["system_events"]), tmp_path / f"x.{format}")
+    assert not os.path.exists(tmp_path / f"x.{format}")  # noqa: ASYNC240, PTH110 - nothing else runs

@@ -69,7 +69,8 @@ class ArrowBounds:
             unpacked, packed, count = self._block(block, _RECORD_BATCH)
             total += unpacked
             rows += count
-            check_ratio(max(total, width * rows), self._size)
+            check_ratio(width * rows, self._size, texts=False)
+            check_ratio(total, self._size, texts=True)
             check_at_once(unpacked + packed, "record batch")
 
     def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:

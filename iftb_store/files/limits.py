@@ -22,8 +22,10 @@ MOST_COLUMNS = 2_000
 #: Text that describes a file: names, metadata.
 LONGEST_FACTS = 16 << 20
 
-# columns that never move compress better than text does, so the floor is higher than that of text: a year of minutes passes
+# a year of minutes that never move passes
 _LARGEST_RATIO, _RATIO_FLOOR = 200, 32 << 20
+# of texts: one trace of an error may well stand in a hundred thousand events
+_LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR = 1_000, 256 << 20
 # of text in a batch: what is made of it takes several times as much
 _TEXT_AT_ONCE = 16 << 20
 # of text in the views of a column of a batch
@@ -32,14 +34,20 @@ _MOST_VIEWED = 1 << 30
 _NARROWEST = 8
 
 
-def check_ratio(unpacked: int, size: int) -> None:
+def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
     """Refuse a file of ``size`` bytes that holds this many bytes.
+
+    Args:
+        unpacked: what it holds.
+        size: the bytes of the file.
+        texts: whether texts are among what it holds.
 
     Raises:
         ValueError: they are more than any real file of the size holds.
     """
-    if unpacked > max(_RATIO_FLOOR, size * _LARGEST_RATIO):
-        raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size, as no real file does")
+    ratio, floor = (_LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR) if texts else (_LARGEST_RATIO, _RATIO_FLOOR)
+    if unpacked > max(floor, size * ratio):
+        raise ValueError(f"it unpacks to more than {ratio:,} times its size, as no real file does")
 
 
 def check_at_once(needed: int, part: str) -> None:
@@ -91,25 +99,47 @@ class TextSplitter:
         Raises:
             ValueError: one row is longer than any that is read, or all so far hold more than a file of the size can.
         """
-        lengths: Any = None
-        for column in rows.columns:
-            if (found := _lengths(column)) is not None:
-                lengths = found if lengths is None else pc.add(lengths, found)
-        total = 0 if lengths is None else pc.sum(lengths).as_py() or 0
-        self._total += total
-        check_ratio(self._total, self._size)
-        if total <= _TEXT_AT_ONCE:
-            yield rows
-            return
-        if (longest := pc.max(lengths).as_py()) > LONGEST_TEXT:
-            raise ValueError(f"one of its rows holds {longest:,} bytes of text, the most is {LONGEST_TEXT:,}")
-        first = held = 0
-        for index, length in enumerate(lengths.to_pylist()):
-            if held + length > _TEXT_AT_ONCE and index > first:
-                yield rows.slice(first, index - first)
-                first, held = index, 0
-            held += length
-        yield rows.slice(first)
+        lengths = _row_lengths(rows)
+        self._total += sum(lengths)
+        check_ratio(self._total, self._size, texts=True)
+        yield from _split(rows, lengths)
+
+
+def split_texts(rows: pa.Table) -> Generator[pa.Table]:
+    """Yield rows that are to be written in parts whose texts are short enough together.
+
+    Raises:
+        ValueError: one row is longer than any that is read.
+    """
+    yield from _split(rows, _row_lengths(rows))
+
+
+def _split(rows: pa.Table, lengths: list[int]) -> Generator[pa.Table]:
+    if sum(lengths) <= _TEXT_AT_ONCE:
+        yield rows
+        return
+    if (longest := max(lengths)) > LONGEST_TEXT:
+        raise ValueError(f"one of its rows holds {longest:,} bytes of text, the most is {LONGEST_TEXT:,}")
+    first = held = 0
+    for index, length in enumerate(lengths):
+        if held + length > _TEXT_AT_ONCE and index > first:
+            yield rows.slice(first, index - first)
+            first, held = index, 0
+        held += length
+    yield rows.slice(first)
+
+
+def _row_lengths(rows: pa.Table) -> list[int]:
+    """Return the bytes of each row's texts; one sum where all of them together are few."""
+    found = [lengths for column in rows.columns if (lengths := _lengths(column)) is not None]
+    total = sum(pc.sum(lengths).as_py() or 0 for lengths in found)
+    if total <= _TEXT_AT_ONCE:
+        return [total]
+    added = found[0]
+    for lengths in found[1:]:
+        added = pc.add(added, lengths)
+    whole: list[int] = added.to_pylist()
+    return whole
 
 
 def _is_text(kind: pa.DataType) -> bool:

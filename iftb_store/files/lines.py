@@ -12,6 +12,7 @@ import pyarrow.compute
 from iftb_store.arrow import plain_texts
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.limits import LONGEST_TEXT
 from iftb_store.selections import ScannedTable
 
 # its stubs know nothing of plain values among the arguments
@@ -46,7 +47,8 @@ def _joined(lines: list[str]) -> bytes:
     # only then can one of them be too long
     if len(joined) > LONGEST_ROW and (longest := max(len(line.encode()) for line in lines)) > LONGEST_ROW:
         raise InvalidValueError(
-            f"a row makes a line of {longest:,} bytes; text formats take {LONGEST_ROW:,} at most, Parquet and Feather any"
+            f"a row makes a line of {longest:,} bytes; text formats take {LONGEST_ROW:,} at most, "
+            f"Parquet and Feather {LONGEST_TEXT:,}"
         )
     return joined
 

@@ -19,6 +19,7 @@ from iftb_store import __version__
 from iftb_store.arrow import schema
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import PARTITION, REVISION, SERIES, TABLE, VERSION
+from iftb_store.files.limits import split_texts
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.targets import create, make_folder
 from iftb_store.messages import shown
@@ -30,7 +31,8 @@ pc: Any = pyarrow.compute
 
 # of a folder's name, on every file system
 _LONGEST_NAME = 255
-_ROWS = 131_072
+# rows of a row group or a record batch, and bytes: it is read at once
+_ROWS, _BYTES = 131_072, 32 << 20
 
 
 class Writer(Protocol):
@@ -81,7 +83,7 @@ class ArrowWriter:
     def __init__(self, stream: Any, made: pa.Schema, format: str) -> None:
         self._schema = made
         self._waiting: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._writer: Any
         if format == "parquet":
             self._writer = pq.ParquetWriter(stream, made, compression="zstd", write_page_checksum=True)
@@ -89,11 +91,20 @@ class ArrowWriter:
             self._writer = pa.ipc.new_file(stream, made, options=pa.ipc.IpcWriteOptions(compression="zstd"))
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write the rows of a batch."""
-        self._waiting.append(batch)
-        self._rows += batch.num_rows
-        if self._rows >= _ROWS:
-            self._flush()
+        """Write the rows of a batch.
+
+        Raises:
+            InvalidValueError: one is longer than any that is read back.
+        """
+        try:
+            parts = list(split_texts(pa.Table.from_batches([batch])))
+        except ValueError as error:
+            raise InvalidValueError(f"the file cannot be written: {error}") from error
+        for rows in parts:
+            self._waiting += rows.to_batches()
+            self._rows, self._bytes = self._rows + rows.num_rows, self._bytes + rows.nbytes
+            if self._rows >= _ROWS or self._bytes >= _BYTES:
+                self._flush()
 
     def close(self) -> None:
         """Write what ends the file."""
@@ -110,7 +121,7 @@ class ArrowWriter:
         if self._waiting:
             rows = pa.Table.from_batches(self._waiting).replace_schema_metadata(self._schema.metadata).combine_chunks()
             self._writer.write_table(rows)
-            self._waiting, self._rows = [], 0
+            self._waiting, self._rows, self._bytes = [], 0, 0
 
 
 class PartitionedWriter:
