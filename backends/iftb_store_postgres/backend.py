@@ -16,7 +16,7 @@ from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
 from iftb_store.schema import VERSION_TABLE
-from iftb_store_postgres.connections import BoundedConnection, keep_alive
+from iftb_store_postgres.connections import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
@@ -171,6 +171,9 @@ class PostgresBackend(EngineBackend):
                 server_settings=settings,
                 connection_class=BoundedConnection,
             )
+            if self._cache_size:
+                # behind a pooler, it would be set for others
+                await look_in_temporary_tables_last(connection, self._connect_timeout or _FOREVER)
         except (*FAILURES, ValueError) as error:
             forget_variables(error)
             where = f"{self._dsn.host or self._dsn.query.get('host', 'localhost')}:{self._dsn.port or 5432}"
