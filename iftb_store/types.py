@@ -90,9 +90,9 @@ class ComparedText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def bind_expression(self, bindvalue: BindParameter[str]) -> ColumnElement[str]:
+    def bind_expression(self, bindparam: BindParameter[str]) -> ColumnElement[str]:
         """Cast the parameter, too."""
-        return CastText(bindvalue)
+        return CastText(bindparam)
 
 
 @compiles(CastText)

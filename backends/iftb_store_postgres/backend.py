@@ -19,7 +19,7 @@ from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability, Encryption
 from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
 from iftb_store.schema import VERSION_TABLE
-from iftb_store_postgres.connections import BoundedConnection, keep_alive
+from iftb_store_postgres.connections import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
@@ -222,6 +222,9 @@ class PostgresBackend(EngineBackend):
             if not self._knows_ignored:
                 self._refused |= await ignored_parameters(connection, sent)
                 self._knows_ignored = True
+            if self._cache_size and not self._refused:
+                # behind a pooler, it would be set for others
+                await look_in_temporary_tables_last(connection, self._connect_timeout or _FOREVER)
         except BaseException as error:
             # of a cancellation, too
             forget_variables(error)

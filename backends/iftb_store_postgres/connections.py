@@ -17,6 +17,10 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 # seconds
 _FAREWELL = 2.0
+_TEMPORARY_LAST = """
+    SELECT pg_catalog.set_config('search_path', pg_catalog.concat(pg_catalog.current_setting('search_path'), ', pg_temp'), false)
+    WHERE pg_catalog.current_schema() IS NOT NULL
+        AND pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_temp') OPERATOR(pg_catalog.=) 0"""
 
 
 def _counted(operation: F) -> F:
@@ -80,6 +84,19 @@ class BoundedConnection(asyncpg.Connection):
         """Close; where the server stays silent, asyncpg has cut the connection then."""
         with suppress(TimeoutError):
             await super().close(timeout=_FAREWELL if timeout is None else timeout)
+
+
+async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
+    """Let no temporary table stand before ours of its name; their schema comes first in a search_path that does not name it.
+
+    The rest of the search_path stays, be it the URL's, the role's or the database's. Where it names no schema that is there,
+    nothing is changed, or new tables would become temporary ones.
+    """
+    try:
+        await connection.execute(_TEMPORARY_LAST, timeout=timeout)
+    except BaseException:
+        connection.terminate()
+        raise
 
 
 def keep_alive(connection: Any) -> None:

@@ -69,10 +69,10 @@ def _same(table: ScannedTable, other: str) -> str:
 async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> int:
     """Delete the rows with these keys; return how many there were."""
     keys = [(column, table.kinds[column]) for column in table.key]
-    arrays = ", ".join(f"${place}::text[]" for place in range(1, len(keys) + 1))
+    arrays = ", ".join(f"pg_catalog.unnest(${place}::text[])" for place in range(1, len(keys) + 1))
     casts = [(column, _VALUES[kind]) for column, kind in keys]
     same = " AND ".join(f"{cast.format(f'{table.name}.{name}')} = {cast.format(f'gone.{name}')}" for name, cast in casts)
-    sql = f"DELETE FROM {table.name} USING pg_catalog.unnest({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
+    sql = f"DELETE FROM {table.name} USING ROWS FROM ({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
     count = 0
     for first in range(0, rows.num_rows, _KEYS):
         count += changed(await connection.execute(sql, *_keys(table, rows.slice(first, _KEYS))))

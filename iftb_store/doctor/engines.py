@@ -36,6 +36,7 @@ class Engine:
         leaves_gaps: ids are missing where a transaction was rolled back.
         invalid: the indexes of our tables that the engine does not use, and whether they are unique.
         unlogged: our tables that a crash of the engine would empty.
+        creators: schemas of the search_path that others than their owners, and those of our tables, may create in, and who.
         plain_decimals: conditions that a decimal stands there as plain digits where the engine wants another form, and how
             it is made of them.
         compared: text as it is compared: of any type but PostgreSQL's own text others may have put operators into its
@@ -62,6 +63,7 @@ class Engine:
     leaves_gaps: bool = True
     invalid: str = ""
     unlogged: str = ""
+    creators: str = ""
     plain_decimals: tuple[tuple[str, str], ...] = ()
     compared: str = "{}"
     lag: str = "LAG"
@@ -127,6 +129,21 @@ _POSTGRESQL = Engine(
         FROM pg_index JOIN pg_class AS indexes ON indexes.oid = indexrelid JOIN pg_class AS tables ON tables.oid = indrelid
         WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
             AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+        ORDER BY 1, 2""",
+    # every member of a role may what it may; a superuser may all
+    creators="""
+        SELECT CAST(pg_catalog.quote_ident(CAST(nspname AS text)) AS text),
+            CASE WHEN grantee = CAST(0 AS oid) THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(grantee) AS text)) END
+        FROM pg_catalog.pg_namespace,
+            pg_catalog.aclexplode(COALESCE(nspacl, pg_catalog.acldefault('n', nspowner))) AS granted
+        WHERE nspname = ANY (pg_catalog.current_schemas(false)) AND nspname <> 'pg_catalog' AND privilege_type = 'CREATE'
+            AND grantee <> nspowner
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_roles.oid = grantee AND rolsuper)
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_class
+                WHERE relowner = grantee AND pg_catalog.pg_table_is_visible(pg_class.oid)
+                    AND relname IN ('ohlcv', 'trades', 'positions', 'system_events'))
         ORDER BY 1, 2""",
     compared="CAST({} AS text)",
     lag="pg_catalog.lag",

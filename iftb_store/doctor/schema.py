@@ -93,6 +93,14 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
                     (f"REINDEX INDEX CONCURRENTLY {quoted(index)}",),
                 )
             )
+    if engine.creators:
+        for schema, role in conn.execute(text(engine.creators)):
+            remedy = (
+                f"{role} may create functions and operators in the schema {schema}, which PostgreSQL calls instead of its own "
+                "where their types fit better, with the rights of whoever runs a statement"
+            )
+            statement = f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"
+            found.append(Finding("schema of others", "warning", "", f"schema {schema}", (), 1, remedy, (statement,)))
     if engine.unlogged:
         for (table,) in conn.execute(text(engine.unlogged)):
             remedy = "a crash of the server empties an unlogged table, and no replica has its rows"

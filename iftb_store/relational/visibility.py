@@ -17,7 +17,8 @@ _REPORTED: tuple[Kind, ...] = ("policies", "insert")
 _HIDDEN = text("""
     WITH RECURSIVE ours AS (
         SELECT oid, relname, relrowsecurity FROM pg_catalog.pg_class
-        WHERE relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+        WHERE relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+            AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[]))
     ), parts AS (
         SELECT relname, oid AS part, CAST(FALSE AS boolean) AS detached FROM ours
         UNION ALL

@@ -29,7 +29,8 @@ TABLES = tuple(Base.metadata.tables)
 _POSTGRESQL = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
-        WHERE relkind IN ('r', 'p') AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND pg_catalog.pg_table_is_visible(oid)
+        WHERE relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+            AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[]))
     )
     SELECT relname, pg_catalog.concat('column ', attname),
            pg_catalog.concat_ws(' ', pg_catalog.format_type(atttypid, atttypmod), 'COLLATE ' || CAST(collname AS text),
@@ -53,7 +54,8 @@ _POSTGRESQL = text("""
 _FOREIGN = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
-        WHERE relkind IN ('r', 'p') AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND pg_catalog.pg_table_is_visible(oid)
+        WHERE relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+            AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[]))
     ), parts AS (
         SELECT relname, CAST('pg_catalog.pg_constraint' AS regclass) AS kind, pg_constraint.oid AS part
         FROM ours JOIN pg_catalog.pg_constraint ON conrelid = ours.oid
@@ -64,8 +66,9 @@ _FOREIGN = text("""
         SELECT relname, CAST('pg_catalog.pg_attrdef' AS regclass), pg_attrdef.oid
         FROM ours JOIN pg_catalog.pg_attrdef ON adrelid = ours.oid
     )
-    SELECT DISTINCT CAST(relname AS text), pg_catalog.pg_describe_object(refclassid, refobjid, 0)
-    FROM parts JOIN pg_catalog.pg_depend ON classid = CAST(kind AS oid) AND objid = part
+    SELECT DISTINCT CAST(relname AS text), pg_catalog.concat(object.type, ' ', object.identity)
+    FROM parts JOIN pg_catalog.pg_depend ON classid = CAST(kind AS oid) AND objid = part,
+        LATERAL pg_catalog.pg_identify_object(refclassid, refobjid, 0) AS object
     WHERE refclassid = CAST(CAST('pg_catalog.pg_operator' AS regclass) AS oid)
         OR refclassid = CAST(CAST('pg_catalog.pg_proc' AS regclass) AS oid)
     ORDER BY 1, 2
@@ -73,6 +76,13 @@ _FOREIGN = text("""
 
 # a comment that never ends is one to the end, or each /* in it would be looked at to the end
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_OWNERS = text("""
+    SELECT CAST(relname AS text), pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(relowner) AS text))
+    FROM pg_catalog.pg_class
+    WHERE relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)
+        AND relname = ANY (CAST(CAST(:tables AS text[]) AS name[])) AND NOT pg_catalog.pg_has_role(relowner, 'USAGE')
+    ORDER BY 1
+""").bindparams(tables=list(TABLES))
 
 _SQLITE = text(
     "SELECT tbl_name, type, name, sql FROM sqlite_master "
@@ -145,6 +155,21 @@ def refuse_foreign(conn: Connection) -> None:
             f"what others have put into a schema of the search_path stands before PostgreSQL's own: {uses}. Drop it, and let "
             "nobody else create in that schema (REVOKE CREATE ON SCHEMA … FROM PUBLIC), or take it out of the search_path; "
             "then migrate again"
+        )
+
+
+def refuse_owners(conn: Connection) -> None:
+    """Refuse tables of a role that this one is no member of: a trigger of theirs would run with the rights of who writes.
+
+    Raises:
+        SchemaError: a table belongs to such a role.
+    """
+    found = conn.execute(_OWNERS).all() if conn.dialect.name == "postgresql" else []
+    if found:
+        tables = ", ".join(f"{table} to {role}" for table, role in found)
+        raise SchemaError(
+            f"the database has tables with our names, without a revision of iftb-store, which belong to other roles: {tables}. "
+            "Rename or drop them, or migrate as their owner"
         )
 
 

@@ -28,6 +28,7 @@ from iftb_store_migrations.catalog import (
     is_stamped,
     present_tables,
     refuse_foreign,
+    refuse_owners,
 )
 from iftb_store_migrations.lock import exclusive
 
@@ -121,15 +122,16 @@ def create(conn: Connection) -> None:
         if revision is not None:
             check_revision(True, revision)
         create_missing(conn)
-        adopt_or_refuse(conn)
         refuse_foreign(conn)
+        adopt_or_refuse(conn)
 
 
 def adopt_or_refuse(conn: Connection) -> None:
     """Stamp our tables where they are there without a revision and identical to this version's.
 
     Raises:
-        SchemaError: they differ, a newer version migrated them, or one is gone though the newest revision is stamped.
+        SchemaError: they differ or belong to other roles, a newer version migrated them, or one is gone though the newest
+            revision is stamped.
     """
     revision, tables = current(conn), present_tables(conn)
     if revision is not None:
@@ -151,6 +153,7 @@ def adopt_or_refuse(conn: Connection) -> None:
             "the database has tables with our names, without a revision of iftb-store, and they differ from its own: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
+    refuse_owners(conn)
     _stamp(conn, head())
 
 
