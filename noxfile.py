@@ -25,6 +25,7 @@ UNTRACED = (
 )
 SOAKED = (
     "tests/faults",
+    "tests/security/test_hostile_corpus.py",
     "tests/test_model.py",
     "tests/test_hostile_corpus.py",
     "tests/test_hostile_dumps.py",
