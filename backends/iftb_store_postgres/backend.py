@@ -206,6 +206,7 @@ class PostgresBackend(EngineBackend):
         running = asyncio.get_running_loop()
         guarded: Any = GuardedLoop(running, clear_text=self._clear_text)
         sent = {name: value for name, value in settings.items() if name not in self._refused}
+        connection: Any = None
         try:
             connection = await asyncpg.connect(
                 # which takes the key's password in no other way
@@ -228,6 +229,8 @@ class PostgresBackend(EngineBackend):
         except BaseException as error:
             # of a cancellation, too
             forget_variables(error)
+            if connection is not None:
+                connection.terminate()
             if not isinstance(error, (*FAILURES, ValueError)):
                 raise
             if (refused := refused_parameter(error, sent)) is not None:
@@ -245,7 +248,7 @@ class PostgresBackend(EngineBackend):
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error
         # the guard's work is done, and asyncpg looks for its tasks by their loop
-        connection._loop = running  # type: ignore[attr-defined]
+        connection._loop = running
         connection.set_in_transactions({name: value for name, value in settings.items() if name in self._refused})
         keep_alive(connection)
         warn_of_plaintext(connection)
