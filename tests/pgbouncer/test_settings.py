@@ -16,6 +16,8 @@ from iftb_store.testing.samples import hourly, trade
 from tests.pgbouncer.bouncer import Bouncer, running
 
 _REFUSAL = "pooler error: unsupported startup parameter: statement_timeout"
+# time enough for all that is quick, on a busy machine too
+_TIMEOUT = "2s"
 _SETTINGS = ("statement_timeout", "lock_timeout", "search_path", "jit", "default_transaction_isolation", "row_security")
 _READ_SETTINGS = "SELECT pg_backend_pid() AS number, array_agg(current_setting(name)) AS settings FROM unnest($1::text[]) AS name"
 
@@ -49,7 +51,7 @@ async def test_a_refused_startup_parameter_is_tried_once_a_manager(postgres_serv
 async def test_a_startup_parameter_that_it_ignores_is_set_all_the_same(postgres_server: str, database: str, admin: Any) -> None:
     await admin.execute("DROP SCHEMA IF EXISTS pooled CASCADE; CREATE SCHEMA pooled")
     with running(postgres_server, "session", ignore_startup_parameters="statement_timeout,search_path") as bouncer:
-        async with DatabaseManager(bouncer.through(database, search_path="pooled", statement_timeout="300ms")) as db:
+        async with DatabaseManager(bouncer.through(database, search_path="pooled", statement_timeout=_TIMEOUT)) as db:
             await db.create_tables()
             assert await admin.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'pooled'") > 0
             assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h") == []
@@ -58,14 +60,14 @@ async def test_a_startup_parameter_that_it_ignores_is_set_all_the_same(postgres_
 
 
 async def test_statement_timeout_ends_a_statement_in_a_transaction(pooled_url: str) -> None:
-    async with DatabaseManager(with_options(pooled_url, statement_timeout="300ms")) as db:
+    async with DatabaseManager(with_options(pooled_url, statement_timeout=_TIMEOUT)) as db:
         with pytest.raises(OperationalError, match="the statement was canceled, by its timeout"):
             async with db.get_session() as session:
                 await session.execute(text("SELECT pg_sleep(60)"))
 
 
 async def test_statement_timeout_ends_a_read_outside_a_transaction(pooled_url: str, admin: Any) -> None:
-    async with DatabaseManager(with_options(pooled_url, statement_timeout="300ms")) as db:
+    async with DatabaseManager(with_options(pooled_url, statement_timeout=_TIMEOUT)) as db:
         await db.create_tables()
         assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1) == []
         async with admin.transaction():
@@ -79,9 +81,8 @@ async def test_statement_timeout_ends_a_read_outside_a_transaction(pooled_url: s
 
 
 async def test_a_migration_has_no_statement_timeout(pooled_url: str) -> None:
-    # time enough for connecting, and far less than the statement's
-    async with DatabaseManager(with_options(pooled_url, statement_timeout="100ms")) as db:
-        await db._backend.with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(0.5)")))
+    async with DatabaseManager(with_options(pooled_url, statement_timeout=_TIMEOUT)) as db:
+        await db._backend.with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(3)")))
 
 
 async def test_nothing_is_left_set_for_other_clients(transaction_pooler: Bouncer, database: str, transaction_url: str) -> None:
