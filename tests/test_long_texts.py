@@ -117,3 +117,18 @@ async def test_a_long_row_from_postgresql_is_not_copied_at_each_piece_of_it(monk
         await parser.take(b"line\n" * (_PIECE // 50))
     assert len(looks) < 12
     assert sum(looks) < 4 * sum(map(len, parser._rest))
+
+
+@pytest.mark.parametrize(
+    ("statement", "reads"),
+    [
+        ("SELECT has_table_privilege('trades', 'INSERT')", True),
+        ('SELECT "update" FROM trades -- delete', True),
+        ("WITH gone AS (DELETE FROM trades RETURNING 1) SELECT 1", False),
+        ("SET LOCAL row_security = off", True),
+        ("SELECT '' AS x /* insert", True),
+        ("(SELECT 1)", True),
+    ],
+)
+def test_words_in_quotes_and_comments_write_nothing(statement: str, reads: bool) -> None:
+    assert is_read(statement) == reads

@@ -202,7 +202,7 @@ class PostgresBackend(EngineBackend):
     async def _open_patient(self) -> asyncpg.Connection:
         return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
-    async def _connection(self, command_timeout: float, settings: dict[str, str]) -> asyncpg.Connection:
+    async def _connection(self, command_timeout: float, settings: dict[str, str]) -> Any:
         running = asyncio.get_running_loop()
         guarded: Any = GuardedLoop(running, clear_text=self._clear_text)
         sent = {name: value for name, value in settings.items() if name not in self._refused}

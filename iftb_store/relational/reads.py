@@ -12,13 +12,15 @@ _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
 _READS = frozenset(("select", "values", "explain", "pragma", "show", "set", "with", "begin"))
 _SAVEPOINTS = frozenset(("savepoint", "release", "rollback"))
 _WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace)\b", re.IGNORECASE)
+# what stands in quotes or comments is no command; a comment that never ends is one to the end
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
 _TO_SAVEPOINT = re.compile(r"\bto\b", re.IGNORECASE)
 
 
 def is_read(sql: str) -> bool:
     """Tell whether a statement can only read, as far as its text shows."""
-    return _first_word(sql) in _READS and not _WRITES.search(sql)
+    return _first_word(sql) in _READS and not _WRITES.search(_QUOTED.sub(" ", sql))
 
 
 def may_write(sql: str) -> bool:

@@ -256,6 +256,10 @@ def before_write(owner: Connection | AsyncSession) -> None:
     info = owner.sync_session.info if isinstance(owner, AsyncSession) else _owners.get(owner, {})
     if info.get(_ISOLATION) == "snapshot":
         raise operational_error(READS_ONLY)
+    _note_write(info)
+
+
+def _note_write(info: dict[Any, Any]) -> None:
     if _LOST in info:
         raise _lost_transaction(info[_FIRST_ERROR])
     info[_BEGUN] = True
@@ -288,10 +292,12 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
     def _look_at_raw_sql(
         connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> None:
-        if connection in _owners:
-            refuse_transaction_control(statement)
-            if may_write(statement):
-                before_write(connection)
+        info = _owners.get(connection)
+        if info is None:
+            return
+        refuse_transaction_control(statement)
+        if may_write(statement):
+            _note_write(info)
 
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
     def _noted(context: ExceptionContext) -> BaseException | None:
