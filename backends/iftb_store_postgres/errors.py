@@ -87,9 +87,9 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return outcome_unknown(error)
     if state == _UNIQUE_VIOLATION:
         return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
-    if state == _CHECK_VIOLATION and not error.constraint_name:
+    if state == _CHECK_VIOLATION and error.table_name and not error.constraint_name:
         # not an IntegrityError, which a bot takes for a row that is stored already
-        table = error.table_name or "the table"
+        table = error.table_name
         return operational_error(
             f"{table} has no partition that takes the row; create it: CREATE TABLE … PARTITION OF {table} FOR VALUES …", error
         )
