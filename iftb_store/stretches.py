@@ -21,7 +21,7 @@ from iftb_store.messages import names, shown
 from iftb_store.protocols import Capability
 from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
-from iftb_store.selections import BARS, TRADES, ScannedTable, Selection
+from iftb_store.selections import BARS, ScannedTable, Selection
 from iftb_store.tables import Base
 from iftb_store.types import CastText, from_epoch_us
 from iftb_store.wholeness import whole_session
@@ -177,7 +177,7 @@ def silent(name: str) -> Iterator[Tell]:
 async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
     """Return the stretches of a scope that a store has, with the number of their rows, in the order of tables and keys."""
     # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
-    await stores_of(session).scan(Selection(TRADES, limit=1))
+    await stores_of(session).scan(Selection(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
         columns = Base.metadata.tables[table.name]

@@ -94,7 +94,7 @@ async def test_run_runs_again_after_a_conflict_on_duckdb(duckdb_url: str) -> Non
         await db.create_tables()
         number = await TradeRepository(db).insert(trade())
         # a connection of the app's own to the same database takes no lock of ours
-        with closing(duckdb.connect(str(make_url(duckdb_url).database), config=_NO_DOWNLOADS)) as other:
+        with closing(duckdb.connect(str(make_url(duckdb_url).database), config=_CONFIG)) as other:
             other.begin()
             other.execute("DELETE FROM trades")
 
@@ -122,7 +122,8 @@ async def test_an_isolated_session_reads_a_read_only_duckdb(duckdb_url: str) -> 
 
 
 # as ours has it: DuckDB shares a file only with those of the same configuration
-_NO_DOWNLOADS: dict[str, str | bool | int | float | list[str]] = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
 }

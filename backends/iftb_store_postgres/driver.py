@@ -98,13 +98,13 @@ class PostgresDriver:
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
-        async with self._reading() as connection:
-            # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
-            if many and connection.get_server_version().major >= 14:
-                self._logger.info("COPY of %s", statement.sql)
-                return await reading.copied(connection, statement.sql, statement.names, args)
-            self._logger.info("%s", statement.sql)
-            rows = await _fetch(connection, statement.sql, args)
+        if many:
+            async with self._reading() as connection:
+                # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
+                if connection.get_server_version().major >= 14:
+                    self._logger.info("COPY of %s", statement.sql)
+                    return await reading.copied(connection, statement.sql, statement.names, args)
+        rows = await self.read(statement, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
             with paused():

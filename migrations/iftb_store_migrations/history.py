@@ -67,7 +67,7 @@ def current(conn: Connection) -> str | None:
     """
     if not is_stamped(conn):
         return None
-    found = [str(row[0]) for row in conn.execute(text(f"SELECT version_num FROM {VERSION_TABLE} ORDER BY 1")).all()]
+    found = sorted(str(row[0]) for row in conn.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).all())
     if len(found) > 1:
         raise SchemaError(
             f"the schema's history cannot be followed: {VERSION_TABLE} holds the revisions {', '.join(found)}; leave there "
