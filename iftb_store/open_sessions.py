@@ -30,8 +30,11 @@ _PARENTS_LOCK = (
     "write lock all the time; give it to this task to write in, or commit it first"
 )
 
-# the sessions that are open in this context, each with the task that opened it; a task begins with a copy of its parent's
-_opened: ContextVar[tuple[tuple[Any, asyncio.Task[Any] | None], ...]] = ContextVar("iftb_store_opened", default=())
+# the sessions that are open in this context, each with the task that opened it and those it is one of; a task begins with a copy
+# of its parent's, in which some may have ended since
+_opened: ContextVar[tuple[tuple[Any, asyncio.Task[Any] | None, OpenSessions[Any]], ...]] = ContextVar(
+    "iftb_store_opened", default=()
+)
 
 
 class OpenSessions(Generic[S]):
@@ -44,18 +47,20 @@ class OpenSessions(Generic[S]):
     def __iter__(self) -> Iterator[S]:
         return iter(set(self._open))
 
+    def __contains__(self, session: object) -> bool:
+        return session in self._open
+
     @contextmanager
     def holding(self, session: S) -> Iterator[S]:
         """Count a session as open, by this task, for the time of the block."""
         self._open.add(session)
-        token = _opened.set((*_opened.get(), (session, asyncio.current_task())))
+        _opened.set((*_opened.get(), (session, asyncio.current_task(), self)))
         try:
             yield session
         finally:
-            # a fixture may end in another context than it began in
-            with suppress(ValueError):
-                _opened.reset(token)
             self._open.discard(session)
+            # sessions may end out of order, and one in another context than it began in
+            _opened.set(tuple(entry for entry in _opened.get() if entry[0] is not session))
             ended, self._ended = self._ended, None
             if ended is not None:
                 ended.set_result(None)
@@ -76,7 +81,7 @@ class OpenSessions(Generic[S]):
 def own_sessions() -> list[Any]:
     """Return the sessions that this task has open."""
     task = asyncio.current_task()
-    return [session for session, opener in _opened.get() if opener is task]
+    return [session for session, opener, those in _opened.get() if opener is task and session in those]
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
@@ -94,7 +99,7 @@ def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> D
 
     If a parent of this task holds it, waiting once more would not help: the parent may be waiting for this task.
     """
-    if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, _ in _opened.get()):
+    if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, *_ in _opened.get()):
         return operational_error(_PARENTS_LOCK, error)
     return error
 

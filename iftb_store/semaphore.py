@@ -14,7 +14,7 @@ class FairSemaphore:
 
     def __init__(self, permits: int = 1) -> None:
         self._permits = self._free = permits
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], asyncio.AbstractEventLoop]] = deque()
         self._guard = threading.Lock()
 
     @property
@@ -37,31 +37,36 @@ class FairSemaphore:
             turn: Future[None] = Future()
             # a future that runs cannot be cancelled: release() may always set its result
             turn.set_running_or_notify_cancel()
-            self._waiting.append(turn)
+            waiting = (turn, asyncio.get_running_loop())
+            self._waiting.append(waiting)
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(turn)
         except TimeoutError:
-            self._leave(turn)
+            self._leave(waiting)
             return False
         except BaseException:
-            self._leave(turn)
+            self._leave(waiting)
             raise
         return True
 
     def release(self) -> None:
         """Give a permit back, to the one who has waited longest."""
         with self._guard:
-            if not self._waiting:
+            while self._waiting:
+                turn, loop = self._waiting.popleft()
+                # one whose event loop was closed would never know
+                if not loop.is_closed():
+                    break
+            else:
                 self._free += 1
                 return
-            turn = self._waiting.popleft()
         turn.set_result(None)
 
-    def _leave(self, turn: Future[None]) -> None:
+    def _leave(self, waiting: tuple[Future[None], asyncio.AbstractEventLoop]) -> None:
         with self._guard:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
                 return
         # the permit came in the moment of giving up
         self.release()

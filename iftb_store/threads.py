@@ -1,11 +1,11 @@
-"""Blocking work in a thread, so that the event loop stays free: what takes time, and imports that do."""
+"""Work that a cancellation waits for, and blocking work in a thread, so that the event loop stays free."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,3 +35,18 @@ async def import_modules(*names: str) -> None:
         if name not in _imported:
             await asyncio.to_thread(import_module, name)
             _imported.add(name)
+
+
+async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Wait until ``work`` has ended, also when this task is cancelled meanwhile, however often; then the cancellation goes on."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    return task.result()

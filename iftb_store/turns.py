@@ -10,6 +10,7 @@ from types import TracebackType
 
 from iftb_store.errors import NotConnectedError, operational_error
 
+_WITHIN = "the session is in the middle of a call of this task; a call of it from within, e.g. in run_sync, would wait for itself"
 _UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
 
 
@@ -44,6 +45,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
+        self._owner: asyncio.Task[object] | None = None
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         #: Why no call can begin any more.
@@ -64,13 +66,18 @@ class Turns:
         check_process(self._process, "the session")
         if self.is_foreign():
             raise other_loop("the session")
+        task = asyncio.current_task()
+        if self._owner is not None and self._owner is task:
+            raise operational_error(_WITHIN)
         await self._turn.acquire()
         if self.ended is not None:
             self._turn.release()
             raise operational_error(self.ended)
+        self._owner = task
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._owner = None
         self._turn.release()
         if error is None and self.undone:
             raise operational_error(_UNDONE)
@@ -84,4 +91,8 @@ class Turns:
     async def last(self) -> AsyncIterator[None]:
         """Wait for the end of the call that is running, and have the turn in which the session itself is ended."""
         async with self._turn:
-            yield
+            self._owner = asyncio.current_task()
+            try:
+                yield
+            finally:
+                self._owner = None

@@ -24,6 +24,7 @@ from iftb_store.open_sessions import DISCONNECTED, OpenSessions, blame_parent, c
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema import VERSION_TABLE, check_revision
 from iftb_store.semaphore import FairSemaphore
+from iftb_store.threads import uncancelled
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
@@ -161,11 +162,11 @@ class DuckDBBackend:
                 try:
                     yield session
                     await session.finish()
-                except asyncio.CancelledError:
-                    await session.close(interrupt=True)
+                except BaseException as error:
+                    # whatever comes meanwhile: the write lock is every session's of this process
+                    await uncancelled(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
                     raise
-                finally:
-                    await session.close()
+                await uncancelled(session.close())
         finally:
             self._places.release()
 

@@ -208,6 +208,12 @@ class PostgresDriver:
             raise SchemaError(
                 f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store"
             ) from error
+        except asyncio.CancelledError as error:
+            note_error(self._session, error, gone=False)
+            if not isinstance(self._session, StoreSession):
+                # PostgreSQL has aborted the transaction, and would acknowledge the application's COMMIT of it
+                connection.terminate()
+            raise
         except BaseException as error:
             # SQLAlchemy's own BEGIN wraps what asyncpg raises
             raised = error.__cause__ if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) else None
@@ -236,11 +242,20 @@ class PostgresDriver:
                 raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
             with self._translated(driver):
                 if begin and adapter._transaction is None:
-                    await adapter._start_transaction()
+                    await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                     check_revision(*await _schema(driver))
                     session.iftb_store_backend.schema_seen = True
                 yield driver
+
+
+async def _begin(adapter: Any, driver: Any) -> None:
+    try:
+        await adapter._start_transaction()
+    except BaseException:
+        # cancelled on its way, it may have begun: what follows would be nested in a transaction that nobody commits
+        driver.terminate()
+        raise
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:

@@ -58,7 +58,8 @@ def check_before_commit(connection: Connection) -> None:
     """
     adapter: Any = connection.connection.dbapi_connection
     driver = adapter.driver_connection
-    if adapter._transaction is not None and not driver.is_closed() and not driver.is_in_transaction():
+    own = adapter._transaction
+    if own is not None and not driver.is_closed() and (own._nested or not driver.is_in_transaction()):
         raise operational_error(_NOT_OWN)
     if not driver.is_closed() and not _has_word(driver):
         return

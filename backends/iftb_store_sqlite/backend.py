@@ -31,6 +31,7 @@ from iftb_store.relational import (
     before_write,
     is_read,
     isolated,
+    may_write,
     session_of,
     snapshot,
     uncancelled,
@@ -260,6 +261,11 @@ class _Pool(StorePool):
         # SQLAlchemy's belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
 
+    def _settle(self, record: ConnectionPoolEntry) -> None:
+        adapter: Any = record.dbapi_connection
+        # a stream that was left would show its old snapshot to the next session
+        adapter.run_async(_close_cursors)
+
 
 class _Connection(aiosqlite.Connection):
     """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
@@ -354,10 +360,10 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    reads = is_read(statement)
+    only_reads = snapshot(connection)
+    reads = is_read(statement) or (only_reads and not may_write(statement))
     if reads and not isolated(connection):
         return
-    only_reads = snapshot(connection)
     driver = connection.connection.dbapi_connection
     if not only_reads and driver is not None and not driver.driver_connection.in_transaction:
         check_own_lock(driver.driver_connection.write_lock, session_of(connection))
@@ -369,6 +375,11 @@ def _begin_before_writes(
         driver.run_async(_begin_to_read if only_reads else _begin)
     except RAISED as error:
         raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
+
+
+async def _close_cursors(connection: Any) -> None:
+    if connection._connection is not None and connection._connection.has_cursors():
+        await connection._execute_to_end(connection._conn.close_cursors)
 
 
 async def _begin(connection: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from contextlib import suppress
 from time import monotonic
+from typing import Any
+from weakref import WeakSet
 
 from iftb_store_sqlite.errors import RAISED
 
@@ -21,6 +23,26 @@ class Driver(sqlite3.Connection):
 
     patience = 0.0
     _interrupts = 0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """Return a new cursor, which ends with the session that it is of."""
+        cursor = super().cursor(*args, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def has_cursors(self) -> bool:
+        """Whether a cursor is held that has not ended."""
+        return len(self._cursors) > 0
+
+    def close_cursors(self) -> None:
+        """End what is read in part: it would keep its snapshot, and have SQLite refuse to roll back after an interrupt."""
+        for cursor in list(self._cursors):
+            with suppress(*RAISED):
+                cursor.close()
 
     def interrupt(self) -> None:
         """Stop the statement that runs in another thread, or its wait for the write lock."""
@@ -53,6 +75,7 @@ class Driver(sqlite3.Connection):
 
     def close(self) -> None:
         """Close; a statement that was broken off would keep its transaction, and the write lock, alive."""
+        self.close_cursors()
         with suppress(*RAISED):
             self.rollback()
         super().close()

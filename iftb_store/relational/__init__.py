@@ -5,7 +5,7 @@ from __future__ import annotations
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
 from iftb_store.relational.pool import StorePool
-from iftb_store.relational.reads import is_read
+from iftb_store.relational.reads import is_read, may_write
 from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
@@ -15,11 +15,11 @@ from iftb_store.relational.sessions import (
     note_error,
     session_of,
     snapshot,
-    uncancelled,
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
 from iftb_store.relational.visibility import describe, find_hidden, obstacles
+from iftb_store.threads import uncancelled
 
 __all__ = [
     "EngineBackend",
@@ -36,6 +36,7 @@ __all__ = [
     "is_read",
     "isolated",
     "joined",
+    "may_write",
     "note_error",
     "obstacles",
     "scan_sql",

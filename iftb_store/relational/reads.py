@@ -6,16 +6,16 @@ import re
 
 from iftb_store.errors import Unsupported
 
-_SKIPPED = re.compile(r"\s+|--[^\n]*|/\*.*?\*/|\(", re.DOTALL)
+_SKIPPED = re.compile(r"[\s;(]+|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
 # BEGIN and SET write nothing; `refuse_transaction_control` keeps the first out of sessions
-_READS = frozenset(("select", "values", "explain", "pragma", "show", "set", "with", "begin"))
+_READS = frozenset(("select", "values", "table", "explain", "pragma", "show", "set", "with", "begin"))
 _SAVEPOINTS = frozenset(("savepoint", "release", "rollback"))
-_WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace\s+into)\b", re.IGNORECASE)
 # what stands in quotes or comments is no command; a comment that never ends is one to the end
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
-_TO_SAVEPOINT = re.compile(r"\bto\b", re.IGNORECASE)
+_TO_SAVEPOINT = re.compile(r"\s*rollback\s+(?:(?:work|transaction)\s+)?to\b", re.IGNORECASE)
 
 
 def is_read(sql: str) -> bool:
@@ -35,7 +35,7 @@ def refuse_transaction_control(sql: str) -> None:
         Unsupported: naming the session's methods.
     """
     word = _first_word(sql)
-    if word in _TRANSACTION and not (word == "rollback" and _TO_SAVEPOINT.search(sql)):
+    if word in _TRANSACTION and not (word == "rollback" and _TO_SAVEPOINT.match(_QUOTED.sub(" ", sql))):
         raise Unsupported(
             f"{word.upper()} cannot be run as a statement of a session; call session.commit(), session.rollback() or "
             "session.begin_nested()"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
@@ -38,6 +38,7 @@ from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
 from iftb_store.relational.pool import POOL_IN_USE
 from iftb_store.relational.reads import may_write, refuse_transaction_control
+from iftb_store.threads import uncancelled
 from iftb_store.turns import Turns
 
 T = TypeVar("T")
@@ -93,7 +94,8 @@ class StoreSession(AsyncSession):
             sync: Any = result._real_result
             # the ORM's results fetch from another one
             fetched = getattr(sync, "raw", None) or sync
-            fetched.cursor = _QueuedCursor(fetched.cursor, turns)
+            if getattr(fetched, "cursor", None) is not None:
+                fetched.cursor = _QueuedCursor(fetched.cursor, turns)
         return result
 
     async def close(self) -> None:
@@ -425,21 +427,6 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
     with suppress(Exception):
         backend.interrupt(connection.connection.driver_connection)
         await AsyncSession.run_sync(session, lambda _: connection.invalidate())
-
-
-async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until ``work`` has ended, also when this task is cancelled meanwhile, however often; then the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()
-        raise cancelled
-    return task.result()
 
 
 @asynccontextmanager
