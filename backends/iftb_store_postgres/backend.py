@@ -196,10 +196,10 @@ class PostgresBackend(EngineBackend):
                     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._settings['statement_timeout']}")
                 return await connection.run_sync(work)
 
-    async def _open(self) -> asyncpg.Connection:
+    async def _open(self) -> Any:
         return await self._connection(self._command_timeout, self._settings)
 
-    async def _open_patient(self) -> asyncpg.Connection:
+    async def _open_patient(self) -> Any:
         return await self._connection(_FOREVER, {**self._settings, "statement_timeout": "0"})
 
     async def _connection(self, command_timeout: float, settings: dict[str, str]) -> Any:

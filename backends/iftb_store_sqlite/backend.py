@@ -274,6 +274,8 @@ class _Connection(aiosqlite.Connection):
 
     # what a cancelled task has left in the thread may begin one yet
     _left_alone = False
+    # whether SQLite has rolled a transaction back with an interrupted write, which an application's session would not know
+    _lost = False
     #: The path and the version of a file that is read as immutable.
     read_as: tuple[str, Version | None] | None = None
 
@@ -293,10 +295,12 @@ class _Connection(aiosqlite.Connection):
             return False
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        had_begun = self.in_transaction
         try:
             return await self._execute_to_end(fn, *args, **kwargs)
         except asyncio.CancelledError:
             await self._stop_thread()
+            self._lost = had_begun and not self.in_transaction
             raise
 
     async def _stop_thread(self) -> None:
@@ -327,11 +331,14 @@ class _Connection(aiosqlite.Connection):
                 self._connection.interrupt()
 
     async def commit(self) -> None:
+        if self._lost:
+            raise sqlite3.OperationalError("nothing was committed: the transaction was rolled back when a call was cancelled")
         if self.in_transaction or self._left_alone:
             self._left_alone = False
             await self._execute_to_end(self._conn.commit)
 
     async def rollback(self) -> None:
+        self._lost = False
         if self.in_transaction or self._left_alone:
             self._left_alone = False
             await self._execute_to_end(self._conn.rollback)

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
-from iftb_store.relational.sessions import StoreSession, close_now, opened, uncancelled
+from iftb_store.relational.sessions import StoreSession, close_now, opened
+from iftb_store.threads import uncancelled
 from iftb_store.turns import other_loop
 
 # as SQLAlchemy's dialect of PostgreSQL has it

@@ -16,6 +16,7 @@ from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.misuse import MisuseTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
@@ -55,6 +56,7 @@ class BackendConformance(
     ConcurrencyTests,
     TaskTests,
     InterruptTests,
+    MisuseTests,
     PlaceTests,
     WholeRowTests,
     BackupTests,

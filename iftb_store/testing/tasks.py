@@ -213,7 +213,7 @@ class SharedSessionTests(SuiteFixtures):
         await db.run(work)
         assert await raw.count(db, "trades") == 5
 
-    @pytest.mark.parametrize("sql", ["COMMIT", " -- now\n rollback", "/* so */ Begin", "END"])
+    @pytest.mark.parametrize("sql", ["COMMIT", " -- now\n rollback", "/* so */ Begin", "END", "; commit", "rollback -- to start"])
     async def test_raw_sql_cannot_end_a_sessions_transaction(self, db: DatabaseManager, sql: str) -> None:
         async with db.get_session() as session:
             await insert_trade(session, 1)
