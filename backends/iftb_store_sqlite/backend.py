@@ -265,6 +265,11 @@ class _Pool(StorePool):
         adapter: Any = record.dbapi_connection
         # a stream that was left would show its old snapshot to the next session
         adapter.run_async(_close_cursors)
+        driver = adapter.driver_connection
+        driver.forget_loss()
+        if driver.in_transaction:
+            # its COMMIT was refused, and SQLAlchemy rolls none back after that
+            record.invalidate()
 
 
 class _Connection(aiosqlite.Connection):
@@ -337,8 +342,12 @@ class _Connection(aiosqlite.Connection):
             self._left_alone = False
             await self._execute_to_end(self._conn.commit)
 
-    async def rollback(self) -> None:
+    def forget_loss(self) -> None:
+        """Let the next session begin anew."""
         self._lost = False
+
+    async def rollback(self) -> None:
+        self.forget_loss()
         if self.in_transaction or self._left_alone:
             self._left_alone = False
             await self._execute_to_end(self._conn.rollback)
