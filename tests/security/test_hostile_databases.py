@@ -159,6 +159,8 @@ async def test_macros_views_and_schemas_of_other_names_stay_usable(duckdb_url: s
         "CREATE MACRO mid(a, b) AS (a + b) / 2",
         "CREATE VIEW highs AS SELECT max(high) AS h FROM ohlcv",
         "CREATE SCHEMA mine",
+        'CREATE INDEX "mine on trades(" ON trades (symbol)',
+        """CREATE INDEX "it's repeat('" ON trades (lower(symbol))""",
     )
     async with DatabaseManager(duckdb_url) as db:
         assert await raw.value(db, "SELECT mid(1, 3)") == 2
@@ -171,6 +173,8 @@ async def test_macros_views_and_schemas_of_other_names_stay_usable(duckdb_url: s
         ("CREATE TRIGGER tr AFTER INSERT ON trades FOR EACH STATEMENT DELETE FROM positions", "the trigger 'tr'"),
         ("ALTER TABLE trades ADD COLUMN g VARCHAR DEFAULT (repeat('x', 10))", "calls 'repeat'"),
         ("CREATE INDEX mine ON trades ((repeat(symbol, 10)))", "calls 'repeat'"),
+        ("""CREATE INDEX "a('" ON trades ((repeat(symbol, 10)))""", "calls 'repeat'"),
+        ("""CREATE INDEX "a""('" ON trades ((repeat(symbol, 10)))""", "calls 'repeat'"),
     ],
 )
 async def test_what_a_duckdb_table_would_run_is_refused(duckdb_url: str, statement: str, named: str) -> None:
