@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Se
 from pydantic_core import InitErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import ConfigurationError
 from iftb_store.messages import is_text, shown
@@ -41,6 +43,25 @@ def _without_input(error: ValidationError) -> ValidationError:
         for problem in error.errors(include_url=False)
     ]
     return ValidationError.from_exception_data(error.title, problems, hide_input=True)
+
+
+def _is_host(host: str | None) -> bool:
+    # in a URL it would stand in brackets, as if it were an address of IPv6
+    if host is None or not {":", "@", "[", "]"} & set(host):
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _reads_back(rendered: str, url: URL) -> bool:
+    try:
+        return make_url(rendered) == url
+    except (ValueError, ArgumentError):
+        # of what stands where the port should
+        return False
 
 
 class DatabaseSettings(BaseSettings):
@@ -123,9 +144,11 @@ class DatabaseSettings(BaseSettings):
         self._check_text()
         url = self._postgresql_url()
         rendered = url.render_as_string(hide_password=False)
-        if make_url(rendered) != url:
+        if not _is_host(url.host) or not _reads_back(rendered, url):
+            # not its value: that may be a whole URL with a password
             raise ConfigurationError(
-                f"{_variable('host')} is {shown(self.host)}, which is no host's name nor a socket's directory"
+                f"{_variable('host')} is neither a host name nor a socket's directory; give the host name only, "
+                f"or set the whole URL as {_URL_VARIABLE}"
             )
         return rendered
 

@@ -112,6 +112,29 @@ def test_a_host_in_the_settings_that_would_be_another_url_is_refused(monkeypatch
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"postgresql://other:{SECRET}@db.example:5432/bot",
+        f"postgresql://other:{SECRET}@db.example",
+        f"other:{SECRET}@db.example:5432",
+        "db.example:5432/bot",
+        "db.example:5432",
+        "[::1",
+    ],
+)
+def test_a_url_in_the_host_s_variable_is_refused_without_its_value(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for name, value in {"HOST": host, "DATABASE": "bot", "USERNAME": "trader", "PASSWORD": "pass"}.items():
+        monkeypatch.setenv(f"DB_{name}", value)
+
+    with pytest.raises(ConfigurationError, match=r"^DB_HOST is neither a host name") as refused:
+        get_settings().database.get_async_url()
+
+    assert host not in str(refused.value)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__context__ is None
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the environment is text there")
 @pytest.mark.parametrize("name", ["DB_HOST", "DB_DATABASE", "DB_USERNAME", "DB_PASSWORD"])
 def test_bytes_in_the_settings_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -6,13 +6,15 @@ DuckDB's own copy would attach the new file, which a database that is closed to 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
+from iftb_store.errors import operational_error
 from iftb_store.messages import shown
 from iftb_store.schema import OUR_TABLES
 from iftb_store_duckdb.driver import Cursor
@@ -29,6 +31,12 @@ _ROWS = 122_880
 _LONG_ROWS = 2_048
 _SHORT = ("ohlcv",)
 _BATCH = "iftb_store_batch"
+_SEQUENCES = f"""
+    SELECT sequence_name, start_value, min_value, max_value, increment_by, cycle, last_value
+    FROM duckdb_sequences() WHERE {_HERE}"""
+_LITERAL = re.compile(r"\"(?:[^\"]|\"\")*\"|'((?:[^']|'')*)'")
+# the last part of a name that may have a schema's before it
+_LAST_NAME = re.compile(r"(?:\"((?:[^\"]|\"\")*)\"|([^\".]+))\s*$")
 
 
 def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, int], None]) -> None:
@@ -43,7 +51,7 @@ def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, in
     spills.enter()
     try:
         target = replace(options, path=path, config={**config, "temp_directory": spills.path}, external_access=False)
-        with closing(connect_closed(target)) as copy:
+        with closing(connect_closed(target)) as copy, cursor.interrupting(copy):
             _warn_of_left_out(cursor)
             _copy(cursor, copy, lambda size: tell(size, max(size, _size(options.path))), path)
             copy.execute("CHECKPOINT")
@@ -53,21 +61,51 @@ def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, in
 
 def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int], None], path: str) -> None:
     tables = dict(cursor.fetch(f"SELECT table_name, sql FROM duckdb_tables() WHERE {_HERE} AND NOT internal"))
-    # not before the snapshot: they have moved past every id in it
-    for name, sql, last in cursor.fetch(f"SELECT sequence_name, sql, last_value FROM duckdb_sequences() WHERE {_HERE}"):
-        copy.execute(sql)
-        if last is not None:
-            quoted = name.replace('"', '""').replace("'", "''")
-            copy.execute(f"SELECT setval('\"{quoted}\"', $1)", [last])
+    _copy_sequences(cursor, copy, [tables[table] for table in OUR_TABLES if table in tables])
     for table in OUR_TABLES:
         if table not in tables:
             continue
         # the table's own definition, which was looked through: what the doctor finds wrong with it can be saved, too
-        copy.execute(tables[table])
+        _create(copy, tables[table])
         _copy_rows(cursor, copy, table, lambda: tell(_size(path)))
     for table, sql in cursor.fetch(f"SELECT table_name, sql FROM duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"):
         if table in OUR_TABLES:
-            copy.execute(sql)
+            _create(copy, sql)
+
+
+def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions: list[str]) -> None:
+    named = {name for sql in definitions for name in _names_in_literals(sql)}
+    # not before the snapshot: they have moved past every id in it
+    for name, start, low, high, step, cycle, last in cursor.fetch(_SEQUENCES):
+        if name.lower() not in named:
+            continue
+        # of one that has no values left it lies past the end
+        start = min(max(start, low), high)
+        # never the stored text, in which DuckDB does not quote the name
+        quoted = '"' + name.replace('"', '""') + '"'
+        copy.execute(
+            f"CREATE SEQUENCE {quoted} INCREMENT BY {int(step)} MINVALUE {int(low)} MAXVALUE {int(high)} START {int(start)} "
+            + ("CYCLE" if cycle else "NO CYCLE")
+        )
+        if last is not None:
+            literal = quoted.replace("'", "''")
+            copy.execute(f"SELECT setval('{literal}', $1)", [last])
+
+
+def _names_in_literals(sql: str) -> Iterator[str]:
+    """Yield in lower case every name that a literal of a definition could mean, as in ``nextval('main."My Seq"')``."""
+    for literal in _LITERAL.finditer(sql):
+        name = _LAST_NAME.search(literal[1].replace("''", "'")) if literal[1] else None
+        if name:
+            yield (name[2] if name[1] is None else name[1].replace('""', '"')).strip().lower()
+
+
+def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Run the definition of a table or an index, and nothing else that its text might hold."""
+    statements = copy.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.CREATE:
+        raise operational_error(f"the file's own definition {shown(sql, 200)} is not one CREATE statement; it was not run")
+    copy.execute(statements[0])
 
 
 def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell: Callable[[], None]) -> None:

@@ -58,6 +58,7 @@ class Cursor:
     def __init__(self, raw: duckdb.DuckDBPyConnection, logger: logging.Logger | InstanceLogger) -> None:
         self._raw = raw
         self._logger = logger
+        self._others: tuple[duckdb.DuckDBPyConnection, ...] = ()
 
     def table(self, statement: str | duckdb.Statement, parameters: Sequence[Any] = ()) -> tuple[pa.Table, list[str]]:
         """Run one statement; return its result and the names of its columns' types in DuckDB."""
@@ -115,6 +116,15 @@ class Cursor:
         finally:
             other.close()
 
+    @contextmanager
+    def interrupting(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Let an interrupt reach another connection, too, on which this cursor's thread works meanwhile."""
+        self._others = (*self._others, other)
+        try:
+            yield
+        finally:
+            self._others = tuple(connection for connection in self._others if connection is not other)
+
     def begin(self) -> None:
         """Begin a transaction."""
         self._logger.info("BEGIN")
@@ -137,8 +147,9 @@ class Cursor:
 
     def interrupt(self) -> None:
         """Stop what another thread runs here, unless that has just closed the connection."""
-        with suppress(duckdb.ConnectionException):
-            self._raw.interrupt()
+        for connection in (self._raw, *self._others):
+            with suppress(duckdb.ConnectionException):
+                connection.interrupt()
 
     def close(self) -> None:
         """Close the connection."""

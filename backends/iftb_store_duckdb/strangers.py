@@ -83,8 +83,9 @@ def refuse_foreign_objects(fetch: Fetch) -> None:
 
 
 def _refuse_expressions(table: str, sql: str) -> None:
-    # DuckDB writes the text anew from what it has parsed; before the first bracket there are only names
-    tokens = _TOKEN.findall(sql.partition("(")[2])
+    # DuckDB writes the text anew from what it has parsed; before the first bracket there are only names, which may hold one
+    tokens = _TOKEN.findall(sql)
+    tokens = tokens[tokens.index("(") + 1 :] if "(" in tokens else []
     if any(tokens[place : place + 3] == ["GENERATED", "ALWAYS", "AS"] for place in range(len(tokens))):
         raise foreign_part(table, "a generated column")
     for name in _calls(tokens):

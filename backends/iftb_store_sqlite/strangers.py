@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
 
+from iftb_store.errors import SchemaError
 from iftb_store.messages import shown
 from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
 
@@ -15,6 +15,9 @@ _OBJECTS = """
     FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"""
 # of PRAGMA table_xinfo: a generated column, computed as it is read or stored
 _GENERATED = (2, 3)
+# of a foreign key: these change the rows that refer, and so run the triggers of their table
+_ACTIONS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+_MOST_OBJECTS = 10_000
 _CALLS = ("Function", "PureFunc")
 
 
@@ -28,6 +31,12 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
             harm.
     """
     tables, triggers = [], []
+    ((count,),) = connection.execute("SELECT count(*) FROM sqlite_master")
+    if count > _MOST_OBJECTS:
+        raise SchemaError(
+            f"the database has {count} tables, indexes, views and triggers, and at most {_MOST_OBJECTS} are looked through; "
+            "drop those that are not needed, or use another database"
+        )
     for row in connection.execute(_OBJECTS):
         # damaged bytes need not be text
         kind, name, table, sql = (value.decode(errors="replace") for value in row)
@@ -37,24 +46,35 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
             if kind == "view" or _VIRTUAL.match(sql):
                 raise not_a_table(name, "view" if kind == "view" else "virtual table")
             tables.append(name)
+    changed = _changed_with_ours(connection, {table for table, _ in triggers})
     for table, trigger in triggers:
-        found = next((name for name in _reaching(connection, table) if name.lower() in OUR_TABLES), None)
-        if found is not None:
-            raise foreign_part(found, f"the trigger {shown(trigger)}")
+        if table.lower() in changed:
+            cause = "" if table.lower() in OUR_TABLES else " (run by a foreign key's action when a table of iftb-store changes)"
+            raise foreign_part(table, f"the trigger {shown(trigger)}{cause}")
     for table in tables:
         _refuse_expressions(connection, table)
 
 
-def _reaching(connection: sqlite3.Connection, table: str) -> Iterator[str]:
-    """Yield a table and those whose changes reach it through its foreign keys."""
-    waiting, seen = [table], set[str]()
+def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
+    """Return in lower case our tables and which of ``tables`` a foreign key's action changes when one of ours changes."""
+    followers: dict[str, list[str]] = {}
+    waiting, seen = list(tables), set[str]()
     while waiting:
         name = waiting.pop()
         if name.lower() in seen:
             continue
         seen.add(name.lower())
-        yield name
-        waiting += [row[2] for row in connection.execute(f"PRAGMA foreign_key_list({_quoted(name)})")]
+        for row in connection.execute(f"PRAGMA foreign_key_list({_quoted(name)})"):
+            if not _ACTIONS.isdisjoint(row[5:7]):
+                followers.setdefault(row[2].lower(), []).append(name.lower())
+                waiting.append(row[2])
+    waiting, changed = list(OUR_TABLES), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in changed:
+            changed.add(name)
+            waiting += followers.get(name, ())
+    return changed
 
 
 def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
