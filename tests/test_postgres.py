@@ -315,6 +315,7 @@ def with_options(url: str, **options: str) -> str:
 async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_session(postgres_url: str) -> None:
     async with DatabaseManager(postgres_url, pool_size=1, max_overflow=0) as db:
         await db.create_tables()
+        going_on: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with suppress(OperationalError):
             async with db.get_session() as session:
                 pooled = await (await session.connection()).get_raw_connection()

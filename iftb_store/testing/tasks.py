@@ -141,10 +141,9 @@ class SharedSessionTests(SuiteFixtures):
 
         async with db.get_session() as session:
             await insert_bar(session, 0)
-            first, second, *_ = await asyncio.gather(
-                read(session), read(session), *(insert_bar(session, number) for number in range(1, 10))
-            )
-        assert len(first) == len(second) == 200
+            reading = [asyncio.create_task(read(session)) for _ in range(2)]
+            await asyncio.gather(*reading, *(insert_bar(session, number) for number in range(1, 10)))
+        assert [len(task.result()) for task in reading] == [200, 200]
         assert await raw.count(db, "ohlcv") == 210
 
     @pytest.mark.parametrize("work", ["insert bars", "upsert bars", "trades", "raw SQL", "streams"])
@@ -170,7 +169,8 @@ class SharedSessionTests(SuiteFixtures):
             committed = True
         count = await raw.value(db, stored)
         assert count == 0 or committed, "the session failed, and something of it is stored"
-        assert not committed or count == len(returned), "what returned is not what is stored"
+        # the call that was cancelled is there whole, or absent
+        assert not committed or count in (len(returned), len(returned) + 1), "what returned is not what is stored"
         await assert_unharmed(db)
 
     @pytest.mark.parametrize("work", WORK)
