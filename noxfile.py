@@ -21,7 +21,8 @@ LEAST_COVERAGE = 95
 # what takes long, and longer where it is traced; all else covers the lines and branches well enough
 UNTRACED = (
     "faults or (hostile and not databases) or sabotage or shipped or roles or model or examples or benchmarks or readme or plans"
-    " or dumps or memory or test_any_ or TestPostgres or TestSQLite"
+    " or dumps or memory or test_any_ or (TestPostgres and not loop)"
+    " or (TestSQLite and not (session or task or stream or loop or cancel))"
 )
 SOAKED = (
     "tests/faults",

@@ -90,7 +90,8 @@ def test_the_first_ctrl_c_ends_the_import_of_a_file_that_takes_long(sqlite_url: 
     (tmp_path / "a.csv").write_text("time,open,high,low,close,volume\n1000000000,1,1,1,1,1\n")
     files = (str(tmp_path / "a.csv"), str(tmp_path / "x.csv"))
     command = [sys.executable, "-u", "-m", "iftb_store", "import", sqlite_url, *files, "--symbol", "X", "--timeframe", "1m"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    # a shell that runs the tests in its background has SIGINT ignored
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_sigint) as running:
         assert running.stdout is not None
         assert b"1 bar" in running.stdout.readline()
         running.send_signal(signal.SIGINT)
@@ -98,6 +99,10 @@ def test_the_first_ctrl_c_ends_the_import_of_a_file_that_takes_long(sqlite_url: 
 
     assert running.returncode == 130
     assert b"stopped with 1 of 2 files stored" in err
+
+
+def _heed_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_link_to_a_file_is_a_file(sqlite_url: str, tmp_path: Path) -> None:
