@@ -39,7 +39,7 @@ class Commit(Generic[T]):
 async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
     """Return what ``work`` returns; cancelled during its COMMIT, wait for that first, so that ``commit`` tells what came of it.
 
-    Cancelled once more, or after some seconds, it waits no longer; then nobody knows whether the work is stored.
+    Cancelled once more, or after some seconds, it waits no longer, and the outcome is unknown.
     """
     running = asyncio.ensure_future(work)
     try:

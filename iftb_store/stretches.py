@@ -144,7 +144,7 @@ class Compared(NamedTuple):
 
 
 def snapshot(db: DatabaseManager, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
-    """Open a session that reads one state of some tables, where the backend can do that, and every row of them.
+    """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
 
     Raises:
         OperationalError: rows are hidden from this role, see `iftb_store.wholeness.require_whole`.

@@ -89,7 +89,7 @@ class BoundedConnection(asyncpg.Connection):
 async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
     """Let no temporary table stand before ours of its name; their schema comes first in a search_path that does not name it.
 
-    The rest of the search_path stays, be it the URL's, the role's or the database's. Where it names no schema that is there,
+    The rest of the search_path stays, whether the URL, the role or the database set it. Where it names no schema that is there,
     nothing is changed, or new tables would become temporary ones.
     """
     try:

@@ -74,7 +74,7 @@ class Driver(sqlite3.Connection):
         return round(self.patience * 1000)
 
     def close(self) -> None:
-        """Close; a statement that was broken off would keep its transaction, and the write lock, alive."""
+        """Close; an interrupted statement would keep its transaction, and the write lock, alive."""
         self.close_cursors()
         with suppress(*RAISED):
             self.rollback()
@@ -82,7 +82,7 @@ class Driver(sqlite3.Connection):
 
 
 def begin(connection: sqlite3.Connection) -> None:
-    """Begin a transaction that may write, be it on a connection of an application's own."""
+    """Begin a transaction that may write, also on an application's own connection."""
     if isinstance(connection, Driver):
         connection.begin()
     else:
