@@ -44,13 +44,6 @@ UNIT_TESTS = (
     "tests/test_scope.py",
     "tests/test_verify.py",
 )
-# the lock files of locks/: the extras and the groups of pyproject.toml that each holds
-LOCKS = {
-    "lint": ((), ("lint",)),
-    "types": (("all", "testing"), ("build", "test", "types", "bench")),
-    "demo": (("sqlite",), ("build",)),
-    "tests": (("all", "testing"), ("build", "test")),
-}
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 
 
@@ -200,11 +193,11 @@ def soak(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Write the lock files anew, for each Python and system: what changed in pyproject.toml; all of it with `-- --upgrade`."""
     session.install("uv")
-    for name, (extras, groups) in LOCKS.items():
-        chosen = [word for kind, names in (("--extra", extras), ("--group", groups)) for one in names for word in (kind, one)]
+    for name, held in nox.project.load_toml("pyproject.toml")["tool"]["iftb-store"]["locks"].items():
+        chosen = [word for kind in ("extra", "group") for one in held[f"{kind}s"] for word in (f"--{kind}", one)]
         kept = ("--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", f"locks/{name}.txt")
         # a group that stands alone is read without the package's own dependencies
-        source = ("pyproject.toml",) if extras else ()
+        source = ("pyproject.toml",) if held["extras"] else ()
         session.run("uv", "pip", "compile", "--universal", "--python-version", "3.11", *kept, *chosen, *source, *session.posargs)
 
 
