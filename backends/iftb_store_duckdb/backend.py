@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar
 import duckdb
 from duckdb_engine import ConnectionWrapper
 from sqlalchemy import URL, Connection, NullPool, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
@@ -165,6 +165,9 @@ class DuckDBBackend:
                 except BaseException as error:
                     # whatever comes meanwhile: the write lock is every session's of this process
                     await uncancelled(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
+                    if isinstance(error, OperationalError) and session.ended == DISCONNECTED:
+                        # what a call says that was interrupted is no reason
+                        raise operational_error(DISCONNECTED, error) from error
                     raise
                 await uncancelled(session.close())
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
@@ -52,6 +53,7 @@ class DuckDBSession:
         self._only_reads = isolation == "snapshot"
         self._reading = False
         self._turns = Turns()
+        self._wait: asyncio.Timeout | None = None
         self._writing = False
         self._lost: OperationalError | None = None
         self._finished = False
@@ -149,6 +151,7 @@ class DuckDBSession:
         self._turns.end(reason, undone=True)
         while interrupt and self._turns.busy:
             self._cursor.interrupt()
+            self._stop_waiting()
             await asyncio.sleep(INTERRUPT_EVERY)
         async with self._turns.last():
             if self._finished:
@@ -160,6 +163,11 @@ class DuckDBSession:
                     await self._end()
             finally:
                 await in_thread(self._executor, self._cursor.close)
+
+    @property
+    def ended(self) -> str | None:
+        """Why no call can begin any more."""
+        return self._turns.ended
 
     @property
     def writing(self) -> bool:
@@ -190,19 +198,31 @@ class DuckDBSession:
         if self._writing:
             return
         check_own_lock(self._lock, self)
-        if not await self._lock.acquire(self._busy_timeout):
+        granted = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as self._wait:
+                granted = await self._lock.acquire(self._busy_timeout)
+        if self._turns.undone:
+            if granted:
+                self._lock.release()
+            raise operational_error(self._turns.ended or ENDED)
+        if not granted:
             late = operational_error(
                 f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
                 "keep transactions short, or raise the URL's busy_timeout",
                 transient=True,
             )
             raise blame_parent(late, self._lock, self)
-        if self._turns.undone:
-            self._lock.release()
-            raise operational_error(self._turns.ended or ENDED)
         self._writing = True
         # a transaction begun before the lock was ours would not see what the last writer committed
         await self._driver(self.iftb_store_backend.begin)
+
+    def _stop_waiting(self) -> None:
+        """Let the call that waits for the write lock give up."""
+        if self._wait is not None:
+            with suppress(RuntimeError):
+                # over already
+                self._wait.reschedule(0)
 
     async def _driver(self, work: Callable[[Cursor], T]) -> T:
         try:

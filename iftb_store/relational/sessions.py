@@ -56,6 +56,8 @@ _CLOSED = "iftb_store.closed"
 _OF_TRANSACTION = (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION)
 # seconds to wait for a ROLLBACK before the connection is thrown away
 _ROLLBACK_TIME = 5.0
+# seconds between two interrupts of a call that is to end
+_INTERRUPT_EVERY = 0.05
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
 # the connections whose COMMIT was sent, an app's own sessions' among them
 _committing: WeakSet[Connection] = WeakSet()
@@ -361,6 +363,9 @@ async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isol
             try:
                 yield session
             except OperationalError as error:
+                if _CLOSED in session.sync_session.info:
+                    # what a call says that was interrupted is no reason
+                    raise operational_error(session.sync_session.info[_CLOSED], error) from error
                 turns.end(ENDED, undone=True)
                 async with turns.last():
                     await AsyncSession.run_sync(session, _blame_first, error)
@@ -425,8 +430,13 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
         return
     # its owner may be in the middle of a call, so the session itself cannot be closed here
     with suppress(Exception):
-        backend.interrupt(connection.connection.driver_connection)
-        await AsyncSession.run_sync(session, lambda _: connection.invalidate())
+        driver = connection.connection.driver_connection
+        closing = asyncio.ensure_future(AsyncSession.run_sync(session, lambda _: connection.invalidate()))
+        while not closing.done():
+            # again and again: the call may begin to wait for a lock only after the first time
+            backend.interrupt(driver)
+            await asyncio.wait([closing], timeout=_INTERRUPT_EVERY)
+        closing.result()
 
 
 @asynccontextmanager

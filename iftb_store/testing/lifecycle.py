@@ -191,6 +191,19 @@ class DisconnectTests(SuiteFixtures):
         assert (await raw.count(db, "ohlcv"), db.in_use) == (0, 0)
 
     @_LEAVES_OPEN
+    async def test_a_write_that_waits_for_another_managers_is_interrupted(self, db: DatabaseManager, url: str) -> None:
+        async with DatabaseManager(url) as other, db.get_session() as session:
+            await TradeRepository(session).insert(trade())
+            # the same key: where writers run side by side, it waits for the row
+            writing = asyncio.create_task(TradeRepository(other).insert(trade()))
+            await until(lambda: bool(other.in_use))
+            await other.disconnect(grace=0)
+            with pytest.raises((OperationalError, NotConnectedError), match="connect"):
+                await writing
+            await TradeRepository(session).insert(trade("second"))
+        assert await raw.count(db, "trades") == 2
+
+    @_LEAVES_OPEN
     async def test_sessions_that_wait_for_a_place_are_closed_too(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
             reading = [asyncio.create_task(small.run(_read_and_wait, retries=0)) for _ in range(4)]
