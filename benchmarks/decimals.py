@@ -17,8 +17,8 @@ from benchmarks.objects import bars
 from benchmarks.show import table_of, terminal
 from benchmarks.timing import Contender, take_turns
 from iftb_store import OHLCVBar
-from iftb_store.decimals import CONTEXT, from_sortable, plain, to_sortable
-from iftb_store.types import to_epoch_us
+from iftb_store.schema.types import to_epoch_us
+from iftb_store.values.decimals import CONTEXT, from_sortable, plain, to_sortable
 
 _MIDDLE = 1 << 127
 _LARGEST = "99999999999999999999.99999999999999999"

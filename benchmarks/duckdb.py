@@ -18,7 +18,7 @@ from benchmarks.objects import READ, TRADE, WRITTEN, trade_values, written
 from benchmarks.series import EXCHANGE, SYMBOL
 from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
-from iftb_store.types import from_epoch_us
+from iftb_store.schema.types import from_epoch_us
 
 _TIMES = ("timestamp", "created_at")
 

@@ -17,7 +17,7 @@ from benchmarks.objects import READ, TRADE, WRITTEN
 from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME
 from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, Trade
-from iftb_store.tables import OHLCVRow, TradeRow
+from iftb_store.schema.tables import OHLCVRow, TradeRow
 
 SERIES = (EXCHANGE, SYMBOL, TIMEFRAME)
 # what every way to Arrow must end in

@@ -20,8 +20,8 @@ from benchmarks.objects import READ, TRADE, WRITTEN, trade_values
 from benchmarks.series import EXCHANGE, SYMBOL
 from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
-from iftb_store.decimals import plain, to_sortable
-from iftb_store.types import EPOCH, to_epoch_us
+from iftb_store.schema.types import EPOCH, to_epoch_us
+from iftb_store.values.decimals import plain, to_sortable
 
 _MICROSECOND = timedelta(microseconds=1)
 _INSERT = f"INSERT INTO ohlcv ({', '.join(WRITTEN)}, created_at) VALUES ({', '.join('?' * (len(WRITTEN) + 1))})"

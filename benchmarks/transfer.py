@@ -30,7 +30,7 @@ from benchmarks.objects import NewTrades, bars
 from benchmarks.postgres import URL_VARIABLE, postgres_server
 from benchmarks.show import terminal
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.scope import TABLES
+from iftb_store.schema.scope import TABLES
 from iftb_store.testing.samples import position
 
 SERIES = 20

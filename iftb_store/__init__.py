@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from iftb_store.decimals import quantize
 from iftb_store.errors import (
     AmbiguousPositionError,
     CommitOutcomeUnknown,
@@ -23,10 +22,13 @@ from iftb_store.errors import (
 )
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeStatistics, UpsertReport
-from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.tables import Base
-from iftb_store.timeframes import TIMEFRAMES
+from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.positions import PositionRepository
+from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.tables import Base
+from iftb_store.values.decimals import quantize
+from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
     from iftb_store.config import Settings, get_settings

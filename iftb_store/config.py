@@ -14,7 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import ConfigurationError
-from iftb_store.messages import is_text, shown
+from iftb_store.values.display import is_text, shown
 
 #: The file that is used, in the working directory, where no variable says anything else.
 DEFAULT_FILE = "iftb.db"

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
-from iftb_store import checks
+from iftb_store._io.semaphore import FairSemaphore
+from iftb_store._io.tasks import import_modules
+from iftb_store._io.turns import check_process
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -27,20 +29,18 @@ from iftb_store.errors import (
     refuse_pickling,
 )
 from iftb_store.health import Health, PoolState, advice, prove_writable, warnings_of
-from iftb_store.messages import kind, shown
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
 from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
-from iftb_store.semaphore import FairSemaphore
-from iftb_store.threads import import_modules
-from iftb_store.turns import check_process
+from iftb_store.values import checks
+from iftb_store.values.display import kind, shown
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from iftb_store.backups import Backup, Step
     from iftb_store.doctor import Finding
+    from iftb_store.transfer.backup import Backup, Step
     from iftb_store_migrations import SchemaStatus
 
 T = TypeVar("T")
@@ -390,8 +390,8 @@ class DatabaseManager:
             NotConnectedError: before connect().
         """
         self._require_migrations()
-        await import_modules("iftb_store_migrations", "iftb_store.backups")
-        from iftb_store.backups import write_backup
+        await import_modules("iftb_store_migrations", "iftb_store.transfer.backup")
+        from iftb_store.transfer.backup import write_backup
 
         return await write_backup(self, self._backend, self._url, path, overwrite=overwrite, step=step)
 

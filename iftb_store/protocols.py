@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from sqlalchemy import URL, Connection, Executable, Result
 
-from iftb_store.bars import BarBatch
+from iftb_store.batches.bars import BarBatch
+from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
-from iftb_store.resampling import Bucket, Buckets
-from iftb_store.selections import ScannedTable, Selection
+from iftb_store.schema.table_spec import ScannedTable, Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,10 +58,10 @@ class Session(Protocol):
     """What `DatabaseManager.get_session` yields: an AsyncSession, or an object with this part of its life cycle.
 
     Several tasks may use one session, as with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
-    other, as if awaited in turn (`iftb_store.turns.Turns`). At the end of its block the statement that is running is awaited;
+    other, as if awaited in turn (`iftb_store._io.turns.Turns`). At the end of its block the statement that is running is awaited;
     those in line, and later ones, raise OperationalError, and nothing of them is stored. In another event loop or a forked
     process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names the lock
-    that a session holds, or is None: see `iftb_store.open_sessions.check_own_lock`.
+    that a session holds, or is None: see `iftb_store.relational.open_sessions.check_own_lock`.
     """
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
@@ -78,7 +78,7 @@ class Session(Protocol):
 
 
 class TradeTotals(NamedTuple):
-    """Exact sums over realized trades, from which `iftb_store.statistics` makes the figures; 0 where there is no trade."""
+    """Exact sums over realized trades, 0 where there is none; `iftb_store.analytics.statistics` makes the figures from them."""
 
     trades: int
     wins: int
@@ -266,7 +266,8 @@ class Stores(Protocol):
     async def scan(self, selection: Selection) -> pa.Table:
         """Return the selected rows of one table, in the order of its key, from one state of the database.
 
-        The table has the schema of `iftb_store.arrow.schema`: decimals as decimal128(38, 18), times as timestamp[us, UTC],
+        The table has the schema of `iftb_store.batches.arrow.schema`: decimals as decimal128(38, 18), times as
+        timestamp[us, UTC],
         JSON objects as their text. Text sorts by its bytes. With a limit there may be fewer rows than that, but none only
         where no more follow; of a key that stands more than once, where the database does not keep it unique, all rows come
         together, be they more. With a size there are no more rows than hold so much text, but one at least.
@@ -276,7 +277,8 @@ class Stores(Protocol):
     async def put(self, table: ScannedTable, rows: pa.Table) -> None:
         """Store whole rows as they are, with their ids and the times that the store keeps; all or none.
 
-        ``rows`` has the schema of `iftb_store.arrow.schema`; no id and no kept time is NULL; the keys are distinct and in order.
+        ``rows`` has the schema of `iftb_store.batches.arrow.schema`; no id and no kept time is NULL; the keys are distinct and
+        in order.
         A row whose key is stored is overwritten in every column, the others are inserted. Bars of the batch may exchange their
         ids, and positions their place as the open one. The ids that the store gives from then on lie past every id written.
 
@@ -292,7 +294,7 @@ class Stores(Protocol):
     async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
         """Delete the rows whose keys ``rows`` holds, all or none; return how many there were.
 
-        ``rows`` has the key's columns at least, the keys distinct, typed as in `iftb_store.arrow.schema`.
+        ``rows`` has the key's columns at least, the keys distinct, typed as in `iftb_store.batches.arrow.schema`.
         """
         ...
 

@@ -13,8 +13,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, UnboundExecutionError
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
-from iftb_store.messages import is_text, kind
 from iftb_store.protocols import Backend, Stores
+from iftb_store.values.display import is_text, kind
 
 GROUP = "iftb_store.backends"
 
@@ -146,7 +146,7 @@ def require_arrow() -> None:
     Raises:
         MissingDriverError: it is not installed; the message is the install line.
     """
-    # the import itself is for a thread, see `iftb_store.threads.import_modules`
+    # the import itself is for a thread, see `iftb_store._io.tasks.import_modules`
     if find_spec("pyarrow") is None:
         raise MissingDriverError(
             'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'

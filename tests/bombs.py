@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from iftb_store.files.flatbuffers import FlatTable
-from iftb_store.selections import EVENTS
+from iftb_store.files.readers.flatbuffers import FlatTable
+from iftb_store.schema.table_spec import EVENTS
 from tests import crafted_parquet as crafted
 from tests.crafted_parquet import Column, Page, candles, parquet, thrift, zstd_zeros
 

@@ -51,7 +51,7 @@ def test_models_and_errors_import_nothing_of_ours(name: str) -> None:
 
 def test_the_protocols_import_no_implementation() -> None:
     modules = {name.split(".")[1] for name in _ours(_ROOT / "iftb_store" / "protocols.py")}
-    assert modules <= {"bars", "errors", "models", "resampling", "selections"}
+    assert modules <= {"batches", "errors", "models", "schema"}
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import InvalidValueError
-from iftb_store.arrow_input import WRITTEN, gathered, prepared
+from iftb_store.batches.arrow_input import WRITTEN, gathered, prepared
 from iftb_store.testing.arrow_writes import kind_of, table_of, with_column
 from iftb_store.testing.samples import HOUR, INDIA, SMALLEST, T0, bar, hourly
 

@@ -18,14 +18,14 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, StoreError, TradeRepository
-from iftb_store.backups import Backup
 from iftb_store.cli.progress import Progress
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError
-from iftb_store.restoring import backup_url, restore
 from iftb_store.testing import raw
 from iftb_store.testing.backups import fill
 from iftb_store.testing.samples import trade
 from iftb_store.testing.whole_rows import EXAMPLES, drop, put, stored
+from iftb_store.transfer.backup import Backup
+from iftb_store.transfer.restore import backup_url, restore
 from iftb_store_sqlite.backups import Stopped
 from tests.conftest import Run
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, SystemEventRepository
-from iftb_store.files.exporting import export
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
+from iftb_store.files.export import export
+from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.options import Hints
 from iftb_store.files.spans import Spans
-from iftb_store.scope import Scope
+from iftb_store.schema.scope import Scope
 from iftb_store.testing import raw
 from tests.bombs import feather_bombs, parquet_bombs
 from tests.test_hostile_files import read

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, quantize
-from iftb_store.checks import choice, exact_decimal, integer, json_object, json_text, quotient, text, utc
-from iftb_store.decimals import decimal
-from iftb_store.timeframes import check_timeframe, shift
+from iftb_store.values.checks import choice, exact_decimal, integer, json_object, json_text, quotient, text, utc
+from iftb_store.values.decimals import decimal
+from iftb_store.values.timeframes import check_timeframe, shift
 
 
 class Side(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons have such

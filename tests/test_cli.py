@@ -29,7 +29,7 @@ from iftb_store import (
     __version__,
 )
 from iftb_store.cli import main
-from iftb_store.tables import Base
+from iftb_store.schema.tables import Base
 from tests.conftest import Run
 
 SECRET = "s3cret-sentinel"

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from iftb_store.collector import paused
+from iftb_store.batches.gc_pause import paused
 
 
 @pytest.fixture(autouse=True)

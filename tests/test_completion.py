@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from iftb_store.checks import SEVERITIES
 from iftb_store.cli import main
-from iftb_store.timeframes import TIMEFRAMES
+from iftb_store.values.checks import SEVERITIES
+from iftb_store.values.timeframes import TIMEFRAMES
 
 _URL = ("sqlite", ":", "///bot.db")
 

@@ -17,23 +17,16 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from iftb_store import (
-    DatabaseManager,
-    OHLCVRepository,
-    PositionRepository,
-    StoreError,
-    SystemEventRepository,
-    TradeRepository,
-    collisions,
-    copying,
-    stretches,
-)
-from iftb_store.copying import Copy, prepare
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.registry import stores_of
-from iftb_store.scope import TABLES
-from iftb_store.selections import Selection
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import Selection
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+from iftb_store.transfer import conflicts as collisions
+from iftb_store.transfer import copy as copying
+from iftb_store.transfer import plan as stretches
+from iftb_store.transfer.copy import Copy, prepare
 from tests.conftest import Run
 from tests.filled import ROWS, fill
 

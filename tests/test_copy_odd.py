@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, stretches
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
+from iftb_store.transfer import plan as stretches
 from tests.conftest import Run
 
 

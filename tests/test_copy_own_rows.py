@@ -12,23 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from iftb_store import (
-    DatabaseManager,
-    OHLCVRepository,
-    PositionRepository,
-    StoreError,
-    SystemEventRepository,
-    TradeRepository,
-    copying,
-    stretches,
-)
-from iftb_store.copying import Copy, prepare
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.errors import CollisionError
 from iftb_store.registry import stores_of
-from iftb_store.scope import TABLES, Scope
-from iftb_store.selections import BARS, ScannedTable, Selection
+from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, position, trade
+from iftb_store.transfer import copy as copying
+from iftb_store.transfer import plan as stretches
+from iftb_store.transfer.copy import Copy, prepare
 from tests.filled import fill
 
 Put = Callable[[DatabaseManager, ScannedTable, pa.Table], Awaitable[None]]

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iftb_store.arrow import schema
-from iftb_store.digests import Digester, Part, canonical_json, checksum
+from iftb_store.batches.arrow import schema
 from iftb_store.models import SystemEvent
-from iftb_store.selections import BARS, EVENTS, TRADES, ScannedTable
+from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, ScannedTable
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, full_bar, full_trade, hourly, trade
+from iftb_store.transfer.digests import Digester, Part, canonical_json, checksum
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BARS_OF_THREE_DAYS = [
@@ -47,7 +47,7 @@ def parts(table: ScannedTable, rows: list[Any], step: int | None = None) -> list
 
 
 def as_a_stranger_does(table: ScannedTable, rows: list[Any]) -> str:
-    """Compute a checksum from the definition in `iftb_store.digests` alone."""
+    """Compute a checksum from the definition in `iftb_store.transfer.digests` alone."""
     found: dict[int, list[bytes]] = {}
     for row in rows:
         number = (row.timestamp - EPOCH) // timedelta(days=1) if table is BARS else row.id // 10_000

@@ -27,11 +27,11 @@ from iftb_store import (
     Unsupported,
 )
 from iftb_store.cli import main
-from iftb_store.decimals import plain, to_sortable
 from iftb_store.doctor import Finding, examine_rows
-from iftb_store.doctor.sortable import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
+from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
+from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import T0, position, trade
-from iftb_store.types import to_epoch_us
+from iftb_store.values.decimals import plain, to_sortable
 from tests.doctor_faults import BAR, CASES, ENGINES, TWICE, Case
 from tests.test_cli_health import read_only
 

@@ -11,9 +11,9 @@ import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
-from iftb_store.copying import Copy
 from iftb_store.testing import raw
 from iftb_store.testing.samples import T0, bar, trade
+from iftb_store.transfer.copy import Copy
 
 
 async def test_ids_that_a_rollback_left_out_are_no_fault_of_the_copy(postgres_url: str, sqlite_url: str) -> None:

@@ -18,9 +18,9 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
+from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.errors import SchemaError, Unsupported, URLError
-from iftb_store.semaphore import FairSemaphore
-from iftb_store.tables import Base
+from iftb_store.schema.tables import Base
 from iftb_store_duckdb.errors import cannot_open
 from iftb_store_duckdb.locks import write_lock
 from tests.strangers import as_stranger

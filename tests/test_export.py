@@ -21,11 +21,11 @@ import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVRepository, SystemEventRepository
 from iftb_store.cli import main
-from iftb_store.files.exporting import export
+from iftb_store.files.export import export
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
-from iftb_store.scope import Scope
+from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.options import Hints
+from iftb_store.schema.scope import Scope
 from iftb_store.testing.samples import bar, hourly
 from tests.whole_rows import SYMBOLS, TABLES, empty, everything, fill
 
@@ -108,7 +108,7 @@ def test_a_file_says_what_it_holds(run: Run, filled: str) -> None:
     schemas = pq.read_schema("bars.parquet"), pa.ipc.open_file("bars.feather").schema
 
     assert [schema.metadata[b"iftb_store.table"] for schema in schemas] == [b"ohlcv", b"ohlcv"]
-    assert {b"iftb_store.version", b"iftb_store.schema"} <= schemas[0].metadata.keys() & schemas[1].metadata.keys()
+    assert {b"iftb_store.version", b"iftb_store.schema.revision"} <= schemas[0].metadata.keys() & schemas[1].metadata.keys()
     assert [str(schema.field("close").type) for schema in schemas] == ["decimal128(38, 18)"] * 2
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import InvalidValueError
 from iftb_store.cli import main
-from iftb_store.files.targets import new_file, new_folder
+from iftb_store.files.outputs import new_file, new_folder
 
 Open = Callable[..., Any]
 

@@ -11,7 +11,7 @@ import pytest
 
 import iftb_store_migrations as migrations
 from benchmarks.first_calls import CALLS
-from iftb_store.schema import HEAD, REVISIONS
+from iftb_store.schema.revision import HEAD, REVISIONS
 
 ROOT = Path(__file__).parent.parent
 

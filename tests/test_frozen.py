@@ -19,10 +19,10 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
-from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
-from iftb_store.verifying import verify
+from iftb_store.transfer.verify import verify
 from iftb_store_migrations import revisions
 from tests.frozen.record import exact_text, record_of
 from tests.whole_rows import TABLES, everything

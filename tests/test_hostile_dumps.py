@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar
-from iftb_store.bars import check_bar
-from iftb_store.klines import DumpError, KlineDump, import_klines
+from iftb_store.batches.bars import check_bar
+from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 from iftb_store.testing import raw
 from tests.archives import FIRST, write_hostile_dumps
 from tests.faults.rounds import SOAK, rounds

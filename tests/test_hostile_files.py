@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.files.exporting import export
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
-from iftb_store.klines import DumpError
-from iftb_store.scope import Scope
+from iftb_store.files.export import export
+from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.options import Hints
+from iftb_store.files.readers.binance import DumpError
+from iftb_store.schema.scope import Scope
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly
 from tests.faults.rounds import SOAK, rounds

@@ -26,18 +26,18 @@ from iftb_store import (
     TradeConflictError,
     TradeRepository,
 )
-from iftb_store.arrow import schema
+from iftb_store.batches.arrow import schema
 from iftb_store.cli import main
-from iftb_store.files.detection import kind_of
-from iftb_store.files.exporting import export
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
+from iftb_store.files.detect import kind_of
+from iftb_store.files.export import export
+from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
-from iftb_store.files.readers import reader_of
+from iftb_store.files.options import Hints
+from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.tables import reader_of
 from iftb_store.files.rows import whole_rows
-from iftb_store.klines import DumpError
-from iftb_store.scope import Scope
-from iftb_store.selections import EVENTS, TRADES, ScannedTable
+from iftb_store.schema.scope import Scope
+from iftb_store.schema.table_spec import EVENTS, TRADES, ScannedTable
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, full_position, full_trade, hourly, position, trade
 from tests.whole_rows import TABLES, empty, everything, fill

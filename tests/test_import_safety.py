@@ -16,14 +16,14 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
-from iftb_store.files.exporting import export
+from iftb_store.files.export import export
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
-from iftb_store.scope import Scope
+from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.options import Hints
+from iftb_store.schema.scope import Scope
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, trade
-from iftb_store.timeframes import is_off_grid
+from iftb_store.values.timeframes import is_off_grid
 from tests.test_postgres_bulk import until_blocked
 from tests.whole_rows import TABLES
 

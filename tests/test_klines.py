@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
-from iftb_store.klines import BATCH, DumpError, KlineDump, import_klines
+from iftb_store.files.readers.binance import BATCH, DumpError, KlineDump, import_klines
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 HEADER = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from iftb_store import DatabaseManager, InvalidValueError, URLError
-from iftb_store.arrow_input import checked
+from iftb_store.batches.arrow_input import checked
 from iftb_store.cli import main
 from iftb_store.relational import is_read
-from iftb_store.selections import EVENTS, Selection
+from iftb_store.schema.table_spec import EVENTS, Selection
 from iftb_store.testing.samples import bar
 from iftb_store_migrations.catalog import _normal
 from iftb_store_postgres.arrow import _PIECE, _Parser

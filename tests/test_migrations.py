@@ -16,7 +16,8 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 import iftb_store_migrations as migrations
-from iftb_store import Base, DatabaseManager, SchemaError, schema
+from iftb_store import Base, DatabaseManager, SchemaError
+from iftb_store.schema import revision as schema
 from iftb_store_migrations import history, lock
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ import pytest
 
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
-from iftb_store.files.detection import kind_of
-from iftb_store.klines import DumpError, KlineDump, import_klines
+from iftb_store.files.detect import kind_of
+from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
 

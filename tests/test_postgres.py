@@ -25,7 +25,7 @@ from iftb_store import (
     Unsupported,
     URLError,
 )
-from iftb_store.copying import Copy
+from iftb_store.transfer.copy import Copy
 from iftb_store_postgres.errors import translate
 from tests.strangers import as_stranger
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.selections import BARS, Selection
+from iftb_store.schema.table_spec import BARS, Selection
 from iftb_store.testing.arrow_writes import table_of
 from iftb_store.testing.samples import T0, bar, full_bar, hourly
 from iftb_store_postgres import arrow

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.registry import stores_of
-from iftb_store.selections import BARS, Selection
+from iftb_store.schema.table_spec import BARS, Selection
 from iftb_store.testing.samples import T0, hourly
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

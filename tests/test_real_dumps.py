@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager
-from iftb_store.klines import KlineDump, import_klines
+from iftb_store.files.readers.binance import KlineDump, import_klines
 from iftb_store.testing import raw
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.registry import stores_of
-from iftb_store.selections import TRADES, Selection
+from iftb_store.schema.table_spec import TRADES, Selection
 from iftb_store.testing import BackendConformance
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store_migrations import downgrade

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.scope import TABLES, Scope
+from iftb_store.schema.scope import TABLES, Scope
 
 
 def test_a_scope_of_nothing_chosen_is_every_row_of_every_table() -> None:

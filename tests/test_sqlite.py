@@ -17,10 +17,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
 from iftb_store.cli import main
-from iftb_store.decimals import from_sortable, to_sortable
-from iftb_store.selections import BARS, Selection
+from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import hourly
-from iftb_store.types import to_epoch_us
+from iftb_store.values.decimals import from_sortable, to_sortable
 from iftb_store_sqlite import arrow
 from tests.strangers import as_stranger
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from iftb_store import DatabaseManager, stretches
+from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from iftb_store.testing.samples import NOW
+from iftb_store.transfer import plan as stretches
 from tests.filled import ROWS, fill
 
 Verify = Callable[..., tuple[int, str, str]]

@@ -10,10 +10,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from iftb_store.arrow import completed, schema
-from iftb_store.selections import Selection
-from iftb_store.timeframes import SECONDS
-from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store.batches.arrow import completed, schema
+from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.driver import Cursor
 
 _LONGEST_MONTH = 31 * 86_400

@@ -18,13 +18,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
+from iftb_store._io.semaphore import FairSemaphore
+from iftb_store._io.tasks import uncancelled
 from iftb_store.errors import operational_error, refuse_pickling
-from iftb_store.identity import file_identity
-from iftb_store.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.protocols import Capability, Isolation
-from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.semaphore import FairSemaphore
-from iftb_store.threads import uncancelled
+from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
+from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.values.file_identity import file_identity
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped

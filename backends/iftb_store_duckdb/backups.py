@@ -15,8 +15,8 @@ from pathlib import Path
 import duckdb
 
 from iftb_store.errors import operational_error
-from iftb_store.messages import shown
-from iftb_store.schema import OUR_TABLES
+from iftb_store.schema.revision import OUR_TABLES
+from iftb_store.values.display import shown
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private
 from iftb_store_duckdb.opening import connect_closed

@@ -11,14 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.arrow import decimals, times
-from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns
+from iftb_store.batches.arrow import decimals, times
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns
+from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Series
-from iftb_store.resampling import Bucket, Buckets
-from iftb_store.selections import BARS, Selection
-from iftb_store.timeframes import SECONDS
-from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.arrow import whole_part
 from iftb_store_duckdb.driver import Cursor, slices
 from iftb_store_duckdb.resampling import resampled

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy.log import InstanceLogger
 
-from iftb_store.arrow import times
-from iftb_store.collector import age, paused
+from iftb_store.batches.arrow import times
+from iftb_store.batches.gc_pause import age, paused
 
 T = TypeVar("T")
 # pyarrow's stubs know no more of a column than that it is one

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from iftb_store.errors import operational_error
-from iftb_store.identity import engine_of
+from iftb_store.values.file_identity import engine_of
 from iftb_store_duckdb.errors import FOREIGN
 
 _guard = threading.Lock()

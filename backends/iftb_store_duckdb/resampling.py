@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from iftb_store.arrow import decimals
-from iftb_store.decimals import CONTEXT, trimmed
-from iftb_store.resampling import Bucket, Buckets
+from iftb_store.batches.arrow import decimals
+from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.values.decimals import CONTEXT, trimmed
 from iftb_store_duckdb.driver import Cursor
 
 # DuckDB's own sum of DECIMAL(38,18) fails where a column's range ends: the whole parts and the rest

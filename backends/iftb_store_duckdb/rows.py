@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.errors import integrity_error
-from iftb_store.selections import BARS, ScannedTable
-from iftb_store.types import from_epoch_us
+from iftb_store.schema.table_spec import BARS, ScannedTable
+from iftb_store.schema.types import from_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
 # what is unique beside the key, and of which rows

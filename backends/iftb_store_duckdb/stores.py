@@ -12,12 +12,12 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy.exc import OperationalError
 
-from iftb_store.checks import json_object, json_text
-from iftb_store.decimals import CONTEXT, plain, trimmed
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.selections import ScannedTable, Selection
+from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.values.checks import json_object, json_text
+from iftb_store.values.decimals import CONTEXT, plain, trimmed
 from iftb_store_duckdb.arrow import scan
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor

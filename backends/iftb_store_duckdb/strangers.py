@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import operational_error
-from iftb_store.messages import shown
-from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.schema.revision import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.values.display import shown
 
 #: Runs one query without parameters and returns its rows.
 Fetch = Callable[[str], list[tuple[Any, ...]]]

@@ -12,9 +12,9 @@ import asyncpg
 import pyarrow as pa
 from pyarrow import csv
 
-from iftb_store.arrow import TIME, completed, schema, unreadable
+from iftb_store.batches.arrow import TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.selections import Selection
+from iftb_store.schema.table_spec import Selection
 from iftb_store_postgres.reading import copy_out
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability, Encryption
 from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connections import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
 from iftb_store_postgres.driver import PostgresDriver

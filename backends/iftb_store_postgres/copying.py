@@ -14,15 +14,15 @@ from typing import Literal
 
 import asyncpg
 
-from iftb_store import checks
-from iftb_store.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
+from iftb_store._io.tasks import import_modules
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import uncancelled
-from iftb_store.selections import BARS
-from iftb_store.threads import import_modules
-from iftb_store.timeframes import check_timeframe
-from iftb_store.types import EPOCH
+from iftb_store.schema.table_spec import BARS
+from iftb_store.schema.types import EPOCH
+from iftb_store.values import checks
+from iftb_store.values.timeframes import check_timeframe
 from iftb_store_postgres import reading
 
 #: Up to this many rows one INSERT of arrays is faster than COPY.

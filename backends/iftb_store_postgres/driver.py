@@ -15,17 +15,17 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi, PGD
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.bars import CHUNK, BarBatch
-from iftb_store.checks import json_text
-from iftb_store.collector import paused
-from iftb_store.decimals import trimmed
+from iftb_store._io.tasks import import_modules
+from iftb_store.batches.bars import CHUNK, BarBatch
+from iftb_store.batches.gc_pause import paused
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Flavor, Row, Statement, StoreSession, fitting_sql, joined, note_error, scan_sql, statement
-from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.selections import ScannedTable, Selection
-from iftb_store.threads import import_modules
+from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.values.checks import json_text
+from iftb_store.values.decimals import trimmed
 from iftb_store_postgres import copying, reading
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.strangers import KINDS, tables_among

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import asyncpg
 
-from iftb_store.collector import paused
-from iftb_store.decimals import CONTEXT
+from iftb_store.batches.gc_pause import paused
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
-from iftb_store.types import from_epoch_us
+from iftb_store.schema.types import from_epoch_us
+from iftb_store.values.decimals import CONTEXT
 
 _NULL = r"\N"
 # columns of numbers alone: COPY escapes nothing in them

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iftb_store.errors import integrity_error, operational_error
-from iftb_store.selections import BARS, ScannedTable
+from iftb_store.schema.table_spec import BARS, ScannedTable
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.copying import changed, savepoint, send
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from iftb_store.schema import OUR_TABLES, not_a_table
+from iftb_store.schema.revision import OUR_TABLES, not_a_table
 
 #: The kind of each of our names, as the search_path resolves it; names that are not there are left out.
 KINDS = f"""

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.arrow import DECIMAL, TIME, completed, schema, unreadable
-from iftb_store.decimals import from_sortable, plain, to_sortable
+from iftb_store.batches.arrow import DECIMAL, TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.messages import is_text
-from iftb_store.selections import Selection
-from iftb_store.types import FIRST_US, LAST_US, from_epoch_us
+from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
+from iftb_store.values.decimals import from_sortable, plain, to_sortable
+from iftb_store.values.display import is_text
 
 #: Rows that one statement joins: a few milliseconds of one core.
 ROWS = 10_000

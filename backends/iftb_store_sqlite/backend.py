@@ -21,8 +21,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from iftb_store.errors import URLError, operational_error
-from iftb_store.identity import file_identity
-from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import Capability
 from iftb_store.relational import (
     EngineBackend,
@@ -37,6 +35,8 @@ from iftb_store.relational import (
     uncancelled,
     watch,
 )
+from iftb_store.relational.open_sessions import blame_parent, check_own_lock
+from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.connection import Driver, begin
 from iftb_store_sqlite.driver import SQLiteDriver

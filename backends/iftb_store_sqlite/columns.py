@@ -8,11 +8,11 @@ from decimal import Decimal
 from itertools import repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
-from iftb_store.bars import BarColumns
-from iftb_store.decimals import from_sortable, to_sortable
+from iftb_store.batches.bars import BarColumns
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
-from iftb_store.types import EPOCH, from_epoch_us
+from iftb_store.schema.types import EPOCH, from_epoch_us
+from iftb_store.values.decimals import from_sortable, to_sortable
 
 _MICROSECOND = timedelta(microseconds=1)
 # by the place of the point; texts without one are left to to_sortable

@@ -16,13 +16,11 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
-from iftb_store.checks import json_text
-from iftb_store.collector import age, paused
-from iftb_store.decimals import from_sortable, to_sortable
+from iftb_store._io.tasks import import_modules
+from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
+from iftb_store.batches.gc_pause import age, paused
 from iftb_store.errors import SchemaError, operational_error, readable
 from iftb_store.models import OHLCVBar
-from iftb_store.open_sessions import blame_parent, check_own_lock
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import (
     Flavor,
@@ -37,10 +35,12 @@ from iftb_store.relational import (
     statement,
     uncancelled,
 )
-from iftb_store.schema import VERSION_TABLE, check_revision
-from iftb_store.selections import ScannedTable, Selection
-from iftb_store.threads import import_modules
-from iftb_store.types import from_epoch_us, to_epoch_us
+from iftb_store.relational.open_sessions import blame_parent, check_own_lock
+from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.values.checks import json_text
+from iftb_store.values.decimals import from_sortable, to_sortable
 from iftb_store_sqlite.columns import to_bars, to_rows
 from iftb_store_sqlite.connection import begin
 from iftb_store_sqlite.errors import RAISED, translate

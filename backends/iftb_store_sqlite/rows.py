@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.arrow import DECIMAL, TIME, plain_texts
-from iftb_store.bars import CHUNK
-from iftb_store.collector import paused
-from iftb_store.selections import ScannedTable
+from iftb_store.batches.arrow import DECIMAL, TIME, plain_texts
+from iftb_store.batches.bars import CHUNK
+from iftb_store.batches.gc_pause import paused
+from iftb_store.schema.table_spec import ScannedTable
 from iftb_store_sqlite.columns import optional
 
 # as for bars: rows of one statement

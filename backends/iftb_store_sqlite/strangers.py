@@ -6,8 +6,8 @@ import re
 import sqlite3
 
 from iftb_store.errors import SchemaError
-from iftb_store.messages import shown
-from iftb_store.schema import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.schema.revision import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.values.display import shown
 
 _VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
 _OBJECTS = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.decimals import from_sortable, trimmed
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Row
+from iftb_store.values.decimals import from_sortable, trimmed
 
 # A decimal is 20 digits before and 18 after the point, cut into parts of 10, 10, 9 and 9 digits; a sum of a part over
 # 2**63 / 10**10, some 900 million, rows still fits. Negative numbers hold the nines' complement of their digits.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal
 
-from iftb_store.backups import READ_ONLY, Backup
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import counted, error_line, in_one_line, json_out, say, table
 from iftb_store.cli.progress import Progress
@@ -19,9 +18,10 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
 from iftb_store.registry import parse_url, require_arrow
+from iftb_store.transfer.backup import READ_ONLY, Backup
 
 if TYPE_CHECKING:
-    from iftb_store.copying import Copied
+    from iftb_store.transfer.copy import Copied
 
 File = Annotated[str | None, typer.Argument(metavar="FILE", help="The backup's file; wanted.", show_default=False)]
 
@@ -76,8 +76,8 @@ def restore(
     url, _ = url_and_rest(*words[-1:])
     path = _one_file(words if url is None else words[:-1])
     require_arrow()
-    from iftb_store.restoring import backup_url
-    from iftb_store.restoring import restore as bring_back
+    from iftb_store.transfer.restore import backup_url
+    from iftb_store.transfer.restore import restore as bring_back
 
     progress = Progress(quiet=quiet)
     address, target = backup_url(path), parse_url(resolve(url))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import typer
 
 from iftb_store.cli.target import is_url
-from iftb_store.timeframes import TIMEFRAMES
+from iftb_store.values.timeframes import TIMEFRAMES
 
 _COMPLETE = "_IFTB_STORE_COMPLETE"
 

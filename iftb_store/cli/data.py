@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from iftb_store.checks import SEVERITIES
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import clock_time, counted, json_out, moment, number, say, table
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
-from iftb_store.messages import shown
 from iftb_store.models import OHLCVBar, TradeStatistics
-from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.timeframes import SECONDS, TIMEFRAMES
+from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.positions import PositionRepository
+from iftb_store.repositories.trades import TradeRepository
+from iftb_store.values.checks import SEVERITIES
+from iftb_store.values.display import shown
+from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
 
 # figures that are quotients have 18 places; a person wants fewer
 _PLACES = 8

@@ -14,18 +14,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from iftb_store.checks import text
 from iftb_store.cli.data import statistics_table
 from iftb_store.cli.files import summary
 from iftb_store.cli.output import console, moment, number, say
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Source, import_file
+from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.options import Hints
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Trade
-from iftb_store.ohlcv import OHLCVRepository
-from iftb_store.repositories import PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.types import to_epoch_us
+from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.positions import PositionRepository
+from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.types import to_epoch_us
+from iftb_store.values.checks import text
 
 _SYMBOL = "BTCUSDT"
 _DATABASE = "demo.db"

@@ -13,25 +13,25 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import checks
-from iftb_store.bars import BarColumns
+from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, Url, time_option
 from iftb_store.cli.output import counted, error_line, in_one_line, json_out, moment, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
-from iftb_store.commits import Commit
 from iftb_store.errors import InvalidValueError, TradeConflictError
+from iftb_store.files.commits import Commit
 from iftb_store.files.formats import FORMATS, SERIES
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import ImportedFile, Source, import_file
-from iftb_store.klines import DumpError
+from iftb_store.files.import_ import ImportedFile, Source, import_file
+from iftb_store.files.options import Hints
+from iftb_store.files.readers.binance import DumpError
 from iftb_store.manager import DatabaseManager
-from iftb_store.messages import shown
 from iftb_store.registry import require_arrow
-from iftb_store.scope import TABLES, Scope
-from iftb_store.selections import BARS, TRADES
+from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.table_spec import BARS, TRADES
+from iftb_store.values import checks
+from iftb_store.values.display import shown
 
 _NOTHING = "nothing of this file is stored"
 _FILE_HELP = "Files, patterns, or folders of Parquet files; wanted."
@@ -75,8 +75,8 @@ def export(
     window = time_option(start, "--start"), time_option(end, "--end")
     scope = Scope([table], exchange or (), symbol or (), timeframe or (), *window)
     require_arrow()
-    from iftb_store.files.exporting import Exported
-    from iftb_store.files.exporting import export as write
+    from iftb_store.files.export import Exported
+    from iftb_store.files.export import export as write
 
     target = sys.stdout.buffer if output == "-" else Path(output)
     progress = Progress(quiet=quiet)

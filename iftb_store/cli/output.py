@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iftb_store.decimals import CONTEXT, plain
+from iftb_store.values.decimals import CONTEXT, plain
 
 # also of a URL that was mistyped, such as postgresql:/user:pass word@host
 _BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")

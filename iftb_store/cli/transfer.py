@@ -17,11 +17,11 @@ from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, require_file, resolve, run, shown
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import parse_url, require_arrow
-from iftb_store.scope import TABLES, Scope
-from iftb_store.timeframes import TIMEFRAMES
+from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
-    from iftb_store.verifying import Difference
+    from iftb_store.transfer.verify import Difference
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def copy(
     anything is written. Tables are created where DST has none. TIME is ISO 8601, in UTC unless it says otherwise.
     """
     require_arrow()
-    from iftb_store.copying import Copied, Copy, prepare
+    from iftb_store.transfer.copy import Copied, Copy, prepare
 
     scope = _scope(tables, exchanges, symbols, timeframes, start, end)
     progress = Progress(quiet=quiet)
@@ -124,7 +124,7 @@ def verify(
     neither has a row of those chosen. TIME is ISO 8601, in UTC unless it says otherwise.
     """
     require_arrow()
-    from iftb_store.verifying import verify as compare
+    from iftb_store.transfer.verify import verify as compare
 
     scope = _scope(tables, exchanges, symbols, timeframes, start, end)
     progress = Progress(quiet=quiet)
@@ -191,7 +191,7 @@ def _verdict(item: Any) -> str:
 
 
 def _difference(name: str, difference: Difference) -> str:
-    from iftb_store.verifying import named, told
+    from iftb_store.transfer.verify import named, told
 
     row = named(difference.row)
     if difference.column is None:
@@ -210,7 +210,7 @@ def _run_both(
 ) -> T:
     import pyarrow as pa
 
-    from iftb_store.stretches import require_schema
+    from iftb_store.transfer.plan import require_schema
 
     ours, theirs = resolve(source), resolve(destination)
     # Arrow's own keeps what was freed

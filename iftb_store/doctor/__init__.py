@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from iftb_store.bars import KEY
+from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
-from iftb_store.doctor.engines import engine_of
+from iftb_store.doctor.checks import look
 from iftb_store.doctor.findings import SEVERITY_ORDER, Finding, Severity
-from iftb_store.doctor.looking import look
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
+from iftb_store.doctor.sql import engine_of
 from iftb_store.doctor.values import BARS, readable, value_checks
-from iftb_store.tables import Base
+from iftb_store.schema.tables import Base
 
 __all__ = ["Finding", "Severity", "examine_rows", "examine_schema", "worst_first"]
 

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.checks import HERE, SERIES, Check, Series, found, not_first
 from iftb_store.doctor.findings import Finding
-from iftb_store.doctor.looking import HERE, SERIES, Check, Series, found, not_first
+from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
-from iftb_store.timeframes import MONTH, SECONDS, grid
-from iftb_store.types import to_epoch_us
+from iftb_store.schema.types import to_epoch_us
+from iftb_store.values.timeframes import MONTH, SECONDS, grid
 
 #: So many series are told of, the worst first; the others are found once these are mended.
 MOST_SERIES = 100

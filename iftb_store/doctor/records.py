@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.engines import Engine
+from iftb_store.doctor.checks import Check, found, joined, not_first
 from iftb_store.doctor.findings import SHOWN_ROWS, Finding
-from iftb_store.doctor.looking import Check, found, joined, not_first
+from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
 
 _IS_CLOSED = "action IN ('close', 'liquidated')"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import AddConstraint
 
-from iftb_store.doctor.engines import Engine
 from iftb_store.doctor.findings import Finding, Severity
+from iftb_store.doctor.sql import Engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advice
 from iftb_store.relational.visibility import Hidden, find_hidden, obstacles
-from iftb_store.schema import VERSION_TABLE
-from iftb_store.tables import Base
+from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.schema.tables import Base
 
 if TYPE_CHECKING:
     from iftb_store_migrations import Difference

@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Table
 
-from iftb_store.checks import ACTIONS, LONGEST_NAME, SEVERITIES, SIDES, STATUSES
-from iftb_store.doctor.engines import Engine
-from iftb_store.doctor.looking import Check
-from iftb_store.tables import Base, Key
-from iftb_store.timeframes import TIMEFRAMES
-from iftb_store.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.doctor.checks import Check
+from iftb_store.doctor.sql import Engine
+from iftb_store.schema.tables import Base, Key
+from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.values.checks import ACTIONS, LONGEST_NAME, SEVERITIES, SIDES, STATUSES
+from iftb_store.values.timeframes import TIMEFRAMES
 
 BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
 

@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.arrow import TIME
-from iftb_store.arrow_input import WRITTEN, RowError, plain_column
+from iftb_store.batches.arrow import TIME
+from iftb_store.batches.arrow_input import WRITTEN, RowError, plain_column
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import SERIES
-from iftb_store.files.hints import Hints
-from iftb_store.messages import shown
+from iftb_store.files.options import Hints
+from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute

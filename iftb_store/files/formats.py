@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.messages import shown
+from iftb_store.values.display import shown
 
 FORMATS = ("parquet", "feather", "csv", "jsonl")
 #: Those that are text, and can be written to a stream.
 TEXT_FORMATS = ("csv", "jsonl")
 
 #: What the schema of a Parquet or Feather file says: its table, the version that wrote it and the revision of the schema.
-TABLE, VERSION, REVISION = b"iftb_store.table", b"iftb_store.version", b"iftb_store.schema"
+TABLE, VERSION, REVISION = b"iftb_store.table", b"iftb_store.version", b"iftb_store.schema.revision"
 #: The columns that are left out of a file of a partitioned folder, and their values, as JSON.
 PARTITION = b"iftb_store.partition"
 #: Those columns.

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.messages import shown
+from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute

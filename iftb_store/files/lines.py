@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.arrow import plain_texts
+from iftb_store.batches.arrow import plain_texts
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import LONGEST_TEXT
-from iftb_store.selections import ScannedTable
+from iftb_store.schema.table_spec import ScannedTable
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute

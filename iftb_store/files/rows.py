@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import checks
-from iftb_store.arrow import DECIMAL, TIME, schema
-from iftb_store.arrow_input import WRITTEN, RowError, checked, in_order
-from iftb_store.column_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
+from iftb_store.batches.arrow import DECIMAL, TIME, schema
+from iftb_store.batches.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
-from iftb_store.messages import shown
-from iftb_store.selections import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
-from iftb_store.types import from_epoch_us
+from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
+from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
+from iftb_store.schema.types import from_epoch_us
+from iftb_store.values import checks
+from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iftb_store._io.tasks import uncancelled
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
 from iftb_store.relational.pool import StorePool
@@ -19,7 +20,6 @@ from iftb_store.relational.sessions import (
 )
 from iftb_store.relational.stores import RelationalStores
 from iftb_store.relational.visibility import describe, find_hidden, obstacles
-from iftb_store.threads import uncancelled
 
 __all__ = [
     "EngineBackend",

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex
 from sqlalchemy import Pool, QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from iftb_store._io.tasks import uncancelled
+from iftb_store._io.turns import other_loop
 from iftb_store.errors import operational_error, refuse_pickling
-from iftb_store.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.protocols import Isolation
+from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.relational.sessions import StoreSession, close_now, opened
-from iftb_store.threads import uncancelled
-from iftb_store.turns import other_loop
 
 # as SQLAlchemy's dialect of PostgreSQL has it
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Dialect, text
 
-from iftb_store.bars import BarBatch
+from iftb_store.batches.bars import BarBatch
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.selections import ScannedTable, Selection
+from iftb_store.schema.table_spec import ScannedTable, Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util.concurrency import await_
 
+from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.errors import operational_error
-from iftb_store.open_sessions import own_sessions
-from iftb_store.semaphore import FairSemaphore
+from iftb_store.relational.open_sessions import own_sessions
 
 POOL_IN_USE = "every connection of the pool is in use, and the wait for one is over; close sessions sooner, or raise pool_size"
 _ALL_OWN = (

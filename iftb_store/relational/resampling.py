@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.relational.driver import Driver, Row, read
-from iftb_store.resampling import Bucket, Buckets
 
 # a sum of counts in two halves, as one may pass 64 bits
 _HALF = 2**32

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iftb_store.relational.driver import Flavor
-from iftb_store.selections import Selection
+from iftb_store.schema.table_spec import Selection
 
 
 def fitting_sql(selection: Selection, flavor: Flavor) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from iftb_store.models import Series
 from iftb_store.relational.driver import read, statement
 from iftb_store.relational.resampling import ResampleStatements
-from iftb_store.timeframes import SECONDS
+from iftb_store.values.timeframes import SECONDS
 
 
 class SeriesStatements(ResampleStatements):

@@ -25,6 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransa
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import await_
 
+from iftb_store._io.tasks import uncancelled
+from iftb_store._io.turns import Turns
 from iftb_store.errors import (
     READS_ONLY,
     CommitOutcomeUnknown,
@@ -34,12 +36,10 @@ from iftb_store.errors import (
     Unsupported,
     operational_error,
 )
-from iftb_store.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.protocols import Isolation
+from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.relational.pool import POOL_IN_USE
 from iftb_store.relational.reads import may_write, refuse_transaction_control
-from iftb_store.threads import uncancelled
-from iftb_store.turns import Turns
 
 T = TypeVar("T")
 

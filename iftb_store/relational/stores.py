@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from iftb_store.bars import BarBatch
-from iftb_store.checks import json_object
+from iftb_store.batches.bars import BarBatch
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
 from iftb_store.relational.series import SeriesStatements
-from iftb_store.timeframes import SECONDS
+from iftb_store.values.checks import json_object
+from iftb_store.values.timeframes import SECONDS
 
 if TYPE_CHECKING:
     pass

@@ -21,7 +21,7 @@ from iftb_store import (
     Unsupported,
 )
 from iftb_store.protocols import Capability
-from iftb_store.tables import OHLCVRow, PositionRow, SystemEventRow, TradeRow
+from iftb_store.schema.tables import OHLCVRow, PositionRow, SystemEventRow, TradeRow
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, lacks, needs
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, hourly, position, trade

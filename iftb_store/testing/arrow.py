@@ -25,7 +25,7 @@ from iftb_store import (
     TradeRepository,
 )
 from iftb_store.registry import stores_of
-from iftb_store.selections import EVENTS, Selection
+from iftb_store.schema.table_spec import EVENTS, Selection
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (
     HOUR,

@@ -19,12 +19,12 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
-from iftb_store.backups import Backup
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store.testing.whole_rows import EXAMPLES, put, stored
+from iftb_store.transfer.backup import Backup
 
 #: Bars of one session.
 _BARS = 3

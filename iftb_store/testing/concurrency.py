@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, TradeRepository
 from iftb_store.protocols import Capability
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
 from iftb_store.testing.fixtures import SuiteFixtures, needs

@@ -26,7 +26,7 @@ from iftb_store import (
     Unsupported,
 )
 from iftb_store.protocols import Capability
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, interrupted, lacks, needs
 from iftb_store.testing.samples import bar, hourly, position, trade

@@ -25,9 +25,9 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
-from iftb_store.arrow import schema
+from iftb_store.batches.arrow import schema
 from iftb_store.registry import stores_of
-from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (

@@ -17,8 +17,8 @@ from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.schema import CreateIndex, ExecutableDDLElement
 
 from iftb_store.errors import SchemaError
-from iftb_store.schema import VERSION_TABLE
-from iftb_store.tables import Base
+from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.schema.tables import Base
 
 #: Of each table, every part (a column, a constraint, an index) with its definition.
 Catalog = dict[str, dict[str, str]]

@@ -19,7 +19,7 @@ from iftb_store.cli.output import error_line
 from iftb_store.cli.target import private_files, resolve
 from iftb_store.errors import StoreError
 from iftb_store.registry import parse_url
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_migrations.catalog import refuse_foreign
 from iftb_store_migrations.history import adopt_or_refuse
 from iftb_store_migrations.lock import exclusive

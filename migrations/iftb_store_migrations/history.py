@@ -20,7 +20,7 @@ from alembic.util import CommandError
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, text
 
 from iftb_store.errors import SchemaError
-from iftb_store.schema import VERSION_TABLE, check_revision
+from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store_migrations.catalog import (
     TABLES,
     create_missing,

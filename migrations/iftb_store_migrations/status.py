@@ -8,8 +8,8 @@ from sqlalchemy import Connection, func, select, text
 
 from iftb_store.errors import operational_error
 from iftb_store.relational.visibility import describe, find_hidden
-from iftb_store.schema import VERSION_TABLE
-from iftb_store.tables import Base
+from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.schema.tables import Base
 from iftb_store_migrations.catalog import TABLES, present_tables
 from iftb_store_migrations.history import current, head, revisions
 

@@ -11,10 +11,11 @@ from time import monotonic
 
 import pytest
 
-from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository, stretches
+from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly, trade
+from iftb_store.transfer import plan as stretches
 from tests.faults.children import forkserver
 from tests.faults.rounds import rounds
 from tests.faults.tally import PATIENCE, Tally

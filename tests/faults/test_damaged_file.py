@@ -12,7 +12,7 @@ import pytest
 
 from iftb_store import DatabaseManager, SchemaError, TradeRepository
 from iftb_store.cli import main
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from tests.faults import damage
 from tests.faults.children import forkserver

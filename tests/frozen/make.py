@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.arrow import schema
+from iftb_store.batches.arrow import schema
 from iftb_store.protocols import Session
 from iftb_store.registry import stores_of
-from iftb_store.selections import BARS, EVENTS, POSITIONS, TRADES, ScannedTable
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ScannedTable
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
 from tests.frozen.rows import BIG_IDS, bars, events, is_changed, positions, trades, unchanged

@@ -20,9 +20,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import OHLCVBar, Position, SystemEvent, Trade
-from iftb_store.bars import BarBatch
+from iftb_store.batches.bars import BarBatch
 from iftb_store.protocols import EventStore, Isolation, OHLCVStore, PositionStore, Stores, TradeStore, TradeTotals
-from iftb_store.types import to_epoch_us
+from iftb_store.schema.types import to_epoch_us
 from iftb_store_sqlite import SQLiteBackend
 
 _SABOTAGE = os.environ["IFTB_STORE_SABOTAGE"]

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SchemaError, SystemEventRepository
-from iftb_store.schema import VERSION_TABLE
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from tests.conftest import Run
 from tests.filled import fill

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.copying import Copy
-from iftb_store.scope import Scope
+from iftb_store.schema.scope import Scope
 from iftb_store.testing.samples import HOUR, T0, hourly
+from iftb_store.transfer.copy import Copy
 from tests.security.rows import ROWS, execute
 
 _BARS = Scope(["ohlcv"])

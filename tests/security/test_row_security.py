@@ -13,11 +13,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
-from iftb_store.copying import Copy
-from iftb_store.files.exporting import export
-from iftb_store.restoring import backup_url, restore
-from iftb_store.scope import Scope
-from iftb_store.verifying import verify
+from iftb_store.files.export import export
+from iftb_store.schema.scope import Scope
+from iftb_store.transfer.copy import Copy
+from iftb_store.transfer.restore import backup_url, restore
+from iftb_store.transfer.verify import verify
 from tests.security.rows import ROWS, execute
 
 Run = Callable[..., tuple[int, str, str]]

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 import iftb_store_postgres.copying
 from iftb_store import DatabaseManager, OHLCVRepository, SchemaError, TradeRepository
 from iftb_store.registry import stores_of
-from iftb_store.selections import BARS, TRADES, Selection
+from iftb_store.schema.table_spec import BARS, TRADES, Selection
 from iftb_store.testing.machine import compare_with_model
 from iftb_store.testing.samples import HOUR, T0, full_trade, hourly, trade
 from tests.filled import fill

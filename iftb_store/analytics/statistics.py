@@ -1,0 +1,41 @@
+"""Trade statistics from exact sums: the divisions happen here, once for all engines."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from iftb_store.models import TradeStatistics
+from iftb_store.protocols import TradeTotals
+from iftb_store.values.decimals import CONTEXT, SCALE, trimmed
+
+_PLACES = Decimal(1).scaleb(-SCALE)
+
+
+def trade_statistics(totals: TradeTotals) -> TradeStatistics:
+    """Return the figures of some trades: sums as they are, quotients rounded half-even to 18 places.
+
+    win_rate = 100 * wins / trades; profit_factor = gross profit / gross loss (Investopedia, "Profit Factor"), None without
+    losses; averages over wins and over losses. Without trades every figure is 0 and profit_factor None.
+    """
+    return TradeStatistics(
+        total_trades=totals.trades,
+        winning_trades=totals.wins,
+        losing_trades=totals.losses,
+        win_rate=_ratio(Decimal(100 * totals.wins), totals.trades),
+        gross_profit=trimmed(totals.profit),
+        gross_loss=trimmed(totals.loss),
+        net_pnl=trimmed(CONTEXT.subtract(totals.profit, totals.loss)),
+        total_fees=trimmed(totals.fees),
+        avg_win=_ratio(totals.profit, totals.wins),
+        avg_loss=_ratio(totals.loss, totals.losses),
+        largest_win=trimmed(totals.largest_win),
+        largest_loss=trimmed(totals.largest_loss),
+        profit_factor=_ratio(totals.profit, totals.loss) if totals.loss else None,
+    )
+
+
+def _ratio(numerator: Decimal, denominator: Decimal | int) -> Decimal:
+    if not denominator:
+        return Decimal(0)
+    quotient = CONTEXT.divide(numerator, Decimal(denominator))
+    return trimmed(quotient.quantize(_PLACES, context=CONTEXT) if quotient.adjusted() < CONTEXT.prec - SCALE - 1 else quotient)

@@ -1,0 +1,307 @@
+"""Arrow tables to be written: gathered from what holds them, checked column by column, one row a key and in key order."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store.batches.arrow import DECIMAL, TIME
+from iftb_store.batches.bars import KEY, BarColumns
+from iftb_store.errors import InvalidValueError, integrity_error
+from iftb_store.schema.table_spec import BARS
+from iftb_store.schema.types import FIRST_US, LAST_US
+from iftb_store.values import checks
+from iftb_store.values.display import kind, shown
+from iftb_store.values.timeframes import check_timeframe
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
+#: What an engine is given to write.
+WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
+
+_NAMED: dict[str, Callable[[object, str], str]] = {
+    "exchange": checks.name_text,
+    "symbol": checks.name_text,
+    "timeframe": lambda value, name: check_timeframe(value),
+}
+_PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
+_OPTIONAL = ("quote_volume", "trades_count")
+_KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
+# what Arrow reads as a decimal, and the words that Python has for what is none; it reads 1_000 and other digits, too
+_NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+
+
+class RowError(InvalidValueError):
+    """A row of a table that cannot be stored.
+
+    Attributes:
+        index: its place in the table, from 0 on.
+        why: what is wrong, without the row.
+    """
+
+    def __init__(self, index: int, rows: int, key: str, why: str) -> None:
+        super().__init__(f"row {index + 1} of {rows} ({key}): {why}")
+        self.index = index
+        self.why = why
+
+
+async def gathered(data: object) -> pa.Table:
+    """Return the rows of a table, a record batch, a reader, a data frame (by Arrow's PyCapsule interface) or some of these.
+
+    What is iterated over is asked for its parts here, as they may belong to this thread; a part may take long to be
+    exported, so another thread does that.
+
+    Raises:
+        InvalidValueError: something else, or parts whose columns differ.
+    """
+    try:
+        whole = await asyncio.to_thread(_table, data)
+        if whole is not None:
+            return whole
+        if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+            parts = [await asyncio.to_thread(_table, part) for part in data]
+            tables = [part for part in parts if part is not None]
+            if len(tables) == len(parts):
+                return pa.concat_tables(tables) if tables else WRITTEN.empty_table()
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(f"data cannot be read as one Arrow table: {_first_line(error)}") from error
+    raise InvalidValueError(
+        "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
+        f"not {kind(data)}; bars as objects go to insert_many or upsert_many"
+    )
+
+
+def _table(data: Any) -> pa.Table | None:
+    if isinstance(data, pa.Table):
+        return data
+    if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+        table: pa.Table = pa.table(data)
+        return table
+    return None
+
+
+def prepared(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
+    """Return rows checked, one a key and in key order; see `checked` and `in_order`."""
+    rows = checked(table, from_float=from_float)
+    return in_order(rows, last_wins=last_wins) if rows.num_rows else rows
+
+
+def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
+    """Return the columns that are written, with the types of `WRITTEN`; every row can be stored.
+
+    Raises:
+        InvalidValueError: a column that is missing, unknown or of a foreign type, or a row that cannot be stored, which the
+            message names.
+    """
+    _check_names(table.column_names)
+    if not table.num_rows:
+        return WRITTEN.empty_table()
+    columns: dict[str, Any] = {}
+    for field in WRITTEN:
+        given = plain_column(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
+        if given.null_count and field.name not in _OPTIONAL:
+            raise _refused(table, pc.is_null(given), f"{field.name} is null")
+        if given.null_count == len(given):
+            # whatever a frame takes for the type of nothing
+            columns[field.name] = pa.nulls(len(given), field.type)
+            continue
+        columns[field.name] = _column(table, field.name, given, from_float)
+    made = pa.table(columns, schema=WRITTEN)
+    _check_values(made)
+    return made
+
+
+def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
+    """Return checked rows in key order, one a key.
+
+    Raises:
+        IntegrityError: a key stands twice, and not the last one wins.
+    """
+    if not rises(table):
+        # the sort keeps rows of one key in their order
+        order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])
+        table = table.take(order).combine_chunks()
+        again = repeated(table)
+        if again.true_count:
+            if not last_wins:
+                raise integrity_error("a bar with this key stands twice in the batch; nothing was inserted")
+            # a row gives way to the next one of its key
+            table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
+    return table.combine_chunks()
+
+
+def _check_names(names: list[str]) -> None:
+    unknown = [name for name in names if name not in BARS.columns]
+    if unknown:
+        raise InvalidValueError(
+            f"a bar has no column {shown(unknown[0])}; those that are written are {', '.join(BarColumns._fields)}, "
+            f"and {' and '.join(_KEPT)} are ignored"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidValueError(f"the column {twice} stands twice; drop one of them")
+    missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
+    if missing:
+        raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
+
+
+def plain_column(column: Any) -> Any:
+    """Return a column without a dictionary."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    # Arrow takes from no dictionary of views
+    values = pa.string() if pa.types.is_string_view(column.type.value_type) else column.type.value_type
+    return column.cast(pa.dictionary(column.type.index_type, values)).cast(values)
+
+
+def _column(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
+    if name in _NAMED:
+        return _names(table, name, given)
+    if name == "timestamp":
+        return _times(table, given)
+    if name == "trades_count":
+        return _counts(table, given, from_float)
+    return _decimals(table, name, given, from_float)
+
+
+def _names(table: pa.Table, name: str, given: Any) -> Any:
+    if not _is_text(given.type):
+        raise InvalidValueError(f"the column {name} must be text, not {given.type}")
+    try:
+        texts = given.cast(pa.string())
+        for value in pc.unique(texts).to_pylist():
+            try:
+                _NAMED[name](value, name)
+            except InvalidValueError as error:
+                raise _refused(table, pc.equal(texts, value), str(error)) from error
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"the column {name} holds bytes that are no text (UTF-8)") from error
+    return texts
+
+
+def _times(table: pa.Table, given: Any) -> Any:
+    if not pa.types.is_timestamp(given.type):
+        raise InvalidValueError(
+            f"the column timestamp must hold times (an Arrow timestamp of any unit; without a zone it is UTC), not {given.type}"
+        )
+    try:
+        times = given.cast(TIME)
+    except pa.ArrowInvalid as error:
+        if given.type.unit == "ns":
+            finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
+            raise _refused(table, finer, "timestamp is finer than the microseconds that are kept; round it first") from error
+        raise InvalidValueError(
+            f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
+        ) from error
+    numbers = times.cast(pa.int64())
+    outside = pc.or_(pc.less(numbers, FIRST_US), pc.greater(numbers, LAST_US))
+    if pc.any(outside).as_py():
+        raise _refused(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
+    return times
+
+
+def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
+    if not pa.types.is_integer(given.type) and not (from_float and pa.types.is_floating(given.type)):
+        raise InvalidValueError(f"the column trades_count must hold whole numbers, not {given.type}{_remedy(given.type)}")
+    try:
+        counts = given.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(f"the column trades_count must hold whole numbers of 64 bits: {_first_line(error)}") from error
+    if pc.any(pc.less(counts, 0)).as_py():
+        raise _refused(table, pc.less(counts, 0), "trades_count is negative")
+    return counts
+
+
+def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
+    if pa.types.is_floating(given.type):
+        if not from_float or pa.types.is_float16(given.type):
+            raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
+        # the shortest text that gives the float
+        given = given.cast(pa.string())
+    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or _is_text(given.type)):
+        raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
+    try:
+        return given.cast(DECIMAL)
+    except pa.ArrowInvalid as error:
+        raise _first_bad_decimal(table, name, given, error) from error
+
+
+def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
+    for index, value in enumerate(given.to_pylist()):
+        if isinstance(value, str) and not _NUMBER.fullmatch(value):
+            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
+        try:
+            checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
+        except InvalidValueError as refusal:
+            return _refused_row(table, index, str(refusal))
+    return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")
+
+
+def _check_values(table: pa.Table) -> None:
+    below = pc.less(table["high"], table["low"])
+    if pc.any(below).as_py():
+        raise _refused(table, below, "high is below low")
+    for name in ("volume", "quote_volume"):
+        negative = pc.less(table[name], pa.scalar(Decimal(0), DECIMAL))
+        if pc.any(negative).as_py():
+            raise _refused(table, negative, f"{name} is negative")
+
+
+def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:
+    return _refused_row(table, pc.index(wrong, True).as_py(), why)
+
+
+def _refused_row(table: pa.Table, index: int, why: str) -> RowError:
+    row = " ".join(_shown(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
+    return RowError(index, table.num_rows, row, why)
+
+
+def _shown(cell: Any) -> str:
+    try:
+        return shown(cell.to_pylist()[0])
+    except (ValueError, OverflowError):
+        # a time that is no datetime of Python's
+        return f"({cell.type})"
+
+
+def rises(table: pa.Table) -> bool:
+    """Tell whether rows are of one series, each later than the one before."""
+    if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
+        return False
+    moments = table["timestamp"].cast(pa.int64()).combine_chunks()
+    return bool(pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py())
+
+
+def repeated(table: pa.Table) -> Any:
+    """Return of each row but the last whether the next one has its key."""
+    count = table.num_rows - 1
+    same: Any = None
+    for name in KEY:
+        column = table[name].combine_chunks()
+        equal = pc.equal(column.slice(0, count), column.slice(1))
+        same = equal if same is None else pc.and_(same, equal)
+    return same
+
+
+def _is_text(given: pa.DataType) -> bool:
+    return pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given)
+
+
+def _remedy(given: pa.DataType) -> str:
+    if pa.types.is_float16(given):
+        return "; cast it to float32 or float64 first"
+    takes = 'decimals="from_float" takes the shortest decimal that gives each float'
+    return f"; {takes}" if pa.types.is_floating(given) else ""
+
+
+def _first_line(error: Exception) -> str:
+    # Arrow quotes values, which may steer a terminal
+    return shown(next(iter(str(error).splitlines()), ""), 200)

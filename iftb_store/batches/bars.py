@@ -1,0 +1,283 @@
+"""Bars in bulk: checked column by column in chunks, so that a million cost little and the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from operator import attrgetter, lt
+from typing import TYPE_CHECKING, NamedTuple
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.models import OHLCVBar
+from iftb_store.values import checks
+from iftb_store.values.decimals import plain
+from iftb_store.values.display import shown
+from iftb_store.values.timeframes import SECONDS, check_timeframe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows checked and encoded in one go on the event loop: a few milliseconds.
+CHUNK = 2_000
+
+_COLUMNS = attrgetter(
+    "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
+)
+_KEY = attrgetter("exchange", "symbol", "timeframe", "timestamp")
+_DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
+_PLAIN_BYTES = b"0123456789.\n"
+# the longest text that holds neither 19 digits after the point nor 21 before it, whatever it is
+_SHORT = 20
+_INT64_MAX = 2**63 - 1
+
+
+_Key = tuple[str, str, str, datetime]
+
+
+class BarColumns(NamedTuple):
+    """Some checked bars as columns. Decimals are plain text (digits, at most one point, a minus, no exponent)."""
+
+    exchange: Sequence[str]
+    symbol: Sequence[str]
+    timeframe: Sequence[str]
+    timestamp: Sequence[datetime]
+    open: Sequence[str]
+    high: Sequence[str]
+    low: Sequence[str]
+    close: Sequence[str]
+    volume: Sequence[str]
+    quote_volume: Sequence[str | None]
+    trades_count: Sequence[int | None]
+
+
+#: The columns that tell a bar from all others, and those that an upsert overwrites.
+KEY, VALUES = BarColumns._fields[:4], BarColumns._fields[4:]
+
+
+class BarBatch:
+    """Bars to be written, read in checked chunks; the bars themselves are never changed.
+
+    Attributes:
+        bars: the caller's bars.
+        created_at: the time to store as created_at of those that are new.
+        ordered: the keys are known to rise from bar to bar.
+        table: the same rows as an Arrow table with the columns of `BarColumns`, checked, where they came as one; then
+            there are no ``bars``.
+    """
+
+    __slots__ = ("bars", "created_at", "ordered", "table")
+
+    def __init__(self, bars: Sequence[OHLCVBar], created_at: datetime, *, ordered: bool = False) -> None:
+        self.bars = bars
+        self.created_at = created_at
+        self.ordered = ordered
+        self.table: pa.Table | None = None
+
+    def __len__(self) -> int:
+        return len(self.bars)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
+        """Yield the bars as checked columns, at most ``size`` rows a time, in order.
+
+        Raises:
+            InvalidValueError: while iterating, at the first bar that cannot be stored; the message names it.
+        """
+        for first in range(0, len(self.bars), size):
+            yield bar_columns(self.bars[first : first + size], first, len(self.bars))
+
+
+def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
+    """Check bars and return them as columns; ``first`` is the index of the first in a batch of ``total``, for messages."""
+    try:
+        columns = _fast_columns(bars)
+    except Exception:
+        # hashing and comparing runs foreign code, a tzinfo's say; the slower way below names what is wrong
+        columns = None
+    if columns is not None:
+        return columns
+    of = len(bars) if total is None else total
+    rows = [_row(bar, first + index, of) for index, bar in enumerate(bars)]
+    return BarColumns._make(zip(*rows, strict=True))
+
+
+def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
+    """Check whole columns at a time; None where anything is out of the ordinary, be it wrong or only rare."""
+    exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
+        *map(_COLUMNS, bars), strict=True
+    )
+    if not all(_named(name) for name in {*exchange, *symbol}) or not SECONDS.keys() >= set(timeframe):
+        return None
+    if set(map(type, timestamp)) != {datetime}:
+        return None
+    zones = {moment.tzinfo for moment in timestamp}
+    if zones != {UTC}:
+        if zones != {None}:
+            return None
+        timestamp = tuple(moment.replace(tzinfo=UTC) for moment in timestamp)
+    prices = open_ + high + low + close + volume
+    if set(map(type, prices)) != {Decimal}:
+        return None
+    texts = _plain_texts(prices)
+    if texts is None:
+        return None
+    if any(map(lt, high, low)):
+        return None
+    quotes = _optional_texts(quote_volume)
+    if quotes is None or not _counts(trades_count):
+        return None
+    count = len(bars)
+    columns = (texts[first : first + count] for first in range(0, 5 * count, count))
+    return BarColumns._make((exchange, symbol, timeframe, timestamp, *columns, quotes, trades_count))
+
+
+def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
+    """Return decimals as plain text; None where one is negative, has an exponent, is not finite or has too many digits."""
+    texts = tuple(map(str, column))
+    joined = "\n".join(texts) + "\n"
+    if max(map(len, texts)) <= _SHORT and not joined.encode().translate(None, _PLAIN_BYTES):
+        return texts
+    return texts if _DECIMALS.fullmatch(joined) else None
+
+
+def _named(name: object) -> bool:
+    return (
+        type(name) is str
+        and name.isascii()
+        and name.isprintable()
+        and 0 < len(name) <= checks.LONGEST_NAME
+        and not name.isspace()
+    )
+
+
+def _optional_texts(column: Sequence[Decimal | None]) -> Sequence[str | None] | None:
+    kinds = set(map(type, column))
+    if kinds == {type(None)}:
+        return [None] * len(column)
+    if not kinds <= {Decimal, type(None)}:
+        return None
+    given = _plain_texts([value for value in column if value is not None])
+    if given is None or len(given) == len(column):
+        return given
+    rest = iter(given)
+    return [None if value is None else next(rest) for value in column]
+
+
+def _counts(column: Sequence[int | None]) -> bool:
+    if not {int, type(None)} >= set(map(type, column)):
+        return False
+    given = [count for count in column if count is not None]
+    return not given or (min(given) >= 0 and max(given) <= _INT64_MAX)
+
+
+def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
+    try:
+        checked = check_bar(bar)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"bar {index + 1} of {total} ({_label(bar)}): {error}") from error
+    decimals = (checked.open, checked.high, checked.low, checked.close, checked.volume)
+    quote = None if checked.quote_volume is None else plain(checked.quote_volume)
+    return (
+        checked.exchange,
+        checked.symbol,
+        checked.timeframe,
+        checked.timestamp,
+        *map(plain, decimals),
+        quote,
+        checked.trades_count,
+    )
+
+
+def check_bar(bar: OHLCVBar) -> OHLCVBar:
+    """Return a copy of one bar with its values normalised.
+
+    Raises:
+        InvalidValueError: a value that cannot be stored, high below low, or a negative volume.
+    """
+    if not isinstance(bar, OHLCVBar):
+        raise InvalidValueError(f"an OHLCVBar is wanted, not {type(bar).__name__}")
+    prices = {name: checks.exact_decimal(getattr(bar, name), name) for name in ("open", "high", "low", "close", "volume")}
+    if prices["high"] < prices["low"]:
+        raise InvalidValueError(f"high {prices['high']} is below low {prices['low']}")
+    quote = None if bar.quote_volume is None else checks.exact_decimal(bar.quote_volume, "quote_volume")
+    for name, value in (("volume", prices["volume"]), ("quote_volume", quote)):
+        if value is not None and value < 0:
+            raise InvalidValueError(f"{name} {value} is negative")
+    return replace(
+        bar,
+        exchange=checks.name_text(bar.exchange, "exchange"),
+        symbol=checks.name_text(bar.symbol, "symbol"),
+        timeframe=check_timeframe(bar.timeframe),
+        timestamp=checks.utc(bar.timestamp, "timestamp"),
+        open=prices["open"],
+        high=prices["high"],
+        low=prices["low"],
+        close=prices["close"],
+        volume=prices["volume"],
+        quote_volume=quote,
+        trades_count=None if bar.trades_count is None else checks.integer(bar.trades_count, "trades_count"),
+    )
+
+
+def _label(bar: object) -> str:
+    parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
+    return " ".join(shown(part) for part in parts)
+
+
+async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
+    """Return the bars as a batch without those whose key a later one has.
+
+    Raises:
+        InvalidValueError: a bar whose key cannot be stored, or one that cannot be stored in a batch that holds a key twice.
+    """
+    last: dict[_Key, int] = {}
+    previous: list[_Key] = []
+    ordered = True
+    for first in range(0, len(bars), CHUNK):
+        keys = _keys(bars[first : first + CHUNK], first, len(bars))
+        ordered = ordered and _rise(previous, keys)
+        previous = keys
+        last.update(zip(keys, range(first, len(bars)), strict=False))
+        await asyncio.sleep(0)
+    if len(last) < len(bars):
+        # a bar that a later one overrides must be one that can be stored, too, and is named by its place in the whole batch
+        for first in range(0, len(bars), CHUNK):
+            bar_columns(bars[first : first + CHUNK], first, len(bars))
+            await asyncio.sleep(0)
+        bars = [bars[index] for index in last.values()]
+    return BarBatch(bars, created_at, ordered=ordered)
+
+
+async def in_key_order(batch: BarBatch) -> bool:
+    """Tell whether the keys of a batch, which is not checked yet, are known to rise from bar to bar."""
+    previous: list[_Key] = []
+    for first in range(0, len(batch), CHUNK):
+        try:
+            keys = list(map(_KEY, batch.bars[first : first + CHUNK]))
+            if not _rise(previous, keys):
+                return False
+        except Exception:
+            # what has no key, or none that can be compared, is refused when the batch is read
+            return False
+        previous = keys
+        await asyncio.sleep(0)
+    return True
+
+
+def _rise(previous: list[_Key], keys: list[_Key]) -> bool:
+    return all(map(lt, keys, keys[1:])) and (not previous or previous[-1] < keys[0])
+
+
+def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
+    try:
+        keys = list(map(_KEY, bars))
+        *names, moments = zip(*keys, strict=True)
+        usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
+        if usual and {moment.tzinfo for moment in moments} == {UTC}:
+            return keys
+    except Exception:  # noqa: S110 - as in bar_columns
+        pass
+    return list(zip(*bar_columns(bars, first, total)[:4], strict=True))

@@ -1,0 +1,139 @@
+"""Runs checks in the engine: counts in one pass over a table, then the first few rows of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Table, text
+
+from iftb_store.doctor.findings import SHOWN_ROWS, Finding, Severity
+from iftb_store.doctor.sql import Engine, text_of, time_of
+
+#: What names a series of bars.
+SERIES = ("exchange", "symbol", "timeframe")
+#: Stands in a condition for the series that it is about.
+HERE = "<series>"
+
+# so many rows are named by their ids in a statement, more by the condition that finds them
+_MOST_NAMED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A condition on a row that says that something is wrong with it.
+
+    Attributes:
+        kind: see `Finding`, as the severity and the remedy.
+        severity: see there.
+        table: of the row.
+        where: see there.
+        condition: SQL, in which `HERE` may stand.
+        remedy: see there.
+        mend: the statement that mends the rows, up to its WHERE; None where there is none.
+        before: statements that are to be run before it.
+    """
+
+    kind: str
+    severity: Severity
+    table: Table
+    where: str
+    condition: str
+    remedy: str
+    mend: str | None = None
+    before: tuple[str, ...] = ()
+
+
+class Series:
+    """One series of bars, as values and as SQL."""
+
+    def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
+        self.values: dict[str, object] = dict(zip(SERIES, key, strict=True))
+        self.exchange, self.symbol, self.timeframe = map(text_of, key)
+        self.shown = f"{self.exchange} {self.symbol} {self.timeframe}"
+        #: With the parameters `values`, and as a statement that stands by itself.
+        self.condition = " AND ".join(
+            f"{engine.compared.format(name)} = {engine.compared.format(engine.text_parameter.format(name))}"
+            for name in self.values
+        )
+        self.literal = " AND ".join(f"{name} = {engine.literal(value)}" for name, value in zip(SERIES, key, strict=True))
+
+
+def look(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]) -> list[Finding]:
+    """Return what checks of one table find in it."""
+    counts = ", ".join(f"COUNT(*) FILTER (WHERE {check.condition})" for check in checks)
+    row = conn.execute(text(f"SELECT {counts} FROM {table.name}")).one()
+    return [found(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
+
+
+def found(conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: Series | None = None) -> Finding:
+    """Return the finding of a check that holds for ``count`` rows.
+
+    Args:
+        conn: the connection.
+        engine: its fragments.
+        check: what was found.
+        count: of the rows.
+        only: of these alone, where it is a condition.
+        series: of this one alone.
+    """
+    name, values = check.table.name, series.values if series else {}
+    where, literal = joined(check.condition, only), check.condition
+    if series is not None:
+        where = joined(series.condition, where.replace(HERE, series.condition))
+        literal = joined(series.literal, literal.replace(HERE, series.literal))
+    statements: tuple[str, ...] = ()
+    if check.mend is not None:
+        # with the condition of ``only``, the longer one would not be understood
+        named = _named(conn, name, where, values, count) or ("" if only else literal)
+        statements = (*check.before, f"{check.mend} WHERE {named}") if named else ()
+    waits = check.mend is not None and not statements
+    return Finding(
+        check.kind,
+        check.severity,
+        name,
+        joined(series.shown if series else "", check.where, by=" "),
+        first_rows(conn, engine, check.table, where, values, is_series=series is not None),
+        count,
+        f"{check.remedy}; first mend what cannot be read, and look again" if waits else check.remedy,
+        statements,
+    )
+
+
+def _named(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
+    """Return the condition that names a few rows by their ids; nothing where there are many, or the ids are not theirs alone."""
+    if count > _MOST_NAMED:
+        return ""
+    ids = [id_ for (id_,) in conn.execute(text(f"SELECT id FROM {table} WHERE {condition} ORDER BY id"), values)]
+    if not all(isinstance(id_, int) for id_ in ids):
+        return ""
+    named = f"id = {ids[0]}" if len(ids) == 1 else f"id IN ({', '.join(map(str, ids))})"
+    with_others = conn.execute(text(f"SELECT COUNT(*) FROM {table} WHERE {named}")).scalar_one()
+    return named if with_others == len(ids) else ""
+
+
+def first_rows(
+    conn: Connection, engine: Engine, table: Table, condition: str, values: Mapping[str, object], *, is_series: bool
+) -> tuple[str, ...]:
+    """Return the ids of the first few rows, of bars their times, with their series where these may be several."""
+    if table.name != "ohlcv":
+        sql = f"SELECT id FROM {table.name} WHERE {condition} ORDER BY id LIMIT {SHOWN_ROWS}"
+        return tuple(str(id_) for (id_,) in conn.execute(text(sql), values))
+    names = () if is_series else SERIES
+    columns = ", ".join([*map(engine.shown_text.format, names), engine.shown_time.format("timestamp")])
+    sql = f"SELECT {columns} FROM ohlcv WHERE {condition} ORDER BY {', '.join([*names, 'timestamp'])} LIMIT {SHOWN_ROWS}"
+    return tuple(" ".join([*map(text_of, series), time_of(moment)]) for *series, moment in conn.execute(text(sql), values))
+
+
+def joined(*conditions: str, by: str = " AND ") -> str:
+    """Return the condition that all of these hold; an empty one always does."""
+    return by.join(filter(None, conditions))
+
+
+def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
+    """Return the condition that an older row has the same key, among those ``which`` holds for."""
+    numbered = (
+        f"SELECT {engine.row} AS place, ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY id, {engine.row}) AS number "
+        f"FROM {table.name} WHERE {which}"
+    )
+    return f"{engine.row} IN (SELECT place FROM ({numbered}) numbered WHERE number > 1)"

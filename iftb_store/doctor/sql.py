@@ -1,0 +1,240 @@
+"""How the SQL of an examination differs from engine to engine: what cannot be read, and how a value is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
+from iftb_store.errors import Unsupported
+from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Fragments of one engine's SQL; ``{}`` stands for a column.
+
+    Attributes:
+        begin: the first statements of the transaction: one state of the database, every row of it, nothing written.
+        row: what identifies a row, also where all of its columns are another's.
+        unreadable: by the kind of a column, the condition that a value in it (not NULL) cannot be read back as written.
+        microseconds: a time that can be read as whole microseconds since 1970-01-01 UTC.
+        month: the number of its calendar month in UTC.
+        day: the day of that month.
+        shown_time: a time as text, or as a number of microseconds.
+        shown_text: text as the driver can give it, whatever bytes it has.
+        text_parameter: a parameter that takes what `shown_text` gave.
+        character: the function that makes a character of its number.
+        divided: the division of whole numbers.
+        zero: a decimal's zero.
+        now: the present time.
+        new_id: a new id for a row of a table.
+        sequence: the last number of a table's sequence, and whether it may be looked at; empty where there is none.
+        set_sequence: moves a table's sequence to its largest id.
+        leaves_gaps: ids are missing where a transaction was rolled back.
+        invalid: the indexes of our tables that the engine does not use, and whether they are unique.
+        unlogged: our tables that a crash of the engine would empty.
+        creators: schemas of the search_path that others than their owners, and those of our tables, may create in, and who.
+        plain_decimals: conditions that a decimal stands there as plain digits where the engine wants another form, and how
+            it is made of them.
+        compared: text as it is compared: of any type but PostgreSQL's own text others may have put operators into its
+            search_path.
+        lag: the window function of the row before.
+    """
+
+    begin: tuple[str, ...]
+    row: str
+    unreadable: dict[str, str]
+    microseconds: str
+    month: str
+    day: str
+    shown_time: str
+    shown_text: str
+    text_parameter: str
+    character: str
+    divided: str
+    zero: str
+    now: str
+    new_id: str
+    sequence: str
+    set_sequence: str
+    leaves_gaps: bool = True
+    invalid: str = ""
+    unlogged: str = ""
+    creators: str = ""
+    plain_decimals: tuple[tuple[str, str], ...] = ()
+    compared: str = "{}"
+    lag: str = "LAG"
+
+    def literal(self, value: str | bytes) -> str:
+        """Return text that `shown_text` gave as SQL that can be printed and run."""
+        try:
+            shown = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            return f"CAST(x'{bytes(error.object).hex()}' AS TEXT)"
+        pieces: list[str] = []
+        plain = ""
+        for char in shown:
+            if char.isprintable():
+                plain += char
+                continue
+            pieces += [_quoted(plain), f"{self.character}({ord(char)})"]
+            plain = ""
+        return " || ".join(piece for piece in (*pieces, _quoted(plain)) if piece != "''") or "''"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+_POSTGRESQL = Engine(
+    # a part of the rows, as row-level security shows it, is an error
+    begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SET LOCAL row_security = off"),
+    row="(CAST(tableoid AS text) || CAST(ctid AS text))",
+    unreadable={
+        "decimal": "{} = 'NaN'",
+        "time": "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
+        "json": "json_typeof({}) NOT IN ('object', 'null')",
+    },
+    # of pg_catalog's own operators and functions, see `iftb_store_postgres.driver.PostgresDriver`
+    microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
+    month=(
+        "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
+        " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
+    ),
+    day="CAST(EXTRACT(DAY FROM {} AT TIME ZONE 'UTC') AS bigint)",
+    shown_time="CAST({} AT TIME ZONE 'UTC' AS text)",
+    shown_text="{}",
+    text_parameter=":{}",
+    character="chr",
+    divided="/",
+    zero="CAST(0 AS numeric)",
+    now="now()",
+    new_id="nextval(pg_get_serial_sequence('{0}', 'id'))",
+    sequence="""
+        SELECT last_value, pg_catalog.has_sequence_privilege(sequence, 'USAGE')
+            OR pg_catalog.has_sequence_privilege(sequence, 'SELECT')
+        FROM (SELECT CAST(CAST(pg_catalog.pg_get_serial_sequence('{0}', 'id') AS regclass) AS oid) AS sequence) ours
+        JOIN pg_catalog.pg_class ON pg_class.oid = sequence JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+        JOIN pg_catalog.pg_sequences ON schemaname = nspname AND sequencename = relname""",
+    # never back: one that was set forward may not have been drawn from yet
+    set_sequence=(
+        "SELECT setval(pg_get_serial_sequence('{0}', 'id'), "
+        "GREATEST((SELECT MAX(id) FROM {0}), nextval(pg_get_serial_sequence('{0}', 'id'))))"
+    ),
+    invalid="""
+        SELECT tables.relname, indexes.relname, indisunique
+        FROM pg_index JOIN pg_class AS indexes ON indexes.oid = indexrelid JOIN pg_class AS tables ON tables.oid = indrelid
+        WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
+            AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+        ORDER BY 1, 2""",
+    # every member of a role may what it may; a superuser may all
+    creators="""
+        SELECT CAST(pg_catalog.quote_ident(CAST(nspname AS text)) AS text),
+            CASE WHEN grantee = CAST(0 AS oid) THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(grantee) AS text)) END
+        FROM pg_catalog.pg_namespace,
+            pg_catalog.aclexplode(COALESCE(nspacl, pg_catalog.acldefault('n', nspowner))) AS granted
+        WHERE nspname = ANY (pg_catalog.current_schemas(false)) AND nspname <> 'pg_catalog' AND privilege_type = 'CREATE'
+            AND grantee <> nspowner
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE pg_roles.oid = grantee AND rolsuper)
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_class
+                WHERE relowner = grantee AND pg_catalog.pg_table_is_visible(pg_class.oid)
+                    AND relname IN ('ohlcv', 'trades', 'positions', 'system_events'))
+        ORDER BY 1, 2""",
+    compared="CAST({} AS text)",
+    lag="pg_catalog.lag",
+    unlogged="""
+        SELECT relname FROM pg_class
+        WHERE relpersistence = 'u' AND relkind = 'r' AND pg_table_is_visible(oid)
+            AND relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+        ORDER BY 1""",
+)
+
+_SQLITE = Engine(
+    begin=(),
+    row="rowid",
+    unreadable={
+        "decimal": UNSORTABLE,
+        "time": f"(typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN {FIRST_US} AND {LAST_US})",
+        "integer": "typeof({}) <> 'integer'",
+        "text": "(typeof({0}) <> 'text' OR instr({0}, char(0)) > 0)",
+        "json": "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
+    },
+    microseconds="{}",
+    # the remainder brings times before 1970 down to their own second
+    month=(
+        "(CAST(strftime('%Y', ({0} - ((({0}) % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch') AS INTEGER) * 12 + "
+        "CAST(strftime('%m', ({0} - ((({0}) % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch') AS INTEGER))"
+    ),
+    day="CAST(strftime('%d', {} / 1000000, 'unixepoch') AS INTEGER)",
+    shown_time="{}",
+    # text of other bytes than UTF-8 would not come out of the driver
+    shown_text="CAST({} AS BLOB)",
+    text_parameter="CAST(:{} AS TEXT)",
+    character="char",
+    divided="/",
+    zero="'a0'",
+    now="CAST(strftime('%s', 'now') AS INTEGER) * 1000000",
+    new_id="(SELECT MAX(id) FROM {0}) + rowid",
+    sequence="",
+    set_sequence="",
+    leaves_gaps=False,
+    plain_decimals=((PLAIN, AS_SORTABLE), (PLAIN_NEGATIVE, AS_SORTABLE_NEGATIVE)),
+)
+
+_DUCKDB = Engine(
+    begin=(),
+    row="rowid",
+    unreadable={
+        "time": "({0} < '0001-01-01 00:00:00+00'::TIMESTAMPTZ OR {0} >= '10000-01-01 00:00:00+00'::TIMESTAMPTZ)",
+        "json": "json_type({}) NOT IN ('OBJECT', 'NULL')",
+        "text": "contains({}, chr(0))",
+    },
+    microseconds="epoch_us({})",
+    month="(year(make_timestamp(epoch_us({0}))) * 12 + month(make_timestamp(epoch_us({0}))))",
+    day="day(make_timestamp(epoch_us({})))",
+    shown_time="CAST({} AS VARCHAR)",
+    shown_text="{}",
+    text_parameter=":{}",
+    character="chr",
+    divided="//",
+    zero="0",
+    now="now()",
+    new_id="nextval('{0}_id_seq')",
+    sequence="""
+        SELECT last_value, TRUE FROM duckdb_sequences()
+        WHERE sequence_name = '{0}_id_seq' AND database_name = current_database() AND schema_name = current_schema()""",
+    set_sequence="SELECT setval('{0}_id_seq', (SELECT MAX(id) FROM {0}))",
+)
+
+_ENGINES = {"postgresql": _POSTGRESQL, "sqlite": _SQLITE, "duckdb": _DUCKDB}
+
+
+def engine_of(conn: Connection) -> Engine:
+    """Return the fragments for a connection.
+
+    Raises:
+        Unsupported: no engine of that dialect is known here.
+    """
+    try:
+        return _ENGINES[conn.dialect.name]
+    except KeyError:
+        raise Unsupported(
+            f"the doctor knows {', '.join(_ENGINES)}, not {conn.dialect.name}; status and gaps work on every engine"
+        ) from None
+
+
+def text_of(value: Any) -> str:
+    """Return text that `Engine.shown_text` gave."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def time_of(value: Any) -> str:
+    """Return a time that `Engine.shown_time` gave, as people write it in UTC."""
+    if isinstance(value, int) and FIRST_US <= value <= LAST_US:
+        return from_epoch_us(value).replace(tzinfo=None).isoformat(" ")
+    return text_of(value).removesuffix("+00")

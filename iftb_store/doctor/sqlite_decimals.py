@@ -1,0 +1,63 @@
+"""SQLite's sortable text of decimals in SQL: whether a value is one, and how one is made of plain digits.
+
+See `iftb_store.values.decimals.to_sortable`; everything here is run by SQLite itself, over any number of rows.
+"""
+
+from __future__ import annotations
+
+from iftb_store.values.decimals import INTEGER_DIGITS, SCALE
+
+
+def _malformed(digits: str, end: str, zero: str) -> str:
+    """Return the condition that a letter is not followed by so many digits, then nothing or a point and up to 18 more.
+
+    ``end`` is what closes a negative number, ``zero`` the digit that stands for a zero: it neither begins a longer number
+    nor ends a fraction. One pass of GLOB is cheap, cutting text is not: this runs over every decimal of a database.
+    """
+    closing = len(end)
+    return (
+        f"{{0}} GLOB '?*[^0-9.]*{'?' * closing}' OR ({{0}} GLOB '?{zero}*' AND {digits} > 1)"
+        f" OR CASE instr({{0}}, '.') WHEN 0 THEN length({{0}}) <> {digits} + {1 + closing}"
+        f" WHEN {digits} + 2 THEN length({{0}}) - {digits} NOT BETWEEN {3 + closing} AND {SCALE + 2 + closing}"
+        f" OR {{0}} GLOB '*{zero}{end}' OR {{0}} GLOB '*.*.*' ELSE 1 END"
+    )
+
+
+_LETTER = "unicode({0})"
+_NON_NEGATIVE = _malformed(f"({_LETTER} - 96)", "", "0")
+_NEGATIVE = _malformed(f"(85 - {_LETTER})", "~", "9")
+
+#: The condition that a value (not NULL) is no sortable text.
+UNSORTABLE = (
+    f"(typeof({{0}}) <> 'text' OR CASE WHEN {_LETTER} BETWEEN 97 AND {96 + INTEGER_DIGITS} THEN {_NON_NEGATIVE}"
+    f" WHEN {_LETTER} BETWEEN {85 - INTEGER_DIGITS} AND 84 THEN {{0}} NOT GLOB '*~' OR {{0}} = 'T9~' OR {_NEGATIVE}"
+    " ELSE 1 END)"
+)
+
+
+_BODY = "ltrim({0}, '-')"
+_POINT = f"instr({_BODY} || '.', '.')"
+# the digits before and after the point, without zeros that say nothing
+_WHOLE = f"ltrim(substr({_BODY}, 1, {_POINT} - 1), '0')"
+_FRACTION = f"rtrim(substr({_BODY}, {_POINT} + 1), '0')"
+_IS_PLAIN = (
+    "typeof({0}) = 'text' AND {0} GLOB '*[0-9]*' AND {0} NOT GLOB '*[^0-9.-]*' AND {0} NOT GLOB '?*-*' AND {0} NOT GLOB '*.*.*'"
+    f" AND length({_WHOLE}) <= {INTEGER_DIGITS} AND length({_FRACTION}) <= {SCALE}"
+)
+
+_DIGITS = f"max(length({_WHOLE}), 1)"
+_NUMBER = f"substr('0' || {_WHOLE}, -{_DIGITS}) || rtrim('.' || {_FRACTION}, '.')"
+
+#: The conditions that a value is a decimal as people write it, such as 1.5, and would fit; and what `to_sortable` gives for it.
+PLAIN = f"({_IS_PLAIN} AND {{0}} NOT GLOB '-*[1-9]*')"
+AS_SORTABLE = f"char(96 + {_DIGITS}) || {_NUMBER}"
+PLAIN_NEGATIVE = f"({_IS_PLAIN} AND {{0}} GLOB '-*[1-9]*')"
+
+
+def _complement(number: str) -> str:
+    for low, high in ("09", "18", "27", "36", "45"):
+        number = f"replace(replace(replace({number}, '{low}', 'x'), '{high}', '{low}'), 'x', '{high}')"
+    return number
+
+
+AS_SORTABLE_NEGATIVE = f"char(85 - {_DIGITS}) || {_complement(_NUMBER)} || '~'"

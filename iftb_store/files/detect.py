@@ -1,0 +1,139 @@
+"""What a file is, told by its content: the first bytes, and of text its first line; and the series that its name tells."""
+
+from __future__ import annotations
+
+import csv
+import re
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from iftb_store.files.formats import format_by_suffix
+from iftb_store.files.readers.binance import COLUMNS, DumpError, open_file, series_in_name
+from iftb_store.files.readers.texts import PACKING_DAMAGE, TextFile, is_packed
+from iftb_store.values.display import shown
+from iftb_store.values.timeframes import MONTH, SECONDS
+
+# of a header; a thousand columns
+_HEAD = 1 << 16
+_MOST_COLUMNS = 1_000
+_DUMP_HEADER = [column.replace(" ", "_") for column in COLUMNS[:7]]
+_BOM = b"\xef\xbb\xbf"
+# BTC_USDT-5m.feather, BTC_USDT_USDT-1h-futures.feather: the pair's / and : are underscores, M is Mo
+_FREQTRADE = re.compile(r"(?P<pair>\w[\w-]*?)-(?P<timeframe>\d+[A-Za-z]{1,2})(?:-(?P<candles>[A-Za-z_]+))?(?:\.\w+)+")
+# of a future, whose candles are those of its trades
+_TRADED = (None, "spot", "futures")
+
+
+class Kind(Enum):
+    """What a file holds."""
+
+    DUMP = "a kline dump"
+    PARQUET = "Parquet"
+    FEATHER = "Feather"
+    CSV = "CSV"
+    JSON = "JSON"
+    JSON_LINES = "JSON lines"
+    NOTHING = "JSON lines without one"
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell what a file is.
+
+    Raises:
+        DumpError: nothing that is read, a pipe or a device.
+        OSError: the file cannot be read.
+    """
+    with open_file(path) as stream:
+        head = stream.read(_HEAD)
+    if not head:
+        if format_by_suffix(path) == "jsonl":
+            # an export of no rows
+            return Kind.NOTHING
+        raise DumpError(f"{path}: is empty")
+    binary = {b"PAR1": Kind.PARQUET, b"ARROW1": Kind.FEATHER, b"PK\3\4": Kind.DUMP, b"PK\5\6": Kind.DUMP}
+    for magic, kind in binary.items():
+        if head.startswith(magic):
+            return kind
+    refused = {
+        b"PARE": "an encrypted Parquet file; decrypt it first",
+        b"FEA1": "a Feather file of version 1, which is no longer read; pandas.read_feather and to_feather make it a new one",
+        b"SQLite format 3": "a database; `iftb-store copy` reads one",
+    }
+    for magic, what in refused.items():
+        if head.startswith(magic):
+            raise DumpError(f"{path}: is {what}")
+    if path.suffix.lower() == ".zip":
+        return Kind.DUMP
+    if is_packed(head):
+        with TextFile(path) as packed:
+            try:
+                head = packed.read(_HEAD)
+            except PACKING_DAMAGE as error:
+                raise DumpError(f"{path}: cannot be read ({shown(str(error), 100)[1:-1]})") from error
+    text = head.removeprefix(_BOM).lstrip()
+    if text.startswith(b"["):
+        return Kind.JSON
+    if text.startswith(b"{"):
+        return Kind.JSON_LINES
+    return Kind.CSV if _named(text) else Kind.DUMP
+
+
+def header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
+    """Return the names of a CSV's columns and what separates them; the stream stands after the header.
+
+    Raises:
+        DumpError: the first line is no header.
+    """
+    line = stream.readline(_HEAD).removeprefix(_BOM)
+    names, separator = _split(line)
+    if not line.endswith(b"\n") or not names or len(names) > _MOST_COLUMNS or len(set(names)) < len(names):
+        raise DumpError(f"{path}, line 1: is no header that names at most {_MOST_COLUMNS:,} columns, each once")
+    return names, separator
+
+
+def series_of(path: Path, *, traded: bool = True) -> tuple[str | None, str | None]:
+    """Return (symbol, timeframe) as a file's name tells them, None where it does not.
+
+    Names are those of Binance's dumps (FILUSDT-1m-2023-04.zip) and of freqtrade's candles: BTC_USDT-5m.feather holds the
+    pair BTC/USDT, BTC_USDT_USDT-1h-futures.feather the pair BTC/USDT:USDT.
+
+    Raises:
+        DumpError: freqtrade's name for candles of another kind than those of trades (mark, index, funding_rate), where they
+            must be ``traded``.
+    """
+    found = series_in_name(path)
+    if found != (None, None):
+        return found
+    match = _FREQTRADE.fullmatch(path.name)
+    if match is None:
+        return None, None
+    timeframe = MONTH if match["timeframe"].lower() == "1mo" else match["timeframe"]
+    if timeframe not in SECONDS:
+        return None, None
+    if traded and match["candles"] not in _TRADED:
+        raise DumpError(
+            f"{path}: holds the {match['candles']} of a future, no candles of its trades; "
+            "--symbol stores them under a name of their own"
+        )
+    return match["pair"].replace("_", "/", 1).replace("_", ":", 1), timeframe
+
+
+def _named(text: bytes) -> bool:
+    names, _ = _split(text.split(b"\n", 1)[0])
+    if len(names) < 2 or not all(name.isprintable() for name in names):
+        return False
+    plain = [name.strip().lower().replace(" ", "_") for name in names]
+    if plain[: len(_DUMP_HEADER)] == _DUMP_HEADER and len(plain) == len(COLUMNS):
+        return False
+    return any(name[:1].isalpha() for name in plain)
+
+
+def _split(line: bytes) -> tuple[list[str], str]:
+    """Return the cells of a line, and what separates them."""
+    text = line.decode("utf-8", "replace").rstrip("\r\n")
+    separator = max(",;\t", key=text.count)
+    try:
+        return next(csv.reader([text], delimiter=separator, strict=True), []), separator
+    except csv.Error:
+        return [], separator

@@ -1,0 +1,104 @@
+"""Bars that a file holds more than once: the same again is harmless, other values are refused, wherever in the file they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from iftb_store.batches.arrow_input import WRITTEN, RowError, repeated, rises
+from iftb_store.batches.bars import KEY
+from iftb_store.files.formats import SERIES
+from iftb_store.files.spans import Spans
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.schema.types import from_epoch_us
+from iftb_store.values.display import shown
+from iftb_store.values.timeframes import SECONDS
+
+# its stubs know nothing of plain values among the arguments
+pc: Any = pyarrow.compute
+
+_VALUES = [name for name in WRITTEN.names if name not in KEY]
+_US, _DAY = 1_000_000, 86_400
+_WHY = (
+    "holds another bar of {} than a row before; is there a column that tells two symbols apart (--map symbol=NAME), "
+    "or an hour that clocks showed twice?"
+)
+
+
+class Repeats:
+    """Knows the bars of one file that were written, as spans of times."""
+
+    def __init__(self) -> None:
+        self._spans = Spans()
+
+    async def refuse(self, rows: pa.Table, session: Any) -> int:
+        """Refuse bars that contradict others of the batch, or of the batches before, which ``session`` has written.
+
+        Returns:
+            How many of the bars are new in the file.
+
+        Raises:
+            RowError: one that does.
+            InvalidValueError: they hold too many series, or their times too many holes, to be remembered.
+        """
+        order: Any = pa.array(range(rows.num_rows), pa.int64())
+        if not rises(rows):
+            order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in KEY])
+            rows = rows.take(order)
+            count = rows.num_rows - 1
+            again = repeated(rows)
+            if again.true_count:
+                wrong = pc.and_(again, _differs(rows.slice(0, count), rows.slice(1)))
+                _refuse_first(rows.slice(1), order.slice(1), wrong)
+        return sum(
+            [await self._refuse_part(series, order.slice(first, series.num_rows), session) for first, series in _parts(rows)]
+        )
+
+    async def _refuse_part(self, rows: pa.Table, order: Any, session: Any) -> int:
+        key: Any = tuple(rows[name][0].as_py() for name in SERIES)
+        seconds = SECONDS[key[2]]
+        step = (seconds or _DAY) * _US
+        moments: list[int] = pc.unique(rows["timestamp"].combine_chunks().cast(pa.int64())).to_pylist()
+        shared = self._spans.add(key, moments, step)
+        if shared:
+            bounds = from_epoch_us(shared[0]), from_epoch_us(shared[-1])
+            stored = await OHLCVRepository(session).read_arrow(key[1], key[2], *bounds, key[0])
+            times = rows["timestamp"].combine_chunks()
+            places = pc.index_in(times, stored["timestamp"].combine_chunks())
+            again = pc.and_(pc.is_in(times.cast(pa.int64()), pa.array(shared)), pc.is_valid(places))
+            wrong = _differs(rows, stored.take(pc.fill_null(places, 0)))
+            _refuse_first(rows, order, pc.and_(again, wrong))
+        return len(moments) - len(shared)
+
+
+def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
+    """Return the rows of each series, and where they begin in rows in key order."""
+    counted = rows.group_by(list(SERIES), use_threads=False).aggregate([([], "count_all")])
+    counts: list[Any] = counted["count_all"].to_pylist()
+    parts, first = [], 0
+    for count in counts:
+        parts.append((first, rows.slice(first, count)))
+        first += count
+    return parts
+
+
+def _differs(one: pa.Table, other: pa.Table) -> Any:
+    found: Any = None
+    for name in _VALUES:
+        left, right = one[name].combine_chunks(), other[name].combine_chunks()
+        same = pc.or_(pc.fill_null(pc.equal(left, right), False), pc.and_(pc.is_null(left), pc.is_null(right)))
+        found = pc.invert(same) if found is None else pc.or_(found, pc.invert(same))
+    return found
+
+
+def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
+    """Refuse the first row of the file that is wrong; ``order`` tells where in the batch each row stood."""
+    places = order.filter(wrong)
+    if len(places):
+        index: int = pc.min(places).as_py()
+        row: dict[str, Any] = rows.slice(pc.index(order, index).as_py(), 1).select(KEY).to_pylist()[0]
+        exchange, symbol, timeframe, moment = row.values()
+        bar = f"{exchange} {symbol} {timeframe} {moment.replace(tzinfo=None).isoformat(' ')}"
+        raise RowError(index, rows.num_rows, "", _WHY.format(shown(bar, 200)[1:-1]))

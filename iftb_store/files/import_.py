@@ -1,0 +1,471 @@
+"""Stores what a file holds, wholly or not at all: whole rows of ours with their ids, candles of other tools, dumps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from sqlalchemy import text
+
+from iftb_store._io.tasks import finished
+from iftb_store.errors import InvalidValueError, integrity_error
+from iftb_store.files.commits import Commit, finish_commit
+from iftb_store.files.detect import Kind, kind_of, series_of
+from iftb_store.files.formats import PARTITION, SERIES, TABLE, VERSION
+from iftb_store.files.options import Hints
+from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
+from iftb_store.manager import DatabaseManager
+from iftb_store.models import Trade
+from iftb_store.protocols import Capability, Stores
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.streams import record_batches
+from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import BARS, TRADES, ScannedTable, Selection
+from iftb_store.values.checks import json_object, name_text
+from iftb_store.values.display import shown
+from iftb_store.values.timeframes import check_timeframe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iftb_store.files.readers.tables import Reader
+
+# rows at a time
+_LOOKED_AT = 2_000
+# bytes of what a file says of its series; cut there, it is JSON no more
+_LONGEST_PARTITION = 1 << 16
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFile:
+    """What one file brought.
+
+    Attributes:
+        path: the file.
+        table: where its rows are; empty where a file without any does not tell it.
+        rows: how many were written; a bar that several rows of the file repeat counts once.
+        series: (exchange, symbol, timeframe) of its bars, where they are all of one.
+        first: the earliest of their times, None where there are no rows.
+        last: the latest.
+        notes: what a person should know of how the file was taken.
+    """
+
+    path: Path
+    table: str
+    rows: int
+    series: tuple[str, str, str] | None
+    first: datetime | None
+    last: datetime | None
+    notes: tuple[str, ...] = ()
+
+
+class Source:
+    """A file to be imported: what it holds, found out without reading it whole.
+
+    Attributes:
+        path: the file.
+        kind: what it is.
+        table: the table whose whole rows it holds, ids and kept times included; None where it holds candles.
+        named: (symbol, timeframe) as its name tells them.
+
+    Raises:
+        DumpError: it is damaged, or nothing that is read.
+        InvalidValueError: what its name or columns do not tell was not told either.
+        MissingDriverError: it is no dump, and pyarrow is not installed.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path, hints: Hints) -> None:
+        self.path = path
+        self.kind = kind_of(path)
+        self.table: ScannedTable | None = None
+        self.hints = hints
+        self.fixed: dict[str, str] = {}
+        self.columns: dict[str, str] = {}
+        self.dump: KlineDump | None = None
+        self.named = series_of(path, traded=hints.symbol is None)
+        if hints.timeframe is not None and self.named[1] not in (None, hints.timeframe):
+            raise InvalidValueError(
+                f"{path}: its name contradicts --timeframe {hints.timeframe}; leave the option out, or rename the file"
+            )
+        if self.kind is Kind.DUMP:
+            self.dump = _dump(path, hints)
+            return
+        if self.kind is Kind.NOTHING:
+            return
+        require_arrow()
+        with closing(self.open()) as reader:
+            self._find_table(reader)
+            if self.table is None:
+                self._find_columns(reader)
+
+    def open(self) -> Reader:
+        """Open the file."""
+        from iftb_store.files.readers.tables import reader_of
+
+        return reader_of(self.path, self.kind)
+
+    def _find_table(self, reader: Reader) -> None:
+        self.fixed = self._partition(reader.facts)
+        names = {*reader.names, *self.fixed}
+        told = reader.facts.get(TABLE, b"").decode(errors="replace")
+        self.table = next((table for table in TABLES.values() if set(table.columns) == names), None)
+        if told and (self.table is None or self.table.name != told):
+            version = shown(reader.facts.get(VERSION, b"").decode(errors="replace"))
+            raise DumpError(
+                f"{self.path}: iftb-store {version} wrote it from the table {shown(told)}, but its columns are not those of that "
+                "table here; import it with that version"
+            )
+
+    def _partition(self, facts: dict[bytes, bytes]) -> dict[str, str]:
+        """Return what the folders of a partitioned export tell of the file."""
+        if PARTITION not in facts:
+            found = (part.partition("=") for part in self.path.absolute().parts)
+            return {name: unquote(value) for name, sign, value in found if sign and name in SERIES}
+        try:
+            told = json.loads(facts[PARTITION][:_LONGEST_PARTITION])
+            return {name: name_text(told[name], name) for name in SERIES}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DumpError(f"{self.path}: is damaged: what it says of its series cannot be read") from error
+
+    def _find_columns(self, reader: Reader) -> None:
+        from iftb_store.files.candles import columns_of
+
+        try:
+            self.columns = columns_of(reader.names, self.hints.columns)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{self.path}: {error}") from error
+        folder = self.fixed.get("timeframe")
+        if None not in (folder, self.hints.timeframe) and folder != self.hints.timeframe:
+            raise InvalidValueError(
+                f"{self.path}: its folder contradicts --timeframe {self.hints.timeframe}; leave the option out"
+            )
+        for name in ("symbol", "timeframe"):
+            if self.series[name] is None and name not in self.columns:
+                raise InvalidValueError(
+                    f"{self.path}: its name does not tell the {name} (as in BTC_USDT-5m.feather); give the {name}"
+                )
+        if self.series["timeframe"] is not None:
+            check_timeframe(self.series["timeframe"])
+
+    @property
+    def series(self) -> dict[str, str | None]:
+        """What is known of the series of a file of candles, where its columns do not tell it or are overruled."""
+        told = {"exchange": self.hints.exchange, "symbol": self.hints.symbol, "timeframe": self.hints.timeframe}
+        named = {"symbol": self.named[0], "timeframe": self.named[1]}
+        rest = {name: None if name in self.columns else value for name, value in {**named, **self.fixed}.items()}
+        found = {name: told[name] or rest.get(name) for name in SERIES}
+        if found["exchange"] is None and "exchange" not in self.columns:
+            found["exchange"] = "binance"
+        return found
+
+
+async def import_file(
+    db: DatabaseManager,
+    source: Source,
+    *,
+    insert: bool = False,
+    new_ids: bool = False,
+    progress: Progress | None = None,
+    commit: Commit[ImportedFile] | None = None,
+) -> ImportedFile:
+    """Store what a file holds in one transaction: all of it, or nothing; it is read batch by batch.
+
+    Whole rows keep their ids and the times that the store keeps, and overwrite the rows of the same key. Candles overwrite the
+    bars of their keys, which keep theirs. A cancellation during the COMMIT waits for its end, some seconds at most.
+
+    Args:
+        db: a connected manager whose schema is in place.
+        source: the file.
+        insert: refuse what is stored already instead of overwriting it.
+        new_ids: give whole rows ids and kept times of this store, as if the bot wrote them: bars, which are known by their
+            series and time, and trades, which are by their trade_id and must be the same where they are stored already.
+        progress: called after each batch with (bytes read, bytes in all).
+        commit: tells after a cancellation whether the file is stored.
+
+    Raises:
+        DumpError: the file is damaged, or a row cannot be stored; the message names the file and the row.
+        IntegrityError: with ``insert``, a row is stored already; an id belongs to another row of the store.
+        TradeConflictError: with ``new_ids``, a trade is stored with other values.
+        InvalidValueError: ``new_ids`` for rows that nothing but their id is known by.
+    """
+    commit = commit or Commit()
+    return await finish_commit(_imported(db, source, insert, new_ids, progress, commit), commit)
+
+
+async def _imported(
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+) -> ImportedFile:
+    if source.kind is Kind.NOTHING:
+        return ImportedFile(source.path, "", 0, None, None, None)
+    if source.dump is not None:
+        done = await import_klines(db, source.dump, insert=insert, progress=progress, commit=commit)
+        series = (done.exchange, done.symbol, done.timeframe)
+        notes = (f"{done.off_grid:,} off the timeframe's grid",) if done.off_grid else ()
+        return ImportedFile(done.path, BARS.name, done.bars, series, done.first, done.last, notes)
+    if new_ids and source.table not in (None, BARS, TRADES):
+        raise InvalidValueError(
+            f"{source.path}: rows of {source.table.name} are known by nothing but their id, "
+            "so they cannot come in under new ones; import it into an empty database"
+        )
+    return await _stored(db, source, insert, new_ids, progress, commit)
+
+
+def _dump(path: Path, hints: Hints) -> KlineDump:
+    if path.suffix.lower() not in (".csv", ".zip"):
+        with path.open("rb") as stream:
+            zipped = stream.read(4).startswith(b"PK")
+        raise DumpError(
+            f"{path}: is a zip archive; name it .zip"
+            if zipped
+            else f"{path}: is none of the files that are read: Parquet, Feather, CSV with a header, JSON, kline dumps"
+        )
+    return KlineDump(path, symbol=hints.symbol, timeframe=hints.timeframe, exchange=hints.exchange or "binance")
+
+
+class Batches:
+    """The rows of a file, batch after batch, as they are stored: each of them can be.
+
+    Attributes:
+        before: how many rows of the file came before the last batch.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._path = source.path
+        self._reader = source.open()
+        self._make, names, self._notes = _maker(source, self._reader)
+        self._tables = self._reader.tables(names)
+        self.before = self._read = 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return self
+
+    def __next__(self) -> pa.Table:
+        from iftb_store.files.readers.tables import damage_named
+
+        with rows_named(self._path, self._read), damage_named(self._path):
+            batch = next(self._tables, None)
+            rows = None if batch is None else self._make(batch)
+        if batch is None or rows is None:
+            raise StopIteration
+        self.before, self._read = self._read, self._read + batch.num_rows
+        return rows
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """About how many bytes of the file were read, of how many."""
+        return self._reader.bytes_read, self._reader.size
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the file was taken."""
+        return self._notes()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tables.close()
+        self._reader.close()
+
+
+async def _stored(
+    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+) -> ImportedFile:
+    async def work(session: Any) -> ImportedFile:
+        commit.begin()
+        done = await _stored_in(session, source, insert, new_ids, progress)
+        commit.send()
+        return done
+
+    if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
+        async with db.get_session() as session:
+            return await work(session)
+    # a row that another session had under way under an id of the file's, when it was looked for, would else be overwritten
+    return await db.run(work, isolation="repeatable read", idempotent=not insert)
+
+
+async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
+    taken = _Taken(source)
+    with closing(Batches(source)) as batches:
+        write = _written(session, source, insert, new_ids)
+        while (rows := await finished(next, batches, None)) is not None:
+            with rows_named(source.path, batches.before):
+                taken.add(rows, await write(rows) if rows.num_rows else 0)
+            if progress is not None:
+                progress(*batches.progress)
+        if source.table is BARS and not new_ids:
+            await taken.refuse_shared_ids(session)
+        if not taken.rows and source.table is None:
+            raise DumpError(f"{source.path}: holds no bars")
+        return taken.result([*batches.notes, *(["ids kept"] if source.table is not None and not new_ids else [])])
+
+
+def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Table], list[str], Callable[[], list[str]]]:
+    """Return what makes rows of ours of a file's batches, the columns that it takes, and its notes when all is read."""
+    import pyarrow as pa
+
+    from iftb_store.batches.arrow_input import checked
+    from iftb_store.files.candles import Candles, by_nature_floats
+    from iftb_store.files.quality import Oddities
+    from iftb_store.files.rows import whole_rows
+
+    if source.table is None:
+        binary = source.kind in (Kind.PARQUET, Kind.FEATHER)
+        candles = Candles(
+            source.hints,
+            source.columns,
+            source.series,
+            floats=source.hints.from_float or (binary and by_nature_floats(reader.names)),
+            no_volume=getattr(reader, "arrays", False),
+        )
+
+        oddities, unnamed = Oddities(), getattr(reader, "arrays", False)
+
+        def bars(batch: pa.Table) -> pa.Table:
+            rows = checked(candles.bars(batch), from_float=True)
+            oddities.take(rows, unnamed=unnamed)
+            return rows
+
+        return bars, list(dict.fromkeys(source.columns.values())), lambda: [*candles.notes, *oddities.notes]
+    table = source.table
+
+    def whole(batch: pa.Table) -> pa.Table:
+        for name, value in source.fixed.items():
+            if name not in batch.column_names:
+                batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), batch.num_rows))
+        return whole_rows(table, batch)
+
+    return whole, [name for name in table.columns if name in reader.names], list
+
+
+def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
+    """Return what writes a batch of rows and says how many there were."""
+    from iftb_store.files.duplicates import Repeats
+
+    stores, repeats = stores_of(session), Repeats()
+    table = source.table
+
+    async def candles(rows: pa.Table) -> int:
+        # a bar that stood in an earlier batch is none more
+        count = await repeats.refuse(rows, session)
+        await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert")
+        return count
+
+    async def trades(rows: pa.Table) -> int:
+        repository = TradeRepository(session)
+        for row in rows.to_pylist():
+            objects = {name: json_object(row[name]) for name, kind in TRADES.kinds.items() if kind == "dict[str, Any]"}
+            await repository.record(Trade(**{**row, **objects}))
+        return rows.num_rows
+
+    async def whole(rows: pa.Table) -> int:
+        count = rows.num_rows
+        if table is BARS:
+            # with insert it finds what is stored already; what it writes is written over at once
+            count = await (candles(rows) if insert else repeats.refuse(rows, session))
+        elif table is not None:
+            await _refuse_others(stores, table, rows, insert)
+        await stores.put(table or BARS, rows)
+        return count
+
+    if table is None or (new_ids and table is BARS):
+        return candles
+    return trades if new_ids else whole
+
+
+async def _refuse_others(stores: Stores, table: ScannedTable, rows: pa.Table, insert: bool) -> None:
+    """Refuse rows whose id is that of another row, or of any row where none may be overwritten.
+
+    A row is known again by what no update changes.
+    """
+    names = list(dict.fromkeys(("id", "created_at", *table.identity)))
+    given: dict[int, Any] = {row["id"]: row for row in rows.select(names).to_pylist()}
+    last = max(given)
+    async with aclosing(record_batches(stores, Selection(table, after=(min(given) - 1,), limit=_LOOKED_AT))) as batches:
+        async for batch in batches:
+            for row in batch.select(names).to_pylist():
+                number = row["id"]
+                if number in given and (insert or given[number] != row):
+                    raise integrity_error(f"the id {number} {'is stored already' if insert else 'belongs to another row'}")
+                if number >= last:
+                    return
+
+
+class _Taken:
+    """What came of a file so far."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._table = source.table or BARS
+        self._series: dict[str, set[str]] = {name: set() for name in SERIES}
+        self._times: list[datetime] = []
+        self._ids: list[int] = []
+        self.rows = self._repeated = 0
+
+    def add(self, rows: pa.Table, written: int) -> None:
+        """Take in the rows of a batch, and how many of them the file did not hold before."""
+        self.rows += written
+        self._repeated += rows.num_rows - written
+        for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
+            if column in rows.column_names:
+                bounds[:] = _bounds(rows, column, bounds)
+        if self._table is BARS:
+            for name, values in self._series.items():
+                # two tell that they are not one
+                if len(values) < 2:
+                    values.update(value for value in rows[name].unique().to_pylist() if value is not None)
+
+    async def refuse_shared_ids(self, session: Any) -> None:
+        """Refuse bars whose id another bar has: no engine keeps that itself everywhere."""
+        if not self._ids:
+            return
+        sql = "SELECT id FROM ohlcv WHERE id BETWEEN :low AND :high GROUP BY id HAVING count(*) > 1 LIMIT 1"
+        found = (await session.execute(text(sql), {"low": self._ids[0], "high": self._ids[1]})).first()
+        if found is not None:
+            raise integrity_error(f"the id {found[0]} belongs to another bar")
+
+    def result(self, notes: list[str]) -> ImportedFile:
+        """Return the account of the file."""
+        one = all(len(values) == 1 for values in self._series.values())
+        series = tuple(next(iter(self._series[name])) for name in SERIES) if one else None
+        first, last = self._times or (None, None)
+        return ImportedFile(
+            self._source.path,
+            self._table.name,
+            self.rows,
+            series,  # type: ignore[arg-type]
+            first,
+            last,
+            (*notes, *([f"{self._repeated:,} more rows repeat bars of it"] if self._repeated else [])),
+        )
+
+
+def _bounds(rows: pa.Table, column: str, before: list[Any]) -> list[Any]:
+    import pyarrow.compute as pc
+
+    values = rows[column]
+    found: dict[str, Any] = pc.min_max(values).as_py()  # type: ignore[assignment]
+    ends = [*before, *(value for value in found.values() if value is not None)]
+    return [min(ends), max(ends)] if ends else []
+
+
+@contextmanager
+def rows_named(path: Path, before: int) -> Iterator[None]:
+    """Name the file and the row in an error about a batch; ``before`` are the rows of earlier batches."""
+    from iftb_store.batches.arrow_input import RowError
+
+    try:
+        yield
+    except RowError as error:
+        raise DumpError(f"{path}, row {before + error.index + 1}: {error.why}") from error
+    except InvalidValueError as error:
+        raise DumpError(f"{path}: {error}") from error

@@ -1,0 +1,147 @@
+"""Where an export goes: a file or a folder that stands under its name only once it is whole, for its owner alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from iftb_store._io.atomic_files import NO_LINK, WINDOWS, claimed, named, on_disk, opened
+from iftb_store.errors import InvalidValueError, operational_error
+from iftb_store.files.formats import SERIES
+from iftb_store.values.display import shown
+from iftb_store.values.file_identity import database_of, engine_of
+
+PARTIAL = ".partial"
+
+_OWNER_FILE, _OWNER_FOLDER = 0o600, 0o700
+_TOP = f"{SERIES[0]}="
+
+
+def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
+    """Refuse a path that may not be written.
+
+    Raises:
+        InvalidValueError: it is there and ``overwrite`` is not set, or is of another kind than what would be written, or it is
+            a database, or the name of a file that one keeps beside it.
+    """
+    name = shown(str(path), 200)
+    if not path.name or "\0" in str(path):
+        raise InvalidValueError(f"{name} is no name of a file")
+    if (database := database_of(path)) is not None:
+        raise InvalidValueError(f"{name} is the name of a file of the database {shown(str(database), 200)}; give another name")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not overwrite:
+        raise InvalidValueError(f"{name} is there already; give another name, or --overwrite")
+    if folder and not _is_export(path):
+        raise InvalidValueError(f"{name} is no folder that an export made, so it is not overwritten; give another name")
+    if not folder and not stat.S_ISREG(mode):
+        raise InvalidValueError(f"{name} is no regular file, so it is not overwritten; -o - writes to stdout")
+    if not folder and engine_of(path):
+        raise InvalidValueError(f"{name} is a database, so it is not overwritten; give another name")
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a file that takes its name at a clean end, and is gone after an error.
+
+    Raises:
+        InvalidValueError: another has taken the name meanwhile, and ``overwrite`` is not set.
+        OperationalError: another export to the file is under way.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    with _alone(partial, path, flags) as descriptor, open(descriptor, "wb", closefd=False) as stream:
+        try:
+            # what a run that was killed has left
+            os.ftruncate(descriptor, 0)
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+            check_target(path, folder=False, overwrite=overwrite)
+            if not WINDOWS:
+                named(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+    if WINDOWS:
+        # where no open file is renamed
+        partial.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Make a folder that takes its name at a clean end, and is gone after an error.
+
+    Raises:
+        InvalidValueError: as `new_file`, or what is in the way is no export's.
+        OperationalError: another export to the folder is under way.
+    """
+    partial, old = (path.with_name(path.name + suffix) for suffix in (PARTIAL, ".old"))
+    for left in (partial, old):
+        if left.exists() and not _is_export(left):
+            raise InvalidValueError(f"{shown(str(left), 200)} is in the way, and no export made it; move it away")
+    make_folder(partial)
+    with nullcontext() if WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
+        try:
+            for left in partial.iterdir():
+                shutil.rmtree(left)
+            yield partial
+            for file in partial.rglob("*"):
+                on_disk(file)
+            check_target(path, folder=True, overwrite=overwrite)
+            if path.exists():
+                if old.exists():
+                    shutil.rmtree(old)
+                path.rename(old)
+            named(partial, path)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            # also that of a run that was killed in between
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+
+
+@contextmanager
+def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
+    """Open what is written under another name first, and keep other exports out of it."""
+    with opened(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
+        if not WINDOWS:
+            _claim(descriptor, partial, path)
+        yield descriptor
+
+
+def _claim(descriptor: int, partial: Path, path: Path) -> None:
+    found = os.fstat(descriptor)
+    is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
+    if found.st_uid != os.geteuid() or not (is_file or is_folder):
+        raise InvalidValueError(f"{shown(str(partial), 200)} is in the way, and no export made it; move it away")
+    if not claimed(descriptor, partial):
+        raise operational_error(f"another export to {shown(str(path), 200)} is under way; wait for it")
+    if is_file:
+        os.fchmod(descriptor, _OWNER_FILE)
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file for its owner alone."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), _OWNER_FILE), "wb")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for its owner alone, unless it is there."""
+    with suppress(FileExistsError):
+        path.mkdir(_OWNER_FOLDER)
+
+
+def _is_export(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and all(item.name.startswith(_TOP) for item in path.iterdir())

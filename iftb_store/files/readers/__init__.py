@@ -1,0 +1,1 @@
+"""Files read into rows, a reader for each format."""

@@ -1,0 +1,177 @@
+"""What a Feather file needs to be decoded, from its footer and the lengths of its buffers, before Arrow decodes any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iftb_store.files.limits import LONGEST_FACTS, MOST_COLUMNS, check_at_once, check_ratio
+from iftb_store.files.readers.binance import open_file
+from iftb_store.files.readers.flatbuffers import FlatTable
+
+_MAGIC = b"ARROW1"
+_CONTINUED = b"\xff\xff\xff\xff"
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+_TIMESTAMP, _UNION = 10, 14
+# blocks of a file, and the bytes of the dictionaries of all its columns, which stay in memory
+_MOST_BLOCKS, _MOST_DICTIONARIES, _DICTIONARY_BYTES = 100_000, 1_000, 32 << 20
+# of a batch's description: three buffers a column, and those of views
+_LONGEST_DESCRIPTION = 4 << 20
+_DEEPEST = 64
+# Block of Arrow's File.fbs: offset, length of the description, length of the body
+_BLOCK = "qi4xq"
+
+
+class ArrowBounds:
+    """The footer of a Feather file, whose schema fits the memory.
+
+    Raises:
+        ValueError: it is damaged, or describes more than any real file holds.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._size = path, path.stat().st_size
+        with open_file(path) as file:
+            self._file: Any = file
+            self._footer = self._read_footer()
+        _check_schema(self._footer.table(1), self._footer)
+
+    def check_batches(self, width: int) -> None:
+        """Look at the description of every batch, whose rows have this many bytes.
+
+        Raises:
+            ValueError: one needs too much memory, or they unpack to more than a file of the size can hold.
+        """
+        self._seen: dict[int, tuple[int, int, int]] = {}
+        with open_file(self._path) as self._file:
+            self._check(width)
+
+    def _read_footer(self) -> FlatTable:
+        end = self._read(max(0, self._size - 10), 10)
+        length = int.from_bytes(end[:4], "little", signed=True)
+        if end[4:] != _MAGIC or not 0 < length <= self._size - 18:
+            raise ValueError("it ends without a footer of Arrow")
+        if length > LONGEST_FACTS:
+            raise ValueError(f"its footer has {length:,} bytes, the most is {LONGEST_FACTS:,}")
+        return FlatTable.root(self._read(self._size - 10 - length, length))
+
+    def _check(self, width: int) -> None:
+        kept = rows = 0
+        for number, block in enumerate(self._footer.structs(2, _BLOCK)):
+            kept += self._block(block, _DICTIONARY_BATCH)[0]
+            if number == _MOST_DICTIONARIES or kept > _DICTIONARY_BYTES:
+                raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, as those of no real file do")
+        total = kept
+        for number, block in enumerate(self._footer.structs(3, _BLOCK)):
+            if number == _MOST_BLOCKS:
+                raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, as no real file does")
+            unpacked, packed, count = self._block(block, _RECORD_BATCH)
+            total += unpacked
+            rows += count
+            check_ratio(width * rows, self._size, texts=False)
+            check_ratio(total, self._size, texts=True)
+            check_at_once(unpacked + packed, "record batch")
+
+    def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:
+        """Return (bytes when unpacked, bytes of the body, rows) of a block."""
+        offset, length, _ = block
+        if offset in self._seen:
+            return self._seen[offset]
+        if not 0 <= offset <= self._size or not 8 <= length <= _LONGEST_DESCRIPTION:
+            raise ValueError("a batch lies beyond its end")
+        message = _message(self._read(offset, length))
+        header = message.table(2)
+        if message.integer(1, "B") != expected or header is None:
+            raise ValueError("a batch is of another kind than its footer says")
+        _check_facts(message, 4, 0)
+        batch = header if expected == _RECORD_BATCH else header.table(1)
+        body = message.integer(3, "q")
+        if batch is None or not 0 <= body <= self._size - offset - length:
+            raise ValueError("a batch lies beyond its end")
+        rows = batch.integer(0, "q")
+        if rows < 0:
+            raise ValueError("a batch claims fewer rows than none")
+        unpacked = packed = 0
+        compressed = batch.table(3) is not None
+        for start, size in batch.structs(2, "qq"):
+            if start < 0 or size < 0 or start + size > body:
+                raise ValueError("a buffer lies beyond its batch")
+            packed += size
+            unpacked += self._unpacked(offset + length + start, size) if compressed and size else size
+        found = unpacked, packed if compressed else 0, rows
+        self._seen[offset] = found
+        return found
+
+    def _unpacked(self, at: int, size: int) -> int:
+        # -1 says that the bytes are not compressed
+        length = int.from_bytes(self._read(at, 8), "little", signed=True)
+        if size < 8 or length < -1:
+            raise ValueError("a buffer is damaged")
+        return size - 8 if length == -1 else length
+
+    def _read(self, at: int, count: int) -> bytes:
+        self._file.seek(at)
+        data: Any = self._file.read(count)
+        if len(data) < count:
+            raise ValueError("it ends in the middle")
+        return bytes(data)
+
+
+def check_schema_message(data: bytes) -> None:
+    """Refuse Arrow's message of a schema that describes more than any real file holds.
+
+    Raises:
+        ValueError: it does, or is damaged.
+    """
+    _check_schema(_message(data).table(2))
+
+
+def _message(data: bytes) -> FlatTable:
+    first = 8 if data[:4] == _CONTINUED else 4
+    length = int.from_bytes(data[first - 4 : first], "little", signed=True)
+    if not 0 < length <= len(data) - first:
+        raise ValueError("its metadata is damaged")
+    return FlatTable.root(data[first : first + length])
+
+
+def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> None:
+    """Count what Arrow keeps once for each time that it is mentioned, though it may stand in the file only once."""
+    if made is None:
+        raise ValueError("its schema is missing")
+    text = _check_facts(made, 2, 0)
+    if footer is not None:
+        text = _check_facts(footer, 4, text)
+    waiting = [(field, 1) for field in _some(made, 1)]
+    columns = 0
+    while waiting:
+        field, depth = waiting.pop()
+        columns += 1
+        text = _check_facts(field, 6, text + field.text_length(0))
+        kind, described = field.integer(2, "B"), field.table(3)
+        if described is not None and kind in (_TIMESTAMP, _UNION):
+            text += 4 * described.text_length(1)
+        if columns > MOST_COLUMNS or depth > _DEEPEST or len(waiting) > MOST_COLUMNS:
+            raise ValueError(f"its schema has more than {MOST_COLUMNS:,} columns, as that of no real file does")
+        if text > LONGEST_FACTS:
+            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, as that of no real file does")
+        waiting += [(child, depth + 1) for child in _some(field, 5)]
+
+
+def _some(table: FlatTable, field: int) -> list[FlatTable]:
+    found = []
+    for item in table.tables(field):
+        found.append(item)
+        if len(found) > MOST_COLUMNS:
+            break
+    return found
+
+
+def _check_facts(table: FlatTable, field: int, before: int) -> int:
+    """Return the bytes of the names and values of a table's metadata, and those before."""
+    text = before
+    for fact in table.tables(field):
+        text += 64 + fact.text_length(0) + fact.text_length(1)
+        if text > LONGEST_FACTS:
+            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, as that of no real file does")
+    return text

@@ -1,0 +1,406 @@
+"""Reads kline dumps as exchanges publish them (Binance public data, .csv and .zip), exactly and in bounded memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+from iftb_store.batches.bars import check_bar
+from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.files.commits import Commit
+from iftb_store.files.spans import Spans
+from iftb_store.manager import DatabaseManager
+from iftb_store.models import OHLCVBar
+from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.values.checks import integer, name_text
+from iftb_store.values.display import kind, shown
+from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
+
+#: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
+BATCH = 5_000
+
+COLUMNS = (
+    "open time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close time",
+    "quote volume",
+    "trades count",
+    "taker buy volume",
+    "taker buy quote volume",
+    "ignored",
+)
+
+_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time")
+_LONGEST_LINE = 1_000
+# deflate reaches about 25 on candles that never move, and 1,032 at most
+_LARGEST_RATIO = 200
+_RATIO_FLOOR = 1 << 20
+# some 20,000 entries of an archive's directory
+_LONGEST_READ = 1 << 20
+# what zipfile and zlib raise on damage, by trial with flipped, cut and spliced bytes
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error)
+
+_NAME = re.compile(r"(?P<symbol>[^-\s]+)-(?P<timeframe>\d+[A-Za-z]+)-\d{4}-\d{2}(?!\d)")
+_TIME = r"([1-9]\d{12}|[1-9]\d{15})"
+_NUMBER = r"(\d{1,20}(?:\.\d{1,18})?)"
+_LINE = re.compile(",".join([_TIME, *[_NUMBER] * 5, _TIME, _NUMBER, r"(\d{1,18})", _NUMBER, _NUMBER, "[^,]*"]), re.ASCII)
+_ANY_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4})?", re.ASCII)
+_MICROSECONDS_A_UNIT = {13: 1_000, 16: 1}
+
+
+class DumpError(StoreError):
+    """A dump that cannot be taken as it stands; the message names the file and, where it is one line's fault, the line."""
+
+
+def open_file(path: Path) -> io.FileIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        DumpError: it is a pipe, a device, a socket or a directory: reading it may never end, or take something away.
+        OSError: it cannot be read.
+    """
+    # to open one may wait already, or do something
+    _check_is_file(path, path.stat().st_mode)
+    file = io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
+    try:
+        # what stood there a moment ago may be gone
+        _check_is_file(path, os.fstat(file.fileno()).st_mode)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_is_file(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        remedy = "name the files in it" if stat.S_ISDIR(mode) else "write what comes from it to a file first"
+        raise DumpError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')} and no file; {remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What one file brought: its series, the number of bars written, the first and the last opening time.
+
+    ``off_grid`` are those that do not begin where a bar of the timeframe does, as where a file's name tells a wrong one.
+    """
+
+    path: Path
+    exchange: str
+    symbol: str
+    timeframe: str
+    bars: int
+    first: datetime
+    last: datetime
+    off_grid: int = 0
+
+
+class _ArchiveFile(io.BufferedReader):
+    """An archive's file; zipfile reads the whole directory at once, as long as the archive says that it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
+        data = super().read(asked)
+        if len(data) > _LONGEST_READ:
+            raise zipfile.BadZipFile("its directory is longer than that of any dump")
+        return data
+
+
+class KlineDump:
+    """One dump file: a .csv, or a .zip with one .csv in it, with or without a header line.
+
+    Symbol and timeframe come from the file's name (``FILUSDT-1m-2023-04.zip``) where they are not given.
+
+    Attributes:
+        size: bytes of the csv, decompressed; known once reading began.
+        bytes_read: how many of them were read.
+
+    Raises:
+        InvalidValueError: the name tells no symbol or timeframe, and none is given; it is neither .csv nor .zip; an
+            unknown timeframe; or an argument that is no text.
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, symbol: str | None = None, timeframe: str | None = None, exchange: str = "binance"
+    ) -> None:
+        if not isinstance(path, str | PathLike) or "\0" in str(path):
+            raise InvalidValueError(f"the path of a dump must be text without NUL or a Path, not {kind(path)} {shown(path)}")
+        self.path = Path(path)
+        if self.path.suffix.lower() not in (".csv", ".zip"):
+            raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
+        named = series_in_name(self.path)
+        for option, given, found in (("symbol", symbol, named[0]), ("timeframe", timeframe, named[1])):
+            if given is None and found is None:
+                raise InvalidValueError(
+                    f"{path}: its name does not tell the {option} (as in FILUSDT-1m-2023-04.zip); give the {option}"
+                )
+        self.symbol = name_text(named[0] if symbol is None else symbol, "symbol")
+        try:
+            self.timeframe = check_timeframe(named[1] if timeframe is None else timeframe)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{path}: {error}") from error
+        self.exchange = name_text(exchange, "exchange")
+        self.size = 0
+        self.bytes_read = 0
+
+    def batches(self, size: int = BATCH) -> Generator[list[OHLCVBar], None, None]:
+        """Yield the bars in the file's order, at most ``size`` at a time.
+
+        Opening times are epoch milliseconds (13 digits, the years 2001 to 2286) or microseconds (16 digits, the same
+        years), never both in one file. Every bar can be stored as it is.
+
+        Raises:
+            DumpError: while iterating: a damaged archive or line, a line that is no kline, or no bars at all.
+            InvalidValueError: size below 1.
+        """
+        most = integer(size, "size", least=1)
+        self.bytes_read = 0
+        with self._csv() as stream:
+            bars = self._bars(stream)
+            while True:
+                with self._damage_named():
+                    batch = list(islice(bars, most))
+                if not batch:
+                    self._check_size()
+                    return
+                yield batch
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        # an OSError that names a file is no damage
+        try:
+            yield
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
+            # it may quote a name from the archive
+            reason = shown(str(error), 200)[1:].rstrip("'\"")
+            raise DumpError(f"{self.path}: the archive is damaged ({reason}); download it again") from error
+
+    @contextmanager
+    def _csv(self) -> Iterator[IO[bytes]]:
+        if self.path.suffix.lower() == ".csv":
+            with io.BufferedReader(open_file(self.path)) as stream:
+                self.size = os.fstat(stream.fileno()).st_size
+                yield stream
+            return
+        with _ArchiveFile(open_file(self.path)) as file:
+            with self._damage_named():
+                archive = zipfile.ZipFile(file)
+            with archive:
+                member = self._member(archive)
+                self.size = member.file_size
+                with self._damage_named():
+                    packed = archive.open(member)
+                with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
+                    yield stream
+
+    def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+        # nothing is extracted to disk, so a folder in the member's name does no harm
+        members = [
+            item
+            for item in archive.infolist()
+            if item.filename.lower().endswith(".csv") and not item.filename.startswith("__MACOSX/")
+        ]
+        if len(members) != 1:
+            raise DumpError(f"{self.path}: the archive holds {len(members) or 'no'} .csv files; a dump holds one")
+        member = members[0]
+        if member.flag_bits & 1:
+            raise DumpError(f"{self.path}: the archive is encrypted; dumps are not")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DumpError(f"{self.path}: the archive uses a compression other than deflate; pack it again")
+        if member.file_size > max(_RATIO_FLOOR, member.compress_size * _LARGEST_RATIO):
+            raise DumpError(
+                f"{self.path}: {member.compress_size:,} bytes would unpack to {member.file_size:,}, more than {_LARGEST_RATIO} "
+                "times as much; no real dump does, so it is refused as a decompression bomb"
+            )
+        return member
+
+    def _check_size(self) -> None:
+        # zipfile is content with less than the archive promises where the sum is right
+        if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
+            raise DumpError(
+                f"{self.path}: the archive is damaged (it holds {self.bytes_read:,} bytes and claims {self.size:,}); "
+                "download it again"
+            )
+
+    def _bars(self, stream: IO[bytes]) -> Iterator[OHLCVBar]:
+        number = blank = digits = 0
+        before: OHLCVBar | None = None
+        while raw := stream.readline(_LONGEST_LINE):
+            number += 1
+            self.bytes_read += len(raw)
+            if len(raw) == _LONGEST_LINE and not raw.endswith(b"\n"):
+                raise self._error(number, f"longer than {_LONGEST_LINE} bytes, which no kline is")
+            line = raw.decode("ascii", "backslashreplace").rstrip("\r\n")
+            if number == 1:
+                line = line.removeprefix(r"\xef\xbb\xbf")
+                if self._is_header(line):
+                    continue
+            if not line:
+                blank = blank or number
+                continue
+            if "\r" in line:
+                raise self._error(number, "a carriage return stands in it; lines end with LF or CR LF")
+            if blank:
+                raise self._error(blank, "empty, though more lines follow")
+            bar = self._bar(line, number)
+            length = line.index(",")
+            if digits not in (0, length):
+                raise self._error(number, "open time changes between milliseconds and microseconds within the file")
+            digits = length
+            if before is not None and bar.timestamp == before.timestamp and bar != before:
+                raise self._error(number, "has the open time of the line before, and other values")
+            before = bar
+            yield bar
+        if not digits:
+            raise DumpError(f"{self.path}: holds no bars")
+
+    def _is_header(self, line: str) -> bool:
+        names = [name.strip().lower().replace(" ", "_") for name in line.split(",")]
+        if not names[0][:1].isalpha():
+            return False
+        if tuple(names[: len(_HEADER)]) != _HEADER or len(names) != len(COLUMNS):
+            raise self._error(1, f"{shown(line)} is not the header of a kline dump; its columns are {', '.join(COLUMNS)}")
+        return True
+
+    def _bar(self, line: str, number: int) -> OHLCVBar:
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return self._unusual_bar(line, number)
+        opened, open_, high, low, close, volume, closed, quote, count, _, _ = match.groups()
+        self._check_times(opened, closed, number)
+        bar = OHLCVBar(
+            self.symbol,
+            self.exchange,
+            self.timeframe,
+            from_epoch_us(int(opened) * _MICROSECONDS_A_UNIT[len(opened)]),
+            Decimal(open_),
+            Decimal(high),
+            Decimal(low),
+            Decimal(close),
+            Decimal(volume),
+            Decimal(quote),
+            int(count),
+        )
+        if bar.high < bar.low:
+            raise self._error(number, f"high {high} is below low {low}")
+        return bar
+
+    def _unusual_bar(self, line: str, number: int) -> OHLCVBar:
+        """Say what is wrong with a line, or take it where it is only rare: a sign, an exponent, zeros past 18 places."""
+        fields = line.split(",")
+        if len(fields) != len(COLUMNS):
+            raise self._error(number, f"{len(fields)} columns instead of {len(COLUMNS)}; the line may be cut off: {shown(line)}")
+        values: dict[str, Decimal] = {}
+        for name, field in zip(COLUMNS[:-1], fields, strict=False):
+            if name.endswith("time"):
+                if not re.fullmatch(_TIME, field, re.ASCII):
+                    raise self._error(
+                        number, f"{name} {shown(field)} is neither epoch milliseconds (13 digits) nor microseconds (16 digits)"
+                    )
+                continue
+            try:
+                values[name] = Decimal(field if _ANY_NUMBER.fullmatch(field) else "not a number")
+            except InvalidOperation:
+                raise self._error(number, f"{name} {shown(field)} is not a number") from None
+        count = values["trades count"]
+        if count != count.to_integral_value() or abs(count.adjusted()) > 18:
+            raise self._error(number, f"trades count {shown(fields[8])} is not a whole number")
+        self._check_times(fields[0], fields[6], number)
+        bar = OHLCVBar(
+            self.symbol,
+            self.exchange,
+            self.timeframe,
+            from_epoch_us(int(fields[0]) * _MICROSECONDS_A_UNIT[len(fields[0])]),
+            values["open"],
+            values["high"],
+            values["low"],
+            values["close"],
+            values["volume"],
+            values["quote volume"],
+            int(count),
+        )
+        try:
+            return check_bar(bar)
+        except InvalidValueError as error:
+            raise self._error(number, str(error)) from error
+
+    def _check_times(self, opened: str, closed: str, number: int) -> None:
+        if len(opened) != len(closed) or opened > closed:
+            raise self._error(number, f"close time {closed} does not follow open time {opened}")
+
+    def _error(self, number: int, problem: str) -> DumpError:
+        return DumpError(f"{self.path}, line {number}: {problem}")
+
+
+def series_in_name(path: Path) -> tuple[str | None, str | None]:
+    """Return (symbol, timeframe) as a dump's name tells them, e.g. ``FILUSDT-1m-2023-04.zip``; None where it does not."""
+    match = _NAME.match(path.name)
+    if match is None:
+        return None, None
+    # the exchange writes months as 1mo where file names do not tell capitals apart
+    timeframe = MONTH if match["timeframe"] == "1mo" else match["timeframe"]
+    return match["symbol"], timeframe
+
+
+async def import_klines(
+    db: DatabaseManager,
+    dump: KlineDump,
+    *,
+    insert: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    commit: Commit[Any] | None = None,
+) -> Imported:
+    """Store the bars of one dump in one transaction: all of them, or nothing.
+
+    Args:
+        db: a connected manager whose schema is in place.
+        dump: the file; it is read batch by batch.
+        insert: refuse bars that are stored already instead of overwriting them.
+        progress: called after each batch with (bytes read, bytes in all).
+        commit: is told when the COMMIT comes, see `iftb_store.files.commits.finish_commit`.
+
+    Raises:
+        DumpError: the file is damaged.
+        IntegrityError: with ``insert``, a bar is stored already or stands twice in the file.
+    """
+    count = off_grid = 0
+    first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    spans, step = Spans(), (SECONDS[dump.timeframe] or 86_400) * 1_000_000
+    async with db.get_session() as session:
+        repository = OHLCVRepository(session)
+        write = repository.insert_many if insert else repository.upsert_many
+        with closing(dump.batches()) as batches:
+            for batch in batches:
+                await write(batch)
+                # a bar that stood in an earlier batch is none more
+                times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
+                count += len(times) - len(spans.add(dump.symbol, times, step))
+                first = min(first, min(bar.timestamp for bar in batch))
+                last = max(last, max(bar.timestamp for bar in batch))
+                off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
+                if progress is not None:
+                    progress(dump.bytes_read, dump.size)
+        if commit is not None:
+            commit.send()
+    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, first, last, off_grid)

@@ -1,0 +1,222 @@
+"""Reads JSON without holding it: an array of candles or of objects, of any length on one line, or an object a line."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from iftb_store.batches.arrow_input import RowError
+from iftb_store.files.candles import KNOWN, plain_name
+from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.texts import TextFile
+from iftb_store.schema.scope import TABLES
+from iftb_store.values.display import kind, shown
+
+#: What stands in a candle of ccxt and freqtrade, in this order.
+CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
+#: What stands in one of Binance's own.
+KLINE = [*CANDLE, "close_time", "quote_volume", "trades_count", "taker_volume", "taker_quote_volume", "ignored"]
+
+# rows in one batch, and characters: objects take many times as much as their text
+_BATCH, _LONGEST_BATCH = 10_000, 2 << 20
+_READ = 1 << 16
+# names that are remembered as known to mean nothing
+_MOST_NAMES = 1_000
+# the longest array that is a candle, with room to spare
+_LONGEST_CANDLE = 1 << 12
+_SPACE = " \t\r\n"
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+# numbers as their text, which is exact
+_EXACT = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
+_PLAIN = json.JSONDecoder(parse_constant=_refuse)
+
+
+class JsonReader:
+    """JSON. Numbers come as text, except within whole rows of ours, whose decimals are text already."""
+
+    def __init__(self, path: Path) -> None:
+        self._text = TextFile(path)
+        self.size = self._text.size
+        self.facts: dict[bytes, bytes] = {}
+        self._elements = _Elements(path, self._text)
+        first = self._elements.peek()
+        #: Candles as arrays, which may lack the volume.
+        self.arrays = isinstance(first, list)
+        if isinstance(first, list):
+            self.names = {len(names): names for names in (CANDLE, KLINE)}.get(len(first), [])
+        else:
+            self.names = list(first) if isinstance(first, dict) else []
+        self._known = set(self.names)
+        self._whole = any(set(table.columns) == set(self.names) for table in TABLES.values())
+        if self._whole:
+            self._elements.decoder = _PLAIN
+        if not self.names:
+            raise DumpError(
+                f"{path}: is JSON, but neither an array of candles [[time, open, high, low, close, volume], …] "
+                "nor objects with named values, in an array or one a line"
+            )
+
+    @property
+    def bytes_read(self) -> int:
+        """About how many bytes of the file were read."""
+        return self._text.bytes_read
+
+    def tables(self, columns: list[str]) -> Generator[pa.Table]:
+        """Yield these columns of the rows, batch after batch."""
+        places = {name: place for place, name in enumerate(self.names)}
+        cell: Callable[[Any, str], Any] = (lambda row, name: row[places[name]]) if self.arrays else dict.get
+        while rows := self._elements.batch():
+            for index, row in enumerate(rows):
+                self._check(row, index, len(rows))
+            yield pa.table({name: _column(name, [cell(row, name) for row in rows]) for name in columns})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
+    def _check(self, row: Any, index: int, rows: int) -> None:
+        if self.arrays:
+            if not isinstance(row, list) or len(row) != len(self.names):
+                raise RowError(index, rows, "", f"is no array of {len(self.names)} values")
+        elif not isinstance(row, dict):
+            raise RowError(index, rows, "", f"is no object but {kind(row)}")
+        elif self._whole and row.keys() != set(self.names):
+            odd = sorted(row.keys() ^ set(self.names))
+            raise RowError(index, rows, "", f"has other names than the first row: {shown(odd[0])}")
+        elif not row.keys() <= self._known:
+            late = row.keys() - self._known
+            for name in sorted(name for name in late if plain_name(name) in KNOWN):
+                raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; give that one null for it")
+            if len(self._known) < _MOST_NAMES:
+                self._known |= late
+
+
+class _Elements:
+    """The elements of the one array, or the objects of all lines, parsed one at a time."""
+
+    def __init__(self, path: Path, stream: TextFile) -> None:
+        self._path, self._stream = path, stream
+        self._characters = codecs.getincrementaldecoder("utf-8-sig")()
+        self.decoder = _EXACT
+        self._buffer, self._at, self._ended = "", 0, False
+        self._number = self._passed = 0
+        self._in_array = self._next_character() == "["
+        self._at += self._in_array
+
+    def peek(self) -> Any:
+        """Return the first element, or None; it is read again."""
+        if self._next_character() in ("", "]"):
+            return None
+        value, _ = self._element()
+        return value
+
+    def batch(self) -> list[Any]:
+        """Return the next elements, none at the end: as many as are short enough together."""
+        self._passed, rows = 0, list[Any]()
+        while len(rows) < _BATCH and self._passed < _LONGEST_BATCH:
+            try:
+                rows.append(self._next())
+            except StopIteration:
+                break
+        return rows
+
+    def _next(self) -> Any:
+        found = self._next_character()
+        if self._in_array:
+            if self._number and found == ",":
+                self._at += 1
+                found = self._next_character()
+            elif self._number and found not in ("", "]"):
+                raise self._error("a comma is missing after the row before")
+            if found == "":
+                raise self._error("the file ends within the array")
+            if found == "]" and self._buffer[self._at - 1] != ",":
+                self._at += 1
+                if self._next_character() != "":
+                    raise self._error("more follows after the array")
+                self._in_array = False
+                raise StopIteration
+        elif found == "":
+            raise StopIteration
+        value, end = self._element()
+        self._passed, self._at = self._passed + end - self._at, end
+        self._number += 1
+        return value
+
+    def _element(self) -> tuple[Any, int]:
+        longest = _LONGEST_CANDLE if self._buffer[self._at] == "[" else LONGEST_ROW
+        while True:
+            try:
+                return self.decoder.raw_decode(self._buffer, self._at)
+            except (ValueError, ArithmeticError) as error:
+                problem = shown(getattr(error, "msg", str(error)), 80)[1:-1]
+            except RecursionError:
+                problem = "nested too deeply"
+            held = len(self._buffer) - self._at
+            if self._ended or held >= longest:
+                raise self._error(f"{problem}: {shown(self._buffer[self._at : self._at + 40])}")
+            # as much again as there is, so that what is long is not parsed time and again
+            self._read(min(max(_READ, held), max(_READ, longest - held)))
+
+    def _next_character(self) -> str:
+        while True:
+            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if self._ended:
+                return ""
+            self._read(_READ)
+
+    def _read(self, size: int) -> None:
+        data = self._stream.read(size)
+        self._ended = len(data) < size
+        try:
+            text = self._characters.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            raise self._error("bytes that are no text (UTF-8)") from error
+        # the character before the place tells a comma at an array's end
+        kept = max(self._at - 1, 0)
+        self._buffer, self._at = self._buffer[kept:] + text, self._at - kept
+
+    def _error(self, problem: str) -> DumpError:
+        return DumpError(f"{self._path}, row {self._number + 1}: {problem}")
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    """Return values as text, whole numbers, or the text of objects."""
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds:
+        return pa.nulls(len(values))
+    if kinds == {int}:
+        return _made(name, values, pa.int64())
+    if kinds == {dict}:
+        return _made(name, [None if value is None else json.dumps(value) for value in values], pa.string())
+    if kinds <= {str, int}:
+        return _made(name, [None if value is None else str(value) for value in values], pa.string())
+    index = next(index for index, value in enumerate(values) if type(value) not in (str, int, type(None)))
+    hint = "; a decimal is written as text" if isinstance(values[index], float) else ""
+    raise RowError(index, len(values), "", f"{name} is {kind(values[index])} {shown(values[index])}{hint}")
+
+
+def _made(name: str, values: list[Any], wanted: pa.DataType) -> Any:
+    try:
+        return pa.array(values, wanted)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        for index, value in enumerate(values):
+            try:
+                pa.scalar(value, wanted)
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+                raise RowError(index, len(values), "", f"{name} {shown(value)} cannot be stored") from error
+        raise

@@ -1,0 +1,245 @@
+"""What a Parquet file needs to be decoded, from its footer and the headers of its pages, before Arrow decodes any of it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from iftb_store.files.limits import LONGEST_FACTS, MOST_COLUMNS, check_at_once, check_ratio, check_types
+from iftb_store.files.readers.arrow_bounds import check_schema_message
+from iftb_store.files.readers.binance import open_file
+from iftb_store.files.readers.thrift import BINARY, LIST, STRUCT, CompactReader
+
+# of a footer: column chunks, which Arrow keeps in about a kilobyte each, and structs and elements of lists of any kind
+_MOST_CHUNKS, _MOST_ELEMENTS = 50_000, 600_000
+# bytes read for a page's header: nearly all are shorter than the first, and none is longer than the last
+_HEADER_SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
+# bytes of text that rows read together may have
+_TEXT_AT_ONCE = 16 << 20
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+# of a page's three kinds of header: the field, and of its fields the number of values and the encoding
+_HEADERS = {5: (1, 2), 7: (1, 2), 8: (1, 4)}
+# how often an entry of a text's dictionary stands in memory: its place, and a hash table's slots
+_ENTRY = 80
+_DELTA_TEXTS = {6: "DELTA_LENGTH_BYTE_ARRAY", 7: "DELTA_BYTE_ARRAY"}
+# Arrow reads so many bytes past a chunk of some old writers
+_PADDING = 100
+
+
+@dataclass
+class _Page:
+    kind: int = -1
+    unpacked: int = -1
+    packed: int = -1
+    values: int = 0
+    encoding: int = -1
+
+
+@dataclass
+class _Chunk:
+    """What a column chunk needs."""
+
+    unpacked: int = 0
+    pages: int = 0
+    at_once: int = 0
+    dictionary: int = 0
+    # bytes of a text's row
+    density: float = 0.0
+
+
+def check_footer(path: Path) -> None:
+    """Refuse a footer that would fill the memory when it is parsed.
+
+    Raises:
+        ValueError: it is damaged, or describes more than any real file holds.
+        OSError: the file cannot be read.
+    """
+    with open_file(path) as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 8))
+        end = file.read(8)
+        length = int.from_bytes(end[:4], "little")
+        if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
+            raise ValueError("it ends without a footer of Parquet")
+        if length > LONGEST_FACTS:
+            raise ValueError(f"its footer has {length:,} bytes, the most is {LONGEST_FACTS:,}")
+        file.seek(size - 8 - length)
+        reader = CompactReader(file.read(length))
+    for number, kind in reader.fields():
+        if number == 2 and kind == LIST:
+            _skip_columns(reader)
+        elif number == 4 and kind == LIST:
+            _skip_groups(reader)
+        elif number == 5 and kind == LIST:
+            _check_facts(reader)
+        else:
+            reader.skip(kind)
+        _check_count(reader.elements, _MOST_ELEMENTS, "facts")
+
+
+def groups_within_bounds(
+    path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int
+) -> Generator[tuple[list[int], int]]:
+    """Yield row groups that can be decoded together, and how many of their rows at once.
+
+    Args:
+        path: the file.
+        metadata: its footer as Arrow has it.
+        made: its schema.
+        columns: which of them are decoded.
+        rows: the most rows at once.
+
+    Raises:
+        ValueError: they unpack to too much, or need too much memory at once, or are damaged.
+    """
+    size = path.stat().st_size
+    width = check_types(made, columns)
+    check_ratio(width * metadata.num_rows, size, texts=False)
+    places = [place for place in range(metadata.num_columns) if metadata.schema.column(place).path in columns]
+    unpacked = held = 0
+    groups: list[int] = []
+    density = 0.0
+    with open_file(path) as file:
+        for group in range(metadata.num_row_groups):
+            facts = metadata.row_group(group)
+            chunks = [_walk(file, size, facts.column(place)) for place in places]
+            unpacked += sum(chunk.unpacked for chunk in chunks)
+            check_ratio(unpacked, size, texts=True)
+            check_at_once(sum(chunk.at_once + chunk.dictionary for chunk in chunks), "row group")
+            groups.append(group)
+            held += facts.num_rows
+            density = max(density, sum(chunk.density for chunk in chunks))
+            if held >= rows:
+                yield groups, _rows_at_once(rows, density)
+                groups, held, density = [], 0, 0.0
+    if groups:
+        yield groups, _rows_at_once(rows, density)
+
+
+def _rows_at_once(rows: int, density: float) -> int:
+    return max(1, min(rows, int(_TEXT_AT_ONCE / density))) if density else rows
+
+
+def _walk(file: Any, size: int, facts: Any) -> _Chunk:
+    """Read the headers of a chunk's pages."""
+    start = facts.data_page_offset
+    if facts.has_dictionary_page and 0 < facts.dictionary_page_offset < start:
+        start = facts.dictionary_page_offset
+    end = start + facts.total_compressed_size
+    if start < 0 or not start <= end <= size:
+        raise ValueError("a column lies beyond its end")
+    is_text = facts.physical_type == "BYTE_ARRAY"
+    chunk, seen, at = _Chunk(), 0, start
+    while seen < facts.num_values and at < min(end + _PADDING, size):
+        page, length = _page(file, at, size)
+        at += length + page.packed
+        if page.packed < 0 or page.unpacked < 0 or page.values < 0 or at > size:
+            raise ValueError("a page lies beyond its end")
+        chunk.pages += 1
+        chunk.unpacked += page.unpacked
+        # pages of few values and bytes: no writer makes them, and reading their headers takes long
+        if chunk.pages > 100 + seen // 16 + chunk.unpacked // 4_096:
+            raise ValueError("its pages hold next to nothing, as in no real file")
+        if page.encoding in _DELTA_TEXTS and page.kind != _DICTIONARY:
+            raise ValueError(
+                f"a column is encoded as {_DELTA_TEXTS[page.encoding]}, whose length is not known before it is read; "
+                "write it with plain or dictionary encoding"
+            )
+        if page.kind == _DICTIONARY:
+            # an entry has at least a byte, or of a text the four of its length
+            if page.values > page.unpacked:
+                raise ValueError("a dictionary claims more entries than it has bytes")
+            chunk.dictionary += page.packed + 3 * page.unpacked + (_ENTRY * page.values if is_text else 0)
+        else:
+            chunk.at_once = max(chunk.at_once, page.packed + (3 if is_text else 1) * page.unpacked)
+        if page.kind in (_DATA, _DATA_V2):
+            seen += page.values
+            if is_text:
+                chunk.density = max(chunk.density, page.unpacked / (page.values or 1))
+    return chunk
+
+
+def _page(file: Any, at: int, size: int) -> tuple[_Page, int]:
+    """Return a page's header and its length."""
+    for length in _HEADER_SIZES:
+        file.seek(at)
+        reader = CompactReader(file.read(length))
+        try:
+            return _header(reader), reader.at
+        except EOFError:
+            if at + length >= size:
+                raise
+    raise ValueError("a page's header is longer than any real one")
+
+
+def _header(reader: CompactReader) -> _Page:
+    page = _Page()
+    for number, kind in reader.fields():
+        if number == 1:
+            page.kind = reader.integer(kind)
+        elif number == 2:
+            page.unpacked = reader.integer(kind)
+        elif number == 3:
+            page.packed = reader.integer(kind)
+        elif number in _HEADERS and kind == STRUCT:
+            values, encoding = _HEADERS[number]
+            for inner, inner_kind in reader.fields():
+                if inner == values:
+                    page.values = max(page.values, reader.integer(inner_kind))
+                elif inner == encoding:
+                    page.encoding = reader.integer(inner_kind)
+                else:
+                    reader.skip(inner_kind)
+        else:
+            reader.skip(kind)
+    return page
+
+
+def _skip_columns(reader: CompactReader) -> None:
+    for columns, kind in enumerate(reader.items(), 1):
+        _check_count(columns, MOST_COLUMNS, "columns")
+        reader.skip(kind)
+
+
+def _skip_groups(reader: CompactReader) -> None:
+    chunks = 0
+    for kind in reader.items():
+        if kind != STRUCT:
+            raise ValueError("its row groups are none")
+        for number, field in reader.fields():
+            if number != 1 or field != LIST:
+                reader.skip(field)
+                continue
+            for item in reader.items():
+                chunks += 1
+                _check_count(chunks, _MOST_CHUNKS, "column chunks")
+                reader.skip(item)
+        _check_count(reader.elements, _MOST_ELEMENTS, "facts")
+
+
+def _check_facts(reader: CompactReader) -> None:
+    """Pass over the metadata, and look at Arrow's own schema in it."""
+    for kind in reader.items():
+        if kind != STRUCT:
+            raise ValueError("its metadata is none")
+        key = value = b""
+        for number, field in reader.fields():
+            if number == 1 and field == BINARY:
+                key = reader.binary()
+            elif number == 2 and field == BINARY:
+                value = reader.binary()
+            else:
+                reader.skip(field)
+        if key == b"ARROW:schema":
+            check_schema_message(base64.b64decode(value, validate=True))
+        _check_count(reader.elements, _MOST_ELEMENTS, "facts")
+
+
+def _check_count(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise ValueError(f"its footer lists more than {most:,} {what}, as that of no real file does")

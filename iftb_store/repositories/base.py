@@ -1,0 +1,125 @@
+"""What all repositories share: a session or a manager, and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import Capability, Session, Stores
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.repositories.streams import Stream, record_batches
+from iftb_store.schema.scope import selected
+from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.values import checks
+from iftb_store.values.display import kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the present time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def opened_stores(manager: DatabaseManager, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+    """Open a session and yield its stores; a ``snapshot`` shows one state of the database, where the backend can."""
+    alike = snapshot and Capability.ISOLATION in manager.capabilities
+    async with manager.get_session(isolation="snapshot" if alike else None) as session:
+        yield stores_of(session)
+
+
+class Repository:
+    """Works in a session, or in a transaction of its own per call."""
+
+    def __init__(self, session: Session | DatabaseManager, *, clock: Clock = utc_now) -> None:
+        """Work in a session, or in a transaction of its own per call where a connected manager is given.
+
+        Args:
+            session: what ``db.get_session()`` yields, an app's own AsyncSession (asyncpg or aiosqlite), or the manager.
+            clock: gives the time for created_at, updated_at and the like; for tests.
+
+        Raises:
+            Unsupported: a session of another kind.
+            InvalidValueError: a clock that cannot be called.
+        """
+        if not callable(clock):
+            raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
+        self._manager = session if isinstance(session, DatabaseManager) else None
+        self._fixed = None if isinstance(session, DatabaseManager) else stores_of(session)
+        self._clock = clock
+
+    @asynccontextmanager
+    async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+        if self._fixed is not None:
+            yield self._fixed
+        elif self._manager is not None:
+            async with opened_stores(self._manager, snapshot=snapshot) as stores:
+                yield stores
+
+    async def _table(self, selection: Selection) -> pa.Table:
+        require_arrow()
+        async with self._stores() as stores:
+            return await stores.scan(selection)
+
+    def _stream(self, selection: Selection, batch_size: object) -> Stream[pa.RecordBatch]:
+        require_arrow()
+        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
+
+    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+        async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
+            async for batch in batches:
+                yield batch
+
+    def _now(self) -> datetime:
+        return checks.utc(self._clock(), "the clock's time")
+
+
+class ArrowReads(Repository):
+    """A repository whose rows can be read as Arrow, too."""
+
+    _scanned: ClassVar[ScannedTable]
+
+    async def read_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+    ) -> pa.Table:
+        """Return all rows, or those of a symbol, an exchange, a window of time, as a pyarrow.Table, all of one state.
+
+        Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
+        timestamp[us, UTC], JSON objects as their text. Rows stand in the order of id. start and end (naive times are UTC)
+        bound the entry_time, of events the created_at, and are counted in.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end.
+        """
+        return await self._table(selected(self._scanned, start, end, symbol=symbol, exchange=exchange))
+
+    def stream_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        batch_size: int = 65_536,
+    ) -> Stream[pa.RecordBatch]:
+        """Read what read_arrow returns as record batches of at most ``batch_size`` rows; see OHLCVRepository.stream_range.
+
+        Raises:
+            MissingDriverError: pyarrow is not installed; the message is the install line.
+            InvalidValueError: start after end, or batch_size below 1.
+        """
+        return self._stream(selected(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)

@@ -1,0 +1,82 @@
+"""The repository of positions."""
+
+from __future__ import annotations
+
+from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError
+from iftb_store.models import Position
+from iftb_store.protocols import Stores
+from iftb_store.repositories.base import ArrowReads
+from iftb_store.schema.row_checks import POSITION_CHECKS
+from iftb_store.schema.table_spec import POSITIONS
+from iftb_store.values import checks
+
+
+class PositionRepository(ArrowReads):
+    """Positions. At most one is open per (exchange, symbol, side); a closed one stays in the table and never changes."""
+
+    _scanned = POSITIONS
+
+    async def get_open_positions(self, exchange: str = "binance") -> list[Position]:
+        """Return the open positions, oldest first by entry_time, then id."""
+        market = checks.name_text(exchange, "exchange")
+        async with self._stores() as stores:
+            return await stores.positions.get_open(market)
+
+    async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
+        """Return the open position of a symbol, or None.
+
+        Raises:
+            AmbiguousPositionError: both sides are open and no side was named.
+        """
+        names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
+        wanted = None if side is None else checks.choice(side, "side", checks.SIDES)
+        async with self._stores() as stores:
+            found = [item for item in await stores.positions.find_open(*names) if wanted in (None, item.side)]
+        if len(found) > 1:
+            raise AmbiguousPositionError(
+                f"both a long and a short position of {names[0]} on {names[1]} are open; name one with side="
+            )
+        return found[0] if found else None
+
+    async def update_position(self, position: Position) -> None:
+        """Store a position. The object is not changed; created_at and last_updated of it are ignored.
+
+        Without an id it updates every field of the open position of the same (exchange, symbol, side), or is inserted
+        where there is none. With an id it updates every field of that one, which must be open.
+
+        Raises:
+            NotFoundError: no position has the id.
+            PositionClosedError: the position with the id is not open any more.
+            IntegrityError: another open position has the (exchange, symbol, side).
+            InvalidValueError: a value cannot be stored.
+        """
+        checked = _checked_position(position)
+        async with self._stores() as stores:
+            if checked.id is None:
+                await stores.positions.upsert(checked, self._now())
+            elif not await stores.positions.update(checked, self._now()):
+                await _refuse_position(stores, checked.id)
+
+    async def close_position(self, position_id: int) -> None:
+        """Set the status of an open position to closed; last_updated becomes now.
+
+        Raises:
+            NotFoundError: no position has the id.
+            PositionClosedError: it is not open any more.
+        """
+        number = checks.integer(position_id, "position_id")
+        async with self._stores() as stores:
+            if not await stores.positions.close(number, self._now()):
+                await _refuse_position(stores, number)
+
+
+async def _refuse_position(stores: Stores, position_id: int) -> None:
+    if await stores.positions.exists(position_id):
+        raise PositionClosedError(f"position {position_id} is not open any more and cannot be changed; a new one has no id")
+    raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists those that are open")
+
+
+def _checked_position(position: Position) -> Position:
+    if not isinstance(position, Position):
+        raise InvalidValueError(f"a Position is wanted, not {type(position).__name__}")
+    return Position(**{name: check(getattr(position, name), name) for name, check in POSITION_CHECKS.items()})

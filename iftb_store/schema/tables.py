@@ -1,0 +1,296 @@
+"""The schema, once for all engines, as SQLModel tables; ``Base.metadata`` owns it.
+
+A series of bars is (exchange, symbol, timeframe). On PostgreSQL the series and the timestamp are the primary key of
+``ohlcv`` and ``id`` is an identity column, so that the table can be partitioned. On SQLite ``id`` is the primary key (only
+that is generated there) and the series with the timestamp is unique. On DuckDB ``ohlcv`` has no key: its index would
+have to live in memory; the backend checks under its write lock instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Identity,
+    Index,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    event,
+    func,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import registry
+from sqlalchemy.schema import CreateColumn, CreateIndex
+from sqlalchemy.sql.functions import FunctionElement
+from sqlmodel import Field, SQLModel
+
+from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.values.checks import ACTIONS, SEVERITIES, SIDES, STATUSES
+
+OPEN = "status = 'open'"
+REALIZED = "realized_pnl IS NOT NULL"
+
+_GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
+
+
+class Base(SQLModel, registry=registry()):
+    """Base of the tables; its metadata holds ours and nothing else."""
+
+
+class Key(TypeDecorator[str]):
+    """Text compared byte by byte on every engine, so that keys sort alike everywhere and index fast."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Any) -> Any:
+        """Choose the C collation on PostgreSQL."""
+        return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
+
+
+class StoreNow(FunctionElement[datetime]):
+    """The present time as the engine's own default for rows written by raw SQL."""
+
+    inherit_cache = True
+    type = UTCDateTime()
+
+
+@compiles(StoreNow)
+def _now(element: StoreNow, compiler: Any, **options: Any) -> str:
+    return "now()"
+
+
+@compiles(StoreNow, "sqlite")
+def _now_sqlite(element: StoreNow, compiler: Any, **options: Any) -> str:
+    return "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000)"
+
+
+@compiles(CreateColumn, "sqlite")
+def _column_sqlite(element: CreateColumn, compiler: Any, **options: Any) -> Any:
+    if _GENERATED in element.element.info:
+        return f"{element.element.name} INTEGER NOT NULL PRIMARY KEY"
+    return compiler.visit_create_column(element, **options)
+
+
+@compiles(CreateColumn, "duckdb")
+def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> Any:
+    if _GENERATED in element.element.info:
+        return f"{element.element.name} BIGINT DEFAULT nextval('{element.element.table.name}_id_seq') NOT NULL"
+    return compiler.visit_create_column(element, **options)
+
+
+@compiles(CreateIndex)
+def _partial_index(element: CreateIndex, compiler: Any, **options: Any) -> str:
+    # SQLAlchemy's own postgresql_where has every driver's dialect imported, a tenth of our import
+    created: str = compiler.visit_create_index(element, **options)
+    where = element.element.info.get(_WHERE)
+    return created if where is None else f"{created} WHERE {where}"
+
+
+def _id() -> Any:
+    return Field(default=None, sa_column=Column("id", BigInteger, Identity(), nullable=False, info={_GENERATED: True}))
+
+
+def _key(name: str, *, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(name, Key, nullable=nullable))
+
+
+def _text(name: str, *, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(name, Text, nullable=nullable))
+
+
+def _decimal(name: str, *, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(name, ExactDecimal, nullable=nullable))
+
+
+def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
+    default = StoreNow() if now else None
+    return Field(default=None, sa_column=Column(name, UTCDateTime, nullable=nullable, server_default=default))
+
+
+def _json(name: str) -> Any:
+    return Field(default=None, sa_column=Column(name, JSONObject, nullable=True))
+
+
+def _one_of(table: str, column: str, choices: Collection[str]) -> CheckConstraint:
+    words = ", ".join(f"'{choice}'" for choice in choices)
+    return CheckConstraint(f"{column} IN ({words})", name=f"ck_{table}_{column}")
+
+
+def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> PrimaryKeyConstraint:
+    # on SQLite the id column's own DDL is the primary key
+    constraint = PrimaryKeyConstraint(*columns, name=f"pk_{table}")
+    return constraint.ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
+
+
+class OHLCVRow(Base, table=True):
+    """Bars. The mapper's identity is the series and the timestamp, on every engine."""
+
+    __tablename__ = "ohlcv"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("ohlcv", "exchange", "symbol", "timeframe", "timestamp", dialects=("postgresql",)),
+        UniqueConstraint("exchange", "symbol", "timeframe", "timestamp", name="uq_ohlcv").ddl_if(dialect="sqlite"),
+    )
+
+    id: int | None = _id()
+    exchange: str = _key("exchange")
+    symbol: str = _key("symbol")
+    timeframe: str = _key("timeframe")
+    timestamp: datetime = _time("timestamp")
+    open: Decimal = _decimal("open")
+    high: Decimal = _decimal("high")
+    low: Decimal = _decimal("low")
+    close: Decimal = _decimal("close")
+    volume: Decimal = _decimal("volume")
+    quote_volume: Decimal | None = _decimal("quote_volume", nullable=True)
+    trades_count: int | None = Field(default=None, sa_column=Column("trades_count", BigInteger, nullable=True))
+    created_at: datetime | None = _time("created_at", now=True)
+
+
+class TradeRow(Base, table=True):
+    """Trades."""
+
+    __tablename__ = "trades"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("trades", "id"),
+        UniqueConstraint("trade_id", name="uq_trades_trade_id"),
+        _one_of("trades", "side", SIDES),
+        _one_of("trades", "action", ACTIONS),
+    )
+
+    id: int | None = _id()
+    trade_id: str = _key("trade_id")
+    symbol: str = _key("symbol")
+    exchange: str = _key("exchange")
+    side: str = _text("side")
+    action: str = _text("action")
+    entry_price: Decimal = _decimal("entry_price")
+    quantity: Decimal = _decimal("quantity")
+    entry_time: datetime = _time("entry_time")
+    leverage: Decimal = _decimal("leverage")
+    exit_price: Decimal | None = _decimal("exit_price", nullable=True)
+    exit_time: datetime | None = _time("exit_time", nullable=True)
+    realized_pnl: Decimal | None = _decimal("realized_pnl", nullable=True)
+    realized_pnl_pct: Decimal | None = _decimal("realized_pnl_pct", nullable=True)
+    fee: Decimal = _decimal("fee")
+    signal_score: Decimal | None = _decimal("signal_score", nullable=True)
+    technical_score: Decimal | None = _decimal("technical_score", nullable=True)
+    llm_score: Decimal | None = _decimal("llm_score", nullable=True)
+    xgb_confidence: Decimal | None = _decimal("xgb_confidence", nullable=True)
+    stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
+    take_profit: Decimal | None = _decimal("take_profit", nullable=True)
+    position_size_pct: Decimal | None = _decimal("position_size_pct", nullable=True)
+    decision_reasons: dict[str, Any] | None = _json("decision_reasons")
+    llm_analysis: dict[str, Any] | None = _json("llm_analysis")
+    created_at: datetime | None = _time("created_at", now=True)
+    updated_at: datetime | None = _time("updated_at", now=True)
+
+
+class PositionRow(Base, table=True):
+    """Positions, open and closed; at most one open a (exchange, symbol, side)."""
+
+    __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("positions", "id"),
+        _one_of("positions", "side", SIDES),
+        _one_of("positions", "status", STATUSES),
+    )
+
+    id: int | None = _id()
+    symbol: str = _key("symbol")
+    exchange: str = _key("exchange")
+    side: str = _key("side")
+    entry_price: Decimal = _decimal("entry_price")
+    quantity: Decimal = _decimal("quantity")
+    margin: Decimal = _decimal("margin")
+    entry_time: datetime = _time("entry_time")
+    current_price: Decimal | None = _decimal("current_price", nullable=True)
+    unrealized_pnl: Decimal | None = _decimal("unrealized_pnl", nullable=True)
+    status: str = _text("status")
+    leverage: Decimal = _decimal("leverage")
+    unrealized_pnl_pct: Decimal | None = _decimal("unrealized_pnl_pct", nullable=True)
+    liquidation_price: Decimal | None = _decimal("liquidation_price", nullable=True)
+    stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
+    take_profit: Decimal | None = _decimal("take_profit", nullable=True)
+    trailing_stop: Decimal | None = _decimal("trailing_stop", nullable=True)
+    trade_id: str | None = _key("trade_id", nullable=True)
+    last_updated: datetime | None = _time("last_updated", now=True)
+    created_at: datetime | None = _time("created_at", now=True)
+
+
+class SystemEventRow(Base, table=True):
+    """System events."""
+
+    __tablename__ = "system_events"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("system_events", "id"),
+        _one_of("system_events", "severity", SEVERITIES),
+    )
+
+    id: int | None = _id()
+    event_type: str = _text("event_type")
+    severity: str = _key("severity")
+    message: str = _text("message")
+    details: dict[str, Any] | None = _json("details")
+    symbol: str | None = _key("symbol", nullable=True)
+    exchange: str | None = _key("exchange", nullable=True)
+    trade_id: str | None = _key("trade_id", nullable=True)
+    position_id: int | None = Field(default=None, sa_column=Column("position_id", BigInteger, nullable=True))
+    stack_trace: str | None = _text("stack_trace", nullable=True)
+    created_at: datetime | None = _time("created_at", now=True)
+
+
+_ROW_STORES = ("postgresql", "sqlite")
+
+
+def _index(name: str, *columns: Any, dialects: Collection[str] = _ROW_STORES, **options: Any) -> None:
+    # DuckDB scans columns; there an index pays for uniqueness only
+    Index(name, *columns, **options).ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
+
+
+_trades, _positions, _events = (Base.metadata.tables[name] for name in ("trades", "positions", "system_events"))
+_index("ix_trades_recent", _trades.c.entry_time, _trades.c.id)
+_index("ix_trades_symbol", _trades.c.exchange, _trades.c.symbol, _trades.c.entry_time, _trades.c.id)
+_index(
+    "ix_trades_realized",
+    _trades.c.exchange,
+    func.coalesce(_trades.c.exit_time, _trades.c.updated_at),
+    info={_WHERE: REALIZED},
+)
+_open_key = (_positions.c.exchange, _positions.c.symbol, _positions.c.side)
+_index("uq_positions_open", *_open_key, unique=True, info={_WHERE: OPEN})
+_index(
+    "uq_positions_open_key",
+    *(text(f"(CASE WHEN status = 'open' THEN {column.name} END)") for column in _open_key),
+    dialects=("duckdb",),
+    unique=True,
+    _table=_positions,
+)
+_index("ix_events_recent", _events.c.created_at, _events.c.id)
+_index("ix_events_severity", _events.c.severity, _events.c.created_at, _events.c.id)
+
+
+def _create_sequence(table: Table, connection: Connection, **options: Any) -> None:
+    if connection.dialect.name == "duckdb":
+        connection.execute(text(f"CREATE SEQUENCE IF NOT EXISTS {table.name}_id_seq"))
+
+
+def _drop_sequence(table: Table, connection: Connection, **options: Any) -> None:
+    if connection.dialect.name == "duckdb":
+        connection.exec_driver_sql(f"DROP SEQUENCE IF EXISTS {table.name}_id_seq")
+
+
+for _table in Base.metadata.tables.values():
+    event.listen(_table, "before_create", _create_sequence)
+    event.listen(_table, "after_drop", _drop_sequence)

@@ -1,0 +1,127 @@
+"""Column types: one meaning on every engine, each engine's own representation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, BindParameter, ColumnElement, DateTime, Dialect, Numeric, Text, TypeDecorator
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+from iftb_store.values.checks import exact_decimal, json_object, json_text, utc
+from iftb_store.values.decimals import PRECISION, SCALE, from_sortable, to_sortable
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The years 1 to 9999, as whole microseconds since 1970-01-01 UTC.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+
+
+def to_epoch_us(moment: datetime) -> int:
+    """Return an aware time as whole microseconds since 1970-01-01 UTC."""
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def from_epoch_us(microseconds: int) -> datetime:
+    """Return the aware UTC time that `to_epoch_us` counted."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
+class ExactDecimal(TypeDecorator[Decimal]):
+    """DECIMAL(38,18); on SQLite the sortable text of `iftb_store.values.decimals.to_sortable`."""
+
+    impl = Numeric(PRECISION, SCALE)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the engine's own type."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric(PRECISION, SCALE))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """Refuse what the column cannot hold exactly, then encode."""
+        if value is None:
+            return None
+        exact = exact_decimal(value, "value")
+        return to_sortable(format(exact, "f")) if dialect.name == "sqlite" else exact
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """Decode."""
+        return from_sortable(value) if dialect.name == "sqlite" and value is not None else value
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """TIMESTAMP WITH TIME ZONE; on SQLite whole microseconds since 1970-01-01 UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the engine's own type."""
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Convert to UTC (naive is UTC), then encode."""
+        if value is None:
+            return None
+        moment = utc(value, "value")
+        return to_epoch_us(moment) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Decode."""
+        return from_epoch_us(value) if dialect.name == "sqlite" and value is not None else value
+
+
+class CastText(FunctionElement[str]):
+    """Text as PostgreSQL's own text: of other types others may have put operators of theirs into its search_path."""
+
+    inherit_cache = True
+
+    def __init__(self, expression: ColumnElement[Any]) -> None:
+        super().__init__(expression)
+        self.type = ComparedText()
+
+
+class ComparedText(TypeDecorator[str]):
+    """Text that is compared with a `CastText`, and cast as that one."""
+
+    impl = Text
+    cache_ok = True
+
+    def bind_expression(self, bindparam: BindParameter[str]) -> ColumnElement[str]:
+        """Cast the parameter, too."""
+        return CastText(bindparam)
+
+
+@compiles(CastText)
+def _plain(element: CastText, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses.clauses[0], **options))
+
+
+@compiles(CastText, "postgresql")
+def _cast(element: CastText, compiler: Any, **options: Any) -> str:
+    return f"CAST({_plain(element, compiler, **options)} AS text)"
+
+
+class JSONObject(TypeDecorator[dict[str, Any]]):
+    """A JSON object kept as its text: JSON on PostgreSQL and DuckDB (not JSONB, which rewrites numbers), TEXT on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the engine's own type."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else JSON(none_as_null=True))
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
+        """Refuse what JSON cannot hold, then encode."""
+        if value is None:
+            return None
+        text = json_text(value, "value")
+        return text if dialect.name == "sqlite" else json_object(text)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
+        """Decode."""
+        return json_object(value) if isinstance(value, str) else value

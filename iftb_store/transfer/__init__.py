@@ -1,0 +1,1 @@
+"""Store to store: copy, compare, verify, back up, restore."""

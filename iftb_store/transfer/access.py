@@ -1,0 +1,49 @@
+"""Sessions that read all rows of a table or fail: those of transfers, which must not take a part for the whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.protocols import Isolation, SupportsWholeReads
+from iftb_store.schema.table_spec import ScannedTable
+
+if TYPE_CHECKING:
+    from iftb_store.manager import DatabaseManager
+
+
+async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert: bool = False) -> None:
+    """Let a session's transaction read all rows of some tables, or fail; see `iftb_store.protocols.SupportsWholeReads`.
+
+    Raises:
+        OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
+    """
+    backend = getattr(session, "iftb_store_backend", None)
+    if isinstance(backend, SupportsWholeReads):
+        await backend.require_whole(session, [table.name for table in tables], insert=insert)
+
+
+@asynccontextmanager
+async def whole_session(
+    db: DatabaseManager, tables: Iterable[ScannedTable], *, insert: bool = False, isolation: Isolation | None = None
+) -> AsyncIterator[Any]:
+    """Open a session that reads all rows of some tables, or fails.
+
+    Raises:
+        OperationalError: as `require_whole`.
+    """
+    async with db.get_session(isolation=isolation) as session:
+        await require_whole(session, tables, insert=insert)
+        yield session
+
+
+async def require_two(source: DatabaseManager, destination: DatabaseManager) -> None:
+    """Refuse to copy or compare tables with themselves.
+
+    Raises:
+        InvalidValueError: the two work on the same tables.
+    """
+    if await source.identity() == await destination.identity():
+        raise InvalidValueError("the source and the destination are the same database; name another one")

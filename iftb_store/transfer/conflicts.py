@@ -1,0 +1,255 @@
+"""Finds what a copy must not write: rows of the source whose id, or other unique value, is a row of the destination's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import ColumnElement, func, select
+
+from iftb_store.batches.arrow import schema
+from iftb_store.errors import CollisionError
+from iftb_store.manager import DatabaseManager
+from iftb_store.schema.table_spec import BARS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.schema.tables import Base
+from iftb_store.schema.types import CastText
+from iftb_store.transfer.access import whole_session
+from iftb_store.transfer.plan import Compared, LastCommitted, Stretch, batches, chosen
+from iftb_store.values.display import shown
+
+T = TypeVar("T")
+
+_OPEN_KEY = ("exchange", "symbol", "side")
+REMEDY = "copy into a store of its own, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
+
+# parameters of one statement
+_MOST = 500
+
+
+def others(table: ScannedTable, compared: Compared) -> Any:
+    """Tell of each changed row whether the destination's row of its id is another one, not the same as it was."""
+    differs: Any = pc.is_null(compared.changed["id"])
+    for name in table.identity:
+        differs = pc.or_(differs, pc.not_equal(compared.changed[name], compared.stored[name]))
+    return differs
+
+
+class Collisions:
+    """Is shown all that a copy would write into one table, and refuses what belongs to other rows there.
+
+    With ``delete`` the chosen rows that only the destination has are going to be deleted, so that they are in nobody's way.
+    """
+
+    def __init__(self, table: ScannedTable, source: Any, destination: DatabaseManager, *, delete: bool) -> None:
+        self._table = table
+        self._columns = Base.metadata.tables[table.name].c
+        self._source = source
+        self._destination = destination
+        self._delete = delete
+        self._greatest = self._foreign = 0
+        self._wanted, self._freed = _Numbers(), _Numbers()
+        self._open: dict[int, tuple[str, ...]] = {}
+        self._opening: dict[tuple[str, ...], int] = {}
+        self._closing: list[pa.Table] = []
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether a bar gets the id that another one has and loses."""
+        return self._wanted.meets(self._freed)
+
+    @property
+    def closing(self) -> pa.Table:
+        """The rows, as they come, of positions that are open in the destination: what keeps their places from others."""
+        return pa.concat_tables([schema(self._table).empty_table(), *self._closing])
+
+    async def begin(self) -> None:
+        """Look at what the destination has."""
+        async with whole_session(self._destination, [self._table]) as session:
+            if self._table is BARS:
+                counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
+                ((count, greatest),) = (await session.execute(counts)).all()
+                self._foreign, self._greatest = int(count), greatest or 0
+            if self._table is POSITIONS:
+                columns = [self._columns[name] for name in ("id", *_OPEN_KEY)]
+                rows = await session.execute(select(*columns).where(CastText(self._columns.status) == "open"))
+                self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
+
+    def known(self, rows: int) -> None:
+        """Leave so many rows of the destination out of account: the source has them, with the same ids."""
+        self._foreign -= rows
+
+    @property
+    def impossible(self) -> bool:
+        """Whether no id can be another bar's, as the source has all that the destination has; then nothing new need be read."""
+        return self._table is BARS and self._foreign <= 0
+
+    async def take(self, stretch: Stretch, compared: Compared) -> None:
+        """Take what is to be written, and what is there in its place.
+
+        Raises:
+            CollisionError: a row's id is that of another row, or its trade_id is stored with another id.
+        """
+        if self._table is BARS:
+            self._take_bars(compared)
+            return
+        other = pc.and_(others(self._table, compared), pc.invert(self._removed(compared.stored, stretch)))
+        if pc.any(other).as_py():
+            mine, its = (rows.filter(other).slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
+            raise CollisionError(
+                f"{self._table.name}: the source's {self._named(mine)} has the id {mine['id']} of the destination's own "
+                f"{self._named(its)}; {REMEDY}"
+            )
+        if self._table is TRADES:
+            # of rows that are deleted first, for others that have their ids, what comes may be another trade
+            renamed = compared.changed.filter(others(self._table, compared))
+            await self._refuse_trade_ids(stretch, pa.concat_tables([compared.new, renamed]))
+        if self._table is POSITIONS:
+            self._take_positions(stretch, compared)
+
+    async def end(self) -> None:
+        """Refuse what only the whole tells.
+
+        Raises:
+            CollisionError: a bar's id is that of another bar, or a position would be the second open one.
+        """
+        if self._wanted and not self.impossible:
+            await self._refuse_ids()
+        taken = {key: number for number, key in self._open.items()}
+        for key, number in self._opening.items():
+            if key in taken:
+                raise CollisionError(
+                    f"positions: the source's open position {number} of {' '.join(key)} meets the destination's own open "
+                    f"position {taken[key]}; close one of them, or {REMEDY}"
+                )
+
+    def _removed(self, rows: pa.Table, stretch: Stretch) -> Any:
+        if self._delete:
+            return chosen(rows, stretch.selection)
+        return pc.is_null(rows["id"])
+
+    def _take_bars(self, compared: Compared) -> None:
+        moved: Any = pc.not_equal(compared.changed["id"], compared.stored["id"])
+        self.known(compared.same + compared.changed.num_rows - (pc.sum(moved).as_py() or 0))
+        for rows in (compared.new, compared.changed.filter(moved)):
+            ids: Any = rows["id"]
+            self._wanted.add(ids.filter(pc.less_equal(ids, pa.scalar(self._greatest))))
+        self._freed.add(compared.stored["id"].filter(moved))
+        if self._delete:
+            self._freed.add(compared.extra["id"])
+
+    async def _refuse_ids(self) -> None:
+        async for rows in batches(LastCommitted(self._destination), Stretch(Selection(BARS))):
+            numbers: list[Any] = rows["id"].to_pylist()
+            for index, number in enumerate(numbers):
+                if number in self._wanted and number not in self._freed:
+                    its = rows.slice(index, 1).to_pylist()[0]
+                    found = await self._bars(self._source, self._columns.id == number)
+                    raise self._collision(number, its, [bar for _, bar in found])
+
+    async def meanwhile(self, last: int) -> None:
+        """Refuse ids of bars that the destination has given since `begin`, up to the last one that is to be written.
+
+        Raises:
+            CollisionError: a bar of the source has one of them.
+        """
+        async with whole_session(self._destination, [self._table]) as session:
+            condition = self._columns.id.between(self._greatest + 1, last)
+            theirs = dict(await self._bars(session, condition))
+        for part in _parts(list(theirs)):
+            for number, bar in await self._bars(self._source, self._columns.id.in_(part)):
+                if bar != theirs[number]:
+                    raise self._collision(number, theirs[number], [bar])
+
+    async def _bars(self, session: Any, condition: ColumnElement[bool]) -> list[tuple[int, dict[str, Any]]]:
+        """Return ids and keys of bars."""
+        named = [self._columns[name] for name in ("id", *BARS.key)]
+        rows = (await session.execute(select(*named).where(condition))).all()
+        return [(number, dict(zip(BARS.key, key, strict=True))) for number, *key in rows]
+
+    def _collision(self, number: int, its: Mapping[str, Any], ours: Iterable[Mapping[str, Any]]) -> CollisionError:
+        names = " and ".join(map(self._named, ours))
+        return CollisionError(
+            f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {REMEDY}"
+        )
+
+    async def _refuse_trade_ids(self, stretch: Stretch, new: pa.Table) -> None:
+        ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
+        for part in _parts(list(ids)):
+            condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
+            names = ("id", "trade_id", "exchange", "symbol", "entry_time")
+            async with whole_session(self._destination, [self._table]) as session:
+                found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
+            for row in found.all():
+                its: dict[str, Any] = dict(zip(names, row, strict=True))
+                if not (self._delete and _is_chosen(its, stretch.selection)):
+                    raise CollisionError(
+                        f"trades: the source's trade {shown(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
+                        f"the destination with the id {its['id']}; {REMEDY}"
+                    )
+
+    def _take_positions(self, stretch: Stretch, compared: Compared) -> None:
+        removed = compared.extra.filter(self._removed(compared.extra, stretch))
+        its_status: Any = compared.stored["status"]
+        self._closing.append(compared.changed.filter(pc.equal(its_status, pa.scalar("open"))))
+        gone: list[Any] = [*compared.stored["id"].to_pylist(), *removed["id"].to_pylist()]
+        for number in gone:
+            self._open.pop(number, None)
+        for rows in (compared.new, compared.changed):
+            status: Any = rows["status"]
+            opened = rows.filter(pc.equal(status, pa.scalar("open"))).select(["id", *_OPEN_KEY])
+            self._opening |= {tuple(key): number for number, *key in zip(*opened.to_pydict().values(), strict=True)}
+
+    def _named(self, row: Mapping[str, Any]) -> str:
+        if self._table is BARS:
+            series = " ".join(row[name] for name in ("exchange", "symbol", "timeframe"))
+            return f"bar {series} {row['timestamp'].isoformat(' ')}"
+        values = " ".join(str(row[name]) for name in self._table.identity)
+        return f"{self._table.model.__name__.lower()} {shown(values)}"
+
+
+class _Numbers:
+    """A set of numbers that takes one bit for each where they lie close together, as ids do."""
+
+    _BITS = 16
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pages)
+
+    def __contains__(self, number: int) -> bool:
+        page = self._pages.get(number >> self._BITS)
+        return page is not None and bool(page[(number & (1 << self._BITS) - 1) >> 3] >> (number & 7) & 1)
+
+    def add(self, numbers: Any) -> None:
+        """Add a column of numbers."""
+        low = (1 << self._BITS) - 1
+        for number in numbers.to_pylist():
+            page = self._pages.get(number >> self._BITS)
+            if page is None:
+                page = self._pages[number >> self._BITS] = bytearray(1 << self._BITS - 3)
+            page[(number & low) >> 3] |= 1 << (number & 7)
+
+    def meets(self, other: _Numbers) -> bool:
+        """Tell whether the two have a number in common."""
+        return any(
+            int.from_bytes(page) & int.from_bytes(other._pages[number])
+            for number, page in self._pages.items()
+            if number in other._pages
+        )
+
+
+def _is_chosen(row: Mapping[str, Any], selection: Selection) -> bool:
+    moment = row[selection.table.time]
+    return (
+        all(row[name] == value for name, value in selection.equal.items())
+        and (selection.start is None or moment >= selection.start)
+        and (selection.end is None or moment <= selection.end)
+    )
+
+
+def _parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (values[first : first + _MOST] for first in range(0, len(values), _MOST))

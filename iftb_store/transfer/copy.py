@@ -1,0 +1,449 @@
+"""Copies one store into another, or a part of it: only what differs, in bounded memory, and proves the copy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store.batches.arrow import unreadable
+from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
+from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import Capability
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.schema.scope import Scope
+from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
+from iftb_store.transfer import plan as reading
+from iftb_store.transfer.access import require_two, require_whole, whole_session
+from iftb_store.transfer.conflicts import REMEDY, Collisions, others
+from iftb_store.transfer.digests import Digester, Part, checksum, no_json, places
+from iftb_store.transfer.leading import greatest, leading
+from iftb_store.transfer.plan import Compared, LastCommitted, Run, Step, Stretch, Tell, chosen, silent
+from iftb_store.transfer.verify import Contents, contents, named, row_differences, told
+from iftb_store.values.display import shown
+
+Conflict = Literal["source-wins", "refuse"]
+CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
+
+
+@dataclass
+class Copied:
+    """What was done to one series of bars, or to another table.
+
+    Attributes:
+        table: the table's name.
+        series: what the rows have in common, such as ``binance BTCUSDT 1m``; empty where they are a whole table's.
+        source: the source's rows and their checksum.
+        inserted: rows that the destination lacked.
+        updated: rows of which it had other values.
+        deleted: rows that only the destination had, where these were to be deleted.
+        kept: rows that only the destination has.
+        equal: whether it is proved that the destination now has every row of the source; with ``kept`` 0, and no other.
+    """
+
+    table: str
+    series: str
+    source: Contents
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    kept: int = 0
+    equal: bool = False
+
+    @property
+    def unchanged(self) -> int:
+        """The source's rows that the destination had already."""
+        return self.source.rows - self.inserted - self.updated
+
+
+@dataclass
+class _Plan:
+    """What is to be done about one stretch.
+
+    Attributes:
+        whole: the destination's table is empty, so that all rows are moved as they are read for the first time.
+        runs: otherwise the parts that differ.
+        equal: how many rows are in the others.
+        proofs: the checksum of the source's parts of each run.
+    """
+
+    stretch: Stretch
+    copied: Copied
+    whole: bool
+    runs: list[Run] = field(default_factory=list)
+    equal: int = 0
+    proofs: list[str] = field(default_factory=list)
+
+
+class Copy:
+    """A copy of one store, or of a part of it, into another.
+
+    The source is read in one state from beginning to end, so that bars, trades, positions and events fit each other. Ids and
+    the times that the store keeps are copied too; ids that the destination gives later lie past them. What is refused is
+    refused before anything is written. What is written is committed in batches: a copy that was broken off, by whatever, is
+    gone on with by the same call. Parts of equal checksums are not moved, see `iftb_store.transfer.digests`. At the end the
+    destination is read again and compared.
+
+    Rows are the same where their key is: the series and the timestamp of bars; the id of the others, with the trade_id of a
+    trade, the created_at of a position, the created_at, type and message of an event. A row with the id of another one is no
+    newer version of it but a collision, as is a trade_id or an open position that is stored under another id.
+
+    The destination may be written to meanwhile: of each table the row with the greatest id is written first, so that ids which
+    the destination gives from then on lie past all that come. A row that it is given just before, with an id or a trade_id that
+    is to come, ends the copy; it is not overwritten.
+
+    With ``delete``, and where bars exchange their ids, what is in the way of other rows is deleted before any is written, in
+    transactions of its own: a copy that was broken off then leaves the destination without rows that it had, until the same
+    call brings them again.
+
+    Args:
+        source: a connected manager.
+        destination: another one, on a database with the tables of iftb-store, see `prepare`.
+        scope: what is copied; None for all.
+        on_conflict: what becomes of a row that the destination has with other values: "source-wins" overwrites it,
+            "refuse" raises before anything is written.
+        delete: delete those of the chosen rows that only the destination has; else they stay and are counted.
+        step: shows how far it is.
+
+    Attributes:
+        moved: rows written up to now.
+    """
+
+    def __init__(
+        self,
+        source: DatabaseManager,
+        destination: DatabaseManager,
+        scope: Scope | None = None,
+        *,
+        on_conflict: Conflict = "source-wins",
+        delete: bool = False,
+        step: Step = silent,
+    ) -> None:
+        if on_conflict not in CONFLICTS:
+            raise InvalidValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {shown(on_conflict)}")
+        require_arrow()
+        self._source = source
+        self._destination = destination
+        self._scope = scope or Scope()
+        self._refuse = on_conflict == "refuse"
+        self._delete = delete
+        self._step = step
+        self._theirs = LastCommitted(destination)
+        self.moved = 0
+
+    async def run(self, *, dry: bool = False) -> list[Copied]:
+        """Copy; return what was done, series by series and table by table.
+
+        Args:
+            dry: find out what there is to do, and what is to be refused, and write nothing; no checksum is proved then, and
+                there is none of what goes into an empty table.
+
+        Raises:
+            CollisionError: a row of the source would take the place of one of the destination's own; nothing was written,
+                unless the destination's row came meanwhile.
+            InvalidValueError: the two are the same database.
+            SchemaError: one of the two has no schema that can be used.
+            OperationalError: rows of one of the two are hidden from its role, or the destination's may not insert; nothing was
+                written.
+            StoreError: an id of the source is so great that hardly any lies past it; nothing was written. Or the destination
+                changed meanwhile, so that it is not equal at the end.
+        """
+        await require_two(self._source, self._destination)
+        await reading.require_schema(self._source, self._scope.tables)
+        await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
+        async with reading.snapshot(self._source, self._scope.tables) as session:
+            ours = stores_of(session)
+            last = {table: await greatest(session, self._scope, table) for table in self._scope.tables}
+            plans = await self._plans(session, ours)
+            checked = {
+                table: await self._check(session, ours, table, [plan for plan in plans if plan.stretch.table is table])
+                for table in self._scope.tables
+            }
+            if not dry:
+                await self._write(ours, plans, checked, last)
+                await self._prove(ours, plans)
+        return [plan.copied for plan in plans]
+
+    async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
+        """Find the parts that differ."""
+        here = await reading.stretches(session, self._scope)
+        async with whole_session(self._destination, self._scope.tables) as other:
+            there = await reading.stretches(other, self._scope)
+        empty = [table for table in self._scope.tables if not (await self._theirs.scan(Selection(table, limit=1))).num_rows]
+        total = sum(rows for stretch, rows in here + there if stretch.table not in empty)
+        expected = {stretch.key: rows for stretch, rows in here}
+        plans = []
+        with self._step("compare") as tell:
+            count = _counting(tell, total)
+            for stretch in reading.in_order([stretch for stretch, _ in here + there]):
+                if stretch.table in empty:
+                    contents = Contents(expected.get(stretch.key, 0), "")
+                    plans.append(_Plan(stretch, Copied(stretch.table.name, stretch.series, contents, contents.rows), True))
+                else:
+                    plans.append(await self._compared(ours, stretch, count))
+        return plans
+
+    async def _compared(self, ours: Any, stretch: Stretch, count: Callable[[int], None]) -> _Plan:
+        mine, its = await reading.together(
+            reading.digested(ours, stretch, tell=count), reading.digested(self._theirs, stretch, tell=count)
+        )
+        runs = reading.runs(mine, its)
+        copied = Copied(stretch.table.name, stretch.series, contents(mine), equal=not runs)
+        equal = copied.source.rows - sum(run.rows for run in runs)
+        return _Plan(stretch, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
+
+    async def _check(self, session: Any, ours: Any, table: ScannedTable, plans: list[_Plan]) -> Collisions:
+        """Count what is to be moved and refuse what must not be."""
+        collisions = Collisions(table, session, self._destination, delete=self._delete)
+        if not any(plan.runs for plan in plans):
+            return collisions
+        await collisions.begin()
+        for plan in plans:
+            collisions.known(plan.equal)
+        with self._step(f"check {table.name}") as tell:
+            count = _counting(tell, sum(run.rows for plan in plans for run in plan.runs))
+            for fresh in (False, True):
+                for plan in plans:
+                    runs = [run for run in plan.runs if run.fresh == fresh]
+                    if fresh and collisions.impossible:
+                        plan.copied.inserted += sum(run.rows for run in runs)
+                        continue
+                    async for compared in self._changes(ours, plan, runs):
+                        await self._take(ours, plan, compared, collisions)
+                        count(compared.new.num_rows + compared.changed.num_rows + compared.same)
+        await collisions.end()
+        return collisions
+
+    async def _take(self, ours: Any, plan: _Plan, compared: Compared, collisions: Collisions) -> None:
+        for twice in compared.twice:
+            raise _stands_twice(plan.stretch.table, twice.key, "source" if twice.source > 1 else "destination")
+        if self._refuse and compared.changed.num_rows:
+            self._refuse_change(plan.stretch.table, compared)
+        await collisions.take(plan.stretch, compared)
+        extra = pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
+        plan.copied.inserted += compared.new.num_rows
+        plan.copied.updated += compared.changed.num_rows
+        plan.copied.deleted += extra if self._delete else 0
+        plan.copied.kept += 0 if self._delete else extra
+
+    @staticmethod
+    def _refuse_change(table: ScannedTable, compared: Compared) -> None:
+        mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
+        first = row_differences(table, mine, its)[0]
+        raise CollisionError(
+            f"{table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
+            f"{told(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the source wins"
+        )
+
+    async def _write(
+        self, ours: Any, plans: list[_Plan], checked: dict[ScannedTable, Collisions], last: dict[ScannedTable, pa.Table]
+    ) -> None:
+        total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
+        with self._step("copy") as tell:
+            count = _counting(tell, total)
+            for table in self._scope.tables:
+                chosen_plans = [plan for plan in plans if plan.stretch.table is table]
+                exchanged = checked[table].exchanged
+                for plan in chosen_plans:
+                    if plan.copied.deleted or exchanged or (self._delete and table is not BARS and plan.copied.updated):
+                        await self._make_room(ours, plan, exchanged, count)
+                if any(plan.copied.inserted or plan.copied.updated for plan in chosen_plans):
+                    first = await leading(self._theirs, table, last[table], checked[table].closing)
+                    if first.num_rows:
+                        await _put(self._destination, table, first)
+                    if table is BARS:
+                        # as PostgreSQL keeps none from having the id of another
+                        await checked[table].meanwhile(last[table]["id"][0].as_py())
+                writer = _Writer(self._destination, table, self._wrote(count))
+                for plan in chosen_plans:
+                    if plan.whole:
+                        await self._move_whole(ours, plan, writer)
+                    elif plan.copied.inserted or plan.copied.updated:
+                        async for compared in self._changes(ours, plan, plan.runs):
+                            await writer.add(_both(compared, table))
+                    if table is not BARS:
+                        await writer.flush()
+                await writer.flush()
+
+    async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
+        """Delete what is to be deleted, and what has an id or a trade_id that another row is to get."""
+        table = plan.stretch.table
+        async for compared in self._changes(ours, plan, plan.runs):
+            doomed = [compared.extra.filter(chosen(compared.extra, plan.stretch.selection))] if self._delete else []
+            if exchanged:
+                doomed.append(compared.stored.filter(pc.not_equal(compared.changed["id"], compared.stored["id"])))
+            elif table is not BARS:
+                doomed.append(compared.stored.filter(others(table, compared)))
+            rows = pa.concat_tables(doomed).sort_by(table.key[-1])
+            if rows.num_rows:
+                await _drop(self._destination, table, rows)
+                count(rows.num_rows)
+
+    async def _move_whole(self, ours: Any, plan: _Plan, writer: _Writer) -> None:
+        digester = Digester(plan.stretch.table)
+        async with aclosing(reading.ahead(reading.batches(ours, plan.stretch))) as coming:
+            async for rows in coming:
+                await reading.together(asyncio.to_thread(digester.take, rows), writer.add(rows))
+        parts = digester.parts()
+        plan.copied.source = contents(parts)
+        plan.copied.inserted = plan.copied.source.rows
+        plan.runs = [Run(parts[0].number, parts[-1].number, True, plan.copied.inserted)] if parts else []
+        plan.proofs = [checksum(parts)] if parts else []
+        plan.copied.equal = not parts
+
+    async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
+        """Read again what was written, and compare it with the source's checksums; where more is there, with its rows."""
+        with self._step("verify") as tell:
+            count = _counting(tell, None)
+            for plan in plans:
+                plan.copied.kept = 0
+                for run, proof in zip(plan.runs, plan.proofs, strict=True):
+                    found = await reading.digested(self._theirs, plan.stretch, run, count)
+                    if checksum(found) != proof:
+                        plan.copied.kept += await self._require_all(ours, plan, run)
+                plan.copied.equal = True
+
+    async def _require_all(self, ours: Any, plan: _Plan, run: Run) -> int:
+        """Refuse a run that lacks a row of the source, or has one twice; return how many are the destination's own."""
+        kept = 0
+        # where the destination had none it may have been given some meanwhile
+        async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run._replace(fresh=False))) as found:
+            async for compared in found:
+                kept += pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
+                if compared.new.num_rows or compared.changed.num_rows or compared.twice:
+                    raise StoreError(
+                        f"{plan.stretch.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
+                        "twice; run the same command again, and `iftb-store verify` to see what differs"
+                    )
+        return kept
+
+    async def _changes(self, ours: Any, plan: _Plan, runs: list[Run]) -> AsyncIterator[Compared]:
+        for run in runs:
+            async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run)) as found:
+                async for compared in found:
+                    yield compared
+
+    def _wrote(self, count: Callable[[int], None]) -> Callable[[int], None]:
+        def wrote(rows: int) -> None:
+            self.moved += rows
+            count(rows)
+
+        return wrote
+
+
+async def prepare(destination: DatabaseManager, scope: Scope | None = None) -> bool:
+    """Create the tables where a database has none; tell whether it had none.
+
+    Raises:
+        SchemaError: it has some that stand at another revision; the message names the command.
+        OperationalError: rows of what is copied are hidden from this role, or it may not insert any.
+    """
+    try:
+        await reading.require_schema(destination, (scope or Scope()).tables, insert=True)
+    except SchemaError:
+        if Capability.MIGRATIONS not in destination.capabilities or (await destination.status()).state != "empty":
+            raise
+        await destination.migrate()
+        return True
+    return False
+
+
+class _Writer:
+    """Writes rows of one table in batches, each a transaction."""
+
+    def __init__(self, destination: DatabaseManager, table: ScannedTable, wrote: Callable[[int], None]) -> None:
+        self._destination = destination
+        self._table = table
+        self._wrote = wrote
+        self._clear()
+
+    async def add(self, rows: pa.Table) -> None:
+        """Write rows of one series or table, now or with those that follow.
+
+        Raises:
+            StoreError: two rows have one key.
+        """
+        where = places(rows, self._table)
+        twice: Any = pc.equal(where[1:], where[:-1])
+        if pc.any(twice).as_py():
+            first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
+            raise _stands_twice(self._table, first, "source")
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        self._size += rows.nbytes
+        if self._rows >= reading.ROWS or self._size >= reading.BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if not self._rows:
+            return
+        rows = pa.concat_tables(self._waiting).combine_chunks()
+        self._clear()
+        if self._table is not BARS:
+            rows = rows.sort_by("id")
+        await _put(self._destination, self._table, rows)
+        self._wrote(rows.num_rows)
+
+    def _clear(self) -> None:
+        self._waiting: list[pa.Table] = []
+        self._rows = self._size = 0
+
+
+async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+    async def put(session: Any) -> None:
+        await require_whole(session, [table], insert=True)
+        await stores_of(session).put(table, rows)
+
+    try:
+        await destination.run(put, idempotent=True)
+    except IntegrityError as error:
+        ids: Any = pc.min_max(rows["id"]).as_py()
+        raise CollisionError(
+            f"{table.name}: the destination refuses a row of those with the ids {ids['min']} to {ids['max']}: {error.orig}; a "
+            f"row of its own that was written while the copy ran may have what is to be that row's; {REMEDY}; what was copied "
+            "before stays"
+        ) from error
+    except OperationalError as error:
+        found = no_json(rows, table)
+        if found is None:
+            raise
+        # SQLite keeps any text there
+        raise unreadable(table, *found) from error
+
+
+async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+    async def drop(session: Any) -> None:
+        await require_whole(session, [table])
+        await stores_of(session).drop(table, rows)
+
+    await destination.run(drop, idempotent=True)
+
+
+def _stands_twice(table: ScannedTable, key: dict[str, Any], where: str) -> StoreError:
+    return StoreError(f"{table.name} {named(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
+
+
+def _both(compared: Compared, table: ScannedTable) -> pa.Table:
+    return pa.concat_tables([compared.new, compared.changed]).sort_by(table.key[-1])
+
+
+def _within(parts: list[Part], run: Run) -> list[Part]:
+    return [part for part in parts if run.first <= part.number <= run.last]
+
+
+def _counting(tell: Tell, total: int | None) -> Callable[[int], None]:
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(done, total)
+
+    return count

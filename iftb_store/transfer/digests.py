@@ -1,0 +1,164 @@
+"""A checksum over rows that is the same on every engine: over their values, not over how an engine keeps them.
+
+A row is the bytes of its columns, one after the other, in the order of `ScannedTable.columns` (the fields of OHLCVBar, Trade,
+Position, SystemEvent), ids and the times that the store keeps included. A column is one byte 0 where it is NULL, or else one
+byte 1 and then
+
+- an integer as 8 bytes, signed; a time as the integer of its microseconds since 1970-01-01 UTC;
+- a decimal as 16 bytes, signed: the integer of its value times 10**18;
+- text as the number of its UTF-8 bytes, 8 bytes, and these;
+- a JSON object as such text, in its canonical form: `json.dumps` of what `json.loads` made of it, with sorted keys, without
+  white space, in ASCII. What is no JSON is its text as it stands.
+
+All integers are little-endian. A part is the bars of one series on one day in UTC, of the other tables the rows whose
+``id // 10_000`` is the same. The digest of a part is BLAKE2b with 16 bytes over its rows in the order of the key. The
+checksum of a series, or of a table without series, is BLAKE2b with 16 bytes, in hexadecimal, over its parts in their order:
+of each the number of the part (days since 1970-01-01, or id // 10_000) and the number of its rows, 8 bytes each, and its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iftb_store.schema.table_spec import BARS, ScannedTable
+
+#: How many microseconds of time, or ids, are one part.
+DAY = 86_400_000_000
+IDS = 10_000
+
+_SIZE = 16
+_ABSENT, _PRESENT = (pa.scalar(mark, pa.large_binary()) for mark in (b"\0", b"\1"))
+_NOTHING = pa.scalar(b"", pa.large_binary())
+_WIDTHS = {"int": 8, "datetime": 8, "Decimal": 16}
+
+
+class Part(NamedTuple):
+    """A part of a series or a table: its number, how many rows it has, and their digest."""
+
+    number: int
+    rows: int
+    digest: bytes
+
+
+def part_size(table: ScannedTable) -> int:
+    """Return how many values of `place` belong to one part."""
+    return DAY if table is BARS else IDS
+
+
+def places(rows: pa.Table, table: ScannedTable) -> Any:
+    """Return where rows stand in the order of their series or table, as int64: their time in microseconds, or their id."""
+    column: Any = rows[table.key[-1]]
+    return column.cast(pa.int64()).combine_chunks()
+
+
+def canonical(rows: pa.Table, table: ScannedTable) -> Any:
+    """Return the bytes of each row."""
+    if sys.byteorder != "little":  # pragma: no cover - as Arrow's buffers are those of the machine
+        raise NotImplementedError("checksums are computed on little-endian machines only")
+    pieces: list[Any] = []
+    for name in table.columns:
+        column: Any = rows[name].combine_chunks()
+        pieces += _pieces(column, table.kinds[name])
+    return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement="")
+
+
+def checksum(parts: Iterable[Part]) -> str:
+    """Return the checksum of parts in their order."""
+    over = blake2b(digest_size=_SIZE)
+    for part in parts:
+        over.update(b"".join(number.to_bytes(8, "little", signed=True) for number in part[:2]))
+        over.update(part.digest)
+    return over.hexdigest()
+
+
+class Digester:
+    """Takes the rows of one series, or of one table without series, batch by batch in the order of their key."""
+
+    def __init__(self, table: ScannedTable) -> None:
+        self._table = table
+        self._size = part_size(table)
+        self._parts: list[Part] = []
+        self._number: int | None = None
+        self._rows = 0
+        self._over = blake2b(digest_size=_SIZE)
+
+    def take(self, rows: pa.Table) -> None:
+        """Take the rows that follow."""
+        if not rows.num_rows:
+            return
+        joined = canonical(rows, self._table)
+        _, offsets, data = joined.buffers()
+        ends = memoryview(offsets).cast("q")[joined.offset :]
+        content = memoryview(data)
+        for number, first, last in self._ranges(rows):
+            if number != self._number:
+                self._end()
+                self._number = number
+            self._over.update(content[ends[first] : ends[last]])
+            self._rows += last - first
+
+    def parts(self) -> list[Part]:
+        """Return the parts, when all rows were taken."""
+        self._end()
+        return self._parts
+
+    def _end(self) -> None:
+        if self._number is not None:
+            self._parts.append(Part(self._number, self._rows, self._over.digest()))
+        self._number, self._rows, self._over = None, 0, blake2b(digest_size=_SIZE)
+
+    def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
+        """Yield (number of the part, its first row, the row after its last)."""
+        where = places(rows, self._table)
+        numbers = memoryview(where.buffers()[1]).cast("q")[where.offset : where.offset + len(where)]
+        first = 0
+        while first < len(numbers):
+            number = numbers[first] // self._size
+            last = bisect_left(numbers, (number + 1) * self._size, first)
+            yield number, first, last
+            first = last
+
+
+def _pieces(column: Any, kind: str) -> list[Any]:
+    mark = _PRESENT
+    if column.null_count:
+        mark = pc.if_else(pc.is_valid(column), _PRESENT, _ABSENT)
+    if kind in _WIDTHS:
+        return [mark, _as_bytes(column, _WIDTHS[kind])]
+    text: Any = column.cast(pa.large_binary())
+    if kind == "dict[str, Any]":
+        text = pa.array([None if value is None else canonical_json(value) for value in column.to_pylist()], pa.large_binary())
+    return [mark, _as_bytes(pc.binary_length(text).cast(pa.int64()), 8), text]
+
+
+def _as_bytes(column: Any, width: int) -> Any:
+    fixed = pa.Array.from_buffers(pa.binary(width), len(column), column.buffers(), offset=column.offset)
+    return fixed.cast(pa.large_binary())
+
+
+def no_json(rows: pa.Table, table: ScannedTable) -> tuple[str, Any, Any] | None:
+    """Return the column, the id and the text of the first value that should be JSON and is none."""
+    for name in (name for name, kind in table.kinds.items() if kind == "dict[str, Any]"):
+        for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
+            try:
+                json.loads(text or "{}")
+            except (ValueError, RecursionError):
+                return name, number, text
+    return None
+
+
+def canonical_json(text: str) -> bytes:
+    """Return the one text of all those that mean this JSON object."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        # raw SQL can have stored what is none
+        return text.encode()

@@ -1,0 +1,395 @@
+"""Reads two stores side by side: one series or table after the other, batch by batch, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import ColumnElement, Table, func, select
+
+from iftb_store.batches.arrow import schema
+from iftb_store.errors import StoreError
+from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import Capability
+from iftb_store.registry import stores_of
+from iftb_store.schema.scope import Scope
+from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
+from iftb_store.schema.tables import Base
+from iftb_store.schema.types import CastText, from_epoch_us
+from iftb_store.transfer.access import whole_session
+from iftb_store.transfer.digests import Digester, Part, canonical, part_size, places
+from iftb_store.values.display import names, shown
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+#: Rows of a batch, and its bytes, at most; rows that turn out long make the next batches shorter.
+ROWS = 16_384
+BYTES = 2 << 20
+# A batch is looked through before it is read; there is no use in a look at many more rows than it can hold.
+_FIRST, _GROWTH = 512, 8
+
+#: Is told how many rows are done, of how many.
+Tell = Callable[[int, int | None], None]
+#: Begins a step of a long work by its name, as `iftb_store.cli.progress.Progress.step` does.
+Step = Callable[[str], AbstractContextManager[Tell]]
+
+
+class Scanner(Protocol):
+    """What selections can be read from: the stores of a session, or `LastCommitted`."""
+
+    async def scan(self, selection: Selection) -> pa.Table:
+        """See `iftb_store.protocols.Stores.scan`."""
+        ...
+
+
+class LastCommitted:
+    """Reads each batch, whole, in a session of its own, and so keeps no connection from those who write."""
+
+    def __init__(self, db: DatabaseManager) -> None:
+        self._db = db
+
+    async def scan(self, selection: Selection) -> pa.Table:
+        """See `iftb_store.protocols.Stores.scan`."""
+        async with whole_session(self._db, [selection.table]) as session:
+            return await stores_of(session).scan(selection)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One series of bars, or the chosen rows of another table: rows in the order of one number, their time or their id."""
+
+    selection: Selection
+
+    @property
+    def table(self) -> ScannedTable:
+        """The table."""
+        return self.selection.table
+
+    @property
+    def series(self) -> str:
+        """What its rows have in common, such as ``binance BTCUSDT 1m``; nothing where they are a whole table's."""
+        return names(self.selection.equal.values())
+
+    @property
+    def name(self) -> str:
+        """The table and the series."""
+        return f"{self.table.name} {self.series}" if self.selection.equal else self.table.name
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from all others of a scope; the name is for people."""
+        return self.table.name, *self.selection.equal.values()
+
+    @property
+    def unbounded(self) -> Stretch:
+        """The rows that have these keys, be they chosen or not: bars are chosen by their keys, other rows are not."""
+        return self if self.table is BARS else Stretch(Selection(self.table))
+
+
+class Run(NamedTuple):
+    """Parts that differ and follow each other.
+
+    Attributes:
+        first: the number of the first.
+        last: the number of the last.
+        fresh: whether the destination has none of them.
+        rows: how many rows the source has in them.
+    """
+
+    first: int
+    last: int
+    fresh: bool
+    rows: int
+
+
+class Repeated(NamedTuple):
+    """A key that more than one row has, as raw SQL can bring about where the database does not keep it unique.
+
+    Attributes:
+        key: its values, by column.
+        source: how many rows of the source have it.
+        destination: how many of the destination.
+    """
+
+    key: dict[str, Any]
+    source: int
+    destination: int
+
+
+class Compared(NamedTuple):
+    """Rows of the same range of keys in two stores.
+
+    Attributes:
+        new: the source's rows whose key the destination lacks.
+        changed: the source's rows of which the destination has other values.
+        stored: what the destination has of these, in the same order.
+        extra: the destination's rows whose key the source lacks.
+        same: how many rows both have with the same values.
+        twice: the keys of which one of the two has more rows than one.
+    """
+
+    new: pa.Table
+    changed: pa.Table
+    stored: pa.Table
+    extra: pa.Table
+    same: int
+    twice: list[Repeated]
+
+
+def snapshot(db: DatabaseManager, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
+    """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
+
+    Raises:
+        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_whole`.
+    """
+    return whole_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
+
+
+async def require_schema(db: DatabaseManager, tables: Sequence[ScannedTable], *, insert: bool = False) -> None:
+    """Refuse a database whose tables cannot be used as a whole.
+
+    Args:
+        db: a connected manager.
+        tables: those that are used.
+        insert: whether rows are going to be inserted into them.
+
+    Raises:
+        SchemaError: it has none, or they stand at another revision; the message names the command.
+        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_whole`.
+    """
+    async with whole_session(db, tables, insert=insert) as session:
+        await stores_of(session).scan(Selection(tables[0], limit=1))
+
+
+@contextmanager
+def silent(name: str) -> Iterator[Tell]:
+    """Show nothing of a step."""
+    yield lambda done, total: None
+
+
+async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
+    """Return the stretches of a scope that a store has, with the number of their rows, in the order of tables and keys."""
+    # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
+    await stores_of(session).scan(Selection(scope.tables[0], limit=1))
+    found = []
+    for table in scope.tables:
+        columns = Base.metadata.tables[table.name]
+        for selection in scope.selections(table):
+            keys = selection.order[:-1]
+            counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
+            rows = (await session.execute(counts.where(*conditions(columns, selection)).group_by(*keys))).all()
+            for *series, count in rows:
+                for name, value in zip(keys, series, strict=True):
+                    if not isinstance(value, str):
+                        what = f"{table.name}: a row's {name} cannot be read: it is {shown(value)}"
+                        raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
+                equal = selection.equal | dict(zip(keys, series, strict=True))
+                ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
+                found.append((Stretch(replace(selection, equal=ordered)), int(count)))
+    return found
+
+
+def in_order(found: list[Stretch]) -> list[Stretch]:
+    """Return each of the stretches once, in the order in which they are copied."""
+    tables: dict[str, dict[tuple[str, ...], Stretch]] = {}
+    for stretch in found:
+        tables.setdefault(stretch.table.name, {})[stretch.key] = stretch
+
+    def order(stretch: Stretch) -> list[bytes]:
+        return [value.encode() for value in stretch.key]
+
+    return [stretch for chosen in tables.values() for stretch in sorted(chosen.values(), key=order)]
+
+
+async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> AsyncGenerator[pa.Table]:
+    """Yield the rows of a stretch, or of a run of its parts, in order, in tables of bounded size."""
+    selection, limit = stretch.selection, ROWS
+    if stretch.table is not BARS:
+        selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
+    until = None if run is None else (run.last + 1) * part_size(stretch.table) - 1
+    if run is not None:
+        selection = _narrowed(selection, run)
+    while (rows := await store.scan(replace(selection, limit=limit))).num_rows:
+        last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
+        selection = replace(selection, after=tuple(last[name] for name in selection.order))
+        if stretch.table is not BARS and until is not None and last["id"] > until:
+            (rows, _), over = _cut(rows, stretch.table, until), True
+        else:
+            over = False
+        if rows.num_rows:
+            yield rows
+            limit = max(1, min(ROWS, _GROWTH * limit, BYTES * rows.num_rows // rows.nbytes))
+        if over:
+            return
+
+
+async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Yield what a generator yields; the next is fetched while this one is worked on, so close it where it is left."""
+    coming = asyncio.ensure_future(_next(source))
+    try:
+        while (item := await coming) is not None:
+            coming = asyncio.ensure_future(_next(source))
+            yield item
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await source.aclose()
+
+
+async def together(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """Wait for both; where one fails or all is cancelled, neither runs on."""
+    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def digested(
+    store: Scanner, stretch: Stretch, run: Run | None = None, tell: Callable[[int], None] | None = None
+) -> list[Part]:
+    """Return the parts of a stretch, or of a run of it, with their digests."""
+    digester = Digester(stretch.table)
+    async with aclosing(ahead(batches(store, stretch, run))) as coming:
+        async for rows in coming:
+            await asyncio.to_thread(digester.take, rows)
+            if tell is not None:
+                tell(rows.num_rows)
+    return digester.parts()
+
+
+def runs(source: list[Part], destination: list[Part]) -> list[Run]:
+    """Return the parts that differ; those that follow each other are one run."""
+    ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
+    found: list[Run] = []
+    before: int | None = None
+    for number in sorted(ours.keys() | theirs.keys()):
+        if ours.get(number) != theirs.get(number):
+            rows = ours[number].rows if number in ours else 0
+            run = Run(number, number, number not in theirs, rows)
+            if found and (found[-1].last, found[-1].fresh) == (before, run.fresh):
+                found[-1] = found[-1]._replace(last=number, rows=found[-1].rows + rows)
+            else:
+                found.append(run)
+        before = number
+    return found
+
+
+async def compared(source: Scanner, destination: Scanner, stretch: Stretch, run: Run) -> AsyncGenerator[Compared]:
+    """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
+    if run.fresh and stretch.table is BARS:
+        none = schema(stretch.table).empty_table()
+        async with aclosing(ahead(batches(source, stretch, run))) as coming:
+            async for rows in coming:
+                yield Compared(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
+        return
+    async for ours, theirs in _aligned(
+        stretch.table, batches(source, stretch, run), batches(destination, stretch.unbounded, run)
+    ):
+        yield await asyncio.to_thread(compare, stretch.table, ours, theirs)
+
+
+def compare(table: ScannedTable, source: pa.Table, destination: pa.Table) -> Compared:
+    """Compare rows by their keys."""
+    ours, theirs = places(source, table), places(destination, table)
+    where: Any = pc.index_in(ours, value_set=theirs)
+    is_new: Any = pc.is_null(where)
+    known = source.filter(pc.invert(is_new))
+    stored = destination.take(where.drop_null())
+    differs: Any = pc.not_equal(canonical(known, table), canonical(stored, table))
+    extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
+    changed = known.filter(differs)
+    same = known.num_rows - changed.num_rows
+    twice = _repeated(table, source, destination)
+    return Compared(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
+
+
+def chosen(rows: pa.Table, selection: Selection) -> Any:
+    """Tell of each row whether it is one of a selection."""
+    wanted: Any = pc.is_valid(rows["id"])
+    for name, value in selection.equal.items():
+        column: Any = rows[name]
+        wanted = pc.and_(wanted, pc.fill_null(pc.equal(column, pa.scalar(value)), pa.scalar(False)))
+    for moment, compare_to in ((selection.start, pc.greater_equal), (selection.end, pc.less_equal)):
+        if moment is not None:
+            bound = pa.scalar(moment, rows.schema.field(selection.table.time).type)
+            wanted = pc.and_(wanted, compare_to(rows[selection.table.time], bound))
+    return wanted
+
+
+def _repeated(table: ScannedTable, source: pa.Table, destination: pa.Table) -> list[Repeated]:
+    """Return the keys that stand more than once, in their order."""
+    found: dict[int, Repeated] = {}
+    both = [(rows, places(rows, table)) for rows in (source, destination)]
+    for rows, where in both:
+        again: Any = pc.equal(where[1:], where[:-1])
+        for index in pc.indices_nonzero(again).to_pylist():
+            key = rows.slice(index, 1).select(table.key).to_pylist()[0]
+            counts = (pc.sum(pc.equal(each, where[index])).as_py() or 0 for _, each in both)
+            found.setdefault(where[index].as_py(), Repeated(key, *counts))
+    return [found[place] for place in sorted(found)]
+
+
+async def _next(source: AsyncGenerator[T]) -> T | None:
+    return await anext(source, None)
+
+
+async def _aligned(
+    table: ScannedTable, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
+) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
+    """Yield the rows of two stretches in steps of the same range of keys."""
+    try:
+        one, two = await _next(left), await _next(right)
+        while one is not None or two is not None:
+            until = min(_last(rows, table) for rows in (one, two) if rows is not None)
+            (now_one, one), (now_two, two) = (_cut(rows, table, until) for rows in (one, two))
+            yield now_one, now_two
+            if one is not None and not one.num_rows:
+                one = await _next(left)
+            if two is not None and not two.num_rows:
+                two = await _next(right)
+    finally:
+        await left.aclose()
+        await right.aclose()
+
+
+def _cut(rows: pa.Table | None, table: ScannedTable, until: int) -> tuple[pa.Table, pa.Table | None]:
+    """Return the rows up to a place, and those past it."""
+    if rows is None:
+        return schema(table).empty_table(), None
+    where = places(rows, table)
+    count = bisect_right(range(len(where)), until, key=lambda index: where[index].as_py())
+    return rows.slice(0, count), rows.slice(count)
+
+
+def _last(rows: pa.Table, table: ScannedTable) -> int:
+    last: int = places(rows.slice(rows.num_rows - 1), table)[0].as_py()
+    return last
+
+
+def _narrowed(selection: Selection, run: Run) -> Selection:
+    size = part_size(selection.table)
+    if selection.table is not BARS:
+        return replace(selection, after=(run.first * size - 1,))
+    first, last = from_epoch_us(run.first * size), from_epoch_us((run.last + 1) * size - 1)
+    start, end = selection.start, selection.end
+    return replace(selection, start=first if start is None else max(start, first), end=last if end is None else min(end, last))
+
+
+def conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+    """Yield what rows of a selection meet, but for the place after which it goes on."""
+    for name, value in selection.equal.items():
+        yield CastText(columns.c[name]) == value
+    if selection.start is not None:
+        yield columns.c[selection.table.time] >= selection.start
+    if selection.end is not None:
+        yield columns.c[selection.table.time] <= selection.end

@@ -1,0 +1,128 @@
+"""Restores a backup into a store of any engine: what its file is, whether it is whole, and what the store would lose."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
+from iftb_store.manager import DatabaseManager
+from iftb_store.registry import parse_url
+from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.transfer.access import require_two, whole_session
+from iftb_store.transfer.backup import READ_ONLY
+from iftb_store.transfer.copy import Copied, Copy, prepare
+from iftb_store.transfer.plan import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
+from iftb_store.transfer.verify import named
+from iftb_store.values.file_identity import engine_of
+
+# each reads a table whole, and of SQLite's its indexes; DuckDB compares checksums as it reads
+_READ_ALL = {
+    "sqlite": [f"PRAGMA quick_check({name})" for name in TABLES],
+    "duckdb": [f"SELECT bit_xor(hash(stored)) FROM {name} AS stored" for name in TABLES],
+}
+
+
+def backup_url(path: str | os.PathLike[str]) -> URL:
+    """Return the URL that opens a file to be read, be it called whatever: its engine is told by its content.
+
+    Raises:
+        InvalidValueError: it is not there, cannot be read, or is no database of SQLite or DuckDB.
+    """
+    shown = os.fspath(path)
+    # refuses what is no name of a file
+    address = parse_url(URL.create("sqlite", database=os.fspath(Path(shown).absolute())))
+    try:
+        engine = engine_of(Path(shown))
+    except OSError as error:
+        raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
+    if engine is None:
+        raise InvalidValueError(
+            f"{shown} is no backup: neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
+        )
+    return address.set(drivername=engine, query=READ_ONLY[engine])
+
+
+async def restore(
+    backup: DatabaseManager, destination: DatabaseManager, *, overwrite: bool = False, step: Step = silent
+) -> list[Copied]:
+    """Bring all that a backup holds into a store, with all ids and times, and prove it; return what was done.
+
+    Nothing is written before the backup is read once as a whole. Tables are made where there are none. What was written stays
+    where this is broken off, and the same call goes on with it.
+
+    Args:
+        backup: a connected manager of its file, see `backup_url`.
+        destination: another one.
+        overwrite: overwrite rows that differ from the backup's, and delete those that it lacks; else either is refused.
+        step: shows how far it is.
+
+    Raises:
+        InvalidValueError: the two are the same database.
+        CollisionError: the destination has a row that the backup lacks or has other values of; nothing was written.
+        SchemaError: the backup has no tables of iftb-store, or of another revision; or the destination those of another one.
+        OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
+        StoreError: the destination was written to meanwhile.
+    """
+    await require_two(backup, destination)
+    await _check(backup, step)
+    await prepare(destination)
+    if not overwrite:
+        for part in await Copy(backup, destination, delete=True, step=step).run(dry=True):
+            if part.updated or part.deleted:
+                await _refuse(backup, destination, part)
+    done = await Copy(
+        backup, destination, on_conflict="source-wins" if overwrite else "refuse", delete=overwrite, step=step
+    ).run()
+    if any(part.kept for part in done):
+        raise StoreError(
+            "the destination was written to meanwhile, and has rows that are not in the backup; see `iftb-store verify`"
+        )
+    return done
+
+
+async def _check(backup: DatabaseManager, step: Step) -> None:
+    """Read a backup once, as a whole."""
+    try:
+        state = await backup.status()
+        if state.state == "empty":
+            raise SchemaError("the backup has no tables of iftb-store")
+        with step("check the backup") as tell:
+            statements = _READ_ALL.get(state.engine, [])
+            for number, statement in enumerate(statements):
+                tell(number, len(statements))
+                async with backup.get_session() as session:
+                    found = (await session.execute(text(statement))).scalar()
+                if state.engine == "sqlite" and found != "ok":
+                    raise operational_error(str(found))
+    except OperationalError as error:
+        raise operational_error(
+            f"the backup cannot be read, it may be damaged: {error.orig}; restore an older one", error
+        ) from error
+
+
+async def _refuse(backup: DatabaseManager, destination: DatabaseManager, part: Copied) -> None:
+    """Name the first row that the destination would lose."""
+    remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
+    scope = Scope([part.table])
+    async with snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
+        found = [*await stretches(session, scope), *await stretches(other, scope)]
+    stretch = next(stretch for stretch, _ in found if stretch.series == part.series)
+    ours, theirs = LastCommitted(backup), LastCommitted(destination)
+    for run in runs(await digested(ours, stretch), await digested(theirs, stretch)):
+        async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+            async for chunk in chunks:
+                for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
+                    if rows.num_rows:
+                        raise CollisionError(f"{_row(stretch.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
+    raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
+
+
+def _row(table: ScannedTable, row: dict[str, Any]) -> str:
+    return f"{table.name} {named({name: row[name] for name in table.key})}"

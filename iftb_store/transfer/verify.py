@@ -1,0 +1,195 @@
+"""Proves that two stores hold the same rows, or names the first that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from iftb_store.manager import DatabaseManager
+from iftb_store.registry import require_arrow, stores_of
+from iftb_store.schema.scope import Scope
+from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.transfer.access import require_two
+from iftb_store.transfer.digests import Part, canonical_json, checksum
+from iftb_store.transfer.plan import (
+    Compared,
+    Run,
+    Scanner,
+    Step,
+    Stretch,
+    chosen,
+    compared,
+    digested,
+    in_order,
+    require_schema,
+    runs,
+    silent,
+    snapshot,
+    stretches,
+    together,
+)
+from iftb_store.values.display import names
+
+#: How many rows that differ are named of a series or table.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many rows a store has of a series or table, and their checksum; see `iftb_store.transfer.digests`."""
+
+    rows: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that differs, or a row that one of two stores lacks or has more than once.
+
+    Attributes:
+        row: the values of the row's key, by column.
+        column: the column; None where not both have one row of this key.
+        source: its value in the source; where there is no column, how many rows of this key the source has.
+        destination: the same of the destination.
+    """
+
+    row: dict[str, Any]
+    column: str | None
+    source: Any
+    destination: Any
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found of one series of bars, or of another table.
+
+    Attributes:
+        table: the table's name.
+        series: what the rows have in common, such as ``binance BTCUSDT 1m``; empty where they are a whole table's.
+        source: the source's rows and checksum.
+        destination: the destination's.
+        differences: the values of the first `NAMED` rows that differ.
+    """
+
+    table: str
+    series: str
+    source: Contents
+    destination: Contents
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether both stores have the same rows with the same values."""
+        return self.source == self.destination
+
+
+async def verify(
+    source: DatabaseManager, destination: DatabaseManager, scope: Scope | None = None, *, step: Step = silent
+) -> list[Verified]:
+    """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
+
+    Args:
+        source: a connected manager.
+        destination: another one.
+        scope: what is compared; None for all.
+        step: shows how far it is.
+
+    Raises:
+        InvalidValueError: the two are the same database.
+        SchemaError: one of the two has no schema that can be used.
+        OperationalError: rows of one of the two are hidden from its role.
+        MissingDriverError: pyarrow is not installed; the message is the install line.
+    """
+    require_arrow()
+    scope = scope or Scope()
+    await require_two(source, destination)
+    for db in (source, destination):
+        await require_schema(db, scope.tables)
+    async with snapshot(source, scope.tables) as ours, snapshot(destination, scope.tables) as theirs:
+        stores = stores_of(ours), stores_of(theirs)
+        found = await together(stretches(ours, scope), stretches(theirs, scope))
+        total = sum(rows for part in found for _, rows in part)
+        done = 0
+        with step("verify") as tell:
+
+            def count(rows: int) -> None:
+                nonlocal done
+                done += rows
+                tell(done, total)
+
+            return [
+                await _verified(*stores, stretch, count)
+                for stretch in in_order([stretch for part in found for stretch, _ in part])
+            ]
+
+
+async def _verified(ours: Scanner, theirs: Scanner, stretch: Stretch, count: Callable[[int], None]) -> Verified:
+    one, two = await together(digested(ours, stretch, tell=count), digested(theirs, stretch, tell=count))
+    differing = runs(one, two)
+    found = await differences(ours, theirs, stretch, differing) if differing else []
+    return Verified(stretch.table.name, stretch.series, contents(one), contents(two), found)
+
+
+def contents(parts: list[Part]) -> Contents:
+    """Return what parts are together."""
+    return Contents(sum(part.rows for part in parts), checksum(parts))
+
+
+async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differing: list[Run]) -> list[Difference]:
+    """Return the values of the first rows that differ."""
+    found: list[Difference] = []
+    count = 0
+    for run in differing:
+        async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+            async for chunk in chunks:
+                for row in _rows_that_differ(chunk, stretch):
+                    found += row
+                    count += 1
+                    if count == NAMED:
+                        return found
+    return found
+
+
+def _rows_that_differ(chunk: Compared, stretch: Stretch) -> list[list[Difference]]:
+    """Return what differs of each of the first rows, in the order of their keys."""
+    table = stretch.table
+    extra = chunk.extra.filter(chosen(chunk.extra, stretch.selection))
+    found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]
+    for rows, counts in ((chunk.new, (1, 0)), (extra, (0, 1))):
+        found += [[Difference(key, None, *counts)] for key in rows.slice(0, NAMED).select(table.key).to_pylist()]
+    for one, two in zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True):
+        found.append(row_differences(table, one, two))
+    return sorted(found, key=lambda row: row[0].row[table.key[-1]])
+
+
+def row_differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+    """Return the values in which a row of two stores differs."""
+    key = {name: ours[name] for name in table.key}
+    return [
+        Difference(key, name, ours[name], theirs[name])
+        for name in table.columns
+        if _comparable(table, name, ours[name]) != _comparable(table, name, theirs[name])
+    ]
+
+
+def _comparable(table: ScannedTable, column: str, value: Any) -> Any:
+    return canonical_json(value) if table.kinds[column] == "dict[str, Any]" and value is not None else value
+
+
+def named(row: dict[str, Any]) -> str:
+    """Return the values of a key for a person."""
+    return " ".join(names([value]) if isinstance(value, str) else told(value) for value in row.values())
+
+
+def told(value: Any) -> str:
+    """Return a value for a person: plain digits, ISO 8601, or the text."""
+    if isinstance(value, Decimal):
+        digits = format(value, "f")
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    return "NULL" if value is None else str(value)

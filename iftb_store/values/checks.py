@@ -1,0 +1,202 @@
+"""Checks of single values: each returns the value as every backend takes it, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, plain, quantize
+from iftb_store.values.display import exactly_str, kind, shown
+
+T = TypeVar("T")
+
+SIDES = ("long", "short")
+ACTIONS = ("open", "close", "liquidated")
+STATUSES = ("open", "closed", "liquidated")
+SEVERITIES = ("debug", "info", "warning", "error", "critical")
+
+#: Names stand in index keys, whose size PostgreSQL limits.
+LONGEST_NAME = 255
+
+_INT64_MAX = 2**63 - 1
+_LONGEST_WAIT = 1_000_000
+_DEEPEST_JSON = 100
+_LONGEST_JSON_INT = 4000
+_LONGEST_PATH = 100
+#: Values in one JSON object: lists that hold each other twice over double at each level.
+_MOST_JSON_VALUES = 250_000
+
+
+def text(value: object, name: str) -> str:
+    """Return text that every engine holds: any Unicode but NUL and lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidValueError(f"{name} must be text, not {kind(value)}")
+    if "\0" in value:
+        raise InvalidValueError(f"{name} {shown(value)} holds a NUL character, which no engine stores; remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(
+            f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first"
+        ) from error
+    return exactly_str(value)
+
+
+def name_text(value: object, name: str) -> str:
+    """Return text that names something: not empty, not white space alone, at most 255 characters."""
+    checked = text(value, name)
+    if not checked or checked.isspace():
+        raise InvalidValueError(f"{name} is empty; give its name")
+    if len(checked) > LONGEST_NAME:
+        raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are kept")
+    return checked
+
+
+def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
+    """Return a value as a check does, or None for None."""
+    return None if value is None else check(value, name)
+
+
+def choice(value: object, name: str, choices: Collection[str]) -> str:
+    """Return one of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
+    return exactly_str(value)
+
+
+def exact_decimal(value: object, name: str) -> Decimal:
+    """Return a Decimal that DECIMAL(38,18) holds exactly: prices, quantities, volumes, fees, margin, pnl."""
+    number = decimal(value, name)
+    digits = plain(number)
+    if digits is None:
+        raise InvalidValueError(
+            f"{name} {digits_shown(number)} does not fit {INTEGER_DIGITS} digits before and {SCALE} after the point; "
+            "iftb_store.quantize(value) rounds it to 18 places"
+        )
+    return Decimal(digits)
+
+
+def quotient(value: object, name: str) -> Decimal:
+    """Return a Decimal rounded half-even to 18 places: percentages, leverage and scores."""
+    number = decimal(value, name)
+    digits = plain(number)
+    if digits is not None:
+        return Decimal(digits)
+    try:
+        return quantize(number)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error}") from error
+
+
+def integer(value: object, name: str, least: int = 0) -> int:
+    """Return a whole number that 64 bits hold, not below ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValueError(f"{name} must be a whole number, not {kind(value)} {shown(value)}")
+    if not least <= value <= _INT64_MAX:
+        shown_value = value if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+        raise InvalidValueError(f"{name} must lie between {least} and {_INT64_MAX}, not {shown_value}")
+    return int(value)
+
+
+def boolean(value: object, name: str) -> bool:
+    """Return True or False; what only counts as one of them is refused."""
+    if not isinstance(value, bool):
+        raise InvalidValueError(f"{name} must be True or False, not {kind(value)} {shown(value)}")
+    return value
+
+
+def seconds(value: object, name: str) -> float:
+    """Return a number of seconds to wait: 0 or more, and an end to it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
+        raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {shown(value)}")
+    return float(value)
+
+
+def utc(value: object, name: str) -> datetime:
+    """Return a time as aware UTC; a naive one is taken as UTC already."""
+    if not isinstance(value, datetime):
+        remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
+        raise InvalidValueError(f"{name} must be a datetime, not {kind(value)} {shown(value)}{remedy}")
+    if getattr(value, "nanosecond", 0):
+        raise InvalidValueError(f"{name} {value} is finer than the microseconds that are kept; round it first")
+    try:
+        moment = value.astimezone(UTC) if value.utcoffset() is not None else value.replace(tzinfo=UTC)
+        if type(moment) is datetime and not moment.fold:
+            return moment
+        return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
+    except Exception as error:
+        # a foreign tzinfo may raise whatever it likes
+        raise InvalidValueError(f"{name} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
+
+
+def json_text(value: object, name: str) -> str:
+    """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
+    if not isinstance(value, dict):
+        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {kind(value)}")
+    return json.dumps(_json_value(value, name, 0, iter(range(_MOST_JSON_VALUES))), allow_nan=False)
+
+
+def json_object(stored: str | None) -> dict[str, Any] | None:
+    """Return the object whose text `json_text` gave."""
+    if stored is None:
+        return None
+    loaded: dict[str, Any] = json.loads(stored)
+    return loaded
+
+
+def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> object:
+    if depth > _DEEPEST_JSON:
+        raise InvalidValueError(f"{path[:80]}… is nested deeper than {_DEEPEST_JSON} levels")
+    if next(places, None) is None:
+        raise InvalidValueError(f"{path} is too much: a JSON object may hold {_MOST_JSON_VALUES:,} values in all")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return text(value, path)
+    if isinstance(value, int):
+        if value.bit_length() > _LONGEST_JSON_INT:
+            raise InvalidValueError(
+                f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} are read back"
+            )
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValueError(f"{path} is {value}, which JSON cannot hold; use None or a string")
+        return float(value)
+    if isinstance(value, Decimal):
+        return Decimal.__str__(value)
+    if isinstance(value, datetime):
+        return _json_time(value, path)
+    if isinstance(value, dict):
+        return {
+            _json_key(key, path): _json_value(item, _deeper(path, shown(key, 20)), depth + 1, places)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_json_value(item, _deeper(path, index), depth + 1, places) for index, item in enumerate(value)]
+    raise InvalidValueError(
+        f"{path} is {kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
+    )
+
+
+def _json_key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidValueError(f"{path} has the key {shown(key)}, {kind(key)}; the keys of JSON objects are text")
+    return text(key, f"a key of {path}")
+
+
+def _json_time(value: datetime, path: str) -> str:
+    try:
+        return value.isoformat()
+    except Exception as error:
+        # a foreign tzinfo may raise whatever it likes
+        raise InvalidValueError(f"{path} is a time whose tzinfo fails; convert it to UTC") from error
+
+
+def _deeper(path: str, step: object) -> str:
+    return path if len(path) > _LONGEST_PATH else f"{path}[{step}]"

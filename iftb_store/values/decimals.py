@@ -1,0 +1,111 @@
+"""Exact decimals: what DECIMAL(38,18) holds, and the text that stands for it where an engine has no such type."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.values.display import kind, shown
+
+PRECISION = 38
+SCALE = 18
+INTEGER_DIGITS = PRECISION - SCALE
+
+#: Every division and rounding of ours runs in this context, whatever the caller's thread has set.
+CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0)
+
+_UNIT = Decimal(1).scaleb(-SCALE)
+_PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,18})?", re.ASCII)
+_COMPLEMENT = str.maketrans("0123456789", "9876543210")
+_NON_NEGATIVE_PREFIX = ["", *(chr(ord("a") + digits) for digits in range(INTEGER_DIGITS))]
+_NEGATIVE_PREFIX = ["", *(chr(ord("T") - digits) for digits in range(INTEGER_DIGITS))]
+
+
+def quantize(value: Decimal | int) -> Decimal:
+    """Round a decimal half-even to the 18 places that every engine keeps.
+
+    Raises:
+        InvalidValueError: no decimal nor whole number, NaN, an infinity, or more than 20 digits before the point.
+    """
+    value = decimal(value, "value")
+    if value and value.adjusted() >= INTEGER_DIGITS:
+        raise InvalidValueError(
+            f"value {digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
+        )
+    try:
+        rounded = value.quantize(_UNIT, context=CONTEXT)
+    except InvalidOperation as error:  # pragma: no cover - the two checks above leave nothing for it
+        raise InvalidValueError(f"value {digits_shown(value)} cannot be rounded to {SCALE} places") from error
+    if rounded.adjusted() >= INTEGER_DIGITS:
+        raise InvalidValueError(
+            f"value {digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"
+        )
+    return rounded
+
+
+def decimal(value: object, name: str) -> Decimal:
+    """Return a finite Decimal; whole numbers (int) count as one, floats do not."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
+        return value if type(value) is Decimal else Decimal(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > 128:
+            raise InvalidValueError(
+                f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
+            )
+        return Decimal(value)
+    remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+    raise InvalidValueError(f"{name} must be a Decimal, not {kind(value)} {shown(value)}{remedy}")
+
+
+def plain(value: Decimal) -> str | None:
+    """Return a finite decimal as plain digits without an exponent, or None where DECIMAL(38,18) cannot hold it exactly.
+
+    Zeros at the end of the fraction are dropped and no zero is negative: equal values give equal text.
+    """
+    if not value:
+        return "0"
+    if value.adjusted() >= INTEGER_DIGITS or value.adjusted() < -SCALE:
+        return None
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text if _PLAIN.fullmatch(text) else None
+
+
+def trimmed(value: Decimal) -> Decimal:
+    """Return a number without the zeros at the end of its fraction, of any size, never in exponent notation."""
+    text = format(value, "f")
+    return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
+
+
+def digits_shown(value: Decimal, limit: int = 50) -> str:
+    """Return a decimal for an error message, its digits cut where they would fill the screen."""
+    text = Decimal.__str__(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def to_sortable(text: str) -> str:
+    """Turn plain decimal text into text whose byte order is the numbers' order and whose equality is theirs.
+
+    A letter for the count of digits before the point goes first (a to t); a negative number has a capital letter, T to
+    A, the nines' complement of its digits and a closing tilde. So 50000.25 is ``e50000.25`` and -1.5 is ``T8.4~``.
+    """
+    if text[-1] == "0" and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    point = text.find(".")
+    if text[0] != "-":
+        return _NON_NEGATIVE_PREFIX[point if point > 0 else len(text)] + text
+    if text == "-0":
+        return "a0"
+    digits = (point if point > 0 else len(text)) - 1
+    return _NEGATIVE_PREFIX[digits] + text[1:].translate(_COMPLEMENT) + "~"
+
+
+def from_sortable(text: str) -> Decimal:
+    """Return the decimal that `to_sortable` wrote."""
+    if text[-1] != "~":
+        return Decimal(text[1:])
+    return Decimal("-" + text[1:-1].translate(_COMPLEMENT))
