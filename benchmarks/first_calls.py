@@ -29,6 +29,8 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
+from iftb_store.doctor import examine
+from iftb_store.transfer.backup import backup
 
 #: Milliseconds that no call holds the loop up for.
 LIMIT_MS = 50.0
@@ -77,7 +79,7 @@ async def _run_serializable(db: DatabaseManager) -> None:
 
 async def _backup(db: DatabaseManager) -> None:
     with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
-        await db.backup(Path(folder, "store.backup"))
+        await backup(db, Path(folder, "store.backup"))
 
 
 #: The calls, in an order in which each finds the tables that it needs.
@@ -105,7 +107,7 @@ CALLS: dict[str, Call] = {
     "identity": lambda db: db.identity(),
     "status": lambda db: db.status(),
     "health": lambda db: db.health(),
-    "examine": lambda db: db.examine(),
+    "examine": lambda db: examine(db),
     "backup": _backup,
 }
 #: Those of a benchmark's run: a read, a write, rows as Arrow, the schema, the whole.

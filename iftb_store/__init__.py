@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from iftb_store.errors import (
@@ -32,14 +33,18 @@ from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
     from iftb_store.config import Settings, get_settings
+    from iftb_store.doctor import Finding, examine
+    from iftb_store.transfer.backup import Backup, backup
 
 __all__ = [
     "TIMEFRAMES",
     "AmbiguousPositionError",
+    "Backup",
     "Base",
     "CommitOutcomeUnknown",
     "ConfigurationError",
     "DatabaseManager",
+    "Finding",
     "InvalidValueError",
     "MissingDriverError",
     "NotConnectedError",
@@ -63,6 +68,8 @@ __all__ = [
     "URLError",
     "Unsupported",
     "UpsertReport",
+    "backup",
+    "examine",
     "get_settings",
     "quantize",
 ]
@@ -70,10 +77,18 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    # pydantic-settings takes longer to import than all else here, and many bots have no use for it
-    if name in ("Settings", "get_settings"):
-        from iftb_store import config
+# what takes long to import, and many bots have no use for: pydantic-settings, pyarrow
+_LAZY = {
+    "Backup": "iftb_store.transfer.backup",
+    "Finding": "iftb_store.doctor",
+    "Settings": "iftb_store.config",
+    "backup": "iftb_store.transfer.backup",
+    "examine": "iftb_store.doctor",
+    "get_settings": "iftb_store.config",
+}
 
-        return getattr(config, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,8 @@ _OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "
 # of the parts, those whose value an error shows
 _SHOWN = ("port", "pool_size", "max_overflow")
 _HIDDEN = "***"
+#: What precedes the name of a variable that holds a URL.
+ENVIRONMENT = "env:"
 _REQUIRED = ("host", "database", "username", "password")
 
 _log = logging.getLogger(__name__)
@@ -204,3 +207,26 @@ def get_settings() -> Settings:
 
 def _variable(field: str) -> str:
     return field if field == _URL_VARIABLE else f"{_PREFIX}{field.upper()}"
+
+
+def resolve_url(url: str | None) -> str:
+    """Return the URL that the user means, with its password.
+
+    Raises:
+        ConfigurationError: env:NAME names a variable that is not set, or the settings are incomplete.
+    """
+    if url is None:
+        return get_settings().database.get_async_url()
+    if not url.startswith(ENVIRONMENT):
+        return url
+    name = url.removeprefix(ENVIRONMENT)
+    if not name.isidentifier():
+        # it may be a URL, password and all
+        raise ConfigurationError(f"{ENVIRONMENT} is to be followed by the name of an environment variable, as in env:BOT_URL")
+    try:
+        value = os.environ.get(name, "").strip()
+    except UnicodeEncodeError:
+        value = ""
+    if not value:
+        raise ConfigurationError(f"{ENVIRONMENT}{name} was given, but the environment variable {name} is not set")
+    return value

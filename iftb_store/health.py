@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import text
-
-if TYPE_CHECKING:
-    from iftb_store_migrations import SchemaStatus
 
 _ADVICE = {
     "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
     "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` brings it up to date",
     "ahead": "the schema is of a newer iftb-store than this one; install that version: pip install --upgrade iftb-store",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """The state of the schema in one database.
+
+    ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
+    unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
+    that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
+    ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
+    """
+
+    engine: str
+    version: str
+    revision: str | None
+    head: str
+    tables: dict[str, int]
+    state: str
+    encoding: str | None
+    policies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

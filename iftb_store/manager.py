@@ -16,7 +16,6 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store._io.semaphore import FairSemaphore
-from iftb_store._io.tasks import import_modules
 from iftb_store._io.turns import check_process
 from iftb_store.errors import (
     CommitOutcomeUnknown,
@@ -28,26 +27,36 @@ from iftb_store.errors import (
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import Health, PoolState, advice, prove_writable, warnings_of
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Encryption, Isolation, SupportsEncryption
-from iftb_store.registry import backend_for, parse_url, shown_url, without_secrets
+from iftb_store.health import Health, PoolState, SchemaStatus, advice, prove_writable, warnings_of
+from iftb_store.protocols import (
+    ISOLATIONS,
+    Backend,
+    Capability,
+    Encryption,
+    Isolation,
+    SupportsBackup,
+    SupportsEncryption,
+    SupportsMigrations,
+)
+from iftb_store.registry import backend_for
+from iftb_store.url import parse_url, shown_url, without_secrets
 from iftb_store.values import checks
 from iftb_store.values.display import kind, shown
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from iftb_store.doctor import Finding
-    from iftb_store.transfer.backup import Backup, Step
-    from iftb_store_migrations import SchemaStatus
-
+A = TypeVar("A")
 T = TypeVar("T")
 
 # seconds; a try waits up to the first before it is run again, the next up to twice as long, up to the second
 _BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
+
+_DECLARED: dict[type[Any], Capability] = {
+    SupportsMigrations: Capability.MIGRATIONS,
+    SupportsBackup: Capability.BACKUP,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -290,7 +299,7 @@ class DatabaseManager:
             Unsupported: the backend declares no MIGRATIONS.
             InvalidValueError: ``within`` is no number of seconds, 0 or more.
         """
-        self._require_migrations()
+        self.ability(SupportsMigrations)
         round_trip, schema, writable = None, None, False
         protection: Encryption | tuple[None, None] = None, None
         problems: list[str] = []
@@ -322,11 +331,7 @@ class DatabaseManager:
         Raises:
             SchemaError: the tables there are not ours and carry no revision, or are of a newer version.
         """
-        self._require_migrations()
-        await import_modules("iftb_store_migrations")
-        from iftb_store_migrations import upgrade
-
-        await self._backend.with_connection(upgrade)
+        await self.ability(SupportsMigrations).migrate()
 
     async def create_tables(self) -> None:
         """Create the tables that are missing and stamp the newest revision; for tests and first steps.
@@ -334,66 +339,28 @@ class DatabaseManager:
         Raises:
             SchemaError: tables of ours are there at another revision.
         """
-        self._require_migrations()
-        await import_modules("iftb_store_migrations")
-        from iftb_store_migrations import create
-
-        await self._backend.with_connection(create)
+        await self.ability(SupportsMigrations).create_tables()
 
     async def status(self) -> SchemaStatus:
         """Return the engine and its version, the schema's revision and this version's, and the rows of each table."""
-        self._require_migrations()
-        await import_modules("iftb_store_migrations")
-        from iftb_store_migrations import status
+        return await self.ability(SupportsMigrations).status()
 
-        return await self._backend.with_connection(status, read_only=True)
-
-    async def examine(self) -> list[Finding]:
-        """Look for what is wrong with the rows, the ids and the schema, worst first; nothing is changed.
-
-        The rows are examined in one state of the database, in the engine, without a limit to the time of a statement: every
-        table is read a few times. A finding names the first few rows and says how it is mended.
-
-        Raises:
-            NotConnectedError: before connect().
-            Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
-        """
-        self._require_migrations()
-        await import_modules("iftb_store_migrations", "iftb_store.doctor")
-        from iftb_store.doctor import examine_rows, examine_schema, worst_first
-
-        schema, whole = await self._backend.with_connection(examine_schema, read_only=True)
-        rows = await self._backend.with_connection(examine_rows, read_only=True) if whole else []
-        return worst_first([*rows, *schema])
-
-    async def backup(self, path: str | PathLike[str], *, overwrite: bool = False, step: Step | None = None) -> Backup:
-        """Write everything into a file, as one committed state, while sessions go on; return what it holds.
-
-        SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one; DuckDB's holds the
-        tables of iftb-store alone, and a warning names what is left out. From PostgreSQL it
-        is an SQLite database; that needs the extras sqlite and arrow. `iftb-store restore` brings any of them into any engine,
-        with all ids and times. The file is its owner's alone. It is written in the folder ``path``.partial, opened, and then
-        given its name: there is never a part of a backup under it.
+    def ability(self, protocol: type[A]) -> A:
+        """Return what the backend can do besides, e.g. ``db.ability(SupportsBackup)``.
 
         Args:
-            path: the file; its folder exists.
-            overwrite: replace a file that is there.
-            step: shows how far it is: called with the name of a step, it gives a context manager of a function that is told
-                what is done, of how much (None where nobody knows): bytes, from PostgreSQL rows.
+            protocol: one of `iftb_store.protocols`: SupportsMigrations, SupportsBackup.
 
         Raises:
-            InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
-            SchemaError: there are no tables of iftb-store, or of another revision.
-            MissingDriverError: an extra is not installed; the message is the install line.
-            OperationalError: the file cannot be written, what is read is damaged, another backup to it is under way, or rows
-                are hidden from this role.
             NotConnectedError: before connect().
+            Unsupported: the backend does not declare it.
         """
-        self._require_migrations()
-        await import_modules("iftb_store_migrations", "iftb_store.transfer.backup")
-        from iftb_store.transfer.backup import write_backup
-
-        return await write_backup(self, self._backend, self._url, path, overwrite=overwrite, step=step)
+        self._require_connected()
+        capability = _DECLARED.get(protocol)
+        if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):
+            what = protocol.__name__ if capability is None else capability.name.lower()
+            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no {what}")
+        return self._backend
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:
@@ -407,8 +374,3 @@ class DatabaseManager:
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
         check_process(self._process, repr(self))
-
-    def _require_migrations(self) -> None:
-        self._require_connected()
-        if Capability.MIGRATIONS not in self.capabilities:
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no migrations")

@@ -15,7 +15,7 @@ not after ``end``. A store never changes an object that it was given. The rules 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from decimal import Decimal
@@ -26,6 +26,7 @@ from sqlalchemy import URL, Connection, Executable, Result
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.health import SchemaStatus
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.schema.table_spec import ScannedTable, Selection
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     # its import takes a tenth of ours, and a bot on DuckDB has no use for it
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 Isolation = Literal["read committed", "snapshot", "repeatable read", "serializable"]
@@ -387,16 +389,38 @@ class Backend(Protocol):
         """Return the stores that work in a session of this backend (or, with SQLALCHEMY, an app's own)."""
         ...
 
+
+@runtime_checkable
+class SupportsMigrations(Protocol):
+    """A backend whose schema has revisions; with the capability MIGRATIONS. `iftb_store.relational.Migrated` has all but one."""
+
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a limit to the time of a statement.
 
         Where it may write (a migration), it works alone: other callers wait, bounded. Where ``read_only``, it waits for no
-        writer and takes no lock (status). Only with the capability MIGRATIONS.
+        writer and takes no lock (status).
         """
         ...
 
+    async def migrate(self) -> None:
+        """Bring the schema to this version's revision; see `iftb_store.DatabaseManager.migrate`."""
+        ...
+
+    async def create_tables(self) -> None:
+        """Create the tables that are missing; see `iftb_store.DatabaseManager.create_tables`."""
+        ...
+
+    async def status(self) -> SchemaStatus:
+        """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsBackup(Protocol):
+    """A backend whose engine writes backups itself; with the capability BACKUP."""
+
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Write our tables, whole, into the new file ``path``, as one committed state; only with the capability BACKUP.
+        """Write our tables, whole, into the new file ``path``, as one committed state.
 
         Readers and writers go on meanwhile. No file is at ``path``; the new one is its owner's alone, needs none beside it, and
         is opened by a URL of the same scheme with this path. Where this fails or is cancelled, part of it may stay. ``progress``
@@ -439,5 +463,54 @@ class SupportsWholeReads(Protocol):
         Raises:
             OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
                 The message names the tables, the reason and the remedy.
+        """
+        ...
+
+
+@runtime_checkable
+class ConnectedStore(Protocol):
+    """A store that is open: what transfers, files and reports work on. `iftb_store.DatabaseManager` is one."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What its backend declares beyond the contract."""
+        ...
+
+    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
+        """Open a session; see `iftb_store.DatabaseManager.get_session`."""
+        ...
+
+    async def run(
+        self,
+        work: Callable[[Any], Awaitable[T]],
+        *,
+        retries: int = 8,
+        isolation: Isolation | None = None,
+        idempotent: bool = False,
+    ) -> T:
+        """Run ``work(session)`` in a transaction; see `iftb_store.DatabaseManager.run`."""
+        ...
+
+    async def identity(self) -> str:
+        """Return what tells its tables from all others."""
+        ...
+
+    async def status(self) -> SchemaStatus:
+        """Return the state of its schema."""
+        ...
+
+    async def migrate(self) -> None:
+        """Bring its schema to this version's revision."""
+        ...
+
+    async def create_tables(self) -> None:
+        """Create the tables that are missing."""
+        ...
+
+    def ability(self, protocol: type[A]) -> A:
+        """Return what its backend can do besides, as `SupportsBackup`.
+
+        Raises:
+            Unsupported: the backend does not declare it.
         """
         ...

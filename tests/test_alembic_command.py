@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager
+from iftb_store.protocols import SupportsMigrations
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ HISTORY = CHECKOUT / "migrations" / "iftb_store_migrations"
 def run(url: str, work: Callable[[Connection], T]) -> T:
     async def connected() -> T:
         async with DatabaseManager(url) as db:
-            return await db._backend.with_connection(work)
+            return await db.ability(SupportsMigrations).with_connection(work)
 
     return asyncio.run(connected())
 

@@ -24,7 +24,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.backups import fill
 from iftb_store.testing.samples import trade
 from iftb_store.testing.whole_rows import EXAMPLES, drop, put, stored
-from iftb_store.transfer.backup import Backup
+from iftb_store.transfer.backup import Backup, backup
 from iftb_store.transfer.restore import backup_url, restore
 from iftb_store_sqlite.backups import Stopped
 from tests.conftest import Run
@@ -45,7 +45,7 @@ async def filled(url: str) -> AsyncIterator[DatabaseManager]:
 async def saved(url: str, path: str = "saved") -> DatabaseManager:
     """Back a filled database up; return a manager of the backup."""
     async with filled(url) as db:
-        await db.backup(path)
+        await backup(db, path)
     return DatabaseManager(backup_url(path))
 
 
@@ -205,7 +205,7 @@ async def test_a_cancelled_backup_does_not_run_on(sqlite_url: str, monkeypatch: 
 
     monkeypatch.setattr("iftb_store_sqlite.backups.check", endless)
     async with filled(sqlite_url) as db:
-        task = asyncio.create_task(db.backup("saved"))
+        task = asyncio.create_task(backup(db, "saved"))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -287,12 +287,12 @@ async def test_another_process_s_duckdb_file_names_it_and_the_remedy(duckdb_url:
         _, said = await other.communicate()
     assert other.returncode == 1
     assert f"PID {os.getpid()}" in said.decode()
-    assert "it can call db.backup() itself" in said.decode()
+    assert "it can call backup(db) itself" in said.decode()
 
 
 async def test_two_backups_to_one_file_are_one_after_the_other(sqlite_url: str) -> None:
     async with filled(sqlite_url) as db:
-        first, second = await asyncio.gather(db.backup("saved"), db.backup("saved"), return_exceptions=True)
+        first, second = await asyncio.gather(backup(db, "saved"), backup(db, "saved"), return_exceptions=True)
         outcomes = {type(first), type(second)}
     assert outcomes in ({Backup, OperationalError}, {Backup, InvalidValueError})
 

@@ -28,7 +28,9 @@ from iftb_store import (
 )
 from iftb_store.cli import main
 from iftb_store.doctor import Finding, examine_rows
+from iftb_store.doctor import examine as examine_store
 from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import T0, position, trade
 from iftb_store.values.decimals import plain, to_sortable
@@ -148,7 +150,7 @@ def store(request: pytest.FixtureRequest, stores: Callable[[str], Store]) -> Sto
 def examine(url: str) -> list[Finding]:
     async def found() -> list[Finding]:
         async with DatabaseManager(url) as db:
-            return await db.examine()
+            return await examine_store(db)
 
     return asyncio.run(found())
 
@@ -221,7 +223,7 @@ def test_rows_are_examined_in_one_state_that_nothing_is_written_to(stores: Calla
 
     async def run() -> tuple[Any, ...]:
         async with DatabaseManager(store.url) as db:
-            return await db._backend.with_connection(examined, read_only=True)
+            return await db.ability(SupportsMigrations).with_connection(examined, read_only=True)
 
     assert asyncio.run(run()) == ("repeatable read", "on")
 
@@ -298,7 +300,7 @@ def test_what_cannot_be_read_is_mended_before_what_is_told_by_reckoning(stores: 
 def test_a_database_without_tables_is_to_be_migrated(url: str) -> None:
     async def found() -> list[Finding]:
         async with DatabaseManager(url) as db:
-            return await db.examine()
+            return await examine_store(db)
 
     (finding,) = asyncio.run(found())
 

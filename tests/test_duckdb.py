@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.errors import SchemaError, Unsupported, URLError
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.tables import Base
 from iftb_store_duckdb.errors import cannot_open
 from iftb_store_duckdb.locks import write_lock
@@ -433,7 +434,7 @@ async def test_migration_work_that_fails_is_rolled_back_and_mapped(db: DatabaseM
         connection.execute(text("SELECT * FROM nothing_there"))
 
     with pytest.raises(OperationalError, match="nothing_there"):
-        await db._backend.with_connection(work)
+        await db.ability(SupportsMigrations).with_connection(work)
 
     assert await bars_stored(db) == 0
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
+from iftb_store.doctor import examine
 from tests.conftest import Run
 
 _INDEX = 'x; DROP TABLE trades; -- "\x1b[31m'
@@ -40,11 +41,11 @@ async def test_a_remedy_quotes_a_name_as_the_engine_does(postgres_url: str) -> N
         await admin.execute(f"CREATE INDEX {quoted} ON trades (trade_id)")
         await admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass($1)::oid", quoted)
 
-        (finding,) = [found for found in await db.examine() if found.kind == "invalid index"]
+        (finding,) = [found for found in await examine(db) if found.kind == "invalid index"]
         assert finding.statements == (f"REINDEX INDEX CONCURRENTLY {quoted}",)
         # and it is what it says
         await admin.execute(finding.statements[0])
-        assert [found for found in await db.examine() if found.kind == "invalid index"] == []
+        assert [found for found in await examine(db) if found.kind == "invalid index"] == []
         await admin.close()
 
 

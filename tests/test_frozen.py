@@ -19,6 +19,7 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
+from iftb_store.doctor import examine
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
@@ -152,7 +153,7 @@ async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: di
 async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
-        findings = await db.examine()
+        findings = await examine(db)
     assert [finding for finding in findings if finding.severity == "error"] == []
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager, SchemaError
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema import revision as schema
 from iftb_store_migrations import history, lock
 
@@ -44,7 +45,7 @@ def downgrade(op):
 
 async def run(url: str, work: Callable[[Connection], T]) -> T:
     async with DatabaseManager(url) as db:
-        return await db._backend.with_connection(work)
+        return await db.ability(SupportsMigrations).with_connection(work)
 
 
 async def sql(url: str, *statements: str) -> None:
@@ -354,7 +355,7 @@ async def test_a_memory_database_migrates_on_the_managers_own_connection(memory_
     async with DatabaseManager(memory_url) as db:
         await db.migrate()
 
-        assert await db._backend.with_connection(migrations.differences) == []
+        assert await db.ability(SupportsMigrations).with_connection(migrations.differences) == []
 
 
 async def test_several_processes_migrate_one_database_at_once(url: str) -> None:

@@ -25,6 +25,7 @@ from iftb_store import (
     Unsupported,
     URLError,
 )
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.transfer.copy import Copy
 from iftb_store_postgres.errors import translate
 from tests.strangers import as_stranger
@@ -194,7 +195,7 @@ async def test_the_statement_timeout_of_the_url_is_an_operational_error(postgres
 
 async def test_a_migration_has_no_statement_timeout(postgres_url: str) -> None:
     async with DatabaseManager(with_options(postgres_url, statement_timeout="1s")) as db:
-        await db._backend.with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(1.5)")))
+        await db.ability(SupportsMigrations).with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(1.5)")))
 
 
 async def test_a_full_pool_is_an_operational_error(postgres_url: str) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.doctor import examine
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.registry import stores_of
 from iftb_store.schema.table_spec import TRADES, Selection
 from iftb_store.testing import BackendConformance
@@ -159,14 +161,14 @@ async def test_the_analyst_examines_all_that_it_may_read(migrated: Roles) -> Non
         await session.execute(text("UPDATE trades SET realized_pnl = 1"))
         await session.execute(text("DROP INDEX ix_trades_recent"))
     async with DatabaseManager(migrated.urls["analyst"]) as db:
-        found = {(finding.severity, finding.kind) for finding in await db.examine()}
+        found = {(finding.severity, finding.kind) for finding in await examine(db)}
     assert found >= {("warning", "open with realized_pnl"), ("warning", "index missing")}
     assert {kind for severity, kind in found if severity == "note"} == {"definitions not examined", "sequences not examined"}
 
 
 async def test_the_owner_goes_down_and_up(migrated: Roles) -> None:
     async with DatabaseManager(migrated.urls["owner"]) as db:
-        await db._backend.with_connection(downgrade)
+        await db.ability(SupportsMigrations).with_connection(downgrade)
         assert (await db.status()).state == "empty"
         await db.migrate()
         assert (await db.status()).state == "current"

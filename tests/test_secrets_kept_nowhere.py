@@ -16,8 +16,8 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, StoreError, URLError
 from iftb_store.cli import main
-from iftb_store.cli.output import without_password
 from iftb_store.config import DatabaseSettings, Settings
+from iftb_store.values.display import without_password
 from tests.faults.cancelling import Cancelled
 from tests.scripted_server import LETS_IN, NOTICE, READY, authentication, scripted
 from tests.test_secrets import ENCODED, PASSWORD, SECRET, told

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
 from iftb_store.cli import main
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.table_spec import BARS, Selection
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import hourly
@@ -64,7 +65,7 @@ async def test_a_statement_of_a_cancelled_command_does_not_run_on(sqlite_url: st
         conn.execute(text(sql))
 
     async with DatabaseManager(sqlite_url) as db:
-        running = asyncio.ensure_future(db._backend.with_connection(endless, read_only=True))
+        running = asyncio.ensure_future(db.ability(SupportsMigrations).with_connection(endless, read_only=True))
         await asyncio.to_thread(begun.wait)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

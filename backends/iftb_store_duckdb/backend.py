@@ -18,11 +18,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
-from iftb_store._io.semaphore import FairSemaphore
-from iftb_store._io.tasks import uncancelled
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.protocols import Capability, Isolation
-from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions, blame_parent, check_own_lock, own_sessions
+from iftb_store.relational import (
+    DISCONNECTED,
+    FairSemaphore,
+    Migrated,
+    OpenSessions,
+    blame_parent,
+    check_own_lock,
+    own_sessions,
+    uncancelled,
+)
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.values.file_identity import file_identity
 from iftb_store_duckdb.backups import back_up
@@ -44,7 +51,7 @@ _RETRY_OPEN = 0.05
 _ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name = system.main.current_database()"
 
 
-class DuckDBBackend:
+class DuckDBBackend(Migrated):
     """One DuckDB database in a file or in memory.
 
     Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The

@@ -58,7 +58,7 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
         found = _HOLDER.search(str(error))
         holder = found[1] if found else "a process that DuckDB does not name"
         reason = (
-            f"another process holds it: {holder}; close it there (for a backup it can call db.backup() itself), "
+            f"another process holds it: {holder}; close it there (for a backup it can call backup(db) itself), "
             "or open the file with access_mode=read_only in every process"
         )
     elif isinstance(error, duckdb.ConnectionException):

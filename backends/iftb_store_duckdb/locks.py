@@ -6,7 +6,7 @@ import os
 import threading
 from weakref import WeakValueDictionary
 
-from iftb_store._io.semaphore import FairSemaphore
+from iftb_store.relational import FairSemaphore
 
 _guard = threading.Lock()
 _write_locks: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()

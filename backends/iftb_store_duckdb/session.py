@@ -12,11 +12,9 @@ import duckdb
 from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store._io.semaphore import FairSemaphore
-from iftb_store._io.turns import Turns
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
 from iftb_store.protocols import Isolation
-from iftb_store.relational.open_sessions import ENDED, blame_parent, check_own_lock
+from iftb_store.relational import ENDED, FairSemaphore, Turns, blame_parent, check_own_lock
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed

@@ -14,11 +14,10 @@ from typing import Literal
 
 import asyncpg
 
-from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
-from iftb_store.relational import uncancelled
+from iftb_store.relational import import_modules, uncancelled
 from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import EPOCH
 from iftb_store.values import checks

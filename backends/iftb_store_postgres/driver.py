@@ -15,13 +15,23 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi, PGD
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.batches.gc_pause import paused
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational import Flavor, Row, Statement, StoreSession, fitting_sql, joined, note_error, scan_sql, statement
+from iftb_store.relational import (
+    Flavor,
+    Row,
+    Statement,
+    StoreSession,
+    fitting_sql,
+    import_modules,
+    joined,
+    note_error,
+    scan_sql,
+    statement,
+)
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import ScannedTable, Selection
 from iftb_store.values.checks import json_text

@@ -27,6 +27,8 @@ from iftb_store.relational import (
     RelationalStores,
     StorePool,
     before_write,
+    blame_parent,
+    check_own_lock,
     is_read,
     isolated,
     may_write,
@@ -35,7 +37,6 @@ from iftb_store.relational import (
     uncancelled,
     watch,
 )
-from iftb_store.relational.open_sessions import blame_parent, check_own_lock
 from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.connection import Driver, begin

@@ -16,7 +16,6 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
 from iftb_store.batches.gc_pause import age, paused
 from iftb_store.errors import SchemaError, operational_error, readable
@@ -28,14 +27,16 @@ from iftb_store.relational import (
     Statement,
     StoreSession,
     before_write,
+    blame_parent,
+    check_own_lock,
     fitting_sql,
+    import_modules,
     joined,
     note_error,
     scan_sql,
     statement,
     uncancelled,
 )
-from iftb_store.relational.open_sessions import blame_parent, check_own_lock
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import ScannedTable, Selection
 from iftb_store.schema.types import from_epoch_us, to_epoch_us

@@ -12,6 +12,8 @@ WINDOWS = os.name == "nt"
 #: To open no file that a link leads to.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
+_OTHERS = 0o077
+
 
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
@@ -47,3 +49,16 @@ def named(partial: Path, path: Path) -> None:
     """Give what is on the disk its name, in place of what has it: all of it is there under the name, or nothing."""
     partial.replace(path)
     on_disk(path.parent)
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is created meanwhile is for its owner alone, also what an engine creates beside a database.
+
+    The umask is the whole process's, so this is for commands, never for the library.
+    """
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)

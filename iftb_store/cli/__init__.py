@@ -15,12 +15,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
 from iftb_store import __version__
+from iftb_store._io.atomic_files import private_files
 from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
-from iftb_store.cli.output import error_line, in_one_line, say, without_password
-from iftb_store.cli.target import Terminated, private_files
+from iftb_store.cli.output import error_line, say
+from iftb_store.cli.target import Terminated
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.values.display import in_one_line, without_password
 
 FAILURE = 1
 WRONG_USAGE = 2

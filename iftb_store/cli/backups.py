@@ -10,15 +10,19 @@ import typer
 from rich.filesize import decimal
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import counted, error_line, in_one_line, json_out, say, table
+from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, resolve, run, shown, url_and_rest
+from iftb_store.cli.target import Terminated, run, shown, url_and_rest
 from iftb_store.cli.transfer import SHORT, Quiet, frugal
+from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
-from iftb_store.registry import parse_url, require_arrow
+from iftb_store.registry import require_arrow
 from iftb_store.transfer.backup import READ_ONLY, Backup
+from iftb_store.transfer.backup import backup as write_backup
+from iftb_store.url import parse_url
+from iftb_store.values.display import in_one_line
 
 if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
@@ -43,7 +47,7 @@ def backup(
 
     async def save(db: DatabaseManager) -> Backup:
         unit = "bytes" if Capability.BACKUP in db.capabilities else "rows"
-        return await db.backup(path, overwrite=overwrite, step=lambda name: progress.step(name, unit))
+        return await write_backup(db, path, overwrite=overwrite, step=lambda name: progress.step(name, unit))
 
     try:
         made = run(url, save)
@@ -80,7 +84,7 @@ def restore(
     from iftb_store.transfer.restore import restore as bring_back
 
     progress = Progress(quiet=quiet)
-    address, target = backup_url(path), parse_url(resolve(url))
+    address, target = backup_url(path), parse_url(resolve_url(url))
     # a database of DuckDB's cannot be opened twice, with different rights, to be asked
     database = Path(target.database or "")
     if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):

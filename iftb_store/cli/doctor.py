@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import console, counted, json_out, printable, say
+from iftb_store.cli.output import console, counted, json_out, say
 from iftb_store.cli.target import run
+from iftb_store.doctor import examine
 from iftb_store.doctor.findings import SEVERITY_ORDER, SHOWN_ROWS, Finding
+from iftb_store.values.display import printable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _INDENT = " " * 9
@@ -34,7 +36,7 @@ def doctor(
     screen = console(stderr=True)
     waiting = screen.status("examining every row …") if screen.is_terminal and not quiet else nullcontext()
     with waiting:
-        findings = run(url, lambda db: db.examine())
+        findings = run(url, lambda db: examine(db))
     if not quiet:
         if as_json:
             json_out(findings)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, Url, time_option
-from iftb_store.cli.output import counted, error_line, in_one_line, json_out, moment, say
+from iftb_store.cli.output import counted, error_line, json_out, moment, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
@@ -31,7 +31,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, Scope
 from iftb_store.schema.table_spec import BARS, TRADES
 from iftb_store.values import checks
-from iftb_store.values.display import shown
+from iftb_store.values.display import in_one_line, shown
 
 _NOTHING = "nothing of this file is stored"
 _FILE_HELP = "Files, patterns, or folders of Parquet files; wanted."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -16,16 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from iftb_store.values import display
 from iftb_store.values.decimals import CONTEXT, plain
+from iftb_store.values.display import printable
 
-# also of a URL that was mistyped, such as postgresql:/user:pass word@host
-_BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")
-# up to the next option or the line's end, as an & or a space that should have been percent-encoded is the password's
-_PASSWORD_OPTION = re.compile(r"(?:password|passwd|pwd)=", re.IGNORECASE)
-_NEXT_OPTION = re.compile(r"&\w+=")
 # wide enough for any row: a pipe has no width to fold at
 _PIPE_WIDTH = 10_000
-_HALF_A_LINE = 500
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -41,52 +36,12 @@ def say(line: str = "", *, stderr: bool = False) -> None:
 
 def error_line(message: str) -> None:
     """Print ``error: …`` in one line to stderr, without what may be a password, nor its middle where it is too long."""
-    line = printable(in_one_line(message))
-    if len(line) > 2 * _HALF_A_LINE:
-        line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - see say
-
-
-def in_one_line(words: str) -> str:
-    """Return what somebody typed in one line, without what may be user and password, be there line breaks in them."""
-    return without_password(" ".join(words.split()))
-
-
-def without_password(message: str) -> str:
-    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand.
-
-    All from a line's first colon to its last @ may be one. Each line is gone through once, as a server's may be long.
-    """
-    return "\n".join(map(_line_without_password, message.split("\n")))
-
-
-def _line_without_password(line: str) -> str:
-    spans: list[tuple[int, int]] = []
-    place = 0
-    while option := _PASSWORD_OPTION.search(line, place):
-        following = _NEXT_OPTION.search(line, option.end())
-        place = following.start() if following else len(line)
-        spans.append((option.end(), place))
-    end = line.rfind("@")
-    if begin := _BEFORE_CREDENTIALS.search(line, 0, max(end, 0)):
-        spans.append((begin.end(), end))
-    pieces, done = list[str](), 0
-    for first, last in sorted(spans):
-        # one may begin within another
-        if first >= done:
-            pieces += line[done:first], "***"
-        done = max(done, last)
-    return "".join(pieces) + line[done:]
+    print(display.error_line(message), file=sys.stderr)  # noqa: T201 - see say
 
 
 def counted(count: int, noun: str) -> str:
     """Return a number and its noun: ``1 bar``, ``43,200 bars``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def printable(text: str) -> str:
-    """Replace what would steer a terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def json_out(value: object) -> None:

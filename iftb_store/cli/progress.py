@@ -11,7 +11,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from iftb_store.cli.output import console, printable
+from iftb_store.cli.output import console
+from iftb_store.values.display import printable
 
 # seconds between two plain lines
 _OFTEN = 10.0

@@ -10,13 +10,14 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import counted, error_line, json_out, say, table
-from iftb_store.cli.target import Terminated, resolve, run, shown
+from iftb_store.cli.target import Terminated, run, shown
+from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, unreachable
 from iftb_store.manager import DatabaseManager
 
 if TYPE_CHECKING:
-    from iftb_store_migrations import SchemaStatus
+    from iftb_store.health import SchemaStatus
 
 _UNSTAMPED = (
     "the tables carry no revision; if they are those of iftb-store they can be used, and `iftb-store migrate URL` adopts them"
@@ -28,7 +29,7 @@ def migrate(url: Url = None) -> None:
 
     Safe to run twice, and from several places at once: one works, the others wait for a while.
     """
-    address = resolve(url)
+    address = resolve_url(url)
 
     async def upgrade(db: DatabaseManager) -> SchemaStatus:
         await db.migrate()
@@ -50,7 +51,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
 
     Nothing is left behind. The exit code is 0 where all is well and 1 where not.
     """
-    address = resolve(url)
+    address = resolve_url(url)
     try:
         found = run(address, lambda db: db.health())
     except DBAPIError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,18 +11,16 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
-from iftb_store.cli.output import in_one_line
-from iftb_store.config import get_settings
-from iftb_store.errors import ConfigurationError, InvalidValueError, SchemaError
+from iftb_store.config import ENVIRONMENT, resolve_url
+from iftb_store.errors import InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url, shown_url
+from iftb_store.url import parse_url, shown_url
+from iftb_store.values.display import in_one_line
 
 URL_HELP = "A database URL, or env:NAME; IFTB_STORE_URL or the DB_ variables where there is none."
 
 T = TypeVar("T")
 
-_OTHERS = 0o077
-_ENVIRONMENT = "env:"
 _FILE_ENGINES = ("sqlite", "duckdb")
 
 
@@ -31,22 +28,9 @@ class Terminated(BaseException):
     """SIGTERM came; what was under way is rolled back, and the database is closed."""
 
 
-@contextmanager
-def private_files() -> Iterator[None]:
-    """What is created meanwhile is for its owner alone, also what an engine creates beside a database.
-
-    The umask is the whole process's, so this is for commands, never for the library.
-    """
-    before = os.umask(_OTHERS)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def is_url(word: str) -> bool:
     """Tell a URL, or env:NAME, from a file or a symbol."""
-    return "://" in word or word.startswith(_ENVIRONMENT)
+    return "://" in word or word.startswith(ENVIRONMENT)
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
@@ -75,32 +59,9 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
     return url, (rest[0], rest[1])
 
 
-def resolve(url: str | None) -> str:
-    """Return the URL that the user means, with its password.
-
-    Raises:
-        ConfigurationError: env:NAME names a variable that is not set, or the settings are incomplete.
-    """
-    if url is None:
-        return get_settings().database.get_async_url()
-    if not url.startswith(_ENVIRONMENT):
-        return url
-    name = url.removeprefix(_ENVIRONMENT)
-    if not name.isidentifier():
-        # it may be a URL, password and all
-        raise ConfigurationError(f"{_ENVIRONMENT} is to be followed by the name of an environment variable, as in env:BOT_URL")
-    try:
-        value = os.environ.get(name, "").strip()
-    except UnicodeEncodeError:
-        value = ""
-    if not value:
-        raise ConfigurationError(f"{_ENVIRONMENT}{name} was given, but the environment variable {name} is not set")
-    return value
-
-
 def shown(url: str | None) -> str:
     """Return the URL that the user means for people, its password hidden."""
-    return shown_url(parse_url(resolve(url)))
+    return shown_url(parse_url(resolve_url(url)))
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
@@ -112,7 +73,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
         Terminated: SIGTERM came; the work was cancelled first, as Ctrl-C does it.
         SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
     """
-    address = url if isinstance(url, URL) else resolve(url)
+    address = url if isinstance(url, URL) else resolve_url(url)
     manager = DatabaseManager(address)
     if not create:
         require_file(address)

@@ -14,10 +14,12 @@ from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_option
 from iftb_store.cli.output import counted, error_line, json_out, say, table
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, require_file, resolve, run, shown
+from iftb_store.cli.target import Terminated, require_file, run, shown
+from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url, require_arrow
+from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ def _run_both(
 
     from iftb_store.transfer.plan import require_schema
 
-    ours, theirs = resolve(source), resolve(destination)
+    ours, theirs = resolve_url(source), resolve_url(destination)
     # Arrow's own keeps what was freed
     pa.set_memory_pool(pa.system_memory_pool())
     other = DatabaseManager(frugal(theirs))

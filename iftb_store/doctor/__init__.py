@@ -12,9 +12,32 @@ from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
 from iftb_store.doctor.sql import engine_of
 from iftb_store.doctor.values import BARS, readable, value_checks
+from iftb_store.protocols import ConnectedStore, SupportsMigrations
 from iftb_store.schema.tables import Base
 
-__all__ = ["Finding", "Severity", "examine_rows", "examine_schema", "worst_first"]
+__all__ = ["Finding", "Severity", "examine"]
+
+
+async def examine(db: ConnectedStore) -> list[Finding]:
+    """Look for what is wrong with the rows, the ids and the schema; change nothing.
+
+    The rows are examined in a snapshot, in the engine, without a limit to the time of a statement: every table is read a few
+    times. A finding names the first few rows and how to fix them.
+
+    Args:
+        db: the connected store, e.g. a DatabaseManager.
+
+    Returns:
+        The findings, worst first; none if all is well.
+
+    Raises:
+        NotConnectedError: before connect().
+        Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
+    """
+    migrations = db.ability(SupportsMigrations)
+    schema, whole = await migrations.with_connection(examine_schema, read_only=True)
+    rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
+    return sorted([*rows, *schema], key=lambda finding: SEVERITY_ORDER.index(finding.severity))
 
 
 def examine_schema(conn: Connection) -> tuple[list[Finding], bool]:
@@ -39,8 +62,3 @@ def examine_rows(conn: Connection) -> list[Finding]:
     findings += record_findings(conn, engine, sound)
     findings += id_findings(conn, engine)
     return findings
-
-
-def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Return findings by their severity; else in the order in which they are best mended."""
-    return sorted(findings, key=lambda finding: SEVERITY_ORDER.index(finding.severity))

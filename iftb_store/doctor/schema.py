@@ -13,9 +13,9 @@ from iftb_store.doctor.findings import Finding, Severity
 from iftb_store.doctor.sql import Engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advice
-from iftb_store.relational.visibility import Hidden, find_hidden, obstacles
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
+from iftb_store.schema.visibility import Hidden, find_hidden, obstacles
 
 if TYPE_CHECKING:
     from iftb_store_migrations import Difference

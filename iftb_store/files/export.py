@@ -13,7 +13,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import TEXT_FORMATS, format_of
 from iftb_store.files.outputs import check_target, new_file, new_folder
 from iftb_store.files.writers import PartitionedWriter, Writer, described, writer
-from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import stores_of
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import Scope
@@ -36,7 +36,7 @@ class Exported:
 
 
 async def export(
-    db: DatabaseManager,
+    db: ConnectedStore,
     scope: Scope,
     target: Path | BinaryIO,
     *,

@@ -20,9 +20,8 @@ from iftb_store.files.detect import Kind, kind_of, series_of
 from iftb_store.files.formats import PARTITION, SERIES, TABLE, VERSION
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
-from iftb_store.manager import DatabaseManager
 from iftb_store.models import Trade
-from iftb_store.protocols import Capability, Stores
+from iftb_store.protocols import Capability, ConnectedStore, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
@@ -171,7 +170,7 @@ class Source:
 
 
 async def import_file(
-    db: DatabaseManager,
+    db: ConnectedStore,
     source: Source,
     *,
     insert: bool = False,
@@ -204,7 +203,7 @@ async def import_file(
 
 
 async def _imported(
-    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     if source.kind is Kind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
@@ -278,7 +277,7 @@ class Batches:
 
 
 async def _stored(
-    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     async def work(session: Any) -> ImportedFile:
         commit.begin()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from iftb_store._io.tasks import uncancelled
+from iftb_store._io.semaphore import FairSemaphore
+from iftb_store._io.tasks import finished, import_modules, uncancelled
+from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
+from iftb_store.relational.migrated import Migrated
+from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
 from iftb_store.relational.reads import is_read, may_write
 from iftb_store.relational.scans import fitting_sql, scan_sql
@@ -19,26 +23,37 @@ from iftb_store.relational.sessions import (
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
-from iftb_store.relational.visibility import describe, find_hidden, obstacles
+from iftb_store.schema.visibility import describe, find_hidden, obstacles
 
 __all__ = [
+    "DISCONNECTED",
+    "ENDED",
     "EngineBackend",
+    "FairSemaphore",
     "Flavor",
+    "Migrated",
+    "OpenSessions",
     "RelationalStores",
     "Row",
     "Statement",
     "StorePool",
     "StoreSession",
+    "Turns",
     "before_write",
+    "blame_parent",
+    "check_own_lock",
     "describe",
     "find_hidden",
+    "finished",
     "fitting_sql",
+    "import_modules",
     "is_read",
     "isolated",
     "joined",
     "may_write",
     "note_error",
     "obstacles",
+    "own_sessions",
     "scan_sql",
     "session_of",
     "snapshot",

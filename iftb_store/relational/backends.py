@@ -15,6 +15,7 @@ from iftb_store._io.tasks import uncancelled
 from iftb_store._io.turns import other_loop
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.protocols import Isolation
+from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.relational.sessions import StoreSession, close_now, opened
 
@@ -22,7 +23,7 @@ from iftb_store.relational.sessions import StoreSession, close_now, opened
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
-class EngineBackend:
+class EngineBackend(Migrated):
     """Keeps the engine of a connected backend."""
 
     #: See `iftb_store.relational.sessions.Opener`.

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.manager import DatabaseManager
-from iftb_store.protocols import Capability, Session, Stores
+from iftb_store.protocols import Capability, ConnectedStore, Session, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import selected
@@ -30,7 +29,7 @@ def utc_now() -> datetime:
 
 
 @asynccontextmanager
-async def opened_stores(manager: DatabaseManager, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+async def opened_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
     """Open a session and yield its stores; a ``snapshot`` shows one state of the database, where the backend can."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
@@ -40,7 +39,7 @@ async def opened_stores(manager: DatabaseManager, *, snapshot: bool = False) -> 
 class Repository:
     """Works in a session, or in a transaction of its own per call."""
 
-    def __init__(self, session: Session | DatabaseManager, *, clock: Clock = utc_now) -> None:
+    def __init__(self, session: Session | ConnectedStore, *, clock: Clock = utc_now) -> None:
         """Work in a session, or in a transaction of its own per call where a connected manager is given.
 
         Args:
@@ -53,8 +52,8 @@ class Repository:
         """
         if not callable(clock):
             raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
-        self._manager = session if isinstance(session, DatabaseManager) else None
-        self._fixed = None if isinstance(session, DatabaseManager) else stores_of(session)
+        self._manager = session if isinstance(session, ConnectedStore) else None
+        self._fixed = None if isinstance(session, ConnectedStore) else stores_of(session)
         self._clock = clock
 
     @asynccontextmanager

@@ -24,7 +24,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store.testing.whole_rows import EXAMPLES, put, stored
-from iftb_store.transfer.backup import Backup
+from iftb_store.transfer.backup import Backup, backup
 
 #: Bars of one session.
 _BARS = 3
@@ -54,7 +54,7 @@ async def write_session(db: DatabaseManager, number: int) -> None:
 
 
 class BackupTests(SuiteFixtures):
-    """DatabaseManager.backup."""
+    """backup."""
 
     @pytest.fixture
     def saved(self, db: DatabaseManager) -> DatabaseManager:
@@ -65,7 +65,7 @@ class BackupTests(SuiteFixtures):
         self, saved: DatabaseManager, tmp_path: Path
     ) -> None:
         await fill(saved)
-        made = await saved.backup(tmp_path / "saved")
+        made = await backup(saved, tmp_path / "saved")
         async with opened(made) as copy:
             for table, rows in EXAMPLES:
                 assert await stored(copy, table) == rows
@@ -90,7 +90,7 @@ class BackupTests(SuiteFixtures):
         writing = asyncio.create_task(write_on())
         await begun.wait()
         first = done
-        made = await saved.backup(tmp_path / "saved")
+        made = await backup(saved, tmp_path / "saved")
         over.set()
         await writing
 
@@ -106,7 +106,7 @@ class BackupTests(SuiteFixtures):
     async def test_the_file_is_its_owner_s_alone_and_needs_none_beside_it(self, saved: DatabaseManager, tmp_path: Path) -> None:
         folder = tmp_path / "backups"
         folder.mkdir()
-        made = await saved.backup(folder / "saved")
+        made = await backup(saved, folder / "saved")
         assert (list(folder.iterdir()), made.path.stat().st_mode & 0o777) == ([made.path], 0o600)
         assert made.size == made.path.stat().st_size
 
@@ -116,15 +116,15 @@ class BackupTests(SuiteFixtures):
         path = tmp_path / "saved"
         path.write_text("mine")
         with pytest.raises(InvalidValueError, match=r"saved. is there already"):
-            await saved.backup(path)
+            await backup(saved, path)
         assert path.read_text() == "mine"
-        await saved.backup(path, overwrite=True)
-        async with opened(await saved.backup(path, overwrite=True)) as copy:
+        await backup(saved, path, overwrite=True)
+        async with opened(await backup(saved, path, overwrite=True)) as copy:
             assert await raw.count(copy, "trades") == 0
 
     async def test_a_backup_of_no_tables_is_refused(self, empty_db: DatabaseManager, tmp_path: Path) -> None:
         with pytest.raises(SchemaError):
-            await _can_be_saved(empty_db).backup(tmp_path / "saved")
+            await backup(_can_be_saved(empty_db), tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
 
     async def test_what_a_killed_backup_has_left_is_cleared_away(self, saved: DatabaseManager, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ class BackupTests(SuiteFixtures):
         (left / "saved.tmp").mkdir(parents=True)
         for name in (".iftb-store-backup", "saved", "saved-wal", "saved.wal", "saved.tmp/spilled"):
             (left / name).write_text("half of a backup")
-        async with opened(await saved.backup(tmp_path / "saved")) as copy:
+        async with opened(await backup(saved, tmp_path / "saved")) as copy:
             assert await raw.count(copy, "ohlcv") == 0
         assert not left.exists()
 
@@ -143,7 +143,7 @@ class BackupTests(SuiteFixtures):
         (tmp_path / "file.partial").write_text("dear")
         for name in ("folder", "link", "file"):
             with pytest.raises(InvalidValueError, match=f"{name}.partial' is in the way and no backup's own; move it"):
-                await saved.backup(tmp_path / name)
+                await backup(saved, tmp_path / name)
         assert ((mine / "only copy").read_text(), (tmp_path / "file.partial").read_text()) == ("dear", "dear")
 
     async def test_a_link_in_what_a_killed_backup_has_left_is_not_followed(self, saved: DatabaseManager, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ class BackupTests(SuiteFixtures):
         (left := tmp_path / "saved.partial").mkdir()
         (left / ".iftb-store-backup").touch()
         (left / "saved.tmp").symlink_to(mine)
-        await saved.backup(tmp_path / "saved")
+        await backup(saved, tmp_path / "saved")
         assert ((mine / "only copy").read_text(), left.exists()) == ("dear", False)
 
     @pytest.mark.parametrize("turns", [1, 30, 1_000])
@@ -162,14 +162,14 @@ class BackupTests(SuiteFixtures):
         folder = tmp_path / "backups"
         folder.mkdir()
         await fill(saved)
-        task = asyncio.create_task(saved.backup(folder / "saved"))
+        task = asyncio.create_task(backup(saved, folder / "saved"))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert [path.name for path in folder.iterdir()] == (["saved"] if isinstance(outcome, Backup) else [])
         assert saved.in_use == 0
-        await saved.backup(folder / "saved", overwrite=True)
+        await backup(saved, folder / "saved", overwrite=True)
 
 
 def _can_be_saved(db: DatabaseManager) -> DatabaseManager:

@@ -40,6 +40,7 @@ from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.hostile_series import METHODS as SERIES_METHODS
 from iftb_store.testing.hostile_values import HOSTILE, Attempt, Try
 from iftb_store.testing.samples import T0, as_given, bar, position, trade
+from iftb_store.transfer.backup import backup
 
 _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
 #: Classes of `iftb_store` that are data or somebody else's, and have no method of ours that takes input.
@@ -265,7 +266,7 @@ async def _backup(one: Try) -> int:
             return 0
         # a name that the file system does not take
         with suppress(OperationalError):
-            made = await one.db.backup(**given)
+            made = await backup(one.db, **given)
             assert made.tables["trades"] >= 1
             assert made.path.is_relative_to(folder)
     return 0
@@ -307,7 +308,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "DatabaseManager.ping": (("within",), _ping),
     "DatabaseManager.disconnect": (("grace",), _disconnect),
     "DatabaseManager.health": (("within",), _health),
-    "DatabaseManager.backup": (("path", "overwrite", "step"), _backup),
+    "backup": (("path", "overwrite", "step"), _backup),
     "OHLCVRepository.__init__": (
         ("session", "clock"),
         _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.protocols import Isolation, SupportsWholeReads
+from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
 from iftb_store.schema.table_spec import ScannedTable
-
-if TYPE_CHECKING:
-    from iftb_store.manager import DatabaseManager
 
 
 async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert: bool = False) -> None:
@@ -27,7 +24,7 @@ async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert:
 
 @asynccontextmanager
 async def whole_session(
-    db: DatabaseManager, tables: Iterable[ScannedTable], *, insert: bool = False, isolation: Isolation | None = None
+    db: ConnectedStore, tables: Iterable[ScannedTable], *, insert: bool = False, isolation: Isolation | None = None
 ) -> AsyncIterator[Any]:
     """Open a session that reads all rows of some tables, or fails.
 
@@ -39,7 +36,7 @@ async def whole_session(
         yield session
 
 
-async def require_two(source: DatabaseManager, destination: DatabaseManager) -> None:
+async def require_two(source: ConnectedStore, destination: ConnectedStore) -> None:
     """Refuse to copy or compare tables with themselves.
 
     Raises:

@@ -6,29 +6,25 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import URL
 
 from iftb_store._io.atomic_files import NO_LINK, claimed, named, on_disk, opened
 from iftb_store._io.tasks import import_modules
 from iftb_store.errors import InvalidValueError, URLError, operational_error
-from iftb_store.protocols import Backend, Capability
-from iftb_store.registry import backend_for, parse_url, stores_of
+from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
+from iftb_store.registry import backend_for, stores_of
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, Selection
 from iftb_store.transfer.access import require_whole
+from iftb_store.url import parse_url
 from iftb_store.values import checks
 from iftb_store.values.display import kind, shown
-from iftb_store.values.file_identity import BESIDE, database_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from iftb_store.manager import DatabaseManager
+from iftb_store.values.file_identity import BESIDE, database_of, file_identity
 
 #: Is told how much is done, of how much; None where nobody knows.
 Tell = Callable[[int, int | None], None]
@@ -62,20 +58,38 @@ class Backup:
     tables: dict[str, int]
 
 
-async def write_backup(
-    source: DatabaseManager,
-    backend: Backend,
-    url: URL,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    step: Step | None,
+async def backup(
+    source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: Step | None = None
 ) -> Backup:
-    """Write a backup of a connected manager; see `iftb_store.DatabaseManager.backup`."""
-    from iftb_store.manager import DatabaseManager
+    """Write everything into a file, as a snapshot, while sessions go on; return what it holds.
 
-    own_way = Capability.BACKUP in backend.capabilities
-    engine = url.get_backend_name() if own_way else PORTABLE
+    SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one; DuckDB's holds only
+    the tables of iftb-store, and a warning names what is left out. From PostgreSQL it is an SQLite database; that needs the
+    extras sqlite and arrow. `iftb-store restore` brings any of them into any engine, with all ids and times. Only its owner
+    can read the file. It is written in the folder ``path``.partial, opened, and then given its name: there is never a part
+    of a backup under it.
+
+    Args:
+        source: the connected store, e.g. a DatabaseManager.
+        path: the file; its folder exists.
+        overwrite: replace a file that is there.
+        step: shows how far it is: called with the name of a step, it gives a context manager of a function that is called
+            with what is done, of how much (None if nobody knows): bytes, from PostgreSQL rows.
+
+    Returns:
+        The file's path, engine and size, and the rows of each table.
+
+    Raises:
+        InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
+        SchemaError: there are no tables of iftb-store, or of another revision.
+        MissingDriverError: an extra is not installed; the message is the install line.
+        OperationalError: the file cannot be written, what is read is damaged, another backup to it is under way, or rows
+            are hidden from this role.
+        NotConnectedError: before connect().
+        Unsupported: the backend declares no MIGRATIONS.
+    """
+    own_way = Capability.BACKUP in source.capabilities
+    engine = (await source.status()).engine if own_way else PORTABLE
     target = _target(path)
     folder = target.with_name(f"{target.name}.partial")
     partial = folder / target.name
@@ -87,7 +101,7 @@ async def write_backup(
         writer = DatabaseManager(address)
     except URLError as error:
         raise InvalidValueError(f"the path cannot be that of a backup: {error}") from error
-    _check_target(target, checks.boolean(overwrite, "overwrite"), url.database if own_way else None)
+    _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
     if step is not None and not callable(step):
         raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
     step = step or (lambda name: nullcontext(lambda done, total: None))
@@ -98,19 +112,19 @@ async def write_backup(
     with _folder(folder):
         if own_way:
             with step("backup") as tell:
-                await backend.backup(os.fspath(partial), tell)
+                await source.ability(SupportsBackup).backup(os.fspath(partial), tell)
         else:
             await _copied(source, writer, step)
         async with DatabaseManager(address.update_query_dict(READ_ONLY.get(engine, {}))) as written:
             tables = (await written.status()).tables
         size = partial.stat().st_size
-        _check_target(target, overwrite)
+        _check_target(target, overwrite, await source.identity())
         on_disk(partial)
         named(partial, target)
     return Backup(target, engine, size, tables)
 
 
-async def _copied(source: DatabaseManager, writer: DatabaseManager, step: Step) -> None:
+async def _copied(source: ConnectedStore, writer: DatabaseManager, step: Step) -> None:
     await import_modules("iftb_store.transfer.copy")
     from iftb_store.transfer.copy import Copy
 
@@ -183,14 +197,14 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _check_target(target: Path, overwrite: bool, itself: str | None = None) -> None:
+def _check_target(target: Path, overwrite: bool, identity: str) -> None:
     name = _shown(target)
     try:
         if not target.parent.is_dir():
             raise InvalidValueError(f"there is no directory {_shown(target.parent)} for the backup; make it first")
         if target.is_dir():
             raise InvalidValueError(f"{name} is a directory; name a file in it")
-        if itself and target.exists() and Path(itself).exists() and target.samefile(itself):
+        if target.exists() and file_identity(os.fspath(target)) == identity:
             raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
         if (database := database_of(target)) is not None:
             raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from iftb_store.batches.arrow import schema
 from iftb_store.errors import CollisionError
-from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import ConnectedStore
 from iftb_store.schema.table_spec import BARS, POSITIONS, TRADES, ScannedTable, Selection
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText
@@ -42,7 +42,7 @@ class Collisions:
     With ``delete`` the chosen rows that only the destination has are going to be deleted, so that they are in nobody's way.
     """
 
-    def __init__(self, table: ScannedTable, source: Any, destination: DatabaseManager, *, delete: bool) -> None:
+    def __init__(self, table: ScannedTable, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
         self._table = table
         self._columns = Base.metadata.tables[table.name].c
         self._source = source

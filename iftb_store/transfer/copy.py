@@ -14,8 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.batches.arrow import unreadable
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
-from iftb_store.manager import DatabaseManager
-from iftb_store.protocols import Capability
+from iftb_store.protocols import Capability, ConnectedStore
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.schema.scope import Scope
 from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
@@ -117,8 +116,8 @@ class Copy:
 
     def __init__(
         self,
-        source: DatabaseManager,
-        destination: DatabaseManager,
+        source: ConnectedStore,
+        destination: ConnectedStore,
         scope: Scope | None = None,
         *,
         on_conflict: Conflict = "source-wins",
@@ -337,7 +336,7 @@ class Copy:
         return wrote
 
 
-async def prepare(destination: DatabaseManager, scope: Scope | None = None) -> bool:
+async def prepare(destination: ConnectedStore, scope: Scope | None = None) -> bool:
     """Create the tables where a database has none; tell whether it had none.
 
     Raises:
@@ -357,7 +356,7 @@ async def prepare(destination: DatabaseManager, scope: Scope | None = None) -> b
 class _Writer:
     """Writes rows of one table in batches, each a transaction."""
 
-    def __init__(self, destination: DatabaseManager, table: ScannedTable, wrote: Callable[[int], None]) -> None:
+    def __init__(self, destination: ConnectedStore, table: ScannedTable, wrote: Callable[[int], None]) -> None:
         self._destination = destination
         self._table = table
         self._wrote = wrote
@@ -396,7 +395,7 @@ class _Writer:
         self._rows = self._size = 0
 
 
-async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+async def _put(destination: ConnectedStore, table: ScannedTable, rows: pa.Table) -> None:
     async def put(session: Any) -> None:
         await require_whole(session, [table], insert=True)
         await stores_of(session).put(table, rows)
@@ -418,7 +417,7 @@ async def _put(destination: DatabaseManager, table: ScannedTable, rows: pa.Table
         raise unreadable(table, *found) from error
 
 
-async def _drop(destination: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+async def _drop(destination: ConnectedStore, table: ScannedTable, rows: pa.Table) -> None:
     async def drop(session: Any) -> None:
         await require_whole(session, [table])
         await stores_of(session).drop(table, rows)

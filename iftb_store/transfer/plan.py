@@ -15,8 +15,7 @@ from sqlalchemy import ColumnElement, Table, func, select
 
 from iftb_store.batches.arrow import schema
 from iftb_store.errors import StoreError
-from iftb_store.manager import DatabaseManager
-from iftb_store.protocols import Capability
+from iftb_store.protocols import Capability, ConnectedStore
 from iftb_store.registry import stores_of
 from iftb_store.schema.scope import Scope
 from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
@@ -52,7 +51,7 @@ class Scanner(Protocol):
 class LastCommitted:
     """Reads each batch, whole, in a session of its own, and so keeps no connection from those who write."""
 
-    def __init__(self, db: DatabaseManager) -> None:
+    def __init__(self, db: ConnectedStore) -> None:
         self._db = db
 
     async def scan(self, selection: Selection) -> pa.Table:
@@ -143,7 +142,7 @@ class Compared(NamedTuple):
     twice: list[Repeated]
 
 
-def snapshot(db: DatabaseManager, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
+def snapshot(db: ConnectedStore, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
     """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
 
     Raises:
@@ -152,7 +151,7 @@ def snapshot(db: DatabaseManager, tables: Iterable[ScannedTable]) -> AbstractAsy
     return whole_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
 
 
-async def require_schema(db: DatabaseManager, tables: Sequence[ScannedTable], *, insert: bool = False) -> None:
+async def require_schema(db: ConnectedStore, tables: Sequence[ScannedTable], *, insert: bool = False) -> None:
     """Refuse a database whose tables cannot be used as a whole.
 
     Args:

@@ -11,8 +11,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
-from iftb_store.manager import DatabaseManager
-from iftb_store.registry import parse_url
+from iftb_store.protocols import ConnectedStore
 from iftb_store.schema.scope import TABLES, Scope
 from iftb_store.schema.table_spec import ScannedTable
 from iftb_store.transfer.access import require_two, whole_session
@@ -20,6 +19,7 @@ from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
 from iftb_store.transfer.plan import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
 from iftb_store.transfer.verify import named
+from iftb_store.url import parse_url
 from iftb_store.values.file_identity import engine_of
 
 # each reads a table whole, and of SQLite's its indexes; DuckDB compares checksums as it reads
@@ -50,7 +50,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 
 
 async def restore(
-    backup: DatabaseManager, destination: DatabaseManager, *, overwrite: bool = False, step: Step = silent
+    backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: Step = silent
 ) -> list[Copied]:
     """Bring all that a backup holds into a store, with all ids and times, and prove it; return what was done.
 
@@ -87,7 +87,7 @@ async def restore(
     return done
 
 
-async def _check(backup: DatabaseManager, step: Step) -> None:
+async def _check(backup: ConnectedStore, step: Step) -> None:
     """Read a backup once, as a whole."""
     try:
         state = await backup.status()
@@ -107,7 +107,7 @@ async def _check(backup: DatabaseManager, step: Step) -> None:
         ) from error
 
 
-async def _refuse(backup: DatabaseManager, destination: DatabaseManager, part: Copied) -> None:
+async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
     """Name the first row that the destination would lose."""
     remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
     scope = Scope([part.table])

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.schema.scope import Scope
 from iftb_store.schema.table_spec import ScannedTable
@@ -88,7 +88,7 @@ class Verified:
 
 
 async def verify(
-    source: DatabaseManager, destination: DatabaseManager, scope: Scope | None = None, *, step: Step = silent
+    source: ConnectedStore, destination: ConnectedStore, scope: Scope | None = None, *, step: Step = silent
 ) -> list[Verified]:
     """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 
 # of all others the type alone is shown: a repr may be endless, as of lists that hold each other, or raise
 _SHOWN = (int, float, Decimal, date, bytes, type(None))
+# also of a URL that was mistyped, such as postgresql:/user:pass word@host
+_BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")
+# up to the next option or the line's end, as an & or a space that should have been percent-encoded is the password's
+_PASSWORD_OPTION = re.compile(r"(?:password|passwd|pwd)=", re.IGNORECASE)
+_NEXT_OPTION = re.compile(r"&\w+=")
+_HALF_A_LINE = 500
 
 
 def kind(value: object) -> str:
@@ -46,3 +53,48 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def in_one_line(words: str) -> str:
+    """Return what somebody typed in one line, without what may be user and password, be there line breaks in them."""
+    return without_password(" ".join(words.split()))
+
+
+def without_password(message: str) -> str:
+    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand.
+
+    All from a line's first colon to its last @ may be one. Each line is gone through once, as a server's may be long.
+    """
+    return "\n".join(map(_line_without_password, message.split("\n")))
+
+
+def _line_without_password(line: str) -> str:
+    spans: list[tuple[int, int]] = []
+    place = 0
+    while option := _PASSWORD_OPTION.search(line, place):
+        following = _NEXT_OPTION.search(line, option.end())
+        place = following.start() if following else len(line)
+        spans.append((option.end(), place))
+    end = line.rfind("@")
+    if begin := _BEFORE_CREDENTIALS.search(line, 0, max(end, 0)):
+        spans.append((begin.end(), end))
+    pieces, done = list[str](), 0
+    for first, last in sorted(spans):
+        # one may begin within another
+        if first >= done:
+            pieces += line[done:first], "***"
+        done = max(done, last)
+    return "".join(pieces) + line[done:]
+
+
+def printable(text: str) -> str:
+    """Replace what would steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def error_line(message: str) -> str:
+    """Return ``error: …`` in one line, without what may be a password, nor its middle where it is too long."""
+    line = printable(in_one_line(message))
+    if len(line) > 2 * _HALF_A_LINE:
+        line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
+    return f"error: {line}"

@@ -6,11 +6,10 @@ iftb-store and its version table are ever read or changed, whatever else is in t
 
 from iftb_store_migrations.catalog import Difference, creation, differences, differences_seen, present_tables
 from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
-from iftb_store_migrations.status import SchemaStatus, state_of, status
+from iftb_store_migrations.status import state_of, status
 
 __all__ = [
     "Difference",
-    "SchemaStatus",
     "create",
     "creation",
     "current",

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 from alembic import command, context
 from alembic.operations import Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from iftb_store import DatabaseManager
-from iftb_store.cli.output import error_line
-from iftb_store.cli.target import private_files, resolve
+from iftb_store._io.atomic_files import private_files
+from iftb_store.config import resolve_url
 from iftb_store.errors import StoreError
-from iftb_store.registry import parse_url
+from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.url import parse_url
+from iftb_store.values.display import error_line
 from iftb_store_migrations.catalog import refuse_foreign
 from iftb_store_migrations.history import adopt_or_refuse
 from iftb_store_migrations.lock import exclusive
@@ -28,7 +31,7 @@ from iftb_store_migrations.lock import exclusive
 def database_url() -> str:
     """Return the URL that was given, or that of the settings."""
     given = context.get_x_argument(as_dictionary=True).get("url")
-    return resolve(given if isinstance(given, str) else None)
+    return resolve_url(given if isinstance(given, str) else None)
 
 
 def print_sql() -> None:
@@ -67,7 +70,7 @@ def run() -> None:
 async def connect_and_migrate() -> None:
     """Open the database through its backend, whose options, locks and error texts hold here too."""
     async with DatabaseManager(database_url()) as db:
-        await db._backend.with_connection(migrate)
+        await db.ability(SupportsMigrations).with_connection(migrate)
 
 
 @private_files()
@@ -82,7 +85,7 @@ def main() -> None:
     except (StoreError, SQLAlchemyError) as error:
         if options is None or options.raiseerr:
             raise
-        error_line(str(getattr(error, "orig", None) or error))
+        print(error_line(str(getattr(error, "orig", None) or error)), file=sys.stderr)  # noqa: T201 - a command
         raise SystemExit(1) from error
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, func, select, text
 
 from iftb_store.errors import operational_error
-from iftb_store.relational.visibility import describe, find_hidden
+from iftb_store.health import SchemaStatus
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
+from iftb_store.schema.visibility import describe, find_hidden
 from iftb_store_migrations.catalog import TABLES, present_tables
 from iftb_store_migrations.history import current, head, revisions
 
@@ -19,26 +18,6 @@ _VERSION = {
     "duckdb": text("SELECT ltrim(version(), 'v')"),
 }
 _ENCODING = text("SELECT current_setting('server_encoding')")
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaStatus:
-    """The state of the schema in one database.
-
-    ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
-    unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
-    that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
-    ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
-    """
-
-    engine: str
-    version: str
-    revision: str | None
-    head: str
-    tables: dict[str, int]
-    state: str
-    encoding: str | None
-    policies: tuple[str, ...] = ()
 
 
 def status(conn: Connection) -> SchemaStatus:

@@ -12,6 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
+from iftb_store.protocols import SupportsMigrations
 from iftb_store.testing.samples import hourly, trade
 from tests.pgbouncer.bouncer import Bouncer, running
 
@@ -82,7 +83,7 @@ async def test_statement_timeout_ends_a_read_outside_a_transaction(pooled_url: s
 
 async def test_a_migration_has_no_statement_timeout(pooled_url: str) -> None:
     async with DatabaseManager(with_options(pooled_url, statement_timeout=_TIMEOUT)) as db:
-        await db._backend.with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(3)")))
+        await db.ability(SupportsMigrations).with_connection(lambda connection: connection.execute(text("SELECT pg_sleep(3)")))
 
 
 async def test_nothing_is_left_set_for_other_clients(transaction_pooler: Bouncer, database: str, transaction_url: str) -> None:

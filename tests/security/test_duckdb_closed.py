@@ -12,8 +12,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, TradeRepository, URLError
+from iftb_store.doctor import examine
+from iftb_store.protocols import SupportsBackup
 from iftb_store.testing import raw
 from iftb_store.testing.samples import trade
+from iftb_store.transfer.backup import backup
 from tests.filled import ROWS, fill
 
 
@@ -88,12 +91,12 @@ async def test_a_backup_takes_what_is_wrong_with_a_table_too(duckdb_url: str, tm
     async with DatabaseManager(duckdb_url) as db:
         await raw.run(db, "DROP INDEX uq_positions_open_key")
         await raw.run(db, "ALTER TABLE trades ADD COLUMN note VARCHAR DEFAULT 'mine'")
-        await db.backup(tmp_path / "saved")
+        await backup(db, tmp_path / "saved")
     async with DatabaseManager(f"duckdb:///{tmp_path / 'saved'}") as db:
         state = await db.status()
         assert (state.tables, state.state) == (ROWS, "current")
         assert await raw.fetch(db, "SELECT DISTINCT note FROM trades") == [("mine",)]
-        assert [finding.where for finding in await db.examine() if finding.kind == "index missing"] == [
+        assert [finding.where for finding in await examine(db) if finding.kind == "index missing"] == [
             "index uq_positions_open_key"
         ]
 
@@ -103,7 +106,7 @@ async def test_a_backup_names_what_it_leaves_out(duckdb_url: str, tmp_path: Path
         await db.migrate()
         await raw.run(db, "CREATE TABLE notes (body VARCHAR)")
         with caplog.at_level(logging.WARNING):
-            await db.backup(tmp_path / "saved")
+            await backup(db, tmp_path / "saved")
     assert [record.getMessage() for record in caplog.records] == ["the backup leaves out what is not of iftb-store: 'notes'"]
 
 
@@ -111,7 +114,7 @@ async def test_a_backup_reports_its_progress_in_bytes(duckdb_url: str, tmp_path:
     await fill(duckdb_url)
     told: list[tuple[int, int]] = []
     async with DatabaseManager(duckdb_url) as db:
-        await db._backend.backup(str(tmp_path / "saved"), lambda done, total: told.append((done, total)))
+        await db.ability(SupportsBackup).backup(str(tmp_path / "saved"), lambda done, total: told.append((done, total)))
     assert told
     assert all(0 < done <= total for done, total in told)
     with duckdb.connect(str(tmp_path / "saved")) as connection:

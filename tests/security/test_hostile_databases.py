@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SchemaError, SystemEventRepository
+from iftb_store.doctor import examine
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from tests.conftest import Run
@@ -91,7 +93,7 @@ async def test_a_view_in_place_of_a_table_is_refused_on_postgresql(postgres_url:
         await raw.run(db, f"ALTER TABLE {table} RENAME TO moved")
         await raw.run(db, f"CREATE {kind} {table} AS SELECT * FROM moved")
     async with DatabaseManager(postgres_url) as db:
-        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, db.examine):
+        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, partial(examine, db)):
             with pytest.raises(SchemaError, match=f"'{table}' is a {kind} and not a table"):
                 await call()
 
@@ -181,7 +183,7 @@ async def test_what_a_duckdb_table_would_run_is_refused(duckdb_url: str, stateme
     await fill(duckdb_url)
     change_duckdb(Path(duckdb_url.removeprefix("duckdb:///")), statement)
     async with DatabaseManager(duckdb_url) as db:
-        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, db.examine):
+        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, partial(examine, db)):
             with pytest.raises(SchemaError, match=f"the table 'trades' has .*{named}"):
                 await call()
 
@@ -216,7 +218,7 @@ async def test_what_an_sqlite_table_would_run_is_refused(sqlite_url: str, statem
         await db.migrate()
     change_sqlite(Path(sqlite_url.removeprefix("sqlite:///")), *statements)
     async with DatabaseManager(sqlite_url) as db:
-        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, db.examine):
+        for call in (SystemEventRepository(db).get_recent_events, db.status, db.migrate, partial(examine, db)):
             with pytest.raises(SchemaError, match=named):
                 await call()
 

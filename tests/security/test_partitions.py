@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.doctor import examine
 from iftb_store.schema.scope import Scope
 from iftb_store.testing.samples import HOUR, T0, hourly
 from iftb_store.transfer.copy import Copy
@@ -53,7 +54,7 @@ async def test_a_partition_that_is_being_detached_ends_a_copy_and_is_reported(pa
     async with DatabaseManager(parted) as db:
         # PostgreSQL itself says nothing
         assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 2 * ROWS)) < ROWS
-        (finding,) = (finding for finding in await db.examine() if finding.kind == "detached partition")
+        (finding,) = (finding for finding in await examine(db) if finding.kind == "detached partition")
     with pytest.raises(OperationalError, match=r"the partition late of ohlcv is being detached.*DETACH PARTITION late FINALIZE"):
         await copy_of(parted, sqlite_url)
     assert finding.severity == "error"

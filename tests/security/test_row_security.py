@@ -13,8 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
+from iftb_store.doctor import examine
 from iftb_store.files.export import export
 from iftb_store.schema.scope import Scope
+from iftb_store.transfer.backup import backup
 from iftb_store.transfer.copy import Copy
 from iftb_store.transfer.restore import backup_url, restore
 from iftb_store.transfer.verify import verify
@@ -83,17 +85,17 @@ async def test_a_role_that_sees_a_part_makes_no_backup(owner: str, hidden: str, 
     await execute(owner, _HIDES)
     async with DatabaseManager(hidden) as db:
         with pytest.raises(OperationalError, match=_REFUSED):
-            await db.backup(tmp_path / "bot.backup")
+            await backup(db, tmp_path / "bot.backup")
     assert names_in(tmp_path) == []
 
 
 async def test_a_role_that_sees_a_part_restores_nothing(owner: str, hidden: str, tmp_path: Path) -> None:
     async with DatabaseManager(owner) as db:
-        await db.backup(tmp_path / "bot.backup")
+        await backup(db, tmp_path / "bot.backup")
     await execute(owner, f"{_HIDES}; DELETE FROM ohlcv")
-    async with DatabaseManager(hidden) as db, DatabaseManager(backup_url(tmp_path / "bot.backup")) as backup:
+    async with DatabaseManager(hidden) as db, DatabaseManager(backup_url(tmp_path / "bot.backup")) as saved:
         with pytest.raises(OperationalError, match=_REFUSED):
-            await restore(backup, db, overwrite=True)
+            await restore(saved, db, overwrite=True)
         assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1) == []
 
 
@@ -144,7 +146,7 @@ async def test_a_bot_under_policies_works_as_before(owner: str, hidden: str) -> 
 async def test_the_doctor_reports_hidden_rows_and_examines_none(owner: str, hidden: str, run: Run) -> None:
     await execute(owner, f"UPDATE trades SET realized_pnl = 1; {_HIDES}")
     async with DatabaseManager(hidden) as db:
-        found = {(finding.severity, finding.kind, finding.table) for finding in await db.examine()}
+        found = {(finding.severity, finding.kind, finding.table) for finding in await examine(db)}
     assert found >= {("error", "row security", "trades"), ("note", "policies", "trades")}
     assert "open with realized_pnl" not in {kind for _, kind, _ in found}
     code, out, _ = await asyncio.to_thread(run, "doctor", hidden)
@@ -155,7 +157,7 @@ async def test_the_doctor_reports_hidden_rows_and_examines_none(owner: str, hidd
 async def test_the_doctor_reports_policies_that_hide_nothing_from_it(owner: str) -> None:
     await execute(owner, f"UPDATE trades SET realized_pnl = 1; {_HIDES}")
     async with DatabaseManager(owner) as db:
-        found = {(finding.severity, finding.kind) for finding in await db.examine()}
+        found = {(finding.severity, finding.kind) for finding in await examine(db)}
     assert found >= {("note", "policies"), ("warning", "open with realized_pnl")}
 
 
@@ -206,7 +208,7 @@ async def test_status_and_the_doctor_name_what_a_role_may_not_read(owner: str, h
     assert code == 1
     assert f"GRANT SELECT ON trades TO {reader}" in err
     async with DatabaseManager(hidden) as db:
-        (finding,) = (finding for finding in await db.examine() if finding.kind == "select")
+        (finding,) = (finding for finding in await examine(db) if finding.kind == "select")
     assert (finding.severity, finding.statements) == ("error", (f"GRANT SELECT ON trades TO {reader}",))
 
 

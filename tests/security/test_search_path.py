@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 import iftb_store_postgres.copying
 from iftb_store import DatabaseManager, OHLCVRepository, SchemaError, TradeRepository
+from iftb_store.doctor import examine
 from iftb_store.registry import stores_of
 from iftb_store.schema.table_spec import BARS, TRADES, Selection
 from iftb_store.testing.machine import compare_with_model
@@ -265,7 +266,7 @@ async def test_the_doctor_reports_a_schema_that_others_may_create_in(owner: str,
     grantee = reader if to == "role" else to
     await execute(owner, f"GRANT CREATE ON SCHEMA public TO {grantee}")
     async with DatabaseManager(owner) as db:
-        (finding,) = (finding for finding in await db.examine() if finding.kind == "schema of others")
+        (finding,) = (finding for finding in await examine(db) if finding.kind == "schema of others")
         assert (finding.severity, finding.where) == ("warning", "schema public")
         await execute(owner, finding.statements[0])
-        assert "schema of others" not in {finding.kind for finding in await db.examine()}
+        assert "schema of others" not in {finding.kind for finding in await examine(db)}

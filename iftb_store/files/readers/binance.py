@@ -23,8 +23,8 @@ from iftb_store.batches.bars import check_bar
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.files.commits import Commit
 from iftb_store.files.spans import Spans
-from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar
+from iftb_store.protocols import ConnectedStore
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import integer, name_text
@@ -364,7 +364,7 @@ def series_in_name(path: Path) -> tuple[str | None, str | None]:
 
 
 async def import_klines(
-    db: DatabaseManager,
+    db: ConnectedStore,
     dump: KlineDump,
     *,
     insert: bool = False,
