@@ -17,6 +17,24 @@ from iftb_store.registry import GROUP, backend_for
 _ROOT = Path(__file__).parent.parent
 _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
 _DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
+#: The rooms of the SDK, lowest first: each imports itself and those before it.
+_ROOMS = (
+    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "analytics", "registry",
+    "manager", "repositories", "transfer", "files", "doctor", "cli",
+)  # fmt: skip
+_PUBLIC = ("errors", "values", "models", "schema", "batches", "protocols", "relational")
+#: Rooms that stand beside that order, with all that they may import, or what a room imports besides the order.
+_BESIDE = {
+    "relational": (*_ROOMS[: _ROOMS.index("protocols") + 1], "iftb_store_migrations"),
+    "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
+    "doctor": ("iftb_store_migrations",),
+    # its version
+    "files": ("iftb_store",),
+    "cli": ("iftb_store",),
+    **dict.fromkeys(_BACKENDS, _PUBLIC),
+}
+#: What a command runs, from above.
+_SCRIPTS = ("iftb_store_migrations.env",)
 _OURS = ("iftb_store", "iftb_store_migrations", *_BACKENDS)
 
 
@@ -39,25 +57,120 @@ def _ours(path: Path) -> set[str]:
     return {name for name in _imports(path) if name.split(".")[0] in _OURS}
 
 
-def test_nothing_of_the_sdk_imports_a_backend() -> None:
-    imported = {name for path in _modules("iftb_store", "iftb_store_migrations") for name in _ours(path)}
-    assert [name for name in imported if name.split(".")[0] in _BACKENDS] == []
+def _name(path: Path) -> str:
+    parts = path.relative_to(_ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] in ("backends", "migrations") else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("name", ["models", "errors"])
-def test_models_and_errors_import_nothing_of_ours(name: str) -> None:
-    assert _ours(_ROOT / "iftb_store" / f"{name}.py") == set()
+def _room(module: str) -> str:
+    """Return the room of a module: a folder or a module of iftb_store, or another package."""
+    package, *rest = module.split(".")
+    return rest[0] if package == "iftb_store" and rest else package
 
 
-def test_the_protocols_import_no_implementation() -> None:
-    modules = {name.split(".")[1] for name in _ours(_ROOT / "iftb_store" / "protocols.py")}
-    assert modules <= {"batches", "errors", "models", "schema"}
+def _edges() -> dict[str, set[str]]:
+    """Return which module imports which, wherever in the file it does so."""
+    modules = {_name(path): path for path in _modules(*_OURS)}
+    edges: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        imported = _ours(path)
+        edges[module] = {name if name in modules else name.rpartition(".")[0] for name in imported} & set(modules)
+    return edges
 
 
-@pytest.mark.parametrize("backend", _BACKENDS)
-def test_a_backend_imports_public_names_of_the_sdk_alone(backend: str) -> None:
-    imported = {name for path in _modules(backend) for name in _ours(path) if not name.startswith(f"{backend}.")}
-    assert [name for name in imported if not name.startswith("iftb_store.") or "._" in name] == []
+def _find_cycle(edges: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one cycle; none if there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        for imported in sorted(edges.get(module, ())):
+            if found := visit(imported, [*way, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(edges) if (found := visit(module, []))), [])
+
+
+def _find_wrong_imports(edges: dict[str, set[str]]) -> list[str]:
+    """Return the imports that the order of the rooms does not allow."""
+    wrong: list[str] = []
+    for module, imported in edges.items():
+        room = _room(module)
+        allowed = {*_ROOMS[: _ROOMS.index(room) + 1], *_BESIDE.get(room, ())} if room in _ROOMS else _BESIDE.get(room)
+        # the root gives the public names, the suite and its tests may use all that is public
+        if allowed is None or module in ("iftb_store", "iftb_store.__main__", *_SCRIPTS):
+            continue
+        wrong += [f"{module} imports {name}" for name in sorted(imported) if _room(name) not in {room, *allowed}]
+    return wrong
+
+
+def _find_duplicates(definitions: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: modules for name, modules in definitions.items() if len(modules) > 1}
+
+
+def _definitions() -> dict[str, list[str]]:
+    """Return the public names of the SDK's modules, each with the modules that define it."""
+    found: dict[str, list[str]] = {}
+    for path in _modules("iftb_store"):
+        module = _name(path)
+        if _room(module) in ("testing", "cli"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            names = [node.name] if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for name in names:
+                # single letters are type variables; pc is pyarrow.compute, which has no types
+                if not name.startswith("_") and len(name) > 1 and name != "pc":
+                    found.setdefault(name, []).append(module)
+    return found
+
+
+def test_every_module_imports_only_rooms_below_its_own() -> None:
+    assert _find_wrong_imports(_edges()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("iftb_store_sqlite.backend", "iftb_store._io.tasks"),
+        ("iftb_store_sqlite.backend", "iftb_store.manager"),
+        ("iftb_store.schema.types", "iftb_store.batches.bars"),
+        ("iftb_store.transfer.copy", "iftb_store.files.formats"),
+        ("iftb_store.relational.sessions", "iftb_store.repositories.base"),
+        ("iftb_store.models", "iftb_store.relational.sessions"),
+    ],
+)
+def test_an_import_of_a_room_above_is_found(module: str, imported: str) -> None:
+    assert _find_wrong_imports({module: {imported}}) == [f"{module} imports {imported}"]
+
+
+def test_no_modules_import_each_other_in_a_cycle() -> None:
+    assert _find_cycle(_edges()) == []
+
+
+def test_a_cycle_that_is_added_is_found() -> None:
+    edges = _edges()
+    edges["iftb_store.models"].add("iftb_store.transfer.copy")
+    assert "iftb_store.models" in _find_cycle(edges)
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    assert _find_duplicates(_definitions()) == {}
+
+
+def test_a_public_name_that_is_defined_twice_is_found() -> None:
+    definitions = _definitions()
+    definitions["Scope"].append("iftb_store.models")
+    assert _find_duplicates(definitions) == {"Scope": ["iftb_store.schema.scope", "iftb_store.models"]}
 
 
 def test_the_shipped_suite_is_imported_by_tests_alone() -> None:

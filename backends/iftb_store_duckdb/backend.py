@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar
 
 import duckdb
@@ -30,25 +29,21 @@ from iftb_store.relational import (
     own_sessions,
     uncancelled,
 )
-from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.values.file_identity import file_identity
 from iftb_store_duckdb.backups import back_up
+from iftb_store_duckdb.connection import Database
 from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere, mapped
-from iftb_store_duckdb.files import SpillFolder, create_log, create_private, refuse_foreign
-from iftb_store_duckdb.locks import write_lock
-from iftb_store_duckdb.opening import connect_closed
+from iftb_store_duckdb.errors import mapped
+from iftb_store_duckdb.files import SpillFolder, create_log
 from iftb_store_duckdb.options import Options, parse_options
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.stores import DuckDBStores
-from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
+from iftb_store_duckdb.strangers import refuse_foreign_objects
 
 T = TypeVar("T")
 
 _LOGGER = "sqlalchemy.engine.duckdb"
 _WAIT_FOR_SESSION = 30.0
-_RETRY_OPEN = 0.05
-_ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name = system.main.current_database()"
 
 
 class DuckDBBackend(Migrated):
@@ -66,16 +61,16 @@ class DuckDBBackend(Migrated):
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
+        self._database = Database(self._options)
         self._size = pool_size + max_overflow
         self._places = FairSemaphore(self._size)
-        self._lock = FairSemaphore() if self._options.in_memory else write_lock(self._options.path)
+        self._lock = self._database.lock
         self._spills = SpillFolder(self._options.spills, given="temp_directory" in url.query)
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._sessions = OpenSessions[DuckDBSession]()
         self._closing = False
-        self.schema_checked = False
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         refuse_pickling(self)
@@ -106,13 +101,13 @@ class DuckDBBackend(Migrated):
         deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
         try:
             self._spills.check()
-            self._connection = await self._opened(executor, deadline)
+            self._connection = await self._database.open(executor, deadline)
         except BaseException:
             executor.shutdown(wait=False)
             raise
         self._executor = executor
         self._spills.enter()
-        self.schema_checked = False
+        self._database.schema_checked = False
 
     async def disconnect(self, grace: float) -> None:
         """Wait for open sessions at most ``grace`` seconds, roll back and close those left, then close the database."""
@@ -164,7 +159,8 @@ class DuckDBBackend(Migrated):
             cursor = Cursor(connection.cursor(), self._logger)
             # nothing changes in a database that is open read-only
             wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
-            session = DuckDBSession(self, cursor, executor, self._lock, self._options.busy_timeout, wanted)
+            session = DuckDBSession(self._database, cursor, executor, wanted)
+            session.iftb_store_backend = self
             with self._sessions.holding(session):
                 try:
                     yield session
@@ -222,7 +218,7 @@ class DuckDBBackend(Migrated):
                 raise mapped(error.orig) from error.orig
             raise
         finally:
-            self.schema_checked = False
+            self._database.schema_checked = False
             if not read_only:
                 self._lock.release()
 
@@ -239,78 +235,10 @@ class DuckDBBackend(Migrated):
         async with self.session("snapshot") as session:
             await session.run(partial(back_up, options=self._options, path=path, tell=tell))
 
-    def begin(self, cursor: Cursor) -> None:
-        """Begin a write transaction; its log is created with the database file's own permissions.
-
-        Raises:
-            OperationalError: the database is open read-only, or the log cannot be made.
-        """
-        if self._options.read_only:
-            raise operational_error("the database is read-only; open it without access_mode=read_only to write")
-        if not self._options.in_memory:
-            create_log(self._options.path)
-        cursor.begin()
-
-    def check_schema(self, cursor: Cursor) -> None:
-        """Look for our tables and their revision.
-
-        Raises:
-            SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
-        """
-        refuse_foreign_objects(cursor.fetch)
-        found = cursor.rows(
-            "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
-            " AND database_name = current_database()",
-            [VERSION_TABLE],
-        )
-        names = {name for (name,) in found}
-        stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
-        check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
-
     def _connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
         if self._connection is None or self._executor is None or self._closing:
             raise operational_error("the database is not connected; await connect() first")
         return self._connection, self._executor
-
-    async def _opened(self, executor: ThreadPoolExecutor, deadline: float) -> duckdb.DuckDBPyConnection:
-        opened: list[duckdb.DuckDBPyConnection] = []
-        while True:
-            try:
-                await in_thread(executor, lambda: opened.append(_open(self._options)))
-                return opened.pop()
-            except asyncio.CancelledError:
-                # the thread has gone on to its end, and the file would stay locked until the collector comes
-                for connection in opened:
-                    await in_thread(executor, connection.close)
-                raise
-            except duckdb.Error as error:
-                if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
-                    raise cannot_open(self._options.path, error) from error
-            except OSError as error:
-                raise operational_error(f"cannot open {self._options.path}: {error.strerror}", error) from error
-            await asyncio.sleep(_RETRY_OPEN)
-
-
-def _open(options: Options) -> duckdb.DuckDBPyConnection:
-    if not options.in_memory and not options.read_only and not Path(options.path).exists():
-        # where a link leads, or DuckDB would make that file by the umask
-        create_private(Path(options.path).resolve())
-    try:
-        connection = connect_closed(options)
-    except duckdb.Error:
-        # only now: to close a file that this process has open would give up DuckDB's lock on it
-        refuse_foreign(Path(options.path))
-        raise
-    try:
-        ((engine,),) = connection.execute(_ENGINE).fetchall()
-        if engine != "duckdb":
-            # an extension of the user's reads such a file
-            raise duckdb.IOException(FOREIGN)
-        refuse_shadows(lambda sql: connection.execute(sql).fetchall())
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _with_sqlalchemy(cursor: duckdb.DuckDBPyConnection, work: Callable[[Connection], T]) -> T:

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from iftb_store.errors import operational_error
-from iftb_store.values.file_identity import engine_of
+from iftb_store.values.file_identity import read_engine
 from iftb_store_duckdb.errors import FOREIGN
 
 _guard = threading.Lock()
@@ -56,7 +56,7 @@ def refuse_foreign(path: Path) -> None:
         duckdb.IOException: it is none.
     """
     with suppress(OSError):
-        if engine_of(path) != "duckdb":
+        if read_engine(path) != "duckdb":
             raise duckdb.IOException(FOREIGN)
 
 

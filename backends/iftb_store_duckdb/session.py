@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 from sqlalchemy import Executable, Result
@@ -15,12 +15,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
 from iftb_store.protocols import Isolation
 from iftb_store.relational import ENDED, FairSemaphore, Turns, blame_parent, check_own_lock
+from iftb_store_duckdb.connection import Database
 from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
-
-if TYPE_CHECKING:
-    from iftb_store_duckdb.backend import DuckDBBackend
 
 T = TypeVar("T")
 
@@ -35,18 +33,18 @@ class DuckDBSession:
 
     def __init__(
         self,
-        backend: DuckDBBackend,
+        database: Database,
         cursor: Cursor,
         executor: Executor,
-        lock: FairSemaphore,
-        busy_timeout: float,
         isolation: Isolation | None,
     ) -> None:
-        self.iftb_store_backend = backend
+        #: What gives the session its stores.
+        self.iftb_store_backend: Any = None
+        self._database = database
         self._cursor = cursor
         self._executor = executor
-        self._lock = lock
-        self._busy_timeout = busy_timeout
+        self._lock = database.lock
+        self._busy_timeout = database.options.busy_timeout
         self._isolated = isolation in ("repeatable read", "serializable")
         self._only_reads = isolation == "snapshot"
         self._reading = False
@@ -125,10 +123,10 @@ class DuckDBSession:
         """
         async with self._turns:
             self._check_usable()
-            if not self.iftb_store_backend.schema_checked:
-                await self._driver(self.iftb_store_backend.check_schema)
+            if not self._database.schema_checked:
+                await self._driver(self._database.check_schema)
                 # an uncommitted schema proves nothing to the next session
-                self.iftb_store_backend.schema_checked = not self._writing
+                self._database.schema_checked = not self._writing
             await self._first()
             if write:
                 await self._begin()
@@ -213,7 +211,7 @@ class DuckDBSession:
             raise blame_parent(late, self._lock, self)
         self._writing = True
         # a transaction begun before the lock was ours would not see what the last writer committed
-        await self._driver(self.iftb_store_backend.begin)
+        await self._driver(self._database.begin)
 
     def _stop_waiting(self) -> None:
         """Let the call that waits for the write lock give up."""

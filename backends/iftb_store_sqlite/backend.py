@@ -29,11 +29,11 @@ from iftb_store.relational import (
     before_write,
     blame_parent,
     check_own_lock,
+    is_isolated,
     is_read,
-    isolated,
+    is_snapshot,
     may_write,
     session_of,
-    snapshot,
     uncancelled,
     watch,
 )
@@ -377,9 +377,9 @@ def _begin_before_writes(
 
     A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
     """
-    only_reads = snapshot(connection)
+    only_reads = is_snapshot(connection)
     reads = is_read(statement) or (only_reads and not may_write(statement))
-    if reads and not isolated(connection):
+    if reads and not is_isolated(connection):
         return
     driver = connection.connection.dbapi_connection
     if not only_reads and driver is not None and not driver.driver_connection.in_transaction:

@@ -16,7 +16,7 @@ _OTHERS = 0o077
 
 
 @contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
+def open_descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
     """Open a file or a folder."""
     descriptor = os.open(path, flags, mode)
     try:
@@ -25,7 +25,7 @@ def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[
         os.close(descriptor)
 
 
-def claimed(descriptor: int, path: Path) -> bool:
+def try_lock(descriptor: int, path: Path) -> bool:
     """Keep others out of what is open until it is closed; tell whether it is free, and still has this name."""
     import fcntl
 
@@ -37,18 +37,18 @@ def claimed(descriptor: int, path: Path) -> bool:
         return False
 
 
-def on_disk(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until what was written to a file, or changed in a folder, is on the disk."""
     if WINDOWS:
         return
-    with opened(path) as descriptor:
+    with open_descriptor(path) as descriptor:
         os.fsync(descriptor)
 
 
-def named(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
     """Give what is on the disk its name, in place of what has it: all of it is there under the name, or nothing."""
     partial.replace(path)
-    on_disk(path.parent)
+    fsync(path.parent)
 
 
 @contextmanager

@@ -22,14 +22,14 @@ from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
 from iftb_store.errors import InvalidValueError, TradeConflictError
 from iftb_store.files.commits import Commit
-from iftb_store.files.formats import FORMATS, SERIES
+from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import ImportedFile, Source, import_file
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, Scope
-from iftb_store.schema.table_spec import BARS, TRADES
+from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.values import checks
 from iftb_store.values.display import in_one_line, shown
 

@@ -10,8 +10,8 @@ from iftb_store.doctor.checks import look
 from iftb_store.doctor.findings import SEVERITY_ORDER, Finding, Severity
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
-from iftb_store.doctor.sql import engine_of
-from iftb_store.doctor.values import BARS, readable, value_checks
+from iftb_store.doctor.sql import find_engine
+from iftb_store.doctor.values import BARS, readable_sql, value_checks
 from iftb_store.protocols import ConnectedStore, SupportsMigrations
 from iftb_store.schema.tables import Base
 
@@ -42,12 +42,12 @@ async def examine(db: ConnectedStore) -> list[Finding]:
 
 def examine_schema(conn: Connection) -> tuple[list[Finding], bool]:
     """Return what is wrong with the tables themselves, and whether their rows can be examined."""
-    return schema_findings(conn, engine_of(conn))
+    return schema_findings(conn, find_engine(conn))
 
 
 def examine_rows(conn: Connection) -> list[Finding]:
     """Return what is wrong with the rows, from one state of the database; the transaction must be a fresh one."""
-    engine = engine_of(conn)
+    engine = find_engine(conn)
     for statement in engine.begin:
         conn.exec_driver_sql(statement)
     findings: list[Finding] = []
@@ -55,9 +55,9 @@ def examine_rows(conn: Connection) -> list[Finding]:
     sound: dict[str, str] = {}
     for table in Base.metadata.tables.values():
         wrong = look(conn, engine, table, list(value_checks(engine, table)))
-        sound[table.name] = readable(engine, table, table.columns) if wrong else ""
+        sound[table.name] = readable_sql(engine, table, table.columns) if wrong else ""
         findings += wrong
-    sound_keys = readable(engine, BARS, [BARS.columns[name] for name in KEY]) if sound[BARS.name] else ""
+    sound_keys = readable_sql(engine, BARS, [BARS.columns[name] for name in KEY]) if sound[BARS.name] else ""
     findings += bar_findings(conn, engine, sound[BARS.name], sound_keys)
     findings += record_findings(conn, engine, sound)
     findings += id_findings(conn, engine)

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, SERIES, Check, Series, found, not_first
+from iftb_store.doctor.checks import HERE, Check, SeriesRows, found, not_first
 from iftb_store.doctor.findings import Finding
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
+from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.timeframes import MONTH, SECONDS, grid
 
@@ -123,7 +124,7 @@ def _duplicates(engine: Engine) -> Check:
     )
 
 
-def _holes(series: Series, holes: int, missing: int) -> Finding:
+def _holes(series: SeriesRows, holes: int, missing: int) -> Finding:
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"
     if series.symbol.startswith("-"):
@@ -140,7 +141,7 @@ def _bars(sound: str) -> str:
 
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
-) -> tuple[list[tuple[Series, Sequence[int]]], int]:
+) -> tuple[list[tuple[SeriesRows, Sequence[int]]], int]:
     """Return series of which an aggregate is not 0, and the aggregates; those first of which it is one of the ``urgent`` first.
 
     The number says how many more there are.
@@ -155,7 +156,7 @@ def _by_series(
         LIMIT {MOST_SERIES}"""
     made = conn.execute(text(sql)).all()
     more = made[0][3] - len(made) if made else 0
-    return [(Series(engine, key), counts) for *key, _, counts in ((*row[:4], row[4:]) for row in made)], more
+    return [(SeriesRows(engine, key), counts) for *key, _, counts in ((*row[:4], row[4:]) for row in made)], more
 
 
 def _more_series(more: int, what: str) -> Iterator[Finding]:

@@ -9,9 +9,8 @@ from sqlalchemy import Connection, Table, text
 
 from iftb_store.doctor.findings import SHOWN_ROWS, Finding, Severity
 from iftb_store.doctor.sql import Engine, text_of, time_of
+from iftb_store.schema.table_spec import SERIES
 
-#: What names a series of bars.
-SERIES = ("exchange", "symbol", "timeframe")
 #: Stands in a condition for the series that it is about.
 HERE = "<series>"
 
@@ -44,7 +43,7 @@ class Check:
     before: tuple[str, ...] = ()
 
 
-class Series:
+class SeriesRows:
     """One series of bars, as values and as SQL."""
 
     def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
@@ -66,7 +65,9 @@ def look(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]
     return [found(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
 
 
-def found(conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: Series | None = None) -> Finding:
+def found(
+    conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: SeriesRows | None = None
+) -> Finding:
     """Return the finding of a check that holds for ``count`` rows.
 
     Args:
@@ -78,10 +79,10 @@ def found(conn: Connection, engine: Engine, check: Check, count: int, *, only: s
         series: of this one alone.
     """
     name, values = check.table.name, series.values if series else {}
-    where, literal = joined(check.condition, only), check.condition
+    where, literal = conjunction(check.condition, only), check.condition
     if series is not None:
-        where = joined(series.condition, where.replace(HERE, series.condition))
-        literal = joined(series.literal, literal.replace(HERE, series.literal))
+        where = conjunction(series.condition, where.replace(HERE, series.condition))
+        literal = conjunction(series.literal, literal.replace(HERE, series.literal))
     statements: tuple[str, ...] = ()
     if check.mend is not None:
         # with the condition of ``only``, the longer one would not be understood
@@ -92,7 +93,7 @@ def found(conn: Connection, engine: Engine, check: Check, count: int, *, only: s
         check.kind,
         check.severity,
         name,
-        joined(series.shown if series else "", check.where, by=" "),
+        conjunction(series.shown if series else "", check.where, by=" "),
         first_rows(conn, engine, check.table, where, values, is_series=series is not None),
         count,
         f"{check.remedy}; first mend what cannot be read, and look again" if waits else check.remedy,
@@ -125,7 +126,7 @@ def first_rows(
     return tuple(" ".join([*map(text_of, series), time_of(moment)]) for *series, moment in conn.execute(text(sql), values))
 
 
-def joined(*conditions: str, by: str = " AND ") -> str:
+def conjunction(*conditions: str, by: str = " AND ") -> str:
     """Return the condition that all of these hold; an empty one always does."""
     return by.join(filter(None, conditions))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.checks import Check, found, joined, not_first
+from iftb_store.doctor.checks import Check, conjunction, found, not_first
 from iftb_store.doctor.findings import SHOWN_ROWS, Finding
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
@@ -18,7 +18,7 @@ _UPDATE_TRADE = "await TradeRepository(db).update(ID, exit_price=…, exit_time=
 def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
     """Return the condition that columns of text are the same in two tables."""
     compared = engine.compared.format
-    return joined(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
+    return conjunction(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
 
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
@@ -161,7 +161,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
         if count:
             yield found(conn, engine, check, int(count))
     for check in _checks(engine):
-        condition = joined(check.condition, sound[check.table.name])
+        condition = conjunction(check.condition, sound[check.table.name])
         count = conn.execute(text(f"SELECT COUNT(*) FROM {check.table.name} WHERE {condition}")).scalar_one()
         if count:
             yield found(conn, engine, check, count, only=sound[check.table.name])

@@ -214,7 +214,7 @@ _DUCKDB = Engine(
 _ENGINES = {"postgresql": _POSTGRESQL, "sqlite": _SQLITE, "duckdb": _DUCKDB}
 
 
-def engine_of(conn: Connection) -> Engine:
+def find_engine(conn: Connection) -> Engine:
     """Return the fragments for a connection.
 
     Raises:

@@ -51,7 +51,7 @@ def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
             yield _wrong(kind, table, column, condition, f"{name} {known}")
 
 
-def readable(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -> str:
+def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -> str:
     """Return the condition that every value of these columns can be reckoned with."""
     parts = []
     for column in columns:

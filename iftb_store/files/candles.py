@@ -14,8 +14,8 @@ import pyarrow.compute
 from iftb_store.batches.arrow import TIME
 from iftb_store.batches.arrow_input import WRITTEN, RowError, plain_column
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.formats import SERIES
 from iftb_store.files.options import Hints
+from iftb_store.schema.table_spec import SERIES
 from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments

@@ -25,7 +25,7 @@ _FREQTRADE = re.compile(r"(?P<pair>\w[\w-]*?)-(?P<timeframe>\d+[A-Za-z]{1,2})(?:
 _TRADED = (None, "spot", "futures")
 
 
-class Kind(Enum):
+class FileKind(Enum):
     """What a file holds."""
 
     DUMP = "a kline dump"
@@ -37,7 +37,7 @@ class Kind(Enum):
     NOTHING = "JSON lines without one"
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> FileKind:
     """Tell what a file is.
 
     Raises:
@@ -49,9 +49,9 @@ def kind_of(path: Path) -> Kind:
     if not head:
         if format_by_suffix(path) == "jsonl":
             # an export of no rows
-            return Kind.NOTHING
+            return FileKind.NOTHING
         raise DumpError(f"{path}: is empty")
-    binary = {b"PAR1": Kind.PARQUET, b"ARROW1": Kind.FEATHER, b"PK\3\4": Kind.DUMP, b"PK\5\6": Kind.DUMP}
+    binary = {b"PAR1": FileKind.PARQUET, b"ARROW1": FileKind.FEATHER, b"PK\3\4": FileKind.DUMP, b"PK\5\6": FileKind.DUMP}
     for magic, kind in binary.items():
         if head.startswith(magic):
             return kind
@@ -64,7 +64,7 @@ def kind_of(path: Path) -> Kind:
         if head.startswith(magic):
             raise DumpError(f"{path}: is {what}")
     if path.suffix.lower() == ".zip":
-        return Kind.DUMP
+        return FileKind.DUMP
     if is_packed(head):
         with TextFile(path) as packed:
             try:
@@ -73,10 +73,10 @@ def kind_of(path: Path) -> Kind:
                 raise DumpError(f"{path}: cannot be read ({shown(str(error), 100)[1:-1]})") from error
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
-        return Kind.JSON
+        return FileKind.JSON
     if text.startswith(b"{"):
-        return Kind.JSON_LINES
-    return Kind.CSV if _named(text) else Kind.DUMP
+        return FileKind.JSON_LINES
+    return FileKind.CSV if _named(text) else FileKind.DUMP
 
 
 def header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:

@@ -9,9 +9,9 @@ import pyarrow.compute
 
 from iftb_store.batches.arrow_input import WRITTEN, RowError, repeated, rises
 from iftb_store.batches.bars import KEY
-from iftb_store.files.formats import SERIES
 from iftb_store.files.spans import Spans
 from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import SECONDS

@@ -15,8 +15,6 @@ TEXT_FORMATS = ("csv", "jsonl")
 TABLE, VERSION, REVISION = b"iftb_store.table", b"iftb_store.version", b"iftb_store.schema.revision"
 #: The columns that are left out of a file of a partitioned folder, and their values, as JSON.
 PARTITION = b"iftb_store.partition"
-#: Those columns.
-SERIES = ("exchange", "symbol", "timeframe")
 
 #: Bytes of the longest row of text that is written or read; what would be longer is refused, not held in memory.
 LONGEST_ROW = 4 << 20

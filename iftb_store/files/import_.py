@@ -16,8 +16,8 @@ from sqlalchemy import text
 from iftb_store._io.tasks import finished
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.commits import Commit, finish_commit
-from iftb_store.files.detect import Kind, kind_of, series_of
-from iftb_store.files.formats import PARTITION, SERIES, TABLE, VERSION
+from iftb_store.files.detect import FileKind, kind_of, series_of
+from iftb_store.files.formats import PARTITION, TABLE, VERSION
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 from iftb_store.models import Trade
@@ -27,7 +27,7 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import BARS, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ScannedTable, Selection
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import check_timeframe
@@ -97,10 +97,10 @@ class Source:
             raise InvalidValueError(
                 f"{path}: its name contradicts --timeframe {hints.timeframe}; leave the option out, or rename the file"
             )
-        if self.kind is Kind.DUMP:
+        if self.kind is FileKind.DUMP:
             self.dump = _dump(path, hints)
             return
-        if self.kind is Kind.NOTHING:
+        if self.kind is FileKind.NOTHING:
             return
         require_arrow()
         with closing(self.open()) as reader:
@@ -205,7 +205,7 @@ async def import_file(
 async def _imported(
     db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
 ) -> ImportedFile:
-    if source.kind is Kind.NOTHING:
+    if source.kind is FileKind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
     if source.dump is not None:
         done = await import_klines(db, source.dump, insert=insert, progress=progress, commit=commit)
@@ -318,7 +318,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
     from iftb_store.files.rows import whole_rows
 
     if source.table is None:
-        binary = source.kind in (Kind.PARQUET, Kind.FEATHER)
+        binary = source.kind in (FileKind.PARQUET, FileKind.FEATHER)
         candles = Candles(
             source.hints,
             source.columns,

@@ -10,11 +10,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from iftb_store._io.atomic_files import NO_LINK, WINDOWS, claimed, named, on_disk, opened
+from iftb_store._io.atomic_files import NO_LINK, WINDOWS, fsync, open_descriptor, publish, try_lock
 from iftb_store.errors import InvalidValueError, operational_error
-from iftb_store.files.formats import SERIES
+from iftb_store.schema.table_spec import SERIES
 from iftb_store.values.display import shown
-from iftb_store.values.file_identity import database_of, engine_of
+from iftb_store.values.file_identity import database_of, read_engine
 
 PARTIAL = ".partial"
 
@@ -44,7 +44,7 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
         raise InvalidValueError(f"{name} is no folder that an export made, so it is not overwritten; give another name")
     if not folder and not stat.S_ISREG(mode):
         raise InvalidValueError(f"{name} is no regular file, so it is not overwritten; -o - writes to stdout")
-    if not folder and engine_of(path):
+    if not folder and read_engine(path):
         raise InvalidValueError(f"{name} is a database, so it is not overwritten; give another name")
 
 
@@ -67,7 +67,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.fsync(descriptor)
             check_target(path, folder=False, overwrite=overwrite)
             if not WINDOWS:
-                named(partial, path)
+                publish(partial, path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -96,13 +96,13 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                 shutil.rmtree(left)
             yield partial
             for file in partial.rglob("*"):
-                on_disk(file)
+                fsync(file)
             check_target(path, folder=True, overwrite=overwrite)
             if path.exists():
                 if old.exists():
                     shutil.rmtree(old)
                 path.rename(old)
-            named(partial, path)
+            publish(partial, path)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -115,7 +115,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 @contextmanager
 def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
     """Open what is written under another name first, and keep other exports out of it."""
-    with opened(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
+    with open_descriptor(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
         if not WINDOWS:
             _claim(descriptor, partial, path)
         yield descriptor
@@ -126,7 +126,7 @@ def _claim(descriptor: int, partial: Path, path: Path) -> None:
     is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
     if found.st_uid != os.geteuid() or not (is_file or is_folder):
         raise InvalidValueError(f"{shown(str(partial), 200)} is in the way, and no export made it; move it away")
-    if not claimed(descriptor, partial):
+    if not try_lock(descriptor, partial):
         raise operational_error(f"another export to {shown(str(path), 200)} is under way; wait for it")
     if is_file:
         os.fchmod(descriptor, _OWNER_FILE)

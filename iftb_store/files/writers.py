@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from iftb_store import __version__
 from iftb_store.batches.arrow import schema
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.formats import PARTITION, REVISION, SERIES, TABLE, VERSION
+from iftb_store.files.formats import PARTITION, REVISION, TABLE, VERSION
 from iftb_store.files.limits import split_texts
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.outputs import create, make_folder
 from iftb_store.schema.revision import HEAD
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.table_spec import SERIES, ScannedTable
 from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments

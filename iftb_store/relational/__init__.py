@@ -15,11 +15,11 @@ from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
     before_write,
-    isolated,
+    is_isolated,
+    is_snapshot,
     joined,
     note_error,
     session_of,
-    snapshot,
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
@@ -47,8 +47,9 @@ __all__ = [
     "finished",
     "fitting_sql",
     "import_modules",
+    "is_isolated",
     "is_read",
-    "isolated",
+    "is_snapshot",
     "joined",
     "may_write",
     "note_error",
@@ -56,7 +57,6 @@ __all__ = [
     "own_sessions",
     "scan_sql",
     "session_of",
-    "snapshot",
     "statement",
     "uncancelled",
     "watch",

@@ -17,7 +17,7 @@ from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.protocols import Isolation
 from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
-from iftb_store.relational.sessions import StoreSession, close_now, opened
+from iftb_store.relational.sessions import StoreSession, close_now, open_session
 
 # as SQLAlchemy's dialect of PostgreSQL has it
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -142,7 +142,7 @@ class EngineBackend(Migrated):
         if engine is not None and isolation is not None and self.isolates:
             options = _SNAPSHOT if isolation == "snapshot" else {"isolation_level": isolation.upper()}
             engine = engine.execution_options(**options)
-        async with opened(self, None if self._over.is_set() else engine, isolation=isolation) as session:
+        async with open_session(self, None if self._over.is_set() else engine, isolation=isolation) as session:
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:

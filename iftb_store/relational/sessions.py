@@ -269,7 +269,7 @@ def _note_write(info: dict[Any, Any]) -> None:
     info[_BEGUN] = True
 
 
-def isolated(connection: Connection) -> bool:
+def is_isolated(connection: Connection) -> bool:
     """Tell whether a connection's session begins its transaction with the first statement, be it a read."""
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
@@ -280,7 +280,7 @@ def session_of(connection: Connection) -> StoreSession | None:
     return None if reference is None else reference()
 
 
-def snapshot(connection: Connection) -> bool:
+def is_snapshot(connection: Connection) -> bool:
     """Tell whether a connection's session reads one state of the database and writes nothing."""
     return bool(_owners.get(connection, {}).get(_ISOLATION) == "snapshot")
 
@@ -328,7 +328,7 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
 
 
 class Opener(Protocol):
-    """What `opened` asks of a backend."""
+    """What `open_session` asks of a backend."""
 
     #: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first where an
     #: error was caught.
@@ -341,7 +341,9 @@ class Opener(Protocol):
 
 
 @asynccontextmanager
-async def opened(backend: Opener, engine: AsyncEngine | None, *, isolation: Isolation | None) -> AsyncIterator[StoreSession]:
+async def open_session(
+    backend: Opener, engine: AsyncEngine | None, *, isolation: Isolation | None
+) -> AsyncIterator[StoreSession]:
     """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:

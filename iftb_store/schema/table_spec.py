@@ -11,6 +11,8 @@ from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 
 #: The greatest id that is brought in; half of all ids stay for a store's own rows.
 GREATEST_ID = 2**62
+#: The columns of a series of bars.
+SERIES = ("exchange", "symbol", "timeframe")
 # what the store fills in
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
 

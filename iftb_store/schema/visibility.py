@@ -9,8 +9,8 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 #: policies: rows are hidden from other roles; row security: from this one. inserts: only where they are asked for.
-Kind = Literal["policies", "row security", "select", "insert", "detached partition", "foreign partition"]
-_REPORTED: tuple[Kind, ...] = ("policies", "insert")
+HiddenKind = Literal["policies", "row security", "select", "insert", "detached partition", "foreign partition"]
+_REPORTED: tuple[HiddenKind, ...] = ("policies", "insert")
 
 # A partition that is being detached is not read any more, though it is still the table's. The column came with PostgreSQL 14.
 # Every operator is pg_catalog's own, whatever others have put into the schemas of the search_path.
@@ -53,13 +53,13 @@ class Hidden:
     """Why a role is shown a part of a table's rows, or none.
 
     Attributes:
-        kind: see `Kind`.
+        kind: see `FileKind`.
         table: the table's name.
         part: a partition, quoted as SQL; empty where it is the whole table.
         role: the role, quoted as SQL.
     """
 
-    kind: Kind
+    kind: HiddenKind
     table: str
     part: str
     role: str
@@ -112,7 +112,7 @@ def obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]
 
 def describe(hidden: Sequence[Hidden]) -> str:
     """Return reasons and remedies as one message, tables of the same reason together."""
-    tables: dict[tuple[Kind, str], list[str]] = {}
+    tables: dict[tuple[HiddenKind, str], list[str]] = {}
     for one in hidden:
         tables.setdefault((one.kind, one.part), []).append(one.table)
     joint = [Hidden(kind, ", ".join(names), part, hidden[0].role) for (kind, part), names in tables.items()]

@@ -6,14 +6,14 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL
 
-from iftb_store._io.atomic_files import NO_LINK, claimed, named, on_disk, opened
+from iftb_store._io.atomic_files import NO_LINK, fsync, open_descriptor, publish, try_lock
 from iftb_store._io.tasks import import_modules
 from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
@@ -21,15 +21,11 @@ from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
 from iftb_store.registry import backend_for, stores_of
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, Selection
 from iftb_store.transfer.access import require_whole
+from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.url import parse_url
 from iftb_store.values import checks
 from iftb_store.values.display import kind, shown
 from iftb_store.values.file_identity import BESIDE, database_of, file_identity
-
-#: Is told how much is done, of how much; None where nobody knows.
-Tell = Callable[[int, int | None], None]
-#: Begins a step of the work by its name, as `iftb_store.cli.progress.Progress.step` does.
-Step = Callable[[str], AbstractContextManager[Tell]]
 
 #: The engine of backups of an engine that has no way of its own, and how each is opened to be read alone.
 PORTABLE = "sqlite"
@@ -59,7 +55,7 @@ class Backup:
 
 
 async def backup(
-    source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: Step | None = None
+    source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: ProgressFactory | None = None
 ) -> Backup:
     """Write everything into a file, as a snapshot, while sessions go on; return what it holds.
 
@@ -104,7 +100,7 @@ async def backup(
     _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
     if step is not None and not callable(step):
         raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
-    step = step or (lambda name: nullcontext(lambda done, total: None))
+    step = step or silent
     async with source.get_session() as session:
         await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
         # raises where there are no tables
@@ -119,12 +115,12 @@ async def backup(
             tables = (await written.status()).tables
         size = partial.stat().st_size
         _check_target(target, overwrite, await source.identity())
-        on_disk(partial)
-        named(partial, target)
+        fsync(partial)
+        publish(partial, target)
     return Backup(target, engine, size, tables)
 
 
-async def _copied(source: ConnectedStore, writer: DatabaseManager, step: Step) -> None:
+async def _copied(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:
     await import_modules("iftb_store.transfer.copy")
     from iftb_store.transfer.copy import Copy
 
@@ -169,12 +165,12 @@ def _own(folder: Path) -> Iterator[int]:
     foreign = InvalidValueError(f"{_shown(folder)} is in the way and no backup's own; move it, or give the backup another name")
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise foreign
-    with opened(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK) as place:
+    with open_descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK) as place:
         with os.scandir(place) as entries:
             names = [entry.name for entry in entries]
         if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
             raise foreign
-        if not claimed(place, folder):
+        if not try_lock(place, folder):
             raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it")
         yield place
 

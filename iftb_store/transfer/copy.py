@@ -23,7 +23,8 @@ from iftb_store.transfer.access import require_two, require_whole, whole_session
 from iftb_store.transfer.conflicts import REMEDY, Collisions, others
 from iftb_store.transfer.digests import Digester, Part, checksum, no_json, places
 from iftb_store.transfer.leading import greatest, leading
-from iftb_store.transfer.plan import Compared, LastCommitted, Run, Step, Stretch, Tell, chosen, silent
+from iftb_store.transfer.plan import Compared, LastCommitted, Run, Stretch, chosen
+from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, silent
 from iftb_store.transfer.verify import Contents, contents, named, row_differences, told
 from iftb_store.values.display import shown
 
@@ -122,7 +123,7 @@ class Copy:
         *,
         on_conflict: Conflict = "source-wins",
         delete: bool = False,
-        step: Step = silent,
+        step: ProgressFactory = silent,
     ) -> None:
         if on_conflict not in CONFLICTS:
             raise InvalidValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {shown(on_conflict)}")
@@ -180,7 +181,7 @@ class Copy:
         plans = []
         with self._step("compare") as tell:
             count = _counting(tell, total)
-            for stretch in reading.in_order([stretch for stretch, _ in here + there]):
+            for stretch in reading.sort_partitions([stretch for stretch, _ in here + there]):
                 if stretch.table in empty:
                     contents = Contents(expected.get(stretch.key, 0), "")
                     plans.append(_Plan(stretch, Copied(stretch.table.name, stretch.series, contents, contents.rows), True))
@@ -437,7 +438,7 @@ def _within(parts: list[Part], run: Run) -> list[Part]:
     return [part for part in parts if run.first <= part.number <= run.last]
 
 
-def _counting(tell: Tell, total: int | None) -> Callable[[int], None]:
+def _counting(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
     done = 0
 
     def count(rows: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -33,11 +33,6 @@ ROWS = 16_384
 BYTES = 2 << 20
 # A batch is looked through before it is read; there is no use in a look at many more rows than it can hold.
 _FIRST, _GROWTH = 512, 8
-
-#: Is told how many rows are done, of how many.
-Tell = Callable[[int, int | None], None]
-#: Begins a step of a long work by its name, as `iftb_store.cli.progress.Progress.step` does.
-Step = Callable[[str], AbstractContextManager[Tell]]
 
 
 class Scanner(Protocol):
@@ -167,12 +162,6 @@ async def require_schema(db: ConnectedStore, tables: Sequence[ScannedTable], *, 
         await stores_of(session).scan(Selection(tables[0], limit=1))
 
 
-@contextmanager
-def silent(name: str) -> Iterator[Tell]:
-    """Show nothing of a step."""
-    yield lambda done, total: None
-
-
 async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
     """Return the stretches of a scope that a store has, with the number of their rows, in the order of tables and keys."""
     # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
@@ -195,7 +184,7 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
     return found
 
 
-def in_order(found: list[Stretch]) -> list[Stretch]:
+def sort_partitions(found: list[Stretch]) -> list[Stretch]:
     """Return each of the stretches once, in the order in which they are copied."""
     tables: dict[str, dict[tuple[str, ...], Stretch]] = {}
     for stretch in found:

@@ -17,10 +17,11 @@ from iftb_store.schema.table_spec import ScannedTable
 from iftb_store.transfer.access import require_two, whole_session
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
-from iftb_store.transfer.plan import LastCommitted, Step, compared, digested, runs, silent, snapshot, stretches
+from iftb_store.transfer.plan import LastCommitted, compared, digested, runs, snapshot, stretches
+from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.transfer.verify import named
 from iftb_store.url import parse_url
-from iftb_store.values.file_identity import engine_of
+from iftb_store.values.file_identity import read_engine
 
 # each reads a table whole, and of SQLite's its indexes; DuckDB compares checksums as it reads
 _READ_ALL = {
@@ -39,7 +40,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
     # refuses what is no name of a file
     address = parse_url(URL.create("sqlite", database=os.fspath(Path(shown).absolute())))
     try:
-        engine = engine_of(Path(shown))
+        engine = read_engine(Path(shown))
     except OSError as error:
         raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
     if engine is None:
@@ -50,7 +51,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 
 
 async def restore(
-    backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: Step = silent
+    backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = silent
 ) -> list[Copied]:
     """Bring all that a backup holds into a store, with all ids and times, and prove it; return what was done.
 
@@ -87,7 +88,7 @@ async def restore(
     return done
 
 
-async def _check(backup: ConnectedStore, step: Step) -> None:
+async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
     """Read a backup once, as a whole."""
     try:
         state = await backup.status()

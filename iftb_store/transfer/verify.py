@@ -19,19 +19,18 @@ from iftb_store.transfer.plan import (
     Compared,
     Run,
     Scanner,
-    Step,
     Stretch,
     chosen,
     compared,
     digested,
-    in_order,
     require_schema,
     runs,
-    silent,
     snapshot,
+    sort_partitions,
     stretches,
     together,
 )
+from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.values.display import names
 
 #: How many rows that differ are named of a series or table.
@@ -88,7 +87,7 @@ class Verified:
 
 
 async def verify(
-    source: ConnectedStore, destination: ConnectedStore, scope: Scope | None = None, *, step: Step = silent
+    source: ConnectedStore, destination: ConnectedStore, scope: Scope | None = None, *, step: ProgressFactory = silent
 ) -> list[Verified]:
     """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
 
@@ -123,7 +122,7 @@ async def verify(
 
             return [
                 await _verified(*stores, stretch, count)
-                for stretch in in_order([stretch for part in found for stretch, _ in part])
+                for stretch in sort_partitions([stretch for part in found for stretch, _ in part])
             ]
 
 

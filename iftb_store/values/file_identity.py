@@ -13,7 +13,7 @@ BESIDE = ("-wal", "-shm", "-journal", ".wal")
 _MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 
 
-def engine_of(path: Path) -> str | None:
+def read_engine(path: Path) -> str | None:
     """Return the engine whose database a file is by its first bytes.
 
     Raises:

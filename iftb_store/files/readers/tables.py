@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from iftb_store.errors import StoreError
-from iftb_store.files.detect import Kind, header
+from iftb_store.files.detect import FileKind, header
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import TextSplitter, check_types, check_views
 from iftb_store.files.readers.arrow_bounds import ArrowBounds
@@ -193,7 +193,7 @@ def damage_named(path: Path) -> Generator[None]:
         raise DumpError(f"{path}: cannot be read ({reason})") from error
 
 
-def reader_of(path: Path, kind: Kind) -> Reader:
+def reader_of(path: Path, kind: FileKind) -> Reader:
     """Open a file that is no dump.
 
     Raises:
@@ -202,12 +202,12 @@ def reader_of(path: Path, kind: Kind) -> Reader:
     """
     from iftb_store.files.readers.json import JsonReader
 
-    made: dict[Kind, Callable[[Path], Reader]] = {
-        Kind.PARQUET: ParquetReader,
-        Kind.FEATHER: FeatherReader,
-        Kind.CSV: CsvReader,
-        Kind.JSON: JsonReader,
-        Kind.JSON_LINES: JsonReader,
+    made: dict[FileKind, Callable[[Path], Reader]] = {
+        FileKind.PARQUET: ParquetReader,
+        FileKind.FEATHER: FeatherReader,
+        FileKind.CSV: CsvReader,
+        FileKind.JSON: JsonReader,
+        FileKind.JSON_LINES: JsonReader,
     }
     with damage_named(path):
         reader = made[kind](path)

@@ -1,0 +1,111 @@
+"""A DuckDB database: how it is opened, what its sessions share, and how a transaction that writes begins."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from pathlib import Path
+
+import duckdb
+
+from iftb_store.errors import operational_error
+from iftb_store.relational import FairSemaphore
+from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store_duckdb.driver import Cursor, in_thread
+from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere
+from iftb_store_duckdb.files import create_log, create_private, refuse_foreign
+from iftb_store_duckdb.locks import write_lock
+from iftb_store_duckdb.opening import connect_closed
+from iftb_store_duckdb.options import Options
+from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
+
+_RETRY_OPEN = 0.05
+_ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name = system.main.current_database()"
+
+
+class Database:
+    """What the sessions of one backend share.
+
+    Attributes:
+        options: those of the URL.
+        lock: the write lock, which all sessions of this process on the file share.
+        schema_checked: whether the schema's revision was looked at and found usable.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.lock = FairSemaphore() if options.in_memory else write_lock(options.path)
+        self.schema_checked = False
+
+    async def open(self, executor: Executor, deadline: float) -> duckdb.DuckDBPyConnection:
+        """Open the file, waiting until the deadline for one that another process holds.
+
+        Raises:
+            OperationalError: it cannot be opened; the message says why.
+        """
+        opened: list[duckdb.DuckDBPyConnection] = []
+        while True:
+            try:
+                await in_thread(executor, lambda: opened.append(_open(self.options)))
+                return opened.pop()
+            except asyncio.CancelledError:
+                # the thread has gone on to its end, and the file would stay locked until the collector comes
+                for connection in opened:
+                    await in_thread(executor, connection.close)
+                raise
+            except duckdb.Error as error:
+                if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
+                    raise cannot_open(self.options.path, error) from error
+            except OSError as error:
+                raise operational_error(f"cannot open {self.options.path}: {error.strerror}", error) from error
+            await asyncio.sleep(_RETRY_OPEN)
+
+    def begin(self, cursor: Cursor) -> None:
+        """Begin a write transaction; its log is created with the database file's own permissions.
+
+        Raises:
+            OperationalError: the database is open read-only, or the log cannot be made.
+        """
+        if self.options.read_only:
+            raise operational_error("the database is read-only; open it without access_mode=read_only to write")
+        if not self.options.in_memory:
+            create_log(self.options.path)
+        cursor.begin()
+
+    def check_schema(self, cursor: Cursor) -> None:
+        """Look for our tables and their revision.
+
+        Raises:
+            SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
+        """
+        refuse_foreign_objects(cursor.fetch)
+        found = cursor.rows(
+            "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
+            " AND database_name = current_database()",
+            [VERSION_TABLE],
+        )
+        names = {name for (name,) in found}
+        stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
+        check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
+
+
+def _open(options: Options) -> duckdb.DuckDBPyConnection:
+    if not options.in_memory and not options.read_only and not Path(options.path).exists():
+        # where a link leads, or DuckDB would make that file by the umask
+        create_private(Path(options.path).resolve())
+    try:
+        connection = connect_closed(options)
+    except duckdb.Error:
+        # only now: to close a file that this process has open would give up DuckDB's lock on it
+        refuse_foreign(Path(options.path))
+        raise
+    try:
+        ((engine,),) = connection.execute(_ENGINE).fetchall()
+        if engine != "duckdb":
+            # an extension of the user's reads such a file
+            raise duckdb.IOException(FOREIGN)
+        refuse_shadows(lambda sql: connection.execute(sql).fetchall())
+    except BaseException:
+        connection.close()
+        raise
+    return connection
