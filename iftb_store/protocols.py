@@ -28,7 +28,7 @@ from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.health import SchemaStatus
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,7 +150,7 @@ class OHLCVStore(Protocol):
         """Return the bars with start <= timestamp <= end, oldest first."""
         ...
 
-    async def get_part(
+    async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         """Return the first of the bars with start <= timestamp <= end, oldest first; fewer than ``limit`` only at the end."""
@@ -265,7 +265,7 @@ class EventStore(Protocol):
 class Stores(Protocol):
     """The four stores of one session."""
 
-    async def scan(self, selection: Selection) -> pa.Table:
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the selected rows of one table, in the order of its key, from one state of the database.
 
         The table has the schema of `iftb_store.batches.arrow.schema`: decimals as decimal128(38, 18), times as
@@ -276,7 +276,7 @@ class Stores(Protocol):
         """
         ...
 
-    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+    async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store whole rows as they are, with their ids and the times that the store keeps; all or none.
 
         ``rows`` has the schema of `iftb_store.batches.arrow.schema`; no id and no kept time is NULL; the keys are distinct and
@@ -285,7 +285,7 @@ class Stores(Protocol):
         ids, and positions their place as the open one. The ids that the store gives from then on lie past every id written.
 
         Raises:
-            IntegrityError: a row's id is that of another stored row, one that differs in `ScannedTable.identity`: of a trade
+            IntegrityError: a row's id is that of another stored row, one that differs in `TableSpec.identity`: of a trade
                 with another trade_id, a position with another created_at, an event with another created_at, type or message,
                 be they committed while this runs. Or the trade_id of a row, its id or its place as the open position belongs
                 to a stored row that is not overwritten, or to another row of the batch. Of bars the id does so only where the
@@ -293,7 +293,7 @@ class Stores(Protocol):
         """
         ...
 
-    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+    async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete the rows whose keys ``rows`` holds, all or none; return how many there were.
 
         ``rows`` has the key's columns at least, the keys distinct, typed as in `iftb_store.batches.arrow.schema`.

@@ -23,7 +23,7 @@ from iftb_store.errors import CollisionError, InvalidValueError, SchemaError
 from iftb_store.testing import raw
 from iftb_store.testing.backups import fill
 from iftb_store.testing.samples import trade
-from iftb_store.testing.whole_rows import EXAMPLES, drop, put, stored
+from iftb_store.testing.whole_rows import EXAMPLES, delete_rows, stored, write_rows
 from iftb_store.transfer.backup import Backup, backup
 from iftb_store.transfer.restore import backup_url, restore
 from iftb_store_sqlite.backups import Stopped
@@ -63,7 +63,7 @@ def origin(request: pytest.FixtureRequest) -> str:
 async def test_a_backup_of_any_engine_is_restored_into_any(origin: str, url: str) -> None:
     async with await saved(origin) as backup, DatabaseManager(origin) as emptied:
         for table, rows in EXAMPLES:
-            await drop(emptied, table, rows)
+            await delete_rows(emptied, table, rows)
         async with DatabaseManager(url) as db:
             done = await restore(backup, db)
             assert await holds_the_examples(db)
@@ -76,7 +76,7 @@ async def test_a_backup_of_any_engine_is_restored_into_any(origin: str, url: str
 async def test_a_restore_that_was_broken_off_goes_on(sqlite_url: str, duckdb_url: str) -> None:
     async with await saved(sqlite_url) as backup, DatabaseManager(duckdb_url) as db:
         await db.create_tables()
-        await put(db, BARS, EXAMPLES[0][1].slice(0, 5))
+        await write_rows(db, BARS, EXAMPLES[0][1].slice(0, 5))
         done = await restore(backup, db)
         assert await holds_the_examples(db)
         again = await restore(backup, db)
@@ -108,7 +108,7 @@ async def test_a_row_that_would_be_lost_is_named_and_nothing_is_written(
     mine = _with(EXAMPLES[number], column, value)
     async with await saved(sqlite_url) as backup, DatabaseManager(duckdb_url) as db:
         await db.create_tables()
-        await put(db, table, mine)
+        await write_rows(db, table, mine)
         with pytest.raises(
             CollisionError, match=f"^{named}.*; nothing was written; restore into an empty database, or .*--overwrite"
         ):

@@ -16,7 +16,7 @@ from iftb_store.files.export import export
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
 from iftb_store.files.spans import Spans
-from iftb_store.schema.scope import Scope
+from iftb_store.schema.scope import TableScope
 from iftb_store.testing import raw
 from tests.bombs import feather_bombs, parquet_bombs
 from tests.test_hostile_files import read
@@ -90,7 +90,7 @@ async def test_an_export_of_long_texts_can_be_imported(sqlite_url: str, tmp_path
             events = SystemEventRepository(session)
             for text in texts:
                 await events.log_event("long", "info", text)
-        await export(db, Scope(["system_events"]), tmp_path / f"x.{format}")
+        await export(db, TableScope(["system_events"]), tmp_path / f"x.{format}")
         await raw.run(db, "DELETE FROM system_events")
         result = await import_file(db, Source(tmp_path / f"x.{format}", Hints()))
         assert result.rows == len(texts)
@@ -103,5 +103,5 @@ async def test_a_text_that_no_import_takes_is_not_exported(sqlite_url: str, tmp_
         await db.create_tables()
         await SystemEventRepository(db).log_event("long", "info", "x" * (17 << 20))
         with pytest.raises(InvalidValueError, match=r"holds 17,\d+,\d+ bytes of text, the most is 16,777,216"):
-            await export(db, Scope(["system_events"]), tmp_path / f"x.{format}")
+            await export(db, TableScope(["system_events"]), tmp_path / f"x.{format}")
     assert not os.path.exists(tmp_path / f"x.{format}")  # noqa: ASYNC240, PTH110 - nothing else runs

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.registry import stores_of
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
 from iftb_store.transfer import conflicts as collisions
@@ -77,7 +77,7 @@ def contents(url: str) -> dict[str, list[dict[str, Any]]]:
 
     async def read() -> dict[str, list[dict[str, Any]]]:
         async with DatabaseManager(url) as db, db.get_session() as session:
-            return {name: (await stores_of(session).scan(Selection(table))).to_pylist() for name, table in TABLES.items()}
+            return {name: (await stores_of(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
 
     return asyncio.run(read())
 
@@ -173,7 +173,7 @@ def test_only_the_days_and_ranges_of_ids_that_differ_are_read_again(
     again: list[tuple[str, int, int]] = []
     compared = stretches.compared
 
-    def noting(source: Any, destination: Any, stretch: stretches.Stretch, part: stretches.Run) -> Any:
+    def noting(source: Any, destination: Any, stretch: stretches.Partition, part: stretches.DirtyRange) -> Any:
         again.append((stretch.name, part.first, part.last))
         return compared(source, destination, stretch, part)
 

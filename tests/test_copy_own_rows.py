@@ -15,8 +15,8 @@ import pytest
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.errors import CollisionError
 from iftb_store.registry import stores_of
-from iftb_store.schema.scope import TABLES, Scope
-from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
+from iftb_store.schema.scope import TABLES, TableScope
+from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, position, trade
 from iftb_store.transfer import copy as copying
@@ -24,7 +24,7 @@ from iftb_store.transfer import plan as stretches
 from iftb_store.transfer.copy import Copy, prepare
 from tests.filled import fill
 
-Put = Callable[[DatabaseManager, ScannedTable, pa.Table], Awaitable[None]]
+Put = Callable[[DatabaseManager, TableSpec, pa.Table], Awaitable[None]]
 
 #: What a bot on the destination does, by table.
 _OWN: dict[str, Callable[[DatabaseManager], Awaitable[Any]]] = {
@@ -55,7 +55,7 @@ async def both(source: str, destination: str, *, copied: bool) -> AsyncIterator[
 
 async def contents(db: DatabaseManager) -> dict[str, pa.Table]:
     async with db.get_session() as session:
-        return {name: await stores_of(session).scan(Selection(table)) for name, table in TABLES.items()}
+        return {name: await stores_of(session).read_rows(RowFilter(table)) for name, table in TABLES.items()}
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_trade_id_of_a_row_that_is_not_chosen_is_refused_before_another_
         await raw.run(two, "UPDATE trades SET id = 9, trade_id = 'TRD-002', symbol = 'OWNUSDT' WHERE id = 3")
         before = await contents(two)
         with pytest.raises(CollisionError, match="trade 'TRD-002' with the id 2 is stored in the destination with the id 9"):
-            await Copy(one, two, Scope(["trades"], symbols=["BTCUSDT"]), delete=True).run()
+            await Copy(one, two, TableScope(["trades"], symbols=["BTCUSDT"]), delete=True).run()
         assert await contents(two) == before
 
 
@@ -123,7 +123,7 @@ async def test_rows_that_the_destination_is_given_while_a_copy_runs_stay_and_are
     begun = set[str]()
 
     def with_bot(put: Put) -> Put:
-        async def both_write(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+        async def both_write(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
             await put(db, table, rows)
             if table.name not in begun:
                 begun.add(table.name)
@@ -148,10 +148,10 @@ async def test_rows_that_the_destination_is_given_while_a_copy_runs_stay_and_are
 async def test_an_id_that_the_destination_gives_just_before_it_comes_is_refused_and_its_row_stays(
     table: str, source: str, url: str, meanwhile: Callable[[Callable[[Put], Put]], None]
 ) -> None:
-    begun: list[ScannedTable] = []
+    begun: list[TableSpec] = []
 
     def after_bot(put: Put) -> Put:
-        async def both_write(db: DatabaseManager, given: ScannedTable, rows: pa.Table) -> None:
+        async def both_write(db: DatabaseManager, given: TableSpec, rows: pa.Table) -> None:
             if not begun:
                 begun.append(given)
                 await _OWN[table](db)
@@ -162,7 +162,7 @@ async def test_an_id_that_the_destination_gives_just_before_it_comes_is_refused_
     meanwhile(after_bot)
     async with both(source, url, copied=False) as (one, two):
         with pytest.raises(CollisionError):
-            await Copy(one, two, Scope([table])).run()
+            await Copy(one, two, TableScope([table])).run()
         assert await raw.value(two, f"SELECT MIN(id) FROM {table} WHERE symbol = 'OWN'") <= 2
         assert await raw.value(two, f"SELECT COUNT(*) - COUNT(DISTINCT id) FROM {table}") == 0
 
@@ -173,7 +173,7 @@ async def test_a_trade_that_the_destination_is_given_while_a_copy_runs_keeps_its
     given: list[int] = []
 
     def with_bot(put: Put) -> Put:
-        async def both_write(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+        async def both_write(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
             await put(db, table, rows)
             if not given:
                 given.append(await TradeRepository(db).insert(trade("TRD-002", symbol="OWN")))
@@ -183,5 +183,5 @@ async def test_a_trade_that_the_destination_is_given_while_a_copy_runs_keeps_its
     meanwhile(with_bot)
     async with both(source, url, copied=False) as (one, two):
         with pytest.raises(CollisionError, match="what was copied before stays"):
-            await Copy(one, two, Scope(["trades"])).run()
+            await Copy(one, two, TableScope(["trades"])).run()
         assert await raw.value(two, "SELECT symbol FROM trades WHERE trade_id = 'TRD-002'") == "OWN"

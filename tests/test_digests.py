@@ -14,9 +14,9 @@ import pytest
 
 from iftb_store.batches.arrow import schema
 from iftb_store.models import SystemEvent
-from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, ScannedTable
+from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, TableSpec
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, full_bar, full_trade, hourly, trade
-from iftb_store.transfer.digests import Digester, Part, canonical_json, checksum
+from iftb_store.transfer.digests import Chunk, Digester, canonical_json, checksum
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BARS_OF_THREE_DAYS = [
@@ -26,7 +26,7 @@ BARS_OF_THREE_DAYS = [
 BARS_OF_THREE_DAYS.sort(key=lambda item: item.timestamp)
 
 
-def arrow(table: ScannedTable, rows: list[Any]) -> pa.Table:
+def arrow(table: TableSpec, rows: list[Any]) -> pa.Table:
     """Return rows as a scan gives them."""
     columns = zip(*map(_values, rows), strict=True)
     return pa.table(
@@ -38,7 +38,7 @@ def _values(row: Any) -> list[Any]:
     return [json.dumps(value, indent=1) if isinstance(value, dict) else value for value in astuple(row)]
 
 
-def parts(table: ScannedTable, rows: list[Any], step: int | None = None) -> list[Part]:
+def parts(table: TableSpec, rows: list[Any], step: int | None = None) -> list[Chunk]:
     """Return the parts of rows that are taken a few at a time."""
     whole, digester = arrow(table, rows), Digester(table)
     for first in range(0, len(rows), step or len(rows)):
@@ -46,7 +46,7 @@ def parts(table: ScannedTable, rows: list[Any], step: int | None = None) -> list
     return digester.parts()
 
 
-def as_a_stranger_does(table: ScannedTable, rows: list[Any]) -> str:
+def as_a_stranger_does(table: TableSpec, rows: list[Any]) -> str:
     """Compute a checksum from the definition in `iftb_store.transfer.digests` alone."""
     found: dict[int, list[bytes]] = {}
     for row in rows:
@@ -89,7 +89,7 @@ EVENTS_OF_THREE_RANGES = [
         (EVENTS, EVENTS_OF_THREE_RANGES, "08dfec7dc6497a2121d0e31139d7109b"),
     ],
 )
-def test_a_checksum_is_what_its_definition_says_and_stays_what_it_was(table: ScannedTable, rows: list[Any], known: str) -> None:
+def test_a_checksum_is_what_its_definition_says_and_stays_what_it_was(table: TableSpec, rows: list[Any], known: str) -> None:
     assert checksum(parts(table, rows)) == as_a_stranger_does(table, rows) == known
 
 

@@ -25,7 +25,7 @@ from iftb_store.files.export import export
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
-from iftb_store.schema.scope import Scope
+from iftb_store.schema.scope import TableScope
 from iftb_store.testing.samples import bar, hourly
 from tests.whole_rows import SYMBOLS, TABLES, empty, everything, fill
 
@@ -64,7 +64,7 @@ async def test_whole_rows_of_every_table_come_back(url: str, tmp_path: Path, for
         await fill(db)
         before = await everything(db)
         for table in TABLES:
-            await export(db, Scope([table]), tmp_path / f"{table}.{format}")
+            await export(db, TableScope([table]), tmp_path / f"{table}.{format}")
         await empty(db)
 
         for table in TABLES:
@@ -78,7 +78,7 @@ async def test_a_partitioned_folder_comes_back_whatever_the_names(url: str, tmp_
         await db.create_tables()
         await fill(db)
         before = await everything(db)
-        done = await export(db, Scope(["ohlcv"]), tmp_path / "bars", partitioned=True)
+        done = await export(db, TableScope(["ohlcv"]), tmp_path / "bars", partitioned=True)
         await empty(db)
 
         files = sorted((tmp_path / "bars").rglob("*.parquet"))
@@ -158,7 +158,7 @@ async def test_an_export_shows_one_state(sqlite_url: str, tmp_path: Path) -> Non
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many([bar(symbol="A"), bar(symbol="B")])
-        await export(db, Scope(["ohlcv"], symbols=["A", "B"]), tmp_path / "x.parquet", progress=write_meanwhile)
+        await export(db, TableScope(["ohlcv"], symbols=["A", "B"]), tmp_path / "x.parquet", progress=write_meanwhile)
         stored = (await OHLCVRepository(db).read_arrow())["trades_count"].to_pylist()
 
     assert pq.read_table(tmp_path / "x.parquet")["trades_count"].to_pylist() == [None, None]
@@ -195,8 +195,8 @@ def test_no_folder_of_others_is_overwritten(run: Run, filled: str) -> None:
 def test_what_is_written_is_its_owner_s_alone(filled: str, tmp_path: Path) -> None:
     async def write() -> None:
         async with DatabaseManager(filled) as db:
-            await export(db, Scope(["ohlcv"]), tmp_path / "out" / "bars.jsonl")
-            await export(db, Scope(["ohlcv"]), tmp_path / "out" / "bars", partitioned=True)
+            await export(db, TableScope(["ohlcv"]), tmp_path / "out" / "bars.jsonl")
+            await export(db, TableScope(["ohlcv"]), tmp_path / "out" / "bars", partitioned=True)
 
     (tmp_path / "out").mkdir()
     before = os.umask(0)
@@ -222,7 +222,7 @@ async def test_nothing_is_left_of_an_export_that_fails(sqlite_url: str, tmp_path
             with pytest.raises(RuntimeError, match="meanwhile"):
                 await export(
                     db,
-                    Scope(["ohlcv"]),
+                    TableScope(["ohlcv"]),
                     tmp_path / "out" / f"bars.{format}",
                     format=None if not partitioned else "parquet",
                     partitioned=partitioned,
@@ -237,13 +237,13 @@ async def test_an_export_that_is_cancelled_leaves_what_was_there(sqlite_url: str
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(3))
-        await export(db, Scope(["ohlcv"]), target)
+        await export(db, TableScope(["ohlcv"]), target)
         before = target.read_bytes()
 
         def cancel(rows: int, total: int | None) -> None:
             running.cancel()
 
-        running = asyncio.ensure_future(export(db, Scope(["ohlcv"]), target, overwrite=True, progress=cancel))
+        running = asyncio.ensure_future(export(db, TableScope(["ohlcv"]), target, overwrite=True, progress=cancel))
         with pytest.raises(asyncio.CancelledError):
             await running
 
@@ -338,9 +338,9 @@ async def test_text_goes_to_a_stream(sqlite_url: str) -> None:
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(2))
-        await export(db, Scope(["ohlcv"]), stream, format="jsonl")
+        await export(db, TableScope(["ohlcv"]), stream, format="jsonl")
         with pytest.raises(InvalidValueError, match="a file holds one table"):
-            await export(db, Scope(), stream, format="jsonl")
+            await export(db, TableScope(), stream, format="jsonl")
 
     assert [json.loads(line)["close"] for line in stream.getvalue().splitlines()] == ["12500", "12500.25"]
 

@@ -36,8 +36,8 @@ from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.tables import reader_of
 from iftb_store.files.rows import whole_rows
-from iftb_store.schema.scope import Scope
-from iftb_store.schema.table_spec import EVENTS, TRADES, ScannedTable
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import EVENTS, TRADES, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, full_position, full_trade, hourly, position, trade
 from tests.whole_rows import TABLES, empty, everything, fill
@@ -48,7 +48,7 @@ _WIDE = Context(prec=50)
 async def exported(db: DatabaseManager, folder: Path, format: str = "parquet") -> dict[str, Source]:
     """Export every table; return the files."""
     for table in TABLES:
-        await export(db, Scope([table]), folder / f"{table}.{format}")
+        await export(db, TableScope([table]), folder / f"{table}.{format}")
     return {table: Source(folder / f"{table}.{format}", Hints()) for table in TABLES}
 
 
@@ -273,7 +273,7 @@ _TRADE = st.fixed_dictionaries(
     | st.lists(_TRADE, min_size=1, max_size=4, unique_by=lambda row: row["trade_id"]).map(lambda rows: (TRADES, rows))
 )
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
-def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[ScannedTable, list[dict[str, Any]]], format: str) -> None:
+def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[TableSpec, list[dict[str, Any]]], format: str) -> None:
     table, values = rows
     numbered = [{**_texts_of_json(row), "id": index + 1} for index, row in enumerate(values)]
     given_rows = pa.Table.from_pylist(numbered, schema(table))

@@ -20,7 +20,7 @@ from iftb_store.files.export import export
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
-from iftb_store.schema.scope import Scope
+from iftb_store.schema.scope import TableScope
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, trade
 from iftb_store.values.timeframes import is_off_grid
@@ -31,7 +31,7 @@ from tests.whole_rows import TABLES
 async def exported(db: DatabaseManager, path: Path) -> Source:
     """Store a trade of the id 1, export it and delete it."""
     await TradeRepository(db, clock=Clock()).insert(trade("FILE"))
-    await export(db, Scope(["trades"]), path)
+    await export(db, TableScope(["trades"]), path)
     await raw.run(db, "DELETE FROM trades")
     return Source(path, Hints())
 
@@ -263,9 +263,9 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
     async def store() -> None:
         async with DatabaseManager(sqlite_url) as db:
             await TradeRepository(db).insert(trade("A"))
-            await export(db, Scope(["trades"]), Path("trades.jsonl"))
+            await export(db, TableScope(["trades"]), Path("trades.jsonl"))
             await OHLCVRepository(db).insert_many([bar()])
-            await export(db, Scope(["ohlcv"]), Path("bar.jsonl"))
+            await export(db, TableScope(["ohlcv"]), Path("bar.jsonl"))
 
     asyncio.run(store())
     Path("bars.jsonl").write_text(2 * Path("bar.jsonl").read_text())

@@ -13,7 +13,7 @@ from iftb_store import DatabaseManager, InvalidValueError, URLError
 from iftb_store.batches.arrow_input import checked
 from iftb_store.cli import main
 from iftb_store.relational import is_read
-from iftb_store.schema.table_spec import EVENTS, Selection
+from iftb_store.schema.table_spec import EVENTS, RowFilter
 from iftb_store.testing.samples import bar
 from iftb_store_migrations.catalog import _normal
 from iftb_store_postgres.arrow import _PIECE, _Parser
@@ -102,7 +102,7 @@ def test_long_words_on_the_command_line(word: str, tmp_path: Path, capsys: pytes
 
 
 async def test_a_long_row_from_postgresql_is_not_copied_at_each_piece_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = _Parser(Selection(EVENTS))
+    parser = _Parser(RowFilter(EVENTS))
     looks: list[int] = []
     look = parser._end_of_rows
 

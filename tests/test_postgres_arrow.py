@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.arrow_writes import table_of
 from iftb_store.testing.samples import T0, bar, full_bar, hourly
 from iftb_store_postgres import arrow
@@ -55,7 +55,7 @@ async def test_rows_are_whole_wherever_the_pieces_of_csv_are_cut(
     )
     monkeypatch.setattr(arrow, "_PIECE", 1)
     monkeypatch.setattr(arrow, "_BLOCK", 300)
-    parser = arrow._Parser(Selection(BARS))
+    parser = arrow._Parser(RowFilter(BARS))
     for first in range(0, len(text), size):
         await parser.take(text[first : first + size])
     assert await parser.table() == await OHLCVRepository(db).read_arrow()

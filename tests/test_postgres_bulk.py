@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.registry import stores_of
-from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.samples import T0, hourly
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -80,16 +80,16 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
     """There were none when the rows were to go straight into the table; COPY waits for those of the first writer."""
     await OHLCVRepository(db).insert_many(hourly(3, volume=Decimal(7)))
     async with db.get_session() as session:
-        rows = await stores_of(session).scan(Selection(BARS))
-        await stores_of(session).drop(BARS, rows)
+        rows = await stores_of(session).read_rows(RowFilter(BARS))
+        await stores_of(session).delete_rows(BARS, rows)
     async with db.get_session() as holder:
         await OHLCVRepository(holder).insert_many(hourly(3)[1:])
 
-        async def put() -> None:
+        async def write_rows() -> None:
             async with db.get_session() as session:
-                await stores_of(session).put(BARS, rows)
+                await stores_of(session).write_rows(BARS, rows)
 
-        task = asyncio.create_task(put())
+        task = asyncio.create_task(write_rows())
         await until_blocked(admin, task)
     await task
     assert await OHLCVRepository(db).read_arrow() == rows

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.scope import TABLES, TableScope
 
 
 def test_a_scope_of_nothing_chosen_is_every_row_of_every_table() -> None:
-    scope = Scope()
+    scope = TableScope()
     assert [table.name for table in scope.tables] == ["ohlcv", "trades", "positions", "system_events"]
     assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}, {}, {}, {}]
 
 
 def test_each_series_chosen_is_a_selection_of_its_own() -> None:
-    scope = Scope(exchanges=["binance", "bybit"], symbols=["BTCUSDT"], timeframes=["1h"])
+    scope = TableScope(exchanges=["binance", "bybit"], symbols=["BTCUSDT"], timeframes=["1h"])
     assert [table.name for table in scope.tables] == ["ohlcv"]
     assert [list(selection.equal.values()) for selection in scope.selections(TABLES["ohlcv"])] == [
         ["binance", "BTCUSDT", "1h"],
@@ -34,4 +34,4 @@ def test_each_series_chosen_is_a_selection_of_its_own() -> None:
 )
 def test_what_no_row_can_have_is_refused(chosen: dict[str, list[str]], why: str) -> None:
     with pytest.raises(InvalidValueError, match=why):
-        Scope(**chosen)  # type: ignore[arg-type]
+        TableScope(**chosen)  # type: ignore[arg-type]

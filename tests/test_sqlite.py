@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
 from iftb_store.cli import main
 from iftb_store.protocols import SupportsMigrations
-from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import hourly
 from iftb_store.values.decimals import from_sortable, to_sortable
@@ -184,7 +184,7 @@ def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.Mon
         writer.execute(f"INSERT INTO ohlcv VALUES ({row.format(moment)})")
     asked = []
 
-    def made(selection: Selection) -> tuple[str, list[int]]:
+    def made(selection: RowFilter) -> tuple[str, list[int]]:
         asked.append(selection)
         if len(asked) == 2:
             writer.execute("DELETE FROM ohlcv WHERE timestamp > 2")
@@ -192,7 +192,7 @@ def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.Mon
         columns = ", ".join(selection.columns)
         return f"SELECT {columns} FROM ohlcv WHERE timestamp > ? ORDER BY timestamp LIMIT {selection.limit}", [after]
 
-    found = arrow.scan(reader, Selection(BARS), made)
+    found = arrow.read_rows(reader, RowFilter(BARS), made)
     assert (found["id"].to_pylist(), len(asked), reader.in_transaction) == ([0, 1, 2, 3, 4], 3, False)
     reader.close()
     writer.close()

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from iftb_store.batches.arrow import completed, schema
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.driver import Cursor
@@ -19,7 +19,7 @@ from iftb_store_duckdb.driver import Cursor
 _LONGEST_MONTH = 31 * 86_400
 
 
-def scan(cursor: Cursor, selection: Selection) -> pa.Table:
+def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the rows of a selection; with a limit, the next ones of one series, or of one table without series."""
     if selection.limit is None:
         return _rows(cursor, selection)
@@ -27,11 +27,11 @@ def scan(cursor: Cursor, selection: Selection) -> pa.Table:
     return next((part for part in found if part.num_rows), schema(selection.table).empty_table())
 
 
-def whole_part(cursor: Cursor, selection: Selection) -> pa.Table:
+def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the next rows of one series, as many as its limit unless there are no more."""
     parts, left = list[pa.Table](), selection.limit or 0
     while left > 0:
-        part = scan(cursor, replace(selection, limit=left))
+        part = read_rows(cursor, replace(selection, limit=left))
         if not part.num_rows:
             break
         parts.append(part)
@@ -40,7 +40,7 @@ def whole_part(cursor: Cursor, selection: Selection) -> pa.Table:
     return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
 
 
-def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:
+def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
     """Yield the selection of each series that follows, beginning where ``after`` stands."""
     names, after = selection.order[:-1], selection.after
     if not names:
@@ -60,7 +60,7 @@ def _series(cursor: Cursor, selection: Selection) -> Iterator[Selection]:
         yield replace(selection, equal=selection.equal | dict(zip(names, place, strict=True)), after=None)
 
 
-def _part(cursor: Cursor, selection: Selection) -> pa.Table:
+def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the next rows of a selection that has but one column in its order."""
     if selection.size is not None:
         return _fitting_part(cursor, selection)
@@ -79,7 +79,7 @@ def _part(cursor: Cursor, selection: Selection) -> pa.Table:
     return _rows(cursor, replace(selection, limit=None), last)
 
 
-def _fitting_part(cursor: Cursor, selection: Selection) -> pa.Table:
+def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the next rows that hold together as much text as is wanted; ids tell them apart.
 
     DuckDB reads the texts of all rows between two ids at once, even to tell their lengths: where these are too many for its
@@ -102,7 +102,7 @@ def _fitting_part(cursor: Cursor, selection: Selection) -> pa.Table:
     return _rows(cursor, replace(selection, limit=None), alone)
 
 
-def _last(cursor: Cursor, selection: Selection) -> Any:
+def _last(cursor: Cursor, selection: RowFilter) -> Any:
     """Return the key of the last of the next rows; None where no more follow."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
@@ -116,7 +116,7 @@ def _last(cursor: Cursor, selection: Selection) -> Any:
     return last
 
 
-def _fitting(selection: Selection, until: Any) -> tuple[str, list[Any]]:
+def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
     """Return the query for the key of the last row that fits, and its parameters."""
     (key,) = selection.order
     query = _Query(selection)
@@ -127,7 +127,7 @@ def _fitting(selection: Selection, until: Any) -> tuple[str, list[Any]]:
     return f"SELECT max({key}) FROM ({added}) WHERE octets <= {query.bound(selection.size)}", query.values
 
 
-def _guess(selection: Selection) -> Any:
+def _guess(selection: RowFilter) -> Any:
     """Return where the next rows end if none is missing; None where nobody can tell."""
     (key,), limit = selection.order, selection.limit or 0
     after: Any = None if selection.after is None else selection.after[0]
@@ -143,7 +143,7 @@ def _guess(selection: Selection) -> Any:
         return None
 
 
-def _rows(cursor: Cursor, selection: Selection, until: Any = None) -> pa.Table:
+def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
     query, kinds = _Query(selection), selection.table.kinds
     if until is not None:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
@@ -162,7 +162,7 @@ def _rows(cursor: Cursor, selection: Selection, until: Any = None) -> pa.Table:
 class _Query:
     """The conditions of a selection and their parameters."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: RowFilter) -> None:
         self._selection = selection
         self.values: list[Any] = []
         self.conditions = [f"{column} = {self.bound(value)}" for column, value in selection.equal.items()]

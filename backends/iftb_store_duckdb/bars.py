@@ -16,7 +16,7 @@ from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Series
-from iftb_store.schema.table_spec import BARS, Selection
+from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.arrow import whole_part
@@ -103,12 +103,12 @@ class DuckDBBars:
         sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
         return await self._session.run(_bars(sql, (exchange, symbol, timeframe), start, end))
 
-    async def get_part(
+    async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         """Return the first of the bars with start <= timestamp <= end, oldest first."""
         series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
-        selection = Selection(BARS, series, start, end, limit=limit)
+        selection = RowFilter(BARS, series, start, end, limit=limit)
 
         def read(cursor: Cursor) -> list[OHLCVBar]:
             found = whole_part(cursor, selection).select(_COLUMNS)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.errors import integrity_error
-from iftb_store.schema.table_spec import BARS, ScannedTable
+from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
@@ -21,8 +21,8 @@ _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def put(cursor: Cursor, table: ScannedTable, rows: pa.Table) -> None:
-    """Store rows as they are; see Stores.put."""
+def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
+    """Store rows as they are; see Stores.write_rows."""
     with cursor.registered(rows) as batch:
         _check(cursor, table, rows, batch)
         _delete(cursor, table, rows, batch)
@@ -31,13 +31,13 @@ def put(cursor: Cursor, table: ScannedTable, rows: pa.Table) -> None:
     _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
 
 
-def drop(cursor: Cursor, table: ScannedTable, rows: pa.Table) -> int:
+def delete_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> int:
     """Delete the rows with these keys; return how many there were."""
     with cursor.registered(rows) as batch:
         return _delete(cursor, table, rows, batch)
 
 
-def _delete(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> int:
+def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int:
     # the bounds let DuckDB skip all that was stored for other times, or under other ids
     bound, bounds = _bounds(table.key[-1], rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
@@ -46,7 +46,7 @@ def _delete(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> 
     return int(count)
 
 
-def _check(cursor: Cursor, table: ScannedTable, rows: pa.Table, batch: str) -> None:
+def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
     """Refuse rows that cannot stand beside each other, beside stored ones that are not overwritten, or in place of others."""
     if table.identity:
         bound, bounds = _bounds("id", rows)
@@ -80,7 +80,7 @@ def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:
     return f"stored.{column} BETWEEN $1 AND $2", bounds if column == "id" else [from_epoch_us(bound) for bound in bounds]
 
 
-def _move_sequence(cursor: Cursor, table: ScannedTable, highest: int) -> None:
+def _move_sequence(cursor: Cursor, table: TableSpec, highest: int) -> None:
     """Move the sequence of the ids past those that were written; it stays there also where the transaction is rolled back."""
     name = f"{table.name}_id_seq"
     ((last,),) = cursor.fetch(

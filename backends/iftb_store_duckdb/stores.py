@@ -15,13 +15,13 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, plain, trimmed
-from iftb_store_duckdb.arrow import scan
+from iftb_store_duckdb.arrow import read_rows
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
-from iftb_store_duckdb.rows import drop, put
+from iftb_store_duckdb.rows import delete_rows, write_rows
 from iftb_store_duckdb.session import DuckDBSession
 
 _Model = TypeVar("_Model", bound=Trade | Position | SystemEvent)
@@ -44,18 +44,18 @@ class DuckDBStores:
         self.events = DuckDBEvents(session)
         self._session = session
 
-    async def scan(self, selection: Selection) -> pa.Table:
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the selected rows."""
-        return await self._session.run(lambda cursor: scan(cursor, selection))
+        return await self._session.run(lambda cursor: read_rows(cursor, selection))
 
-    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
+    async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store whole rows as they are."""
         if rows.num_rows:
-            await self._session.run(lambda cursor: put(cursor, table, rows), write=True)
+            await self._session.run(lambda cursor: write_rows(cursor, table, rows), write=True)
 
-    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
+    async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete the rows whose keys are given; return how many there were."""
-        return await self._session.run(lambda cursor: drop(cursor, table, rows), write=True) if rows.num_rows else 0
+        return await self._session.run(lambda cursor: delete_rows(cursor, table, rows), write=True) if rows.num_rows else 0
 
 
 class DuckDBTrades:

@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from iftb_store.batches.arrow import TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 from iftb_store_postgres.reading import copy_out
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
@@ -40,7 +40,7 @@ def shown(column: str, kind: str, connection: asyncpg.Connection) -> str:
     return _COLUMNS.get(kind, "{}").format(column)
 
 
-async def scan(connection: asyncpg.Connection, selection: Selection, sql: str, args: Sequence[Any]) -> pa.Table:
+async def read_rows(connection: asyncpg.Connection, selection: RowFilter, sql: str, args: Sequence[Any]) -> pa.Table:
     """Run a selection's query and return its rows."""
     parser = _Parser(selection)
     await copy_out(connection, sql, args, parser.take, "csv")
@@ -64,7 +64,7 @@ def _csv(table: pa.Table, created_at: datetime | None) -> bytes:
 class _Parser:
     """Takes CSV as it comes; whole rows are parsed as soon as there are enough."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: RowFilter) -> None:
         wanted = schema(selection.table)
         self._selection = selection
         self._types = {name: wanted.field(name).type for name in selection.columns}

@@ -33,7 +33,7 @@ from iftb_store.relational import (
     statement,
 )
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import trimmed
 from iftb_store_postgres import copying, reading
@@ -169,8 +169,8 @@ class PostgresDriver:
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)
 
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See Stores.scan; one COPY."""
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
+        """See Stores.read_rows; one COPY."""
         await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres import arrow
 
@@ -181,7 +181,7 @@ class PostgresDriver:
             ready, values = self._ready(
                 scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection))
             )
-            return await arrow.scan(connection, selection, ready.sql, values)
+            return await arrow.read_rows(connection, selection, ready.sql, values)
 
     def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, list[Any]]:
         sql, values = made
@@ -189,8 +189,8 @@ class PostgresDriver:
         self._logger.info("%s", ready.sql)
         return ready, [self.encode(values[name]) for name in ready.names]
 
-    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
-        """See Stores.put."""
+    async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
+        """See Stores.write_rows."""
         if not rows.num_rows:
             return
         await import_modules("iftb_store_postgres.rows")
@@ -198,16 +198,16 @@ class PostgresDriver:
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
         async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
-            await whole.put(connection, table, rows)
+            await whole.write_rows(connection, table, rows)
 
-    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
-        """See Stores.drop."""
+    async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
+        """See Stores.delete_rows."""
         await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
         async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
-            return await whole.drop(connection, table, rows)
+            return await whole.delete_rows(connection, table, rows)
 
     @contextmanager
     def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:

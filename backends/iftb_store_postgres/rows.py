@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iftb_store.errors import integrity_error, operational_error
-from iftb_store.schema.table_spec import BARS, ScannedTable
+from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.copying import changed, savepoint, send
 
@@ -29,8 +29,8 @@ _MOVE = f"""
 _VALUES = {"datetime": "{}::timestamptz", "str": "{}::text", "int": "{}::bigint"}
 
 
-async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
-    """Store rows as they are; see Stores.put."""
+async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:
+    """Store rows as they are; see Stores.write_rows."""
     # first of all, so that nobody is given one of these ids meanwhile
     await _move_sequence(connection, table, rows)
     if not await _any_stored(connection, table, rows):
@@ -60,13 +60,13 @@ async def put(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Tabl
         raise integrity_error("the id of a row belongs to another; nothing of the rows was stored")
 
 
-def _same(table: ScannedTable, other: str) -> str:
+def _same(table: TableSpec, other: str) -> str:
     """Return the condition that a stored row and one of the batch are the same row."""
     columns = [(column, _VALUES.get(table.kinds[column], "{}")) for column in (*table.key, *table.identity)]
     return " AND ".join(f"{cast.format(f'{table.name}.{name}')} = {cast.format(f'{other}.{name}')}" for name, cast in columns)
 
 
-async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> int:
+async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> int:
     """Delete the rows with these keys; return how many there were."""
     keys = [(column, table.kinds[column]) for column in table.key]
     arrays = ", ".join(f"pg_catalog.unnest(${place}::text[])" for place in range(1, len(keys) + 1))
@@ -79,7 +79,7 @@ async def drop(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Tab
     return count
 
 
-async def _any_stored(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> bool:
+async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Tell whether a row is stored between the first and the last key."""
     bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
     kinds = [table.kinds[column] for column in table.key] * 2
@@ -91,12 +91,12 @@ async def _any_stored(connection: asyncpg.Connection, table: ScannedTable, rows:
     return bool(await connection.fetchval(sql, *bounds))
 
 
-def _keys(table: ScannedTable, rows: pa.Table) -> list[Sequence[Any]]:
+def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:
     """Return the columns of the key as text: asyncpg sends the calendar's ends as infinities."""
     return [rows[column].cast(pa.string()).to_pylist() for column in table.key]
 
 
-async def _move_sequence(connection: asyncpg.Connection, table: ScannedTable, rows: pa.Table) -> None:
+async def _move_sequence(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:
     """Move the sequence of the ids past those of the rows; it stays there also where the transaction is rolled back."""
     sequence = await connection.fetchval("SELECT pg_catalog.pg_get_serial_sequence($1, 'id')", table.name)
     if sequence is None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.arrow import DECIMAL, TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import from_sortable, plain, to_sortable
 from iftb_store.values.display import is_text
@@ -29,10 +29,10 @@ _MISREAD = (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueErr
 _PREFIXES = "abcdefghijklmnopqrst"
 
 #: Makes a selection's SELECT and its arguments.
-Made = Callable[[Selection], tuple[str, Sequence[Any]]]
+Made = Callable[[RowFilter], tuple[str, Sequence[Any]]]
 
 
-def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa.Table:
+def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> pa.Table:
     """Return a selection's rows, all from one state of the database."""
     alone = not connection.in_transaction
     if alone:
@@ -54,7 +54,7 @@ def scan(connection: sqlite3.Connection, selection: Selection, made: Made) -> pa
     return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
 
 
-def _unreadable(connection: sqlite3.Connection, selection: Selection, made: Made) -> StoreError | None:
+def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> StoreError | None:
     """Look at the values one by one; return the error for the first that is none of its column's."""
     usual, connection.text_factory = connection.text_factory, lambda text: text.decode(errors="surrogateescape")
     try:
@@ -84,7 +84,7 @@ def _sound(kind: str, value: Any) -> bool:
     return digits is not None and to_sortable(digits) == value
 
 
-def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> Iterator[tuple[int, list[str]]]:
+def _parts(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows in parts: how many, and the joined values of each column."""
     joined = ", ".join(_joined(selection, column) for column in selection.columns)
     left = selection.limit
@@ -101,13 +101,13 @@ def _parts(connection: sqlite3.Connection, selection: Selection, made: Made) -> 
         selection = replace(selection, after=tuple(_last(selection, column, texts) for column in selection.order))
 
 
-def _last(selection: Selection, column: str, texts: list[str]) -> Any:
+def _last(selection: RowFilter, column: str, texts: list[str]) -> Any:
     last = texts[selection.columns.index(column)].rpartition(_between(selection, column))[2]
     kind = selection.table.kinds[column]
     return from_epoch_us(int(last)) if kind == "datetime" else int(last) if kind == "int" else last
 
 
-def _converted(selection: Selection, count: int, texts: list[str]) -> pa.Table:
+def _converted(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
     wanted = schema(selection.table)
     columns = {
         name: _values(text, wanted.field(name).type, _nullable(selection, name), _between(selection, name))
@@ -116,17 +116,17 @@ def _converted(selection: Selection, count: int, texts: list[str]) -> pa.Table:
     return completed(selection, columns, count)
 
 
-def _joined(selection: Selection, column: str) -> str:
+def _joined(selection: RowFilter, column: str) -> str:
     # SQLite's own comma takes half of the time of one that is named
     named = "" if _between(selection, column) == _COMMA else ", char(0)"
     return f"group_concat({_shown(selection, column)}{named})"
 
 
-def _between(selection: Selection, column: str) -> str:
+def _between(selection: RowFilter, column: str) -> str:
     return _NUL if selection.table.kinds[column] in _TEXTS else _COMMA
 
 
-def _shown(selection: Selection, column: str) -> str:
+def _shown(selection: RowFilter, column: str) -> str:
     if not _nullable(selection, column):
         return column
     # an empty text is none of the others' values; among texts it has to be told from NULL
@@ -134,7 +134,7 @@ def _shown(selection: Selection, column: str) -> str:
     return f"coalesce({given}, '')"
 
 
-def _nullable(selection: Selection, column: str) -> bool:
+def _nullable(selection: RowFilter, column: str) -> bool:
     return not selection.table.required(column)
 
 

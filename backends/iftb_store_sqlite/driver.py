@@ -38,7 +38,7 @@ from iftb_store.relational import (
     uncancelled,
 )
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import from_sortable, to_sortable
@@ -162,10 +162,10 @@ class SQLiteDriver:
         (row,) = await self.read(made, [values[name] for name in made.names])
         return trade_totals(row)
 
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See Stores.scan; in SQLite's thread."""
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
+        """See Stores.read_rows; in SQLite's thread."""
         await import_modules("iftb_store_sqlite.arrow")
-        from iftb_store_sqlite.arrow import scan
+        from iftb_store_sqlite.arrow import read_rows
 
         self._logger.info("scan of %s", selection.table.name)
 
@@ -176,10 +176,12 @@ class SQLiteDriver:
         if selection.size is not None:
             ((count,),) = await self._run(_fetch, *ready(*fitting_sql(selection, self.flavor)))
             selection = replace(selection, limit=max(1, count))
-        return await self._run(scan, selection, lambda part: ready(*scan_sql(part, self.flavor, lambda column, kind: column)))
+        return await self._run(
+            read_rows, selection, lambda part: ready(*scan_sql(part, self.flavor, lambda column, kind: column))
+        )
 
-    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
-        """See Stores.put: where rows are stored there already, they go first, so that others can have what was theirs.
+    async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
+        """See Stores.write_rows: where rows are stored there already, they go first, so that others can have what was theirs.
 
         Another row with the id of one stays, and fails the insert.
         """
@@ -195,12 +197,12 @@ class SQLiteDriver:
             for part in whole.parts(rows):
                 await connection.run(whole.insert, table, part, writes=True)
 
-    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
-        """See Stores.drop."""
+    async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
+        """See Stores.delete_rows."""
         async with self._savepoint() as connection:
             return await self._delete(connection, table, rows, table.key)
 
-    async def _delete(self, connection: _InTurn, table: ScannedTable, rows: pa.Table, columns: Sequence[str]) -> int:
+    async def _delete(self, connection: _InTurn, table: TableSpec, rows: pa.Table, columns: Sequence[str]) -> int:
         await import_modules("iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 

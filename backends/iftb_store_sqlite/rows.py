@@ -12,7 +12,7 @@ import pyarrow as pa
 from iftb_store.batches.arrow import DECIMAL, TIME, plain_texts
 from iftb_store.batches.bars import CHUNK
 from iftb_store.batches.gc_pause import paused
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.table_spec import TableSpec
 from iftb_store_sqlite.columns import optional
 
 # as for bars: rows of one statement
@@ -24,7 +24,7 @@ def parts(rows: pa.Table) -> Iterator[pa.Table]:
     return (rows.slice(first, CHUNK) for first in range(0, rows.num_rows, CHUNK))
 
 
-def any_stored(connection: sqlite3.Connection, table: ScannedTable, rows: pa.Table) -> bool:
+def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Tell whether a row is stored between the first and the last key of rows in their order."""
     first, last = (_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
     key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
@@ -32,7 +32,7 @@ def any_stored(connection: sqlite3.Connection, table: ScannedTable, rows: pa.Tab
     return connection.execute(sql, (*first[0], *last[0])).fetchone() is not None
 
 
-def insert(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) -> None:
+def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> None:
     """Insert rows; a conflict fails the statement."""
     with paused():
         rows = _stored(part, table.columns)
@@ -44,7 +44,7 @@ def insert(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table) 
         connection.executemany(sql + one, rows[whole:])
 
 
-def delete(connection: sqlite3.Connection, table: ScannedTable, part: pa.Table, columns: Sequence[str]) -> int:
+def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, columns: Sequence[str]) -> int:
     """Delete the rows with these values of columns, the key's among them; return how many there were."""
     with paused():
         where = " AND ".join(f"{column} = ?" for column in columns)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import PRECISION, SCALE, plain
 from iftb_store.values.display import shown
@@ -33,12 +33,12 @@ _TYPES: dict[str, pa.DataType] = {
 
 
 @cache
-def schema(table: ScannedTable) -> pa.Schema:
+def schema(table: TableSpec) -> pa.Schema:
     """Return the schema of a table's rows: the fields of its dataclass in their order."""
     return pa.schema([pa.field(column, _TYPES[kind]) for column, kind in table.kinds.items()])
 
 
-def completed(selection: Selection, columns: dict[str, Any], count: int) -> pa.Table:
+def completed(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
     """Return the columns that an engine read together with those whose value the selection fixed."""
     wanted = schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
@@ -47,7 +47,7 @@ def completed(selection: Selection, columns: dict[str, Any], count: int) -> pa.T
     return rows
 
 
-def unreadable(table: ScannedTable, column: str, number: object, value: object) -> StoreError:
+def unreadable(table: TableSpec, column: str, number: object, value: object) -> StoreError:
     """Return the error for a value that raw SQL left where none like it can be; ``number`` is its row's id."""
     return StoreError(
         f"{table.name}: the {column} of the row with the id {shown(number)} cannot be read: it is {shown(value)}; "
@@ -55,7 +55,7 @@ def unreadable(table: ScannedTable, column: str, number: object, value: object) 
     )
 
 
-def _check(table: ScannedTable, rows: pa.Table) -> None:
+def _check(table: TableSpec, rows: pa.Table) -> None:
     """Refuse what Arrow can hold and no row of ours has: NULL where none may be, times past the calendar."""
     for name, kind in table.kinds.items():
         column: Any = rows[name]

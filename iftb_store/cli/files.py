@@ -28,7 +28,7 @@ from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
-from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.values import checks
 from iftb_store.values.display import in_one_line, shown
@@ -73,7 +73,7 @@ def export(
     if not output:
         raise InvalidValueError("no FILE is named; give -o bars.parquet, say, or -o - for stdout")
     window = time_option(start, "--start"), time_option(end, "--end")
-    scope = Scope([table], exchange or (), symbol or (), timeframe or (), *window)
+    scope = TableScope([table], exchange or (), symbol or (), timeframe or (), *window)
     require_arrow()
     from iftb_store.files.export import Exported
     from iftb_store.files.export import export as write

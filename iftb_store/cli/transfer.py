@@ -18,7 +18,7 @@ from iftb_store.cli.target import Terminated, require_file, run, shown
 from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
-from iftb_store.schema.scope import TABLES, Scope
+from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
@@ -206,7 +206,7 @@ def _run_both(
     source: str,
     destination: str,
     work: Callable[[DatabaseManager, DatabaseManager], Awaitable[T]],
-    scope: Scope,
+    scope: TableScope,
     *,
     create: bool = False,
 ) -> T:
@@ -247,6 +247,6 @@ def _scope(
     timeframes: list[str] | None,
     start: str | None,
     end: str | None,
-) -> Scope:
+) -> TableScope:
     window: list[datetime | None] = [time_option(start, "--start"), time_option(end, "--end")]
-    return Scope(tables or (), exchanges or (), symbols or (), timeframes or (), *window)
+    return TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *window)

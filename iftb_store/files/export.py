@@ -16,8 +16,8 @@ from iftb_store.files.writers import PartitionedWriter, Writer, described, write
 from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import stores_of
 from iftb_store.repositories.streams import record_batches
-from iftb_store.schema.scope import Scope
-from iftb_store.schema.table_spec import BARS, ScannedTable
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store.transfer.plan import snapshot, stretches
 
 # of bars a few megabytes; the rows of other tables may hold long texts
@@ -37,7 +37,7 @@ class Exported:
 
 async def export(
     db: ConnectedStore,
-    scope: Scope,
+    scope: TableScope,
     target: Path | BinaryIO,
     *,
     format: str | None = None,
@@ -100,7 +100,7 @@ async def export(
 
 
 @contextmanager
-def _open(target: Path | BinaryIO, table: ScannedTable, format: str, partitioned: bool, overwrite: bool) -> Iterator[Writer]:
+def _open(target: Path | BinaryIO, table: TableSpec, format: str, partitioned: bool, overwrite: bool) -> Iterator[Writer]:
     with ExitStack() as streams:
         sink: Writer
         if partitioned and isinstance(target, Path):

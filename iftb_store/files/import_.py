@@ -27,7 +27,7 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import check_timeframe
@@ -87,7 +87,7 @@ class Source:
     def __init__(self, path: Path, hints: Hints) -> None:
         self.path = path
         self.kind = kind_of(path)
-        self.table: ScannedTable | None = None
+        self.table: TableSpec | None = None
         self.hints = hints
         self.fixed: dict[str, str] = {}
         self.columns: dict[str, str] = {}
@@ -373,7 +373,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
             count = await (candles(rows) if insert else repeats.refuse(rows, session))
         elif table is not None:
             await _refuse_others(stores, table, rows, insert)
-        await stores.put(table or BARS, rows)
+        await stores.write_rows(table or BARS, rows)
         return count
 
     if table is None or (new_ids and table is BARS):
@@ -381,7 +381,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
     return trades if new_ids else whole
 
 
-async def _refuse_others(stores: Stores, table: ScannedTable, rows: pa.Table, insert: bool) -> None:
+async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, insert: bool) -> None:
     """Refuse rows whose id is that of another row, or of any row where none may be overwritten.
 
     A row is known again by what no update changes.
@@ -389,7 +389,7 @@ async def _refuse_others(stores: Stores, table: ScannedTable, rows: pa.Table, in
     names = list(dict.fromkeys(("id", "created_at", *table.identity)))
     given: dict[int, Any] = {row["id"]: row for row in rows.select(names).to_pylist()}
     last = max(given)
-    async with aclosing(record_batches(stores, Selection(table, after=(min(given) - 1,), limit=_LOOKED_AT))) as batches:
+    async with aclosing(record_batches(stores, RowFilter(table, after=(min(given) - 1,), limit=_LOOKED_AT))) as batches:
         async for batch in batches:
             for row in batch.select(names).to_pylist():
                 number = row["id"]

@@ -13,7 +13,7 @@ from iftb_store.batches.arrow import plain_texts
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import LONGEST_TEXT
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.table_spec import TableSpec
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -23,19 +23,19 @@ _ISO = "%Y-%m-%dT%H:%M:%SZ"
 _QUOTED = r'[,"\r\n]|^\s|\s$|^$|^\x{FEFF}'
 
 
-def csv_header(table: ScannedTable) -> bytes:
+def csv_header(table: TableSpec) -> bytes:
     """Return the line of the columns' names."""
     return f"{','.join(table.columns)}\n".encode()
 
 
-def csv_lines(table: ScannedTable, batch: pa.RecordBatch) -> bytes:
+def csv_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
     """Return rows as lines of CSV: plain digits, times in ISO 8601, text quoted where need be, nothing for NULL."""
     cells = [_csv_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     lines = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="")
     return _joined(lines.to_pylist())
 
 
-def json_lines(table: ScannedTable, batch: pa.RecordBatch) -> bytes:
+def json_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
     """Return rows as JSON objects, one a line: decimals and times as text, JSON objects as such."""
     cells = [_json_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     template = "{" + ", ".join(f'"{name}": %s' for name in table.columns) + "}"

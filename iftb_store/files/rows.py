@@ -15,7 +15,7 @@ from iftb_store.batches.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
-from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ScannedTable
+from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values import checks
 from iftb_store.values.display import shown
@@ -37,7 +37,7 @@ _WORDS = {"Decimal": "decimal number", "datetime": "time in UTC", "int": "whole 
 _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
 
 
-def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
+def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     """Return rows with the schema of their table, in the order of its key, each of which can be stored.
 
     Raises:
@@ -77,7 +77,7 @@ def whole_rows(table: ScannedTable, given: pa.Table) -> pa.Table:
     return rows.sort_by("id").combine_chunks()
 
 
-def _kept(table: ScannedTable) -> tuple[str, ...]:
+def _kept(table: TableSpec) -> tuple[str, ...]:
     """Return what the store itself keeps, and always has."""
     return tuple(name for name in ("id", "created_at", "updated_at", "last_updated") if name in table.columns)
 
@@ -132,7 +132,7 @@ def _check_times(rows: pa.Table, name: str) -> None:
             raise _refused(rows, pc.equal(numbers, value), f"{name} lies outside the years 1 to 9999") from None
 
 
-def _check_values(table: ScannedTable, rows: pa.Table) -> None:
+def _check_values(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
         if kind == "datetime":
             _check_times(rows, name)

@@ -23,7 +23,7 @@ from iftb_store.files.limits import split_texts
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.outputs import create, make_folder
 from iftb_store.schema.revision import HEAD
-from iftb_store.schema.table_spec import SERIES, ScannedTable
+from iftb_store.schema.table_spec import SERIES, TableSpec
 from iftb_store.values.display import shown
 
 # its stubs know nothing of plain values among the arguments
@@ -185,13 +185,13 @@ class PartitionedWriter:
         self.files += 1
 
 
-def described(table: ScannedTable) -> pa.Schema:
+def described(table: TableSpec) -> pa.Schema:
     """Return a table's schema that says whose it is."""
     facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: HEAD}
     return schema(table).with_metadata(facts)
 
 
-def writer(stream: BinaryIO, table: ScannedTable, format: str) -> Writer:
+def writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
     """Return what writes rows of a table to a stream."""
     if format == "csv":
         return TextWriter(stream, csv_header(table), partial(csv_lines, table))

@@ -14,7 +14,7 @@ from sqlalchemy import Dialect, text
 from iftb_store.batches.bars import BarBatch
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,16 +134,16 @@ class Driver(Protocol):
         """See TradeStore.get_totals."""
         ...
 
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See Stores.scan."""
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
+        """See Stores.read_rows."""
         ...
 
-    async def put(self, table: ScannedTable, rows: pa.Table) -> None:
-        """See Stores.put."""
+    async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
+        """See Stores.write_rows."""
         ...
 
-    async def drop(self, table: ScannedTable, rows: pa.Table) -> int:
-        """See Stores.drop."""
+    async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
+        """See Stores.delete_rows."""
         ...
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from iftb_store.relational.driver import Flavor
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 
 
-def fitting_sql(selection: Selection, flavor: Flavor) -> tuple[str, dict[str, Any]]:
+def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
     """Return a SELECT that counts the rows of a selection whose texts are together no longer than its size."""
     sql, values = scan_sql(
         selection,
@@ -22,10 +22,10 @@ def fitting_sql(selection: Selection, flavor: Flavor) -> tuple[str, dict[str, An
     return f"SELECT COUNT(*) FROM ({running}) AS added WHERE octets <= :size", values | {"size": selection.size}
 
 
-def scan_sql(selection: Selection, flavor: Flavor, shown: Callable[[str, str], str]) -> tuple[str, dict[str, Any]]:
+def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, str], str]) -> tuple[str, dict[str, Any]]:
     """Return a SELECT with ``:name`` parameters, and their values.
 
-    ``shown`` gives the SQL of a column by its name and its kind, see `ScannedTable.kinds`.
+    ``shown`` gives the SQL of a column by its name and its kind, see `TableSpec.kinds`.
     """
     table, kinds = selection.table, selection.table.kinds
     values: dict[str, Any] = dict(selection.equal)

@@ -28,9 +28,9 @@ class RelationalStores:
     """The four stores of one session."""
 
     def __init__(self, driver: Driver) -> None:
-        self.scan = driver.scan
-        self.put = driver.put
-        self.drop = driver.drop
+        self.read_rows = driver.read_rows
+        self.write_rows = driver.write_rows
+        self.delete_rows = driver.delete_rows
         self.ohlcv = _Bars(driver)
         self.trades = _Trades(driver)
         self.positions = _Positions(driver)
@@ -119,7 +119,7 @@ class _Bars(SeriesStatements):
         sql = self._between()
         return await self._read(sql, many, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
 
-    async def get_part(
+    async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}

@@ -13,7 +13,7 @@ from iftb_store.protocols import Capability, ConnectedStore, Session, Stores
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import selected
-from iftb_store.schema.table_spec import ScannedTable, Selection
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values import checks
 from iftb_store.values.display import kind
 
@@ -64,16 +64,16 @@ class Repository:
             async with opened_stores(self._manager, snapshot=snapshot) as stores:
                 yield stores
 
-    async def _table(self, selection: Selection) -> pa.Table:
+    async def _table(self, selection: RowFilter) -> pa.Table:
         require_arrow()
         async with self._stores() as stores:
-            return await stores.scan(selection)
+            return await stores.read_rows(selection)
 
-    def _stream(self, selection: Selection, batch_size: object) -> Stream[pa.RecordBatch]:
+    def _stream(self, selection: RowFilter, batch_size: object) -> Stream[pa.RecordBatch]:
         require_arrow()
         return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
 
-    async def _batches(self, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+    async def _batches(self, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
         async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
             async for batch in batches:
                 yield batch
@@ -85,7 +85,7 @@ class Repository:
 class ArrowReads(Repository):
     """A repository whose rows can be read as Arrow, too."""
 
-    _scanned: ClassVar[ScannedTable]
+    _scanned: ClassVar[TableSpec]
 
     async def read_arrow(
         self,

@@ -303,7 +303,7 @@ class OHLCVRepository(Repository):
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, size: int
     ) -> AsyncGenerator[list[OHLCVBar]]:
         async with self._stores(snapshot=True) as stores:
-            while bars := await stores.ohlcv.get_part(symbol, timeframe, start, end, exchange, size):
+            while bars := await stores.ohlcv.get_page(symbol, timeframe, start, end, exchange, size):
                 last = bars[-1].timestamp
                 yield bars
                 if len(bars) < size or last >= end:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from iftb_store.protocols import Stores
-from iftb_store.schema.table_spec import Selection
+from iftb_store.schema.table_spec import RowFilter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def record_batches(stores: Stores, selection: Selection) -> AsyncGenerator[pa.RecordBatch]:
+async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
     """Yield the selected rows, at most as many a time as the selection's limit says."""
-    while (found := await stores.scan(selection)).num_rows:
+    while (found := await stores.read_rows(selection)).num_rows:
         (batch,) = found.combine_chunks().to_batches()
         place = batch.slice(batch.num_rows - 1).to_pylist()[0]
         selection = replace(selection, after=tuple(place[name] for name in selection.order))

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import product
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.values import checks
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import check_timeframe
@@ -20,7 +20,7 @@ _CHECKS: dict[str, Callable[[object, str], str]] = {
 TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
 
 
-class Scope:
+class TableScope:
     """Part of a store.
 
     Args:
@@ -61,7 +61,7 @@ class Scope:
         """Whether rows are chosen by their values, and so none of a store may be meant."""
         return bool(self._chosen) or self._start is not None or self._end is not None
 
-    def selections(self, table: ScannedTable) -> Iterator[Selection]:
+    def selections(self, table: TableSpec) -> Iterator[RowFilter]:
         """Yield the table's part: one selection for each exchange, symbol and timeframe chosen."""
         for values in product(*self._chosen.values()):
             yield selected(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
@@ -74,7 +74,7 @@ class Scope:
                 raise InvalidValueError(f"the table {name} has no {column} to choose by; leave the table or the {column} out")
 
 
-def selected(table: ScannedTable, start: datetime | None, end: datetime | None, **equal: str | None) -> Selection:
+def selected(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
     """Return the rows of a table in a window of time, with the column values that are given.
 
     Raises:
@@ -84,7 +84,7 @@ def selected(table: ScannedTable, start: datetime | None, end: datetime | None, 
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
     if first is not None and last is not None:
         check_order(first, last)
-    return Selection(table, {name: value for name, value in given.items() if value is not None}, first, last)
+    return RowFilter(table, {name: value for name, value in given.items() if value is not None}, first, last)
 
 
 def check_order(start: datetime, end: datetime) -> None:

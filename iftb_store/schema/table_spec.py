@@ -18,7 +18,7 @@ _KEPT = ("id", "created_at", "updated_at", "last_updated")
 
 
 @dataclass(frozen=True)
-class ScannedTable:
+class TableSpec:
     """A table as scans see it.
 
     Attributes:
@@ -58,15 +58,15 @@ class ScannedTable:
         return frozenset(item.name for item in fields(self.model) if str(item.type).endswith(" | None"))
 
 
-BARS = ScannedTable("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
-TRADES = ScannedTable("trades", Trade, "entry_time", ("id",), ("trade_id",))
+BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
+TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
 # update_position may change all else of an open one
-POSITIONS = ScannedTable("positions", Position, "entry_time", ("id",), ("created_at",))
-EVENTS = ScannedTable("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
+POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
+EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
 
 @dataclass(frozen=True)
-class Selection:
+class RowFilter:
     """Rows of one table, in the order of its key.
 
     Attributes:
@@ -80,7 +80,7 @@ class Selection:
             comes whatever it holds. None for any number.
     """
 
-    table: ScannedTable
+    table: TableSpec
     equal: dict[str, str] = field(default_factory=dict)
     start: datetime | None = None
     end: datetime | None = None

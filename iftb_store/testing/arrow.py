@@ -25,7 +25,7 @@ from iftb_store import (
     TradeRepository,
 )
 from iftb_store.registry import stores_of
-from iftb_store.schema.table_spec import EVENTS, Selection
+from iftb_store.schema.table_spec import EVENTS, RowFilter
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (
     HOUR,
@@ -267,9 +267,9 @@ class OtherTablesAsArrowTests(SuiteFixtures):
             details = {"x": "é" * (length // 12)} if index % 2 else None
             await repository.log_event(str(index), "info", "x" * (length // 2), symbol="AB"[index == 2], details=details)
         found: list[list[Any]] = []
-        selection = Selection(EVENTS, {"symbol": "A"}, limit=5, size=1_000)
+        selection = RowFilter(EVENTS, {"symbol": "A"}, limit=5, size=1_000)
         async with db.get_session() as session:
-            while (rows := await stores_of(session).scan(selection)).num_rows:
+            while (rows := await stores_of(session).read_rows(selection)).num_rows:
                 found.append(rows["event_type"].to_pylist())
                 selection = replace(selection, after=(rows["id"][-1].as_py(),))
         assert [name for names in found for name in names] == ["0", "1", "3", "4", "5", "6", "7", "8", "9"]

@@ -23,7 +23,7 @@ from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import hourly, position, trade
-from iftb_store.testing.whole_rows import EXAMPLES, put, stored
+from iftb_store.testing.whole_rows import EXAMPLES, stored, write_rows
 from iftb_store.transfer.backup import Backup, backup
 
 #: Bars of one session.
@@ -40,7 +40,7 @@ async def opened(backup: Backup) -> AsyncIterator[DatabaseManager]:
 async def fill(db: DatabaseManager) -> None:
     """Store rows of every table."""
     for table, rows in EXAMPLES:
-        await put(db, table, rows)
+        await write_rows(db, table, rows)
 
 
 async def write_session(db: DatabaseManager, number: int) -> None:

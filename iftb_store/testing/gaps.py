@@ -34,7 +34,7 @@ def month(year: int, number: int, day: int = 1) -> datetime:
     return datetime(year, number, day, tzinfo=UTC)
 
 
-async def put(db: DatabaseManager, *moments: datetime, timeframe: str = "1h") -> None:
+async def insert_bars(db: DatabaseManager, *moments: datetime, timeframe: str = "1h") -> None:
     """Store bars at these moments."""
     await OHLCVRepository(db).insert_many([bar(moment, timeframe=timeframe) for moment in moments])
 
@@ -50,23 +50,23 @@ class SeriesGapTests(SuiteFixtures):
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h") == []
 
     async def test_a_single_bar_has_no_gaps(self, db: DatabaseManager) -> None:
-        await put(db, T0)
+        await insert_bars(db, T0)
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h") == []
 
     async def test_a_gap_is_the_bar_before_and_the_bar_after_it_in_every_timeframe(self, db: DatabaseManager) -> None:
         for timeframe, step in _STEPS.items():
-            await put(db, T0, T0 + step, T0 + 4 * step, T0 + 5 * step, timeframe=timeframe)
+            await insert_bars(db, T0, T0 + step, T0 + 4 * step, T0 + 5 * step, timeframe=timeframe)
         found = {timeframe: await OHLCVRepository(db).get_gaps("BTCUSDT", timeframe) for timeframe in _STEPS}
         assert found == {timeframe: [(T0 + step, T0 + 4 * step)] for timeframe, step in _STEPS.items()}
 
     async def test_one_missing_bar_is_a_gap_in_every_timeframe(self, db: DatabaseManager) -> None:
         for timeframe, step in _STEPS.items():
-            await put(db, T0, T0 + 2 * step, T0 + 3 * step, timeframe=timeframe)
+            await insert_bars(db, T0, T0 + 2 * step, T0 + 3 * step, timeframe=timeframe)
         found = {timeframe: await OHLCVRepository(db).get_gaps("BTCUSDT", timeframe) for timeframe in _STEPS}
         assert found == {timeframe: [(T0, T0 + 2 * step)] for timeframe, step in _STEPS.items()}
 
     async def test_gaps_are_oldest_first(self, db: DatabaseManager) -> None:
-        await put(db, *(T0 + hour * HOUR for hour in (9, 0, 6, 3, 4)))
+        await insert_bars(db, *(T0 + hour * HOUR for hour in (9, 0, 6, 3, 4)))
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h") == [
             (T0, T0 + 3 * HOUR),
             (T0 + 4 * HOUR, T0 + 6 * HOUR),
@@ -82,13 +82,13 @@ class SeriesGapTests(SuiteFixtures):
         ]
 
     async def test_times_in_gaps_are_aware_utc(self, db: DatabaseManager) -> None:
-        await put(db, T0, T0 + 2 * HOUR)
+        await insert_bars(db, T0, T0 + 2 * HOUR)
         ((before, after),) = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h")
         assert (before.utcoffset(), after.utcoffset()) == (timedelta(0), timedelta(0))
 
     async def test_other_series_neither_fill_nor_make_gaps(self, db: DatabaseManager) -> None:
         between = T0 + HOUR
-        await put(db, T0, T0 + 2 * HOUR)
+        await insert_bars(db, T0, T0 + 2 * HOUR)
         await OHLCVRepository(db).insert_many(
             [bar(between, symbol="ETHUSDT"), bar(between, exchange="kraken"), bar(between, timeframe="1d")]
         )
@@ -100,12 +100,12 @@ class SeriesGapTests(SuiteFixtures):
 
     async def test_gaps_before_1970_are_found(self, db: DatabaseManager) -> None:
         early = datetime(1969, 12, 31, 22, tzinfo=UTC)
-        await put(db, early, early + HOUR, early + 4 * HOUR)
+        await insert_bars(db, early, early + HOUR, early + 4 * HOUR)
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h") == [(early + HOUR, early + 4 * HOUR)]
 
     async def test_gaps_in_the_first_century_are_found(self, db: DatabaseManager) -> None:
         early = datetime(33, 4, 3, tzinfo=UTC)
-        await put(db, early, early + 2 * timedelta(days=1), timeframe="1d")
+        await insert_bars(db, early, early + 2 * timedelta(days=1), timeframe="1d")
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1d") == [(early, early + 2 * timedelta(days=1))]
 
 
@@ -117,22 +117,22 @@ class WindowGapTests(SuiteFixtures):
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 4 * HOUR) == []
 
     async def test_what_is_missing_at_the_start_begins_one_step_before_it(self, db: DatabaseManager) -> None:
-        await put(db, T0 + 2 * HOUR, T0 + 3 * HOUR)
+        await insert_bars(db, T0 + 2 * HOUR, T0 + 3 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 3 * HOUR)
         assert found == [(T0 - HOUR, T0 + 2 * HOUR)]
 
     async def test_what_is_missing_at_the_end_ends_one_step_after_it(self, db: DatabaseManager) -> None:
-        await put(db, T0, T0 + HOUR)
+        await insert_bars(db, T0, T0 + HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 3 * HOUR)
         assert found == [(T0 + HOUR, T0 + 4 * HOUR)]
 
     async def test_one_bar_missing_at_either_end_is_told(self, db: DatabaseManager) -> None:
-        await put(db, T0 + HOUR)
+        await insert_bars(db, T0 + HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 2 * HOUR)
         assert found == [(T0 - HOUR, T0 + HOUR), (T0 + HOUR, T0 + 3 * HOUR)]
 
     async def test_gaps_at_both_edges_and_inside_come_in_order(self, db: DatabaseManager) -> None:
-        await put(db, T0 + 2 * HOUR, T0 + 5 * HOUR)
+        await insert_bars(db, T0 + 2 * HOUR, T0 + 5 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 7 * HOUR)
         assert found == [(T0 - HOUR, T0 + 2 * HOUR), (T0 + 2 * HOUR, T0 + 5 * HOUR), (T0 + 5 * HOUR, T0 + 8 * HOUR)]
 
@@ -141,24 +141,24 @@ class WindowGapTests(SuiteFixtures):
         assert found == [(T0 - HOUR, T0 + 4 * HOUR)]
 
     async def test_bars_outside_a_window_do_not_count(self, db: DatabaseManager) -> None:
-        await put(db, T0 - HOUR, T0 - 9 * HOUR, T0 + 4 * HOUR, T0 + 9 * HOUR)
+        await insert_bars(db, T0 - HOUR, T0 - 9 * HOUR, T0 + 4 * HOUR, T0 + 9 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 3 * HOUR)
         assert found == [(T0 - HOUR, T0 + 4 * HOUR)]
 
     async def test_a_window_of_one_moment_with_its_bar_has_no_gaps(self, db: DatabaseManager) -> None:
-        await put(db, T0)
+        await insert_bars(db, T0)
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0) == []
 
     async def test_a_window_of_one_moment_without_a_bar_is_one_gap(self, db: DatabaseManager) -> None:
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0) == [(T0 - HOUR, T0 + HOUR)]
 
     async def test_a_start_alone_leaves_the_end_open(self, db: DatabaseManager) -> None:
-        await put(db, T0 - 5 * HOUR, T0 + 2 * HOUR, T0 + 4 * HOUR)
+        await insert_bars(db, T0 - 5 * HOUR, T0 + 2 * HOUR, T0 + 4 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0)
         assert found == [(T0 - HOUR, T0 + 2 * HOUR), (T0 + 2 * HOUR, T0 + 4 * HOUR)]
 
     async def test_an_end_alone_leaves_the_start_open(self, db: DatabaseManager) -> None:
-        await put(db, T0, T0 + 2 * HOUR, T0 + 9 * HOUR)
+        await insert_bars(db, T0, T0 + 2 * HOUR, T0 + 9 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", end=T0 + 4 * HOUR)
         assert found == [(T0, T0 + 2 * HOUR), (T0 + 2 * HOUR, T0 + 5 * HOUR)]
 
@@ -167,13 +167,13 @@ class WindowGapTests(SuiteFixtures):
         assert found == [(T0 - HOUR, T0 + 4 * HOUR)]
 
     async def test_ends_of_a_window_may_stand_in_any_zone(self, db: DatabaseManager) -> None:
-        await put(db, T0)
+        await insert_bars(db, T0)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0.astimezone(INDIA), end=(T0 + HOUR).astimezone(INDIA))
         assert found == [(T0, T0 + 2 * HOUR)]
 
     async def test_a_window_across_1970_is_told_right(self, db: DatabaseManager) -> None:
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        await put(db, epoch)
+        await insert_bars(db, epoch)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=epoch - 2 * HOUR, end=epoch + HOUR)
         assert found == [(epoch - 3 * HOUR, epoch), (epoch, epoch + 2 * HOUR)]
 
@@ -190,7 +190,7 @@ class MonthGapTests(SuiteFixtures):
     """1M: a month is a calendar month."""
 
     async def test_months_in_a_row_across_a_leap_year_have_no_gaps(self, db: DatabaseManager) -> None:
-        await put(db, *(month(year, number) for year in (2023, 2024, 2025) for number in range(1, 13)), timeframe="1M")
+        await insert_bars(db, *(month(year, number) for year in (2023, 2024, 2025) for number in range(1, 13)), timeframe="1M")
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M") == []
 
     async def test_a_missing_month_is_a_gap(self, db: DatabaseManager) -> None:
@@ -209,11 +209,11 @@ class MonthGapTests(SuiteFixtures):
         assert found == [[gap] for gap in gaps]
 
     async def test_a_month_of_31_days_is_no_gap(self, db: DatabaseManager) -> None:
-        await put(db, month(2024, 7), month(2024, 8), month(2024, 9), timeframe="1M")
+        await insert_bars(db, month(2024, 7), month(2024, 8), month(2024, 9), timeframe="1M")
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M") == []
 
     async def test_february_is_missing_though_59_days_are_fewer_than_two_long_months(self, db: DatabaseManager) -> None:
-        await put(db, month(2023, 1), month(2023, 3), month(2023, 4), timeframe="1M")
+        await insert_bars(db, month(2023, 1), month(2023, 3), month(2023, 4), timeframe="1M")
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M") == [(month(2023, 1), month(2023, 3))]
 
     async def test_an_empty_window_of_months_ends_one_month_outside(self, db: DatabaseManager) -> None:
@@ -221,17 +221,17 @@ class MonthGapTests(SuiteFixtures):
         assert found == [(month(2023, 12), month(2024, 3))]
 
     async def test_months_missing_at_the_edges_of_a_window_are_told(self, db: DatabaseManager) -> None:
-        await put(db, month(2024, 2), timeframe="1M")
+        await insert_bars(db, month(2024, 2), timeframe="1M")
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2024, 1), end=month(2024, 3))
         assert found == [(month(2023, 12), month(2024, 2)), (month(2024, 2), month(2024, 4))]
 
     async def test_a_full_window_of_months_has_no_gaps(self, db: DatabaseManager) -> None:
-        await put(db, month(2023, 12), month(2024, 1), month(2024, 2), timeframe="1M")
+        await insert_bars(db, month(2023, 12), month(2024, 1), month(2024, 2), timeframe="1M")
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2023, 12), end=month(2024, 2)) == []
 
     async def test_months_are_those_of_utc(self, db: DatabaseManager) -> None:
         # the local month of a server in India would be the same for the first two, and two apart for the last
-        await put(
+        await insert_bars(
             db, month(2024, 1), datetime(2024, 2, 29, 23, tzinfo=UTC), datetime(2024, 3, 31, 23, tzinfo=UTC), timeframe="1M"
         )
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M") == []

@@ -27,7 +27,7 @@ from iftb_store import (
 )
 from iftb_store.batches.arrow import schema
 from iftb_store.registry import stores_of
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (
@@ -71,7 +71,7 @@ _JSON: list[Any] = [
 ]
 
 
-def rows_of(table: ScannedTable, items: list[Any]) -> pa.Table:
+def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
     """Return objects as whole rows; JSON is given as an object or as its text."""
     rows = [
         {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
@@ -79,22 +79,22 @@ def rows_of(table: ScannedTable, items: list[Any]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema(table))
 
 
-async def put(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+async def write_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
     """Store whole rows in a session of their own."""
     async with db.get_session() as session:
-        await stores_of(session).put(table, rows)
+        await stores_of(session).write_rows(table, rows)
 
 
-async def drop(db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> int:
+async def delete_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> int:
     """Delete rows in a session of their own."""
     async with db.get_session() as session:
-        return await stores_of(session).drop(table, rows)
+        return await stores_of(session).delete_rows(table, rows)
 
 
-async def stored(db: DatabaseManager, table: ScannedTable) -> pa.Table:
+async def stored(db: DatabaseManager, table: TableSpec) -> pa.Table:
     """Return all rows of a table."""
     async with db.get_session() as session:
-        return await stores_of(session).scan(Selection(table))
+        return await stores_of(session).read_rows(RowFilter(table))
 
 
 def _bars() -> pa.Table:
@@ -144,14 +144,14 @@ def _events() -> pa.Table:
 
 
 #: Rows of each table: extremes, awkward texts, what may be NULL both set and not.
-EXAMPLES: list[tuple[ScannedTable, pa.Table]] = [
+EXAMPLES: list[tuple[TableSpec, pa.Table]] = [
     (BARS, _bars()),
     (TRADES, _trades()),
     (POSITIONS, _positions()),
     (EVENTS, _events()),
 ]
 _EXAMPLES = pytest.mark.parametrize(
-    ("table", "rows"), EXAMPLES, ids=lambda given: given.name if isinstance(given, ScannedTable) else ""
+    ("table", "rows"), EXAMPLES, ids=lambda given: given.name if isinstance(given, TableSpec) else ""
 )
 
 
@@ -184,52 +184,52 @@ def _numbered(count: int, first: int = 1) -> pa.Table:
 
 
 class WholeRowTests(SuiteFixtures):
-    """Stores.put and Stores.drop."""
+    """Stores.write_rows and Stores.delete_rows."""
 
     @_EXAMPLES
     async def test_every_column_of_a_row_comes_back_as_it_was_put(
-        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+        self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
-        await put(db, table, rows)
+        await write_rows(db, table, rows)
         assert await stored(db, table) == rows
 
     @_EXAMPLES
     async def test_stored_rows_are_overwritten_in_every_column_and_others_stay(
-        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+        self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
-        await put(db, table, rows)
+        await write_rows(db, table, rows)
         # each row gets what another one has, but for its key and what is unique
         fixed = {*table.key, *table.identity, "id", "exchange", "symbol", "side", "status"}
         turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
         changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)
-        await put(db, table, changed.slice(1))
+        await write_rows(db, table, changed.slice(1))
         assert await stored(db, table) == pa.concat_tables([rows.slice(0, 1), changed.slice(1)])
 
     @_EXAMPLES
     async def test_rows_whose_keys_are_given_are_deleted_and_counted(
-        self, db: DatabaseManager, table: ScannedTable, rows: pa.Table
+        self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
-        await put(db, table, rows.slice(1))
-        assert await drop(db, table, rows.slice(0, 4).select(list(table.key))) == 3
+        await write_rows(db, table, rows.slice(1))
+        assert await delete_rows(db, table, rows.slice(0, 4).select(list(table.key))) == 3
         assert await stored(db, table) == rows.slice(4)
 
     @_EXAMPLES
-    async def test_no_rows_are_nothing_to_put_or_drop(self, db: DatabaseManager, table: ScannedTable, rows: pa.Table) -> None:
+    async def test_no_rows_are_nothing_to_put_or_drop(self, db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
         async with db.get_session() as session:
-            await stores_of(session).put(table, rows.slice(0, 0))
-            dropped = await stores_of(session).drop(table, rows.slice(0, 0))
+            await stores_of(session).write_rows(table, rows.slice(0, 0))
+            dropped = await stores_of(session).delete_rows(table, rows.slice(0, 0))
         assert (dropped, (await stored(db, table)).num_rows) == (0, 0)
 
     async def test_many_rows_are_inserted_beside_those_that_are_overwritten(self, db: DatabaseManager) -> None:
-        await put(db, BARS, _numbered(_MANY).slice(_MANY // 3, _MANY // 3))
+        await write_rows(db, BARS, _numbered(_MANY).slice(_MANY // 3, _MANY // 3))
         rows = _numbered(_MANY, 50_000)
-        await put(db, BARS, rows)
+        await write_rows(db, BARS, rows)
         assert await stored(db, BARS) == rows
-        assert await drop(db, BARS, rows.slice(2)) == _MANY - 2
+        assert await delete_rows(db, BARS, rows.slice(2)) == _MANY - 2
 
     async def test_the_next_ids_lie_past_every_id_that_was_put(self, db: DatabaseManager) -> None:
         for table, rows in EXAMPLES:
-            await put(db, table, rows)
+            await write_rows(db, table, rows)
         await OHLCVRepository(db).insert_many([bar(symbol="new")])
         number = await TradeRepository(db).insert(trade("new"))
         await PositionRepository(db).update_position(position(symbol="new"))
@@ -240,30 +240,30 @@ class WholeRowTests(SuiteFixtures):
         assert await raw.value(db, "SELECT id FROM system_events WHERE event_type = 'new'") > 100 + len(_TEXTS) - 1
 
     async def test_ids_below_those_given_already_take_nothing_back(self, db: DatabaseManager) -> None:
-        await put(db, TRADES, rows_of(TRADES, [_kept(trade("far"), 5_000)]))
-        await put(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("far"), 5_000)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
         assert await TradeRepository(db).insert(trade("next")) > 5_000
 
     async def test_a_row_below_all_ids_that_a_store_gives_is_put_too(self, db: DatabaseManager) -> None:
-        await put(db, TRADES, rows_of(TRADES, [_kept(trade("low"), -5)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("low"), -5)]))
         assert await TradeRepository(db).insert(trade("next")) > -5
 
     async def test_another_row_has_an_id_once_that_of_the_one_who_had_it_is_dropped(self, db: DatabaseManager) -> None:
-        await put(db, TRADES, _trades_named("a", "b", "c"))
+        await write_rows(db, TRADES, _trades_named("a", "b", "c"))
         async with db.get_session() as session:
-            await stores_of(session).drop(TRADES, _trades_named("a", "b"))
-            await stores_of(session).put(TRADES, _trades_named("b", "a"))
+            await stores_of(session).delete_rows(TRADES, _trades_named("a", "b"))
+            await stores_of(session).write_rows(TRADES, _trades_named("b", "a"))
         assert await stored(db, TRADES) == _trades_named("b", "a", "c")
 
     async def test_the_open_position_moves_from_one_row_to_another(self, db: DatabaseManager) -> None:
         for statuses in (("open", "closed"), ("closed", "open"), ("open", "liquidated")):
-            await put(db, POSITIONS, _positions_with(*statuses))
+            await write_rows(db, POSITIONS, _positions_with(*statuses))
         assert await stored(db, POSITIONS) == _positions_with("open", "liquidated")
 
     async def test_two_bars_exchange_their_ids(self, db: DatabaseManager) -> None:
-        await put(db, BARS, _numbered(2))
+        await write_rows(db, BARS, _numbered(2))
         swapped = _numbered(2).set_column(11, "id", pa.array([2, 1]))
-        await put(db, BARS, swapped)
+        await write_rows(db, BARS, swapped)
         assert await stored(db, BARS) == swapped
 
     @pytest.mark.parametrize(
@@ -294,21 +294,21 @@ class WholeRowTests(SuiteFixtures):
         ],
     )
     async def test_what_belongs_to_another_row_is_refused_and_the_session_goes_on(
-        self, db: DatabaseManager, table: ScannedTable, before: pa.Table, rows: pa.Table
+        self, db: DatabaseManager, table: TableSpec, before: pa.Table, rows: pa.Table
     ) -> None:
-        await put(db, table, before)
+        await write_rows(db, table, before)
         async with db.get_session() as session:
             await OHLCVRepository(session).insert_many([bar(symbol="EARLIER")])
             with pytest.raises(IntegrityError):
-                await stores_of(session).put(table, rows)
-            await stores_of(session).put(BARS, _numbered(3, 50))
+                await stores_of(session).write_rows(table, rows)
+            await stores_of(session).write_rows(BARS, _numbered(3, 50))
         assert await stored(db, table) == before
         assert await raw.count(db, "ohlcv") == 4
 
     async def test_a_row_that_another_session_has_under_way_is_not_overwritten(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             number = await TradeRepository(session).insert(trade("own"))
-            putting = asyncio.create_task(put(db, TRADES, rows_of(TRADES, [_kept(trade("other"), number)])))
+            putting = asyncio.create_task(write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("other"), number)])))
             for _ in range(1_000):
                 await asyncio.sleep(0)
         with pytest.raises(IntegrityError):
@@ -316,19 +316,19 @@ class WholeRowTests(SuiteFixtures):
         assert (await stored(db, TRADES))["trade_id"].to_pylist() == ["own"]
 
     async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
-        await put(db, TRADES, _trades_named("a", "b"))
+        await write_rows(db, TRADES, _trades_named("a", "b"))
         async with db.get_session() as session:
-            await stores_of(session).put(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
-            await stores_of(session).drop(TRADES, _trades_named("a"))
+            await stores_of(session).write_rows(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
+            await stores_of(session).delete_rows(TRADES, _trades_named("a"))
             await session.rollback()
         assert await stored(db, TRADES) == _trades_named("a", "b")
 
     @pytest.mark.parametrize("turns", [1, 5, 30, 300, 1_000])
     async def test_rows_put_by_a_task_that_is_cancelled_are_all_there_or_none(self, db: DatabaseManager, turns: int) -> None:
-        await put(db, BARS, _numbered(10))
+        await write_rows(db, BARS, _numbered(10))
         with suppress(OperationalError):
             async with db.get_session() as session:
-                task = asyncio.create_task(stores_of(session).put(BARS, _numbered(_MANY, 50_000)))
+                task = asyncio.create_task(stores_of(session).write_rows(BARS, _numbered(_MANY, 50_000)))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 task.cancel()

@@ -8,10 +8,10 @@ from typing import Any
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.table_spec import TableSpec
 
 
-async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert: bool = False) -> None:
+async def require_whole(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
     """Let a session's transaction read all rows of some tables, or fail; see `iftb_store.protocols.SupportsWholeReads`.
 
     Raises:
@@ -24,7 +24,7 @@ async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert:
 
 @asynccontextmanager
 async def whole_session(
-    db: ConnectedStore, tables: Iterable[ScannedTable], *, insert: bool = False, isolation: Isolation | None = None
+    db: ConnectedStore, tables: Iterable[TableSpec], *, insert: bool = False, isolation: Isolation | None = None
 ) -> AsyncIterator[Any]:
     """Open a session that reads all rows of some tables, or fails.
 

@@ -19,7 +19,7 @@ from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
 from iftb_store.registry import backend_for, stores_of
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, Selection
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
 from iftb_store.transfer.access import require_whole
 from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.url import parse_url
@@ -104,7 +104,7 @@ async def backup(
     async with source.get_session() as session:
         await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
         # raises where there are no tables
-        await stores_of(session).scan(Selection(EVENTS, limit=1))
+        await stores_of(session).read_rows(RowFilter(EVENTS, limit=1))
     with _folder(folder):
         if own_way:
             with step("backup") as tell:

@@ -12,11 +12,11 @@ from sqlalchemy import ColumnElement, func, select
 from iftb_store.batches.arrow import schema
 from iftb_store.errors import CollisionError
 from iftb_store.protocols import ConnectedStore
-from iftb_store.schema.table_spec import BARS, POSITIONS, TRADES, ScannedTable, Selection
+from iftb_store.schema.table_spec import BARS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText
 from iftb_store.transfer.access import whole_session
-from iftb_store.transfer.plan import Compared, LastCommitted, Stretch, batches, chosen
+from iftb_store.transfer.plan import LastCommitted, Partition, RowDiff, batches, chosen
 from iftb_store.values.display import shown
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ REMEDY = "copy into a store of its own, or leave such rows out (--table, --excha
 _MOST = 500
 
 
-def others(table: ScannedTable, compared: Compared) -> Any:
+def others(table: TableSpec, compared: RowDiff) -> Any:
     """Tell of each changed row whether the destination's row of its id is another one, not the same as it was."""
     differs: Any = pc.is_null(compared.changed["id"])
     for name in table.identity:
@@ -42,7 +42,7 @@ class Collisions:
     With ``delete`` the chosen rows that only the destination has are going to be deleted, so that they are in nobody's way.
     """
 
-    def __init__(self, table: ScannedTable, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
+    def __init__(self, table: TableSpec, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
         self._table = table
         self._columns = Base.metadata.tables[table.name].c
         self._source = source
@@ -85,7 +85,7 @@ class Collisions:
         """Whether no id can be another bar's, as the source has all that the destination has; then nothing new need be read."""
         return self._table is BARS and self._foreign <= 0
 
-    async def take(self, stretch: Stretch, compared: Compared) -> None:
+    async def take(self, stretch: Partition, compared: RowDiff) -> None:
         """Take what is to be written, and what is there in its place.
 
         Raises:
@@ -124,12 +124,12 @@ class Collisions:
                     f"position {taken[key]}; close one of them, or {REMEDY}"
                 )
 
-    def _removed(self, rows: pa.Table, stretch: Stretch) -> Any:
+    def _removed(self, rows: pa.Table, stretch: Partition) -> Any:
         if self._delete:
             return chosen(rows, stretch.selection)
         return pc.is_null(rows["id"])
 
-    def _take_bars(self, compared: Compared) -> None:
+    def _take_bars(self, compared: RowDiff) -> None:
         moved: Any = pc.not_equal(compared.changed["id"], compared.stored["id"])
         self.known(compared.same + compared.changed.num_rows - (pc.sum(moved).as_py() or 0))
         for rows in (compared.new, compared.changed.filter(moved)):
@@ -140,7 +140,7 @@ class Collisions:
             self._freed.add(compared.extra["id"])
 
     async def _refuse_ids(self) -> None:
-        async for rows in batches(LastCommitted(self._destination), Stretch(Selection(BARS))):
+        async for rows in batches(LastCommitted(self._destination), Partition(RowFilter(BARS))):
             numbers: list[Any] = rows["id"].to_pylist()
             for index, number in enumerate(numbers):
                 if number in self._wanted and number not in self._freed:
@@ -174,7 +174,7 @@ class Collisions:
             f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {REMEDY}"
         )
 
-    async def _refuse_trade_ids(self, stretch: Stretch, new: pa.Table) -> None:
+    async def _refuse_trade_ids(self, stretch: Partition, new: pa.Table) -> None:
         ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
         for part in _parts(list(ids)):
             condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
@@ -189,7 +189,7 @@ class Collisions:
                         f"the destination with the id {its['id']}; {REMEDY}"
                     )
 
-    def _take_positions(self, stretch: Stretch, compared: Compared) -> None:
+    def _take_positions(self, stretch: Partition, compared: RowDiff) -> None:
         removed = compared.extra.filter(self._removed(compared.extra, stretch))
         its_status: Any = compared.stored["status"]
         self._closing.append(compared.changed.filter(pc.equal(its_status, pa.scalar("open"))))
@@ -242,7 +242,7 @@ class _Numbers:
         )
 
 
-def _is_chosen(row: Mapping[str, Any], selection: Selection) -> bool:
+def _is_chosen(row: Mapping[str, Any], selection: RowFilter) -> bool:
     moment = row[selection.table.time]
     return (
         all(row[name] == value for name, value in selection.equal.items())

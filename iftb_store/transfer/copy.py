@@ -16,14 +16,14 @@ from iftb_store.batches.arrow import unreadable
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
 from iftb_store.protocols import Capability, ConnectedStore
 from iftb_store.registry import require_arrow, stores_of
-from iftb_store.schema.scope import Scope
-from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
 from iftb_store.transfer.access import require_two, require_whole, whole_session
 from iftb_store.transfer.conflicts import REMEDY, Collisions, others
-from iftb_store.transfer.digests import Digester, Part, checksum, no_json, places
+from iftb_store.transfer.digests import Chunk, Digester, checksum, no_json, places
 from iftb_store.transfer.leading import greatest, leading
-from iftb_store.transfer.plan import Compared, LastCommitted, Run, Stretch, chosen
+from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowDiff, chosen
 from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, silent
 from iftb_store.transfer.verify import Contents, contents, named, row_differences, told
 from iftb_store.values.display import shown
@@ -73,10 +73,10 @@ class _Plan:
         proofs: the checksum of the source's parts of each run.
     """
 
-    stretch: Stretch
+    stretch: Partition
     copied: Copied
     whole: bool
-    runs: list[Run] = field(default_factory=list)
+    runs: list[DirtyRange] = field(default_factory=list)
     equal: int = 0
     proofs: list[str] = field(default_factory=list)
 
@@ -119,7 +119,7 @@ class Copy:
         self,
         source: ConnectedStore,
         destination: ConnectedStore,
-        scope: Scope | None = None,
+        scope: TableScope | None = None,
         *,
         on_conflict: Conflict = "source-wins",
         delete: bool = False,
@@ -130,7 +130,7 @@ class Copy:
         require_arrow()
         self._source = source
         self._destination = destination
-        self._scope = scope or Scope()
+        self._scope = scope or TableScope()
         self._refuse = on_conflict == "refuse"
         self._delete = delete
         self._step = step
@@ -175,7 +175,7 @@ class Copy:
         here = await reading.stretches(session, self._scope)
         async with whole_session(self._destination, self._scope.tables) as other:
             there = await reading.stretches(other, self._scope)
-        empty = [table for table in self._scope.tables if not (await self._theirs.scan(Selection(table, limit=1))).num_rows]
+        empty = [table for table in self._scope.tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
         total = sum(rows for stretch, rows in here + there if stretch.table not in empty)
         expected = {stretch.key: rows for stretch, rows in here}
         plans = []
@@ -189,7 +189,7 @@ class Copy:
                     plans.append(await self._compared(ours, stretch, count))
         return plans
 
-    async def _compared(self, ours: Any, stretch: Stretch, count: Callable[[int], None]) -> _Plan:
+    async def _compared(self, ours: Any, stretch: Partition, count: Callable[[int], None]) -> _Plan:
         mine, its = await reading.together(
             reading.digested(ours, stretch, tell=count), reading.digested(self._theirs, stretch, tell=count)
         )
@@ -198,7 +198,7 @@ class Copy:
         equal = copied.source.rows - sum(run.rows for run in runs)
         return _Plan(stretch, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
 
-    async def _check(self, session: Any, ours: Any, table: ScannedTable, plans: list[_Plan]) -> Collisions:
+    async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
         """Count what is to be moved and refuse what must not be."""
         collisions = Collisions(table, session, self._destination, delete=self._delete)
         if not any(plan.runs for plan in plans):
@@ -220,7 +220,7 @@ class Copy:
         await collisions.end()
         return collisions
 
-    async def _take(self, ours: Any, plan: _Plan, compared: Compared, collisions: Collisions) -> None:
+    async def _take(self, ours: Any, plan: _Plan, compared: RowDiff, collisions: Collisions) -> None:
         for twice in compared.twice:
             raise _stands_twice(plan.stretch.table, twice.key, "source" if twice.source > 1 else "destination")
         if self._refuse and compared.changed.num_rows:
@@ -233,7 +233,7 @@ class Copy:
         plan.copied.kept += 0 if self._delete else extra
 
     @staticmethod
-    def _refuse_change(table: ScannedTable, compared: Compared) -> None:
+    def _refuse_change(table: TableSpec, compared: RowDiff) -> None:
         mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
         first = row_differences(table, mine, its)[0]
         raise CollisionError(
@@ -242,7 +242,7 @@ class Copy:
         )
 
     async def _write(
-        self, ours: Any, plans: list[_Plan], checked: dict[ScannedTable, Collisions], last: dict[ScannedTable, pa.Table]
+        self, ours: Any, plans: list[_Plan], checked: dict[TableSpec, Collisions], last: dict[TableSpec, pa.Table]
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
@@ -293,7 +293,7 @@ class Copy:
         parts = digester.parts()
         plan.copied.source = contents(parts)
         plan.copied.inserted = plan.copied.source.rows
-        plan.runs = [Run(parts[0].number, parts[-1].number, True, plan.copied.inserted)] if parts else []
+        plan.runs = [DirtyRange(parts[0].number, parts[-1].number, True, plan.copied.inserted)] if parts else []
         plan.proofs = [checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
@@ -309,7 +309,7 @@ class Copy:
                         plan.copied.kept += await self._require_all(ours, plan, run)
                 plan.copied.equal = True
 
-    async def _require_all(self, ours: Any, plan: _Plan, run: Run) -> int:
+    async def _require_all(self, ours: Any, plan: _Plan, run: DirtyRange) -> int:
         """Refuse a run that lacks a row of the source, or has one twice; return how many are the destination's own."""
         kept = 0
         # where the destination had none it may have been given some meanwhile
@@ -323,7 +323,7 @@ class Copy:
                     )
         return kept
 
-    async def _changes(self, ours: Any, plan: _Plan, runs: list[Run]) -> AsyncIterator[Compared]:
+    async def _changes(self, ours: Any, plan: _Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
         for run in runs:
             async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run)) as found:
                 async for compared in found:
@@ -337,7 +337,7 @@ class Copy:
         return wrote
 
 
-async def prepare(destination: ConnectedStore, scope: Scope | None = None) -> bool:
+async def prepare(destination: ConnectedStore, scope: TableScope | None = None) -> bool:
     """Create the tables where a database has none; tell whether it had none.
 
     Raises:
@@ -345,7 +345,7 @@ async def prepare(destination: ConnectedStore, scope: Scope | None = None) -> bo
         OperationalError: rows of what is copied are hidden from this role, or it may not insert any.
     """
     try:
-        await reading.require_schema(destination, (scope or Scope()).tables, insert=True)
+        await reading.require_schema(destination, (scope or TableScope()).tables, insert=True)
     except SchemaError:
         if Capability.MIGRATIONS not in destination.capabilities or (await destination.status()).state != "empty":
             raise
@@ -357,7 +357,7 @@ async def prepare(destination: ConnectedStore, scope: Scope | None = None) -> bo
 class _Writer:
     """Writes rows of one table in batches, each a transaction."""
 
-    def __init__(self, destination: ConnectedStore, table: ScannedTable, wrote: Callable[[int], None]) -> None:
+    def __init__(self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None]) -> None:
         self._destination = destination
         self._table = table
         self._wrote = wrote
@@ -396,13 +396,13 @@ class _Writer:
         self._rows = self._size = 0
 
 
-async def _put(destination: ConnectedStore, table: ScannedTable, rows: pa.Table) -> None:
-    async def put(session: Any) -> None:
+async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
+    async def write_rows(session: Any) -> None:
         await require_whole(session, [table], insert=True)
-        await stores_of(session).put(table, rows)
+        await stores_of(session).write_rows(table, rows)
 
     try:
-        await destination.run(put, idempotent=True)
+        await destination.run(write_rows, idempotent=True)
     except IntegrityError as error:
         ids: Any = pc.min_max(rows["id"]).as_py()
         raise CollisionError(
@@ -418,23 +418,23 @@ async def _put(destination: ConnectedStore, table: ScannedTable, rows: pa.Table)
         raise unreadable(table, *found) from error
 
 
-async def _drop(destination: ConnectedStore, table: ScannedTable, rows: pa.Table) -> None:
-    async def drop(session: Any) -> None:
+async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
+    async def delete_rows(session: Any) -> None:
         await require_whole(session, [table])
-        await stores_of(session).drop(table, rows)
+        await stores_of(session).delete_rows(table, rows)
 
-    await destination.run(drop, idempotent=True)
+    await destination.run(delete_rows, idempotent=True)
 
 
-def _stands_twice(table: ScannedTable, key: dict[str, Any], where: str) -> StoreError:
+def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
     return StoreError(f"{table.name} {named(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
 
 
-def _both(compared: Compared, table: ScannedTable) -> pa.Table:
+def _both(compared: RowDiff, table: TableSpec) -> pa.Table:
     return pa.concat_tables([compared.new, compared.changed]).sort_by(table.key[-1])
 
 
-def _within(parts: list[Part], run: Run) -> list[Part]:
+def _within(parts: list[Chunk], run: DirtyRange) -> list[Chunk]:
     return [part for part in parts if run.first <= part.number <= run.last]
 
 

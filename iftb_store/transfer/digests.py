@@ -1,6 +1,6 @@
 """A checksum over rows that is the same on every engine: over their values, not over how an engine keeps them.
 
-A row is the bytes of its columns, one after the other, in the order of `ScannedTable.columns` (the fields of OHLCVBar, Trade,
+A row is the bytes of its columns, one after the other, in the order of `TableSpec.columns` (the fields of OHLCVBar, Trade,
 Position, SystemEvent), ids and the times that the store keeps included. A column is one byte 0 where it is NULL, or else one
 byte 1 and then
 
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.schema.table_spec import BARS, ScannedTable
+from iftb_store.schema.table_spec import BARS, TableSpec
 
 #: How many microseconds of time, or ids, are one part.
 DAY = 86_400_000_000
@@ -40,7 +40,7 @@ _NOTHING = pa.scalar(b"", pa.large_binary())
 _WIDTHS = {"int": 8, "datetime": 8, "Decimal": 16}
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """A part of a series or a table: its number, how many rows it has, and their digest."""
 
     number: int
@@ -48,18 +48,18 @@ class Part(NamedTuple):
     digest: bytes
 
 
-def part_size(table: ScannedTable) -> int:
+def part_size(table: TableSpec) -> int:
     """Return how many values of `place` belong to one part."""
     return DAY if table is BARS else IDS
 
 
-def places(rows: pa.Table, table: ScannedTable) -> Any:
+def places(rows: pa.Table, table: TableSpec) -> Any:
     """Return where rows stand in the order of their series or table, as int64: their time in microseconds, or their id."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
 
-def canonical(rows: pa.Table, table: ScannedTable) -> Any:
+def canonical(rows: pa.Table, table: TableSpec) -> Any:
     """Return the bytes of each row."""
     if sys.byteorder != "little":  # pragma: no cover - as Arrow's buffers are those of the machine
         raise NotImplementedError("checksums are computed on little-endian machines only")
@@ -70,7 +70,7 @@ def canonical(rows: pa.Table, table: ScannedTable) -> Any:
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement="")
 
 
-def checksum(parts: Iterable[Part]) -> str:
+def checksum(parts: Iterable[Chunk]) -> str:
     """Return the checksum of parts in their order."""
     over = blake2b(digest_size=_SIZE)
     for part in parts:
@@ -82,10 +82,10 @@ def checksum(parts: Iterable[Part]) -> str:
 class Digester:
     """Takes the rows of one series, or of one table without series, batch by batch in the order of their key."""
 
-    def __init__(self, table: ScannedTable) -> None:
+    def __init__(self, table: TableSpec) -> None:
         self._table = table
         self._size = part_size(table)
-        self._parts: list[Part] = []
+        self._parts: list[Chunk] = []
         self._number: int | None = None
         self._rows = 0
         self._over = blake2b(digest_size=_SIZE)
@@ -105,14 +105,14 @@ class Digester:
             self._over.update(content[ends[first] : ends[last]])
             self._rows += last - first
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Chunk]:
         """Return the parts, when all rows were taken."""
         self._end()
         return self._parts
 
     def _end(self) -> None:
         if self._number is not None:
-            self._parts.append(Part(self._number, self._rows, self._over.digest()))
+            self._parts.append(Chunk(self._number, self._rows, self._over.digest()))
         self._number, self._rows, self._over = None, 0, blake2b(digest_size=_SIZE)
 
     def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
@@ -144,7 +144,7 @@ def _as_bytes(column: Any, width: int) -> Any:
     return fixed.cast(pa.large_binary())
 
 
-def no_json(rows: pa.Table, table: ScannedTable) -> tuple[str, Any, Any] | None:
+def no_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
     """Return the column, the id and the text of the first value that should be JSON and is none."""
     for name in (name for name, kind in table.kinds.items() if kind == "dict[str, Any]"):
         for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):

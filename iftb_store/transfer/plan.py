@@ -17,12 +17,12 @@ from iftb_store.batches.arrow import schema
 from iftb_store.errors import StoreError
 from iftb_store.protocols import Capability, ConnectedStore
 from iftb_store.registry import stores_of
-from iftb_store.schema.scope import Scope
-from iftb_store.schema.table_spec import BARS, ScannedTable, Selection
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText, from_epoch_us
 from iftb_store.transfer.access import whole_session
-from iftb_store.transfer.digests import Digester, Part, canonical, part_size, places
+from iftb_store.transfer.digests import Chunk, Digester, canonical, part_size, places
 from iftb_store.values.display import names, shown
 
 T = TypeVar("T")
@@ -38,8 +38,8 @@ _FIRST, _GROWTH = 512, 8
 class Scanner(Protocol):
     """What selections can be read from: the stores of a session, or `LastCommitted`."""
 
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See `iftb_store.protocols.Stores.scan`."""
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
+        """See `iftb_store.protocols.Stores.read_rows`."""
         ...
 
 
@@ -49,20 +49,20 @@ class LastCommitted:
     def __init__(self, db: ConnectedStore) -> None:
         self._db = db
 
-    async def scan(self, selection: Selection) -> pa.Table:
-        """See `iftb_store.protocols.Stores.scan`."""
+    async def read_rows(self, selection: RowFilter) -> pa.Table:
+        """See `iftb_store.protocols.Stores.read_rows`."""
         async with whole_session(self._db, [selection.table]) as session:
-            return await stores_of(session).scan(selection)
+            return await stores_of(session).read_rows(selection)
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Partition:
     """One series of bars, or the chosen rows of another table: rows in the order of one number, their time or their id."""
 
-    selection: Selection
+    selection: RowFilter
 
     @property
-    def table(self) -> ScannedTable:
+    def table(self) -> TableSpec:
         """The table."""
         return self.selection.table
 
@@ -82,12 +82,12 @@ class Stretch:
         return self.table.name, *self.selection.equal.values()
 
     @property
-    def unbounded(self) -> Stretch:
+    def unbounded(self) -> Partition:
         """The rows that have these keys, be they chosen or not: bars are chosen by their keys, other rows are not."""
-        return self if self.table is BARS else Stretch(Selection(self.table))
+        return self if self.table is BARS else Partition(RowFilter(self.table))
 
 
-class Run(NamedTuple):
+class DirtyRange(NamedTuple):
     """Parts that differ and follow each other.
 
     Attributes:
@@ -117,7 +117,7 @@ class Repeated(NamedTuple):
     destination: int
 
 
-class Compared(NamedTuple):
+class RowDiff(NamedTuple):
     """Rows of the same range of keys in two stores.
 
     Attributes:
@@ -137,7 +137,7 @@ class Compared(NamedTuple):
     twice: list[Repeated]
 
 
-def snapshot(db: ConnectedStore, tables: Iterable[ScannedTable]) -> AbstractAsyncContextManager[Any]:
+def snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAsyncContextManager[Any]:
     """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
 
     Raises:
@@ -146,7 +146,7 @@ def snapshot(db: ConnectedStore, tables: Iterable[ScannedTable]) -> AbstractAsyn
     return whole_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
 
 
-async def require_schema(db: ConnectedStore, tables: Sequence[ScannedTable], *, insert: bool = False) -> None:
+async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, insert: bool = False) -> None:
     """Refuse a database whose tables cannot be used as a whole.
 
     Args:
@@ -159,13 +159,13 @@ async def require_schema(db: ConnectedStore, tables: Sequence[ScannedTable], *, 
         OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_whole`.
     """
     async with whole_session(db, tables, insert=insert) as session:
-        await stores_of(session).scan(Selection(tables[0], limit=1))
+        await stores_of(session).read_rows(RowFilter(tables[0], limit=1))
 
 
-async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
+async def stretches(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
     """Return the stretches of a scope that a store has, with the number of their rows, in the order of tables and keys."""
     # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
-    await stores_of(session).scan(Selection(scope.tables[0], limit=1))
+    await stores_of(session).read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
         columns = Base.metadata.tables[table.name]
@@ -180,23 +180,23 @@ async def stretches(session: Any, scope: Scope) -> list[tuple[Stretch, int]]:
                         raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
-                found.append((Stretch(replace(selection, equal=ordered)), int(count)))
+                found.append((Partition(replace(selection, equal=ordered)), int(count)))
     return found
 
 
-def sort_partitions(found: list[Stretch]) -> list[Stretch]:
+def sort_partitions(found: list[Partition]) -> list[Partition]:
     """Return each of the stretches once, in the order in which they are copied."""
-    tables: dict[str, dict[tuple[str, ...], Stretch]] = {}
+    tables: dict[str, dict[tuple[str, ...], Partition]] = {}
     for stretch in found:
         tables.setdefault(stretch.table.name, {})[stretch.key] = stretch
 
-    def order(stretch: Stretch) -> list[bytes]:
+    def order(stretch: Partition) -> list[bytes]:
         return [value.encode() for value in stretch.key]
 
     return [stretch for chosen in tables.values() for stretch in sorted(chosen.values(), key=order)]
 
 
-async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> AsyncGenerator[pa.Table]:
+async def batches(store: Scanner, stretch: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
     """Yield the rows of a stretch, or of a run of its parts, in order, in tables of bounded size."""
     selection, limit = stretch.selection, ROWS
     if stretch.table is not BARS:
@@ -204,7 +204,7 @@ async def batches(store: Scanner, stretch: Stretch, run: Run | None = None) -> A
     until = None if run is None else (run.last + 1) * part_size(stretch.table) - 1
     if run is not None:
         selection = _narrowed(selection, run)
-    while (rows := await store.scan(replace(selection, limit=limit))).num_rows:
+    while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
         last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
         selection = replace(selection, after=tuple(last[name] for name in selection.order))
         if stretch.table is not BARS and until is not None and last["id"] > until:
@@ -243,8 +243,8 @@ async def together(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 
 
 async def digested(
-    store: Scanner, stretch: Stretch, run: Run | None = None, tell: Callable[[int], None] | None = None
-) -> list[Part]:
+    store: Scanner, stretch: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
+) -> list[Chunk]:
     """Return the parts of a stretch, or of a run of it, with their digests."""
     digester = Digester(stretch.table)
     async with aclosing(ahead(batches(store, stretch, run))) as coming:
@@ -255,15 +255,15 @@ async def digested(
     return digester.parts()
 
 
-def runs(source: list[Part], destination: list[Part]) -> list[Run]:
+def runs(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
     """Return the parts that differ; those that follow each other are one run."""
     ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
-    found: list[Run] = []
+    found: list[DirtyRange] = []
     before: int | None = None
     for number in sorted(ours.keys() | theirs.keys()):
         if ours.get(number) != theirs.get(number):
             rows = ours[number].rows if number in ours else 0
-            run = Run(number, number, number not in theirs, rows)
+            run = DirtyRange(number, number, number not in theirs, rows)
             if found and (found[-1].last, found[-1].fresh) == (before, run.fresh):
                 found[-1] = found[-1]._replace(last=number, rows=found[-1].rows + rows)
             else:
@@ -272,13 +272,13 @@ def runs(source: list[Part], destination: list[Part]) -> list[Run]:
     return found
 
 
-async def compared(source: Scanner, destination: Scanner, stretch: Stretch, run: Run) -> AsyncGenerator[Compared]:
+async def compared(source: Scanner, destination: Scanner, stretch: Partition, run: DirtyRange) -> AsyncGenerator[RowDiff]:
     """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
     if run.fresh and stretch.table is BARS:
         none = schema(stretch.table).empty_table()
         async with aclosing(ahead(batches(source, stretch, run))) as coming:
             async for rows in coming:
-                yield Compared(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
+                yield RowDiff(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
         return
     async for ours, theirs in _aligned(
         stretch.table, batches(source, stretch, run), batches(destination, stretch.unbounded, run)
@@ -286,7 +286,7 @@ async def compared(source: Scanner, destination: Scanner, stretch: Stretch, run:
         yield await asyncio.to_thread(compare, stretch.table, ours, theirs)
 
 
-def compare(table: ScannedTable, source: pa.Table, destination: pa.Table) -> Compared:
+def compare(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
     """Compare rows by their keys."""
     ours, theirs = places(source, table), places(destination, table)
     where: Any = pc.index_in(ours, value_set=theirs)
@@ -298,10 +298,10 @@ def compare(table: ScannedTable, source: pa.Table, destination: pa.Table) -> Com
     changed = known.filter(differs)
     same = known.num_rows - changed.num_rows
     twice = _repeated(table, source, destination)
-    return Compared(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
+    return RowDiff(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
 
 
-def chosen(rows: pa.Table, selection: Selection) -> Any:
+def chosen(rows: pa.Table, selection: RowFilter) -> Any:
     """Tell of each row whether it is one of a selection."""
     wanted: Any = pc.is_valid(rows["id"])
     for name, value in selection.equal.items():
@@ -314,7 +314,7 @@ def chosen(rows: pa.Table, selection: Selection) -> Any:
     return wanted
 
 
-def _repeated(table: ScannedTable, source: pa.Table, destination: pa.Table) -> list[Repeated]:
+def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
     """Return the keys that stand more than once, in their order."""
     found: dict[int, Repeated] = {}
     both = [(rows, places(rows, table)) for rows in (source, destination)]
@@ -332,7 +332,7 @@ async def _next(source: AsyncGenerator[T]) -> T | None:
 
 
 async def _aligned(
-    table: ScannedTable, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
+    table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
     """Yield the rows of two stretches in steps of the same range of keys."""
     try:
@@ -350,7 +350,7 @@ async def _aligned(
         await right.aclose()
 
 
-def _cut(rows: pa.Table | None, table: ScannedTable, until: int) -> tuple[pa.Table, pa.Table | None]:
+def _cut(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
     """Return the rows up to a place, and those past it."""
     if rows is None:
         return schema(table).empty_table(), None
@@ -359,12 +359,12 @@ def _cut(rows: pa.Table | None, table: ScannedTable, until: int) -> tuple[pa.Tab
     return rows.slice(0, count), rows.slice(count)
 
 
-def _last(rows: pa.Table, table: ScannedTable) -> int:
+def _last(rows: pa.Table, table: TableSpec) -> int:
     last: int = places(rows.slice(rows.num_rows - 1), table)[0].as_py()
     return last
 
 
-def _narrowed(selection: Selection, run: Run) -> Selection:
+def _narrowed(selection: RowFilter, run: DirtyRange) -> RowFilter:
     size = part_size(selection.table)
     if selection.table is not BARS:
         return replace(selection, after=(run.first * size - 1,))
@@ -373,7 +373,7 @@ def _narrowed(selection: Selection, run: Run) -> Selection:
     return replace(selection, start=first if start is None else max(start, first), end=last if end is None else min(end, last))
 
 
-def conditions(columns: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+def conditions(columns: Table, selection: RowFilter) -> Iterator[ColumnElement[bool]]:
     """Yield what rows of a selection meet, but for the place after which it goes on."""
     for name, value in selection.equal.items():
         yield CastText(columns.c[name]) == value

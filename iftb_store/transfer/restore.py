@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
 from iftb_store.protocols import ConnectedStore
-from iftb_store.schema.scope import TABLES, Scope
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.scope import TABLES, TableScope
+from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer.access import require_two, whole_session
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
@@ -111,7 +111,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
 async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
     """Name the first row that the destination would lose."""
     remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
-    scope = Scope([part.table])
+    scope = TableScope([part.table])
     async with snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
         found = [*await stretches(session, scope), *await stretches(other, scope)]
     stretch = next(stretch for stretch, _ in found if stretch.series == part.series)
@@ -125,5 +125,5 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
     raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
 
 
-def _row(table: ScannedTable, row: dict[str, Any]) -> str:
+def _row(table: TableSpec, row: dict[str, Any]) -> str:
     return f"{table.name} {named({name: row[name] for name in table.key})}"

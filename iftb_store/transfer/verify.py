@@ -11,15 +11,15 @@ from typing import Any
 
 from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import require_arrow, stores_of
-from iftb_store.schema.scope import Scope
-from iftb_store.schema.table_spec import ScannedTable
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer.access import require_two
-from iftb_store.transfer.digests import Part, canonical_json, checksum
+from iftb_store.transfer.digests import Chunk, canonical_json, checksum
 from iftb_store.transfer.plan import (
-    Compared,
-    Run,
+    DirtyRange,
+    Partition,
+    RowDiff,
     Scanner,
-    Stretch,
     chosen,
     compared,
     digested,
@@ -87,7 +87,7 @@ class Verified:
 
 
 async def verify(
-    source: ConnectedStore, destination: ConnectedStore, scope: Scope | None = None, *, step: ProgressFactory = silent
+    source: ConnectedStore, destination: ConnectedStore, scope: TableScope | None = None, *, step: ProgressFactory = silent
 ) -> list[Verified]:
     """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
 
@@ -104,7 +104,7 @@ async def verify(
         MissingDriverError: pyarrow is not installed; the message is the install line.
     """
     require_arrow()
-    scope = scope or Scope()
+    scope = scope or TableScope()
     await require_two(source, destination)
     for db in (source, destination):
         await require_schema(db, scope.tables)
@@ -126,19 +126,19 @@ async def verify(
             ]
 
 
-async def _verified(ours: Scanner, theirs: Scanner, stretch: Stretch, count: Callable[[int], None]) -> Verified:
+async def _verified(ours: Scanner, theirs: Scanner, stretch: Partition, count: Callable[[int], None]) -> Verified:
     one, two = await together(digested(ours, stretch, tell=count), digested(theirs, stretch, tell=count))
     differing = runs(one, two)
     found = await differences(ours, theirs, stretch, differing) if differing else []
     return Verified(stretch.table.name, stretch.series, contents(one), contents(two), found)
 
 
-def contents(parts: list[Part]) -> Contents:
+def contents(parts: list[Chunk]) -> Contents:
     """Return what parts are together."""
     return Contents(sum(part.rows for part in parts), checksum(parts))
 
 
-async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differing: list[Run]) -> list[Difference]:
+async def differences(ours: Scanner, theirs: Scanner, stretch: Partition, differing: list[DirtyRange]) -> list[Difference]:
     """Return the values of the first rows that differ."""
     found: list[Difference] = []
     count = 0
@@ -153,7 +153,7 @@ async def differences(ours: Scanner, theirs: Scanner, stretch: Stretch, differin
     return found
 
 
-def _rows_that_differ(chunk: Compared, stretch: Stretch) -> list[list[Difference]]:
+def _rows_that_differ(chunk: RowDiff, stretch: Partition) -> list[list[Difference]]:
     """Return what differs of each of the first rows, in the order of their keys."""
     table = stretch.table
     extra = chunk.extra.filter(chosen(chunk.extra, stretch.selection))
@@ -165,7 +165,7 @@ def _rows_that_differ(chunk: Compared, stretch: Stretch) -> list[list[Difference
     return sorted(found, key=lambda row: row[0].row[table.key[-1]])
 
 
-def row_differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+def row_differences(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
     """Return the values in which a row of two stores differs."""
     key = {name: ours[name] for name in table.key}
     return [
@@ -175,7 +175,7 @@ def row_differences(table: ScannedTable, ours: dict[str, Any], theirs: dict[str,
     ]
 
 
-def _comparable(table: ScannedTable, column: str, value: Any) -> Any:
+def _comparable(table: TableSpec, column: str, value: Any) -> Any:
     return canonical_json(value) if table.kinds[column] == "dict[str, Any]" and value is not None else value
 
 

@@ -29,7 +29,7 @@ from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, Sys
 from iftb_store.batches.arrow import schema
 from iftb_store.protocols import Session
 from iftb_store.registry import stores_of
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ScannedTable
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
 from tests.frozen.rows import BIG_IDS, bars, events, is_changed, positions, trades, unchanged
@@ -40,7 +40,7 @@ _CODE = ("iftb_store", "backends", "migrations")
 # psql's own commands, and settings that older servers do not know
 _NOT_FOR_ALL = re.compile(rb"^(?:\\(?:un)?restrict \w+|SET transaction_timeout = 0;)\n", re.MULTILINE)
 
-ROWS: dict[ScannedTable, list[Any]] = {BARS: bars(), TRADES: trades(), POSITIONS: positions(), EVENTS: events()}
+ROWS: dict[TableSpec, list[Any]] = {BARS: bars(), TRADES: trades(), POSITIONS: positions(), EVENTS: events()}
 
 
 async def fill(url: str) -> tuple[str, str]:
@@ -56,7 +56,7 @@ async def fill(url: str) -> tuple[str, str]:
     return status.head, f"{status.engine} {status.version}"
 
 
-async def _write(db: DatabaseManager, table: ScannedTable, row: Any) -> None:
+async def _write(db: DatabaseManager, table: TableSpec, row: Any) -> None:
     """Write a row by its repository, which gives it the next id; where it was changed later, change it."""
     clock = Clock(row.created_at)
     if table is BARS:
@@ -78,14 +78,14 @@ async def _write(db: DatabaseManager, table: ScannedTable, row: Any) -> None:
         await SystemEventRepository(db, clock=clock).log_event(**values)
 
 
-async def _put(session: Session, table: ScannedTable, rows: list[Any]) -> None:
+async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
     """Store rows as they are, with ids of their own, as a copy does."""
     objects = [name for name, kind in table.kinds.items() if kind == "dict[str, Any]"]
     whole = [asdict(row) for row in rows]
     texts = [{name: json.dumps(record_of(row)[name]) for name in objects if row[name] is not None} for row in whole]
     columns = [row | text for row, text in zip(whole, texts, strict=True)]
     in_order = sorted(columns, key=lambda row: [row[name] for name in table.key])
-    await stores_of(session).put(table, pa.Table.from_pylist(in_order, schema(table)))
+    await stores_of(session).write_rows(table, pa.Table.from_pylist(in_order, schema(table)))
 
 
 @contextmanager

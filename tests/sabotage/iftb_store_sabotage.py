@@ -82,9 +82,9 @@ def _emptied(answer: Any) -> Any:
 
 class _SabotagedStores:
     def __init__(self, sound: Stores, session: AsyncSession) -> None:
-        self.scan = sound.scan
-        self.put = sound.put
-        self.drop = sound.drop
+        self.read_rows = sound.read_rows
+        self.write_rows = sound.write_rows
+        self.delete_rows = sound.delete_rows
         self.ohlcv = _Bars(sound.ohlcv, session)
         self.trades = _Trades(sound.trades)
         self.positions = _Positions(sound.positions, session)
@@ -122,11 +122,11 @@ class _Bars:
         last = end - timedelta(microseconds=1) if _SABOTAGE == "leaves out the end" else end
         return await self._sound.get_range(symbol, timeframe, start, last, exchange)
 
-    async def get_part(
+    async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         first = datetime.min.replace(tzinfo=UTC) if _SABOTAGE == "never ends" else start
-        return await self._sound.get_part(symbol, timeframe, first, end, exchange, limit)
+        return await self._sound.get_page(symbol, timeframe, first, end, exchange, limit)
 
 
 class _Trades:

@@ -10,12 +10,12 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.doctor import examine
-from iftb_store.schema.scope import Scope
+from iftb_store.schema.scope import TableScope
 from iftb_store.testing.samples import HOUR, T0, hourly
 from iftb_store.transfer.copy import Copy
 from tests.security.rows import ROWS, execute
 
-_BARS = Scope(["ohlcv"])
+_BARS = TableScope(["ohlcv"])
 _MIDDLE = T0 + ROWS // 2 * HOUR
 _PARTED = f"""
     ALTER TABLE ohlcv RENAME TO plain;

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
 from iftb_store.doctor import examine
 from iftb_store.files.export import export
-from iftb_store.schema.scope import Scope
+from iftb_store.schema.scope import TableScope
 from iftb_store.transfer.backup import backup
 from iftb_store.transfer.copy import Copy
 from iftb_store.transfer.restore import backup_url, restore
@@ -99,8 +99,8 @@ async def test_a_role_that_sees_a_part_restores_nothing(owner: str, hidden: str,
         assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1) == []
 
 
-@pytest.mark.parametrize("scope", [Scope(["trades"]), Scope(["trades"], symbols=["BTCUSDT"])])
-async def test_a_role_that_sees_a_part_exports_nothing(owner: str, hidden: str, tmp_path: Path, scope: Scope) -> None:
+@pytest.mark.parametrize("scope", [TableScope(["trades"]), TableScope(["trades"], symbols=["BTCUSDT"])])
+async def test_a_role_that_sees_a_part_exports_nothing(owner: str, hidden: str, tmp_path: Path, scope: TableScope) -> None:
     await execute(owner, _HIDES)
     async with DatabaseManager(hidden) as db:
         with pytest.raises(OperationalError, match=_REFUSED):
@@ -111,7 +111,7 @@ async def test_a_role_that_sees_a_part_exports_nothing(owner: str, hidden: str, 
 async def test_a_table_without_policies_is_copied_by_the_same_role(owner: str, hidden: str, copied: str) -> None:
     await execute(owner, _HIDES)
     async with DatabaseManager(hidden) as one, DatabaseManager(copied) as two:
-        (bars,) = await Copy(one, two, Scope(["ohlcv"]), delete=True).run()
+        (bars,) = await Copy(one, two, TableScope(["ohlcv"]), delete=True).run()
     assert (bars.source.rows, bars.deleted, bars.equal) == (ROWS, 0, True)
 
 
@@ -188,7 +188,7 @@ async def test_tables_that_a_role_may_not_read_are_named_before_anything_is_writ
 async def test_a_role_that_may_read_one_table_copies_that_one(owner: str, hidden: str, reader: str, copied: str) -> None:
     await execute(owner, f"REVOKE ALL ON trades, positions, system_events FROM {reader}")
     async with DatabaseManager(hidden) as one, DatabaseManager(copied) as two:
-        (bars,) = await Copy(one, two, Scope(["ohlcv"])).run()
+        (bars,) = await Copy(one, two, TableScope(["ohlcv"])).run()
     assert (bars.source.rows, bars.equal) == (ROWS, True)
 
 
