@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import OperationalError
+
 from iftb_store.protocols import Isolation, SupportsWholeReads
 from iftb_store.selections import ScannedTable
 
@@ -22,6 +24,16 @@ async def require_whole(session: Any, tables: Iterable[ScannedTable], *, insert:
     backend = getattr(session, "iftb_store_backend", None)
     if isinstance(backend, SupportsWholeReads):
         await backend.require_whole(session, [table.name for table in tables], insert=insert)
+
+
+async def hidden_rows(db: DatabaseManager, tables: Iterable[ScannedTable]) -> str:
+    """Return why rows of tables that this role may read are hidden from it, and the remedy; empty if none are."""
+    async with db.get_session() as session:
+        try:
+            await require_whole(session, tables)
+        except OperationalError as error:
+            return str(error.orig)
+    return ""
 
 
 @asynccontextmanager

@@ -18,12 +18,13 @@ from iftb_store.relational.sessions import (
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
-from iftb_store.relational.visibility import describe, find_hidden, obstacles
+from iftb_store.relational.visibility import Hidden, describe, find_hidden, obstacles
 from iftb_store.threads import uncancelled
 
 __all__ = [
     "EngineBackend",
     "Flavor",
+    "Hidden",
     "RelationalStores",
     "Row",
     "Statement",

@@ -29,6 +29,7 @@ class SchemaStatus:
     unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
     that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
     ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
+    ``missing_rights`` says into which of them this role may not insert, and the remedy; empty if it may into all.
     """
 
     engine: str
@@ -39,6 +40,7 @@ class SchemaStatus:
     state: str
     encoding: str | None
     policies: tuple[str, ...] = ()
+    missing_rights: str = ""
 
 
 def status(conn: Connection) -> SchemaStatus:
@@ -66,6 +68,7 @@ def status(conn: Connection) -> SchemaStatus:
         state=state_of(revision, bool(tables)),
         encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
         policies=tuple(one.table for one in hidden if one.kind == "policies"),
+        missing_rights=describe([one for one in hidden if one.kind == "insert" and one.table != VERSION_TABLE]),
     )
 
 
