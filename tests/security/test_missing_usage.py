@@ -14,7 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from iftb_store import DatabaseManager, SchemaError, TradeRepository
 from tests.security.rows import execute
 
-_NAMES = {"odd": ('"My, ""Schema"', '"My, ""Schema" , public'), "plain": ("bots", "nowhere, BOTS, bots"), "own": ("{role}", '"$user"')}
+_NAMES = {
+    "odd": ('"My, ""Schema"', '"My, ""Schema" , public'),
+    "plain": ("bots", "nowhere, BOTS, bots"),
+    "own": ("{role}", '"$user"'),
+}
 
 
 @dataclass(frozen=True)
