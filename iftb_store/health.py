@@ -23,6 +23,7 @@ class SchemaStatus:
     unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
     that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
     ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
+    ``missing_rights`` says into which of them this role may not insert, and the remedy; empty if it may into all.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class SchemaStatus:
     state: str
     encoding: str | None
     policies: tuple[str, ...] = ()
+    missing_rights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,9 @@ class DatabaseManager:
             schema = await self.status()
             warnings += warnings_of(schema.encoding)
             problems += advice(schema.state)
-            if schema.tables:
+            if schema.missing_rights:
+                problems.append(schema.missing_rights)
+            elif schema.tables:
                 async with asyncio.timeout(within), self._backend.session() as session:
                     await prove_writable(session, schema.tables)
                 writable = True

@@ -37,7 +37,7 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import trimmed
 from iftb_store_postgres import copying, reading
-from iftb_store_postgres.errors import translate
+from iftb_store_postgres.errors import denied, translate
 from iftb_store_postgres.strangers import KINDS, tables_among
 
 if TYPE_CHECKING:
@@ -210,14 +210,23 @@ class PostgresDriver:
             return await whole.delete_rows(connection, table, rows)
 
     @contextmanager
-    def _translated(self, connection: asyncpg.Connection) -> Iterator[None]:
+    def _translated(self, connection: asyncpg.Connection, *, writes: bool) -> Iterator[None]:
         try:
             yield
         except asyncpg.UndefinedTableError as error:
             note_error(self._session, error, gone=False)
+            # PostgreSQL says no more of a table whose schema this role may not use
             raise SchemaError(
-                f"{error}; run `iftb-store migrate URL` or await db.migrate() for the tables of iftb-store"
+                f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status URL` tells "
+                "which, and `iftb-store migrate URL` or await db.migrate() makes the tables of iftb-store"
             ) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            # which a pooler may keep to itself
+            role = getattr(connection.get_settings(), "session_authorization", None)
+            quoted = self.flavor.dialect.identifier_preparer.quote(role) if role else "…"
+            translated = denied(error, quoted, writes=writes) or translate(error)
+            note_error(self._session, translated or error, gone=False)
+            raise translated or error from error
         except asyncio.CancelledError as error:
             note_error(self._session, error, gone=False)
             if not isinstance(self._session, StoreSession):
@@ -237,10 +246,11 @@ class PostgresDriver:
 
     def _reading(self) -> AbstractAsyncContextManager[Any]:
         session = self._session
-        return self._connection(begin=not isinstance(session, StoreSession) or session.iftb_store_isolated)
+        begin = not isinstance(session, StoreSession) or session.iftb_store_isolated
+        return self._connection(begin=begin, writes=False)
 
     @asynccontextmanager
-    async def _connection(self, *, begin: bool = True) -> AsyncIterator[Any]:
+    async def _connection(self, *, begin: bool = True, writes: bool = True) -> AsyncIterator[Any]:
         """Yield the driver's connection, in the session's transaction, for this call alone; translate what is raised."""
         session = self._session
         async with joined(session) as pooled:
@@ -250,7 +260,7 @@ class PostgresDriver:
             begin = begin or driver.begins_reads
             if begin and adapter.isolation_level == "autocommit":
                 raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
-            with self._translated(driver):
+            with self._translated(driver, writes=writes):
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:

@@ -9,6 +9,7 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
+from iftb_store.schema.revision import OUR_TABLES
 from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
 
 _UNIQUE_VIOLATION, _CHECK_VIOLATION = "23505", "23514"
@@ -16,6 +17,10 @@ _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
 _UNTRANSLATABLE = "22P05"
 _INVALID_TEXT = "22021"
+_INSUFFICIENT_PRIVILEGE = "42501"
+# the functions of the server that raise the errors of policies: its words are in the server's language
+_OF_POLICIES = ("ExecWithCheckOptions", "check_enable_rls")
+_OURS = re.compile(rf"\b(?:{'|'.join(OUR_TABLES)})\b")
 _ENCODING = re.compile(r"\b[A-Z][A-Z0-9]{2,}(?:_[A-Z0-9_]+)?\b")
 _BYTE = re.compile(r"\b0x([0-9a-f]{2})\b")
 _CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -26,6 +31,10 @@ _MEANING = {
     "28P01": "the password was refused",
     "28000": "the server refuses this user",
     "3D000": "the database does not exist",
+    "3F000": (
+        "no schema has been selected to create in: the search_path names none that is there and that this role may use; make "
+        "one, or as its owner: GRANT USAGE, CREATE ON SCHEMA … TO …"
+    ),
     "40001": "the transaction conflicts with a concurrent one (serialization failure); run it again",
     "40P01": "the transaction was ended to resolve a deadlock; run it again",
     "53100": "the server's disk is full",
@@ -45,6 +54,7 @@ _TRANSIENT = frozenset(
 #: In answer to a COMMIT these say nothing of its outcome; the first two never do.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
+_GRANT = "work as a role that has this right, or let the owner GRANT it to this one"
 #: A prepared statement is not there, or is there already.
 _PREPARED = frozenset(("26000", "42P05"))
 
@@ -102,10 +112,29 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
+    if state == _INSUFFICIENT_PRIVILEGE:
+        by_policy = error.server_source_function in _OF_POLICIES
+        remedy = "connect as the owner of the tables, or as a role with BYPASSRLS" if by_policy else _GRANT
+        return operational_error(f"{message}; {remedy}", error)
     if state in _PREPARED:
         return operational_error(f"{message}; {REMEDY}", error)
     transient = state in _TRANSIENT or (state == PGBOUNCER and passes(message))
     return operational_error(_MEANING.get(state, message), error, transient=transient)
+
+
+def denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, writes: bool) -> OperationalError | None:
+    """Return the error that says what a role is to be granted for a statement of ours; None if no right to a table is missing.
+
+    Args:
+        error: what was raised.
+        role: quoted as SQL.
+        writes: whether rows were to be written.
+    """
+    table = None if error.server_source_function in _OF_POLICIES else _OURS.search(str(error))
+    if table is None:
+        return None
+    rights = "SELECT, INSERT, UPDATE, DELETE" if writes else "SELECT"
+    return operational_error(f"{error}; as the owner: GRANT {rights} ON {table[0]} TO {role}", error)
 
 
 def _untranslatable(message: str) -> str:

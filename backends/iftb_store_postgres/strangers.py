@@ -5,14 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from iftb_store.schema.revision import OUR_TABLES, not_a_table
+from iftb_store.errors import operational_error
+from iftb_store.relational import Hidden, describe
+from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, not_a_table
 
-#: The kind of each of our names, as the search_path resolves it; names that are not there are left out.
+_NAMES = ", ".join(f"'{name}'" for name in OUR_TABLES)
+
+#: The kind of each of our names, as the search_path resolves it, and whether this role may read it; names that are not there
+#: are left out. A name that only stands in a schema of the search_path which this role may not use has that schema for its kind:
+#: PostgreSQL looks it up as if neither were there.
 KINDS = f"""
-    SELECT relname::pg_catalog.text, relkind::pg_catalog.text FROM pg_catalog.pg_class
+    WITH entries AS (
+        SELECT (pg_catalog.regexp_matches(
+            pg_catalog.current_setting('search_path'), '"(?:[^"]|"")*"|[^,"[:space:]]+', 'g'))[1] AS entry
+    ), path AS (
+        SELECT CASE WHEN entry OPERATOR(pg_catalog.~) '^"?[$]user"?$' THEN current_user::pg_catalog.text
+            WHEN pg_catalog.left(entry, 1) OPERATOR(pg_catalog.=) '"'
+            THEN pg_catalog.replace(pg_catalog.substr(entry, 2, pg_catalog.length(entry) OPERATOR(pg_catalog.-) 2), '""', '"')
+            ELSE pg_catalog.lower(entry) END AS name
+        FROM entries
+    )
+    SELECT relname::pg_catalog.text, relkind::pg_catalog.text, '' AS schema,
+        pg_catalog.has_any_column_privilege(oid, 'SELECT') AS readable,
+        pg_catalog.quote_ident(current_user::pg_catalog.text) AS role
+    FROM pg_catalog.pg_class
     WHERE oid OPERATOR(pg_catalog.=) ANY (
-        ARRAY[{", ".join(f"pg_catalog.to_regclass('{name}')" for name in OUR_TABLES)}]::pg_catalog.oid[]
-    )"""
+        ARRAY[{", ".join(f"pg_catalog.to_regclass('{name}')" for name in OUR_TABLES)}]::pg_catalog.oid[])
+    UNION
+    SELECT relname::pg_catalog.text, '', pg_catalog.quote_ident(nspname::pg_catalog.text), FALSE,
+        pg_catalog.quote_ident(current_user::pg_catalog.text)
+    FROM path JOIN pg_catalog.pg_namespace ON nspname::pg_catalog.text OPERATOR(pg_catalog.=) path.name
+    JOIN pg_catalog.pg_class ON relnamespace OPERATOR(pg_catalog.=) pg_namespace.oid
+    WHERE relname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{_NAMES}]::pg_catalog.text[])
+        AND relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p']::pg_catalog.text[])
+        AND NOT pg_catalog.has_schema_privilege(pg_namespace.oid, 'USAGE')
+        AND pg_catalog.to_regclass(relname::pg_catalog.text) IS NULL
+    ORDER BY 1"""
 
 _TABLES = ("r", "p")
 _WORDS = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence", "i": "index", "I": "index", "c": "type"}
@@ -23,9 +51,18 @@ def tables_among(rows: Iterable[Any]) -> set[str]:
 
     Raises:
         SchemaError: one is something else.
+        OperationalError: one lies in a schema that this role may not use, or it may not read the version's.
     """
-    kinds = {str(name): str(kind) for name, kind in rows}
-    for name, kind in kinds.items():
-        if kind not in _TABLES:
+    found = list(rows)
+    hidden = [Hidden("usage", name, schema, role) for name, _, schema, _, role in found if schema]
+    hidden += [
+        Hidden("select", name, "", role)
+        for name, _, schema, readable, role in found
+        if name == VERSION_TABLE and not (schema or readable)
+    ]
+    for name, kind, schema, *_ in found:
+        if not schema and kind not in _TABLES:
             raise not_a_table(name, _WORDS.get(kind, f"relation of the kind {kind}"))
-    return set(kinds)
+    if hidden:
+        raise operational_error(describe(hidden))
+    return {name for name, *_ in found}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -17,9 +18,13 @@ from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
+from iftb_store.transfer.access import hidden_rows
 from iftb_store.values.checks import SEVERITIES
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
+
+T = TypeVar("T")
 
 # figures that are quotients have 18 places; a person wants fewer
 _PLACES = 8
@@ -61,7 +66,7 @@ def gaps(
         found = await repository.get_gaps(*series, exchange, start=first, end=last)
         return found, [] if found else await repository.get_latest(*series, 1, exchange)
 
-    found, newest = run(url, find)
+    found, newest = _read(url, BARS, find)
     holes = [(before, after, _missing(before, after, series[1])) for before, after in found]
     if as_json:
         json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in holes])
@@ -84,7 +89,7 @@ def latest(
 ) -> None:
     """Show the newest candles of a series, newest first."""
     url, series = url_and_series(url, symbol, timeframe)
-    bars = run(url, lambda db: OHLCVRepository(db).get_latest(*series, limit, exchange))
+    bars = _read(url, BARS, lambda db: OHLCVRepository(db).get_latest(*series, limit, exchange))
     if as_json:
         json_out(bars)
     elif bars:
@@ -109,7 +114,7 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Show the figures of the trades that were realized lately."""
-    figures = run(url, lambda db: TradeRepository(db).get_statistics(days, exchange))
+    figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
         json_out(figures)
     else:
@@ -118,7 +123,7 @@ def stats(
 
 def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = False) -> None:
     """Show the open positions, oldest first."""
-    found = run(url, lambda db: PositionRepository(db).get_open_positions(exchange))
+    found = _read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
     if as_json:
         json_out(found)
     elif found:
@@ -151,7 +156,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    found = run(url, lambda db: SystemEventRepository(db).get_recent_events(severity, limit))
+    found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(severity, limit))
     if as_json:
         json_out(found)
     elif found:
@@ -172,6 +177,18 @@ def statistics_table(figures: TradeStatistics) -> None:
         ("profit_factor", number(figures.profit_factor, _PLACES) or "none (no losses)"),
     ]
     table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
+
+
+def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
+    """Return what a query of a table finds; warn if rows are hidden from this role, as they are no absent ones."""
+
+    async def read(db: DatabaseManager) -> T:
+        found = await work(db)
+        if hidden := await hidden_rows(db, [table]):
+            say(f"warning: {hidden}", stderr=True)
+        return found
+
+    return run(url, read)
 
 
 def _none_of(series: tuple[str, str], exchange: str) -> str:

@@ -23,7 +23,7 @@ from iftb_store.relational.sessions import (
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
-from iftb_store.schema.visibility import describe, find_hidden, obstacles
+from iftb_store.schema.visibility import Hidden, describe, find_hidden, obstacles
 
 __all__ = [
     "DISCONNECTED",
@@ -31,6 +31,7 @@ __all__ = [
     "EngineBackend",
     "FairSemaphore",
     "Flavor",
+    "Hidden",
     "Migrated",
     "OpenSessions",
     "RelationalStores",

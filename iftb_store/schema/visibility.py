@@ -8,8 +8,9 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-#: policies: rows are hidden from other roles; row security: from this one. inserts: only where they are asked for.
-HiddenKind = Literal["policies", "row security", "select", "insert", "detached partition", "foreign partition"]
+#: policies: rows are hidden from other roles; row security: from this one. inserts: only where they are asked for. usage: of the
+#: table's schema, without which PostgreSQL looks its names up as if they were not there.
+HiddenKind = Literal["policies", "row security", "usage", "select", "insert", "detached partition", "foreign partition"]
 _REPORTED: tuple[HiddenKind, ...] = ("policies", "insert")
 
 # A partition that is being detached is not read any more, though it is still the table's. The column came with PostgreSQL 14.
@@ -53,9 +54,9 @@ class Hidden:
     """Why a role is shown a part of a table's rows, or none.
 
     Attributes:
-        kind: see `FileKind`.
+        kind: see `HiddenKind`.
         table: the table's name.
-        part: a partition, quoted as SQL; empty where it is the whole table.
+        part: a partition, or the schema, quoted as SQL; empty where it is the whole table.
         role: the role, quoted as SQL.
     """
 
@@ -70,6 +71,7 @@ class Hidden:
         return {
             "policies": f"{self.table} has row-level security: roles that its policies hold for are shown a part of its rows",
             "row security": f"row-level security shows the role {self.role} only a part of the rows of {self.table}",
+            "usage": f"the role {self.role} may not use the schema {self.part}, which holds {self.table}",
             "select": f"the role {self.role} may not read {self.table}",
             "insert": f"the role {self.role} may not insert into {self.table}",
             "detached partition": f"the partition {self.part} of {self.table} is being detached, and its rows are not read",
@@ -82,6 +84,7 @@ class Hidden:
         return {
             "policies": "work that needs all rows belongs to the owner of the tables or to a role with BYPASSRLS",
             "row security": "connect as the owner of the tables, or as a role with BYPASSRLS",
+            "usage": f"as the schema's owner: {self.statement}",
             "select": f"as the owner: {self.statement}",
             "insert": f"as the owner: {self.statement}",
             "detached partition": f"end that ({self.statement}), and attach it again if its rows belong to the table",
@@ -92,6 +95,7 @@ class Hidden:
     def statement(self) -> str:
         """The statement that changes it; empty where there is not one."""
         return {
+            "usage": f"GRANT USAGE ON SCHEMA {self.part} TO {self.role}",
             "select": f"GRANT SELECT ON {self.table} TO {self.role}",
             "insert": f"GRANT INSERT ON {self.table} TO {self.role}",
             "detached partition": f"ALTER TABLE {self.table} DETACH PARTITION {self.part} FINALIZE",

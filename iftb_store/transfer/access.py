@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
 from iftb_store.schema.table_spec import TableSpec
@@ -20,6 +22,16 @@ async def require_whole(session: Any, tables: Iterable[TableSpec], *, insert: bo
     backend = getattr(session, "iftb_store_backend", None)
     if isinstance(backend, SupportsWholeReads):
         await backend.require_whole(session, [table.name for table in tables], insert=insert)
+
+
+async def hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) -> str:
+    """Return why rows of tables that this role may read are hidden from it, and the remedy; empty if none are."""
+    async with db.get_session() as session:
+        try:
+            await require_whole(session, tables)
+        except OperationalError as error:
+            return str(error.orig)
+    return ""
 
 
 @asynccontextmanager

@@ -45,6 +45,7 @@ def status(conn: Connection) -> SchemaStatus:
         state=state_of(revision, bool(tables)),
         encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
         policies=tuple(one.table for one in hidden if one.kind == "policies"),
+        missing_rights=describe([one for one in hidden if one.kind == "insert" and one.table != VERSION_TABLE]),
     )
 
 

@@ -8,9 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url
 
-from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
-from iftb_store.testing.samples import hourly, trade
-from tests.security.rows import ROWS, execute
+from tests.security.rows import fill
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +24,7 @@ def reader(postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str
 @pytest.fixture
 async def owner(postgres_url: str, reader: str) -> str:
     """URL of a superuser, over tables with rows that the reader may read and write."""
-    async with DatabaseManager(postgres_url) as db:
-        await db.create_tables()
-        async with db.get_session() as session:
-            for number in range(ROWS):
-                await TradeRepository(session).insert(trade(trade_id=str(number)))
-            await OHLCVRepository(session).insert_many(hourly(ROWS))
-    await execute(
-        postgres_url,
-        f"GRANT USAGE ON SCHEMA public TO {reader};"
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {reader};"
-        f"GRANT UPDATE ON ALL SEQUENCES IN SCHEMA public TO {reader}",
-    )
+    await fill(postgres_url, reader)
     return postgres_url
 
 
