@@ -19,13 +19,13 @@ from iftb_store.errors import TransientError, URLError, operational_error
 from iftb_store.protocols import Capability, Encryption
 from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
 from iftb_store.schema.revision import VERSION_TABLE
-from iftb_store_postgres.connections import BoundedConnection, keep_alive, look_in_temporary_tables_last
+from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import Hidden, forget_variables, tls_problem
-from iftb_store_postgres.driver import PostgresDriver
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
 from iftb_store_postgres.poolers import ignored_parameters, refused_parameter
+from iftb_store_postgres.session import PostgresDriver
 from iftb_store_postgres.strangers import KINDS, tables_among
 from iftb_store_postgres.tls import SYSTEM, check_system_authorities, read_encryption, system_context, warn_of_plaintext
 

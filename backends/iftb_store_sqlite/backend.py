@@ -40,8 +40,8 @@ from iftb_store.relational import (
 from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.connection import Driver, begin
-from iftb_store_sqlite.driver import SQLiteDriver
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
+from iftb_store_sqlite.session import SQLiteDriver
 from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
 from iftb_store_sqlite.strangers import refuse_foreign_objects
 

@@ -87,3 +87,23 @@ def begin(connection: sqlite3.Connection) -> None:
         connection.begin()
     else:
         connection.execute("BEGIN IMMEDIATE")
+
+
+def savepoint(connection: sqlite3.Connection) -> None:
+    """Begin a savepoint, and the transaction that writes if none is open."""
+    if not connection.in_transaction:
+        begin(connection)
+    connection.execute("SAVEPOINT iftb_store")
+
+
+def release(connection: sqlite3.Connection) -> None:
+    """Keep what was done since the savepoint."""
+    connection.execute("RELEASE iftb_store")
+
+
+def undo(connection: sqlite3.Connection) -> None:
+    """Roll back to the savepoint and end it."""
+    # the transaction may be gone already, or the savepoint released before a cancellation came
+    with suppress(sqlite3.OperationalError):
+        connection.execute("ROLLBACK TO iftb_store")
+        connection.execute("RELEASE iftb_store")
