@@ -33,7 +33,7 @@ _MOST_MEMORY = 48 * _MEBIBYTE
 _READER = """
 import json, resource, sys
 from pathlib import Path
-from iftb_store.klines import DumpError, KlineDump
+from iftb_store.files.readers.binance import DumpError, KlineDump
 from iftb_store.errors import StoreError
 
 def peak():

@@ -42,8 +42,8 @@ from pathlib import Path
 import pyarrow.csv, pyarrow.parquet
 from iftb_store.errors import StoreError
 from iftb_store.files.candles import Candles
-from iftb_store.files.hints import Hints
-from iftb_store.files.importing import Batches, Source
+from iftb_store.files.options import Hints
+from iftb_store.files.import_ import Batches, Source
 from iftb_store.files.rows import whole_rows
 
 def peak():
