@@ -10,8 +10,8 @@ import secrets
 
 import pytest
 
-import iftb_store_postgres.copying
-import iftb_store_sqlite.driver
+import iftb_store_postgres.bars
+import iftb_store_sqlite.session
 from iftb_store.testing.machine import compare_with_model
 from tests.faults.rounds import SOAK, rounds
 from tests.faults.tally import Tally
@@ -27,8 +27,8 @@ def test_any_programme_gives_on_every_engine_what_the_model_gives(
 ) -> None:
     if part % 2:
         # the ways of long batches: COPY and a staging table, a savepoint around chunks
-        monkeypatch.setattr(iftb_store_postgres.copying, "FEW", 1)
-        monkeypatch.setattr(iftb_store_sqlite.driver, "CHUNK", 1)
+        monkeypatch.setattr(iftb_store_postgres.bars, "FEW", 1)
+        monkeypatch.setattr(iftb_store_sqlite.session, "CHUNK", 1)
     urls = {"PostgreSQL": postgres_url, "SQLite": sqlite_url, "DuckDB": duckdb_url}
     count = rounds("random programme") // PARTS
     # a soak looks elsewhere each time

@@ -21,8 +21,8 @@ from iftb_store import (
     TradeRepository,
 )
 from iftb_store.relational import RelationalStores, Row, Statement
-from iftb_store_postgres.driver import PostgresDriver
-from iftb_store_sqlite.driver import SQLiteDriver
+from iftb_store_postgres.session import PostgresDriver
+from iftb_store_sqlite.session import SQLiteDriver
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SYMBOLS = ("ADAUSDT", "BTCUSDT", "ETHUSDT", "NEARUSDT", "XRPUSDT")

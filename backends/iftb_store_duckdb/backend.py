@@ -35,10 +35,10 @@ from iftb_store_duckdb.connection import Database
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.errors import mapped
 from iftb_store_duckdb.files import SpillFolder, create_log
-from iftb_store_duckdb.options import Options, parse_options
+from iftb_store_duckdb.records import DuckDBStores
 from iftb_store_duckdb.session import DuckDBSession
-from iftb_store_duckdb.stores import DuckDBStores
 from iftb_store_duckdb.strangers import refuse_foreign_objects
+from iftb_store_duckdb.url import Options, parse_options
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from iftb_store.values.display import shown
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private
 from iftb_store_duckdb.opening import connect_closed
-from iftb_store_duckdb.options import Options
+from iftb_store_duckdb.url import Options
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere
 from iftb_store_duckdb.files import create_log, create_private, refuse_foreign
 from iftb_store_duckdb.locks import write_lock
 from iftb_store_duckdb.opening import connect_closed
-from iftb_store_duckdb.options import Options
 from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
+from iftb_store_duckdb.url import Options
 
 _RETRY_OPEN = 0.05
 _ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name = system.main.current_database()"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from iftb_store_duckdb.options import Options
+from iftb_store_duckdb.url import Options
 
 # known before the file is: one that is no DuckDB's would have an extension fetched to look into it
 _CONFIG = {

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store_postgres.arrow import pieces
-from iftb_store_postgres.copying import changed, savepoint, send
+from iftb_store_postgres.bars import changed, savepoint, send
 
 # keys of one DELETE
 _KEYS = 10_000

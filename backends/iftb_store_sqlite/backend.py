@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-from urllib.parse import quote
 
-import aiosqlite
 from sqlalchemy import URL, Connection, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from iftb_store.errors import URLError, operational_error
+from iftb_store.errors import operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import (
     EngineBackend,
     RelationalStores,
-    StorePool,
     before_write,
     blame_parent,
     check_own_lock,
@@ -39,19 +33,18 @@ from iftb_store.relational import (
 )
 from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
-from iftb_store_sqlite.connection import Driver, begin
-from iftb_store_sqlite.driver import SQLiteDriver
+from iftb_store_sqlite.connection import Driver, Pool, StoreConnection, begin, configure
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
-from iftb_store_sqlite.storage import Version, cannot_be_written, refused, require_no_log, version_of
+from iftb_store_sqlite.session import SQLiteDriver
+from iftb_store_sqlite.storage import cannot_be_written, refused, require_no_log, version_of
 from iftb_store_sqlite.strangers import refuse_foreign_objects
+from iftb_store_sqlite.url import parse_options
 
 T = TypeVar("T")
 
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
-# bytes; four times the log at which SQLite brings it into the file
-_LOG_LIMIT = 16 << 20
 
 
 class SQLiteBackend(EngineBackend):
@@ -78,18 +71,10 @@ class SQLiteBackend(EngineBackend):
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         super().__init__()
-        if url.host or url.username or url.password or url.port:
-            raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
-        unknown = set(url.query) - set(_OPTIONS)
-        if unknown:
-            raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
-        self._memory = url.database in (None, "", ":memory:")
-        self._path = os.fspath(Path(url.database or "").absolute())
-        self._mode = _mode(url)
-        self._target = ":memory:" if self._memory else f"file:{quote(self._path)}?mode={self._mode}"
+        self._options = parse_options(url)
+        self._path = self._options.path
+        self._memory = self._options.in_memory
         self.write_lock = f"memory {id(self)}" if self._memory else os.path.realpath(self._path)
-        self._timeout = _seconds(url)
-        self._cache = _cache(url)
         self._pool = (
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
         )
@@ -100,7 +85,7 @@ class SQLiteBackend(EngineBackend):
         engine = create_async_engine(
             "sqlite+aiosqlite://",
             async_creator=self._opening(self._open),
-            poolclass=_Pool,
+            poolclass=Pool,
             echo=self._echo,
             hide_parameters=True,
             **self._pool,
@@ -184,23 +169,23 @@ class SQLiteBackend(EngineBackend):
         if not self._memory:
             self._create_file()
         try:
-            return await self._opened(self._target)
+            return await self._opened(self._options.target)
         except RAISED as error:
             if self._memory or not cannot_be_written(self._path, error):
                 raise translate(error) from error
-            if self._mode != "ro":
+            if self._options.mode != "ro":
                 raise refused(self._path, error) from error
             require_no_log(self._path, error)
             version = version_of(self._path)
         try:
-            connection = await self._opened(f"{self._target}&immutable=1")
+            connection = await self._opened(f"{self._options.target}&immutable=1")
         except RAISED as error:
             raise translate(error) from error
         connection.read_as = (self._path, version)
         return connection
 
-    async def _opened(self, target: str) -> _Connection:
-        opening = _Connection(partial(self._connect, target), iter_chunk_size=64)
+    async def _opened(self, target: str) -> StoreConnection:
+        opening = StoreConnection(partial(self._connect, target), iter_chunk_size=64)
         opening.write_lock = self.write_lock
         # a connection that nobody closes must not keep the process alive
         opening._thread.daemon = True
@@ -220,10 +205,12 @@ class SQLiteBackend(EngineBackend):
     async def _configured(self, connection: Any) -> None:
         """Set up a connection; while another one writes a file without a write-ahead log, SQLite refuses the switch to it."""
         now = asyncio.get_running_loop().time
-        deadline = now() + self._timeout
+        deadline = now() + self._options.timeout
         while True:
             try:
-                await connection._execute(_configure, connection._conn, self._mode, self._cache, self._timeout)
+                await connection._execute(
+                    configure, connection._conn, self._options.mode, self._options.cache, self._options.timeout
+                )
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now() >= deadline:
@@ -235,7 +222,7 @@ class SQLiteBackend(EngineBackend):
         return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=Driver)
 
     def _create_file(self) -> None:
-        if self._mode != "rwc":
+        if self._options.mode != "rwc":
             return
         try:
             # where a link leads, or SQLite would make that file by the umask
@@ -249,125 +236,6 @@ class SQLiteBackend(EngineBackend):
 async def _ended(work: asyncio.Future[Any]) -> None:
     with suppress(Stopped, sqlite3.Error, OSError):
         await work
-
-
-class _Pool(StorePool):
-    """Gives no connection out whose thread has ended, or whose immutable file has changed since it was opened."""
-
-    def _look(self, record: ConnectionPoolEntry) -> None:
-        adapter: Any = record.dbapi_connection
-        driver = adapter.driver_connection
-        if not driver._thread.is_alive() or driver.is_outdated():
-            raise DisconnectionError
-        # SQLAlchemy's belongs to the event loop in which tasks last waited for it
-        adapter._execute_mutex = asyncio.Lock()
-
-    def _settle(self, record: ConnectionPoolEntry) -> None:
-        adapter: Any = record.dbapi_connection
-        # a stream that was left would show its old snapshot to the next session
-        adapter.run_async(_close_cursors)
-        driver = adapter.driver_connection
-        driver.forget_loss()
-        if driver.in_transaction:
-            # its COMMIT was refused, and SQLAlchemy rolls none back after that
-            record.invalidate()
-
-
-class _Connection(aiosqlite.Connection):
-    """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
-
-    write_lock: Hashable = None
-
-    # what a cancelled task has left in the thread may begin one yet
-    _left_alone = False
-    # whether SQLite has rolled a transaction back with an interrupted write, which an application's session would not know
-    _lost = False
-    #: The path and the version of a file that is read as immutable.
-    read_as: tuple[str, Version | None] | None = None
-
-    def is_outdated(self) -> bool:
-        """Whether the file was taken for one that does not change, and has changed."""
-        if self.read_as is None:
-            return False
-        path, version = self.read_as
-        return version is None or version_of(path) != version
-
-    @property
-    def in_transaction(self) -> bool:
-        try:
-            return self._connection is not None and self._connection.in_transaction
-        except sqlite3.ProgrammingError:
-            # its thread has just closed it
-            return False
-
-    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        had_begun = self.in_transaction
-        try:
-            return await self._execute_to_end(fn, *args, **kwargs)
-        except asyncio.CancelledError:
-            await self._stop_thread()
-            self._lost = had_begun and not self.in_transaction
-            raise
-
-    async def _stop_thread(self) -> None:
-        """Interrupt what the thread runs until it has let go of the connection, whose transaction is known only then."""
-        self._left_alone = False
-        stopped = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((stopped, lambda: None))
-        while not stopped.done():
-            self.interrupt_thread()
-            # cancelled once more meanwhile, the task is as cancelled as before
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([stopped], timeout=_AGAIN)
-
-    async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # its thread ends where it has an answer for an event loop that was closed meanwhile
-        if not self._running or self._connection is None or not self._thread.is_alive():
-            raise sqlite3.ProgrammingError("the connection was closed")
-        try:
-            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            self._left_alone = True
-            raise
-
-    def interrupt_thread(self) -> None:
-        """Stop what the thread may be running: a cancelled task, and all that follows, would wait for its end."""
-        with suppress(sqlite3.ProgrammingError):
-            if self._connection is not None:
-                self._connection.interrupt()
-
-    async def commit(self) -> None:
-        if self._lost:
-            raise sqlite3.OperationalError("nothing was committed: the transaction was rolled back when a call was cancelled")
-        if self.in_transaction or self._left_alone:
-            self._left_alone = False
-            await self._execute_to_end(self._conn.commit)
-
-    def forget_loss(self) -> None:
-        """Let the next session begin anew."""
-        self._lost = False
-
-    async def rollback(self) -> None:
-        self.forget_loss()
-        if self.in_transaction or self._left_alone:
-            self._left_alone = False
-            await self._execute_to_end(self._conn.rollback)
-
-
-def _configure(connection: Driver, mode: str, cache: int, timeout: float) -> None:
-    # before the schema is read: what a stranger's file defines may call no function that could do more than compute
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute("PRAGMA foreign_keys = ON")
-    # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
-    connection.execute(f"PRAGMA cache_size = -{cache}")
-    if mode != "ro":
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        # a log that grew while a reader stayed open would keep its size
-        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-    connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
-    connection.patience = timeout
 
 
 def _begin_before_writes(
@@ -394,11 +262,6 @@ def _begin_before_writes(
         raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
 
 
-async def _close_cursors(connection: Any) -> None:
-    if connection._connection is not None and connection._connection.has_cursors():
-        await connection._execute_to_end(connection._conn.close_cursors)
-
-
 async def _begin(connection: Any) -> None:
     await connection._execute(begin, connection._conn)
 
@@ -413,29 +276,3 @@ def _transaction_is_gone(connection: Connection, error: BaseException) -> bool:
         return True
     driver = connection.connection.driver_connection
     return driver is None or not driver.in_transaction
-
-
-def _mode(url: URL) -> str:
-    mode = url.query.get("mode", "rwc")
-    if mode not in _MODES:
-        raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
-    return str(mode)
-
-
-def _cache(url: URL) -> int:
-    """Return how many KiB of pages a connection may keep."""
-    given = url.query.get("cache_size", "65536")
-    if not re.fullmatch(r"[1-9]\d{0,8}", str(given), re.ASCII):
-        raise URLError(f"cache_size must be a number of KiB, at least 1, in the SQLite URL, not {str(given)[:20]!r}")
-    return int(str(given))
-
-
-def _seconds(url: URL) -> float:
-    given = url.query.get("timeout", url.query.get("busy_timeout", "30"))
-    try:
-        seconds = float(str(given))
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise URLError(f"timeout must be seconds between 0 and 3600 in the SQLite URL, not {str(given)[:20]!r}")
-    return seconds

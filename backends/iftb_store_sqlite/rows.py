@@ -13,7 +13,7 @@ from iftb_store.batches.arrow import DECIMAL, TIME, plain_texts
 from iftb_store.batches.bars import CHUNK
 from iftb_store.batches.gc_pause import paused
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store_sqlite.columns import optional
+from iftb_store_sqlite.bars import optional
 
 # as for bars: rows of one statement
 _ROWS = 200

@@ -98,7 +98,7 @@ _POSTGRESQL = Engine(
         "time": "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
         "json": "json_typeof({}) NOT IN ('object', 'null')",
     },
-    # of pg_catalog's own operators and functions, see `iftb_store_postgres.driver.PostgresDriver`
+    # of pg_catalog's own operators and functions, see `iftb_store_postgres.session.PostgresDriver`
     microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
     month=(
         "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"

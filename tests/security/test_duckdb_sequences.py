@@ -13,7 +13,7 @@ import pytest
 
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.options import Options
+from iftb_store_duckdb.url import Options
 from tests.filled import fill
 
 ATTACK = "x; CREATE TABLE owned AS SELECT 42 AS a; --"

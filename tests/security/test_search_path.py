@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-import iftb_store_postgres.copying
+import iftb_store_postgres.bars
 from iftb_store import DatabaseManager, OHLCVRepository, SchemaError, TradeRepository
 from iftb_store.doctor import examine
 from iftb_store.registry import stores_of
@@ -121,7 +121,7 @@ async def migrate(url: str) -> None:
 @pytest.mark.parametrize("few", [300, 1])
 def test_any_programme_calls_nothing_that_others_planted(filled: Trapped, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # the ways of long batches, too: COPY and a staging table
-    monkeypatch.setattr(iftb_store_postgres.copying, "FEW", few)
+    monkeypatch.setattr(iftb_store_postgres.bars, "FEW", few)
     compare_with_model({"PostgreSQL among traps": filled.url}, examples=6, seed=few)
 
 

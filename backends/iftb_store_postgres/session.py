@@ -36,7 +36,8 @@ from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import trimmed
-from iftb_store_postgres import copying, reading
+from iftb_store_postgres import bars as bulk
+from iftb_store_postgres import reading
 from iftb_store_postgres.errors import denied, translate
 from iftb_store_postgres.strangers import KINDS, tables_among
 
@@ -134,32 +135,32 @@ class PostgresDriver:
         async with self._connection() as connection:
             if not savepoint:
                 return await _fetch(connection, statement.sql, args)
-            async with copying.savepoint(connection, "iftb_store"):
+            async with bulk.savepoint(connection):
                 return await _fetch(connection, statement.sql, args)
 
     async def insert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.insert_many."""
         self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
-        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
-            await copying.insert(connection, batch)
+        async with self._connection() as connection, bulk.savepoint(connection):
+            await bulk.insert(connection, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.upsert_many."""
         self._logger.info("upsert into ohlcv [%d bars]", len(batch))
-        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
-            await copying.upsert(connection, batch)
+        async with self._connection() as connection, bulk.savepoint(connection):
+            await bulk.upsert(connection, batch)
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
         """See OHLCVStore.upsert_counted."""
         self._logger.info("upsert into ohlcv, counted [%d bars]", len(batch))
-        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
-            return await copying.upsert_counted(connection, batch)
+        async with self._connection() as connection, bulk.savepoint(connection):
+            return await bulk.upsert_counted(connection, batch)
 
     async def change(self, statement: Statement, args: Row) -> int:
         """Run one writing statement; return how many rows it changed."""
         self._logger.info("%s", statement.sql)
         async with self._connection() as connection:
-            return copying.changed(await connection.execute(statement.sql, *args))
+            return bulk.changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
@@ -197,7 +198,7 @@ class PostgresDriver:
         from iftb_store_postgres import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
-        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+        async with self._connection() as connection, bulk.savepoint(connection):
             await whole.write_rows(connection, table, rows)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
@@ -206,7 +207,7 @@ class PostgresDriver:
         from iftb_store_postgres import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
-        async with self._connection() as connection, copying.savepoint(connection, "iftb_store"):
+        async with self._connection() as connection, bulk.savepoint(connection):
             return await whole.delete_rows(connection, table, rows)
 
     @contextmanager

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch, BarColumns
-from iftb_store.batches.gc_pause import age, paused
-from iftb_store.errors import SchemaError, operational_error, readable
+from iftb_store.batches.bars import CHUNK, BarBatch
+from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import (
@@ -42,8 +40,8 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import from_sortable, to_sortable
-from iftb_store_sqlite.columns import to_bars, to_rows
-from iftb_store_sqlite.connection import begin
+from iftb_store_sqlite.bars import INSERTER, KEEPER, UPSERTER, BarWriter, fetch_bars, write_next, write_whole
+from iftb_store_sqlite.connection import begin, release, savepoint, undo
 from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.strangers import refuse_foreign_objects
 from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
@@ -52,29 +50,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-
-_COLUMNS = ", ".join((*BarColumns._fields, "created_at"))
-_VALUES = ", ".join(VALUES)
-_WIDTH = len(BarColumns._fields) + 1
-_ROW = f"({', '.join('?' * _WIDTH)})"
-_INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES {{rows}}"
-_UPSERT = f"""{_INSERT} ON CONFLICT ({", ".join(KEY)}) DO UPDATE
-    SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in VALUES)})
-    WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in VALUES)})"""
-_KEEP = f"{_INSERT} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
-# rows of one statement: a third less time than a statement for each
-_ROWS = 200
-
-
-@dataclass(frozen=True)
-class _BarWriter:
-    one: str
-    many: str
-
-
-_INSERTER, _UPSERTER, _KEEPER = (
-    _BarWriter(sql.format(rows=_ROW), sql.format(rows=", ".join([_ROW] * _ROWS))) for sql in (_INSERT, _UPSERT, _KEEP)
-)
 
 _MONTH = "(CAST(strftime('%Y', {0}) AS INTEGER) * 12 + CAST(strftime('%m', {0}) AS INTEGER))"
 # SQLite's division cuts toward zero; the remainder brings times before 1970 down to their own second
@@ -120,7 +95,7 @@ class SQLiteDriver:
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""
         self._logger.info("%s", statement.sql)
-        return await self._run(_fetch_bars, statement.sql, args)
+        return await self._run(fetch_bars, statement.sql, args)
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query; outside a transaction it sees the last committed state."""
@@ -134,18 +109,18 @@ class SQLiteDriver:
 
     async def insert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.insert_many."""
-        await self._write_bars(_INSERTER, batch)
+        await self._write_bars(INSERTER, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
         """See OHLCVStore.upsert_many; SQLite has one writer at a time, so the order cannot deadlock."""
-        await self._write_bars(_UPSERTER, batch)
+        await self._write_bars(UPSERTER, batch)
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
         """See OHLCVStore.upsert_counted: what is not stored is inserted first; then nothing of it differs."""
         counts = [0, 0, 0]
         async with self._savepoint() as connection:
             counts[0] = await connection.run(_changes)
-            for step, writer in enumerate((_KEEPER, _UPSERTER), 1):
+            for step, writer in enumerate((KEEPER, UPSERTER), 1):
                 await self._write_chunks(connection, writer, batch)
                 counts[step] = await connection.run(_changes)
         return counts[1] - counts[0], counts[2] - counts[1]
@@ -209,29 +184,29 @@ class SQLiteDriver:
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
         return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
-    async def _write_bars(self, writer: _BarWriter, batch: BarBatch) -> None:
+    async def _write_bars(self, writer: BarWriter, batch: BarBatch) -> None:
         self._logger.info("%s [%d bars]", writer.one, len(batch))
         if len(batch) <= CHUNK:
-            await self._run(_write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
+            await self._run(write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
             return
         async with self._savepoint() as connection:
             await self._write_chunks(connection, writer, batch)
 
-    async def _write_chunks(self, connection: _InTurn, writer: _BarWriter, batch: BarBatch) -> None:
+    async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> None:
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
         # a hop for each chunk, as what runs in the thread cannot be cancelled
-        while await connection.run(_write_next, writer, chunks, created_at, writes=True):
+        while await connection.run(write_next, writer, chunks, created_at, writes=True):
             pass
 
     @asynccontextmanager
     async def _savepoint(self) -> AsyncIterator[_InTurn]:
         async with self._in_turn() as connection:
-            await connection.run(_savepoint, writes=True)
+            await connection.run(savepoint, writes=True)
             try:
                 yield connection
-                await connection.run(_release, writes=True)
+                await connection.run(release, writes=True)
             except BaseException:
-                await uncancelled(connection.run(_undo))
+                await uncancelled(connection.run(undo))
                 raise
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
@@ -318,17 +293,6 @@ def _fetch(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
     return connection.execute(sql, args).fetchall()
 
 
-def _fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLCVBar]:
-    cursor = connection.execute(sql, args)
-    bars: list[OHLCVBar] = []
-    with paused():
-        while rows := cursor.fetchmany(CHUNK):
-            with readable("ohlcv"):
-                bars += to_bars(rows)
-            age()
-    return bars
-
-
 def _write(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
     _begin(connection)
     return connection.execute(sql, args).fetchall()
@@ -341,47 +305,6 @@ def _change(connection: sqlite3.Connection, sql: str, args: Row) -> int:
 
 def _changes(connection: sqlite3.Connection) -> int:
     return connection.total_changes
-
-
-def _savepoint(connection: sqlite3.Connection) -> None:
-    _begin(connection)
-    connection.execute("SAVEPOINT iftb_store_bars")
-
-
-def _write_next(connection: sqlite3.Connection, writer: _BarWriter, chunks: Iterator[BarColumns], created_at: int) -> bool:
-    """Check and write the next chunk; False where there is none."""
-    with paused():
-        columns = next(chunks, None)
-        if columns is None:
-            return False
-        rows = to_rows(columns, created_at)
-        values = chain.from_iterable(rows)
-        for _ in range(len(rows) // _ROWS):
-            connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH)))
-        connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :])
-    return True
-
-
-def _release(connection: sqlite3.Connection) -> None:
-    connection.execute("RELEASE iftb_store_bars")
-
-
-def _undo(connection: sqlite3.Connection) -> None:
-    # the transaction may be gone already, or the savepoint released before a cancellation came
-    with suppress(sqlite3.OperationalError):
-        connection.execute("ROLLBACK TO iftb_store_bars")
-        connection.execute("RELEASE iftb_store_bars")
-
-
-def _write_whole(connection: sqlite3.Connection, writer: _BarWriter, chunks: Iterator[BarColumns], created_at: int) -> None:
-    """Write a batch of one chunk in one go: one thread hop, and nothing half done where the task is cancelled meanwhile."""
-    _savepoint(connection)
-    try:
-        _write_next(connection, writer, chunks, created_at)
-        _release(connection)
-    except BaseException:
-        _undo(connection)
-        raise
 
 
 def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:

@@ -1,18 +1,23 @@
-"""Bars to SQLite's rows and back, a column at a time: what runs once a value runs in C."""
+"""Bars written to SQLite and read from it, a column at a time: what runs once a value runs in C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import repeat
+from itertools import chain, islice, repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
-from iftb_store.batches.bars import BarColumns
+from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarColumns
+from iftb_store.batches.gc_pause import age, paused
+from iftb_store.errors import readable
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
 from iftb_store.schema.types import EPOCH, from_epoch_us
 from iftb_store.values.decimals import from_sortable, to_sortable
+from iftb_store_sqlite.connection import release, savepoint, undo
 
 _MICROSECOND = timedelta(microseconds=1)
 # by the place of the point; texts without one are left to to_sortable
@@ -20,6 +25,68 @@ _PREFIXES = [None, *map(chr, range(ord("a"), ord("a") + 20)), None]
 _DIGITS = itemgetter(slice(1, None))
 # below this a float holds every microsecond since the epoch well enough to be rounded to it
 _EXACT_AS_FLOAT = 2**52
+
+_COLUMNS = ", ".join((*BarColumns._fields, "created_at"))
+_VALUES = ", ".join(VALUES)
+_WIDTH = len(BarColumns._fields) + 1
+_ROW = f"({', '.join('?' * _WIDTH)})"
+_INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES {{rows}}"
+_UPSERT = f"""{_INSERT} ON CONFLICT ({", ".join(KEY)}) DO UPDATE
+    SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in VALUES)})
+    WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in VALUES)})"""
+_KEEP = f"{_INSERT} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
+# rows of one statement: a third less time than a statement for each
+_ROWS = 200
+
+
+@dataclass(frozen=True)
+class BarWriter:
+    """The statement for one bar and that for many."""
+
+    one: str
+    many: str
+
+
+INSERTER, UPSERTER, KEEPER = (
+    BarWriter(sql.format(rows=_ROW), sql.format(rows=", ".join([_ROW] * _ROWS))) for sql in (_INSERT, _UPSERT, _KEEP)
+)
+
+
+def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLCVBar]:
+    """Run a query whose columns are OHLCVBar's fields."""
+    cursor = connection.execute(sql, args)
+    bars: list[OHLCVBar] = []
+    with paused():
+        while rows := cursor.fetchmany(CHUNK):
+            with readable("ohlcv"):
+                bars += to_bars(rows)
+            age()
+    return bars
+
+
+def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> bool:
+    """Check and write the next chunk; False where there is none."""
+    with paused():
+        columns = next(chunks, None)
+        if columns is None:
+            return False
+        rows = to_rows(columns, created_at)
+        values = chain.from_iterable(rows)
+        for _ in range(len(rows) // _ROWS):
+            connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH)))
+        connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :])
+    return True
+
+
+def write_whole(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> None:
+    """Write a batch of one chunk in one go: one thread hop, and nothing half done where the task is cancelled meanwhile."""
+    savepoint(connection)
+    try:
+        write_next(connection, writer, chunks, created_at)
+        release(connection)
+    except BaseException:
+        undo(connection)
+        raise
 
 
 def to_rows(columns: BarColumns, created_at: int) -> list[Row]:

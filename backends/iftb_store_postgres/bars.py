@@ -188,7 +188,7 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
 
 
 @asynccontextmanager
-async def savepoint(connection: asyncpg.Connection, name: str) -> AsyncIterator[None]:
+async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") -> AsyncIterator[None]:
     """Undo what was done inside where it fails, and leave the transaction usable."""
     await connection.execute(f"SAVEPOINT {name}")
     try:

@@ -1,0 +1,123 @@
+"""The PostgreSQL URL: its options, checked before anything is connected."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import URL
+
+from iftb_store.errors import URLError
+from iftb_store_postgres.credentials import Hidden
+from iftb_store_postgres.tls import check_system_authorities
+
+# what asyncpg understands in its own URL
+_PASSED_ON = (
+    "host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword",
+    "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib",
+    "service", "servicefile",
+)  # fmt: skip
+_OWN = ("ssl", "connect_timeout", "statement_timeout", "statement_cache_size", "pool_timeout", "application_name", "search_path")
+_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+_DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
+# as strict as the driver's own parser of URLs is lax; with commas between several hosts
+_HOST = re.compile(r"[\w.:,-]+|[\da-fA-F.]*:[\da-fA-F:.]*%\w+")
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+# the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
+_GRACE = 5.0
+FOREVER = 86_400.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a PostgreSQL URL says.
+
+    Attributes:
+        dsn: the URL for asyncpg, without a password.
+        password: the role's.
+        key_password: that of the client's key.
+        clear_text: whether ``sslmode=disable`` was written: a password may then pass in clear text.
+        connect_timeout: seconds; 0 for none.
+        command_timeout: seconds that the client waits for a statement, longer than the server's own timeout.
+        pool_timeout: seconds to wait for a free connection.
+        cache_size: prepared statements that a connection keeps.
+        settings: what the server is told when a connection starts.
+    """
+
+    dsn: URL
+    password: Hidden
+    key_password: Hidden
+    clear_text: bool
+    connect_timeout: float
+    command_timeout: float
+    pool_timeout: float
+    cache_size: int
+    settings: dict[str, str]
+
+
+def parse_options(url: URL) -> Options:
+    """Read a URL.
+
+    Raises:
+        URLError: an unknown option, one given several times, or a value that an option does not take.
+    """
+    query = {name: value for name, value in url.query.items() if isinstance(value, str)}
+    if twice := sorted(set(url.query) - set(query)):
+        raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
+    unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
+    if unknown and ("password" in query or "sslpassword" in query):
+        # the rest of a password with an &, perhaps
+        raise URLError("an unknown option in the PostgreSQL URL; percent-encode & and = in a password")
+    if unknown:
+        known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
+        raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
+    if url.host and not _HOST.fullmatch(url.host):
+        raise URLError(
+            f"{url.host[:40]!a} is no host in the PostgreSQL URL; percent-encode @ : / ? # in the user and the password"
+        )
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise URLError(f"the port must lie between 1 and 65535 in the PostgreSQL URL, not {url.port}")
+    passed = {name: query[name] for name in _PASSED_ON if name in query}
+    if "ssl" in query:
+        passed["sslmode"] = {"true": "require", "false": "disable"}.get(query["ssl"].lower(), query["ssl"])
+    if passed.get("sslmode", "prefer") not in _SSLMODES:
+        raise URLError(f"sslmode must be one of {', '.join(_SSLMODES)}, not {passed['sslmode'][:20]!r}")
+    check_system_authorities(passed)
+    if passed.get("target_session_attrs", "any") not in _SESSION_ATTRS:
+        wrong = passed["target_session_attrs"][:20]
+        raise URLError(f"target_session_attrs must be one of {', '.join(_SESSION_ATTRS)}, not {wrong!r}")
+    statement_timeout = _duration(query.get("statement_timeout", "60s"), "statement_timeout")
+    settings = {
+        "application_name": query.get("application_name", "iftb-store"),
+        "statement_timeout": f"{round(statement_timeout * 1000)}",
+        "timezone": "UTC",
+    }
+    if "search_path" in query:
+        settings["search_path"] = query["search_path"]
+    # neither password stands in the DSN, which the driver's errors may quote and a traceback with variables would show
+    password, key_password = Hidden(passed.pop("password", None) or url.password or ""), Hidden(passed.pop("sslpassword", ""))
+    return Options(
+        dsn=URL.create("postgresql", url.username, None, url.host, url.port, url.database, passed),
+        password=password,
+        key_password=key_password,
+        clear_text=passed.get("sslmode") == "disable",
+        connect_timeout=_duration(query.get("connect_timeout", "10"), "connect_timeout"),
+        command_timeout=statement_timeout + min(statement_timeout, _GRACE) if statement_timeout else FOREVER,
+        pool_timeout=_duration(query.get("pool_timeout", "30"), "pool_timeout"),
+        cache_size=_number(query.get("statement_cache_size", "100"), "statement_cache_size"),
+        settings=settings,
+    )
+
+
+def _duration(given: str, name: str) -> float:
+    match = _DURATION.fullmatch(given.strip())
+    if match is None:
+        raise URLError(f"{name} must be a time like 500ms, 60s, 5min or a number of seconds, not {given[:20]!r}")
+    return int(match[1]) * _SECONDS[match[2] or "s"]
+
+
+def _number(given: str, name: str) -> int:
+    if not given.isdecimal() or len(given) > 6:
+        raise URLError(f"{name} must be a whole number, not {given[:20]!r}")
+    return int(given)

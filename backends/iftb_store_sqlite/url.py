@@ -1,0 +1,81 @@
+"""The SQLite URL: which file, how it is opened, how long another writer is waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+from iftb_store.errors import URLError
+
+_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
+_MODES = ("ro", "rw", "rwc")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an SQLite URL says.
+
+    Attributes:
+        in_memory: whether the database is in memory.
+        path: the absolute path of its file.
+        mode: ro, rw or rwc.
+        timeout: seconds to wait for another writer.
+        cache: KiB of pages that a connection may keep.
+    """
+
+    in_memory: bool
+    path: str
+    mode: str
+    timeout: float
+    cache: int
+
+    @property
+    def target(self) -> str:
+        """The file as SQLite takes it."""
+        return ":memory:" if self.in_memory else f"file:{quote(self.path)}?mode={self.mode}"
+
+
+def parse_options(url: URL) -> Options:
+    """Read a URL.
+
+    Raises:
+        URLError: it has a part that SQLite has no use for, an unknown option, or a value that an option does not take.
+    """
+    if url.host or url.username or url.password or url.port:
+        raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
+    unknown = set(url.query) - set(_OPTIONS)
+    if unknown:
+        raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
+    in_memory = url.database in (None, "", ":memory:")
+    return Options(in_memory, os.fspath(Path(url.database or "").absolute()), _mode(url), _seconds(url), _cache(url))
+
+
+def _mode(url: URL) -> str:
+    mode = url.query.get("mode", "rwc")
+    if mode not in _MODES:
+        raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
+    return str(mode)
+
+
+def _cache(url: URL) -> int:
+    """Return how many KiB of pages a connection may keep."""
+    given = url.query.get("cache_size", "65536")
+    if not re.fullmatch(r"[1-9]\d{0,8}", str(given), re.ASCII):
+        raise URLError(f"cache_size must be a number of KiB, at least 1, in the SQLite URL, not {str(given)[:20]!r}")
+    return int(str(given))
+
+
+def _seconds(url: URL) -> float:
+    given = url.query.get("timeout", url.query.get("busy_timeout", "30"))
+    try:
+        seconds = float(str(given))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise URLError(f"timeout must be seconds between 0 and 3600 in the SQLite URL, not {str(given)[:20]!r}")
+    return seconds
