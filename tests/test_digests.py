@@ -14,7 +14,7 @@ import pytest
 
 from iftb_store.batches.arrow import schema
 from iftb_store.models import SystemEvent
-from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, TableSpec
+from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, ColumnKind, TableSpec
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, full_bar, full_trade, hourly, trade
 from iftb_store.transfer.digests import Chunk, Digester, canonical_json, checksum
 
@@ -105,11 +105,11 @@ def test_a_checksum_does_not_depend_on_how_the_rows_come(step: int) -> None:
 
 @pytest.mark.parametrize("field", [name for name in BARS.columns if name != "timestamp"])
 def test_a_checksum_covers_every_column(field: str) -> None:
-    other: dict[str, Any] = {
-        "str": "x",
-        "int": 99,
-        "Decimal": Decimal("0.000000000000000001"),
-        "datetime": NOW + timedelta(microseconds=1),
+    other: dict[ColumnKind, Any] = {
+        ColumnKind.TEXT: "x",
+        ColumnKind.INTEGER: 99,
+        ColumnKind.DECIMAL: Decimal("0.000000000000000001"),
+        ColumnKind.TIME: NOW + timedelta(microseconds=1),
     }
     changed = [*BARS_OF_THREE_DAYS[:-1], replace(BARS_OF_THREE_DAYS[-1], **{field: other[BARS.kinds[field]]})]
     assert parts(BARS, changed)[:-1] == parts(BARS, BARS_OF_THREE_DAYS)[:-1]

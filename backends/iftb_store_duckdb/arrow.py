@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from iftb_store.batches.arrow import completed, schema
-from iftb_store.schema.table_spec import RowFilter
+from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.driver import Cursor
@@ -148,7 +148,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
     if until is not None:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
     # DuckDB's JSON is a type of its own to Arrow
-    shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == "dict[str, Any]" else name for name in selection.columns}
+    shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == ColumnKind.JSON else name for name in selection.columns}
     if until is None or selection.order != ("id",) or selection.limit is not None:
         sql = query.sql(", ".join(shown.values()), ", ".join(selection.order))
     else:

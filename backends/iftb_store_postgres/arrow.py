@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from iftb_store.batches.arrow import TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import RowFilter
+from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store_postgres.reading import copy_out
 
 # large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
@@ -23,8 +23,8 @@ _ROWS = 20_000
 _BOM = "\ufeff".encode()
 
 _COLUMNS = {
-    "Decimal": "trim_scale({})",
-    "datetime": "{} AT TIME ZONE 'UTC'",
+    ColumnKind.DECIMAL: "trim_scale({})",
+    ColumnKind.TIME: "{} AT TIME ZONE 'UTC'",
 }
 # for sessions whose DateStyle is another: Arrow reads ISO 8601 alone
 _ISO = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
@@ -33,9 +33,9 @@ _ISO = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 pa.scalar(0)
 
 
-def shown(column: str, kind: str, connection: asyncpg.Connection) -> str:
+def shown(column: str, kind: ColumnKind, connection: asyncpg.Connection) -> str:
     """Return the SQL of a column as it is copied."""
-    if kind == "datetime" and not connection.get_settings().DateStyle.startswith("ISO"):
+    if kind == ColumnKind.TIME and not connection.get_settings().DateStyle.startswith("ISO"):
         return _ISO.format(column)
     return _COLUMNS.get(kind, "{}").format(column)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iftb_store.errors import integrity_error, operational_error
-from iftb_store.schema.table_spec import BARS, TableSpec
+from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.bars import changed, savepoint, send
 
@@ -26,7 +26,7 @@ _MOVE = f"""
         ELSE (SELECT max(pg_catalog.nextval($1::text::regclass)) FROM pg_catalog.generate_series(id + 1, $2)) END
     FROM drawn"""
 # text, as asyncpg looks up other arrays in words that call what others have put into the search_path
-_VALUES = {"datetime": "{}::timestamptz", "str": "{}::text", "int": "{}::bigint"}
+_VALUES = {ColumnKind.TIME: "{}::timestamptz", ColumnKind.TEXT: "{}::text", ColumnKind.INTEGER: "{}::bigint"}
 
 
 async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:

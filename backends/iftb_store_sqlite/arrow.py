@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.arrow import DECIMAL, TIME, completed, schema, unreadable
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import RowFilter
+from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import from_sortable, plain, to_sortable
 from iftb_store.values.display import is_text
@@ -21,7 +21,7 @@ from iftb_store.values.display import is_text
 #: Rows that one statement joins: a few milliseconds of one core.
 ROWS = 10_000
 
-_TEXTS = ("str", "dict[str, Any]")
+_TEXTS = (ColumnKind.TEXT, ColumnKind.JSON)
 # between values: a text of ours may hold a comma, and none a NUL
 _COMMA, _NUL = ",", "\0"
 # what is raised where a value is none of its column
@@ -68,14 +68,14 @@ def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made
     return None
 
 
-def _sound(kind: str, value: Any) -> bool:
-    if kind == "int":
+def _sound(kind: ColumnKind, value: Any) -> bool:
+    if kind == ColumnKind.INTEGER:
         return isinstance(value, int)
-    if kind == "datetime":
+    if kind == ColumnKind.TIME:
         return isinstance(value, int) and FIRST_US <= value <= LAST_US
     if not isinstance(value, str) or "\0" in value or not is_text(value):
         return False
-    if kind != "Decimal":
+    if kind != ColumnKind.DECIMAL:
         return True
     try:
         digits = plain(from_sortable(value))
@@ -104,7 +104,7 @@ def _parts(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> 
 def _last(selection: RowFilter, column: str, texts: list[str]) -> Any:
     last = texts[selection.columns.index(column)].rpartition(_between(selection, column))[2]
     kind = selection.table.kinds[column]
-    return from_epoch_us(int(last)) if kind == "datetime" else int(last) if kind == "int" else last
+    return from_epoch_us(int(last)) if kind == ColumnKind.TIME else int(last) if kind == ColumnKind.INTEGER else last
 
 
 def _converted(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import RowFilter, TableSpec
+from iftb_store.schema.table_spec import ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import PRECISION, SCALE, plain
 from iftb_store.values.display import shown
@@ -22,13 +22,13 @@ from iftb_store.values.display import shown
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
 
-_TYPES: dict[str, pa.DataType] = {
-    "str": pa.string(),
-    "int": pa.int64(),
-    "Decimal": DECIMAL,
-    "datetime": TIME,
+_TYPES: dict[ColumnKind, pa.DataType] = {
+    ColumnKind.TEXT: pa.string(),
+    ColumnKind.INTEGER: pa.int64(),
+    ColumnKind.DECIMAL: DECIMAL,
+    ColumnKind.TIME: TIME,
     # a JSON object as its text
-    "dict[str, Any]": pa.string(),
+    ColumnKind.JSON: pa.string(),
 }
 
 
@@ -60,14 +60,14 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
         column: Any = rows[name]
         bad: Any = pc.is_null(column) if column.null_count and table.required(name) else None
-        if bad is None and kind == "datetime" and column.null_count < len(column):
+        if bad is None and kind == ColumnKind.TIME and column.null_count < len(column):
             moments: Any = column.cast(pa.int64())
             bounds: Any = pc.min_max(moments)
             if bounds["min"].as_py() < FIRST_US or bounds["max"].as_py() > LAST_US:
                 bad = pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
         if bad is not None:
             index = pc.index(bad, True).as_py()
-            value = column[index] if kind != "datetime" else column[index].cast(pa.int64())
+            value = column[index] if kind != ColumnKind.TIME else column[index].cast(pa.int64())
             raise unreadable(table, name, rows["id"][index].as_py(), value.as_py())
 
 

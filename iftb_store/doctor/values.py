@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Table
+from sqlalchemy import Column, Table
 
 from iftb_store.doctor.checks import Check
 from iftb_store.doctor.sql import Engine
+from iftb_store.schema.table_spec import ColumnKind, describe_column
 from iftb_store.schema.tables import Base, Key
-from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
-from iftb_store.values.checks import ACTIONS, LONGEST_NAME, SEVERITIES, SIDES, STATUSES
-from iftb_store.values.timeframes import TIMEFRAMES
+from iftb_store.values.checks import LONGEST_NAME
 
 BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
 
 _KINDS = {
-    ExactDecimal: ("decimal", "a decimal of 20 digits before and 18 after the point"),
-    UTCDateTime: ("time", "a time of the years 1 to 9999"),
-    JSONObject: ("json", "a JSON object"),
-    BigInteger: ("integer", "a whole number"),
-}
-_TEXT = ("text", "text")
-_CHOICES: dict[tuple[str, str], Collection[str]] = {
-    (BARS.name, "timeframe"): TIMEFRAMES,
-    (TRADES.name, "side"): SIDES,
-    (TRADES.name, "action"): ACTIONS,
-    (POSITIONS.name, "side"): SIDES,
-    (POSITIONS.name, "status"): STATUSES,
-    (EVENTS.name, "severity"): SEVERITIES,
+    ColumnKind.DECIMAL: ("decimal", "a decimal of 20 digits before and 18 after the point"),
+    ColumnKind.TIME: ("time", "a time of the years 1 to 9999"),
+    ColumnKind.JSON: ("json", "a JSON object"),
+    ColumnKind.INTEGER: ("integer", "a whole number"),
+    ColumnKind.TEXT: ("text", "text"),
 }
 
 
@@ -68,7 +59,7 @@ def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -
 
 
 def _kind(column: Column[Any]) -> tuple[str, str]:
-    return next((kind for wanted, kind in _KINDS.items() if isinstance(column.type, wanted)), _TEXT)
+    return _KINDS[describe_column(column).kind]
 
 
 def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
@@ -78,8 +69,8 @@ def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
 
 def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
     """Return the kind, the condition and the rule of a column whose text is one of a few words, or a name."""
-    choices = _CHOICES.get((table.name, column.name))
-    if choices is not None:
+    choices = describe_column(column).choices
+    if choices:
         words = ", ".join(f"'{choice}'" for choice in choices)
         return (
             f"unknown {column.name}",

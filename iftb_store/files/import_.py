@@ -27,7 +27,7 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import BARS, SERIES, TRADES, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import shown
 from iftb_store.values.timeframes import check_timeframe
@@ -362,7 +362,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
     async def trades(rows: pa.Table) -> int:
         repository = TradeRepository(session)
         for row in rows.to_pylist():
-            objects = {name: json_object(row[name]) for name, kind in TRADES.kinds.items() if kind == "dict[str, Any]"}
+            objects = {name: json_object(row[name]) for name, kind in TRADES.kinds.items() if kind == ColumnKind.JSON}
             await repository.record(Trade(**{**row, **objects}))
         return rows.num_rows
 

@@ -13,7 +13,7 @@ from iftb_store.batches.arrow import plain_texts
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import LONGEST_TEXT
-from iftb_store.schema.table_spec import TableSpec
+from iftb_store.schema.table_spec import ColumnKind, TableSpec
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -53,27 +53,27 @@ def _joined(lines: list[str]) -> bytes:
     return joined
 
 
-def _csv_cells(kind: str, column: Any) -> Any:
-    if kind == "Decimal":
+def _csv_cells(kind: ColumnKind, column: Any) -> Any:
+    if kind == ColumnKind.DECIMAL:
         return pa.array(plain_texts(column), pa.string())
-    if kind == "datetime":
+    if kind == ColumnKind.TIME:
         return _iso(column)
-    if kind == "int":
+    if kind == ColumnKind.INTEGER:
         return column.cast(pa.string())
     quoted = pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
     return pc.if_else(pc.match_substring_regex(column, _QUOTED), quoted, column)
 
 
-def _json_cells(kind: str, column: Any) -> list[str]:
+def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
     encode: Callable[[Any], str] = '"{}"'.format
     values = column
-    if kind == "Decimal":
+    if kind == ColumnKind.DECIMAL:
         return ["null" if text is None else f'"{text}"' for text in plain_texts(column)]
-    if kind == "datetime":
+    if kind == ColumnKind.TIME:
         values = _iso(column)
-    elif kind == "int":
+    elif kind == ColumnKind.INTEGER:
         encode = str
-    elif kind == "str":
+    elif kind == ColumnKind.TEXT:
         encode = _json_text
     else:
         # whatever an engine keeps of it, it is one line

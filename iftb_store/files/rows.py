@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store.batches.arrow import DECIMAL, TIME, schema
+from iftb_store.batches.arrow import schema
 from iftb_store.batches.arrow_input import WRITTEN, RowError, checked, in_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
-from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, TableSpec
+from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values import checks
 from iftb_store.values.display import shown
@@ -26,14 +26,6 @@ pc: Any = pyarrow.compute
 # about what Python takes for an object with one name, and for an item of a list, in bytes; and the most of them all
 _OBJECT, _ITEM, _MOST_PARSED = 240, 72, 160 << 20
 
-_ARROW: dict[str, Any] = {
-    "Decimal": DECIMAL,
-    "datetime": TIME,
-    "int": pa.int64(),
-    "str": pa.string(),
-    "dict[str, Any]": pa.string(),
-}
-_WORDS = {"Decimal": "decimal number", "datetime": "time in UTC", "int": "whole number", "dict[str, Any]": "JSON object"}
 _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
 
 
@@ -45,9 +37,9 @@ def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         InvalidValueError: a column of a foreign type.
     """
     wanted = schema(table)
-    typed = {name: _typed(given, name, table.kinds[name]) for name in table.columns}
+    typed = {name: _typed(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
     for name in table.columns:
-        if typed[name].null_count and (name in _kept(table) or not table.nullable(name)):
+        if typed[name].null_count and table.required(name):
             raise _refused(given, pc.is_null(typed[name]), f"{name} is null")
     rows = pa.table(typed)
     if table is BARS:
@@ -55,7 +47,7 @@ def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         taken: dict[str, Any] = {name: values[name] if name in WRITTEN.names else typed[name] for name in table.columns}
         rows = pa.table(taken)
     for name, kind in table.kinds.items():
-        if kind == "int":
+        if kind == ColumnKind.INTEGER:
             low = pc.less(rows[name], 1 if name == "id" else 0)
             if pc.any(low).as_py():
                 raise _refused(rows, low, f"{name} is below {1 if name == 'id' else 0}")
@@ -77,27 +69,21 @@ def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     return rows.sort_by("id").combine_chunks()
 
 
-def _kept(table: TableSpec) -> tuple[str, ...]:
-    """Return what the store itself keeps, and always has."""
-    return tuple(name for name in ("id", "created_at", "updated_at", "last_updated") if name in table.columns)
-
-
-def _typed(given: pa.Table, name: str, kind: str) -> Any:
+def _typed(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
     column = given[name]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.null_count == len(column):
-        return pa.chunked_array([pa.nulls(len(column), _ARROW[kind])])
+        return pa.chunked_array([pa.nulls(len(column), wanted)])
     types = pa.types
     text = types.is_string(column.type) or types.is_large_string(column.type) or types.is_string_view(column.type)
     fits = {
-        "Decimal": text or types.is_decimal(column.type) or types.is_integer(column.type),
-        "datetime": text or types.is_timestamp(column.type),
-        "int": text or types.is_integer(column.type),
+        ColumnKind.DECIMAL: text or types.is_decimal(column.type) or types.is_integer(column.type),
+        ColumnKind.TIME: text or types.is_timestamp(column.type),
+        ColumnKind.INTEGER: text or types.is_integer(column.type),
     }.get(kind, text)
     if not fits:
-        raise InvalidValueError(f"the column {name} holds {column.type}, no {_WORDS.get(kind, 'text')}")
-    wanted = _ARROW[kind]
+        raise InvalidValueError(f"the column {name} holds {column.type}, no {kind.value}")
     if text:
         column = column.cast(pa.string())
     try:
@@ -106,7 +92,7 @@ def _typed(given: pa.Table, name: str, kind: str) -> Any:
         raise _first_wrong(column, name, kind, wanted) from error
 
 
-def _first_wrong(column: Any, name: str, kind: str, wanted: pa.DataType) -> InvalidValueError:
+def _first_wrong(column: Any, name: str, kind: ColumnKind, wanted: pa.DataType) -> InvalidValueError:
     index = 0
     # halving it finds the row without a look at each
     while len(column) > 1:
@@ -118,8 +104,11 @@ def _first_wrong(column: Any, name: str, kind: str, wanted: pa.DataType) -> Inva
         else:
             index, column = index + half, column.slice(half)
     value = shown(column[0].cast(pa.string()).as_py())
-    more = {"datetime": ", as 2024-02-29T23:59:00.000000Z", "Decimal": " of 20 digits before and 18 after the point"}
-    return RowError(index, 0, "", f"{name} {value} is no {_WORDS[kind]}{more.get(kind, '')}")
+    more = {
+        ColumnKind.TIME: ", as 2024-02-29T23:59:00.000000Z",
+        ColumnKind.DECIMAL: " of 20 digits before and 18 after the point",
+    }
+    return RowError(index, 0, "", f"{name} {value} is no {kind.value}{more.get(kind, '')}")
 
 
 def _check_times(rows: pa.Table, name: str) -> None:
@@ -134,11 +123,11 @@ def _check_times(rows: pa.Table, name: str) -> None:
 
 def _check_values(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
-        if kind == "datetime":
+        if kind == ColumnKind.TIME:
             _check_times(rows, name)
     columns = {name: rows[name].to_pylist() for name in _CHECKS[table.name]}
     for name, check in _CHECKS[table.name].items():
-        look = _json_checked(check) if table.kinds[name] == "dict[str, Any]" else check
+        look = _json_checked(check) if table.kinds[name] == ColumnKind.JSON else check
         for index, value in enumerate(columns[name]):
             try:
                 look(value, name)

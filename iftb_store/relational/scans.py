@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iftb_store.relational.driver import Flavor
-from iftb_store.schema.table_spec import RowFilter
+from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
@@ -22,7 +22,7 @@ def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, An
     return f"SELECT COUNT(*) FROM ({running}) AS added WHERE octets <= :size", values | {"size": selection.size}
 
 
-def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, str], str]) -> tuple[str, dict[str, Any]]:
+def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, ColumnKind], str]) -> tuple[str, dict[str, Any]]:
     """Return a SELECT with ``:name`` parameters, and their values.
 
     ``shown`` gives the SQL of a column by its name and its kind, see `TableSpec.kinds`.
@@ -42,9 +42,9 @@ def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, str], s
             values[name] = moment
     if selection.after is not None:
         after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
-        as_sql = {"datetime": flavor.time_parameter, "str": flavor.text_parameter}
+        as_sql = {ColumnKind.TIME: flavor.time_parameter, ColumnKind.TEXT: flavor.text_parameter}
         marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
-        place = (flavor.text_column.format(column) if kinds[column] == "str" else column for column in order)
+        place = (flavor.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in order)
         conditions.append(f"({', '.join(place)}) > ({', '.join(marks)})")
         values |= {f"after_{column}": after[column] for column in order}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"

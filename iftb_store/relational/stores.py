@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.errors import integrity_error, readable
@@ -14,11 +13,9 @@ from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
 from iftb_store.relational.series import SeriesStatements
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.values.checks import json_object
 from iftb_store.values.timeframes import SECONDS
-
-if TYPE_CHECKING:
-    pass
 
 Window = tuple[datetime | None, datetime | None, datetime | None, datetime | None]
 M = TypeVar("M")
@@ -40,13 +37,12 @@ class RelationalStores:
 class _Table(Generic[M]):
     """How the rows of one table become objects of one dataclass, and back."""
 
-    def __init__(self, name: str, model: type[M], generated: Sequence[str] = ("id",)) -> None:
-        described = fields(model)  # type: ignore[arg-type]
-        self.name = name
+    def __init__(self, table: TableSpec, model: type[M]) -> None:
+        self.name = table.name
         self.model = model
-        self.columns = tuple(field.name for field in described)
-        self.written = tuple(column for column in self.columns if column not in generated)
-        self._kinds = tuple(str(field.type).removesuffix(" | None") for field in described)
+        self.columns = table.columns
+        self.written = tuple(column for column in self.columns if column != "id")
+        self._kinds = tuple(table.kinds.values())
 
     def select(self, driver: Driver, rest: str) -> str:
         """Return a SELECT of all columns in the order of the dataclass's fields."""
@@ -54,7 +50,7 @@ class _Table(Generic[M]):
 
     @cache  # noqa: B019 - there are four tables, and they stay
     def _select_list(self, flavor: Flavor) -> str:
-        as_sql = {"dict[str, Any]": flavor.json_column, "Decimal": flavor.decimal_column}
+        as_sql = {ColumnKind.JSON: flavor.json_column, ColumnKind.DECIMAL: flavor.decimal_column}
         return ", ".join(as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
 
     @cache  # noqa: B019
@@ -69,7 +65,7 @@ class _Table(Generic[M]):
         return ", ".join(f"{column} = {self._parameter(flavor, column)}" for column in columns)
 
     def _parameter(self, flavor: Flavor, column: str) -> str:
-        as_sql = {"datetime": flavor.time_parameter, "dict[str, Any]": flavor.json_parameter}
+        as_sql = {ColumnKind.TIME: flavor.time_parameter, ColumnKind.JSON: flavor.json_parameter}
         return as_sql.get(self._kinds[self.columns.index(column)], ":{}").format(column)
 
     def values(self, instance: M) -> dict[str, Any]:
@@ -78,10 +74,10 @@ class _Table(Generic[M]):
 
     def decode(self, driver: Driver, rows: Sequence[Row]) -> list[M]:
         """Return rows of `select` as objects."""
-        decoders: dict[str, Callable[[Any], Any]] = {
-            "Decimal": driver.decode_decimal,
-            "datetime": driver.decode_time,
-            "dict[str, Any]": json_object,
+        decoders: dict[ColumnKind, Callable[[Any], Any]] = {
+            ColumnKind.DECIMAL: driver.decode_decimal,
+            ColumnKind.TIME: driver.decode_time,
+            ColumnKind.JSON: json_object,
         }
         wanted = [(index, decoders[kind]) for index, kind in enumerate(self._kinds) if kind in decoders]
         objects: list[M] = []
@@ -95,10 +91,10 @@ class _Table(Generic[M]):
         return objects
 
 
-_BARS = _Table("ohlcv", OHLCVBar)
-_TRADES = _Table("trades", Trade)
-_POSITIONS = _Table("positions", Position)
-_EVENTS = _Table("system_events", SystemEvent)
+_BARS = _Table(BARS, OHLCVBar)
+_TRADES = _Table(TRADES, Trade)
+_POSITIONS = _Table(POSITIONS, Position)
+_EVENTS = _Table(EVENTS, SystemEvent)
 
 # a range of so many steps may hold as many bars
 _MANY, _LONGEST_MONTH = 10_000, 31 * 86_400

@@ -1,31 +1,75 @@
-"""What rows of a table a scan gives: the columns' equal values, a window of time, and the place to go on from."""
+"""The tables' columns, described once, and filters of their rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from sqlalchemy import BigInteger, Column
+
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.schema.tables import CHOICES, NAME, QUOTIENT, Base
+from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
 #: The greatest id that is brought in; half of all ids stay for a store's own rows.
 GREATEST_ID = 2**62
 #: The columns of a series of bars.
 SERIES = ("exchange", "symbol", "timeframe")
-# what the store fills in
-_KEPT = ("id", "created_at", "updated_at", "last_updated")
+
+
+class ColumnKind(Enum):
+    """What a column holds, in words."""
+
+    TEXT = "text"
+    INTEGER = "whole number"
+    DECIMAL = "decimal number"
+    TIME = "time in UTC"
+    JSON = "JSON object"
+
+
+_KINDS = {
+    ExactDecimal: ColumnKind.DECIMAL,
+    UTCDateTime: ColumnKind.TIME,
+    JSONObject: ColumnKind.JSON,
+    BigInteger: ColumnKind.INTEGER,
+}
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A column: all that checks, files, digests and Arrow schemas have to know of it.
+
+    Attributes:
+        name: its name.
+        kind: what it holds.
+        nullable: whether it may be NULL.
+        kept: whether the store fills it in: the id and the times that it keeps.
+        choices: the words that it may hold; none for any.
+        is_name: whether its text is a name, such as a symbol: short, not blank.
+        is_quotient: whether a decimal is computed by division: rounded to 18 places rather than refused.
+    """
+
+    name: str
+    kind: ColumnKind
+    nullable: bool
+    kept: bool
+    choices: tuple[str, ...]
+    is_name: bool
+    is_quotient: bool
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table as scans see it.
+    """A table: the only description of its columns, read from `iftb_store.schema.tables` in the order of its dataclass.
 
     Attributes:
         name: the table's name.
-        model: the dataclass of its rows; a scan's columns are its fields, in their order.
+        model: the dataclass of its rows.
         time: the column that a window of time bounds.
-        key: the columns that tell a row from all others; a scan's order.
+        key: the columns that tell a row from all others, in the order of rows.
         identity: what a row keeps as long as it lives, beside its key: two rows with one key that differ in it are two rows.
     """
 
@@ -37,25 +81,36 @@ class TableSpec:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns of a scan."""
+        """The names of the columns."""
         return tuple(item.name for item in fields(self.model))
 
     @cached_property
-    def kinds(self) -> dict[str, str]:
-        """The Python type of each column: str, int, Decimal, datetime or dict[str, Any]."""
-        return {item.name: str(item.type).removesuffix(" | None") for item in fields(self.model)}
-
-    def nullable(self, column: str) -> bool:
-        """Tell whether a column may be NULL."""
-        return column in self._optional
-
-    def required(self, column: str) -> bool:
-        """Tell whether a column of what is stored is never NULL: what the store fills in may be missing before alone."""
-        return column in _KEPT or not self.nullable(column)
+    def specs(self) -> dict[str, ColumnSpec]:
+        """Each column by its name."""
+        table = Base.metadata.tables[self.name]
+        return {name: describe_column(table.columns[name]) for name in self.columns}
 
     @cached_property
-    def _optional(self) -> frozenset[str]:
-        return frozenset(item.name for item in fields(self.model) if str(item.type).endswith(" | None"))
+    def kinds(self) -> dict[str, ColumnKind]:
+        """What each column holds."""
+        return {name: spec.kind for name, spec in self.specs.items()}
+
+    def required(self, column: str) -> bool:
+        """Tell whether a column of what is stored is never NULL."""
+        return not self.specs[column].nullable
+
+
+def describe_column(column: Column[Any]) -> ColumnSpec:
+    """Return what there is to know of a column of `iftb_store.schema.tables`."""
+    return ColumnSpec(
+        column.name,
+        next((kind for wanted, kind in _KINDS.items() if isinstance(column.type, wanted)), ColumnKind.TEXT),
+        bool(column.nullable),
+        column.identity is not None or column.server_default is not None,
+        column.info.get(CHOICES, ()),
+        column.info.get(NAME, False),
+        column.info.get(QUOTIENT, False),
+    )
 
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
@@ -91,7 +146,7 @@ class RowFilter:
     @property
     def texts(self) -> tuple[str, ...]:
         """The columns of text that differ from row to row."""
-        return tuple(column for column in self.columns if self.table.kinds[column] in ("str", "dict[str, Any]"))
+        return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
 
     @property
     def columns(self) -> tuple[str, ...]:

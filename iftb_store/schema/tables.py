@@ -37,11 +37,14 @@ from sqlmodel import Field, SQLModel
 
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 from iftb_store.values.checks import ACTIONS, SEVERITIES, SIDES, STATUSES
+from iftb_store.values.timeframes import TIMEFRAMES
 
 OPEN = "status = 'open'"
 REALIZED = "realized_pnl IS NOT NULL"
 
 _GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
+# of a column, for `iftb_store.schema.table_spec`: the words that it may hold; that its text is a name; that it is a quotient
+CHOICES, NAME, QUOTIENT = "iftb_store.choices", "iftb_store.name", "iftb_store.quotient"
 
 
 class Base(SQLModel, registry=registry()):
@@ -102,16 +105,17 @@ def _id() -> Any:
     return Field(default=None, sa_column=Column("id", BigInteger, Identity(), nullable=False, info={_GENERATED: True}))
 
 
-def _key(name: str, *, nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(name, Key, nullable=nullable))
+def _key(name: str, *, nullable: bool = False, choices: Collection[str] = ()) -> Any:
+    return Field(default=None, sa_column=Column(name, Key, nullable=nullable, info={CHOICES: tuple(choices), NAME: True}))
 
 
-def _text(name: str, *, nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(name, Text, nullable=nullable))
+def _text(name: str, *, nullable: bool = False, choices: Collection[str] = (), is_name: bool = False) -> Any:
+    info = {CHOICES: tuple(choices), NAME: is_name}
+    return Field(default=None, sa_column=Column(name, Text, nullable=nullable, info=info))
 
 
-def _decimal(name: str, *, nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(name, ExactDecimal, nullable=nullable))
+def _decimal(name: str, *, nullable: bool = False, quotient: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(name, ExactDecimal, nullable=nullable, info={QUOTIENT: quotient}))
 
 
 def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
@@ -121,11 +125,6 @@ def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
 
 def _json(name: str) -> Any:
     return Field(default=None, sa_column=Column(name, JSONObject, nullable=True))
-
-
-def _one_of(table: str, column: str, choices: Collection[str]) -> CheckConstraint:
-    words = ", ".join(f"'{choice}'" for choice in choices)
-    return CheckConstraint(f"{column} IN ({words})", name=f"ck_{table}_{column}")
 
 
 def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> PrimaryKeyConstraint:
@@ -146,7 +145,7 @@ class OHLCVRow(Base, table=True):
     id: int | None = _id()
     exchange: str = _key("exchange")
     symbol: str = _key("symbol")
-    timeframe: str = _key("timeframe")
+    timeframe: str = _key("timeframe", choices=TIMEFRAMES)
     timestamp: datetime = _time("timestamp")
     open: Decimal = _decimal("open")
     high: Decimal = _decimal("high")
@@ -165,32 +164,30 @@ class TradeRow(Base, table=True):
     __table_args__ = (
         _primary_key("trades", "id"),
         UniqueConstraint("trade_id", name="uq_trades_trade_id"),
-        _one_of("trades", "side", SIDES),
-        _one_of("trades", "action", ACTIONS),
     )
 
     id: int | None = _id()
     trade_id: str = _key("trade_id")
     symbol: str = _key("symbol")
     exchange: str = _key("exchange")
-    side: str = _text("side")
-    action: str = _text("action")
+    side: str = _text("side", choices=SIDES)
+    action: str = _text("action", choices=ACTIONS)
     entry_price: Decimal = _decimal("entry_price")
     quantity: Decimal = _decimal("quantity")
     entry_time: datetime = _time("entry_time")
-    leverage: Decimal = _decimal("leverage")
+    leverage: Decimal = _decimal("leverage", quotient=True)
     exit_price: Decimal | None = _decimal("exit_price", nullable=True)
     exit_time: datetime | None = _time("exit_time", nullable=True)
     realized_pnl: Decimal | None = _decimal("realized_pnl", nullable=True)
-    realized_pnl_pct: Decimal | None = _decimal("realized_pnl_pct", nullable=True)
+    realized_pnl_pct: Decimal | None = _decimal("realized_pnl_pct", nullable=True, quotient=True)
     fee: Decimal = _decimal("fee")
-    signal_score: Decimal | None = _decimal("signal_score", nullable=True)
-    technical_score: Decimal | None = _decimal("technical_score", nullable=True)
-    llm_score: Decimal | None = _decimal("llm_score", nullable=True)
-    xgb_confidence: Decimal | None = _decimal("xgb_confidence", nullable=True)
+    signal_score: Decimal | None = _decimal("signal_score", nullable=True, quotient=True)
+    technical_score: Decimal | None = _decimal("technical_score", nullable=True, quotient=True)
+    llm_score: Decimal | None = _decimal("llm_score", nullable=True, quotient=True)
+    xgb_confidence: Decimal | None = _decimal("xgb_confidence", nullable=True, quotient=True)
     stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
     take_profit: Decimal | None = _decimal("take_profit", nullable=True)
-    position_size_pct: Decimal | None = _decimal("position_size_pct", nullable=True)
+    position_size_pct: Decimal | None = _decimal("position_size_pct", nullable=True, quotient=True)
     decision_reasons: dict[str, Any] | None = _json("decision_reasons")
     llm_analysis: dict[str, Any] | None = _json("llm_analysis")
     created_at: datetime | None = _time("created_at", now=True)
@@ -201,25 +198,21 @@ class PositionRow(Base, table=True):
     """Positions, open and closed; at most one open a (exchange, symbol, side)."""
 
     __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (
-        _primary_key("positions", "id"),
-        _one_of("positions", "side", SIDES),
-        _one_of("positions", "status", STATUSES),
-    )
+    __table_args__ = (_primary_key("positions", "id"),)
 
     id: int | None = _id()
     symbol: str = _key("symbol")
     exchange: str = _key("exchange")
-    side: str = _key("side")
+    side: str = _key("side", choices=SIDES)
     entry_price: Decimal = _decimal("entry_price")
     quantity: Decimal = _decimal("quantity")
     margin: Decimal = _decimal("margin")
     entry_time: datetime = _time("entry_time")
     current_price: Decimal | None = _decimal("current_price", nullable=True)
     unrealized_pnl: Decimal | None = _decimal("unrealized_pnl", nullable=True)
-    status: str = _text("status")
-    leverage: Decimal = _decimal("leverage")
-    unrealized_pnl_pct: Decimal | None = _decimal("unrealized_pnl_pct", nullable=True)
+    status: str = _text("status", choices=STATUSES)
+    leverage: Decimal = _decimal("leverage", quotient=True)
+    unrealized_pnl_pct: Decimal | None = _decimal("unrealized_pnl_pct", nullable=True, quotient=True)
     liquidation_price: Decimal | None = _decimal("liquidation_price", nullable=True)
     stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
     take_profit: Decimal | None = _decimal("take_profit", nullable=True)
@@ -233,14 +226,11 @@ class SystemEventRow(Base, table=True):
     """System events."""
 
     __tablename__ = "system_events"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (
-        _primary_key("system_events", "id"),
-        _one_of("system_events", "severity", SEVERITIES),
-    )
+    __table_args__ = (_primary_key("system_events", "id"),)
 
     id: int | None = _id()
-    event_type: str = _text("event_type")
-    severity: str = _key("severity")
+    event_type: str = _text("event_type", is_name=True)
+    severity: str = _key("severity", choices=SEVERITIES)
     message: str = _text("message")
     details: dict[str, Any] | None = _json("details")
     symbol: str | None = _key("symbol", nullable=True)
@@ -250,6 +240,13 @@ class SystemEventRow(Base, table=True):
     stack_trace: str | None = _text("stack_trace", nullable=True)
     created_at: datetime | None = _time("created_at", now=True)
 
+
+for _table in Base.metadata.tables.values():
+    for _column in _table.columns:
+        # a new timeframe needs no migration
+        if (_words := _column.info.get(CHOICES)) and _column.name != "timeframe":
+            _listed = ", ".join(f"'{word}'" for word in _words)
+            _table.append_constraint(CheckConstraint(f"{_column.name} IN ({_listed})", name=f"ck_{_table.name}_{_column.name}"))
 
 _ROW_STORES = ("postgresql", "sqlite")
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.schema.table_spec import BARS, TableSpec
+from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 
 #: How many microseconds of time, or ids, are one part.
 DAY = 86_400_000_000
@@ -37,7 +37,7 @@ IDS = 10_000
 _SIZE = 16
 _ABSENT, _PRESENT = (pa.scalar(mark, pa.large_binary()) for mark in (b"\0", b"\1"))
 _NOTHING = pa.scalar(b"", pa.large_binary())
-_WIDTHS = {"int": 8, "datetime": 8, "Decimal": 16}
+_WIDTHS = {ColumnKind.INTEGER: 8, ColumnKind.TIME: 8, ColumnKind.DECIMAL: 16}
 
 
 class Chunk(NamedTuple):
@@ -127,14 +127,14 @@ class Digester:
             first = last
 
 
-def _pieces(column: Any, kind: str) -> list[Any]:
+def _pieces(column: Any, kind: ColumnKind) -> list[Any]:
     mark = _PRESENT
     if column.null_count:
         mark = pc.if_else(pc.is_valid(column), _PRESENT, _ABSENT)
     if kind in _WIDTHS:
         return [mark, _as_bytes(column, _WIDTHS[kind])]
     text: Any = column.cast(pa.large_binary())
-    if kind == "dict[str, Any]":
+    if kind == ColumnKind.JSON:
         text = pa.array([None if value is None else canonical_json(value) for value in column.to_pylist()], pa.large_binary())
     return [mark, _as_bytes(pc.binary_length(text).cast(pa.int64()), 8), text]
 
@@ -146,7 +146,7 @@ def _as_bytes(column: Any, width: int) -> Any:
 
 def no_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
     """Return the column, the id and the text of the first value that should be JSON and is none."""
-    for name in (name for name, kind in table.kinds.items() if kind == "dict[str, Any]"):
+    for name in (name for name, kind in table.kinds.items() if kind == ColumnKind.JSON):
         for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
             try:
                 json.loads(text or "{}")

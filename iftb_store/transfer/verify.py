@@ -12,7 +12,7 @@ from typing import Any
 from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import require_arrow, stores_of
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import TableSpec
+from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store.transfer.access import require_two
 from iftb_store.transfer.digests import Chunk, canonical_json, checksum
 from iftb_store.transfer.plan import (
@@ -176,7 +176,7 @@ def row_differences(table: TableSpec, ours: dict[str, Any], theirs: dict[str, An
 
 
 def _comparable(table: TableSpec, column: str, value: Any) -> Any:
-    return canonical_json(value) if table.kinds[column] == "dict[str, Any]" and value is not None else value
+    return canonical_json(value) if table.kinds[column] == ColumnKind.JSON and value is not None else value
 
 
 def named(row: dict[str, Any]) -> str:

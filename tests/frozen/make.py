@@ -29,7 +29,7 @@ from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, Sys
 from iftb_store.batches.arrow import schema
 from iftb_store.protocols import Session
 from iftb_store.registry import stores_of
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
 from tests.frozen.rows import BIG_IDS, bars, events, is_changed, positions, trades, unchanged
@@ -80,7 +80,7 @@ async def _write(db: DatabaseManager, table: TableSpec, row: Any) -> None:
 
 async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
     """Store rows as they are, with ids of their own, as a copy does."""
-    objects = [name for name, kind in table.kinds.items() if kind == "dict[str, Any]"]
+    objects = [name for name, kind in table.kinds.items() if kind == ColumnKind.JSON]
     whole = [asdict(row) for row in rows]
     texts = [{name: json.dumps(record_of(row)[name]) for name in objects if row[name] is not None} for row in whole]
     columns = [row | text for row, text in zip(whole, texts, strict=True)]
