@@ -55,7 +55,7 @@ async def insert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
         )
         yield Row("insert_many", engine.name, size, samples, RAW, _insert_target(engine, size, plan))
         target = NAIVE_TARGETS.get(engine.name) if size >= _BULK else None
-        yield Row("insert_many, naive", engine.name, size, samples, NAIVE, target, _scaled(len(sample), size))
+        yield Row("insert_many, naive", engine.name, size, samples, NAIVE, target, _describe_sample(len(sample), size))
 
 
 async def upsert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
@@ -100,7 +100,7 @@ async def get_range(engine: Engine, whole: Bars, plan: Plan) -> Found:
         if engine.name in NAIVE_TARGETS:
             contenders[NAIVE] = Contender(_orm_range(engine, sample), scale=size / len(sample), calls=_calls(size))
         samples = await take_turns(contenders, plan.rounds_for(size))
-        note = _scaled(len(sample), size) if NAIVE in samples else ""
+        note = _describe_sample(len(sample), size) if NAIVE in samples else ""
         yield Row("get_range", engine.name, size, samples, RAW, RANGE_TARGETS[engine.name] if size >= _BULK else None, note)
 
 
@@ -279,7 +279,7 @@ def _stored(engine: Engine, stored: Bars) -> Callable[[], Awaitable[None]]:
     return store
 
 
-def _scaled(sample: int, size: int) -> str:
+def _describe_sample(sample: int, size: int) -> str:
     return f"naive: {sample:,} bars timed, scaled" if sample < size else ""
 
 

@@ -117,9 +117,9 @@ class DuckDB:
 
     def arrow(self) -> Mapping[str, Work]:
         """See Engine."""
-        return {"DuckDB's own": self._fetched}
+        return {"DuckDB's own": self._fetch}
 
-    async def _fetched(self) -> pa.Table:
+    async def _fetch(self) -> pa.Table:
         table: pa.Table = self._raw.sql(_WHOLE, params=list(SERIES)).to_arrow_table()
         return table
 
@@ -134,7 +134,7 @@ class DuckDB:
         self._raw.close()
         now = datetime.now(UTC)
         columns = zip(*([*trade_values(trade), now, now] for trade in trades), strict=True)
-        arrays = [_guessed(column) for column in columns]
+        arrays = [_guess_array(column) for column in columns]
         batch = pa.table(arrays, names=list(_TRADE_COLUMNS))
         for name in ("ours", "raw"):
             with duckdb.connect(str(self._folder / f"{name}.duckdb")) as connection:
@@ -197,7 +197,7 @@ def _array(name: str, column: Sequence[Any]) -> Any:
     return pa.array(list(map(str, column)), pa.string()).cast(DECIMAL) if isinstance(column[0], Decimal) else pa.array(column)
 
 
-def _guessed(column: Sequence[Any]) -> Any:
+def _guess_array(column: Sequence[Any]) -> Any:
     kind = next((type(value) for value in column if value is not None), str)
     if kind is Decimal:
         return pa.array([None if value is None else format(value, "f") for value in column], pa.string()).cast(DECIMAL)

@@ -17,12 +17,12 @@ def measure(rounds: int) -> Row:
     samples: dict[str, list[float]] = {OURS: [], "sqlmodel": []}
     for turn in range(-1, _ROUNDS * rounds):
         for name, module in ((OURS, "iftb_store"), ("sqlmodel", "sqlmodel")):
-            seconds = _imported(module)
+            seconds = _time_import(module)
             if turn >= 0:
                 samples[name].append(seconds)
     return Row("import iftb_store", "-", 1, samples, "sqlmodel", _TARGET, "reference: import sqlmodel")
 
 
-def _imported(module: str) -> float:
+def _time_import(module: str) -> float:
     done = subprocess.run([sys.executable, "-c", _CODE.format(module)], capture_output=True, text=True, check=True)
     return float(done.stdout)

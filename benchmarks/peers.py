@@ -81,7 +81,7 @@ async def measure(rows: int, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
         Path(folder).chmod(0o755)
         async with _server(Path(folder)) as url:
-            workers: dict[str, Worker | str] = {peer.name: await _started(peer, Path(folder), rows, url) for peer in PEERS}
+            workers: dict[str, Worker | str] = {peer.name: await _start(peer, Path(folder), rows, url) for peer in PEERS}
             times = await _turns(Path(folder), {n: w for n, w in workers.items() if isinstance(w, Worker)}, rows, rounds)
             for worker in workers.values():
                 if isinstance(worker, Worker):
@@ -146,12 +146,12 @@ class Worker:
         raise RuntimeError((error.strip().splitlines() or ["the worker ended without a message"])[-1])
 
 
-async def _started(peer: Peer, folder: Path, rows: int, url: str) -> Worker | str:
+async def _start(peer: Peer, folder: Path, rows: int, url: str) -> Worker | str:
     """Install and start a peer; return the reason if that fails."""
     home = folder / peer.kind
     home.mkdir()
     try:
-        python = _installed(peer, home / "env")
+        python = _install(peer, home / "env")
         return Worker(python, peer, home, rows, url)
     except subprocess.CalledProcessError as error:
         return f"does not install: {(error.stderr.strip().splitlines() or ['pip failed'])[-1]}"
@@ -159,7 +159,7 @@ async def _started(peer: Peer, folder: Path, rows: int, url: str) -> Worker | st
         return f"does not run: {error}"
 
 
-def _installed(peer: Peer, home: Path) -> Path:
+def _install(peer: Peer, home: Path) -> Path:
     venv.create(home, with_pip=True)
     python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     command = [str(python), "-m", "pip", "install", "--quiet", *peer.packages]

@@ -116,9 +116,9 @@ class Postgres:
 
     def arrow(self) -> Mapping[str, Work]:
         """See Engine."""
-        return {"COPY csv": self._copied} | ({"ADBC": self._read_adbc} if self._adbc else {})
+        return {"COPY csv": self._copy} | ({"ADBC": self._read_adbc} if self._adbc else {})
 
-    async def _copied(self) -> pa.Table:
+    async def _copy(self) -> pa.Table:
         parts: list[bytes] = []
 
         async def take(part: bytes) -> None:

@@ -143,7 +143,7 @@ class SQLite:
         for name, encode in (("ours", _sortable), ("raw", str)):
             with sqlite3.connect(self._folder / f"{name}.db") as connection:
                 connection.execute("DELETE FROM trades")
-                rows = ([*(_encoded(value, encode) for value in trade_values(trade)), now, now] for trade in trades)
+                rows = ([*(_encode(value, encode) for value in trade_values(trade)), now, now] for trade in trades)
                 connection.executemany(_INSERT_TRADE, rows)
             connection.close()
 
@@ -158,7 +158,7 @@ class SQLite:
         """See Engine: aiosqlite."""
         now = to_epoch_us(datetime.now(UTC))
         await self._async.execute("BEGIN IMMEDIATE")
-        await self._async.execute(_INSERT_TRADE, [*(_encoded(value, str) for value in trade_values(trade)), now, now])
+        await self._async.execute(_INSERT_TRADE, [*(_encode(value, str) for value in trade_values(trade)), now, now])
         await self._async.commit()
 
     async def naive_write(self, bars: Sequence[OHLCVBar]) -> None:
@@ -247,7 +247,7 @@ def _sortable(value: Decimal) -> str:
     return to_sortable(plain(value) or "0")
 
 
-def _encoded(value: Any, encode: Any) -> Any:
+def _encode(value: Any, encode: Any) -> Any:
     if isinstance(value, Decimal):
         return encode(value)
     return to_epoch_us(value) if isinstance(value, datetime) else value

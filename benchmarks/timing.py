@@ -57,10 +57,10 @@ async def _sample(contender: Contender) -> float:
     if contender.before is not None:
         await contender.before()
     gc.collect()
-    return median([await _timed(contender.run) for _ in range(contender.calls)])
+    return median([await _time(contender.run) for _ in range(contender.calls)])
 
 
-async def _timed(run: Work) -> float:
+async def _time(run: Work) -> float:
     started = perf_counter()
     result = await run()
     seconds = perf_counter() - started

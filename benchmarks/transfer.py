@@ -87,7 +87,7 @@ def main(
         try:
             steps = list(_steps(rows, dumps or [], live, back, folder))
         finally:
-            asyncio.run(_dropped(base, [live, back]))
+            asyncio.run(_drop(base, [live, back]))
             if server is not None:
                 server.cleanup()
     lines = [step.line() for step in steps]
@@ -205,7 +205,7 @@ async def _database(base: str, name: str) -> str:
     return make_url(base).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
-async def _dropped(base: str, urls: list[str]) -> None:
+async def _drop(base: str, urls: list[str]) -> None:
     connection = await asyncpg.connect(make_url(base).set(drivername="postgresql").render_as_string(hide_password=False))
     for url in urls:
         await connection.execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
