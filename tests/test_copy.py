@@ -25,7 +25,8 @@ from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
 from iftb_store.transfer import conflicts as collisions
 from iftb_store.transfer import copy as copying
-from iftb_store.transfer import plan as stretches
+from iftb_store.transfer import diff
+from iftb_store.transfer import plan as partitions
 from iftb_store.transfer.copy import Copy, prepare
 from tests.conftest import Run
 from tests.filled import ROWS, fill
@@ -171,13 +172,13 @@ def test_only_the_days_and_ranges_of_ids_that_differ_are_read_again(
     moved(run, source, destination)
     write(source, grow)
     again: list[tuple[str, int, int]] = []
-    compared = stretches.compared
+    compare = diff.compare_partition
 
-    def noting(source: Any, destination: Any, stretch: stretches.Partition, part: stretches.DirtyRange) -> Any:
-        again.append((stretch.name, part.first, part.last))
-        return compared(source, destination, stretch, part)
+    def noting(source: Any, destination: Any, partition: partitions.Partition, part: partitions.DirtyRange) -> Any:
+        again.append((partition.name, part.first, part.last))
+        return compare(source, destination, partition, part)
 
-    monkeypatch.setattr(stretches, "compared", noting)
+    monkeypatch.setattr(copying, "compare_partition", noting)
     moved(run, source, destination)
     assert {place for place in again if place[0] == "ohlcv binance BTCUSDT 1h"} == {
         ("ohlcv binance BTCUSDT 1h", 19_723, 19_723),
@@ -366,7 +367,7 @@ def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
         "UPDATE positions SET status = 'closed' WHERE id = 3",
         "UPDATE positions SET symbol = 'BTCUSDT', side = 'long', exchange = 'binance' WHERE id = 1",
     )
-    monkeypatch.setattr(stretches, "ROWS", 1)
+    monkeypatch.setattr(partitions, "ROWS", 1)
     assert moved(run, source, destination) == {"ohlcv binance BTCUSDT 1h": (0, 2, 0), "positions": (0, 2, 0)}
     assert contents(destination) == contents(source)
 
@@ -385,7 +386,7 @@ def test_batches_may_be_small_and_series_many(
         await OHLCVRepository(db, clock=clock).insert_many([item for name in names for item in hourly(6, symbol=name)])
 
     write(sqlite_url, many)
-    monkeypatch.setattr(stretches, "ROWS", 4)
+    monkeypatch.setattr(partitions, "ROWS", 4)
     assert len(moved(run, sqlite_url, second("duckdb"))) == 20
 
 
@@ -415,7 +416,7 @@ def test_a_partly_filled_destination_gets_the_rest_without_a_look_at_its_ids(
 
 async def test_a_copy_is_of_one_state_while_a_bot_writes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(url)
-    monkeypatch.setattr(stretches, "ROWS", 4)
+    monkeypatch.setattr(partitions, "ROWS", 4)
     async with DatabaseManager(url) as source, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as destination:
         await prepare(destination)
         sessions = 0
@@ -466,7 +467,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
     signal_: signal.Signals, code: int, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = second("sqlite")
-    monkeypatch.setattr(stretches, "ROWS", 10)
+    monkeypatch.setattr(partitions, "ROWS", 10)
     put, done = copying._put, 0
     # where a shell has started the tests in its background, it had SIGINT ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

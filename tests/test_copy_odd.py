@@ -14,7 +14,7 @@ import pytest
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
-from iftb_store.transfer import plan as stretches
+from iftb_store.transfer import plan as partitions
 from tests.conftest import Run
 
 
@@ -73,7 +73,7 @@ def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
     number: int, sqlite_url: str, duckdb_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(12)))
-    monkeypatch.setattr(stretches, "ROWS", 4)
+    monkeypatch.setattr(partitions, "ROWS", 4)
     assert run("copy", sqlite_url, duckdb_url)[0] == 0
     asyncio.run(raw_sql(duckdb_url, f"INSERT INTO ohlcv SELECT * REPLACE (7 AS close) FROM ohlcv WHERE id = {number}"))
     row = f"ohlcv binance BTCUSDT 1h {T0 + (number - 1) * HOUR}"

@@ -20,7 +20,7 @@ from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, position, trade
 from iftb_store.transfer import copy as copying
-from iftb_store.transfer import plan as stretches
+from iftb_store.transfer import plan as partitions
 from iftb_store.transfer.copy import Copy, prepare
 from tests.filled import fill
 
@@ -132,7 +132,7 @@ async def test_rows_that_the_destination_is_given_while_a_copy_runs_stay_and_are
         return both_write
 
     meanwhile(with_bot)
-    monkeypatch.setattr(stretches, "ROWS", 20)
+    monkeypatch.setattr(partitions, "ROWS", 20)
     async with both(source, url, copied=False) as (one, two):
         done = await Copy(one, two).run()
         assert [(item.table, item.kept) for item in done if item.kept] == [(name, 1) for name in TABLES]

@@ -34,7 +34,7 @@ from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
-from iftb_store.files.readers.tables import reader_of
+from iftb_store.files.readers.choice import open_reader
 from iftb_store.files.rows import whole_rows
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import EVENTS, TRADES, TableSpec
@@ -281,7 +281,7 @@ def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[TableSpec, l
     path = tmp_path / f"rows.{format}"
     path.write_bytes(csv_header(table) + csv_lines(table, batch) if format == "csv" else json_lines(table, batch))
 
-    reader = reader_of(path, kind_of(path))
+    reader = open_reader(path, kind_of(path))
     found = pa.concat_tables([whole_rows(table, part) for part in reader.tables(list(table.columns))])
     reader.close()
 

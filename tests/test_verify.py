@@ -14,7 +14,7 @@ from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from iftb_store.testing.samples import NOW
-from iftb_store.transfer import plan as stretches
+from iftb_store.transfer import plan as partitions
 from tests.filled import ROWS, fill
 
 Verify = Callable[..., tuple[int, str, str]]
@@ -128,7 +128,7 @@ def test_a_day_may_hold_more_rows_than_a_batch(
     other: str, sqlite_url: str, verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asyncio.run(fill(sqlite_url))
-    monkeypatch.setattr(stretches, "ROWS", 7)
+    monkeypatch.setattr(partitions, "ROWS", 7)
     assert verify(sqlite_url, other)[0] == 0
     change(sqlite_url, "UPDATE ohlcv SET close = 'a1' WHERE id IN (6, 23)")
     _, _, err = verify(sqlite_url, other)
@@ -187,5 +187,5 @@ async def test_an_error_of_one_side_ends_the_other() -> None:
             order.append("ended")
 
     with pytest.raises(ValueError):  # noqa: PT011 - ours alone can be raised
-        await stretches.together(fails(), waits())
+        await partitions.gather_both(fails(), waits())
     assert order == ["ended"]

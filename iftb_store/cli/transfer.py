@@ -19,6 +19,7 @@ from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
+from iftb_store.transfer.verify import format_value
 from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
@@ -193,13 +194,14 @@ def _verdict(item: Any) -> str:
 
 
 def _difference(name: str, difference: Difference) -> str:
-    from iftb_store.transfer.verify import named, told
+    from iftb_store.transfer.verify import format_key
 
-    row = named(difference.row)
+    row = format_key(difference.row)
     if difference.column is None:
         where = "SRC" if difference.source > difference.destination else "DST"
         return f"{name} {row}: {'stands twice' if max(difference.source, difference.destination) > 1 else 'only'} in {where}"
-    return f"{name} {row}: {difference.column} is {told(difference.source)} in SRC and {told(difference.destination)} in DST"
+    values = f"{format_value(difference.source)} in SRC and {format_value(difference.destination)} in DST"
+    return f"{name} {row}: {difference.column} is {values}"
 
 
 def _run_both(

@@ -18,7 +18,7 @@ from iftb_store.registry import stores_of
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
-from iftb_store.transfer.plan import snapshot, stretches
+from iftb_store.transfer.plan import find_partitions, open_snapshot
 
 # of bars a few megabytes; the rows of other tables may hold long texts
 _BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
@@ -85,8 +85,8 @@ async def export(
     rows = 0
     at_once = _BARS_AT_ONCE if table is BARS else _ROWS_AT_ONCE
     with _open(target, table, format, partitioned, overwrite) as sink:
-        async with snapshot(db, scope.tables) as session:
-            total = 0 if progress is None else sum(count for _, count in await stretches(session, scope))
+        async with open_snapshot(db, scope.tables) as session:
+            total = 0 if progress is None else sum(count for _, count in await find_partitions(session, scope))
             stores = stores_of(session)
             for selection in scope.selections(table):
                 async with aclosing(record_batches(stores, replace(selection, limit=at_once))) as batches:

@@ -35,7 +35,7 @@ from iftb_store.values.timeframes import check_timeframe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from iftb_store.files.readers.tables import Reader
+    from iftb_store.files.readers.base import Reader
 
 # rows at a time
 _LOOKED_AT = 2_000
@@ -110,9 +110,9 @@ class Source:
 
     def open(self) -> Reader:
         """Open the file."""
-        from iftb_store.files.readers.tables import reader_of
+        from iftb_store.files.readers.choice import open_reader
 
-        return reader_of(self.path, self.kind)
+        return open_reader(self.path, self.kind)
 
     def _find_table(self, reader: Reader) -> None:
         self.fixed = self._partition(reader.facts)
@@ -250,7 +250,7 @@ class Batches:
         return self
 
     def __next__(self) -> pa.Table:
-        from iftb_store.files.readers.tables import damage_named
+        from iftb_store.files.readers.base import damage_named
 
         with rows_named(self._path, self._read), damage_named(self._path):
             batch = next(self._tables, None)

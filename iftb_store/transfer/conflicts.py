@@ -10,13 +10,16 @@ import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, func, select
 
 from iftb_store.batches.arrow import schema
-from iftb_store.errors import CollisionError
+from iftb_store.errors import CollisionError, StoreError
 from iftb_store.protocols import ConnectedStore
-from iftb_store.schema.table_spec import BARS, POSITIONS, TRADES, RowFilter, TableSpec
+from iftb_store.registry import stores_of
+from iftb_store.schema.scope import TableScope
+from iftb_store.schema.table_spec import BARS, GREATEST_ID, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText
 from iftb_store.transfer.access import whole_session
-from iftb_store.transfer.plan import LastCommitted, Partition, RowDiff, batches, chosen
+from iftb_store.transfer.diff import RowDiff, select_rows
+from iftb_store.transfer.plan import LastCommitted, Partition, RowReader, read_batches, where_conditions
 from iftb_store.values.display import shown
 
 T = TypeVar("T")
@@ -28,7 +31,7 @@ REMEDY = "copy into a store of its own, or leave such rows out (--table, --excha
 _MOST = 500
 
 
-def others(table: TableSpec, compared: RowDiff) -> Any:
+def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
     """Tell of each changed row whether the destination's row of its id is another one, not the same as it was."""
     differs: Any = pc.is_null(compared.changed["id"])
     for name in table.identity:
@@ -69,8 +72,8 @@ class Collisions:
         async with whole_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
-                ((count, greatest),) = (await session.execute(counts)).all()
-                self._foreign, self._greatest = int(count), greatest or 0
+                ((count, read_greatest_id),) = (await session.execute(counts)).all()
+                self._foreign, self._greatest = int(count), read_greatest_id or 0
             if self._table is POSITIONS:
                 columns = [self._columns[name] for name in ("id", *_OPEN_KEY)]
                 rows = await session.execute(select(*columns).where(CastText(self._columns.status) == "open"))
@@ -85,7 +88,7 @@ class Collisions:
         """Whether no id can be another bar's, as the source has all that the destination has; then nothing new need be read."""
         return self._table is BARS and self._foreign <= 0
 
-    async def take(self, stretch: Partition, compared: RowDiff) -> None:
+    async def take(self, partition: Partition, compared: RowDiff) -> None:
         """Take what is to be written, and what is there in its place.
 
         Raises:
@@ -94,7 +97,7 @@ class Collisions:
         if self._table is BARS:
             self._take_bars(compared)
             return
-        other = pc.and_(others(self._table, compared), pc.invert(self._removed(compared.stored, stretch)))
+        other = pc.and_(is_other_row(self._table, compared), pc.invert(self._removed(compared.stored, partition)))
         if pc.any(other).as_py():
             mine, its = (rows.filter(other).slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
             raise CollisionError(
@@ -103,10 +106,10 @@ class Collisions:
             )
         if self._table is TRADES:
             # of rows that are deleted first, for others that have their ids, what comes may be another trade
-            renamed = compared.changed.filter(others(self._table, compared))
-            await self._refuse_trade_ids(stretch, pa.concat_tables([compared.new, renamed]))
+            renamed = compared.changed.filter(is_other_row(self._table, compared))
+            await self._refuse_trade_ids(partition, pa.concat_tables([compared.new, renamed]))
         if self._table is POSITIONS:
-            self._take_positions(stretch, compared)
+            self._take_positions(partition, compared)
 
     async def end(self) -> None:
         """Refuse what only the whole tells.
@@ -124,9 +127,9 @@ class Collisions:
                     f"position {taken[key]}; close one of them, or {REMEDY}"
                 )
 
-    def _removed(self, rows: pa.Table, stretch: Partition) -> Any:
+    def _removed(self, rows: pa.Table, partition: Partition) -> Any:
         if self._delete:
-            return chosen(rows, stretch.selection)
+            return select_rows(rows, partition.selection)
         return pc.is_null(rows["id"])
 
     def _take_bars(self, compared: RowDiff) -> None:
@@ -140,7 +143,7 @@ class Collisions:
             self._freed.add(compared.extra["id"])
 
     async def _refuse_ids(self) -> None:
-        async for rows in batches(LastCommitted(self._destination), Partition(RowFilter(BARS))):
+        async for rows in read_batches(LastCommitted(self._destination), Partition(RowFilter(BARS))):
             numbers: list[Any] = rows["id"].to_pylist()
             for index, number in enumerate(numbers):
                 if number in self._wanted and number not in self._freed:
@@ -174,7 +177,7 @@ class Collisions:
             f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {REMEDY}"
         )
 
-    async def _refuse_trade_ids(self, stretch: Partition, new: pa.Table) -> None:
+    async def _refuse_trade_ids(self, partition: Partition, new: pa.Table) -> None:
         ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
         for part in _parts(list(ids)):
             condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
@@ -183,14 +186,14 @@ class Collisions:
                 found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
             for row in found.all():
                 its: dict[str, Any] = dict(zip(names, row, strict=True))
-                if not (self._delete and _is_chosen(its, stretch.selection)):
+                if not (self._delete and _is_chosen(its, partition.selection)):
                     raise CollisionError(
                         f"trades: the source's trade {shown(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
                         f"the destination with the id {its['id']}; {REMEDY}"
                     )
 
-    def _take_positions(self, stretch: Partition, compared: RowDiff) -> None:
-        removed = compared.extra.filter(self._removed(compared.extra, stretch))
+    def _take_positions(self, partition: Partition, compared: RowDiff) -> None:
+        removed = compared.extra.filter(self._removed(compared.extra, partition))
         its_status: Any = compared.stored["status"]
         self._closing.append(compared.changed.filter(pc.equal(its_status, pa.scalar("open"))))
         gone: list[Any] = [*compared.stored["id"].to_pylist(), *removed["id"].to_pylist()]
@@ -253,3 +256,46 @@ def _is_chosen(row: Mapping[str, Any], selection: RowFilter) -> bool:
 
 def _parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
     return (values[first : first + _MOST] for first in range(0, len(values), _MOST))
+
+
+async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) -> pa.Table:
+    """Return the row of the greatest id among the chosen ones; none where none is chosen.
+
+    Raises:
+        StoreError: past that id the destination would have hardly any for its own rows.
+    """
+    columns = Base.metadata.tables[table.name]
+    named = [columns.c[name] for name in ("id", *(table.key if table is BARS else ()))]
+    found: list[tuple[Any, ...]] = []
+    for selection in scope.selections(table):
+        select_rows = select(*named).where(*where_conditions(columns, selection)).order_by(columns.c.id.desc()).limit(1)
+        found += [tuple(row) for row in (await session.execute(select_rows)).all()]
+    if not found:
+        return await stores_of(session).read_rows(RowFilter(table, limit=1))
+    number, *key = max(found)
+    if number > GREATEST_ID:
+        raise StoreError(
+            f"{table.name}: a row of the source has the id {number}; the destination gives ids past all that come, and past "
+            f"{GREATEST_ID} there are too few left; give the row a smaller id in the source, or {REMEDY}"
+        )
+    rows = await stores_of(session).read_rows(_of(table, number, key))
+    # a bar that stands twice is told where the whole series is read
+    return rows.slice(0, 1)
+
+
+async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.Table, closing: pa.Table) -> pa.Table:
+    """Return what is written first: ``row``, unless the destination has it, and the positions that others wait for."""
+    values = row.to_pylist()[0]
+    stored = await destination.read_rows(_of(table, values["id"], [values[name] for name in table.key] if table is BARS else []))
+    is_stored: Any = pc.is_in(row["id"], value_set=stored["id"].combine_chunks())
+    is_closing: Any = pc.is_in(row["id"], value_set=closing["id"].combine_chunks())
+    rows = row.filter(pc.invert(pc.or_(is_stored, is_closing)))
+    return pa.concat_tables([rows, closing]).sort_by(table.key[-1])
+
+
+def _of(table: TableSpec, number: int, key: list[Any]) -> RowFilter:
+    """Return the selection of one row: of a bar by its key, as there is no scan by its id."""
+    if table is not BARS:
+        return RowFilter(table, after=(number - 1,), limit=1)
+    *series, moment = key
+    return RowFilter(table, dict(zip(table.key, series, strict=False)), start=moment, end=moment, limit=1)

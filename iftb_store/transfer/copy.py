@@ -20,12 +20,12 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
 from iftb_store.transfer.access import require_two, require_whole, whole_session
-from iftb_store.transfer.conflicts import REMEDY, Collisions, others
+from iftb_store.transfer.conflicts import REMEDY, Collisions, is_other_row, read_greatest_id, rows_to_write_first
+from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, Digester, checksum, no_json, places
-from iftb_store.transfer.leading import greatest, leading
-from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowDiff, chosen
+from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition
 from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, silent
-from iftb_store.transfer.verify import Contents, contents, named, row_differences, told
+from iftb_store.transfer.verify import Contents, contents, format_key, format_value, row_differences
 from iftb_store.values.display import shown
 
 Conflict = Literal["source-wins", "refuse"]
@@ -64,7 +64,7 @@ class Copied:
 
 @dataclass
 class _Plan:
-    """What is to be done about one stretch.
+    """What is to be done about one partition.
 
     Attributes:
         whole: the destination's table is empty, so that all rows are moved as they are read for the first time.
@@ -73,7 +73,7 @@ class _Plan:
         proofs: the checksum of the source's parts of each run.
     """
 
-    stretch: Partition
+    partition: Partition
     copied: Copied
     whole: bool
     runs: list[DirtyRange] = field(default_factory=list)
@@ -157,12 +157,12 @@ class Copy:
         await require_two(self._source, self._destination)
         await reading.require_schema(self._source, self._scope.tables)
         await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
-        async with reading.snapshot(self._source, self._scope.tables) as session:
+        async with reading.open_snapshot(self._source, self._scope.tables) as session:
             ours = stores_of(session)
-            last = {table: await greatest(session, self._scope, table) for table in self._scope.tables}
+            last = {table: await read_greatest_id(session, self._scope, table) for table in self._scope.tables}
             plans = await self._plans(session, ours)
             checked = {
-                table: await self._check(session, ours, table, [plan for plan in plans if plan.stretch.table is table])
+                table: await self._check(session, ours, table, [plan for plan in plans if plan.partition.table is table])
                 for table in self._scope.tables
             }
             if not dry:
@@ -172,31 +172,31 @@ class Copy:
 
     async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
         """Find the parts that differ."""
-        here = await reading.stretches(session, self._scope)
+        here = await reading.find_partitions(session, self._scope)
         async with whole_session(self._destination, self._scope.tables) as other:
-            there = await reading.stretches(other, self._scope)
+            there = await reading.find_partitions(other, self._scope)
         empty = [table for table in self._scope.tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
-        total = sum(rows for stretch, rows in here + there if stretch.table not in empty)
-        expected = {stretch.key: rows for stretch, rows in here}
+        total = sum(rows for partition, rows in here + there if partition.table not in empty)
+        expected = {partition.key: rows for partition, rows in here}
         plans = []
         with self._step("compare") as tell:
             count = _counting(tell, total)
-            for stretch in reading.sort_partitions([stretch for stretch, _ in here + there]):
-                if stretch.table in empty:
-                    contents = Contents(expected.get(stretch.key, 0), "")
-                    plans.append(_Plan(stretch, Copied(stretch.table.name, stretch.series, contents, contents.rows), True))
+            for partition in reading.sort_partitions([partition for partition, _ in here + there]):
+                if partition.table in empty:
+                    contents = Contents(expected.get(partition.key, 0), "")
+                    plans.append(_Plan(partition, Copied(partition.table.name, partition.series, contents, contents.rows), True))
                 else:
-                    plans.append(await self._compared(ours, stretch, count))
+                    plans.append(await self._compared(ours, partition, count))
         return plans
 
-    async def _compared(self, ours: Any, stretch: Partition, count: Callable[[int], None]) -> _Plan:
-        mine, its = await reading.together(
-            reading.digested(ours, stretch, tell=count), reading.digested(self._theirs, stretch, tell=count)
+    async def _compared(self, ours: Any, partition: Partition, count: Callable[[int], None]) -> _Plan:
+        mine, its = await reading.gather_both(
+            reading.digest_partition(ours, partition, tell=count), reading.digest_partition(self._theirs, partition, tell=count)
         )
-        runs = reading.runs(mine, its)
-        copied = Copied(stretch.table.name, stretch.series, contents(mine), equal=not runs)
+        runs = reading.find_dirty_ranges(mine, its)
+        copied = Copied(partition.table.name, partition.series, contents(mine), equal=not runs)
         equal = copied.source.rows - sum(run.rows for run in runs)
-        return _Plan(stretch, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
+        return _Plan(partition, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
 
     async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
         """Count what is to be moved and refuse what must not be."""
@@ -214,31 +214,32 @@ class Copy:
                     if fresh and collisions.impossible:
                         plan.copied.inserted += sum(run.rows for run in runs)
                         continue
-                    async for compared in self._changes(ours, plan, runs):
-                        await self._take(ours, plan, compared, collisions)
-                        count(compared.new.num_rows + compared.changed.num_rows + compared.same)
+                    async for diff in self._changes(ours, plan, runs):
+                        await self._take(ours, plan, diff, collisions)
+                        count(diff.new.num_rows + diff.changed.num_rows + diff.same)
         await collisions.end()
         return collisions
 
-    async def _take(self, ours: Any, plan: _Plan, compared: RowDiff, collisions: Collisions) -> None:
-        for twice in compared.twice:
-            raise _stands_twice(plan.stretch.table, twice.key, "source" if twice.source > 1 else "destination")
-        if self._refuse and compared.changed.num_rows:
-            self._refuse_change(plan.stretch.table, compared)
-        await collisions.take(plan.stretch, compared)
-        extra = pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
-        plan.copied.inserted += compared.new.num_rows
-        plan.copied.updated += compared.changed.num_rows
+    async def _take(self, ours: Any, plan: _Plan, diff: RowDiff, collisions: Collisions) -> None:
+        for twice in diff.twice:
+            raise _stands_twice(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
+        if self._refuse and diff.changed.num_rows:
+            self._refuse_change(plan.partition.table, diff)
+        await collisions.take(plan.partition, diff)
+        extra = pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
+        plan.copied.inserted += diff.new.num_rows
+        plan.copied.updated += diff.changed.num_rows
         plan.copied.deleted += extra if self._delete else 0
         plan.copied.kept += 0 if self._delete else extra
 
     @staticmethod
-    def _refuse_change(table: TableSpec, compared: RowDiff) -> None:
-        mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
+    def _refuse_change(table: TableSpec, diff: RowDiff) -> None:
+        mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (diff.changed, diff.stored))
         first = row_differences(table, mine, its)[0]
         raise CollisionError(
-            f"{table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
-            f"{told(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the source wins"
+            f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
+            f"{format_value(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the "
+            "source wins"
         )
 
     async def _write(
@@ -248,13 +249,13 @@ class Copy:
         with self._step("copy") as tell:
             count = _counting(tell, total)
             for table in self._scope.tables:
-                chosen_plans = [plan for plan in plans if plan.stretch.table is table]
+                chosen_plans = [plan for plan in plans if plan.partition.table is table]
                 exchanged = checked[table].exchanged
                 for plan in chosen_plans:
                     if plan.copied.deleted or exchanged or (self._delete and table is not BARS and plan.copied.updated):
                         await self._make_room(ours, plan, exchanged, count)
                 if any(plan.copied.inserted or plan.copied.updated for plan in chosen_plans):
-                    first = await leading(self._theirs, table, last[table], checked[table].closing)
+                    first = await rows_to_write_first(self._theirs, table, last[table], checked[table].closing)
                     if first.num_rows:
                         await _put(self._destination, table, first)
                     if table is BARS:
@@ -265,31 +266,31 @@ class Copy:
                     if plan.whole:
                         await self._move_whole(ours, plan, writer)
                     elif plan.copied.inserted or plan.copied.updated:
-                        async for compared in self._changes(ours, plan, plan.runs):
-                            await writer.add(_both(compared, table))
+                        async for diff in self._changes(ours, plan, plan.runs):
+                            await writer.add(_both(diff, table))
                     if table is not BARS:
                         await writer.flush()
                 await writer.flush()
 
     async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
         """Delete what is to be deleted, and what has an id or a trade_id that another row is to get."""
-        table = plan.stretch.table
-        async for compared in self._changes(ours, plan, plan.runs):
-            doomed = [compared.extra.filter(chosen(compared.extra, plan.stretch.selection))] if self._delete else []
+        table = plan.partition.table
+        async for diff in self._changes(ours, plan, plan.runs):
+            doomed = [diff.extra.filter(select_rows(diff.extra, plan.partition.selection))] if self._delete else []
             if exchanged:
-                doomed.append(compared.stored.filter(pc.not_equal(compared.changed["id"], compared.stored["id"])))
+                doomed.append(diff.stored.filter(pc.not_equal(diff.changed["id"], diff.stored["id"])))
             elif table is not BARS:
-                doomed.append(compared.stored.filter(others(table, compared)))
+                doomed.append(diff.stored.filter(is_other_row(table, diff)))
             rows = pa.concat_tables(doomed).sort_by(table.key[-1])
             if rows.num_rows:
                 await _drop(self._destination, table, rows)
                 count(rows.num_rows)
 
     async def _move_whole(self, ours: Any, plan: _Plan, writer: _Writer) -> None:
-        digester = Digester(plan.stretch.table)
-        async with aclosing(reading.ahead(reading.batches(ours, plan.stretch))) as coming:
+        digester = Digester(plan.partition.table)
+        async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
             async for rows in coming:
-                await reading.together(asyncio.to_thread(digester.take, rows), writer.add(rows))
+                await reading.gather_both(asyncio.to_thread(digester.take, rows), writer.add(rows))
         parts = digester.parts()
         plan.copied.source = contents(parts)
         plan.copied.inserted = plan.copied.source.rows
@@ -304,7 +305,7 @@ class Copy:
             for plan in plans:
                 plan.copied.kept = 0
                 for run, proof in zip(plan.runs, plan.proofs, strict=True):
-                    found = await reading.digested(self._theirs, plan.stretch, run, count)
+                    found = await reading.digest_partition(self._theirs, plan.partition, run, count)
                     if checksum(found) != proof:
                         plan.copied.kept += await self._require_all(ours, plan, run)
                 plan.copied.equal = True
@@ -313,21 +314,21 @@ class Copy:
         """Refuse a run that lacks a row of the source, or has one twice; return how many are the destination's own."""
         kept = 0
         # where the destination had none it may have been given some meanwhile
-        async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run._replace(fresh=False))) as found:
-            async for compared in found:
-                kept += pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
-                if compared.new.num_rows or compared.changed.num_rows or compared.twice:
+        async with aclosing(compare_partition(ours, self._theirs, plan.partition, run._replace(fresh=False))) as found:
+            async for diff in found:
+                kept += pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
+                if diff.new.num_rows or diff.changed.num_rows or diff.twice:
                     raise StoreError(
-                        f"{plan.stretch.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
+                        f"{plan.partition.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
                         "twice; run the same command again, and `iftb-store verify` to see what differs"
                     )
         return kept
 
     async def _changes(self, ours: Any, plan: _Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
         for run in runs:
-            async with aclosing(reading.compared(ours, self._theirs, plan.stretch, run)) as found:
-                async for compared in found:
-                    yield compared
+            async with aclosing(compare_partition(ours, self._theirs, plan.partition, run)) as found:
+                async for diff in found:
+                    yield diff
 
     def _wrote(self, count: Callable[[int], None]) -> Callable[[int], None]:
         def wrote(rows: int) -> None:
@@ -427,11 +428,11 @@ async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -
 
 
 def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
-    return StoreError(f"{table.name} {named(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
+    return StoreError(f"{table.name} {format_key(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
 
 
-def _both(compared: RowDiff, table: TableSpec) -> pa.Table:
-    return pa.concat_tables([compared.new, compared.changed]).sort_by(table.key[-1])
+def _both(diff: RowDiff, table: TableSpec) -> pa.Table:
+    return pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1])
 
 
 def _within(parts: list[Chunk], run: DirtyRange) -> list[Chunk]:

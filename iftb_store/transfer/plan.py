@@ -1,4 +1,4 @@
-"""Reads two stores side by side: one series or table after the other, batch by batch, in bounded memory."""
+"""What a transfer works through: partitions of two stores, read batch by batch, and the ranges of them that differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, Table, func, select
 
 from iftb_store.batches.arrow import schema
@@ -18,11 +17,11 @@ from iftb_store.errors import StoreError
 from iftb_store.protocols import Capability, ConnectedStore
 from iftb_store.registry import stores_of
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText, from_epoch_us
 from iftb_store.transfer.access import whole_session
-from iftb_store.transfer.digests import Chunk, Digester, canonical, part_size, places
+from iftb_store.transfer.digests import Chunk, Digester, part_size, places
 from iftb_store.values.display import names, shown
 
 T = TypeVar("T")
@@ -35,7 +34,7 @@ BYTES = 2 << 20
 _FIRST, _GROWTH = 512, 8
 
 
-class Scanner(Protocol):
+class RowReader(Protocol):
     """What selections can be read from: the stores of a session, or `LastCommitted`."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -103,41 +102,7 @@ class DirtyRange(NamedTuple):
     rows: int
 
 
-class Repeated(NamedTuple):
-    """A key that more than one row has, as raw SQL can bring about where the database does not keep it unique.
-
-    Attributes:
-        key: its values, by column.
-        source: how many rows of the source have it.
-        destination: how many of the destination.
-    """
-
-    key: dict[str, Any]
-    source: int
-    destination: int
-
-
-class RowDiff(NamedTuple):
-    """Rows of the same range of keys in two stores.
-
-    Attributes:
-        new: the source's rows whose key the destination lacks.
-        changed: the source's rows of which the destination has other values.
-        stored: what the destination has of these, in the same order.
-        extra: the destination's rows whose key the source lacks.
-        same: how many rows both have with the same values.
-        twice: the keys of which one of the two has more rows than one.
-    """
-
-    new: pa.Table
-    changed: pa.Table
-    stored: pa.Table
-    extra: pa.Table
-    same: int
-    twice: list[Repeated]
-
-
-def snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAsyncContextManager[Any]:
+def open_snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAsyncContextManager[Any]:
     """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
 
     Raises:
@@ -162,8 +127,8 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
         await stores_of(session).read_rows(RowFilter(tables[0], limit=1))
 
 
-async def stretches(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
-    """Return the stretches of a scope that a store has, with the number of their rows, in the order of tables and keys."""
+async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
+    """Return the partitions of a scope that a store has, with the number of their rows, in the order of tables and keys."""
     # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
     await stores_of(session).read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
@@ -172,43 +137,43 @@ async def stretches(session: Any, scope: TableScope) -> list[tuple[Partition, in
         for selection in scope.selections(table):
             keys = selection.order[:-1]
             counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
-            rows = (await session.execute(counts.where(*conditions(columns, selection)).group_by(*keys))).all()
+            rows = (await session.execute(counts.where(*where_conditions(columns, selection)).group_by(*keys))).all()
             for *series, count in rows:
                 for name, value in zip(keys, series, strict=True):
                     if not isinstance(value, str):
                         what = f"{table.name}: a row's {name} cannot be read: it is {shown(value)}"
                         raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
-                ordered = {name: equal[name] for name in ("exchange", "symbol", "timeframe") if name in equal}
+                ordered = {name: equal[name] for name in SERIES if name in equal}
                 found.append((Partition(replace(selection, equal=ordered)), int(count)))
     return found
 
 
 def sort_partitions(found: list[Partition]) -> list[Partition]:
-    """Return each of the stretches once, in the order in which they are copied."""
+    """Return each of the partitions once, in the order in which they are copied."""
     tables: dict[str, dict[tuple[str, ...], Partition]] = {}
-    for stretch in found:
-        tables.setdefault(stretch.table.name, {})[stretch.key] = stretch
+    for partition in found:
+        tables.setdefault(partition.table.name, {})[partition.key] = partition
 
-    def order(stretch: Partition) -> list[bytes]:
-        return [value.encode() for value in stretch.key]
+    def order(partition: Partition) -> list[bytes]:
+        return [value.encode() for value in partition.key]
 
-    return [stretch for chosen in tables.values() for stretch in sorted(chosen.values(), key=order)]
+    return [partition for chosen in tables.values() for partition in sorted(chosen.values(), key=order)]
 
 
-async def batches(store: Scanner, stretch: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
-    """Yield the rows of a stretch, or of a run of its parts, in order, in tables of bounded size."""
-    selection, limit = stretch.selection, ROWS
-    if stretch.table is not BARS:
+async def read_batches(store: RowReader, partition: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
+    """Yield the rows of a partition, or of a run of its parts, in order, in tables of bounded size."""
+    selection, limit = partition.selection, ROWS
+    if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
-    until = None if run is None else (run.last + 1) * part_size(stretch.table) - 1
+    until = None if run is None else (run.last + 1) * part_size(partition.table) - 1
     if run is not None:
         selection = _narrowed(selection, run)
     while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
         last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
         selection = replace(selection, after=tuple(last[name] for name in selection.order))
-        if stretch.table is not BARS and until is not None and last["id"] > until:
-            (rows, _), over = _cut(rows, stretch.table, until), True
+        if partition.table is not BARS and until is not None and last["id"] > until:
+            (rows, _), over = cut_at(rows, partition.table, until), True
         else:
             over = False
         if rows.num_rows:
@@ -218,12 +183,12 @@ async def batches(store: Scanner, stretch: Partition, run: DirtyRange | None = N
             return
 
 
-async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
+async def prefetch(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
     """Yield what a generator yields; the next is fetched while this one is worked on, so close it where it is left."""
-    coming = asyncio.ensure_future(_next(source))
+    coming = asyncio.ensure_future(next_or_none(source))
     try:
         while (item := await coming) is not None:
-            coming = asyncio.ensure_future(_next(source))
+            coming = asyncio.ensure_future(next_or_none(source))
             yield item
     finally:
         coming.cancel()
@@ -231,7 +196,7 @@ async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
         await source.aclose()
 
 
-async def together(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
     """Wait for both; where one fails or all is cancelled, neither runs on."""
     tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
     try:
@@ -242,12 +207,12 @@ async def together(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def digested(
-    store: Scanner, stretch: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
+async def digest_partition(
+    store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
 ) -> list[Chunk]:
-    """Return the parts of a stretch, or of a run of it, with their digests."""
-    digester = Digester(stretch.table)
-    async with aclosing(ahead(batches(store, stretch, run))) as coming:
+    """Return the parts of a partition, or of a run of it, with their digests."""
+    digester = Digester(partition.table)
+    async with aclosing(prefetch(read_batches(store, partition, run))) as coming:
         async for rows in coming:
             await asyncio.to_thread(digester.take, rows)
             if tell is not None:
@@ -255,7 +220,7 @@ async def digested(
     return digester.parts()
 
 
-def runs(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
+def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
     """Return the parts that differ; those that follow each other are one run."""
     ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
     found: list[DirtyRange] = []
@@ -272,96 +237,18 @@ def runs(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
     return found
 
 
-async def compared(source: Scanner, destination: Scanner, stretch: Partition, run: DirtyRange) -> AsyncGenerator[RowDiff]:
-    """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
-    if run.fresh and stretch.table is BARS:
-        none = schema(stretch.table).empty_table()
-        async with aclosing(ahead(batches(source, stretch, run))) as coming:
-            async for rows in coming:
-                yield RowDiff(rows, none, none, none, 0, _repeated(stretch.table, rows, none))
-        return
-    async for ours, theirs in _aligned(
-        stretch.table, batches(source, stretch, run), batches(destination, stretch.unbounded, run)
-    ):
-        yield await asyncio.to_thread(compare, stretch.table, ours, theirs)
-
-
-def compare(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
-    """Compare rows by their keys."""
-    ours, theirs = places(source, table), places(destination, table)
-    where: Any = pc.index_in(ours, value_set=theirs)
-    is_new: Any = pc.is_null(where)
-    known = source.filter(pc.invert(is_new))
-    stored = destination.take(where.drop_null())
-    differs: Any = pc.not_equal(canonical(known, table), canonical(stored, table))
-    extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
-    changed = known.filter(differs)
-    same = known.num_rows - changed.num_rows
-    twice = _repeated(table, source, destination)
-    return RowDiff(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
-
-
-def chosen(rows: pa.Table, selection: RowFilter) -> Any:
-    """Tell of each row whether it is one of a selection."""
-    wanted: Any = pc.is_valid(rows["id"])
-    for name, value in selection.equal.items():
-        column: Any = rows[name]
-        wanted = pc.and_(wanted, pc.fill_null(pc.equal(column, pa.scalar(value)), pa.scalar(False)))
-    for moment, compare_to in ((selection.start, pc.greater_equal), (selection.end, pc.less_equal)):
-        if moment is not None:
-            bound = pa.scalar(moment, rows.schema.field(selection.table.time).type)
-            wanted = pc.and_(wanted, compare_to(rows[selection.table.time], bound))
-    return wanted
-
-
-def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
-    """Return the keys that stand more than once, in their order."""
-    found: dict[int, Repeated] = {}
-    both = [(rows, places(rows, table)) for rows in (source, destination)]
-    for rows, where in both:
-        again: Any = pc.equal(where[1:], where[:-1])
-        for index in pc.indices_nonzero(again).to_pylist():
-            key = rows.slice(index, 1).select(table.key).to_pylist()[0]
-            counts = (pc.sum(pc.equal(each, where[index])).as_py() or 0 for _, each in both)
-            found.setdefault(where[index].as_py(), Repeated(key, *counts))
-    return [found[place] for place in sorted(found)]
-
-
-async def _next(source: AsyncGenerator[T]) -> T | None:
+async def next_or_none(source: AsyncGenerator[T]) -> T | None:
+    """Return the next item, or None at the end."""
     return await anext(source, None)
 
 
-async def _aligned(
-    table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
-) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
-    """Yield the rows of two stretches in steps of the same range of keys."""
-    try:
-        one, two = await _next(left), await _next(right)
-        while one is not None or two is not None:
-            until = min(_last(rows, table) for rows in (one, two) if rows is not None)
-            (now_one, one), (now_two, two) = (_cut(rows, table, until) for rows in (one, two))
-            yield now_one, now_two
-            if one is not None and not one.num_rows:
-                one = await _next(left)
-            if two is not None and not two.num_rows:
-                two = await _next(right)
-    finally:
-        await left.aclose()
-        await right.aclose()
-
-
-def _cut(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
+def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
     """Return the rows up to a place, and those past it."""
     if rows is None:
         return schema(table).empty_table(), None
     where = places(rows, table)
     count = bisect_right(range(len(where)), until, key=lambda index: where[index].as_py())
     return rows.slice(0, count), rows.slice(count)
-
-
-def _last(rows: pa.Table, table: TableSpec) -> int:
-    last: int = places(rows.slice(rows.num_rows - 1), table)[0].as_py()
-    return last
 
 
 def _narrowed(selection: RowFilter, run: DirtyRange) -> RowFilter:
@@ -373,7 +260,7 @@ def _narrowed(selection: RowFilter, run: DirtyRange) -> RowFilter:
     return replace(selection, start=first if start is None else max(start, first), end=last if end is None else min(end, last))
 
 
-def conditions(columns: Table, selection: RowFilter) -> Iterator[ColumnElement[bool]]:
+def where_conditions(columns: Table, selection: RowFilter) -> Iterator[ColumnElement[bool]]:
     """Yield what rows of a selection meet, but for the place after which it goes on."""
     for name, value in selection.equal.items():
         yield CastText(columns.c[name]) == value

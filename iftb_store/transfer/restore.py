@@ -17,9 +17,10 @@ from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer.access import require_two, whole_session
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
-from iftb_store.transfer.plan import LastCommitted, compared, digested, runs, snapshot, stretches
+from iftb_store.transfer.diff import compare_partition
+from iftb_store.transfer.plan import LastCommitted, digest_partition, find_dirty_ranges, find_partitions, open_snapshot
 from iftb_store.transfer.progress import ProgressFactory, silent
-from iftb_store.transfer.verify import named
+from iftb_store.transfer.verify import format_key
 from iftb_store.url import parse_url
 from iftb_store.values.file_identity import read_engine
 
@@ -112,18 +113,18 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
     """Name the first row that the destination would lose."""
     remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
     scope = TableScope([part.table])
-    async with snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
-        found = [*await stretches(session, scope), *await stretches(other, scope)]
-    stretch = next(stretch for stretch, _ in found if stretch.series == part.series)
+    async with open_snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
+        found = [*await find_partitions(session, scope), *await find_partitions(other, scope)]
+    partition = next(partition for partition, _ in found if partition.series == part.series)
     ours, theirs = LastCommitted(backup), LastCommitted(destination)
-    for run in runs(await digested(ours, stretch), await digested(theirs, stretch)):
-        async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+    for run in find_dirty_ranges(await digest_partition(ours, partition), await digest_partition(theirs, partition)):
+        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:
-                        raise CollisionError(f"{_row(stretch.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
+                        raise CollisionError(f"{_row(partition.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
     raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
 
 
 def _row(table: TableSpec, row: dict[str, Any]) -> str:
-    return f"{table.name} {named({name: row[name] for name in table.key})}"
+    return f"{table.name} {format_key({name: row[name] for name in table.key})}"

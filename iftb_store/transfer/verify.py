@@ -14,21 +14,19 @@ from iftb_store.registry import require_arrow, stores_of
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store.transfer.access import require_two
+from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, canonical_json, checksum
 from iftb_store.transfer.plan import (
     DirtyRange,
     Partition,
-    RowDiff,
-    Scanner,
-    chosen,
-    compared,
-    digested,
+    RowReader,
+    digest_partition,
+    find_dirty_ranges,
+    find_partitions,
+    gather_both,
+    open_snapshot,
     require_schema,
-    runs,
-    snapshot,
     sort_partitions,
-    stretches,
-    together,
 )
 from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.values.display import names
@@ -108,9 +106,9 @@ async def verify(
     await require_two(source, destination)
     for db in (source, destination):
         await require_schema(db, scope.tables)
-    async with snapshot(source, scope.tables) as ours, snapshot(destination, scope.tables) as theirs:
+    async with open_snapshot(source, scope.tables) as ours, open_snapshot(destination, scope.tables) as theirs:
         stores = stores_of(ours), stores_of(theirs)
-        found = await together(stretches(ours, scope), stretches(theirs, scope))
+        found = await gather_both(find_partitions(ours, scope), find_partitions(theirs, scope))
         total = sum(rows for part in found for _, rows in part)
         done = 0
         with step("verify") as tell:
@@ -121,16 +119,16 @@ async def verify(
                 tell(done, total)
 
             return [
-                await _verified(*stores, stretch, count)
-                for stretch in sort_partitions([stretch for part in found for stretch, _ in part])
+                await _verified(*stores, partition, count)
+                for partition in sort_partitions([partition for part in found for partition, _ in part])
             ]
 
 
-async def _verified(ours: Scanner, theirs: Scanner, stretch: Partition, count: Callable[[int], None]) -> Verified:
-    one, two = await together(digested(ours, stretch, tell=count), digested(theirs, stretch, tell=count))
-    differing = runs(one, two)
-    found = await differences(ours, theirs, stretch, differing) if differing else []
-    return Verified(stretch.table.name, stretch.series, contents(one), contents(two), found)
+async def _verified(ours: RowReader, theirs: RowReader, partition: Partition, count: Callable[[int], None]) -> Verified:
+    one, two = await gather_both(digest_partition(ours, partition, tell=count), digest_partition(theirs, partition, tell=count))
+    differing = find_dirty_ranges(one, two)
+    found = await differences(ours, theirs, partition, differing) if differing else []
+    return Verified(partition.table.name, partition.series, contents(one), contents(two), found)
 
 
 def contents(parts: list[Chunk]) -> Contents:
@@ -138,14 +136,14 @@ def contents(parts: list[Chunk]) -> Contents:
     return Contents(sum(part.rows for part in parts), checksum(parts))
 
 
-async def differences(ours: Scanner, theirs: Scanner, stretch: Partition, differing: list[DirtyRange]) -> list[Difference]:
+async def differences(ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]) -> list[Difference]:
     """Return the values of the first rows that differ."""
     found: list[Difference] = []
     count = 0
     for run in differing:
-        async with aclosing(compared(ours, theirs, stretch, run)) as chunks:
+        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:
-                for row in _rows_that_differ(chunk, stretch):
+                for row in _rows_that_differ(chunk, partition):
                     found += row
                     count += 1
                     if count == NAMED:
@@ -153,10 +151,10 @@ async def differences(ours: Scanner, theirs: Scanner, stretch: Partition, differ
     return found
 
 
-def _rows_that_differ(chunk: RowDiff, stretch: Partition) -> list[list[Difference]]:
+def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Difference]]:
     """Return what differs of each of the first rows, in the order of their keys."""
-    table = stretch.table
-    extra = chunk.extra.filter(chosen(chunk.extra, stretch.selection))
+    table = partition.table
+    extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]
     for rows, counts in ((chunk.new, (1, 0)), (extra, (0, 1))):
         found += [[Difference(key, None, *counts)] for key in rows.slice(0, NAMED).select(table.key).to_pylist()]
@@ -179,12 +177,12 @@ def _comparable(table: TableSpec, column: str, value: Any) -> Any:
     return canonical_json(value) if table.kinds[column] == ColumnKind.JSON and value is not None else value
 
 
-def named(row: dict[str, Any]) -> str:
+def format_key(row: dict[str, Any]) -> str:
     """Return the values of a key for a person."""
-    return " ".join(names([value]) if isinstance(value, str) else told(value) for value in row.values())
+    return " ".join(names([value]) if isinstance(value, str) else format_value(value) for value in row.values())
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value for a person: plain digits, ISO 8601, or the text."""
     if isinstance(value, Decimal):
         digits = format(value, "f")

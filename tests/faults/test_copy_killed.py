@@ -15,7 +15,7 @@ from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly, trade
-from iftb_store.transfer import plan as stretches
+from iftb_store.transfer import plan as partitions
 from tests.faults.children import forkserver
 from tests.faults.rounds import rounds
 from tests.faults.tally import PATIENCE, Tally
@@ -34,7 +34,7 @@ _DAMAGE = (
 
 def copy_until_killed(source: str, destination: str, begun: Connection) -> None:
     """The child: copy in small batches."""
-    stretches.ROWS = _BATCH
+    partitions.ROWS = _BATCH
     begun.send(None)
     main(["copy", source, destination, "--delete"])
 

@@ -1,0 +1,36 @@
+"""The reader for a file's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from iftb_store.files.detect import FileKind
+from iftb_store.files.readers.base import Reader, damage_named
+from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.csv import CsvReader
+from iftb_store.files.readers.feather import FeatherReader
+from iftb_store.files.readers.json import JsonReader
+from iftb_store.files.readers.parquet import ParquetReader
+
+
+def open_reader(path: Path, kind: FileKind) -> Reader:
+    """Open a file that is no dump.
+
+    Raises:
+        DumpError: it is damaged.
+        OSError: it cannot be read.
+    """
+    made: dict[FileKind, Callable[[Path], Reader]] = {
+        FileKind.PARQUET: ParquetReader,
+        FileKind.FEATHER: FeatherReader,
+        FileKind.CSV: CsvReader,
+        FileKind.JSON: JsonReader,
+        FileKind.JSON_LINES: JsonReader,
+    }
+    with damage_named(path):
+        reader = made[kind](path)
+        if len(set(reader.names)) < len(reader.names):
+            reader.close()
+            raise DumpError(f"{path}: has two columns of one name")
+        return reader

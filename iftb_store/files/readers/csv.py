@@ -1,0 +1,61 @@
+"""CSV, batch after batch in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from iftb_store.files.detect import header
+from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.readers.texts import TextFile
+
+_BLOCK = 1 << 20
+
+
+class CsvReader:
+    """CSV with a header; every column is text, and NULL where a cell is empty and has no quotes."""
+
+    def __init__(self, path: Path) -> None:
+        self._text = TextFile(path)
+        self.size = self._text.size
+        self.facts: dict[bytes, bytes] = {}
+        self.names, self._separator = header(self._text, path)
+
+    @property
+    def bytes_read(self) -> int:
+        """About how many bytes of the file were read."""
+        return self._text.bytes_read
+
+    def tables(self, columns: list[str]) -> Generator[pa.Table]:
+        """Yield these columns of the rows, batch after batch."""
+        if not self._text.peek(1):
+            return
+        texts = dict.fromkeys(columns, pa.string())
+        try:
+            with pyarrow.csv.open_csv(
+                self._text,
+                pyarrow.csv.ReadOptions(
+                    column_names=self.names, block_size=_BLOCK if self.size <= _BLOCK else LONGEST_ROW, use_threads=False
+                ),
+                pyarrow.csv.ParseOptions(delimiter=self._separator, newlines_in_values=True),
+                pyarrow.csv.ConvertOptions(
+                    include_columns=columns,
+                    column_types=texts,
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            ) as reader:
+                for batch in reader:
+                    yield pa.Table.from_batches([batch])
+        except pa.ArrowInvalid as error:
+            if "straddling" in str(error):
+                raise ValueError(f"a row is longer than {LONGEST_ROW:,} bytes") from error
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()

@@ -1,0 +1,58 @@
+"""Parquet, batch after batch in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iftb_store.files.limits import TextSplitter
+from iftb_store.files.readers.base import rows_at_once, validate
+from iftb_store.files.readers.parquet_bounds import check_footer, groups_within_bounds
+
+# of a footer: text, and the columns, row groups and facts it lists
+_LONGEST_FACT, _MOST_FACTS = 16 << 20, 200_000
+
+
+class ParquetReader:
+    """Parquet, read page by page."""
+
+    def __init__(self, path: Path) -> None:
+        self.size, self.bytes_read = path.stat().st_size, 0
+        self._path = path
+        check_footer(path)
+        with self._opened() as file:
+            self._schema = made = file.schema_arrow
+            self.names, self.facts = list(made.names), dict(made.metadata or {})
+            # a text that stands in many rows is kept once, or a small file would fill the memory
+            texts = [field.name for field in made if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        self._file = self._opened(texts)
+
+    def _opened(self, texts: list[str] | None = None) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            self._path,
+            read_dictionary=texts,
+            buffer_size=1 << 16,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            thrift_string_size_limit=_LONGEST_FACT,
+            thrift_container_size_limit=_MOST_FACTS,
+        )
+
+    def tables(self, columns: list[str]) -> Generator[pa.Table]:
+        """Yield these columns of the rows, batch after batch."""
+        metadata, rows = self._file.metadata, 0
+        total, texts = metadata.num_rows, TextSplitter(self.size)
+        for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, rows_at_once(self.names)):
+            for batch in self._file.iter_batches(most, row_groups=groups, columns=columns, use_threads=False):
+                rows += batch.num_rows
+                self.bytes_read = self.size * rows // (total or 1)
+                yield from texts.split(validate(batch))
+        if rows != total:
+            raise ValueError(f"it holds {rows:,} rows and claims {total:,}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close(force=True)

@@ -1,0 +1,131 @@
+"""Compares two stores' rows of the same range of keys, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iftb_store.batches.arrow import schema
+from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
+from iftb_store.transfer.digests import canonical, places
+from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, next_or_none, prefetch, read_batches
+
+
+class Repeated(NamedTuple):
+    """A key that more than one row has, as raw SQL can bring about where the database does not keep it unique.
+
+    Attributes:
+        key: its values, by column.
+        source: how many rows of the source have it.
+        destination: how many of the destination.
+    """
+
+    key: dict[str, Any]
+    source: int
+    destination: int
+
+
+class RowDiff(NamedTuple):
+    """Rows of the same range of keys in two stores.
+
+    Attributes:
+        new: the source's rows whose key the destination lacks.
+        changed: the source's rows of which the destination has other values.
+        stored: what the destination has of these, in the same order.
+        extra: the destination's rows whose key the source lacks.
+        same: how many rows both have with the same values.
+        twice: the keys of which one of the two has more rows than one.
+    """
+
+    new: pa.Table
+    changed: pa.Table
+    stored: pa.Table
+    extra: pa.Table
+    same: int
+    twice: list[Repeated]
+
+
+async def compare_partition(
+    source: RowReader, destination: RowReader, partition: Partition, run: DirtyRange
+) -> AsyncGenerator[RowDiff]:
+    """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
+    if run.fresh and partition.table is BARS:
+        none = schema(partition.table).empty_table()
+        async with aclosing(prefetch(read_batches(source, partition, run))) as coming:
+            async for rows in coming:
+                yield RowDiff(rows, none, none, none, 0, _repeated(partition.table, rows, none))
+        return
+    async for ours, theirs in _aligned(
+        partition.table, read_batches(source, partition, run), read_batches(destination, partition.unbounded, run)
+    ):
+        yield await asyncio.to_thread(compare_rows, partition.table, ours, theirs)
+
+
+def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
+    """Compare rows by their keys."""
+    ours, theirs = places(source, table), places(destination, table)
+    where: Any = pc.index_in(ours, value_set=theirs)
+    is_new: Any = pc.is_null(where)
+    known = source.filter(pc.invert(is_new))
+    stored = destination.take(where.drop_null())
+    differs: Any = pc.not_equal(canonical(known, table), canonical(stored, table))
+    extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
+    changed = known.filter(differs)
+    same = known.num_rows - changed.num_rows
+    twice = _repeated(table, source, destination)
+    return RowDiff(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
+
+
+def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
+    """Tell of each row whether it is one of a selection."""
+    wanted: Any = pc.is_valid(rows["id"])
+    for name, value in selection.equal.items():
+        column: Any = rows[name]
+        wanted = pc.and_(wanted, pc.fill_null(pc.equal(column, pa.scalar(value)), pa.scalar(False)))
+    for moment, compare_to in ((selection.start, pc.greater_equal), (selection.end, pc.less_equal)):
+        if moment is not None:
+            bound = pa.scalar(moment, rows.schema.field(selection.table.time).type)
+            wanted = pc.and_(wanted, compare_to(rows[selection.table.time], bound))
+    return wanted
+
+
+def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
+    """Return the keys that stand more than once, in their order."""
+    found: dict[int, Repeated] = {}
+    both = [(rows, places(rows, table)) for rows in (source, destination)]
+    for rows, where in both:
+        again: Any = pc.equal(where[1:], where[:-1])
+        for index in pc.indices_nonzero(again).to_pylist():
+            key = rows.slice(index, 1).select(table.key).to_pylist()[0]
+            counts = (pc.sum(pc.equal(each, where[index])).as_py() or 0 for _, each in both)
+            found.setdefault(where[index].as_py(), Repeated(key, *counts))
+    return [found[place] for place in sorted(found)]
+
+
+async def _aligned(
+    table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
+) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
+    """Yield the rows of two partitions in steps of the same range of keys."""
+    try:
+        one, two = await next_or_none(left), await next_or_none(right)
+        while one is not None or two is not None:
+            until = min(_last(rows, table) for rows in (one, two) if rows is not None)
+            (now_one, one), (now_two, two) = (cut_at(rows, table, until) for rows in (one, two))
+            yield now_one, now_two
+            if one is not None and not one.num_rows:
+                one = await next_or_none(left)
+            if two is not None and not two.num_rows:
+                two = await next_or_none(right)
+    finally:
+        await left.aclose()
+        await right.aclose()
+
+
+def _last(rows: pa.Table, table: TableSpec) -> int:
+    last: int = places(rows.slice(rows.num_rows - 1), table)[0].as_py()
+    return last
