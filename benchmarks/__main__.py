@@ -1,4 +1,4 @@
-"""The benchmark's command: runs what is asked for, prints tables, writes JSON and a chart."""
+"""The benchmark's command: runs the selected rows, prints tables, writes JSON and a chart."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def main(
     plan = QUICK if quick else FULL
     if rounds is not None:
         plan = replace(plan, rounds=rounds, small_rounds=rounds, growth_rounds=rounds)
-    engines, wanted = _chosen(engine, tuple(ENGINES), "--engine"), _chosen(only, ROWS, "--only")
+    engines, selected = _select(engine, tuple(ENGINES), "--engine"), _select(only, ROWS, "--only")
     if quick and not only:
-        # peers are installed first, which takes longer than all else
-        wanted = tuple(row for row in wanted if row != "peers")
-    options = {"plan": "quick" if quick else "full", "engines": " ".join(engines), "rows": " ".join(wanted)}
+        # installing the peers takes longer than everything else
+        selected = tuple(row for row in selected if row != "peers")
+    options = {"plan": "quick" if quick else "full", "engines": " ".join(engines), "rows": " ".join(selected)}
     results = Results.begun(options)
     console = terminal()
-    asyncio.run(collect(results, plan, engines, wanted, json, console))
+    asyncio.run(collect(results, plan, engines, selected, json, console))
     show(results, console)
     if results.rows:
         chart(results, chart_file)
 
 
 async def collect(
-    results: Results, plan: Plan, engines: Sequence[str], wanted: Sequence[str], path: Path, console: Console
+    results: Results, plan: Plan, engines: Sequence[str], selected: Sequence[str], path: Path, console: Console
 ) -> None:
-    """Run, and keep each result in ``results``, and in the file at once, so that a run that breaks off leaves what it found."""
+    """Run, and save each result in ``results`` and at once in the file, so that an interrupted run keeps its results."""
     started = perf_counter()
-    async for found in run(plan, engines, wanted):
+    async for found in run(plan, engines, selected):
         if isinstance(found, Row):
             results.rows.append(found)
             brief = f"{found.engine} {found.name} {found.size:,}: {found.ratio().middle:.2f}"
@@ -63,7 +63,7 @@ async def collect(
         results.save(path)
 
 
-def _chosen(given: Sequence[str] | None, known: Sequence[str], option: str) -> tuple[str, ...]:
+def _select(given: Sequence[str] | None, known: Sequence[str], option: str) -> tuple[str, ...]:
     for name in given or ():
         if name not in known:
             raise typer.BadParameter(f"{name} is not one of {', '.join(known)}", param_hint=option)

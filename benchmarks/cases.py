@@ -1,4 +1,4 @@
-"""The rows of the targets table, the same for every engine: ours, the raw driver and the naive path in turns."""
+"""The rows of the targets table, the same for every engine: ours, the raw driver and the naive path, run in turns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from iftb_store import OHLCVBar, OHLCVRepository, TradeRepository
 Found = AsyncIterator[Row | Figure]
 Bars = Sequence[OHLCVBar]
 
-#: The highest ratios wanted, by engine.
+#: The highest ratios allowed, by engine.
 INSERT_TARGETS = {"PostgreSQL": 0.65, "SQLite": 1.0, "DuckDB": 1.0}
-#: Below a million bars; the others have none there.
+#: Below a million bars; the other engines have no target there.
 SMALLER_INSERT_TARGETS = {"PostgreSQL": 0.75}
 NAIVE_TARGETS = {"PostgreSQL": 1 / 12, "SQLite": 1 / 25}
 UPSERT_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.2, "DuckDB": 1.3}
@@ -35,7 +35,7 @@ LONGEST_WAIT_MS = 50.0
 _OPEN_SESSION = "ours, session open"
 _CHANGED = "ours, changed"
 _LATEST = 100
-# a batch so small is no bulk: its time is that of a transaction
+# a smaller batch measures the transaction, not the bulk write
 _BULK = 10_000
 _MILLION = 1_000_000
 
@@ -55,11 +55,11 @@ async def insert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
         )
         yield Row("insert_many", engine.name, size, samples, RAW, _insert_target(engine, size, plan))
         target = NAIVE_TARGETS.get(engine.name) if size >= _BULK else None
-        yield Row("insert_many, naive", engine.name, size, samples, NAIVE, target, _scaled(len(sample), size))
+        yield Row("insert_many, naive", engine.name, size, samples, NAIVE, target, _describe_sample(len(sample), size))
 
 
 async def upsert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """Bars of which half are stored, beside our own insert_many of as many into an empty table."""
+    """Bars of which half are stored, beside our insert_many of the same number into an empty table."""
     for size in plan.sizes:
         batch = whole[:size]
         rounds = plan.rounds_for(size)
@@ -72,7 +72,7 @@ async def upsert_many(engine: Engine, whole: Bars, plan: Plan) -> Found:
             rounds,
         )
         target = UPSERT_TARGETS[engine.name] if size >= _BULK else None
-        yield Row("upsert_many, half stored", engine.name, size, samples, "insert_many", target, "the stored half as it is")
+        yield Row("upsert_many, half stored", engine.name, size, samples, "insert_many", target, "the stored half unchanged")
         note = "every stored bar with another volume"
         yield Row("upsert_many, half changed", engine.name, size, samples, "insert_many", None, note, _CHANGED)
 
@@ -90,7 +90,7 @@ async def waits_of_writes(engine: Engine, whole: Bars, plan: Plan) -> Found:
 
 
 async def get_range(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """Bars to objects, out of the filled table."""
+    """Bars from the filled table to objects."""
     for size in plan.sizes:
         sample = whole[: min(size, plan.naive * 5)]
         contenders = {
@@ -100,7 +100,7 @@ async def get_range(engine: Engine, whole: Bars, plan: Plan) -> Found:
         if engine.name in NAIVE_TARGETS:
             contenders[NAIVE] = Contender(_orm_range(engine, sample), scale=size / len(sample), calls=_calls(size))
         samples = await take_turns(contenders, plan.rounds_for(size))
-        note = _scaled(len(sample), size) if NAIVE in samples else ""
+        note = _describe_sample(len(sample), size) if NAIVE in samples else ""
         yield Row("get_range", engine.name, size, samples, RAW, RANGE_TARGETS[engine.name] if size >= _BULK else None, note)
 
 
@@ -127,22 +127,22 @@ async def get_latest(engine: Engine, whole: Bars, plan: Plan) -> Found:
             contenders[NAIVE] = Contender(lambda: orm_latest(engine.db, _LATEST), calls=plan.calls)
         samples = await take_turns(contenders, plan.rounds_for(_LATEST))
     target = LATEST_TARGETS[engine.name]
-    yield Row("get_latest(100)", engine.name, len(whole), samples, RAW, target, "a session of its own for each call")
+    yield Row("get_latest(100)", engine.name, len(whole), samples, RAW, target, "a new session for each call")
     yield Row("get_latest(100), session open", engine.name, len(whole), samples, RAW, target, "", _OPEN_SESSION)
 
 
 async def get_gaps(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """The gaps of the whole series, beside LAG by hand."""
+    """The gaps of the whole series, beside LAG written by hand."""
     ours = Contender(lambda: OHLCVRepository(engine.db).get_gaps(SYMBOL, TIMEFRAME))
     samples = await take_turns({OURS: ours, RAW: Contender(engine.gaps)}, plan.rounds)
-    yield Row("get_gaps", engine.name, len(whole), samples, RAW, QUERY_TARGET, "reference: LAG over the key's index, by hand")
+    yield Row("get_gaps", engine.name, len(whole), samples, RAW, QUERY_TARGET, "reference: hand-written LAG over the key's index")
 
 
 async def get_statistics(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """The statistics of as many trades as there are bars, beside exact sums by hand."""
+    """The statistics of as many trades as there are bars, beside exact sums written by hand."""
     ours = Contender(lambda: TradeRepository(engine.db).get_statistics(days=30))
     samples = await take_turns({OURS: ours, RAW: Contender(engine.statistics)}, plan.rounds)
-    yield Row("get_statistics", engine.name, plan.table, samples, RAW, QUERY_TARGET, "reference: exact sums in SQL, by hand")
+    yield Row("get_statistics", engine.name, plan.table, samples, RAW, QUERY_TARGET, "reference: hand-written exact sums in SQL")
 
 
 async def insert_trade(engine: Engine, whole: Bars, plan: Plan) -> Found:
@@ -159,7 +159,7 @@ async def insert_trade(engine: Engine, whole: Bars, plan: Plan) -> Found:
 
 
 async def read_arrow(engine: Engine, whole: Bars, plan: Plan) -> Found:
-    """The whole series to an Arrow table of exact decimals and UTC times, beside the engine's own ways to the same table."""
+    """The whole series to an Arrow table of exact decimals and UTC times, beside the engine's ways to the same table."""
     ours = Contender(lambda: OHLCVRepository(engine.db).read_arrow(SYMBOL, TIMEFRAME, exchange=EXCHANGE))
     samples = await take_turns({OURS: ours, **{name: Contender(read) for name, read in engine.arrow().items()}}, plan.rounds)
     best = min(engine.arrow(), key=lambda name: median(samples[name]))
@@ -175,7 +175,7 @@ async def disk(engine: Engine, whole: Bars, plan: Plan) -> Found:
 
 
 async def growth(engine: Engine, plan: Plan) -> Found:
-    """The time a row in a large call beside that in a small one, written and read."""
+    """The time per row in a large call beside that in a small one, for writes and reads."""
     small, large = plan.growth
     names = {size: f"{size:,} bars" for size in plan.growth}
     whole = bars(large)
@@ -183,7 +183,7 @@ async def growth(engine: Engine, plan: Plan) -> Found:
         {names[size]: Contender(_insert(engine, whole[:size]), engine.empty_ours, scale=1 / size) for size in plan.growth},
         plan.growth_rounds,
     )
-    note = "time a row; one call each"
+    note = "time per row; one call each"
     yield Row("growth of insert_many", engine.name, large, samples, names[small], GROWTH_TARGET, note, names[large])
     await engine.settle()
     edges = {size: (whole[0].timestamp, whole[size - 1].timestamp) for size in plan.growth}
@@ -195,7 +195,7 @@ async def growth(engine: Engine, plan: Plan) -> Found:
 
 
 async def fill_bars(engine: Engine, whole: Bars) -> None:
-    """Fill both tables of bars anew."""
+    """Empty both tables of bars and fill them."""
     await engine.empty_ours()
     await OHLCVRepository(engine.db).insert_many(whole)
     await engine.empty_reference()
@@ -204,7 +204,7 @@ async def fill_bars(engine: Engine, whole: Bars) -> None:
 
 
 async def fill_trades(engine: Engine, count: int) -> None:
-    """Fill both tables of trades anew."""
+    """Replace the rows of both tables of trades."""
     await engine.fill_trades(list(islice(trades(count), count)))
     await engine.settle()
 
@@ -279,7 +279,7 @@ def _stored(engine: Engine, stored: Bars) -> Callable[[], Awaitable[None]]:
     return store
 
 
-def _scaled(sample: int, size: int) -> str:
+def _describe_sample(sample: int, size: int) -> str:
     return f"naive: {sample:,} bars timed, scaled" if sample < size else ""
 
 

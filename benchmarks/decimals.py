@@ -1,4 +1,4 @@
-"""Decimals on SQLite by measurement: what each representation costs, and whether it is exact and sorts in SQL."""
+"""Measures representations of decimals on SQLite: their cost, and whether each is exact and sorts in SQL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iftb_store.values.decimals import CONTEXT, from_sortable, plain, to_sortabl
 
 _MIDDLE = 1 << 127
 _LARGEST = "99999999999999999999.99999999999999999"
-#: From end to end of DECIMAL(38,18), with neighbours that a float would not tell apart.
+#: The range of DECIMAL(38,18), with neighbours that are equal as floats.
 _RANGE = [
     *map(Decimal, (f"{_LARGEST}9", f"{_LARGEST}8", f"-{_LARGEST}9", f"-{_LARGEST}8", "0.000000000000000001")),
     *map(Decimal, ("0", "-1.5", "-1.25", "-10", "9", "10", "50000.25", "50000.250000000000000001", "0.1")),
@@ -30,7 +30,7 @@ _RANGE = [
 
 
 class Representation(NamedTuple):
-    """How a decimal stands in a column."""
+    """How a column represents a decimal."""
 
     name: str
     affinity: str
@@ -167,7 +167,7 @@ def _sorts(kind: Representation) -> bool:
     try:
         back = _round_trip(kind, "value")
     except OverflowError:
-        # it cannot hold the ends of the range, but what it holds are numbers
+        # it cannot hold the ends of the range, but the values that it holds sort as numbers
         return kind.affinity == "INTEGER"
     return back == sorted(back)
 

@@ -1,4 +1,4 @@
-"""DuckDB: duckdb and pyarrow as a skilled user drives them, on a file with our schema and a key on its own table of bars."""
+"""DuckDB: duckdb and pyarrow as a skilled user drives them, on a file with our schema and a separate table of bars with a key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEYED = """
         PRIMARY KEY (exchange, symbol, timeframe, timestamp)
     )"""
 _INSERT = f"INSERT INTO raw_ohlcv ({', '.join(WRITTEN)}, created_at) SELECT {', '.join(WRITTEN)}, $1 FROM batch"
-# the driver makes a TIMESTAMPTZ a datetime only with pytz, and slower than this
+# the driver needs pytz to convert a TIMESTAMPTZ to a datetime, and is slower than this
 _COLUMNS = ", ".join(f"epoch_us({name})" if name in _TIMES else name for name in READ)
 _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 _RANGE = f"SELECT {_COLUMNS} FROM raw_ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
@@ -83,7 +83,7 @@ class DuckDB:
             self._raw.close()
 
     async def empty_ours(self) -> None:
-        """See Engine: a fresh file, as one whose rows were deleted is another thing."""
+        """See Engine: a fresh file, because a file whose rows were deleted behaves differently."""
         await self.db.disconnect()
         await self._open_ours()
 
@@ -93,7 +93,7 @@ class DuckDB:
         await self._open_reference()
 
     async def settle(self) -> None:
-        """See Engine: by closing, which makes a checkpoint."""
+        """See Engine: closing makes a checkpoint."""
         await self.db.disconnect()
         await self._connect()
         self._raw.close()
@@ -117,9 +117,9 @@ class DuckDB:
 
     def arrow(self) -> Mapping[str, Work]:
         """See Engine."""
-        return {"DuckDB's own": self._fetched}
+        return {"DuckDB's own": self._fetch}
 
-    async def _fetched(self) -> pa.Table:
+    async def _fetch(self) -> pa.Table:
         table: pa.Table = self._raw.sql(_WHOLE, params=list(SERIES)).to_arrow_table()
         return table
 
@@ -134,7 +134,7 @@ class DuckDB:
         self._raw.close()
         now = datetime.now(UTC)
         columns = zip(*([*trade_values(trade), now, now] for trade in trades), strict=True)
-        arrays = [_guessed(column) for column in columns]
+        arrays = [_guess_array(column) for column in columns]
         batch = pa.table(arrays, names=list(_TRADE_COLUMNS))
         for name in ("ours", "raw"):
             with duckdb.connect(str(self._folder / f"{name}.duckdb")) as connection:
@@ -145,7 +145,7 @@ class DuckDB:
         await self._connect()
 
     async def statistics(self) -> Sequence[Any]:
-        """See Engine: sums that would overflow past the range of one column, where ours do not."""
+        """See Engine: its sums overflow past the range of one column; ours do not."""
         row = self._raw.execute(_STATISTICS, [EXCHANGE, datetime.now(UTC) - timedelta(days=30)]).fetchone()
         return row or ()
 
@@ -157,7 +157,7 @@ class DuckDB:
         self._raw.commit()
 
     async def naive_write(self, bars: Sequence[OHLCVBar]) -> None:
-        """See Engine: executemany, as there is no ORM here; into the reference's table."""
+        """See Engine: executemany into the reference's table, because there is no ORM for DuckDB here."""
         self._raw.executemany(_NAIVE, [written(bar) for bar in bars])
 
     async def disk(self) -> Disk:
@@ -197,7 +197,7 @@ def _array(name: str, column: Sequence[Any]) -> Any:
     return pa.array(list(map(str, column)), pa.string()).cast(DECIMAL) if isinstance(column[0], Decimal) else pa.array(column)
 
 
-def _guessed(column: Sequence[Any]) -> Any:
+def _guess_array(column: Sequence[Any]) -> Any:
     kind = next((type(value) for value in column if value is not None), str)
     if kind is Decimal:
         return pa.array([None if value is None else format(value, "f") for value in column], pa.string()).cast(DECIMAL)

@@ -1,4 +1,4 @@
-"""DuckDB under a memory limit: many bars loaded by our insert_many, batch after batch, in a process of its own."""
+"""DuckDB under a memory limit: many bars loaded by our insert_many, batch after batch, in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EDGE = 5
 
 
 def measure(rows: int, batch: int, memory_limit: str) -> list[Row | Figure]:
-    """Load in a process of its own; return its batches' times and its memory."""
+    """Load in a separate process; return the times of the batches and the memory."""
     command = [sys.executable, "-m", "benchmarks.duckdb_growth", "--rows", str(rows), "--batch", str(batch)]
     done = subprocess.run([*command, "--memory-limit", memory_limit], capture_output=True, text=True, check=False)
     name = f"load under memory_limit {memory_limit}"
@@ -36,7 +36,7 @@ def measure(rows: int, batch: int, memory_limit: str) -> list[Row | Figure]:
         "last batches": [seconds / batch for seconds in found["seconds"][-edge:]],
         "first batches": [seconds / batch for seconds in found["seconds"][:edge]],
     }
-    note = f"time a row, the last {edge} of {rows // batch} batches beside the first"
+    note = f"time per row, the last {edge} of {rows // batch} batches beside the first"
     return [
         Row("growth of insert_many", "DuckDB", rows, samples, "first batches", None, note, "last batches"),
         Figure(
@@ -52,7 +52,7 @@ def measure(rows: int, batch: int, memory_limit: str) -> list[Row | Figure]:
 
 
 async def load(rows: int, batch: int, memory_limit: str) -> dict[str, Any]:
-    """Load, and return what it took."""
+    """Load, and return the times and the memory."""
     whole = bars(batch)
     objects = peak_rss()
     span = whole[-1].timestamp - whole[0].timestamp + STEP
@@ -76,9 +76,9 @@ async def load(rows: int, batch: int, memory_limit: str) -> dict[str, Any]:
 def main(
     rows: Annotated[int, typer.Option(help="Bars to load.")] = 20_000_000,
     batch: Annotated[int, typer.Option(help="Bars in one insert_many.")] = 1_000_000,
-    memory_limit: Annotated[str, typer.Option(help="DuckDB's own limit.")] = "2GiB",
+    memory_limit: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "2GiB",
 ) -> None:
-    """Load bars into DuckDB under a memory limit and print what it took as JSON."""
+    """Load bars into DuckDB under a memory limit and print the times and the memory as JSON."""
     typer.echo(json.dumps(asyncio.run(load(rows, batch, memory_limit))))
 
 

@@ -1,4 +1,4 @@
-"""DuckDB's key by measurement: a primary key's index beside no key and a checked insert, each in a process of its own."""
+"""Measures DuckDB's key: a primary key's index beside no key and a checked insert, each in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TABLE = """
         open DECIMAL(38,18) NOT NULL, high DECIMAL(38,18) NOT NULL, low DECIMAL(38,18) NOT NULL, close DECIMAL(38,18) NOT NULL,
         volume DECIMAL(38,18) NOT NULL, quote_volume DECIMAL(38,18), trades_count BIGINT, created_at TIMESTAMPTZ{}
     )"""
-# twenty series in turns, as an exchange's symbols are; prices that do not compress to nothing
+# twenty interleaved series, like an exchange's symbols; prices that do not compress well
 _MADE = """
     SELECT 'binance' AS exchange, 'SYMBOL' || (i % 20) AS symbol, '1m' AS timeframe,
         make_timestamptz(1420070400000000 + (i // 20) * 60000000) AS timestamp,
@@ -46,7 +46,7 @@ _TWICE = "SELECT 1 FROM batch GROUP BY exchange, symbol, timeframe, timestamp HA
 
 
 def measure(rows: int) -> list[dict[str, Any]]:
-    """Return one line for each variant, at that many bars."""
+    """Return one line for each variant, measured with this many bars."""
     return [_in_process(variant, rows) for variant in VARIANTS]
 
 
@@ -93,7 +93,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, variant: str, first: int, cou
     started = perf_counter()
     connection.begin()
     if variant == "checked" and (connection.execute(_TWICE).fetchone() or connection.execute(_CHECK).fetchone()):
-        raise ValueError("the batch holds a key that is stored")
+        raise ValueError("the batch holds a duplicate or a stored key")
     connection.execute("INSERT INTO ohlcv SELECT * FROM batch")
     connection.commit()
     seconds = perf_counter() - started

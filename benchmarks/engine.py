@@ -1,4 +1,4 @@
-"""What the benchmark asks of an engine: our store in it, and the raw-driver references beside it."""
+"""What the benchmark requires of an engine: our store, and the raw-driver references."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store import DatabaseManager, OHLCVBar, Trade
 from iftb_store.schema.tables import OHLCVRow, TradeRow
 
 SERIES = (EXCHANGE, SYMBOL, TIMEFRAME)
-# what every way to Arrow must end in
+# the schema that every way to Arrow must return
 DECIMAL = pa.decimal128(38, 18)
 TIME = pa.timestamp("us", tz="UTC")
 _KINDS: list[pa.DataType] = [*[pa.string()] * 3, TIME, *[DECIMAL] * 6, *[pa.int64()] * 2, TIME]
@@ -39,12 +39,12 @@ class Engine(Protocol):
     """One engine with two equal databases (or tables): ours, written through iftb_store, and the reference's."""
 
     name: ClassVar[str]
-    #: Bars at most for the naive path to write or read in one sample; more are estimated from them. 0: there is no ORM.
+    #: The most bars that the naive path writes or reads in one sample; times for more are scaled. 0: there is no ORM.
     naive_bars: ClassVar[int]
     db: DatabaseManager
 
     def opened(self, folder: Path) -> AbstractAsyncContextManager[None]:
-        """Start or create what is needed in the folder; close it at the end."""
+        """Start or create the databases in the folder; close them at the end."""
         ...
 
     async def empty_ours(self) -> None:
@@ -56,11 +56,11 @@ class Engine(Protocol):
         ...
 
     async def settle(self) -> None:
-        """After both are filled: do what the engine would do by itself sooner or later (vacuum, checkpoint)."""
+        """After both are filled: do what the engine would later do by itself (vacuum, checkpoint)."""
         ...
 
     async def write(self, bars: Sequence[OHLCVBar]) -> None:
-        """Write bars from objects to committed rows with the raw driver, as fast as a skilled user does."""
+        """Write bars from objects to committed rows with the raw driver, as a skilled user would."""
         ...
 
     async def read(self, start: datetime, end: datetime) -> list[OHLCVBar]:
@@ -92,7 +92,7 @@ class Engine(Protocol):
         ...
 
     async def naive_write(self, bars: Sequence[OHLCVBar]) -> None:
-        """Write bars to our tables the way that comes to mind first."""
+        """Write bars to our tables in the most obvious way."""
         ...
 
     async def disk(self) -> Disk:
@@ -102,7 +102,7 @@ class Engine(Protocol):
 
 @contextmanager
 def adbc(driver: str, uri: str) -> Iterator[Any]:
-    """Connect with the ADBC driver of an engine; None where it is not installed."""
+    """Connect with the ADBC driver of an engine; None if it is not installed."""
     try:
         dbapi = import_module(f"adbc_driver_{driver}.dbapi")
     except ImportError:
@@ -122,27 +122,27 @@ async def orm_write(db: DatabaseManager, bars: Sequence[OHLCVBar]) -> None:
 async def orm_read(db: DatabaseManager, start: datetime, end: datetime) -> Sequence[OHLCVRow]:
     """Read bars as ORM objects."""
     row: Any = OHLCVRow
-    wanted = (
+    query = (
         select(OHLCVRow)
         .where(row.exchange == EXCHANGE, row.symbol == SYMBOL, row.timeframe == TIMEFRAME)
         .where(row.timestamp.between(start, end))
         .order_by(row.timestamp)
     )
     async with AsyncSession(db.engine) as session:
-        return (await session.execute(wanted)).scalars().all()
+        return (await session.execute(query)).scalars().all()
 
 
 async def orm_latest(db: DatabaseManager, limit: int) -> Sequence[OHLCVRow]:
     """Read the newest bars as ORM objects."""
     row: Any = OHLCVRow
-    wanted = (
+    query = (
         select(OHLCVRow)
         .where(row.exchange == EXCHANGE, row.symbol == SYMBOL, row.timeframe == TIMEFRAME)
         .order_by(row.timestamp.desc())
         .limit(limit)
     )
     async with AsyncSession(db.engine) as session:
-        return (await session.execute(wanted)).scalars().all()
+        return (await session.execute(query)).scalars().all()
 
 
 async def orm_insert_trade(db: DatabaseManager, trade: Trade) -> None:

@@ -1,4 +1,4 @@
-"""The event loop's longest wait in the first call of a process, each time in a Python of its own.
+"""The event loop's longest wait in the first call of a process, each in a new Python process.
 
 `python -m benchmarks.first_calls URL CALL` is that process: it opens an empty or migrated database, makes one call and prints
 the milliseconds.
@@ -32,7 +32,7 @@ from iftb_store import (
 from iftb_store.doctor import examine
 from iftb_store.transfer.backup import backup
 
-#: Milliseconds that no call holds the loop up for.
+#: The most milliseconds that a call may block the loop.
 LIMIT_MS = 50.0
 PROCESSES = 10
 
@@ -58,7 +58,7 @@ async def _drain(batches: AsyncIterable[object]) -> None:
 
 
 async def _write_frame(db: DatabaseManager) -> None:
-    # as from a frame of Polars, of which pyarrow is no part
+    # like a Polars frame, which does not import pyarrow
     class Frame:
         def __arrow_c_stream__(self, requested_schema: object = None) -> object:
             import pyarrow as pa
@@ -82,7 +82,7 @@ async def _backup(db: DatabaseManager) -> None:
         await backup(db, Path(folder, "store.backup"))
 
 
-#: The calls, in an order in which each finds the tables that it needs.
+#: The calls, ordered so that each finds the tables that it needs.
 CALLS: dict[str, Call] = {
     "migrate": lambda db: db.migrate(),
     "create_tables": lambda db: db.create_tables(),
@@ -110,7 +110,7 @@ CALLS: dict[str, Call] = {
     "examine": lambda db: examine(db),
     "backup": _backup,
 }
-#: Those of a benchmark's run: a read, a write, rows as Arrow, the schema, the whole.
+#: The calls that a benchmark run measures: a read, a write, rows as Arrow, the schema, everything.
 TIMED = ("get_latest", "upsert_many", "read_arrow", "status", "backup")
 
 
@@ -125,17 +125,17 @@ async def measure(engine: str, processes: int = PROCESSES, calls: Sequence[str] 
 
 
 def wait_of(url: str, call: str) -> float:
-    """Return the milliseconds that the loop of a new process waited at most during a call, its first one."""
+    """Return the longest wait of a new process's loop during its first call, in milliseconds."""
     command = [sys.executable, "-m", "benchmarks.first_calls", url, call]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @asynccontextmanager
 async def _database(engine: str) -> AsyncIterator[tuple[str, str]]:
-    """Make a database with tables; give the engine's name and the database's URL."""
+    """Make a database with tables; yield the engine's name and the database's URL."""
     with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
         if engine == "postgresql":
-            # here, as the new processes are to import no driver but theirs
+            # imported here, because the new processes must import only the driver that they use
             from benchmarks.postgres import Postgres
 
             server = Postgres()

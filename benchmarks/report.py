@@ -12,7 +12,7 @@ import typer
 from benchmarks.results import NAIVE, Figure, Results, Row
 from benchmarks.show import TITLES, headline, ratio_of, target_of, time_of, values_of, verdict
 
-#: The page's words, said by hand, with a mark where the figures go.
+#: The page's text, written by hand, with a mark in the place of the figures.
 PAGE = Path(__file__).with_name("page.md")
 TRANSFER = Path(__file__).with_name("last_transfer.json")
 _MARK = "<!-- results -->"
@@ -94,10 +94,10 @@ def _cell(value: object) -> str:
 
 def main(
     file: Annotated[Path, typer.Argument(help="The JSON that `python -m benchmarks --json` wrote.")],
-    transfer: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.transfer` wrote, where it did.")] = TRANSFER,
-    page: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("PERFORMANCE.md"),
+    transfer: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.transfer` wrote, if it exists.")] = TRANSFER,
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("PERFORMANCE.md"),
 ) -> None:
-    """Make PERFORMANCE.md."""
+    """Write PERFORMANCE.md."""
     results = Results.load(file)
     if transfer.exists():
         results.tables["transfer"] = json.loads(transfer.read_text())

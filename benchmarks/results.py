@@ -1,4 +1,4 @@
-"""What a run found: rows (times beside a reference) and figures (sizes, waits, memory), as they stand in the JSON."""
+"""The results of a run: rows (times beside a reference) and figures (sizes, waits, memory), as in the JSON."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Row:
         name: the operation.
         engine: the engine, or "-".
         size: rows that one sample moves, or that the table holds for a query.
-        samples: each contender's seconds by round; scaled, where it did a sample of the work.
+        samples: each contender's seconds by round; scaled if it did only a sample of the work.
         reference: the contender that ours is compared to.
-        target: the highest ratio wanted; None where none is set.
-        note: what has to be known beside the figures.
+        target: the highest ratio allowed; None if there is no target.
+        note: a remark on the figures.
         subject: the contender that is compared.
     """
 
@@ -57,13 +57,13 @@ class Row:
         return ratio(self.samples[self.subject], self.samples[self.reference])
 
     def met(self) -> bool | None:
-        """Tell whether the target is met."""
+        """Return whether the target is met; None if there is none."""
         return None if self.target is None else self.ratio().middle <= self.target
 
 
 @dataclass
 class Figure:
-    """Something measured that is no ratio of times; where there is a ``limit``, the first value must not pass it."""
+    """A measurement that is not a ratio of times; if there is a ``limit``, the first value must not exceed it."""
 
     name: str
     engine: str
@@ -74,13 +74,13 @@ class Figure:
     note: str = ""
 
     def met(self) -> bool | None:
-        """Tell whether the limit is kept."""
+        """Return whether the limit is kept; None if there is none."""
         return None if self.limit is None else next(iter(self.values.values())) <= self.limit
 
 
 @dataclass
 class Results:
-    """A run: the machine, what was asked for, and what was found."""
+    """A run: the machine, the options and the results."""
 
     machine: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -110,8 +110,8 @@ class Results:
 
 
 def peak_rss() -> float:
-    """Return the most memory that this process has had so far, in MiB."""
-    # getrusage would count what the parent had when it started this process
+    """Return the peak memory of this process so far, in MiB."""
+    # getrusage also counts the parent's memory at the time when it started this process
     status = Path("/proc/self/status")
     if status.exists():
         (peak,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

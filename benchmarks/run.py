@@ -1,4 +1,4 @@
-"""Runs rows and parts, one after the other, and hands on each result as it is found."""
+"""Runs rows and parts, one after the other, and yields each result at once."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from benchmarks.results import Figure, Row
 from benchmarks.sqlite import SQLite
 
 ENGINES: dict[str, type[Engine]] = {"postgresql": Postgres, "sqlite": SQLite, "duckdb": DuckDB}
-#: What is no row of an engine; all but the first two run alone, too, as `python -m benchmarks.NAME`.
+#: The parts that are not rows of an engine; all except the first two also run separately: `python -m benchmarks.NAME`.
 PARTS = ("import", "first_call", "decimals", "duckdb_key", "peers")
 ROWS = tuple(dict.fromkeys((*cases.WRITES, *cases.READS, *cases.TRADES, "growth", *PARTS)))
 
 Table = tuple[str, list[dict[str, Any]]]
 
 
-async def run(plan: Plan, engines: Iterable[str], wanted: Sequence[str]) -> AsyncIterator[Row | Figure | Table]:
-    """Run the wanted rows on the engines, then the parts."""
+async def run(plan: Plan, engines: Iterable[str], selected: Sequence[str]) -> AsyncIterator[Row | Figure | Table]:
+    """Run the selected rows on the engines, then the parts."""
     engines = tuple(engines)
-    if "import" in wanted:
+    if "import" in selected:
         yield imports.measure(plan.rounds)
-    for name in engines if "first_call" in wanted else ():
+    for name in engines if "first_call" in selected else ():
         async for figure in first_calls.measure(name):
             yield figure
     for name in engines:
         with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
             engine = ENGINES[name]()
             async with engine.opened(Path(folder)):
-                async for found in _rows(engine, plan, wanted):
+                async for found in _rows(engine, plan, selected):
                     yield found
-                if "growth" in wanted and name != "duckdb":
+                if "growth" in selected and name != "duckdb":
                     async for found in cases.growth(engine, plan):
                         yield found
             gc.collect()
-            if "growth" in wanted and name == "duckdb":
+            if "growth" in selected and name == "duckdb":
                 for measured in duckdb_growth.measure(plan.load, plan.load_batch, plan.memory_limit):
                     yield measured
-    if "decimals" in wanted:
+    if "decimals" in selected:
         yield "decimals", await decimals.measure(plan.table // 5, plan.rounds)
-    if "duckdb_key" in wanted:
+    if "duckdb_key" in selected:
         yield "duckdb_key", duckdb_key.measure(plan.load)
-    if "peers" in wanted:
+    if "peers" in selected:
         yield "peers", await peers.measure(plan.table // 10, plan.rounds)
 
 
-async def _rows(engine: Engine, plan: Plan, wanted: Sequence[str]) -> AsyncIterator[Row | Figure]:
-    whole = bars(max(*plan.sizes, plan.table)) if {*cases.WRITES, *cases.READS} & {*wanted} else []
-    for name in _in(cases.WRITES, wanted):
+async def _rows(engine: Engine, plan: Plan, selected: Sequence[str]) -> AsyncIterator[Row | Figure]:
+    whole = bars(max(*plan.sizes, plan.table)) if {*cases.WRITES, *cases.READS} & {*selected} else []
+    for name in _in(cases.WRITES, selected):
         async for found in cases.WRITES[name](engine, whole, plan):
             yield found
-    reads = _in(cases.READS, wanted)
+    reads = _in(cases.READS, selected)
     if reads:
         del whole[plan.table :]
         await cases.fill_bars(engine, whole)
@@ -67,7 +67,7 @@ async def _rows(engine: Engine, plan: Plan, wanted: Sequence[str]) -> AsyncItera
         async for found in cases.READS[name](engine, whole, plan):
             yield found
     whole.clear()
-    queries = _in(cases.TRADES, wanted)
+    queries = _in(cases.TRADES, selected)
     if queries:
         await cases.fill_trades(engine, plan.table)
     for name in queries:
@@ -75,5 +75,5 @@ async def _rows(engine: Engine, plan: Plan, wanted: Sequence[str]) -> AsyncItera
             yield found
 
 
-def _in(known: dict[str, cases.Case], wanted: Sequence[str]) -> list[str]:
-    return [name for name in known if name in wanted]
+def _in(known: dict[str, cases.Case], selected: Sequence[str]) -> list[str]:
+    return [name for name in known if name in selected]

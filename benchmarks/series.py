@@ -1,4 +1,4 @@
-"""The bars of the benchmark as plain numbers, the same ones in every run; needs nothing but the standard library."""
+"""The bars of the benchmark as plain numbers, the same in every run; it imports only the standard library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 SYMBOL, EXCHANGE, TIMEFRAME = "BTCUSDT", "binance", "1m"
 START = datetime(2015, 1, 1, tzinfo=UTC)
 STEP = timedelta(minutes=1)
-#: Every so many bars one is missing, so that there are gaps to find.
+#: After each group of this many bars there is a gap.
 GAP_EVERY = 50_000
 
 

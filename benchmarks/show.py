@@ -23,13 +23,13 @@ _COLORS = {True: "#3a7d44", False: "#c0392b", None: "#7f8c8d"}
 
 
 def terminal() -> Console:
-    """Return a console that is wide enough for the tables where the output is no terminal."""
+    """Return a console that is wide enough for the tables if the output is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def show(results: Results, console: Console) -> None:
-    """Print everything that a run found."""
+    """Print all results of a run."""
     console.print(headline(results), highlight=False)
     if results.rows:
         console.print(_ratios(results.rows))
@@ -40,7 +40,7 @@ def show(results: Results, console: Console) -> None:
 
 
 def headline(results: Results) -> str:
-    """Say on what a run was made."""
+    """Return the time, machine and versions of a run."""
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
     machine = results.machine
     return (
@@ -51,7 +51,7 @@ def headline(results: Results) -> str:
 
 
 def time_of(seconds: float, row: Row) -> str:
-    """Return a time as it is read: microseconds a row where rows are moved, milliseconds a call else."""
+    """Return a time for display: microseconds per row if rows are moved, otherwise milliseconds per call."""
     if row.name.startswith("growth"):
         return f"{seconds * 1e6:.2f} µs/row"
     if row.name.startswith(("insert_many", "upsert_many", "get_range")):
@@ -66,14 +66,14 @@ def ratio_of(row: Row) -> str:
 
 
 def target_of(row: Row) -> str:
-    """Return a target as the targets table writes it."""
+    """Return a target as the targets table displays it."""
     if row.target is None:
         return ""
     return f"≤ {row.target:.3g}" if row.target > 0.2 else f"≤ 1/{1 / row.target:.0f}"
 
 
 def verdict(met: bool | None) -> str:
-    """Return whether a target is met, in a word."""
+    """Return whether a target is met, as one word."""
     return {True: "yes", False: "NO", None: ""}[met]
 
 
@@ -134,7 +134,7 @@ def values_of(figure: Figure) -> str:
 
 
 def chart(results: Results, path: Path) -> None:
-    """Draw the ratios as bars, one panel an engine, each with its quartiles and its target."""
+    """Draw the ratios as bars, one panel per engine, each with its quartiles and its target."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -172,7 +172,7 @@ def _panel(panel: Any, engine: str, rows: Sequence[Row]) -> None:
     panel.axvline(1, color="#34495e", linewidth=0.8, linestyle=":")
     panel.set_yticks(places, [f"{row.name}  {row.size:,}" for row in rows], fontsize=8)
     panel.set_ylim(len(rows) - 0.4, -0.6)
-    # a ratio past this is read as a number; its length would make the others short
+    # a longer bar would make the others short; its ratio is printed as a number
     panel.set_xlim(0, _WIDEST * 1.08)
     name = "Any engine" if engine == "-" else engine
     panel.set_title(f"{name}   (green: target met, red: missed, grey: none set; black mark: the target)", fontsize=9, loc="left")

@@ -41,13 +41,13 @@ _INSERT_TRADE = f"INSERT INTO trades ({', '.join(_TRADE_COLUMNS)}) VALUES ({', '
 
 
 def _sums(column: str, condition: str) -> str:
-    # a float would not be exact, nor does a sum of 18 places fit 64 bits: the whole part and two halves of the fraction
+    # a float is not exact and a sum of 18 places exceeds 64 bits: so the whole part and two halves of the fraction
     fraction = f"substr(substr({column}, instr({column} || '.', '.') + 1) || '000000000000000000'"
     parts = (f"CAST({column} AS INTEGER)", f"CAST({fraction}, 1, 9) AS INTEGER)", f"CAST({fraction}, 10, 9) AS INTEGER)")
     return ", ".join(f"SUM({part}) FILTER (WHERE {condition})" for part in parts)
 
 
-# REAL is near enough for the greatest and the least of this benchmark; ours are exact
+# REAL is accurate enough for this benchmark's maximum and minimum; ours are exact
 _STATISTICS = f"""
     SELECT COUNT(*), COUNT(*) FILTER (WHERE realized_pnl > '0'), COUNT(*) FILTER (WHERE realized_pnl LIKE '-%'),
         {_sums("realized_pnl", "realized_pnl > '0'")}, {_sums("realized_pnl", "realized_pnl < '0'")}, {_sums("fee", "1")},
@@ -81,7 +81,7 @@ class SQLite:
             await self._close_reference()
 
     async def empty_ours(self) -> None:
-        """See Engine: a fresh file, as one whose rows were deleted is another thing."""
+        """See Engine: a fresh file, because a file whose rows were deleted behaves differently."""
         await self.db.disconnect()
         await self._open_ours()
 
@@ -121,7 +121,7 @@ class SQLite:
         return pa.table([_array(column, kind) for column, kind in zip(columns, ARROW.types, strict=True)], names=ARROW.names)
 
     async def _adbc(self) -> pa.Table:
-        # ADBC brings an SQLite of its own, whose close takes the locks and the log away from this process's other connections
+        # ADBC brings another SQLite library, which on close drops the locks and the log of this process's other connections
         copy = self._folder / "adbc.db"
         if not copy.exists():
             with closing(sqlite3.connect(copy)) as target:
@@ -138,12 +138,12 @@ class SQLite:
         return [(EPOCH + earlier * _MICROSECOND, EPOCH + later * _MICROSECOND) for earlier, later in rows]
 
     async def fill_trades(self, trades: Sequence[Trade]) -> None:
-        """See Engine: the file of each in its own representation of decimals."""
+        """See Engine: each file with its representation of decimals."""
         now = to_epoch_us(datetime.now(UTC))
         for name, encode in (("ours", _sortable), ("raw", str)):
             with sqlite3.connect(self._folder / f"{name}.db") as connection:
                 connection.execute("DELETE FROM trades")
-                rows = ([*(_encoded(value, encode) for value in trade_values(trade)), now, now] for trade in trades)
+                rows = ([*(_encode(value, encode) for value in trade_values(trade)), now, now] for trade in trades)
                 connection.executemany(_INSERT_TRADE, rows)
             connection.close()
 
@@ -158,7 +158,7 @@ class SQLite:
         """See Engine: aiosqlite."""
         now = to_epoch_us(datetime.now(UTC))
         await self._async.execute("BEGIN IMMEDIATE")
-        await self._async.execute(_INSERT_TRADE, [*(_encoded(value, str) for value in trade_values(trade)), now, now])
+        await self._async.execute(_INSERT_TRADE, [*(_encode(value, str) for value in trade_values(trade)), now, now])
         await self._async.commit()
 
     async def naive_write(self, bars: Sequence[OHLCVBar]) -> None:
@@ -247,12 +247,12 @@ def _sortable(value: Decimal) -> str:
     return to_sortable(plain(value) or "0")
 
 
-def _encoded(value: Any, encode: Any) -> Any:
+def _encode(value: Any, encode: Any) -> Any:
     if isinstance(value, Decimal):
         return encode(value)
     return to_epoch_us(value) if isinstance(value, datetime) else value
 
 
 def _put_together(sign: int, whole: int | None, high: int | None, low: int | None) -> Decimal:
-    # the whole part has its sign, the fractions are magnitudes
+    # the whole part is signed, the fractions are magnitudes
     return (whole or 0) + sign * ((high or 0) * Decimal("1E-9") + (low or 0) * Decimal("1E-18"))

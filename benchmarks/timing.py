@@ -1,4 +1,4 @@
-"""The runner: contenders take turns in one run, so that what disturbs the machine disturbs all of them alike."""
+"""The runner: contenders run in turns, so that a disturbance of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Contender(NamedTuple):
     """One way to do a row's work.
 
     Attributes:
-        run: what is timed.
-        before: what has to be done first and is not timed, e.g. emptying the table.
-        scale: what the time is multiplied by, where ``run`` does a sample of the work only.
-        calls: how often ``run`` is called for one sample, which is then the median of the calls.
+        run: the work that is timed.
+        before: preparation that is not timed, e.g. emptying the table.
+        scale: the factor for the time if ``run`` does only a sample of the work.
+        calls: how often ``run`` is called for one sample; the sample is the median of the calls.
     """
 
     run: Work
@@ -42,7 +42,7 @@ class Ratio(NamedTuple):
 async def take_turns(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
     """Run every contender once to warm up, then ``rounds`` times in turns; return each one's seconds by round.
 
-    The garbage collector runs before each sample, when what the last one made is gone, and is left as it is during it.
+    The garbage collector runs before each sample, after the previous result is freed, and is not changed during the sample.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(-1, rounds):
@@ -57,20 +57,20 @@ async def _sample(contender: Contender) -> float:
     if contender.before is not None:
         await contender.before()
     gc.collect()
-    return median([await _timed(contender.run) for _ in range(contender.calls)])
+    return median([await _time(contender.run) for _ in range(contender.calls)])
 
 
-async def _timed(run: Work) -> float:
+async def _time(run: Work) -> float:
     started = perf_counter()
     result = await run()
     seconds = perf_counter() - started
-    # freed after the clock has stopped, for all contenders alike
+    # freed after the clock has stopped, for all contenders
     del result
     return seconds
 
 
 async def longest_wait(run: Work) -> float:
-    """Return the seconds that a callback due every millisecond had to wait at most while ``run`` ran."""
+    """Return the longest wait, in seconds, of a callback due every millisecond while ``run`` ran."""
     longest = 0.0
 
     async def tick() -> None:
@@ -85,7 +85,7 @@ async def longest_wait(run: Work) -> float:
     await asyncio.sleep(5 * _TICK)
     longest = 0.0
     result = await run()
-    # a wait that ends together with the work counts too
+    # a wait that ends with the work counts, too
     await asyncio.sleep(2 * _TICK)
     ticker.cancel()
     with suppress(asyncio.CancelledError):
@@ -95,7 +95,7 @@ async def longest_wait(run: Work) -> float:
 
 
 def ratio(ours: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """Return the ratio of two contenders' times, by round."""
+    """Return the ratio of two contenders' times, computed by round."""
     ratios = [mine / theirs for mine, theirs in zip(ours, reference, strict=True)]
     if len(ratios) == 1:
         return Ratio(ratios[0], ratios[0], ratios[0])

@@ -1,7 +1,7 @@
-"""Moves a store through every engine with the real commands, and measures each step: rate, processor, peak memory.
+"""Copies a store through every engine with the real commands, and measures each step: rate, processor, peak memory.
 
 ``python -m benchmarks.transfer --rows 2000000 [DUMP.zip …]``: PostgreSQL -> DuckDB -> Parquet -> SQLite -> PostgreSQL, verified
-at each step; one digit is changed by raw SQL and has to be found; then a night's growth is copied again.
+at each step; raw SQL changes one digit, and verify must find it; then the rows of one more night are copied.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from iftb_store.testing.samples import position
 
 SERIES = 20
 _ONE_DIGIT = "UPDATE ohlcv SET volume = volume + 0.000000000000000001 WHERE id = (SELECT max(id) / 2 FROM ohlcv)"
-#: Of the other tables, a row to so many bars.
+#: The other tables have one row for this many bars.
 OTHERS = 200
 
 
-# rusage would count the parent's memory too, which is the child's until it runs its own program
+# rusage also counts the parent's memory, which the child shares until it runs another program
 _CHILD = """
 import sys
 from iftb_store.cli import main
@@ -51,7 +51,7 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class Step:
-    """One command: its name, the rows it was about, its seconds, those of the processor, its peak memory in MiB."""
+    """One command: its name, its rows, its seconds, its processor seconds, its peak memory in MiB."""
 
     name: str
     rows: int
@@ -60,7 +60,7 @@ class Step:
     peak: float
 
     def line(self) -> dict[str, str | int | float]:
-        """Return what is shown of it."""
+        """Return the displayed values."""
         return {
             "step": self.name,
             "rows": self.rows,
@@ -73,7 +73,7 @@ class Step:
 
 
 def main(
-    dumps: Annotated[list[Path] | None, typer.Argument(help="Real kline dumps that go the same way.")] = None,
+    dumps: Annotated[list[Path] | None, typer.Argument(help="Real kline dumps to import as well.")] = None,
     rows: Annotated[int, typer.Option(min=SERIES * OTHERS, help="Bars.")] = 100_000,
     path: Annotated[Path, typer.Option("--json", help="Write the figures into this file.")] = Path("transfer.json"),
 ) -> None:
@@ -87,7 +87,7 @@ def main(
         try:
             steps = list(_steps(rows, dumps or [], live, back, folder))
         finally:
-            asyncio.run(_dropped(base, [live, back]))
+            asyncio.run(_drop(base, [live, back]))
             if server is not None:
                 server.cleanup()
     lines = [step.line() for step in steps]
@@ -141,7 +141,7 @@ def _through_parquet(total: int, source: str, destination: str, folder: Path) ->
 
 
 def _run(name: str, rows: int, *words: str, expected: int = 0) -> Step:
-    """Run a command in a process of its own."""
+    """Run a command in a separate process."""
     begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], stdout=subprocess.PIPE, check=False)
     seconds, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -152,7 +152,7 @@ def _run(name: str, rows: int, *words: str, expected: int = 0) -> Step:
 
 
 async def _fill(url: str, rows: int) -> int:
-    """Write bars of some series, and rows of the other tables; return how many rows there are."""
+    """Write bars of some series, and rows of the other tables; return the number of rows."""
     others = rows // OTHERS
     async with DatabaseManager(url) as db:
         await db.migrate()
@@ -182,13 +182,13 @@ async def _count(url: str) -> int:
 
 
 async def _change_a_digit(url: str) -> None:
-    """Change the last digit of one volume among all, as raw SQL does it."""
+    """Change the last digit of one volume with raw SQL."""
     async with DatabaseManager(url) as db, db.get_session() as session:
         await session.execute(text(_ONE_DIGIT))
 
 
 async def _night(url: str) -> int:
-    """Write what a night brings: a day more of each series."""
+    """Write one more day of each series."""
     async with DatabaseManager(url) as db:
         repository = OHLCVRepository(db)
         grown = 0
@@ -205,7 +205,7 @@ async def _database(base: str, name: str) -> str:
     return make_url(base).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
-async def _dropped(base: str, urls: list[str]) -> None:
+async def _drop(base: str, urls: list[str]) -> None:
     connection = await asyncpg.connect(make_url(base).set(drivername="postgresql").render_as_string(hide_password=False))
     for url in urls:
         await connection.execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")

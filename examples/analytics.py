@@ -1,6 +1,6 @@
-"""Offline analytics on DuckDB: a month of one-minute bars, then SQL of your own over exact decimals and UTC times.
+"""Offline analytics on DuckDB: a month of one-minute bars, then your own SQL over exact decimals and UTC times.
 
-python examples/analytics.py [URL]      (default: a database in memory; try duckdb:///research.duckdb)
+python examples/analytics.py [URL]      (default: a database in memory; e.g. duckdb:///research.duckdb)
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ RANGES = """
 
 
 def bars() -> list[OHLCVBar]:
-    """Make bars whose prices and volumes walk the same way every time."""
-    made = []
+    """Make bars; their prices and volumes are the same in every run."""
+    series = []
     cents = 4_250_000
     for minute in range(MINUTES):
         before, cents = cents, cents + (minute * minute * 37 + minute * 101) % 4_001 - 2_000
         top, bottom = max(before, cents) + minute % 97, min(before, cents) - minute % 89
         opened, high, low, closed = (Decimal(price).scaleb(-2) for price in (before, top, bottom, cents))
         volume = Decimal(5_000 + minute * 7_919 % 20_000).scaleb(-3)
-        made.append(OHLCVBar("BTCUSDT", "binance", "1m", START + timedelta(minutes=minute), opened, high, low, closed, volume))
-    return made
+        series.append(OHLCVBar("BTCUSDT", "binance", "1m", START + timedelta(minutes=minute), opened, high, low, closed, volume))
+    return series
 
 
 async def main(url: str) -> None:
-    """Load the bars, then ask for the busiest days and the widest hours."""
+    """Load the bars, then query the busiest days and the widest hours."""
     async with DatabaseManager(url) as db:
         await db.migrate()
         print(f"{await OHLCVRepository(db).upsert_many(bars()):,} bars stored")

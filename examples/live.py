@@ -1,8 +1,8 @@
-"""A bot's loop in miniature, on PostgreSQL: a bar comes in; what it leads to is stored with it in one transaction.
+"""A small bot's loop on PostgreSQL: each bar is stored in one transaction with the trade, position and event that it causes.
 
     python examples/live.py postgresql://user:password@localhost/iftb
 
-Without a URL the settings say where: IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD.
+Without a URL it reads the settings: IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLOSES = ["60000", "60010.5", "60030", "60075.25", "60120", "60090", "60040.75",
 
 
 async def feed() -> AsyncIterator[OHLCVBar]:
-    """Stand for an exchange's stream of closed bars."""
+    """Simulate an exchange's stream of closed bars."""
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     for index, close in enumerate(map(Decimal, CLOSES)):
         minute = now + timedelta(minutes=index - len(CLOSES))
@@ -64,7 +64,7 @@ async def open_long(session: Any, bar: OHLCVBar) -> None:
 async def close_long(session: Any, bar: OHLCVBar, position: Position) -> None:
     """Store the trade's result, close the position and log an event."""
     (trade,) = await TradeRepository(session).get_by_symbol(bar.symbol, limit=1, exchange=bar.exchange)
-    # what was read has an id, which the types cannot know
+    # rows that were read always have an id; the type allows None
     assert trade.id is not None
     assert position.id is not None
     pnl = (bar.close - position.entry_price) * position.quantity

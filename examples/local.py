@@ -1,4 +1,4 @@
-"""Local development on an SQLite file: bars in, a hole found and filled, a duplicate refused, all of a failure undone.
+"""Local development on SQLite: store bars, find and fill a gap, refuse a duplicate, roll back a failed batch.
 
 python examples/local.py [URL]      (default: a database in memory)
 """
@@ -24,7 +24,7 @@ def bar(hour: int, close: str = "50500.25") -> OHLCVBar:
 
 
 async def main(url: str) -> None:
-    """Store a day of bars with a hole in it, and look at what the contract promises."""
+    """Store a day of bars with a gap, and show what the contract promises."""
     async with DatabaseManager(url) as db:
         await db.create_tables()
         repo = OHLCVRepository(db)

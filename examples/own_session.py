@@ -1,6 +1,6 @@
-"""An app with an engine, a session and ORM classes of its own: our repositories join its transaction.
+"""An app with its own engine, session and ORM classes: the repositories join its transaction.
 
-python examples/own_session.py [URL]      (default: an SQLite file of its own; or postgresql+asyncpg://…)
+python examples/own_session.py [URL]      (default: a temporary SQLite file; or postgresql+asyncpg://…)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AppBase(DeclarativeBase):
 
 
 class Signal(AppBase):
-    """A table of the app's own."""
+    """A table of the app."""
 
     __tablename__ = "signals"
 
@@ -40,13 +40,13 @@ def trade(trade_id: str) -> Trade:
 
 
 async def counts(session: AsyncSession) -> str:
-    """Tell what is stored."""
+    """Return the number of stored signals and trades."""
     signals = await session.scalar(select(func.count()).select_from(Signal))
     return f"{signals} signals, {len(await TradeRepository(session).get_recent())} trades"
 
 
 async def main(url: str) -> None:
-    """Commit an ORM object and a trade together, then let a failure take both back."""
+    """Commit an ORM object and a trade together, then roll both back after a failure."""
     engine = create_async_engine(url)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     async with engine.begin() as connection:
