@@ -27,22 +27,22 @@ UNTRACED = (
 SOAKED = (
     "tests/faults",
     "tests/security/test_hostile_corpus.py",
-    "tests/test_model.py",
+    "tests/repositories/test_model.py",
     "tests/test_hostile_corpus.py",
-    "tests/test_hostile_dumps.py",
-    "tests/test_hostile_files.py",
-    "tests/test_hostile_urls.py",
+    "tests/files/test_hostile_dumps.py",
+    "tests/files/test_hostile_files.py",
+    "tests/backends/test_hostile_urls.py",
 )
 # without a server, a child process or many rounds
 UNIT_TESTS = (
     "tests/test_architecture.py",
-    "tests/test_arrow_input.py",
+    "tests/repositories/test_arrow_input.py",
     "tests/test_checks.py",
     "tests/test_config.py",
-    "tests/test_digests.py",
-    "tests/test_klines.py",
+    "tests/transfer/test_digests.py",
+    "tests/files/test_klines.py",
     "tests/test_scope.py",
-    "tests/test_verify.py",
+    "tests/transfer/test_verify.py",
 )
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
 

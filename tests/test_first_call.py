@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no forks there")
 def test_no_first_call_imports_another_package_in_the_event_loop(url: str) -> None:
-    command = [sys.executable, "-m", "tests.importing", url]
+    command = [sys.executable, "-m", "tests.support.importing", url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: [] for name in CALLS}

@@ -26,7 +26,7 @@ from iftb_store.testing.samples import bar, position, trade
 from iftb_store.transfer.verify import verify
 from iftb_store_migrations import revisions
 from tests.frozen.record import exact_text, record_of
-from tests.whole_rows import TABLES, everything
+from tests.support.whole_rows import TABLES, everything
 
 _FROZEN = Path(__file__).parent / "frozen"
 _REVISIONS = sorted(path.parent.name for path in _FROZEN.glob("*/rows.json"))

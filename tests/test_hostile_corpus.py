@@ -14,7 +14,7 @@ import pytest
 from iftb_store.cli import main
 from tests.faults.rounds import SOAK, rounds
 from tests.faults.tally import Tally
-from tests.hostile_corpus import write_corpus
+from tests.support.hostile_corpus import write_corpus
 
 _MOST_MEBIBYTES = 600
 _SECRET = "-----BEGIN PRIVATE KEY----- c0ffee"

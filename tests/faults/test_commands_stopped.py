@@ -21,7 +21,7 @@ from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from tests.faults.children import forkserver
-from tests.filled import ROWS, fill
+from tests.support.filled import ROWS, fill
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's signals are looked up in /proc")
 

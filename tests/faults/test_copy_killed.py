@@ -19,7 +19,7 @@ from iftb_store.transfer import plan as partitions
 from tests.faults.children import forkserver
 from tests.faults.rounds import rounds
 from tests.faults.tally import PATIENCE, Tally
-from tests.filled import fill
+from tests.support.filled import fill
 
 FAULT = "copy killed"
 

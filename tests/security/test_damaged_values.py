@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
-from tests.filled import fill
+from tests.support.filled import fill
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from iftb_store.protocols import SupportsBackup
 from iftb_store.testing import raw
 from iftb_store.testing.samples import trade
 from iftb_store.transfer.backup import backup
-from tests.filled import ROWS, fill
+from tests.support.filled import ROWS, fill
 
 
 @pytest.mark.parametrize(

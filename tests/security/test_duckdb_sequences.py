@@ -14,7 +14,7 @@ import pytest
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.driver import Cursor, in_thread
 from iftb_store_duckdb.url import Options
-from tests.filled import fill
+from tests.support.filled import fill
 
 ATTACK = "x; CREATE TABLE owned AS SELECT 42 AS a; --"
 LOOP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT count(*) FROM n"

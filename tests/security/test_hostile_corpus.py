@@ -14,9 +14,9 @@ import pytest
 from tests.faults import damage
 from tests.faults.rounds import rounds
 from tests.faults.tally import Tally
-from tests.filled import fill
 from tests.security import hostile_duckdb, hostile_sqlite
 from tests.security.commands import run_all
+from tests.support.filled import fill
 
 FAULT = "hostile database"
 SECRET = "-----BEGIN PRIVATE KEY----- iftb-store-canary"

@@ -18,8 +18,8 @@ from iftb_store.doctor import examine
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from tests.conftest import Run
-from tests.filled import fill
 from tests.security.hostile_duckdb import FUNCTIONS, OPERATORS
+from tests.support.filled import fill
 
 SECRET = "iftb-store-canary"
 COMMANDS = ("status", "events", "doctor", "stats", "positions", "migrate")

@@ -20,9 +20,9 @@ from iftb_store.registry import stores_of
 from iftb_store.schema.table_spec import BARS, TRADES, RowFilter
 from iftb_store.testing.machine import compare_with_model
 from iftb_store.testing.samples import HOUR, T0, full_trade, hourly, trade
-from tests.filled import fill
 from tests.security.rows import execute
 from tests.security.traps import plant
+from tests.support.filled import fill
 
 Execute = Callable[[str], None]
 Run = Callable[..., tuple[int, str, str]]

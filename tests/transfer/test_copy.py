@@ -1,0 +1,534 @@
+"""iftb-store copy: any engine into any other, what differs alone, and nothing over what the destination has of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+from iftb_store.registry import stores_of
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import RowFilter
+from iftb_store.testing import raw
+from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+from iftb_store.transfer import conflicts as collisions
+from iftb_store.transfer import copy as copying
+from iftb_store.transfer import diff
+from iftb_store.transfer import plan as partitions
+from iftb_store.transfer.copy import Copy, prepare
+from tests.conftest import Run
+from tests.support.filled import ROWS, fill
+
+ENGINES = ("postgres", "sqlite", "duckdb")
+_LATER = NOW + timedelta(days=1)
+
+
+@pytest.fixture
+def second(
+    tmp_path: Path, postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+) -> Iterator[Callable[[str], str]]:
+    """Return the URL of a fresh destination on an engine; where the source is on PostgreSQL too, it is another database."""
+    made: list[str] = []
+
+    def fresh(engine: str) -> str:
+        if engine != "postgres":
+            return f"{engine}:///{tmp_path / f'destination.{engine}'}"
+        name = f"iftb_copy_{os.getpid()}_{len(made)}"
+        postgres_connection(postgres_server)(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+        made.append(name)
+        return make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+
+    yield fresh
+    for name in made:
+        postgres_connection(postgres_server)(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """URL of a SQLite file that holds what `fill` writes."""
+    url = f"sqlite:///{tmp_path / 'source.db'}"
+    asyncio.run(fill(url))
+    return url
+
+
+def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:
+    """Copy; return (inserted, updated, deleted) of what was touched."""
+    code, out, err = run("copy", *words, "--json")
+    assert (code, err) == (0, "")
+    found = {f"{item['table']} {item['series']}".strip(): item for item in json.loads(out)}
+    assert all(item["equal"] for item in found.values())
+    counts = {name: (item["inserted"], item["updated"], item["deleted"]) for name, item in found.items()}
+    return {name: count for name, count in counts.items() if any(count)}
+
+
+def contents(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Return every row."""
+
+    async def read() -> dict[str, list[dict[str, Any]]]:
+        async with DatabaseManager(url) as db, db.get_session() as session:
+            return {name: (await stores_of(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
+
+    return asyncio.run(read())
+
+
+def change(url: str, *statements: str) -> None:
+    """Run raw SQL."""
+
+    async def work() -> None:
+        async with DatabaseManager(url) as db:
+            for sql in statements:
+                await raw.run(db, sql)
+
+    asyncio.run(work())
+
+
+def write(url: str, work: Callable[[DatabaseManager, Clock], Any], now: Any = _LATER) -> None:
+    """Write through the repositories."""
+
+    async def connected() -> None:
+        async with DatabaseManager(url) as db:
+            await db.migrate()
+            await work(db, Clock(now))
+
+    asyncio.run(connected())
+
+
+@pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
+def test_every_value_goes_from_any_engine_to_any_other(
+    one: str, two: str, request: pytest.FixtureRequest, second: Callable[[str], str], run: Run
+) -> None:
+    source, destination = request.getfixturevalue(f"{one}_url"), second(two)
+    asyncio.run(fill(source))
+    code, out, err = run("copy", source, destination)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{make_url(destination).render_as_string()}: the tables are created\n")
+    assert out.splitlines()[-1] == f"{sum(ROWS.values())} rows moved, and the copy is proved"
+    assert contents(destination) == contents(source)
+    assert run("verify", source, destination)[0] == 0
+    assert moved(run, source, destination) == {}
+
+
+async def grow(db: DatabaseManager, clock: Clock) -> None:
+    """Do what a bot does in a night."""
+    bars = OHLCVRepository(db, clock=clock)
+    await bars.upsert_many([bar(T0 + 3 * HOUR, close=Decimal(50_001)), bar(T0 + 50 * HOUR), bar(T0, symbol="NEWUSDT")])
+    trades = TradeRepository(db, clock=clock)
+    await trades.update(2, action="close", exit_price=Decimal(1))
+    await trades.insert(trade("TRD-004"))
+    positions = PositionRepository(db, clock=clock)
+    for item in await positions.get_open_positions():
+        await positions.close_position(item.id or 0)
+    await positions.update_position(position(entry_time=_LATER))
+    await SystemEventRepository(db, clock=clock).log_event("tick", "info", "again")
+
+
+GROWTH = {
+    "ohlcv binance BTCUSDT 1h": (1, 1, 0),
+    "ohlcv binance NEWUSDT 1h": (1, 0, 0),
+    "trades": (1, 1, 0),
+    "positions": (1, 1, 0),
+    "system_events": (1, 0, 0),
+}
+
+
+async def add(db: DatabaseManager, clock: Clock) -> None:
+    """Write one row more into each table."""
+    await OHLCVRepository(db, clock=clock).insert_many([bar(T0, symbol="NEWUSDT")])
+    await TradeRepository(db, clock=clock).insert(trade("TRD-004"))
+    await PositionRepository(db, clock=clock).update_position(position(symbol="NEWUSDT"))
+    await SystemEventRepository(db, clock=clock).log_event("tick", "info", "again")
+
+
+ADDED = ("ohlcv binance NEWUSDT 1h", "trades", "positions", "system_events")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_second_copy_moves_what_is_new_or_changed_alone(
+    engine: str, source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second(engine)
+    moved(run, source, destination)
+    write(source, grow)
+    assert moved(run, source, destination) == GROWTH
+    assert contents(destination) == contents(source)
+
+
+def test_only_the_days_and_ranges_of_ids_that_differ_are_read_again(
+    source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    write(source, grow)
+    again: list[tuple[str, int, int]] = []
+    compare = diff.compare_partition
+
+    def noting(source: Any, destination: Any, partition: partitions.Partition, part: partitions.DirtyRange) -> Any:
+        again.append((partition.name, part.first, part.last))
+        return compare(source, destination, partition, part)
+
+    monkeypatch.setattr(copying, "compare_partition", noting)
+    moved(run, source, destination)
+    assert {place for place in again if place[0] == "ohlcv binance BTCUSDT 1h"} == {
+        ("ohlcv binance BTCUSDT 1h", 19_723, 19_723),
+        ("ohlcv binance BTCUSDT 1h", 19_725, 19_725),
+    }
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ids_that_are_given_later_lie_past_those_that_came(
+    engine: str, source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second(engine)
+    moved(run, source, destination)
+    write(destination, add)
+    for rows, before in zip(contents(destination).values(), contents(source).values(), strict=True):
+        new = {row["id"] for row in rows} - {row["id"] for row in before}
+        assert min(new) > max(row["id"] for row in before)
+
+
+def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
+    source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    change(destination, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
+    write(source, grow)
+    before = contents(destination)
+    code, _, err = run("copy", source, destination, "--on-conflict", "refuse", "--table", "ohlcv", "--end", "2024-01-03T01:30")
+    assert code == 1
+    assert err == (
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 03:00:00+00:00: the close is 50001 in the source and 12500.75 in the "
+        "destination; nothing was written, and without --on-conflict refuse the source wins\n"
+    )
+    assert contents(destination) == before
+    moved(run, source, destination)
+    assert contents(destination) == contents(source)
+
+
+def test_where_nothing_was_changed_there_is_nothing_to_refuse(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination, "--end", "2024-01-01T05:00")
+    assert moved(run, source, destination, "--table", "ohlcv", "--on-conflict", "refuse")
+    assert moved(run, source, destination, "--table", "ohlcv") == {}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_only_the_destination_has_stay_or_are_deleted(
+    engine: str, source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second(engine)
+    moved(run, source, destination)
+    write(destination, add)
+    code, out, err = run("copy", source, destination)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "4 rows only in DST; they stay, and --delete deletes them"
+    assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 1
+    assert moved(run, source, destination, "--delete") == dict.fromkeys(ADDED, (0, 0, 1))
+    assert contents(destination) == contents(source)
+
+
+def test_only_what_is_chosen_is_copied_and_deleted(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("duckdb")
+    assert set(moved(run, source, destination, "--symbol", "ETHUSDT")) == {"trades ETHUSDT", "positions ETHUSDT"}
+    window = ("--timeframe", "1h", "--start", "2024-01-01T06:00", "--end", "2024-01-01T07:00Z")
+    assert moved(run, source, destination, *window) == {"ohlcv binance BTCUSDT 1h": (2, 0, 0)}
+    write(destination, add)
+    assert moved(run, source, destination, *window, "--delete") == {}
+    assert moved(run, source, destination, "--table", "ohlcv", "--symbol", "NEWUSDT", "--delete") == {
+        "ohlcv binance NEWUSDT 1h": (0, 0, 1)
+    }
+
+
+def test_what_is_not_chosen_is_not_deleted_though_its_ids_lie_beside(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    write(destination, add)
+    change(destination, "UPDATE trades SET symbol = 'ETHUSDT' WHERE id = 2")
+    assert moved(run, source, destination, "--table", "trades", "--symbol", "ETHUSDT", "--delete") == {
+        "trades ETHUSDT": (0, 0, 1)
+    }
+    assert [row["trade_id"] for row in contents(destination)["trades"]] == ["TRD-001", "TRD-003", "TRD-004"]
+    assert moved(run, source, destination, "--table", "trades") == {"trades": (1, 0, 0)}
+
+
+def test_a_dry_run_tells_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    write(destination, _nothing)
+    told = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])
+    assert {item["table"]: 0 for item in told} == dict.fromkeys(ROWS, 0)
+    assert sum(item["inserted"] for item in told) == sum(ROWS.values())
+    assert not any(contents(destination).values())
+    moved(run, source, destination)
+    write(source, grow)
+    before = contents(destination)
+    assert run("copy", source, destination, "--dry-run")[1].splitlines()[-1] == "8 rows to be moved; nothing was written"
+    assert contents(destination) == before
+
+
+async def _nothing(db: DatabaseManager, clock: Clock) -> None:
+    pass
+
+
+async def _own_bars(db: DatabaseManager, clock: Clock) -> None:
+    await OHLCVRepository(db, clock=clock).insert_many(hourly(3, symbol="OWN"))
+
+
+async def _own_trade(db: DatabaseManager, clock: Clock) -> None:
+    await TradeRepository(db, clock=clock).insert(trade("OWN"))
+
+
+async def _own_trades(db: DatabaseManager, clock: Clock) -> None:
+    for number in range(1, 5):
+        await TradeRepository(db, clock=clock).insert(trade(f"OWN-{number}"))
+    await raw.run(db, "UPDATE trades SET trade_id = 'TRD-002' WHERE id = 4")
+    await raw.run(db, "DELETE FROM trades WHERE id < 4")
+
+
+async def _own_position(db: DatabaseManager, clock: Clock) -> None:
+    await PositionRepository(db, clock=clock).update_position(position())
+
+
+async def _own_open_position(db: DatabaseManager, clock: Clock) -> None:
+    await PositionRepository(db, clock=clock).update_position(position())
+    await raw.run(db, "UPDATE positions SET id = 9")
+
+
+async def _own_event(db: DatabaseManager, clock: Clock) -> None:
+    await SystemEventRepository(db, clock=clock).log_event("tick", "info", "my own")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        (
+            _own_bars,
+            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the id (\d) of the destination's own "
+            r"bar binance OWN 1h 2024-01-01 0\d:00:00\+00:00",
+        ),
+        (_own_trade, "trades: the source's trade 'TRD-001' has the id 1 of the destination's own trade 'OWN'"),
+        (_own_trades, "trades: the source's trade 'TRD-002' with the id 2 is stored in the destination with the id 4"),
+        (_own_position, "positions: the source's position .* has the id 1 of the destination's own position"),
+        (
+            _own_open_position,
+            "positions: the source's open position 3 of binance BTCUSDT long meets the destination's own open position 9",
+        ),
+        (_own_event, "system_events: the source's systemevent .* has the id 1 of the destination's own systemevent .* my own"),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_what_would_take_the_place_of_a_row_of_the_destination_s_own_is_refused_before_anything_is_written(
+    engine: str, own: Any, why: str, source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second(engine)
+    write(destination, own)
+    before = contents(destination)
+    code, out, err = run("copy", source, destination)
+    assert (code, out) == (1, "")
+    assert re.match(f"error: {why}", err), err
+    assert "copy into a store of its own" in err
+    assert contents(destination) == before
+
+
+def test_rows_of_the_destination_s_own_may_stand_beside_those_that_come(
+    source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second("sqlite")
+    write(destination, _own_bars)
+    change(destination, "UPDATE ohlcv SET id = id + 1000")
+    assert moved(run, source, destination)
+    assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
+    engine: str, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second(engine)
+    moved(run, source, destination)
+    # bars exchange their ids, and an open position becomes one of what another was of, which is closed
+    change(
+        source,
+        "UPDATE ohlcv SET id = 10000 WHERE id = 5",
+        "UPDATE ohlcv SET id = 5 WHERE id = 6",
+        "UPDATE ohlcv SET id = 6 WHERE id = 10000",
+        "UPDATE positions SET status = 'closed' WHERE id = 3",
+        "UPDATE positions SET symbol = 'BTCUSDT', side = 'long', exchange = 'binance' WHERE id = 1",
+    )
+    monkeypatch.setattr(partitions, "ROWS", 1)
+    assert moved(run, source, destination) == {"ohlcv binance BTCUSDT 1h": (0, 2, 0), "positions": (0, 2, 0)}
+    assert contents(destination) == contents(source)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_store_without_rows_can_be_copied(engine: str, sqlite_url: str, second: Callable[[str], str], run: Run) -> None:
+    write(sqlite_url, _nothing)
+    assert moved(run, sqlite_url, second(engine)) == {}
+
+
+def test_batches_may_be_small_and_series_many(
+    sqlite_url: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def many(db: DatabaseManager, clock: Clock) -> None:
+        names = sorted(f"{'ab'[number % 2]}{number}" for number in range(20))
+        await OHLCVRepository(db, clock=clock).insert_many([item for name in names for item in hourly(6, symbol=name)])
+
+    write(sqlite_url, many)
+    monkeypatch.setattr(partitions, "ROWS", 4)
+    assert len(moved(run, sqlite_url, second("duckdb"))) == 20
+
+
+def test_a_bar_that_stands_twice_is_not_copied(duckdb_url: str, second: Callable[[str], str], run: Run) -> None:
+    asyncio.run(fill(duckdb_url))
+    change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
+    code, _, err = run("copy", duckdb_url, second("sqlite"))
+    assert code == 1
+    assert err == (
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 stands twice in the source; "
+        "`iftb-store doctor` finds such rows\n"
+    )
+
+
+def test_a_partly_filled_destination_gets_the_rest_without_a_look_at_its_ids(
+    source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    change(destination, "DELETE FROM ohlcv WHERE id BETWEEN 30 AND 60")
+    monkeypatch.setattr(collisions.Collisions, "_refuse_ids", None)
+    assert moved(run, source, destination) == {
+        "ohlcv binance BTCUSDT 1h": (21, 0, 0),
+        "ohlcv kraken ΞTH/€ 1d": (10, 0, 0),
+    }
+
+
+async def test_a_copy_is_of_one_state_while_a_bot_writes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(url)
+    monkeypatch.setattr(partitions, "ROWS", 4)
+    async with DatabaseManager(url) as source, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as destination:
+        await prepare(destination)
+        sessions = 0
+
+        async def bot() -> None:
+            nonlocal sessions
+            while True:
+                async with source.get_session() as session:
+                    sessions += 1
+                    await OHLCVRepository(session).upsert_many([bar(T0, symbol="ZZZ", trades_count=sessions)])
+                    await TradeRepository(session).insert(trade(f"BOT-{sessions}", symbol="ZZZ"))
+                    await SystemEventRepository(session).log_event("bot", "info", "", symbol="ZZZ")
+                await asyncio.sleep(0)
+
+        writing = asyncio.create_task(bot())
+        try:
+            await Copy(source, destination).run()
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+        counts = [
+            await raw.value(destination, f"SELECT {what} WHERE symbol = 'ZZZ'")
+            for what in ("count(*) FROM trades", "count(*) FROM system_events", "COALESCE(MAX(trades_count), 0) FROM ohlcv")
+        ]
+        assert counts == counts[:1] * 3
+        assert counts[0] < sessions
+
+
+async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with DatabaseManager(source) as one, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as two:
+        await prepare(two)
+        copy = Copy(one, two)
+        prove = copy._prove
+
+        async def late(*args: Any) -> None:
+            await raw.run(two, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
+            await prove(*args)
+
+        monkeypatch.setattr(copy, "_prove", late)
+        with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h is not what was copied"):
+            await copy.run()
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_copy_that_is_stopped_says_how_to_go_on(
+    signal_: signal.Signals, code: int, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second("sqlite")
+    monkeypatch.setattr(partitions, "ROWS", 10)
+    put, done = copying._put, 0
+    # where a shell has started the tests in its background, it had SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    async def stopped(*args: Any) -> None:
+        nonlocal done
+        await put(*args)
+        done += args[2].num_rows
+        if done >= 30:
+            os.kill(os.getpid(), signal_)
+            await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_put", stopped)
+        found, _, err = run("copy", source, destination)
+    signal.signal(signal.SIGINT, before)
+    assert found == code
+    assert re.fullmatch(r"error: stopped with 2\d rows moved, which stay; .*\n", err)
+    assert moved(run, source, destination)
+    assert contents(destination) == contents(source)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ([], 2, "Missing argument 'SRC'"),
+        (["{source}"], 2, "Missing argument 'DST'"),
+        (["{source}", "{source}"], 2, "the source and the destination are the same database"),
+        (["sqlite:///absent.db", "sqlite:///new.db"], 1, "there is no database file absent.db"),
+        (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate URL`"),
+        (["{source}", "sqlite:///new.db", "--timeframe", "7h"], 2, "7h"),
+        (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is no time"),
+        (["{source}", "sqlite:///new.db", "--on-conflict", "merge"], 2, "'merge' is not one of"),
+        (["{source}", "sqlite:///new.db", "--dry-run"], 1, "there is no database file new.db"),
+        (["{source}", "oracle://new"], 2, "no backend is installed"),
+    ],
+)
+def test_wrong_usage_is_told_and_creates_nothing(
+    words: list[str], code: int, why: str, source: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run("copy", *(word.format(source=source) for word in words))
+    assert (found, out) == (code, "")
+    assert why in err
+    assert not Path("new.db").exists()
+
+
+def test_a_destination_at_another_revision_is_left_as_it_is(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    write(destination, _nothing)
+    change(destination, "UPDATE iftb_store_version SET version_num = '9999'")
+    code, _, err = run("copy", source, destination)
+    assert code == 1
+    assert "the database was migrated by a newer iftb-store" in err
+
+
+def test_quiet_says_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
+    assert run("copy", source, second("sqlite"), "--quiet") == (0, "", "")
+
+
+def test_an_unknown_rule_for_conflicts_is_refused(source: str) -> None:
+    manager = DatabaseManager(source)
+    with pytest.raises(StoreError, match="on_conflict must be one of source-wins, refuse, not 'merge'"):
+        Copy(manager, manager, on_conflict="merge")  # type: ignore[arg-type]
