@@ -8,14 +8,14 @@ from typing import Any
 from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, ColumnSpec, TableSpec
 from iftb_store.values import checks
 
-Check = Callable[[object, str], Any]
+_Check = Callable[[object, str], Any]
 
 
 def _check_json(value: object, name: str) -> dict[str, Any] | None:
     return checks.json_object(checks.json_text(value, name))
 
 
-_BY_KIND: dict[ColumnKind, Check] = {
+_BY_KIND: dict[ColumnKind, _Check] = {
     ColumnKind.TEXT: checks.text,
     ColumnKind.INTEGER: checks.integer,
     ColumnKind.DECIMAL: checks.exact_decimal,
@@ -24,7 +24,7 @@ _BY_KIND: dict[ColumnKind, Check] = {
 }
 
 
-def find_check(spec: ColumnSpec) -> Check:
+def find_check(spec: ColumnSpec) -> _Check:
     """Return the function that checks and normalises a value of a column, given the value and the name for its error."""
     check = _BY_KIND[spec.kind]
     if spec.choices:
@@ -36,15 +36,15 @@ def find_check(spec: ColumnSpec) -> Check:
     return _optional(check) if spec.nullable or spec.kept else check
 
 
-def _choice(choices: tuple[str, ...]) -> Check:
+def _choice(choices: tuple[str, ...]) -> _Check:
     return lambda value, name: checks.choice(value, name, choices)
 
 
-def _optional(check: Check) -> Check:
+def _optional(check: _Check) -> _Check:
     return lambda value, name: None if value is None else check(value, name)
 
 
-def _find_checks(table: TableSpec, *kept: str) -> dict[str, Check]:
+def _find_checks(table: TableSpec, *kept: str) -> dict[str, _Check]:
     return {name: find_check(spec) for name, spec in table.specs.items() if not spec.kept or name in kept}
 
 

@@ -1,4 +1,4 @@
-"""Faults that raw SQL can leave in a database, each with what the doctor finds; `tests/doctor/test_doctor.py` brings them about."""
+"""Faults that raw SQL can leave in a database, each with what the doctor finds; see `tests/doctor/test_doctor.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command in a process that gets a signal while its COMMIT is under way: ``python -m tests.support.stopping SIGNAL TIMES WORDS…``.
+"""A command that gets a signal while its COMMIT is under way: ``python -m tests.support.stopping SIGNAL TIMES WORDS…``.
 
 The driver's own commit sends it, and goes on once the event loop has heard of it.
 """
