@@ -152,7 +152,7 @@ class DatabaseManager:
             OperationalError: it cannot be reached or opened.
         """
         if self._connected:
-            check_process(self._process, repr(self))
+            check_process(self._process, self)
         async with self._connecting:
             if not self._connected:
                 self._process = os.getpid()
@@ -171,7 +171,7 @@ class DatabaseManager:
         """
         wait = checks.seconds(grace, "grace")
         if self._connected:
-            check_process(self._process, repr(self))
+            check_process(self._process, self)
         async with self._connecting:
             if self._connected:
                 self._connected = False
@@ -375,4 +375,4 @@ class DatabaseManager:
             raise NotConnectedError(
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
-        check_process(self._process, repr(self))
+        check_process(self._process, self)

@@ -14,7 +14,7 @@ _WITHIN = "the session is in the middle of a call of this task; a call of it fro
 _UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
 
 
-def check_process(process: int, what: str) -> None:
+def check_process(process: int, what: object) -> None:
     """Refuse a forked process.
 
     Raises:

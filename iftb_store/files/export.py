@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from iftb_store._io.tasks import finished
+from iftb_store._io.tasks import uncancelled
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import TEXT_FORMATS, format_of
 from iftb_store.files.outputs import check_target, new_file, new_folder
@@ -91,11 +92,11 @@ async def export(
             for selection in scope.selections(table):
                 async with aclosing(record_batches(stores, replace(selection, limit=at_once))) as batches:
                     async for batch in batches:
-                        await finished(sink.write, batch)
+                        await uncancelled(asyncio.to_thread(sink.write, batch))
                         rows += batch.num_rows
                         if progress is not None:
                             progress(rows, total)
-        await finished(sink.close)
+        await uncancelled(asyncio.to_thread(sink.close))
     return Exported(path, table.name, format, rows, sink.files)
 
 

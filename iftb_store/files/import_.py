@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import text
 
-from iftb_store._io.tasks import finished
+from iftb_store._io.tasks import uncancelled
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.commits import Commit, finish_commit
 from iftb_store.files.detect import FileKind, kind_of, series_of
@@ -296,7 +297,7 @@ async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, 
     taken = _Taken(source)
     with closing(Batches(source)) as batches:
         write = _written(session, source, insert, new_ids)
-        while (rows := await finished(next, batches, None)) is not None:
+        while (rows := await uncancelled(asyncio.to_thread(next, batches, None))) is not None:
             with rows_named(source.path, batches.before):
                 taken.add(rows, await write(rows) if rows.num_rows else 0)
             if progress is not None:

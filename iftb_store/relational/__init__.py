@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iftb_store._io.semaphore import FairSemaphore
-from iftb_store._io.tasks import finished, import_modules, uncancelled
+from iftb_store._io.tasks import import_modules, uncancelled
 from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.driver import Flavor, Row, Statement, statement
@@ -45,7 +45,6 @@ __all__ = [
     "check_own_lock",
     "describe",
     "find_hidden",
-    "finished",
     "fitting_sql",
     "import_modules",
     "is_isolated",

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any, Generic, TypeVar
 
-from iftb_store.batches.bars import BarBatch
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
@@ -101,14 +100,11 @@ _MANY, _LONGEST_MONTH = 10_000, 31 * 86_400
 
 
 class _Bars(SeriesStatements):
-    async def insert_many(self, batch: BarBatch) -> None:
-        await self._driver.insert_bars(batch)
-
-    async def upsert_many(self, batch: BarBatch) -> None:
-        await self._driver.upsert_bars(batch)
-
-    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        return await self._driver.upsert_bars_counted(batch)
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(driver)
+        self.insert_many = driver.insert_bars
+        self.upsert_many = driver.upsert_bars
+        self.upsert_counted = driver.upsert_bars_counted
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         many = end - start > _MANY * timedelta(seconds=SECONDS[timeframe] or _LONGEST_MONTH)
