@@ -89,11 +89,16 @@ async def misuse(db: DatabaseManager, chance: random.Random, name: str) -> tuple
         whole = True
     except (OperationalError, Misuse):
         pass
-    for error in await asyncio.gather(*tasks, return_exceptions=True):
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in errors:
         if isinstance(error, Exception) and not isinstance(error, OperationalError):
             raise error
-    # what an outliving task has returned before its session failed is not stored, as with any session that fails
-    return returned if whole else set(), returned if whole else set()
+    if not whole:
+        # what an outliving task has returned before its session failed is not stored, as with any session that fails
+        return set(), set()
+    # a call that is cancelled after its statement, before it could return, is stored with its session
+    cancelled = {f"{name}-{number}" for number, error in enumerate(errors) if isinstance(error, asyncio.CancelledError)}
+    return returned, returned | cancelled
 
 
 async def test_what_tasks_of_one_session_store_is_there_and_later_writes_are_unharmed(db: DatabaseManager, tally: Tally) -> None:
