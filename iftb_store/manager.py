@@ -356,7 +356,10 @@ class DatabaseManager:
         Raises:
             NotConnectedError: before connect().
             Unsupported: the backend does not declare it.
+            InvalidValueError: it is no such protocol.
         """
+        if not getattr(protocol, "_is_runtime_protocol", False):
+            raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {shown(protocol)}")
         self._require_connected()
         capability = _DECLARED.get(protocol)
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):

@@ -419,6 +419,9 @@ class SupportsMigrations(Protocol):
 class SupportsBackup(Protocol):
     """A backend whose engine writes backups itself; with the capability BACKUP."""
 
+    #: The scheme of the URL that opens a backup by its path.
+    backup_scheme: ClassVar[str]
+
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Write our tables, whole, into the new file ``path``, as one committed state.
 

@@ -55,6 +55,7 @@ class DuckDBBackend(Migrated):
     file may be a stranger's.
     """
 
+    backup_scheme: ClassVar[str] = "duckdb"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.MIGRATIONS, Capability.CHOICES, Capability.ISOLATION, Capability.BACKUP}
     )

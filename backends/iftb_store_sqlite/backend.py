@@ -58,6 +58,7 @@ class SQLiteBackend(EngineBackend):
     probes = False
     isolates = False
     loop_bound = False
+    backup_scheme: ClassVar[str] = "sqlite"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {
             Capability.SQLALCHEMY,

@@ -14,6 +14,7 @@ from iftb_store.doctor.sql import find_engine
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
 from iftb_store.protocols import ConnectedStore, SupportsMigrations
 from iftb_store.schema.tables import Base
+from iftb_store.transfer.access import check_store
 
 __all__ = ["Finding", "Severity", "examine"]
 
@@ -31,9 +32,11 @@ async def examine(db: ConnectedStore) -> list[Finding]:
         The findings, worst first; none if all is well.
 
     Raises:
+        InvalidValueError: db is no connected store.
         NotConnectedError: before connect().
         Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
     """
+    check_store(db, "db")
     migrations = db.ability(SupportsMigrations)
     schema, whole = await migrations.with_connection(examine_schema, read_only=True)
     rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []

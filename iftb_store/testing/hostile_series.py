@@ -9,8 +9,6 @@ from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.testing.samples import T0
 
 _ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEventRepository)
-_RANGE = ("symbol", "timeframe", "start", "end", "exchange")
-_SELECTION = ("symbol", "start", "end", "exchange")
 
 
 async def _write_arrow(one: Try) -> int:
@@ -54,12 +52,10 @@ async def _resample(one: Try) -> int:
     return 0
 
 
-METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
-    "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
-    "OHLCVRepository.delete_range": (_RANGE, _delete_range),
-    **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
-    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
-    "OHLCVRepository.read_arrow": (_RANGE, _reading_arrow(OHLCVRepository)),
-    "OHLCVRepository.stream_arrow": ((*_RANGE, "batch_size"), _streaming_arrow(OHLCVRepository)),
-    "OHLCVRepository.resample": (("symbol", "source", "target", "start", "end", "exchange", "partial"), _resample),
+METHODS: dict[str, Attempt] = {
+    "OHLCVRepository.write_arrow": _write_arrow,
+    "OHLCVRepository.delete_range": _delete_range,
+    **{f"{made.__name__}.read_arrow": _reading_arrow(made) for made in (*_ARROW_READS, OHLCVRepository)},
+    **{f"{made.__name__}.stream_arrow": _streaming_arrow(made) for made in (*_ARROW_READS, OHLCVRepository)},
+    "OHLCVRepository.resample": _resample,
 }

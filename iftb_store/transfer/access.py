@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
 from iftb_store.schema.table_spec import TableSpec
+from iftb_store.values.display import kind
 
 
 async def require_whole(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
@@ -46,6 +47,16 @@ async def whole_session(
     async with db.get_session(isolation=isolation) as session:
         await require_whole(session, tables, insert=insert)
         yield session
+
+
+def check_store(value: object, name: str) -> None:
+    """Refuse what is no connected store.
+
+    Raises:
+        InvalidValueError: it is something else, such as a URL or a session.
+    """
+    if not isinstance(value, ConnectedStore):
+        raise InvalidValueError(f"{name} must be a connected store, e.g. a DatabaseManager, not {kind(value)}")
 
 
 async def require_two(source: ConnectedStore, destination: ConnectedStore) -> None:

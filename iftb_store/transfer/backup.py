@@ -20,7 +20,7 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
 from iftb_store.registry import backend_for, stores_of
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
-from iftb_store.transfer.access import require_whole
+from iftb_store.transfer.access import check_store, require_whole
 from iftb_store.transfer.progress import ProgressFactory, silent
 from iftb_store.url import parse_url
 from iftb_store.values import checks
@@ -84,8 +84,9 @@ async def backup(
         NotConnectedError: before connect().
         Unsupported: the backend declares no MIGRATIONS.
     """
+    check_store(source, "source")
     own_way = Capability.BACKUP in source.capabilities
-    engine = (await source.status()).engine if own_way else PORTABLE
+    engine = source.ability(SupportsBackup).backup_scheme if own_way else PORTABLE
     target = _target(path)
     folder = target.with_name(f"{target.name}.partial")
     partial = folder / target.name
