@@ -112,8 +112,8 @@ def test_every_value_goes_from_any_engine_to_any_other(
     asyncio.run(fill(source))
     code, out, err = run("copy", source, destination)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{make_url(destination).render_as_string()}: the tables are created\n")
-    assert out.splitlines()[-1] == f"{sum(ROWS.values())} rows moved, and the copy is proved"
+    assert out.startswith(f"{make_url(destination).render_as_string()}: created the tables\n")
+    assert out.splitlines()[-1] == f"{sum(ROWS.values())} rows copied, and the copy is verified"
     assert contents(destination) == contents(source)
     assert run("verify", source, destination)[0] == 0
     assert moved(run, source, destination) == {}
@@ -232,7 +232,7 @@ def test_rows_that_only_the_destination_has_stay_or_are_deleted(
     write(destination, add)
     code, out, err = run("copy", source, destination)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "4 rows only in DST; they stay, and --delete deletes them"
+    assert out.splitlines()[-1] == "4 rows only in DST; they stay; use --delete to delete them"
     assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 1
     assert moved(run, source, destination, "--delete") == dict.fromkeys(ADDED, (0, 0, 1))
     assert contents(destination) == contents(source)
@@ -272,7 +272,7 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(source: str, second: Callab
     moved(run, source, destination)
     write(source, grow)
     before = contents(destination)
-    assert run("copy", source, destination, "--dry-run")[1].splitlines()[-1] == "8 rows to be moved; nothing was written"
+    assert run("copy", source, destination, "--dry-run")[1].splitlines()[-1] == "8 rows to be copied; nothing was written"
     assert contents(destination) == before
 
 
@@ -484,7 +484,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         found, _, err = run("copy", source, destination)
     signal.signal(signal.SIGINT, before)
     assert found == code
-    assert re.fullmatch(r"error: stopped with 2\d rows moved, which stay; .*\n", err)
+    assert re.fullmatch(r"error: stopped with 2\d rows copied, which stay; .*\n", err)
     assert moved(run, source, destination)
     assert contents(destination) == contents(source)
 
@@ -498,7 +498,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         (["sqlite:///absent.db", "sqlite:///new.db"], 1, "there is no database file absent.db"),
         (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate URL`"),
         (["{source}", "sqlite:///new.db", "--timeframe", "7h"], 2, "7h"),
-        (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is no time"),
+        (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is not a time"),
         (["{source}", "sqlite:///new.db", "--on-conflict", "merge"], 2, "'merge' is not one of"),
         (["{source}", "sqlite:///new.db", "--dry-run"], 1, "there is no database file new.db"),
         (["{source}", "oracle://new"], 2, "no backend is installed"),

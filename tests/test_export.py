@@ -272,8 +272,8 @@ def test_a_text_too_long_for_a_line_is_refused_and_goes_to_parquet(run: Run, sql
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ([], "no FILE is named"),
-        (["-o", ""], "no FILE is named"),
+        ([], "no FILE is given"),
+        (["-o", ""], "no FILE is given"),
         (["-o", "bars"], "name the format, one of parquet, feather, csv, jsonl"),
         (["-o", "bars.csv", "--format", "xml"], "there is no format 'xml'"),
         (["-o", "-"], "what is written to stdout needs --format"),

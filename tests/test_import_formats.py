@@ -352,11 +352,11 @@ def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--map", "nonsense=x"], "--map 'nonsense=x' is no COLUMN=NAME"),
-        (["--map", "open"], "--map 'open' is no COLUMN=NAME"),
+        (["--map", "nonsense=x"], "--map 'nonsense=x' is not COLUMN=NAME"),
+        (["--map", "open"], "--map 'open' is not COLUMN=NAME"),
         (["--map", "open=absent"], "has no column 'absent'"),
-        (["--tz", "Nowhere"], "--tz 'Nowhere' is no time zone"),
-        (["--tz", "../../etc/passwd"], "is no time zone"),
+        (["--tz", "Nowhere"], "--tz 'Nowhere' is not a known time zone"),
+        (["--tz", "../../etc/passwd"], "is not a known time zone"),
         (["--fold", "never"], "--fold must be one of earlier, later"),
         (["--decimals", "round"], "--decimals must be one of from-float"),
         (["--timeframe", "1d"], "its name contradicts --timeframe 1d"),
@@ -386,7 +386,7 @@ def test_a_folder_s_parquet_files_are_taken_and_one_without_any_is_refused(take:
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "2 of 2 files imported, 2 bars"
     assert "exchange=binance/symbol=BTCUSDT/timeframe=1h/month=2024-02/bars.parquet: binance BTCUSDT 1h, 1 bar" in out
-    assert "is a directory without Parquet files" in take("none")[2]
+    assert "is a folder without Parquet files" in take("none")[2]
 
 
 def test_json_lists_what_each_file_brought(take: Import) -> None:

@@ -162,7 +162,7 @@ def test_the_command_names_the_remedy(sqlite_url: str, tmp_path: Path, capsys: p
     captured = capsys.readouterr()
     assert (refused, taken) == (1, 0)
     assert captured.err.startswith(f"error: {path}: ")
-    assert captured.err.endswith("nothing of this file is stored; --new-ids brings them in under ids of this store\n")
+    assert captured.err.endswith("no row of this file was stored; use --new-ids to store them under new ids\n")
 
 
 _CHANGES: list[tuple[str, str, Any, str]] = [

@@ -241,10 +241,10 @@ def test_an_option_never_mixes_folders_nor_is_passed_over(take: Take, count: Cal
     own = [take("own.csv", *words) for words in (("--symbol", "X"), ("--timeframe", "1h"), ("--map", "open=close"))]
 
     assert [code for code, _, _ in folders] == [2, 2, 0]
-    assert "--symbol X would mix the files of A and B into one series" in folders[0][2]
+    assert "--symbol X would merge the files of A and B into one series" in folders[0][2]
     assert "its folder contradicts --timeframe 1m" in folders[1][2]
     assert [code for code, _, _ in own] == [2, 2, 2]
-    assert all("is an export of iftb-store, whose rows are stored as they are; leave --" in err for _, _, err in own)
+    assert all("this is an export of iftb-store, whose rows are stored unchanged; leave --" in err for _, _, err in own)
     assert count() == 2
 
 
@@ -281,7 +281,7 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
         code, _, err = take(f"{name}.jsonl")
         assert (code, err.count("\n")) == (1, 1)
         assert f"{name}.jsonl, row 2: the {key}" in err
-        assert "stands there twice; leave one out; nothing of this file is stored\n" in err
+        assert "stands there twice; leave one out; no row of this file was stored\n" in err
 
 
 def test_what_pandas_and_polars_leave_is_understood(take: Take, count: Callable[[], int]) -> None:

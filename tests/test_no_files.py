@@ -79,7 +79,7 @@ def test_a_command_ends_though_nobody_writes(sqlite_url: str, tmp_path: Path, na
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 1
-    assert "is a pipe and no file; write what comes from it to a file first; nothing of this file is stored" in done.stderr
+    assert "is a pipe and no file; write what comes from it to a file first; no row of this file was stored" in done.stderr
     assert "Traceback" not in done.stderr
 
 
