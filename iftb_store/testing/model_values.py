@@ -72,9 +72,9 @@ def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
     kinds = {item.name: item.type for item in fields(Trade)}
     for wanted in changes:
         if wanted in _KEPT:
-            raise InvalidValueError(f"{wanted} is kept by the store and cannot be set")
+            raise InvalidValueError(f"{wanted} is set by the store and cannot be changed")
         if wanted not in kinds:
-            raise InvalidValueError(f"a trade has no field {wanted!r}; those that can be set are {', '.join(SETTABLE)}")
+            raise InvalidValueError(f"a trade has no field {wanted!r}; the fields that can be set are {', '.join(SETTABLE)}")
     return {wanted: _field(wanted, kinds[wanted], value) for wanted, value in changes.items()}
 
 
