@@ -176,7 +176,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["gaps", "BTCUSDT", "1m", "more"], "SYMBOL and TIMEFRAME are required"),
         (["gaps", "sqlite:///:memory:", "BTCUSDT", "7m"], "unknown timeframe '7m'"),
         (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "today"], "--start 'today' is not a time"),
-        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "is after end"),
         (["latest", "sqlite:///:memory:", "BTCUSDT", "1m", "--limit", "0"], "--limit"),
         (["stats", "sqlite:///:memory:", "--days", "many"], "--days"),
         (["events", "sqlite:///:memory:", "--severity", "loud"], "severity must be one of debug, info"),
@@ -188,7 +188,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["import", "sqlite:///:memory:", ""], "FILE is an empty text"),
         (["stats", "oracle://x"], "no backend is installed for the URL scheme 'oracle'"),
         (["stats", "sqlite:///:memory:?nonsense=1"], "unknown option 'nonsense'"),
-        (["migrate", "not a url"], "cannot be understood"),
+        (["migrate", "not a url"], "cannot be parsed"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, words: list[str], problem: str) -> None:

@@ -280,8 +280,8 @@ def test_a_text_too_long_for_a_line_is_refused_and_goes_to_parquet(run: Run, sql
         (["-o", "-", "--format", "parquet"], "parquet is not written to a stream"),
         (["-o", "x", "--partitioned", "--table", "trades"], "only bars are partitioned"),
         (["-o", "x.csv", "--table", "candles"], "there is no table 'candles'"),
-        (["-o", "x.csv", "--table", "trades", "--timeframe", "1h"], "the table trades has no timeframe to choose by"),
-        (["-o", "x.csv", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
+        (["-o", "x.csv", "--table", "trades", "--timeframe", "1h"], "the table trades has no column timeframe to select by"),
+        (["-o", "x.csv", "--start", "2024-02-02", "--end", "2024-02-01"], "is after end"),
         (["-o", ".", "--format", "csv"], "is no name of a file"),
     ],
 )

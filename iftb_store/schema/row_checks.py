@@ -1,4 +1,4 @@
-"""How the values of trades, positions and events are checked, column by column; the store's own ids and times are not here."""
+"""The check of each column of trades, positions and events; ids and times that the store sets have none."""
 
 from __future__ import annotations
 

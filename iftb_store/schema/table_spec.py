@@ -1,4 +1,4 @@
-"""What rows of a table a scan gives: the columns' equal values, a window of time, and the place to go on from."""
+"""TableSpec, the description of a table, and RowFilter, which selects some of its rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 
-#: The greatest id that is brought in; half of all ids stay for a store's own rows.
+#: The greatest id that a copy or import accepts; half of all ids remain for new rows.
 GREATEST_ID = 2**62
 #: The columns of a series of bars.
 SERIES = ("exchange", "symbol", "timeframe")
-# what the store fills in
+# the columns that the store sets
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table as scans see it.
+    """The description of a table.
 
     Attributes:
         name: the table's name.
-        model: the dataclass of its rows; a scan's columns are its fields, in their order.
-        time: the column that a window of time bounds.
-        key: the columns that tell a row from all others; a scan's order.
-        identity: what a row keeps as long as it lives, beside its key: two rows with one key that differ in it are two rows.
+        model: the dataclass of its rows; the columns are its fields, in their order.
+        time: the column that a time window applies to.
+        key: the columns that identify a row, in the order of a scan.
+        identity: columns that never change during the life of a row; two rows with the same key that differ in these columns
+            are different rows.
     """
 
     name: str
@@ -37,7 +38,7 @@ class TableSpec:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns of a scan."""
+        """The names of the columns."""
         return tuple(item.name for item in fields(self.model))
 
     @cached_property
@@ -46,11 +47,11 @@ class TableSpec:
         return {item.name: str(item.type).removesuffix(" | None") for item in fields(self.model)}
 
     def nullable(self, column: str) -> bool:
-        """Tell whether a column may be NULL."""
+        """Return whether a column may be NULL."""
         return column in self._optional
 
     def required(self, column: str) -> bool:
-        """Tell whether a column of what is stored is never NULL: what the store fills in may be missing before alone."""
+        """Return whether a column of a stored row is never NULL; columns that the store sets are NULL only before."""
         return column in _KEPT or not self.nullable(column)
 
     @cached_property
@@ -60,7 +61,7 @@ class TableSpec:
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
 TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
-# update_position may change all else of an open one
+# update_position may change every other column of an open position
 POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
 EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
@@ -71,13 +72,13 @@ class RowFilter:
 
     Attributes:
         table: the table.
-        equal: values that columns of the rows have.
-        start: the first moment of the table's time, aware UTC, counted in.
-        end: the last moment, counted in.
-        after: the values of `order` in the row after which this selection goes on.
-        limit: rows at most; None for all.
-        size: bytes of text that these rows hold together at most, where there is a limit and the key is an id; the first row
-            comes whatever it holds. None for any number.
+        equal: the values that columns of the rows must have.
+        start: start of the time window, aware UTC, inclusive.
+        end: end of the time window, inclusive.
+        after: the values of `order` in the row after which the selection begins.
+        limit: maximum number of rows; None for all.
+        size: maximum bytes of text in all rows together, used if there is a limit and the key is an id; the first row is
+            returned whatever its size. None for no maximum.
     """
 
     table: TableSpec
@@ -90,15 +91,15 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns of text that differ from row to row."""
+        """The text columns that are not fixed by `equal`."""
         return tuple(column for column in self.columns if self.table.kinds[column] in ("str", "dict[str, Any]"))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that differ from row to row, in their order: what an engine has to read."""
+        """The columns that are not fixed by `equal`, in their order: those that an engine has to read."""
         return tuple(column for column in self.table.columns if column not in self.equal)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns of the key that differ from row to row."""
+        """The columns of the key that are not fixed by `equal`."""
         return tuple(column for column in self.table.key if column not in self.equal)

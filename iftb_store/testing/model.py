@@ -353,7 +353,7 @@ def _window(start: datetime | None, end: datetime | None) -> tuple[datetime | No
     first = None if start is None else values.moment(start, "start")
     last = None if end is None else values.moment(end, "end")
     if first is not None and last is not None and first > last:
-        raise InvalidValueError(f"start {first.isoformat()} lies after end {last.isoformat()}")
+        raise InvalidValueError(f"start {first.isoformat()} is after end {last.isoformat()}")
     return first, last
 
 

@@ -27,7 +27,7 @@ Run = Callable[..., tuple[int, str, str]]
 _HIDES = """
     ALTER TABLE trades ENABLE ROW LEVEL SECURITY;
     CREATE POLICY few ON trades USING (id <= 3)"""
-_REFUSED = r"row-level security shows the role \w+ only a part of the rows of trades; .*BYPASSRLS"
+_REFUSED = r"row-level security lets the role \w+ see only some of the rows of trades; .*BYPASSRLS"
 
 
 @pytest.fixture
