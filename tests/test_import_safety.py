@@ -303,4 +303,4 @@ def test_a_local_time_finer_than_microseconds_is_named_by_its_row(take: Take) ->
 
     _, _, err = take("x.parquet", *AS_X, "--tz", "Asia/Tokyo")
 
-    assert "row 2: timestamp is finer than the microseconds that are kept" in err
+    assert "row 2: timestamp is more precise than microseconds" in err

@@ -197,7 +197,7 @@ def _times(table: pa.Table, given: Any) -> Any:
     except pa.ArrowInvalid as error:
         if given.type.unit == "ns":
             finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
-            raise _refused(table, finer, "timestamp is finer than the microseconds that are kept; round it first") from error
+            raise _refused(table, finer, "timestamp is more precise than microseconds; round it first") from error
         raise InvalidValueError(
             f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
         ) from error

@@ -216,7 +216,7 @@ class Candles:
         times = column.cast(pa.timestamp("us"), safe=False)
         finer = pc.not_equal(times.cast(column.type, safe=False), column)
         if pc.any(finer).as_py():
-            why = "timestamp is finer than the microseconds that are kept; round it first"
+            why = "timestamp is more precise than microseconds; round it first"
             raise RowError(pc.index(finer, True).as_py(), len(column), "", why)
         for index, moment in enumerate(times.to_pylist()):
             if moment is None:
