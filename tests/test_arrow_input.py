@@ -83,7 +83,7 @@ _ROWS_REFUSED: dict[str, tuple[str, Any, str]] = {
     "no symbol": ("symbol", ["BTCUSDT", None], "symbol is null"),
     "too many places": ("close", pa.array(["1", "1.0000000000000000001"]), "close 1.0000000000000000001 does not fit"),
     "too large": ("close", pa.array([1, Decimal(10) ** 20], pa.decimal256(60, 5)), "close 100000000000000000000"),
-    "no number": ("close", pa.array(["1", "one"]), "close 'one' is no decimal number"),
+    "no number": ("close", pa.array(["1", "one"]), "close 'one' is not a decimal number"),
     "an infinity as text": ("close", pa.array(["1", "Infinity"]), "close is Infinity"),
     "nanoseconds": ("timestamp", pa.array([0, 1500], pa.timestamp("ns")), "more precise than microseconds"),
     "year 10000": ("timestamp", pa.array([0, 253_402_300_800], pa.timestamp("s")), "outside the years 1 to 9999"),

@@ -484,7 +484,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         found, _, err = run("copy", source, destination)
     signal.signal(signal.SIGINT, before)
     assert found == code
-    assert re.fullmatch(r"error: stopped with 2\d rows copied, which stay; .*\n", err)
+    assert re.fullmatch(r"error: stopped with 2\d rows copied, which stay, .*\n", err)
     assert moved(run, source, destination)
     assert contents(destination) == contents(source)
 

@@ -131,7 +131,7 @@ async def test_bars_and_trades_come_in_under_new_ids(url: str, tmp_path: Path) -
         assert len({row["id"] for row in after["ohlcv"]}) == 6
         assert len({row["id"] for row in after["trades"]}) == 2
         for table in ("positions", "system_events"):
-            with pytest.raises(InvalidValueError, match="known by nothing but their id"):
+            with pytest.raises(InvalidValueError, match="identified only by their id"):
                 await import_file(db, sources[table], new_ids=True)
 
 
@@ -173,7 +173,7 @@ _CHANGES: list[tuple[str, str, Any, str]] = [
     ("ohlcv", "volume", Decimal("-1"), "volume is negative"),
     ("ohlcv", "trades_count", -1, "trades_count"),
     ("ohlcv", "id", 0, "id is below 1"),
-    ("trades", "id", 2**63 - 1, "id lies past 4611686018427387904"),
+    ("trades", "id", 2**63 - 1, "id is greater than 4611686018427387904"),
     ("ohlcv", "id", None, "id is null"),
     ("ohlcv", "created_at", None, "created_at is null"),
     ("ohlcv", "timestamp", None, "timestamp is null"),
@@ -181,7 +181,7 @@ _CHANGES: list[tuple[str, str, Any, str]] = [
     ("trades", "trade_id", " ", "trade_id is empty"),
     ("trades", "entry_price", None, "entry_price is null"),
     ("trades", "llm_analysis", "[1]", "llm_analysis must be a dict"),
-    ("trades", "llm_analysis", "{", "llm_analysis is no JSON object"),
+    ("trades", "llm_analysis", "{", "llm_analysis is not a JSON object"),
     ("trades", "llm_analysis", '{"a": NaN}', "nan, which JSON cannot hold"),
     ("trades", "llm_analysis", '{"a": "\\u0000"}', "NUL"),
     ("trades", "llm_analysis", '{"a": "\\ud800"}', "surrogate"),

@@ -183,7 +183,7 @@ def _names(table: pa.Table, name: str, given: Any) -> Any:
             except InvalidValueError as error:
                 raise _refused(table, pc.equal(texts, value), str(error)) from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"the column {name} holds bytes that are no text (UTF-8)") from error
+        raise InvalidValueError(f"the column {name} holds bytes that are not text (UTF-8)") from error
     return texts
 
 
@@ -237,7 +237,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
 def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
     for index, value in enumerate(given.to_pylist()):
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
+            return _refused_row(table, index, f"{name} {shown(value)} is not a decimal number")
         try:
             checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
         except InvalidValueError as refusal:

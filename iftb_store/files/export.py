@@ -69,17 +69,17 @@ async def export(
         OSError: the file cannot be written; nothing of it is left.
     """
     if len(scope.tables) != 1:
-        raise InvalidValueError("a file holds one table; name it")
+        raise InvalidValueError("a file contains one table; select one with --table")
     (table,) = scope.tables
     path = target if isinstance(target, Path) else None
     if partitioned:
         if table is not BARS or path is None or format not in (None, "parquet"):
-            raise InvalidValueError("only bars are partitioned, as a folder of Parquet files; leave --partitioned out")
+            raise InvalidValueError("only bars can be partitioned, and only as Parquet; leave --partitioned out")
         format = "parquet"
     else:
         format = format_of(path, format)
     if path is None and format not in TEXT_FORMATS:
-        raise InvalidValueError(f"{format} is not written to a stream; name a file, or take {' or '.join(TEXT_FORMATS)}")
+        raise InvalidValueError(f"{format} cannot be written to a stream; give a file, or use {' or '.join(TEXT_FORMATS)}")
     if path is not None:
         check_target(path, folder=partitioned, overwrite=overwrite)
     rows = 0

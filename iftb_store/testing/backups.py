@@ -115,7 +115,7 @@ class BackupTests(SuiteFixtures):
     ) -> None:
         path = tmp_path / "saved"
         path.write_text("mine")
-        with pytest.raises(InvalidValueError, match=r"saved. is there already"):
+        with pytest.raises(InvalidValueError, match=r"saved. already exists"):
             await backup(saved, path)
         assert path.read_text() == "mine"
         await backup(saved, path, overwrite=True)

@@ -171,7 +171,7 @@ def _own(folder: Path) -> Iterator[int]:
         if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
             raise foreign
         if not try_lock(place, folder):
-            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it")
+            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is running; wait for it")
         yield place
 
 
@@ -203,9 +203,9 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
         if target.exists() and file_identity(os.fspath(target)) == identity:
             raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
         if (database := database_of(target)) is not None:
-            raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
+            raise InvalidValueError(f"{name} belongs to the database {_shown(database)}; give another name")
         if target.exists() and not overwrite:
-            raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
+            raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():

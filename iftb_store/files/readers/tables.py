@@ -98,7 +98,7 @@ class ParquetReader:
                 self.bytes_read = self.size * rows // (total or 1)
                 yield from texts.split(_validated(batch))
         if rows != total:
-            raise ValueError(f"it holds {rows:,} rows and claims {total:,}")
+            raise ValueError(f"it contains {rows:,} rows and claims {total:,}")
 
     def close(self) -> None:
         """Close the file."""
@@ -213,7 +213,7 @@ def reader_of(path: Path, kind: FileKind) -> Reader:
         reader = made[kind](path)
         if len(set(reader.names)) < len(reader.names):
             reader.close()
-            raise DumpError(f"{path}: has two columns of one name")
+            raise DumpError(f"{path}: has two columns with the same name")
         return reader
 
 
@@ -232,5 +232,5 @@ def _validated(batch: pa.RecordBatch) -> pa.Table:
     batch.validate(full=True)
     for field in batch.schema:
         if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:
-            raise ValueError(f"the column {shown(field.name)} holds {field.type}, which is no type of decimals")
+            raise ValueError(f"the column {shown(field.name)} has the type {field.type}, which is not a type of decimals")
     return pa.Table.from_batches([batch])
