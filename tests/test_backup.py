@@ -149,8 +149,8 @@ def test_what_is_no_backup_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert run("migrate", "sqlite:///other.db")[0] == 0
     for name, said in (
-        ("empty", "no backup: neither an SQLite nor a DuckDB database"),
-        ("text", "no backup: neither an SQLite nor a DuckDB database"),
+        ("empty", "not a backup: it is neither an SQLite nor a DuckDB database"),
+        ("text", "not a backup: it is neither an SQLite nor a DuckDB database"),
         ("folder", "Is a directory"),
         ("absent", "No such file"),
     ):
@@ -248,7 +248,7 @@ def test_wrong_words_are_refused_with_a_remedy(run: Run, stored_url: str, tmp_pa
     for words, said in (
         (("backup", stored_url), "exactly one FILE is required"),
         (("backup", stored_url, "there"), "--overwrite"),
-        (("backup", stored_url, "nowhere/saved"), "make it first"),
+        (("backup", stored_url, "nowhere/saved"), "create it first"),
         (("backup", stored_url, str(tmp_path)), "is a directory"),
         (("backup", stored_url, path, "--overwrite"), "is the database itself"),
         (("backup", stored_url, "used", "--overwrite"), "is in use"),
@@ -287,7 +287,7 @@ async def test_another_process_s_duckdb_file_names_it_and_the_remedy(duckdb_url:
         _, said = await other.communicate()
     assert other.returncode == 1
     assert f"PID {os.getpid()}" in said.decode()
-    assert "it can call backup(db) itself" in said.decode()
+    assert "call backup(db) in that process" in said.decode()
 
 
 async def test_two_backups_to_one_file_are_one_after_the_other(sqlite_url: str) -> None:

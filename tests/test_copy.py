@@ -209,7 +209,7 @@ def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
     assert code == 1
     assert err == (
         "error: ohlcv binance BTCUSDT 1h 2024-01-01 03:00:00+00:00: the close is 50001 in the source and 12500.75 in the "
-        "destination; nothing was written, and without --on-conflict refuse the source wins\n"
+        "destination; nothing was written; without --on-conflict refuse the source wins\n"
     )
     assert contents(destination) == before
     moved(run, source, destination)
@@ -314,17 +314,17 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     [
         (
             _own_bars,
-            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the id (\d) of the destination's own "
+            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the same id (\d) as the destination's "
             r"bar binance OWN 1h 2024-01-01 0\d:00:00\+00:00",
         ),
-        (_own_trade, "trades: the source's trade 'TRD-001' has the id 1 of the destination's own trade 'OWN'"),
+        (_own_trade, "trades: the source's trade 'TRD-001' has the same id 1 as the destination's trade 'OWN'"),
         (_own_trades, "trades: the source's trade 'TRD-002' with the id 2 is stored in the destination with the id 4"),
-        (_own_position, "positions: the source's position .* has the id 1 of the destination's own position"),
+        (_own_position, "positions: the source's position .* has the same id 1 as the destination's position"),
         (
             _own_open_position,
-            "positions: the source's open position 3 of binance BTCUSDT long meets the destination's own open position 9",
+            "positions: the source's open position 3 of binance BTCUSDT long conflicts with the destination's open position 9",
         ),
-        (_own_event, "system_events: the source's systemevent .* has the id 1 of the destination's own systemevent .* my own"),
+        (_own_event, "system_events: the source's systemevent .* has the same id 1 as the destination's systemevent .* my own"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
@@ -337,7 +337,7 @@ def test_what_would_take_the_place_of_a_row_of_the_destination_s_own_is_refused_
     code, out, err = run("copy", source, destination)
     assert (code, out) == (1, "")
     assert re.match(f"error: {why}", err), err
-    assert "copy into a store of its own" in err
+    assert "copy into another database" in err
     assert contents(destination) == before
 
 
@@ -457,7 +457,7 @@ async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
             await prove(*args)
 
         monkeypatch.setattr(copy, "_prove", late)
-        with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h is not what was copied"):
+        with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h differs from the source after the copy"):
             await copy.run()
 
 

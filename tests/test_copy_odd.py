@@ -81,9 +81,9 @@ def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
     assert (code, err.splitlines()[0]) == (1, f"error: {row}: duplicate in DST")
     assert run("verify", duckdb_url, sqlite_url)[0] == 1
     code, _, err = run("copy", sqlite_url, duckdb_url)
-    assert (code, err) == (1, f"error: {row} stands twice in the destination; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} is a duplicate in the destination; `iftb-store doctor` finds such rows\n")
     code, _, err = run("copy", duckdb_url, sqlite_url.replace("store.db", "third.db"))
-    assert (code, err) == (1, f"error: {row} stands twice in the source; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} is a duplicate in the source; `iftb-store doctor` finds such rows\n")
 
 
 @pytest.mark.parametrize("chosen", [["--symbol", "BTCUSD"], ["--table", "trades", "--start", "2030-01-01"]])

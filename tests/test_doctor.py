@@ -311,7 +311,7 @@ def test_a_database_without_tables_is_to_be_migrated(url: str) -> None:
 def test_an_engine_whose_sql_is_unknown_is_refused() -> None:
     with create_engine("sqlite://").connect() as conn:
         conn.dialect.name = "mydb"
-        with pytest.raises(Unsupported, match="the doctor knows postgresql, sqlite, duckdb, not mydb"):
+        with pytest.raises(Unsupported, match="the doctor supports postgresql, sqlite, duckdb, not mydb"):
             examine_rows(conn)
 
 

@@ -171,7 +171,7 @@ async def test_what_duckdb_misreads_in_a_file_s_name_is_kept_or_refused(tmp_path
         await db.create_tables()
 
     assert path.exists()
-    with pytest.raises(URLError, match="which DuckDB misreads"):
+    with pytest.raises(URLError, match="which DuckDB reads incorrectly"):
         DatabaseManager(URL.create("duckdb", database=str(path)))
 
 

@@ -132,7 +132,7 @@ def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
         again = repeated(table)
         if again.true_count:
             if not last_wins:
-                raise integrity_error("a bar with this key stands twice in the batch; nothing was inserted")
+                raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
             # a row gives way to the next one of its key
             table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
     return table.combine_chunks()
@@ -142,12 +142,12 @@ def _check_names(names: list[str]) -> None:
     unknown = [name for name in names if name not in BARS.columns]
     if unknown:
         raise InvalidValueError(
-            f"a bar has no column {shown(unknown[0])}; those that are written are {', '.join(BarColumns._fields)}, "
+            f"a bar has no column {shown(unknown[0])}; the columns that are written are {', '.join(BarColumns._fields)}, "
             f"and {' and '.join(_KEPT)} are ignored"
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidValueError(f"the column {twice} stands twice; drop one of them")
+        raise InvalidValueError(f"the column {twice} is a duplicate; drop one of them")
     missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
     if missing:
         raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
@@ -298,7 +298,7 @@ def _is_text(given: pa.DataType) -> bool:
 def _remedy(given: pa.DataType) -> str:
     if pa.types.is_float16(given):
         return "; cast it to float32 or float64 first"
-    takes = 'decimals="from_float" takes the shortest decimal that gives each float'
+    takes = 'use decimals="from_float" to store the shortest decimal of each float'
     return f"; {takes}" if pa.types.is_floating(given) else ""
 
 

@@ -96,10 +96,10 @@ async def backup(
         # refuses what its engine cannot open
         writer = DatabaseManager(address)
     except URLError as error:
-        raise InvalidValueError(f"the path cannot be that of a backup: {error}") from error
+        raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
     _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
     if step is not None and not callable(step):
-        raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
+        raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {kind(step)}")
     step = step or silent
     async with source.get_session() as session:
         await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
@@ -162,7 +162,9 @@ def _folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def _own(folder: Path) -> Iterator[int]:
     """Open a folder that a backup has made, and keep others out."""
-    foreign = InvalidValueError(f"{_shown(folder)} is in the way and no backup's own; move it, or give the backup another name")
+    foreign = InvalidValueError(
+        f"{_shown(folder)} is in the way and was not created by a backup; move it, or give the backup another name"
+    )
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise foreign
     with open_descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK) as place:
@@ -186,10 +188,10 @@ def _empty(place: int) -> None:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be the name of a file, not {kind(path)}")
+        raise InvalidValueError(f"path must be a file name, not {kind(path)}")
     given = checks.text(os.fspath(path), "path")
     if not given or not (target := Path(given).absolute()).name:
-        raise InvalidValueError("the path of the backup is empty; give one such as bot.backup")
+        raise InvalidValueError("the path of the backup is empty; give one, e.g. bot.backup")
     return target
 
 
@@ -197,11 +199,11 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
     name = _shown(target)
     try:
         if not target.parent.is_dir():
-            raise InvalidValueError(f"there is no directory {_shown(target.parent)} for the backup; make it first")
+            raise InvalidValueError(f"the directory {_shown(target.parent)} for the backup does not exist; create it first")
         if target.is_dir():
-            raise InvalidValueError(f"{name} is a directory; name a file in it")
+            raise InvalidValueError(f"{name} is a directory; give a file in it")
         if target.exists() and file_identity(os.fspath(target)) == identity:
-            raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
+            raise InvalidValueError(f"{name} is the database itself; give the backup another name")
         if (database := database_of(target)) is not None:
             raise InvalidValueError(f"{name} belongs to the database {_shown(database)}; give another name")
         if target.exists() and not overwrite:
@@ -209,7 +211,7 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
         for suffix in BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():
-                raise InvalidValueError(f"{_shown(beside)} shows that {name} is in use, or was; close it, or give another name")
+                raise InvalidValueError(f"{_shown(beside)} shows that {name} is or was in use; close it, or give another name")
     except OSError as error:
         raise operational_error(f"{name} cannot be written: {error.strerror}", error) from error
 

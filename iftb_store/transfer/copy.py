@@ -238,7 +238,7 @@ class Copy:
         first = row_differences(table, mine, its)[0]
         raise CollisionError(
             f"{table.name} {named(first.row)}: the {first.column} is {told(first.source)} in the source and "
-            f"{told(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the source wins"
+            f"{told(first.destination)} in the destination; nothing was written; without --on-conflict refuse the source wins"
         )
 
     async def _write(
@@ -318,8 +318,8 @@ class Copy:
                 kept += pc.sum(chosen(compared.extra, plan.stretch.selection)).as_py() or 0
                 if compared.new.num_rows or compared.changed.num_rows or compared.twice:
                     raise StoreError(
-                        f"{plan.stretch.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
-                        "twice; run the same command again, and `iftb-store verify` to see what differs"
+                        f"{plan.stretch.name} differs from the source after the copy: the destination was written to, or "
+                        "has a duplicate bar; run the same command again, and use `iftb-store verify` to see the differences"
                     )
         return kept
 
@@ -406,9 +406,8 @@ async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
     except IntegrityError as error:
         ids: Any = pc.min_max(rows["id"]).as_py()
         raise CollisionError(
-            f"{table.name}: the destination refuses a row of those with the ids {ids['min']} to {ids['max']}: {error.orig}; a "
-            f"row of its own that was written while the copy ran may have what is to be that row's; {REMEDY}; what was copied "
-            "before stays"
+            f"{table.name}: the destination refused a row with an id from {ids['min']} to {ids['max']}: {error.orig}; "
+            f"another row, written there during the copy, may have the same key or id; {REMEDY}; the rows copied before stay"
         ) from error
     except OperationalError as error:
         found = no_json(rows, table)
@@ -427,7 +426,7 @@ async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -
 
 
 def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
-    return StoreError(f"{table.name} {named(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
+    return StoreError(f"{table.name} {named(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")
 
 
 def _both(compared: RowDiff, table: TableSpec) -> pa.Table:

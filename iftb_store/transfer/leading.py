@@ -34,8 +34,8 @@ async def greatest(session: Any, scope: TableScope, table: TableSpec) -> pa.Tabl
     number, *key = max(found)
     if number > GREATEST_ID:
         raise StoreError(
-            f"{table.name}: a row of the source has the id {number}; the destination gives ids past all that come, and past "
-            f"{GREATEST_ID} there are too few left; give the row a smaller id in the source, or {REMEDY}"
+            f"{table.name}: a row of the source has the id {number}; ids above {GREATEST_ID} would leave too few ids for "
+            f"new rows in the destination; give the row a smaller id in the source, or {REMEDY}"
         )
     rows = await stores_of(session).read_rows(_of(table, number, key))
     # a bar that stands twice is told where the whole series is read

@@ -45,7 +45,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
         raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
     if engine is None:
         raise InvalidValueError(
-            f"{shown} is no backup: neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
+            f"{shown} is not a backup: it is neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
         )
     return address.set(drivername=engine, query=READ_ONLY[engine])
 
@@ -110,7 +110,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
 
 async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
     """Name the first row that the destination would lose."""
-    remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
+    remedy = "nothing was written; restore into an empty database, or use --overwrite"
     scope = TableScope([part.table])
     async with snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
         found = [*await stretches(session, scope), *await stretches(other, scope)]
@@ -122,7 +122,7 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:
                         raise CollisionError(f"{_row(stretch.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
-    raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
+    raise CollisionError(f"{part.table} {part.series} has rows that differ from the backup; {remedy}")
 
 
 def _row(table: TableSpec, row: dict[str, Any]) -> str:
