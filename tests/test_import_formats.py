@@ -332,7 +332,7 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
             "time,open,high,low,close,volume,trades\n1706745600,1,1,1,1,1,1.5\n",
             "row 1: trades_count '1.5' is not a whole",
         ),
-        ("A-1m.csv", "time,open,open,high,low,close,volume\n1706745600,1,1,1,1,1,1\n", "each once"),
+        ("A-1m.csv", "time,open,open,high,low,close,volume\n1706745600,1,1,1,1,1,1\n", "different column names"),
         ("A-1m.csv", "", "is empty"),
         (
             "A-1m.csv",
