@@ -178,25 +178,26 @@ async def import_file(
     progress: Progress | None = None,
     commit: Commit[ImportedFile] | None = None,
 ) -> ImportedFile:
-    """Store what a file holds in one transaction: all of it, or nothing; it is read batch by batch.
+    """Store all rows of a file in one transaction, or none; the file is read batch by batch.
 
-    Whole rows keep their ids and the times that the store keeps, and overwrite the rows of the same key. Candles overwrite the
-    bars of their keys, which keep theirs. A cancellation during the COMMIT waits for its end, some seconds at most.
+    Rows of an export keep their ids and the times set by the store, and overwrite the rows with the same key. Candles
+    overwrite the bars with the same key, which keep their ids and times. A cancellation during the COMMIT waits for its end,
+    for a few seconds at most.
 
     Args:
         db: a connected manager whose schema is in place.
         source: the file.
-        insert: refuse what is stored already instead of overwriting it.
-        new_ids: give whole rows ids and kept times of this store, as if the bot wrote them: bars, which are known by their
-            series and time, and trades, which are by their trade_id and must be the same where they are stored already.
+        insert: refuse rows that are already stored, instead of overwriting them.
+        new_ids: store the rows of an export under new ids and times, as if the bot wrote them: only bars, which are identified
+            by their series and time, and trades, which are identified by their trade_id and must be equal if already stored.
         progress: called after each batch with (bytes read, bytes in all).
-        commit: tells after a cancellation whether the file is stored.
+        commit: reports after a cancellation whether the file is stored.
 
     Raises:
         DumpError: the file is damaged, or a row cannot be stored; the message names the file and the row.
-        IntegrityError: with ``insert``, a row is stored already; an id belongs to another row of the store.
+        IntegrityError: with ``insert``, a row is already stored; or an id belongs to another row of the store.
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
-        InvalidValueError: ``new_ids`` for rows that nothing but their id is known by.
+        InvalidValueError: ``new_ids`` for rows that are identified only by their id.
     """
     commit = commit or Commit()
     return await finish_commit(_imported(db, source, insert, new_ids, progress, commit), commit)

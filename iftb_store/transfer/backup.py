@@ -1,4 +1,4 @@
-"""Backups: a store in one file, written while sessions go on, opened again and only then given its name."""
+"""Backups: all tables in one file, written while sessions continue; it is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -57,32 +57,32 @@ class Backup:
 async def backup(
     source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: ProgressFactory | None = None
 ) -> Backup:
-    """Write everything into a file, as a snapshot, while sessions go on; return what it holds.
+    """Write all tables to a file, as a snapshot, while sessions continue; return the file's size and row counts.
 
-    SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one; DuckDB's holds only
-    the tables of iftb-store, and a warning names what is left out. From PostgreSQL it is an SQLite database; that needs the
-    extras sqlite and arrow. `iftb-store restore` brings any of them into any engine, with all ids and times. Only its owner
-    can read the file. It is written in the folder ``path``.partial, opened, and then given its name: there is never a part
-    of a backup under it.
+    A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original; that of DuckDB
+    contains only the tables of iftb-store, and a warning names what is left out. A backup of PostgreSQL is an SQLite database
+    and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with all ids and times.
+    Only its owner can read the file. It is written in the folder ``path``.partial, opened, and then moved to its name, which
+    never holds an incomplete backup.
 
     Args:
         source: the connected store, e.g. a DatabaseManager.
         path: the file; its folder exists.
-        overwrite: replace a file that is there.
-        step: shows how far it is: called with the name of a step, it gives a context manager of a function that is called
-            with what is done, of how much (None if nobody knows): bytes, from PostgreSQL rows.
+        overwrite: replace an existing file.
+        step: the progress callback: called with the name of a step, it returns a context manager that yields a function,
+            which is called with (amount done, amount in all or None) in bytes, for PostgreSQL in rows.
 
     Returns:
         The file's path, engine and size, and the rows of each table.
 
     Raises:
-        InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
-        SchemaError: there are no tables of iftb-store, or of another revision.
-        MissingDriverError: an extra is not installed; the message is the install line.
-        OperationalError: the file cannot be written, what is read is damaged, another backup to it is under way, or rows
-            are hidden from this role.
+        InvalidValueError: the file already exists or is in use, its folder does not exist, or an argument has another type.
+        SchemaError: there are no tables of iftb-store, or their revision is another.
+        MissingDriverError: an extra is not installed; the message contains the install command.
+        OperationalError: the file cannot be written, the database is damaged, another backup to the file is running, or
+            rows are hidden from this role.
         NotConnectedError: before connect().
-        Unsupported: the backend declares no MIGRATIONS.
+        Unsupported: the backend does not declare MIGRATIONS.
     """
     own_way = Capability.BACKUP in source.capabilities
     engine = (await source.status()).engine if own_way else PORTABLE

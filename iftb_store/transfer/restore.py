@@ -53,21 +53,21 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 async def restore(
     backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = silent
 ) -> list[Copied]:
-    """Bring all that a backup holds into a store, with all ids and times, and prove it; return what was done.
+    """Restore all rows of a backup, with all ids and times, and verify the result; return the result for each part.
 
-    Nothing is written before the backup is read once as a whole. Tables are made where there are none. What was written stays
-    where this is broken off, and the same call goes on with it.
+    The backup is read once completely before anything is written. Missing tables are created. If the restore is interrupted,
+    the rows written so far stay, and it resumes when called again.
 
     Args:
-        backup: a connected manager of its file, see `backup_url`.
-        destination: another one.
-        overwrite: overwrite rows that differ from the backup's, and delete those that it lacks; else either is refused.
-        step: shows how far it is.
+        backup: a connected manager for the backup file, see `backup_url`.
+        destination: the connected manager to restore into.
+        overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise both are refused.
+        step: the progress callback.
 
     Raises:
         InvalidValueError: the two are the same database.
-        CollisionError: the destination has a row that the backup lacks or has other values of; nothing was written.
-        SchemaError: the backup has no tables of iftb-store, or of another revision; or the destination those of another one.
+        CollisionError: the destination has a row that differs from the backup or is not in it; nothing was written.
+        SchemaError: the backup has no tables of iftb-store; or the tables of the backup or destination have another revision.
         OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
         StoreError: the destination was written to meanwhile.
     """
