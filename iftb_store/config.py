@@ -1,4 +1,4 @@
-"""Settings from the environment: which database the bot uses, on pydantic-settings."""
+"""Settings from the environment, with pydantic-settings: which database the bot uses."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sqlalchemy.exc import ArgumentError
 from iftb_store.errors import ConfigurationError
 from iftb_store.values.display import is_text, shown
 
-#: The file that is used, in the working directory, where no variable says anything else.
+#: The SQLite file in the working directory that is used if no variable is set.
 DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
 _OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
-# of the parts, those whose value an error shows
+# the fields whose value an error message may show
 _SHOWN = ("port", "pool_size", "max_overflow")
 _HIDDEN = "***"
-#: What precedes the name of a variable that holds a URL.
+#: The prefix of a variable name given instead of a URL.
 ENVIRONMENT = "env:"
 _REQUIRED = ("host", "database", "username", "password")
 
@@ -34,10 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 def _without_input(error: ValidationError) -> ValidationError:
-    """Return the same error without what was given, but for the value of a field that is no secret."""
+    """Return the same error with the input values hidden, except of fields that are not secret."""
     problems = [
         InitErrorDetails(
-            # its words are pydantic's own, which need this
+            # pydantic builds the message of its error from the type
             type=problem["type"],
             loc=problem["loc"],
             input=problem["input"] if problem["loc"][:1] and problem["loc"][0] in _SHOWN else _HIDDEN,
@@ -49,7 +49,7 @@ def _without_input(error: ValidationError) -> ValidationError:
 
 
 def _is_host(host: str | None) -> bool:
-    # in a URL it would stand in brackets, as if it were an address of IPv6
+    # SQLAlchemy would put such a host in brackets, like an IPv6 address
     if host is None or not {":", "@", "[", "]"} & set(host):
         return True
     try:
@@ -63,17 +63,17 @@ def _reads_back(rendered: str, url: URL) -> bool:
     try:
         return make_url(rendered) == url
     except (ValueError, ArgumentError):
-        # of what stands where the port should
+        # e.g. the port is not a number
         return False
 
 
 class DatabaseSettings(BaseSettings):
-    """IFTB_STORE_URL whole, or the parts DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME, DB_PASSWORD; an empty one is not set.
+    """The URL from IFTB_STORE_URL, or its parts from DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME and DB_PASSWORD.
 
-    IFTB_STORE_URL wins where both are set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are for
-    `DatabaseManager`, whichever gives the URL. DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT, DB_STATEMENT_TIMEOUT, DB_SSLMODE and
-    DB_SSLROOTCERT become the options of these names in the URL that the parts make.
-    No representation shows the password or the URL.
+    IFTB_STORE_URL takes precedence if both are set; an empty variable counts as not set. ``pool_size`` (DB_POOL_SIZE) and
+    ``max_overflow`` (DB_MAX_OVERFLOW) are arguments for `DatabaseManager` in both cases. DB_CONNECT_TIMEOUT,
+    DB_POOL_TIMEOUT, DB_STATEMENT_TIMEOUT, DB_SSLMODE and DB_SSLROOTCERT become the options of these names in a URL built
+    from the parts. No representation shows the password or the URL.
     """
 
     model_config = SettingsConfigDict(
@@ -98,7 +98,7 @@ class DatabaseSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # pydantic's frames hold the environment's password, and this one what was given
+            # the traceback's frames would hold the password, from pydantic and from this call
             values.clear()
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
@@ -109,22 +109,24 @@ class DatabaseSettings(BaseSettings):
             return validate(values)
         except ValidationError as error:
             hidden = _without_input(error)
-        # outside, or the first error would be its context
+        # outside the except block, or the first error would be its context
         raise hidden
 
     def __setattr__(self, name: str, value: object) -> None:
-        # pydantic's own refusal would show the value
-        raise AttributeError(f"{name} cannot be set: settings are read from the environment, or given when they are made")
+        # pydantic's own message would show the value
+        raise AttributeError(
+            f"{name} cannot be set: settings are read-only; set the environment variable, or pass a value to the constructor"
+        )
 
     def get_async_url(self) -> str:
-        """Return the URL for `DatabaseManager`, with its password; print or log it nowhere.
+        """Return the URL for `DatabaseManager`, with its password; do not print or log it.
 
-        IFTB_STORE_URL as it stands; else PostgreSQL where any DB_ variable is set; else the SQLite file ``iftb.db`` in the
-        working directory, which a warning in the log says.
+        It is IFTB_STORE_URL unchanged; if that is not set but any DB_ variable is, a URL of PostgreSQL; otherwise, with a
+        warning in the log, the SQLite file ``iftb.db`` in the working directory.
 
         Raises:
-            ConfigurationError: a DB_ variable is set, and one that PostgreSQL needs is not; the message names those.
-                Or one holds what cannot stand in a URL.
+            ConfigurationError: a DB_ variable is set, but one that PostgreSQL needs is not; the message names the missing
+                ones. Or a variable has a value that a URL cannot contain.
         """
         if self.url is not None:
             return self.url.get_secret_value().strip()
@@ -142,16 +144,16 @@ class DatabaseSettings(BaseSettings):
             present = ", ".join(sorted(map(_variable, given)))
             raise ConfigurationError(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
-                f"{'is' if len(given) == 1 else 'are'}, which means PostgreSQL; set what is missing, or {_URL_VARIABLE} instead"
+                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set the rest, or {_URL_VARIABLE} instead"
             )
         self._check_text()
         url = self._postgresql_url()
         rendered = url.render_as_string(hide_password=False)
         if not _is_host(url.host) or not _reads_back(rendered, url):
-            # not its value: that may be a whole URL with a password
+            # not its value, which may be a complete URL with a password
             raise ConfigurationError(
-                f"{_variable('host')} is neither a host name nor a socket's directory; give the host name only, "
-                f"or set the whole URL as {_URL_VARIABLE}"
+                f"{_variable('host')} is neither a host name nor the directory of a socket; set it to the host name only, "
+                f"or set {_URL_VARIABLE} to the complete URL"
             )
         return rendered
 
@@ -160,20 +162,20 @@ class DatabaseSettings(BaseSettings):
         parts = {name: getattr(self, name) for name in ("host", "database", "username", *_OPTIONS)}
         for name, value in {**parts, "password": secret}.items():
             if not is_text(value or ""):
-                raise ConfigurationError(f"{_variable(name)} holds bytes that are no UTF-8 text; write it in UTF-8")
+                raise ConfigurationError(f"{_variable(name)} contains bytes that are not UTF-8 text; encode it as UTF-8")
 
     def _postgresql_url(self) -> URL:
         password = None if self.password is None else self.password.get_secret_value()
         options = {name: str(getattr(self, name)) for name in _OPTIONS if getattr(self, name) is not None}
         url = URL.create("postgresql+asyncpg", self.username, password, database=self.database, query=options)
         if self.host is not None and self.host.startswith("/"):
-            # the directory of a Unix socket cannot stand where a URL has its host
+            # the directory of a Unix socket cannot be the host part of a URL
             return url.update_query_dict({"host": self.host, "port": str(self.port)})
         return url.set(host=self.host, port=self.port)
 
 
 class Settings(BaseModel):
-    """Everything that iftb-store reads from the environment."""
+    """All settings that iftb-store reads from the environment."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -190,10 +192,10 @@ class Settings(BaseModel):
 
 
 def get_settings() -> Settings:
-    """Read the settings from the environment as it is now; nothing is cached.
+    """Read the settings from the current environment; nothing is cached.
 
     Raises:
-        ConfigurationError: a variable holds what it cannot mean, such as letters in DB_PORT; the message names it.
+        ConfigurationError: a variable has an invalid value, e.g. letters in DB_PORT; the message names the variable.
     """
     try:
         return Settings(database=DatabaseSettings())
@@ -210,10 +212,10 @@ def _variable(field: str) -> str:
 
 
 def resolve_url(url: str | None) -> str:
-    """Return the URL that the user means, with its password.
+    """Return the database URL, with its password, for a literal URL, env:NAME, or None for the one from the settings.
 
     Raises:
-        ConfigurationError: env:NAME names a variable that is not set, or the settings are incomplete.
+        ConfigurationError: the variable of env:NAME is not set, or the settings are incomplete.
     """
     if url is None:
         return get_settings().database.get_async_url()
@@ -221,8 +223,8 @@ def resolve_url(url: str | None) -> str:
         return url
     name = url.removeprefix(ENVIRONMENT)
     if not name.isidentifier():
-        # it may be a URL, password and all
-        raise ConfigurationError(f"{ENVIRONMENT} is to be followed by the name of an environment variable, as in env:BOT_URL")
+        # not the name in the message: it may be a URL with a password
+        raise ConfigurationError(f"{ENVIRONMENT} must be followed by the name of an environment variable, e.g. env:BOT_URL")
     try:
         value = os.environ.get(name, "").strip()
     except UnicodeEncodeError:

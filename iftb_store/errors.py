@@ -1,4 +1,4 @@
-"""The errors of iftb-store, and how a driver's failure becomes SQLAlchemy's IntegrityError or OperationalError."""
+"""The errors of iftb-store, and helpers that turn a driver's error into SQLAlchemy's IntegrityError or OperationalError."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 _Error = TypeVar("_Error", bound=DBAPIError)
 
 _OUTCOME_UNKNOWN = (
-    "the connection was lost while COMMIT was under way: whether the transaction is stored is unknown; "
-    "read what it wrote before you write it again, or use db.run(…, idempotent=True) where a second time does no harm"
+    "the connection was lost during COMMIT: it is unknown whether the transaction is stored; read what it wrote before you "
+    "write it again, or use db.run(…, idempotent=True) if writing it twice does no harm"
 )
 
 
-#: What a session says that reads a snapshot and was asked to write.
-READS_ONLY = "this session reads a snapshot of the database and writes nothing; write in a session of db.get_session()"
+#: The message of a write in a session that reads a snapshot.
+READS_ONLY = "this session reads a snapshot and cannot write; write in a session of db.get_session()"
 
 
 class StoreError(Exception):
-    """Base of every error that iftb-store raises of its own."""
+    """Base class of the errors that iftb-store defines."""
 
 
 class InvalidValueError(StoreError, ValueError):
-    """A value that cannot be stored as it is; nothing was written."""
+    """A value that cannot be stored unchanged; nothing was written."""
 
 
 class NotFoundError(StoreError, LookupError):
-    """The trade or position named by an id does not exist."""
+    """No trade or position has the given id."""
 
 
 class PositionClosedError(StoreError):
-    """A closed position was to be changed, reopened or closed again."""
+    """An attempt to change, reopen or close a position that is closed already."""
 
 
 class TradeConflictError(StoreError):
-    """A trade was to be recorded whose trade_id is stored with other values.
+    """An attempt to record a trade whose trade_id is already stored with other values.
 
     Attributes:
         fields: the names of the fields that differ.
@@ -49,34 +49,34 @@ class TradeConflictError(StoreError):
 
 
 class CollisionError(StoreError):
-    """A copy was refused: a row of the source's stands where the destination has one of its own.
+    """A copy was refused, because a row of the source conflicts with another row of the destination.
 
-    Nothing was written, unless the destination's row came while the copy ran; then the message says so.
+    Nothing was written, unless the destination's row was written during the copy; the message then says so.
     """
 
 
 class AmbiguousPositionError(StoreError):
-    """Both sides of a symbol are open and no side was named."""
+    """A symbol has an open long and an open short position, and no side was given."""
 
 
 class NotConnectedError(StoreError, RuntimeError):
-    """The manager, or a session, was used before connect(), after disconnect(), or in another event loop or a forked process."""
+    """A manager or session was used before connect(), after disconnect(), in another event loop or in a forked process."""
 
 
 class SchemaError(StoreError):
-    """The database has no tables of ours, or they stand at another revision; the message names the command."""
+    """The database has no tables of iftb-store, or their revision is another; the message names the command to run."""
 
 
 class Unsupported(StoreError):
-    """The backend does not declare the capability that was asked of it."""
+    """The backend does not declare the requested capability."""
 
 
 class URLError(InvalidValueError):
-    """A database URL that cannot be understood, or an option in it that the backend does not know."""
+    """A database URL that cannot be parsed, or that has an option unknown to the backend."""
 
 
 class MissingDriverError(StoreError, ImportError):
-    """The backend is installed without its driver; the message is the install line."""
+    """The driver of the backend is not installed; the message contains the install command."""
 
 
 class ConfigurationError(StoreError):
@@ -84,39 +84,39 @@ class ConfigurationError(StoreError):
 
 
 class TransientError(OperationalError):
-    """A transaction that failed for a reason that passes, with nothing of it stored; `DatabaseManager.run` runs it again.
+    """A transient error: the transaction failed, nothing of it is stored, and `DatabaseManager.run` runs it again.
 
-    A serialization failure, a deadlock, a connection lost before COMMIT was sent, a lock that was not granted in time.
+    For example a serialization failure, a deadlock, a connection lost before COMMIT was sent, or a lock timeout.
     """
 
 
 class CommitOutcomeUnknown(OperationalError):
-    """The connection was lost while COMMIT was under way: the transaction is stored whole or not at all, and nobody can say.
+    """The connection was lost during COMMIT: the transaction is stored completely or not at all, and it is unknown which.
 
-    Read what it wrote before you write it again, or write it so that a second time does no harm (upsert_many, record).
+    Read what it wrote before you write it again, or use calls that can be repeated without harm (upsert_many, record).
     """
 
 
 class DuplicateKey(Exception):
-    """The cause of an IntegrityError that the library found itself, before the engine did."""
+    """The cause (``orig``) of an IntegrityError that iftb-store itself raises, before the engine would."""
 
 
 class EngineFailure(Exception):
-    """The cause of an OperationalError that the library found itself."""
+    """The cause (``orig``) of an OperationalError that iftb-store itself raises."""
 
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
-    """Return SQLAlchemy's IntegrityError with a short message of ours; it holds no parameters."""
+    """Return SQLAlchemy's IntegrityError with a short message and without parameters."""
     return _made(IntegrityError, message, cause)
 
 
 def operational_error(message: str, cause: BaseException | None = None, *, transient: bool = False) -> OperationalError:
-    """Return SQLAlchemy's OperationalError, or our TransientError, with a short message of ours; it holds no parameters."""
+    """Return an OperationalError, or a TransientError if ``transient``, with a short message and without parameters."""
     return _made(TransientError if transient else OperationalError, message, cause)
 
 
 def outcome_unknown(cause: BaseException) -> CommitOutcomeUnknown:
-    """Return the error for a connection that was lost while COMMIT was under way."""
+    """Return the error for a connection that was lost during COMMIT."""
     return _made(CommitOutcomeUnknown, _OUTCOME_UNKNOWN, cause)
 
 
@@ -127,15 +127,15 @@ def refuse_pickling(thing: object) -> NoReturn:
         StoreError: always; the message says what to do instead.
     """
     raise StoreError(
-        f"a {type(thing).__name__} cannot be pickled or copied: it has connections, and may hold a password that would be "
-        "written down; give the other process the URL, in an environment variable for one, and make a DatabaseManager there"
+        f"a {type(thing).__name__} cannot be pickled or copied: it has connections, and its password could end up in a file; "
+        "pass the URL to the other process, e.g. in an environment variable, and create a DatabaseManager there"
     )
 
 
 def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:
     why = DuplicateKey if issubclass(kind, IntegrityError) else EngineFailure
     error = kind(None, None, why(message), hide_parameters=True)
-    # without SQLAlchemy's class prefix and link, which tell a user nothing here
+    # without SQLAlchemy's class prefix and link, which do not help a user here
     error.args = (message,)
     error.code = None  # type: ignore[assignment]
     error.__cause__ = cause
@@ -144,7 +144,7 @@ def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Err
 
 @contextmanager
 def readable(table: str) -> Iterator[None]:
-    """Turn what Python raises as it converts stored values into one error of ours: raw SQL, or damage, left such a value.
+    """Turn Python's errors in converting stored values into a StoreError; raw SQL or damage can leave such values.
 
     Raises:
         StoreError: a value cannot be read.
@@ -156,5 +156,5 @@ def readable(table: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise StoreError(
             f"a row of {table} has a value that cannot be read ({type(error).__name__}); `iftb-store doctor` finds all such "
-            "values and says how to mend them"
+            "values and reports how to fix them"
         ) from error

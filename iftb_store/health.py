@@ -1,4 +1,4 @@
-"""Whether a database can be worked with: what `DatabaseManager.health` finds and `iftb-store status` shows."""
+"""The health of a database: the results of `DatabaseManager.health` and `iftb-store status`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 _ADVICE = {
     "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
-    "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` brings it up to date",
-    "ahead": "the schema is of a newer iftb-store than this one; install that version: pip install --upgrade iftb-store",
+    "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` updates it",
+    "ahead": "the schema was created by a newer version of iftb-store; install that version: pip install --upgrade iftb-store",
 }
 
 
@@ -19,11 +19,12 @@ _ADVICE = {
 class SchemaStatus:
     """The state of the schema in one database.
 
-    ``state`` is current (at ``head``), behind (at an older revision), ahead (at one that this version does not know),
-    unstamped (tables of ours without a revision) or empty (neither). ``tables`` holds the row count of those of our tables
-    that are there; ``policies`` names those with row-level security, whose count is of the rows that this role is shown.
-    ``encoding`` is that of the database's text on PostgreSQL; the other engines hold any Unicode and have None.
-    ``missing_rights`` says into which of them this role may not insert, and the remedy; empty if it may into all.
+    ``state`` is current (at ``head``), behind (at an older revision), ahead (at a revision that this version does not know),
+    unstamped (tables of iftb-store without a revision) or empty (no tables). ``tables`` maps each existing table of
+    iftb-store to its row count; ``policies`` names the tables with row-level security, whose counts include only the rows
+    that this role can see. ``encoding`` is the encoding of the database on PostgreSQL; it is None on the other engines, which
+    store any Unicode. ``missing_rights`` names the tables into which this role may not insert, and the remedy; it is empty
+    if the role may insert into all.
     """
 
     engine: str
@@ -39,7 +40,7 @@ class SchemaStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """The connections of a manager: those that sessions hold at the moment, and how many there can be."""
+    """The connections of a manager: the number in use by sessions now, and the maximum."""
 
     in_use: int
     capacity: int
@@ -47,19 +48,19 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was found of a database.
+    """The result of a health check.
 
     Attributes:
-        healthy: it answers, its schema can be used, and it takes writes.
-        reachable: it answers.
-        round_trip: the seconds that a statement took; None where it did not answer.
-        writable: a row can be written to each of our tables.
-        pool: the manager's connections; None where it could not connect.
-        schema: the engine, its version, the schema's revision and the rows of each table.
-        problems: a line for each thing that is wrong.
-        warnings: a line for each thing that will be wrong some day; the database is healthy all the same.
-        encrypted: the connection to the server is encrypted; None without a server, and where it did not answer.
-        verified: the server's certificate was verified, and that it is the host's; False without TLS, None as ``encrypted``.
+        healthy: the database answers, its schema can be used, and it accepts writes.
+        reachable: the database answers.
+        round_trip: the seconds that a statement took; None if the database did not answer.
+        writable: rows can be written to every table of iftb-store.
+        pool: the manager's connections; None if it could not connect.
+        schema: the engine, its version, the schema's revision and the row count of each table.
+        problems: one line for each problem.
+        warnings: one line for each problem that may arise later; the database is healthy nevertheless.
+        encrypted: the connection to the server is encrypted; None without a server, or if it did not answer.
+        verified: the server's certificate and host name were verified; False without TLS, None like ``encrypted``.
     """
 
     healthy: bool
@@ -75,30 +76,30 @@ class Health:
 
 
 def unreachable(problem: str) -> Health:
-    """Return what is known of a database that could not be connected to."""
+    """Return the health of a database that could not be reached."""
     return Health(False, False, None, False, None, None, [problem], [])
 
 
 def advice(state: str) -> list[str]:
-    """Return what is to be done where the state of a schema is not one that can be used."""
+    """Return the problem and its remedy for a schema state that cannot be used, otherwise nothing."""
     return [_ADVICE[state]] if state in _ADVICE else []
 
 
 def warnings_of(encoding: str | None) -> list[str]:
-    """Return what there is to say of the encoding of a database's text, None where the engine has but one."""
+    """Return the warnings about the encoding of a database; ``encoding`` is None if the engine has only one."""
     if encoding in (None, "UTF8"):
         return []
     return [
-        f"the database's encoding is {encoding}, which cannot hold, or cannot count, every character of a symbol or an event; "
-        "make a database with ENCODING 'UTF8' TEMPLATE template0, and bring this one there with `iftb-store copy`"
+        f"the database's encoding is {encoding}, which cannot store, or cannot count, every character of a symbol or an event; "
+        "create a database with ENCODING 'UTF8' TEMPLATE template0, and copy this one to it with `iftb-store copy`"
     ]
 
 
 async def prove_writable(session: Any, tables: Iterable[str]) -> None:
-    """Have the engine check that rows can be inserted, and take its locks for it, without one; roll back.
+    """Check that rows can be inserted into tables: run an INSERT of no rows, which takes the locks, and roll back.
 
     Raises:
-        OperationalError: they cannot; the message says why.
+        OperationalError: rows cannot be inserted; the message gives the reason.
     """
     for table in tables:
         await session.execute(text(f"INSERT INTO {table} (created_at) SELECT created_at FROM {table} WHERE 1 = 0"))

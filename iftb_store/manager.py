@@ -1,4 +1,4 @@
-"""DatabaseManager: a URL becomes a backend, with its life cycle and its sessions."""
+"""DatabaseManager: opens the backend for a URL, and gives out its sessions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 
-# seconds; a try waits up to the first before it is run again, the next up to twice as long, up to the second
+# seconds; the wait before the first retry is at most _BACKOFF, doubles with each retry, and is at most _LONGEST_BACKOFF
 _BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 
@@ -62,24 +62,24 @@ _log = logging.getLogger(__name__)
 
 
 class DatabaseManager:
-    """Connections to one database, whose engine the URL's scheme chooses.
+    """Connections to one database; the scheme of the URL selects the engine.
 
     ``async with DatabaseManager(url) as db`` connects and disconnects. Connecting or disconnecting twice does nothing the
     second time; a manager can connect again after it was disconnected. No schema is needed to connect.
 
-    Making a manager imports its engine's driver, up to half a second of an event loop that runs already (DuckDB's the longest).
-    From connect() on, no call holds the loop up for imports: what else is needed is imported in a thread.
+    Creating a manager imports the engine's driver, which blocks a running event loop for up to half a second (longest for
+    DuckDB). From connect() on, no call blocks the loop for imports: everything else is imported in a thread.
 
     Args:
         database_url: e.g. ``postgresql://user:password@host/name``, ``sqlite:///bot.db``, ``duckdb:///research.duckdb``.
-        pool_size: connections kept open.
-        max_overflow: further connections while all of those are in use.
-        echo: log every statement (SQLAlchemy's logger; parameters are hidden).
+        pool_size: number of connections that are kept open.
+        max_overflow: number of additional connections while all of those are in use.
+        echo: log every statement through SQLAlchemy's logger, without parameters.
 
     Raises:
-        URLError: the URL cannot be understood, or its scheme or an option of it is unknown.
-        InvalidValueError: pool_size below 1, max_overflow below 0, or one of the two or echo of another type.
-        MissingDriverError: the scheme's driver is not installed.
+        URLError: the URL cannot be parsed, or its scheme or one of its options is unknown.
+        InvalidValueError: pool_size is below 1, max_overflow is below 0, or an argument has another type.
+        MissingDriverError: the driver for the scheme is not installed.
     """
 
     def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None:
@@ -109,16 +109,16 @@ class DatabaseManager:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the backend declares beyond the contract."""
+        """The optional capabilities that the backend declares."""
         return self._backend.capabilities
 
     @property
     def engine(self) -> AsyncEngine:
-        """The SQLAlchemy AsyncEngine, on PostgreSQL and SQLite.
+        """The SQLAlchemy AsyncEngine; only PostgreSQL and SQLite have one.
 
         Raises:
             NotConnectedError: before connect().
-            Unsupported: the backend has none.
+            Unsupported: the backend has no SQLAlchemy engine.
         """
         self._require_connected()
         engine = self._backend.engine
@@ -130,11 +130,11 @@ class DatabaseManager:
 
     @property
     def in_use(self) -> int:
-        """The connections that sessions hold at this moment; 0 when every one is back."""
+        """The number of connections that sessions hold now; 0 when all have been returned."""
         return self._backend.in_use
 
     async def identity(self) -> str:
-        """Return what tells the tables from all others: two managers have the same where they work on the same tables.
+        """Return a text that identifies the tables: it is equal for two managers if they work on the same tables.
 
         Raises:
             NotConnectedError: before connect().
@@ -146,10 +146,10 @@ class DatabaseManager:
     _engine = engine
 
     async def connect(self) -> None:
-        """Open the database and prove that it answers.
+        """Open the database and check that it answers.
 
         Raises:
-            OperationalError: it cannot be reached or opened.
+            OperationalError: the database cannot be reached or opened.
         """
         if self._connected:
             check_process(self._process, self)
@@ -160,14 +160,14 @@ class DatabaseManager:
                 self._connected = True
 
     async def disconnect(self, grace: float = 10.0) -> None:
-        """Wait for the sessions in use, then close every connection; new sessions are refused from the beginning on.
+        """Refuse new sessions, wait for the open sessions to end, then close every connection.
 
         Args:
-            grace: the seconds to wait at most. Sessions still open then are rolled back and closed: their later use, and
-                a clean exit that would have committed something, raises OperationalError.
+            grace: maximum seconds to wait. Sessions that are still open then are rolled back and closed; using them later,
+                or a clean exit that would have committed something, raises OperationalError.
 
         Raises:
-            InvalidValueError: grace is no number of seconds, 0 or more.
+            InvalidValueError: grace is not a number of seconds, 0 or more.
         """
         wait = checks.seconds(grace, "grace")
         if self._connected:
@@ -178,26 +178,26 @@ class DatabaseManager:
                 try:
                     await self._backend.disconnect(wait)
                 except NotConnectedError:
-                    # it belongs to another event loop, which goes on
+                    # it belongs to another event loop, where it stays connected
                     self._connected = True
                     raise
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session: ``async with db.get_session() as session``.
 
-        It commits on a clean exit and rolls back on an exception or a cancellation; a cancellation while the COMMIT itself is
-        under way leaves its outcome open. On PostgreSQL and SQLite it is a
-        SQLAlchemy AsyncSession; on DuckDB an object with its execute, commit and rollback.
+        The session commits on a clean exit and rolls back on an exception or a cancellation. After a cancellation during the
+        COMMIT it is unknown whether the transaction is stored. The session is a SQLAlchemy AsyncSession on PostgreSQL and
+        SQLite; on DuckDB it is an object with the same methods execute, commit and rollback.
 
         Args:
-            isolation: as for `run`; "snapshot" reads one state of the database from its first statement to its end,
-                writes nothing and keeps no writer waiting.
+            isolation: as for `run`. With "snapshot" the session reads a snapshot, taken at its first statement; it cannot
+                write and makes no writer wait.
 
         Raises:
             NotConnectedError: before connect().
             InvalidValueError: an unknown isolation.
-            Unsupported: the backend does not declare ISOLATION, and more than "read committed" was asked for.
-            OperationalError: on a clean exit, where an error that was caught inside took the transaction with it.
+            Unsupported: the backend does not declare ISOLATION, and isolation is more than "read committed".
+            OperationalError: on a clean exit, if an error that was caught inside the block has ended the transaction.
         """
         self._require_connected()
         self._check_isolation(isolation)
@@ -211,33 +211,34 @@ class DatabaseManager:
         isolation: Isolation | None = None,
         idempotent: bool = False,
     ) -> T:
-        """Run ``work(session)`` in a transaction of its own and return its result; run it again where that can help.
+        """Run ``work(session)`` in a new transaction and return its result; retry it after a transient error.
 
-        It is run again, in a new transaction, after a `TransientError`: a serialization failure, a deadlock, a connection
-        lost before COMMIT was sent, a locked SQLite database, a conflict or a lock that was not granted in time on DuckDB.
-        Before each further run a random time passes, up to 0.05 s at first, then up to twice as long each time, at most
-        5 s. Any other error, and a cancellation, passes through unchanged, and nothing is stored. So ``work`` may be run
-        several times: what it does besides the session should bear that, and it leaves COMMIT to this method.
+        A retry runs ``work`` again in a new transaction after a `TransientError`: a serialization failure, a deadlock, a
+        connection lost before COMMIT was sent, a locked SQLite database, or a conflict or lock timeout on DuckDB. The wait
+        before a retry is random, up to 0.05 s at first; the limit doubles with each retry, up to 5 s. Any other error, and
+        a cancellation, is raised unchanged, and nothing is stored. As ``work`` may run several times, its effects outside
+        the session must allow that, and it must not commit.
 
-        Where the connection is lost while COMMIT is under way, the transaction may be stored. It is then run again only
-        where it is ``idempotent``. A cancellation during the COMMIT passes through, and leaves its outcome open too.
+        If the connection is lost during COMMIT, the transaction may be stored; ``work`` is then retried only if it is
+        ``idempotent``. After a cancellation during COMMIT it is also unknown whether the transaction is stored.
 
         Args:
-            work: an async callable that takes a session, as `get_session` gives it.
-            retries: how often it is run again at most; 0 for never.
-            isolation: None for the contract's (as READ COMMITTED). With "repeatable read" or "serializable" the transaction
-                begins with the first statement, be it a read, and what it has read does not change under it. PostgreSQL
-                runs such transactions side by side and fails those that conflict; on SQLite and DuckDB they take the write
-                lock and come one after the other, which is serializable. A "snapshot" reads one state of the database and
-                writes nothing; it takes no lock.
-            idempotent: that ``work`` was stored already does no harm, as where it records trades and upserts bars.
+            work: an async callable that takes a session, as `get_session` yields it.
+            retries: maximum number of retries; 0 for none.
+            isolation: None for the default (like READ COMMITTED). With "repeatable read" or "serializable" the transaction
+                begins with the first statement, even a read, and the data that it has read does not change until it ends.
+                PostgreSQL runs such transactions concurrently and fails those that conflict; on SQLite and DuckDB they take
+                the write lock and run one after the other, which is serializable. A "snapshot" reads a snapshot; it cannot
+                write and takes no lock.
+            idempotent: running ``work`` again does no harm if it was stored already, e.g. if it records trades and upserts
+                bars.
 
         Raises:
             TransientError: from the last try; nothing is stored.
-            CommitOutcomeUnknown: the connection was lost while COMMIT was under way, and ``work`` was not run again, or
-                also failed then: it is stored once or not at all (where idempotent: once, several times or not at all).
-            InvalidValueError: retries below 0, an unknown isolation, or an argument of another type.
-            Unsupported: the backend does not declare ISOLATION, and more than "read committed" was asked for.
+            CommitOutcomeUnknown: the connection was lost during COMMIT, and ``work`` was not retried or the retries failed
+                too: it is stored once or not at all (if idempotent: once, several times or not at all).
+            InvalidValueError: retries is below 0, the isolation is unknown, or an argument has another type.
+            Unsupported: the backend does not declare ISOLATION, and isolation is more than "read committed".
         """
         if not callable(work):
             raise InvalidValueError(f"work must be an async function that takes a session, not {kind(work)}")
@@ -258,24 +259,24 @@ class DatabaseManager:
                 failure = unknown = error
             except TransientError as error:
                 if not left:
-                    # an earlier try may be stored, which this error denies
+                    # an earlier try may be stored, although a TransientError says that nothing is
                     raise unknown or error from error
                 failure = error
             else:
                 return result
-            _log.info("a transaction is run again, %d times more at most: %s", left, failure)
+            _log.info("retrying a transaction, at most %d more times: %s", left, failure)
             left -= 1
-            # full jitter: tasks that clashed do not come back together
-            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - nothing secret hangs on it
+            # full jitter: tasks that conflicted do not retry at the same moment
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - not used for security
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
     async def ping(self, within: float = 5.0) -> float:
-        """Prove with one statement that the database answers; return the seconds that it took.
+        """Check with one statement that the database answers; return the seconds that it took.
 
         Raises:
-            OperationalError: it did not answer ``within`` so many seconds, or cannot be reached.
+            OperationalError: the database did not answer ``within`` this many seconds, or cannot be reached.
             NotConnectedError: before connect().
-            InvalidValueError: ``within`` is no number of seconds, 0 or more.
+            InvalidValueError: ``within`` is not a number of seconds, 0 or more.
         """
         checks.seconds(within, "within")
         self._require_connected()
@@ -288,16 +289,16 @@ class DatabaseManager:
         return monotonic() - began
 
     async def health(self, within: float = 5.0) -> Health:
-        """Find out whether the database answers, its schema can be used and it takes writes; no row is left behind.
+        """Check whether the database answers, has a usable schema and accepts writes; the check leaves no row behind.
 
         Args:
-            within: the seconds for an answer, and again for the proof that it takes writes (a locked SQLite file takes as
-                long as its busy timeout). Counting the rows takes as long as it takes.
+            within: maximum seconds for an answer, and again for the check of writes (a locked SQLite file takes as long as
+                its busy timeout). Counting the rows has no time limit.
 
         Raises:
             NotConnectedError: before connect().
-            Unsupported: the backend declares no MIGRATIONS.
-            InvalidValueError: ``within`` is no number of seconds, 0 or more.
+            Unsupported: the backend does not declare MIGRATIONS.
+            InvalidValueError: ``within`` is not a number of seconds, 0 or more.
         """
         self.ability(SupportsMigrations)
         round_trip, schema, writable = None, None, False
@@ -318,7 +319,7 @@ class DatabaseManager:
                     await prove_writable(session, schema.tables)
                 writable = True
         except TimeoutError:
-            problems.append(f"it could not be proved within {within:g} s that the database takes writes")
+            problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
         except (DBAPIError, StoreError) as error:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
         pool = PoolState(self._backend.in_use, self._backend.capacity)
@@ -326,36 +327,36 @@ class DatabaseManager:
         return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
 
     async def migrate(self) -> None:
-        """Bring the schema to this version's revision, from nothing, from an older one, or by adopting an identical one.
+        """Create the schema, update an older one to this version's revision, or stamp identical tables without a revision.
 
-        Safe to run twice and from several processes at once: one works, the others wait, bounded.
+        It is safe to run this twice and from several processes at once: one migrates, the others wait for a limited time.
 
         Raises:
-            SchemaError: the tables there are not ours and carry no revision, or are of a newer version.
+            SchemaError: the tables have no revision and differ from those of iftb-store, or a newer version created them.
         """
         await self.ability(SupportsMigrations).migrate()
 
     async def create_tables(self) -> None:
-        """Create the tables that are missing and stamp the newest revision; for tests and first steps.
+        """Create the missing tables and stamp the newest revision; for tests and first steps.
 
         Raises:
-            SchemaError: tables of ours are there at another revision.
+            SchemaError: tables of iftb-store exist at another revision.
         """
         await self.ability(SupportsMigrations).create_tables()
 
     async def status(self) -> SchemaStatus:
-        """Return the engine and its version, the schema's revision and this version's, and the rows of each table."""
+        """Return the engine and its version, the schema's revision, this version's revision and the row count of each table."""
         return await self.ability(SupportsMigrations).status()
 
     def ability(self, protocol: type[A]) -> A:
-        """Return what the backend can do besides, e.g. ``db.ability(SupportsBackup)``.
+        """Return the backend as one of its optional protocols, e.g. ``db.ability(SupportsBackup)``.
 
         Args:
             protocol: one of `iftb_store.protocols`: SupportsMigrations, SupportsBackup.
 
         Raises:
             NotConnectedError: before connect().
-            Unsupported: the backend does not declare it.
+            Unsupported: the backend does not implement or declare it.
             InvalidValueError: it is no such protocol.
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
@@ -364,14 +365,14 @@ class DatabaseManager:
         capability = _DECLARED.get(protocol)
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):
             what = protocol.__name__ if capability is None else capability.name.lower()
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no {what}")
+            raise Unsupported(f"the backend of {self._url.get_backend_name()} does not support {what}")
         return self._backend
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:
             raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {shown(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} declares no isolation but read committed")
+            raise Unsupported(f"the backend of {self._url.get_backend_name()} supports only the isolation read committed")
 
     def _require_connected(self) -> None:
         if not self._connected:

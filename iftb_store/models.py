@@ -1,7 +1,7 @@
-"""What a bot stores and reads back: bars, trades, positions, events and trade statistics, as slotted dataclasses.
+"""The records that a bot stores and reads: bars, trades, positions, events and trade statistics, as slotted dataclasses.
 
-Times are aware datetimes in UTC when read; prices, quantities and money are Decimals. ``id`` and the times that the
-store keeps (``created_at``, ``updated_at``, ``last_updated``) are set on what is read, and ignored on what is written.
+When read, times are aware datetimes in UTC; prices, quantities and money are Decimals. The store sets ``id`` and the times
+``created_at``, ``updated_at`` and ``last_updated``: objects that are read have them, and they are ignored on writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class OHLCVBar:
-    """One bar (candlestick); ``timestamp`` is its opening time, volumes are in base and quote currency."""
+    """One bar (candlestick); ``timestamp`` is its opening time, ``volume`` is in base, ``quote_volume`` in quote currency."""
 
     symbol: str
     exchange: str
@@ -91,7 +91,7 @@ class Position:
 
 @dataclass(slots=True)
 class SystemEvent:
-    """One event of the system's log. ``severity`` is debug, info, warning, error or critical."""
+    """One entry of the log of system events. ``severity`` is debug, info, warning, error or critical."""
 
     event_type: str
     severity: str
@@ -108,7 +108,7 @@ class SystemEvent:
 
 @dataclass(slots=True)
 class Series:
-    """One series of bars: its first and last timestamp, how many bars there are, and how many are missing between them."""
+    """One series of bars: its first and last timestamp, the number of bars, and the number missing between the two."""
 
     exchange: str
     symbol: str
@@ -121,7 +121,7 @@ class Series:
 
 @dataclass(slots=True)
 class UpsertReport:
-    """What an upsert did with the distinct keys of its batch: their sum is the number of keys."""
+    """The result of an upsert: how many of the distinct keys of its batch were inserted, updated and unchanged."""
 
     inserted: int
     updated: int
@@ -130,9 +130,9 @@ class UpsertReport:
 
 @dataclass(slots=True)
 class TradeStatistics:
-    """Figures over closed trades; ``win_rate`` is in percent, losses are magnitudes (never negative).
+    """Statistics of realized trades; ``win_rate`` is in percent, losses are absolute values (never negative).
 
-    ``profit_factor`` is gross_profit / gross_loss, None where there is no loss. ``net_pnl`` does not hold the fees.
+    ``profit_factor`` is gross_profit / gross_loss, or None if there is no loss. Fees are not subtracted from ``net_pnl``.
     """
 
     total_trades: int

@@ -1,16 +1,16 @@
-"""What a backend implements: Backend, Session, and one Protocol per repository. Their docstrings are the contract.
+"""The contract of a backend: the protocols Backend and Session, and one store protocol per repository.
 
-Repositories check and normalise every argument before they call a store: times are aware UTC, decimals are Decimals that
-DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known, ``limit`` is at least 1 and ``start`` is
-not after ``end``. A store never changes an object that it was given. The rules that hold for every store:
+The docstrings are the specification. Repositories check and normalise every argument before they call a store: times are
+aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known,
+``limit`` is at least 1 and ``start`` is not after ``end``. A store never changes its arguments. Rules for every store:
 
-- A duplicate is `sqlalchemy.exc.IntegrityError`; every other failure of the engine is `sqlalchemy.exc.OperationalError`.
-  The original is chained; messages hold no parameters. No driver's exception leaves a store.
-- An OperationalError of a reason that passes, and that left nothing of the transaction, is its subclass
-  `iftb_store.TransientError`; one that leaves open whether a COMMIT took effect is `iftb_store.CommitOutcomeUnknown`.
-  `DatabaseManager.run` goes by these types alone; `iftb_store.errors` makes them.
-- After an IntegrityError the session is usable and its earlier writes still commit.
-- What is read holds aware UTC times with their microseconds, and Decimals equal to those that were written.
+- A duplicate raises `sqlalchemy.exc.IntegrityError`; every other failure of the engine `sqlalchemy.exc.OperationalError`.
+  The driver's exception is chained but never raised itself; messages contain no parameters.
+- A transient error, after which nothing of the transaction is stored, is the subclass `iftb_store.TransientError`. If it is
+  unknown whether a COMMIT took effect, the error is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` decides only by
+  these types; `iftb_store.errors` has functions that create them.
+- After an IntegrityError the session remains usable, and its earlier writes are still committed.
+- Rows that are read have aware UTC times with their microseconds, and Decimals equal to those that were written.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    # its import takes a tenth of ours, and a bot on DuckDB has no use for it
+    # its import takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 Isolation = Literal["read committed", "snapshot", "repeatable read", "serializable"]
-#: What can be asked for, weakest first.
+#: The isolations that a session can have, weakest first.
 ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
 
 class Capability(Enum):
-    """What a backend may declare beyond the contract that all keep; the conformance suite selects its tests by it."""
+    """Optional capabilities that a backend declares; the conformance suite selects its tests by them."""
 
-    SQLALCHEMY = "sessions are SQLAlchemy AsyncSessions, `engine` is its AsyncEngine, and an app's own AsyncSession will do"
+    SQLALCHEMY = "sessions are SQLAlchemy AsyncSessions, `engine` is the AsyncEngine, and an AsyncSession of the app is accepted"
     MIGRATIONS = "the schema is migrated with Alembic and stamped with its revision"
-    BAR_KEY = "the database itself refuses a second bar of one key, also to raw SQL"
-    CHOICES = "the database itself refuses an unknown side, action, status or severity, also to raw SQL"
-    ISOLATION = "a session can be asked to be repeatable read or serializable"
-    BACKUP = "the engine has its own way to write a backup while sessions go on: a file that the same scheme opens"
+    BAR_KEY = "the database itself rejects a second bar with the same key, also from raw SQL"
+    CHOICES = "the database itself rejects an unknown side, action, status or severity, also from raw SQL"
+    ISOLATION = "a session can have the isolation snapshot, repeatable read or serializable"
+    BACKUP = "the engine can write a backup, a file that the same scheme opens, while sessions continue"
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
 class Session(Protocol):
-    """What `DatabaseManager.get_session` yields: an AsyncSession, or an object with this part of its life cycle.
+    """The session that `DatabaseManager.get_session` yields: an AsyncSession, or an object with these methods.
 
-    Several tasks may use one session, as with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
-    other, as if awaited in turn (`iftb_store._io.turns.Turns`). At the end of its block the statement that is running is awaited;
-    those in line, and later ones, raise OperationalError, and nothing of them is stored. In another event loop or a forked
-    process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names the lock
-    that a session holds, or is None: see `iftb_store.relational.open_sessions.check_own_lock`.
+    Several tasks may use one session, e.g. with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
+    other, as if awaited in turn (`iftb_store._io.turns.Turns`). At the end of the session's block the running statement is
+    awaited; waiting and later statements raise OperationalError, and nothing of them is stored. In another event loop or a
+    forked process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names
+    the lock that the session holds, or is None: see `iftb_store.relational.open_sessions.check_own_lock`.
     """
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
@@ -71,16 +71,16 @@ class Session(Protocol):
         ...
 
     async def commit(self) -> None:
-        """Make what was written so far durable; the session goes on in a new transaction."""
+        """Commit the writes so far; the session continues in a new transaction."""
         ...
 
     async def rollback(self) -> None:
-        """Undo what was written since the last commit; the session goes on in a new transaction."""
+        """Roll back the writes since the last commit; the session continues in a new transaction."""
         ...
 
 
 class TradeTotals(NamedTuple):
-    """Exact sums over realized trades, 0 where there is none; `iftb_store.analytics.statistics` makes the figures from them."""
+    """Exact sums over realized trades, 0 if there are none; `iftb_store.analytics.statistics` computes the statistics."""
 
     trades: int
     wins: int
@@ -93,7 +93,7 @@ class TradeTotals(NamedTuple):
 
 
 class Encryption(NamedTuple):
-    """Whether a connection is encrypted, and whether the server's certificate and its host name were verified."""
+    """Whether a connection is encrypted, and whether the server's certificate and host name were verified."""
 
     encrypted: bool
     verified: bool
@@ -105,40 +105,41 @@ class OHLCVStore(Protocol):
     async def insert_many(self, batch: BarBatch) -> None:
         """Insert all bars or none.
 
-        Where two sessions can write at once, writes go in key order, so that two writers of the same keys do not deadlock.
+        If two sessions can write at the same time, rows are written in key order, so that two writers of the same keys do not
+        deadlock.
 
         Raises:
-            IntegrityError: a key is stored already or stands twice in the batch.
-            InvalidValueError: from the batch, which checks bar by bar as it is read; then nothing is inserted.
+            IntegrityError: a key is already stored or is a duplicate in the batch.
+            InvalidValueError: from the batch, which checks each bar when it is read; nothing is inserted then.
         """
         ...
 
     async def upsert_many(self, batch: BarBatch) -> None:
         """Insert the bars whose key is new and overwrite the values of the others; all or none.
 
-        The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Writes go in key order, so
-        that two writers of the same keys do not deadlock.
+        The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Rows are written in key order,
+        so that two writers of the same keys do not deadlock.
         """
         ...
 
     async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Do what upsert_many does; return how many bars were inserted, and of how many stored ones a value changed."""
+        """Do the same as upsert_many; return (number of inserted bars, number of stored bars with a changed value)."""
         ...
 
     async def list_series(self) -> list[Series]:
-        """Return all series by (exchange, symbol, timeframe), text by its bytes.
+        """Return all series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
 
-        ``missing`` sums up the holes of get_gaps: of a hole as many bars as steps fit strictly between its two times; 0 where
-        raw SQL stored a timeframe whose step nobody knows.
+        ``missing`` is the sum over the gaps of get_gaps of the number of bars that fit strictly between the two times of a
+        gap. It is 0 for an unknown timeframe, which only raw SQL can have stored.
         """
         ...
 
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """Return the buckets of the bars with start <= timestamp <= end, by number, computed in the engine.
+        """Return the buckets of the bars with start <= timestamp <= end, ordered by number, computed in the engine.
 
-        Sums are exact and may pass the range of a column.
+        Sums are exact and may exceed the range of a column.
         """
         ...
 
@@ -153,7 +154,7 @@ class OHLCVStore(Protocol):
     async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
-        """Return the first of the bars with start <= timestamp <= end, oldest first; fewer than ``limit`` only at the end."""
+        """Return the first ``limit`` bars with start <= timestamp <= end, oldest first; fewer only if there are no more."""
         ...
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
@@ -167,11 +168,11 @@ class OHLCVStore(Protocol):
         exchange: str,
         window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine.
+        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine.
 
-        ``window`` is (start, end, before, after): only bars with start <= timestamp <= end count, where these are given;
-        ``before`` and ``after`` are the two imagined bars one step outside. A hole is where two neighbours stand more
-        than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
+        ``window`` is (start, end, before, after), each of which may be None. Only bars with start <= timestamp <= end are
+        used, plus two imaginary bars at ``before`` and ``after``, one step outside the window. There is a gap between two
+        neighbours that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
         """
         ...
 
@@ -183,20 +184,20 @@ class TradeStore(Protocol):
         """Insert one trade with created_at = updated_at = now and return its new id.
 
         Raises:
-            IntegrityError: the trade_id is stored already.
+            IntegrityError: the trade_id is already stored.
         """
         ...
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        """Set columns of one trade, not id nor trade_id; False where the id is unknown."""
+        """Set columns of one trade, except id and trade_id; return False if the id is unknown."""
         ...
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return one trade by the store's id."""
+        """Return the trade with this id (assigned by the store), or None."""
         ...
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return one trade by the bot's own name for it, as the last committed state has it, or this session."""
+        """Return the trade with this trade_id (assigned by the bot), committed or written by this session, or None."""
         ...
 
     async def get_recent(self, limit: int) -> list[Trade]:
@@ -208,9 +209,9 @@ class TradeStore(Protocol):
         ...
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Sum up the trades whose realized_pnl is set and whose exit_time (updated_at where that is None) is >= since.
+        """Sum up the trades whose realized_pnl is set and whose exit_time (or updated_at, if that is None) is >= since.
 
-        Sums are exact and may pass the range of a column.
+        Sums are exact and may exceed the range of a column.
         """
         ...
 
@@ -223,18 +224,18 @@ class PositionStore(Protocol):
         ...
 
     async def find_open(self, symbol: str, exchange: str) -> list[Position]:
-        """Return the open positions of one symbol: none, one, or one of each side."""
+        """Return the open positions of one symbol: none, one, or one per side."""
         ...
 
     async def upsert(self, position: Position, now: datetime) -> None:
-        """Update every field of the open position of the same (exchange, symbol, side), or insert this one.
+        """Update every field of the open position with the same (exchange, symbol, side), or insert the position.
 
-        created_at of a stored one stays; last_updated becomes now. Atomic also where two sessions do it at once.
+        created_at of a stored position stays; last_updated becomes now. It is atomic, also if two sessions call it at once.
         """
         ...
 
     async def update(self, position: Position, now: datetime) -> bool:
-        """Update every field of the open position with this id; False where no open one has it.
+        """Update every field of the open position with this id; return False if no open position has the id.
 
         Raises:
             IntegrityError: another open position has the new (exchange, symbol, side).
@@ -242,11 +243,11 @@ class PositionStore(Protocol):
         ...
 
     async def close(self, position_id: int, now: datetime) -> bool:
-        """Set status closed and last_updated now; False where no open position has this id."""
+        """Set status to closed and last_updated to now; return False if no open position has the id."""
         ...
 
     async def exists(self, position_id: int) -> bool:
-        """Tell whether any position, open or not, has this id."""
+        """Return whether any position, open or not, has this id."""
         ...
 
 
@@ -258,7 +259,7 @@ class EventStore(Protocol):
         ...
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
-        """Return the newest events by created_at, then id, of one severity or of all; newest first."""
+        """Return the newest events by created_at, then id, newest first; of one severity, or of all if it is None."""
         ...
 
 
@@ -266,37 +267,37 @@ class Stores(Protocol):
     """The four stores of one session."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """Return the selected rows of one table, in the order of its key, from one state of the database.
+        """Return the selected rows of one table in the order of its key, read from a snapshot.
 
-        The table has the schema of `iftb_store.batches.arrow.schema`: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC],
-        JSON objects as their text. Text sorts by its bytes. With a limit there may be fewer rows than that, but none only
-        where no more follow; of a key that stands more than once, where the database does not keep it unique, all rows come
-        together, be they more. With a size there are no more rows than hold so much text, but one at least.
+        The result has the schema of `iftb_store.batches.arrow.schema`: decimals as decimal128(38, 18), times as
+        timestamp[us, UTC], JSON objects as their text. Text sorts by its bytes. With a limit the result may have fewer rows
+        than that, but it is empty only if no more rows follow. If the database does not keep a key unique, all rows with
+        the same key are returned together, even if they exceed the limit. With a size the rows hold at most that many bytes
+        of text, but there is at least one row.
         """
         ...
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """Store whole rows as they are, with their ids and the times that the store keeps; all or none.
+        """Store complete rows unchanged, with their ids and the times that the store otherwise sets; all or none.
 
-        ``rows`` has the schema of `iftb_store.batches.arrow.schema`; no id and no kept time is NULL; the keys are distinct and
-        in order.
-        A row whose key is stored is overwritten in every column, the others are inserted. Bars of the batch may exchange their
-        ids, and positions their place as the open one. The ids that the store gives from then on lie past every id written.
+        ``rows`` has the schema of `iftb_store.batches.arrow.schema`; no id and no such time is NULL; the keys are distinct and
+        in order. Rows whose key is stored are overwritten in every column, the others are inserted. Bars of the batch may
+        swap their ids, and positions may swap which of them is the open one. Ids that the store assigns later are greater
+        than every id written.
 
         Raises:
-            IntegrityError: a row's id is that of another stored row, one that differs in `TableSpec.identity`: of a trade
+            IntegrityError: a row has the id of another stored row, that is, one that differs in `TableSpec.identity`: a trade
                 with another trade_id, a position with another created_at, an event with another created_at, type or message,
-                be they committed while this runs. Or the trade_id of a row, its id or its place as the open position belongs
-                to a stored row that is not overwritten, or to another row of the batch. Of bars the id does so only where the
-                database itself keeps it unique or a look is cheap; elsewhere see to it before.
+                even if it is committed while this runs. Or the trade_id of a row, its id, or its (exchange, symbol, side) as
+                an open position belongs to a stored row that is not overwritten, or to another row of the batch. The id of a
+                bar is checked only if the database keeps it unique or the check is cheap; otherwise check it before.
         """
         ...
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """Delete the rows whose keys ``rows`` holds, all or none; return how many there were.
+        """Delete the rows with the keys in ``rows``, all or none; return the number of deleted rows.
 
-        ``rows`` has the key's columns at least, the keys distinct, typed as in `iftb_store.batches.arrow.schema`.
+        ``rows`` has at least the columns of the key, typed as in `iftb_store.batches.arrow.schema`; the keys are distinct.
         """
         ...
 
@@ -322,92 +323,91 @@ class Stores(Protocol):
 
 
 class Backend(Protocol):
-    """One engine. Its class is registered in the entry-point group ``iftb_store.backends`` under each scheme it serves."""
+    """One engine. Its class is registered in the entry-point group ``iftb_store.backends`` under each URL scheme it supports."""
 
     capabilities: ClassVar[frozenset[Capability]]
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
-        """Check the URL and its options; connect to nothing yet.
+        """Check the URL and its options; do not connect yet.
 
         Raises:
-            URLError: the URL lacks a part or holds an option that the backend does not know.
+            URLError: the URL lacks a required part or has an option that the backend does not know.
         """
         ...
 
     @property
     def engine(self) -> AsyncEngine | None:
-        """The SQLAlchemy engine of a connected backend, where there is one."""
+        """The SQLAlchemy engine of a connected backend, or None if it has none."""
         ...
 
     @property
     def in_use(self) -> int:
-        """The connections that are checked out by sessions and by `with_connection`; 0 before connect and when all are back."""
+        """The number of connections in use by sessions and `with_connection`; 0 before connect and when all are returned."""
         ...
 
     @property
     def capacity(self) -> int:
-        """The connections that sessions can have at a time."""
+        """The maximum number of connections that sessions can have at a time."""
         ...
 
     async def connect(self) -> None:
-        """Open the database and prove that it answers; needs no schema.
+        """Open the database and check that it answers; no schema is needed.
 
         Raises:
-            OperationalError: it cannot be reached or opened; the message says why and holds no password.
+            OperationalError: it cannot be reached or opened; the message gives the reason and contains no password.
         """
         ...
 
     async def identity(self) -> str:
-        """Return what tells its tables from all others, while connected.
+        """Return a text that identifies the tables of this connected backend.
 
-        Of two backends it is the same where they have the same tables, by whatever URLs they were opened, and only there.
+        It is equal for two backends if and only if they work on the same tables, whatever URLs they were opened with.
         """
         ...
 
     async def disconnect(self, grace: float) -> None:
-        """Wait at most ``grace`` seconds for open sessions to end, then roll back and close those left, then every connection.
+        """Wait at most ``grace`` seconds for open sessions, then roll back and close the rest, then close every connection.
 
-        From the beginning on no new session is opened. A session that was closed so raises OperationalError at its later
-        use, and at a clean exit where it had something to commit.
+        No new session is opened from the start of this call. A session that was closed by it raises OperationalError when it
+        is used later, and on a clean exit if it had something to commit.
         """
         ...
 
     def session(self, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
-        Reads before the first write see the last committed state, unless a stronger ``isolation`` was asked for (only
-        with the capability ISOLATION): then the transaction begins with the first statement and is at least that strong.
-        A "snapshot" reads the state that its first statement saw, writes nothing (OperationalError) and keeps no writer
-        waiting.
-        Where an error was caught inside and the transaction is lost with it, a clean exit rolls back and raises
-        OperationalError that names the first error; TransientError where that one was.
+        Reads before the first write see the last committed data, unless a stronger ``isolation`` is given (only with the
+        capability ISOLATION): then the transaction begins with the first statement and is at least that strong. With
+        "snapshot" the session reads a snapshot taken at its first statement, cannot write (OperationalError) and makes no
+        writer wait. If an error that was caught inside the block has ended the transaction, a clean exit rolls back and
+        raises an OperationalError that names the first error; a TransientError if the first error was one.
         """
         ...
 
     @classmethod
     def stores(cls, session: Any) -> Stores:
-        """Return the stores that work in a session of this backend (or, with SQLALCHEMY, an app's own)."""
+        """Return the stores for a session of this backend or, with the capability SQLALCHEMY, of the app."""
         ...
 
 
 @runtime_checkable
 class SupportsMigrations(Protocol):
-    """A backend whose schema has revisions; with the capability MIGRATIONS. `iftb_store.relational.Migrated` has all but one."""
+    """A backend with the capability MIGRATIONS. `iftb_store.relational.Migrated` implements all methods but one."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` with a SQLAlchemy connection in one transaction, without a limit to the time of a statement.
+        """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
 
-        Where it may write (a migration), it works alone: other callers wait, bounded. Where ``read_only``, it waits for no
-        writer and takes no lock (status).
+        Unless ``read_only`` (for a migration), only one caller works at a time; the others wait for a limited time. With
+        ``read_only`` (for status), it waits for no writer and takes no lock.
         """
         ...
 
     async def migrate(self) -> None:
-        """Bring the schema to this version's revision; see `iftb_store.DatabaseManager.migrate`."""
+        """Create or update the schema; see `iftb_store.DatabaseManager.migrate`."""
         ...
 
     async def create_tables(self) -> None:
-        """Create the tables that are missing; see `iftb_store.DatabaseManager.create_tables`."""
+        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
         ...
 
     async def status(self) -> SchemaStatus:
@@ -417,30 +417,31 @@ class SupportsMigrations(Protocol):
 
 @runtime_checkable
 class SupportsBackup(Protocol):
-    """A backend whose engine writes backups itself; with the capability BACKUP."""
+    """A backend with the capability BACKUP: its engine can write backups."""
 
     #: The scheme of the URL that opens a backup by its path.
     backup_scheme: ClassVar[str]
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Write our tables, whole, into the new file ``path``, as one committed state.
+        """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
 
-        Readers and writers go on meanwhile. No file is at ``path``; the new one is its owner's alone, needs none beside it, and
-        is opened by a URL of the same scheme with this path. Where this fails or is cancelled, part of it may stay. ``progress``
-        is called now and then, in the event loop, with the bytes done and the bytes in all, where the engine tells them.
+        Readers and writers continue meanwhile. There is no file at ``path`` before the call. Only its owner can access the new
+        file; it is complete without any file beside it, and a URL of the same scheme with this path opens it. If the backup
+        fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event loop
+        with (bytes done, bytes in all), if the engine reports them.
 
         Raises:
-            OperationalError: the file cannot be written, or what is read is damaged.
+            OperationalError: the file cannot be written, or the database is damaged.
         """
         ...
 
 
 @runtime_checkable
 class SupportsEncryption(Protocol):
-    """What a backend whose connections pass a network may have besides: `DatabaseManager.health` asks for it."""
+    """A backend with network connections, which reports their encryption for `DatabaseManager.health`; optional."""
 
     async def read_encryption(self) -> Encryption:
-        """Return what protects the connections of this connected backend.
+        """Return whether the connections of this connected backend are encrypted and the server verified.
 
         Raises:
             OperationalError: the server does not answer.
@@ -450,17 +451,17 @@ class SupportsEncryption(Protocol):
 
 @runtime_checkable
 class SupportsWholeReads(Protocol):
-    """A backend whose engine can hide rows from a role without an error, as PostgreSQL's row-level security does; optional."""
+    """A backend whose engine can hide rows from a role without an error, like PostgreSQL's row-level security; optional."""
 
     async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
-        """Let a session's transaction read all rows of some tables of ours, or none.
+        """Make sure that a session's transaction reads all rows of some tables, or fails.
 
-        It is called before the first read of each transaction of a backup, a copy, a restore, a verification or an export, and
-        holds until that transaction ends: a later read fails, too, rather than return a part of the rows.
+        It is called before the first read of each transaction of a backup, copy, restore, verification or export, and is in
+        effect until that transaction ends: later reads also fail instead of returning only some of the rows.
 
         Args:
             session: an open session of this backend.
-            tables: the names of the tables; those that are not there are another error's.
+            tables: the names of the tables; tables that do not exist are ignored here.
             insert: whether rows are going to be inserted into them.
 
         Raises:
@@ -472,11 +473,11 @@ class SupportsWholeReads(Protocol):
 
 @runtime_checkable
 class ConnectedStore(Protocol):
-    """A store that is open: what transfers, files and reports work on. `iftb_store.DatabaseManager` is one."""
+    """An open store, on which transfers, files and reports work, e.g. an `iftb_store.DatabaseManager`."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What its backend declares beyond the contract."""
+        """The optional capabilities that its backend declares."""
         ...
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
@@ -495,25 +496,25 @@ class ConnectedStore(Protocol):
         ...
 
     async def identity(self) -> str:
-        """Return what tells its tables from all others."""
+        """Return a text that identifies its tables; see `iftb_store.DatabaseManager.identity`."""
         ...
 
     async def status(self) -> SchemaStatus:
-        """Return the state of its schema."""
+        """Return the state of its schema; see `iftb_store.DatabaseManager.status`."""
         ...
 
     async def migrate(self) -> None:
-        """Bring its schema to this version's revision."""
+        """Create or update its schema; see `iftb_store.DatabaseManager.migrate`."""
         ...
 
     async def create_tables(self) -> None:
-        """Create the tables that are missing."""
+        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
         ...
 
     def ability(self, protocol: type[A]) -> A:
-        """Return what its backend can do besides, as `SupportsBackup`.
+        """Return its backend as one of the optional protocols, e.g. `SupportsBackup`.
 
         Raises:
-            Unsupported: the backend does not declare it.
+            Unsupported: the backend does not implement or declare it.
         """
         ...

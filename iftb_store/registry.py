@@ -1,4 +1,4 @@
-"""Finds the backend of a URL's scheme through the entry-point group ``iftb_store.backends``; ours have no other door."""
+"""Finds the backend for a URL scheme through the entry-point group ``iftb_store.backends``, as for any third party."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GROUP = "iftb_store.backends"
 
 
 def backend_for(scheme: str) -> type[Backend]:
-    """Return the backend class that claims a scheme.
+    """Return the backend class that is registered for a URL scheme.
 
     Raises:
-        URLError: no installed backend claims it; the message names the schemes that are.
-        StoreError: two different backends claim it.
-        MissingDriverError: its driver is not installed; the message is the install line.
+        URLError: no installed backend is registered for it; the message names the known schemes.
+        StoreError: two different backends are registered for it.
+        MissingDriverError: its driver is not installed; the message contains the install command.
     """
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
@@ -29,16 +29,16 @@ def backend_for(scheme: str) -> type[Backend]:
         raise URLError(f"no backend is installed for the URL scheme {scheme[:40]!a}; installed: {installed}")
     if len(claimants) > 1:
         owners = " and ".join(sorted(f"{point.value} ({_distribution(point)})" for point in claimants.values()))
-        raise StoreError(f"the URL scheme {scheme!r} is claimed by {owners}; uninstall one of them")
+        raise StoreError(f"the URL scheme {scheme!r} is registered by {owners}; uninstall one of them")
     (point,) = claimants.values()
     return _load(point)
 
 
 def stores_of(session: Any) -> Stores:
-    """Return the stores for a session: one that a manager gave, or an app's own AsyncSession.
+    """Return the stores for a session of a manager, or for an AsyncSession of the app.
 
     Raises:
-        Unsupported: the object is no session, or its driver is not one of a backend's.
+        Unsupported: the object is not a session, or no backend supports its driver.
     """
     backend = getattr(session, "iftb_store_backend", None)
     if backend is not None:
@@ -54,23 +54,23 @@ def stores_of(session: Any) -> Stores:
     try:
         dialect = session.get_bind().dialect
     except UnboundExecutionError as error:
-        raise Unsupported("the session is bound to no engine; give it one, as in AsyncSession(engine)") from error
+        raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
     scheme = f"{dialect.name}+{dialect.driver}"
     try:
         return _by_dialect(scheme).stores(session)
     except URLError as error:
         raise Unsupported(
-            f"a session on {scheme} cannot be used; the repositories work on the async drivers asyncpg and aiosqlite"
+            f"a session on {scheme} is not supported; the repositories work with the async drivers asyncpg and aiosqlite"
         ) from error
 
 
 def require_arrow() -> None:
-    """Make sure of pyarrow, which comes with an extra.
+    """Check that pyarrow, which comes with the extra arrow, is installed.
 
     Raises:
-        MissingDriverError: it is not installed; the message is the install line.
+        MissingDriverError: it is not installed; the message contains the install command.
     """
-    # the import itself is for a thread, see `iftb_store._io.tasks.import_modules`
+    # the import itself runs in a thread, see `iftb_store._io.tasks.import_modules`
     if find_spec("pyarrow") is None:
         raise MissingDriverError(
             'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'

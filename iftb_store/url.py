@@ -1,4 +1,4 @@
-"""Database URLs: parsed, and shown without their passwords."""
+"""Parses database URLs, and shows them without their passwords."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sqlalchemy.exc import ArgumentError
 from iftb_store.errors import URLError
 from iftb_store.values.display import is_text, kind
 
-# what SQLAlchemy takes for user and password
+# the part that SQLAlchemy reads as user and password
 _CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
-# what a path may have on Linux
+# the maximum length of a path on Linux
 _LONGEST_PART = 4_096
 
 
 def parse_url(url: str | URL) -> URL:
-    """Parse a database URL; nothing of it stands in the error, as it may hold a password.
+    """Parse a database URL; errors do not quote it, as it may contain a password.
 
     Raises:
-        URLError: it is no text and no URL, cannot be parsed, is mistyped so that some of its password seems to be another
-            part, or a part of it is too long, holds NUL or what is not text.
+        URLError: it is not text or a URL, cannot be parsed, is mistyped so that a part of the password would be read as
+            another part, or a part of it is too long, or contains NUL or a lone surrogate.
     """
     if not isinstance(url, str | URL):
         raise URLError(f"the database URL must be text, not {kind(url)}")
@@ -34,14 +34,16 @@ def parse_url(url: str | URL) -> URL:
         for name, part in _parts(parsed):
             if len(part) > _LONGEST_PART:
                 raise URLError(
-                    f"the {name} in the database URL has {len(part):,} characters; at most {_LONGEST_PART:,} are taken"
+                    f"the {name} in the database URL has {len(part):,} characters; at most {_LONGEST_PART:,} are allowed"
                 )
             if "\0" in part or not is_text(part):
-                raise URLError(f"the {name} in the database URL holds a character that no engine takes: NUL, or a lone surrogate")
+                raise URLError(
+                    f"the {name} in the database URL contains NUL or a lone surrogate, which no engine accepts; remove it"
+                )
         return parsed
     raise URLError(
-        "the database URL cannot be understood; write it as scheme://user:password@host:port/name or scheme:///file, "
-        "with reserved characters in the parts percent-encoded"
+        "the database URL cannot be parsed; write it as scheme://user:password@host:port/name or scheme:///file, and "
+        "percent-encode reserved characters in its parts"
     )
 
 
@@ -60,25 +62,25 @@ def _is_mistyped(url: URL) -> bool:
         "@" in (url.host or "")
         or ("://" in database and "@" in database)
         or "password=" in database.lower()
-        # made from such a text elsewhere
+        # a URL object that was built from such a text
         or "?password=" in words
         or "&password=" in words
     )
 
 
 def _has_options_for_credentials(url: str) -> bool:
-    """Tell whether an @ within the options, as in host?password=p@ss, makes them user and password, and its rest the host."""
+    """Return whether an @ in the options, as in host?password=p@ss, makes SQLAlchemy read them as user and password."""
     credentials = _CREDENTIALS.match(url)
     return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
 def without_secrets(url: URL) -> URL:
-    """Return a URL with asterisks in the place of its passwords; SQLAlchemy's own repr shows those in the query."""
+    """Return a URL with asterisks instead of its passwords; SQLAlchemy's repr shows those in the query."""
     query = {name: "***" for name in ("password", "sslpassword") if name in url.query}
     return url.set(password=url.password and "***").update_query_dict(query)
 
 
 def shown_url(url: URL) -> str:
-    """Return a URL for people, its password hidden."""
+    """Return a URL as text for people, with the password hidden."""
     shown = without_secrets(url).render_as_string(hide_password=True)
     return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")

@@ -229,7 +229,7 @@ def test_two_claimants_of_a_scheme_are_an_error_that_names_both(tmp_path: Path, 
     _install(tmp_path, "another-store", "sqlite = another_store:Backend")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        StoreError, match=r"'sqlite' is claimed by another_store:Backend \(another-store\) and iftb_store_sqlite:"
+        StoreError, match=r"'sqlite' is registered by another_store:Backend \(another-store\) and iftb_store_sqlite:"
     ):
         backend_for("sqlite")
 

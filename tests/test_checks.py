@@ -45,7 +45,7 @@ def test_lists_that_double_are_refused_before_they_fill_the_memory() -> None:
     doubled: object = "x"
     for _ in range(60):
         doubled = [doubled, doubled]
-    with pytest.raises(InvalidValueError, match="a JSON object may hold"):
+    with pytest.raises(InvalidValueError, match="a JSON object may contain"):
         json_text({"details": doubled}, "details")
     with pytest.raises(InvalidValueError, match=r"fee must be a Decimal, not list \(list\)"):
         decimal(doubled, "fee")

@@ -77,7 +77,7 @@ def problems(file: Path, code: int, out: str, err: str, peak: int, opened: int) 
         wrong.append(f"the process had {peak} MiB")
     if opened or _SECRET in out + err:
         wrong.append("another file was read")
-    is_refused = code == 1 and err.startswith(f"error: {file}") and err.endswith("; nothing of this file is stored\n")
+    is_refused = code == 1 and err.startswith(f"error: {file}") and err.endswith("; no row of this file was stored\n")
     # an option or a name that does not fit is wrong usage, and as well one sentence
     is_usage = code == 2 and err.startswith("error: ")
     if not (code == 0 and not err) and not ((is_refused or is_usage) and err.count("\n") == 1):

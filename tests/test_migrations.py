@@ -313,7 +313,7 @@ async def test_creation_at_an_older_revision_is_refused(url: str, next_revision:
     await run(url, migrations.upgrade)
     next_revision("INSERT INTO next_table VALUES (7)")
 
-    with pytest.raises(SchemaError, match=r"stands at revision 0001, behind 9998 .*migrate"):
+    with pytest.raises(SchemaError, match=r"is at revision 0001, which is older than 9998 .*migrate"):
         await run(url, migrations.create)
 
 

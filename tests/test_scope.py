@@ -27,7 +27,7 @@ def test_each_series_chosen_is_a_selection_of_its_own() -> None:
     ("chosen", "why"),
     [
         ({"tables": ["candles"]}, "there is no table 'candles'; the tables are ohlcv, trades, positions, system_events"),
-        ({"tables": ["trades"], "timeframes": ["1h"]}, "the table trades has no timeframe to choose by"),
+        ({"tables": ["trades"], "timeframes": ["1h"]}, "the table trades has no column timeframe to select by"),
         ({"timeframes": ["7h"]}, "7h"),
         ({"symbols": [""]}, "symbol"),
     ],

@@ -146,8 +146,8 @@ class DuckDBBackend(Migrated):
         self._connected()
         if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
             raise operational_error(
-                f"this task itself has all {self._size} sessions of the manager open, so that no place would ever come free; "
-                "use one of those, or raise pool_size"
+                f"this task itself has all {self._size} sessions of the manager open, so that none would ever become free; "
+                "use one of them, or raise pool_size"
             )
         if not await self._places.acquire(_WAIT_FOR_SESSION):
             raise operational_error(

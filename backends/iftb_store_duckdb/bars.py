@@ -194,14 +194,14 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
         if not _distinct(table):
             columns = ", ".join(KEY)
             twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
-            _refuse(cursor.rows(twice), "stands twice in the batch")
+            _refuse(cursor.rows(twice), "is a duplicate in the batch")
         columns = ", ".join(f"stored.{name}" for name in KEY)
         # the bounds let DuckDB skip all that was stored for other times
         clash = (
             f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "
             "WHERE stored.timestamp BETWEEN $1 AND $2 LIMIT 1"
         )
-        _refuse(cursor.rows(clash, [oldest, newest]), "is stored already")
+        _refuse(cursor.rows(clash, [oldest, newest]), "is already stored")
         columns = ", ".join(KEY + VALUES)
         cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])
 

@@ -11,7 +11,7 @@ from iftb_store.errors import integrity_error, operational_error
 
 # texts of ours, where DuckDB's own text quotes the value that it refused
 _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
-    (duckdb.ConstraintException, "a constraint of the table refuses the row: a duplicate key, a missing or an unknown value"),
+    (duckdb.ConstraintException, "the row violates a constraint of the table: a duplicate key, a missing or an unknown value"),
     (duckdb.InterruptException, "the statement was interrupted"),
     (duckdb.DataError, "a value does not fit its column or cannot be converted"),
 )
@@ -30,11 +30,11 @@ def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
     message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
     if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
         # it works on 2,048 rows at once, however long their texts are
-        message = f"{message}; give DuckDB more memory in its URL, such as ?memory_limit=1GB"
+        message = f"{message}; give DuckDB more memory in the URL, e.g. ?memory_limit=1GB"
     if isinstance(error, duckdb.PermissionException) and _CLOSED in message:
-        message = f"{message}; SQL of your own that works with files needs ?external_access=true in the URL"
+        message = f"{message}; your SQL needs ?external_access=true in the URL to work with files"
     if _LOCKED in message:
-        message = f"{message}; give threads, memory_limit or temp_directory in the URL, and others with ?external_access=true"
+        message = f"{message}; set threads, memory_limit or temp_directory in the URL, and others with ?external_access=true"
     if isinstance(error, duckdb.ConstraintException):
         return integrity_error(message, error)
     # a conflict with another transaction
@@ -58,7 +58,7 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
         found = _HOLDER.search(str(error))
         holder = found[1] if found else "a process that DuckDB does not name"
         reason = (
-            f"another process holds it: {holder}; close it there (for a backup it can call backup(db) itself), "
+            f"another process has it open: {holder}; close it there (or call backup(db) in that process for a backup), "
             "or open the file with access_mode=read_only in every process"
         )
     elif isinstance(error, duckdb.ConnectionException):
@@ -66,7 +66,7 @@ def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
             "this process has it open with other options (access_mode, external_access, memory_limit …); use the same URL options"
         )
     elif isinstance(error, duckdb.SerializationException) or FOREIGN in str(error):
-        reason = "the file is damaged or no DuckDB database"
+        reason = "the file is damaged or not a DuckDB database"
     else:
         reason = first_line(error)
         if _READ_ONLY.search(reason):

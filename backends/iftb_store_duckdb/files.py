@@ -46,7 +46,7 @@ def create_log(path: str) -> None:
         with suppress(FileExistsError):
             os.close(os.open(f"{path}.wal", os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     except OSError as error:
-        raise operational_error(f"the log beside {path} cannot be made: {error.strerror}", error) from error
+        raise operational_error(f"the log beside {path} cannot be created: {error.strerror}", error) from error
 
 
 def refuse_foreign(path: Path) -> None:
@@ -87,8 +87,8 @@ class SpillFolder:
         is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
         if not stat.S_ISDIR(found.st_mode) or not is_ours:
             raise operational_error(
-                f"{self.path} is in the way of DuckDB's temporary folder, and is a link, a file or another user's; remove it, "
-                "or name a folder in the URL: ?temp_directory=/path/of/a/folder"
+                f"{self.path} is in the way of DuckDB's temporary folder: it is a link, a file or another user's; remove it, "
+                "or set a folder in the URL: ?temp_directory=/path/of/a/folder"
             )
 
     def enter(self) -> None:

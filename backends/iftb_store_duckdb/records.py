@@ -69,7 +69,7 @@ class DuckDBTrades:
 
         def work(cursor: Cursor) -> int:
             if cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1", [trade.trade_id]):
-                raise integrity_error("a trade with this trade_id is stored already")
+                raise integrity_error("a trade with this trade_id is already stored")
             return _insert(cursor, "trades", trade, {"created_at": now, "updated_at": now})
 
         return await self._session.run(work, write=True)

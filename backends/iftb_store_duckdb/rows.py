@@ -71,7 +71,7 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
 
 
 def _belongs(what: str) -> IntegrityError:
-    return integrity_error(f"the {what} of a row belongs to another; nothing of the rows was stored")
+    return integrity_error(f"the {what} of a row belongs to another row; none of the rows was stored")
 
 
 def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:

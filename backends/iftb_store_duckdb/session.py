@@ -228,7 +228,7 @@ class DuckDBSession:
         except (IntegrityError, StoreError):
             raise
         except BaseException as error:
-            await self._lose(operational_error(f"a statement was broken off ({type(error).__name__})", error))
+            await self._lose(operational_error(f"a statement was interrupted ({type(error).__name__})", error))
             raise
 
     async def _lose(self, failure: IntegrityError | OperationalError) -> IntegrityError | OperationalError:
@@ -236,7 +236,7 @@ class DuckDBSession:
             # before the wait, in which this task may be cancelled
             self._lost = operational_error(
                 f"the session's writes were rolled back after an error: {failure.orig}; "
-                "call session.rollback() to go on without them",
+                "call session.rollback() to continue without them",
                 failure,
                 transient=isinstance(failure, TransientError),
             )

@@ -75,7 +75,7 @@ def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
         raise Unsupported(f"one statement at a time can be executed, not {len(statements)}; call execute() for each")
     (statement,) = statements
     if statement.type == duckdb.StatementType.TRANSACTION:
-        raise Unsupported("the session begins and ends its transactions itself; use session.commit() and session.rollback()")
+        raise Unsupported("the session begins and ends transactions itself; use session.commit() and session.rollback()")
     return statement, statement.type != duckdb.StatementType.SELECT or _WRITES.search(sql) is not None
 
 

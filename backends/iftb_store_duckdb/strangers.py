@@ -60,7 +60,7 @@ def refuse_shadows(fetch: Fetch) -> None:
 
 def _shadowed(what: str, name: str, kind: str) -> OperationalError:
     return operational_error(
-        f"the file has a {what} named {shown(name)}, which takes the place of DuckDB's own {kind} and could make any statement "
+        f"the file has a {what} named {shown(name)}, which replaces DuckDB's own {kind} and could make any statement "
         "do something else; drop it with DuckDB itself if you trust the file, or use another one"
     )
 

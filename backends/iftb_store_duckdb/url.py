@@ -63,13 +63,15 @@ def parse_options(url: URL) -> Options:
         URLError: a host or user, an unknown option, or a value that an option cannot have.
     """
     if url.host or url.username or url.password or url.port:
-        raise URLError("a duckdb URL has a file and no host: write duckdb:///file.duckdb, or duckdb:////path from the root")
+        raise URLError(
+            "a duckdb URL has a file and no host; write duckdb:///file.duckdb, or duckdb:////path for an absolute path"
+        )
     config: dict[str, str] = {}
     external_access = False
     seconds = {"busy_timeout": 30.0, "connect_timeout": 5.0}
     for name, value in url.query.items():
         if not isinstance(value, str):
-            raise URLError(f"the option {name} stands twice in the duckdb URL; give it once")
+            raise URLError(f"the option {name} is a duplicate in the duckdb URL; give it once")
         if name in seconds:
             seconds[name] = _seconds(name, value)
         elif name == "external_access":
@@ -85,10 +87,10 @@ def parse_options(url: URL) -> Options:
         # other processes may have the file open, too, and remove a folder that they share
         config.setdefault("temp_directory", f"{path}.{os.getpid()}.tmp")
     if memory and config.get("access_mode") == "read_only":
-        raise URLError("a duckdb database in memory cannot be read_only; name a file or leave access_mode out")
+        raise URLError("a duckdb database in memory cannot be read_only; give a file or leave access_mode out")
     if os.sep == "/" and not memory and {"\\", "?"} & set(path):
         # the one is a slash to DuckDB, and its log goes before the other
-        raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB misreads; rename it")
+        raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB reads incorrectly; rename it")
     return Options(path, config, **seconds, external_access=external_access)
 
 
@@ -118,7 +120,7 @@ def _setting(name: str, value: str) -> str:
             raise _bad(name, value, "a whole number of at least 1")
     elif name == "memory_limit":
         if not _AMOUNT.fullmatch(value):
-            raise _bad(name, value, "an amount such as 2GB or 512MiB")
+            raise _bad(name, value, "an amount, e.g. 2GB or 512MiB")
     elif name != "temp_directory":
         raise URLError(f"unknown option {name[:40]!a} in the duckdb URL; the known ones are {_KNOWN}")
     return value

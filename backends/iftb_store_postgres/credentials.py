@@ -56,17 +56,18 @@ def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
             if name in options:
                 context.load_verify_locations(cafile=options[name])
         except ssl.SSLError:
-            return f"{name} {options[name]} holds no certificate in PEM format"
+            return f"{name} {options[name]} contains no certificate in PEM format"
     try:
         if "sslcert" in options:
             context.load_cert_chain(options["sslcert"], options.get("sslkey"), lambda: password or "")
     except ssl.SSLError:
         return (
-            f"sslcert {options['sslcert']} cannot be used: it needs the key that belongs to it, in sslkey, opened by sslpassword"
+            f"sslcert {options['sslcert']} cannot be used: it needs its private key in sslkey, and in sslpassword the password "
+            "of the key, if it has one"
         )
     if options.get("sslmode", "").startswith("verify-") and not authorities:
         return (
             f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE, or "
-            "sslrootcert=system for one that the operating system trusts"
+            "sslrootcert=system to use those that the operating system trusts"
         )
     return None

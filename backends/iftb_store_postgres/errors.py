@@ -27,16 +27,16 @@ _CLIENT = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _MEANING = {
     "25P02": "the transaction was aborted by an earlier error",
-    "25006": "the database takes no writes: the transaction is read-only",
+    "25006": "the database does not accept writes: the transaction is read-only",
     "28P01": "the password was refused",
     "28000": "the server refuses this user",
     "3D000": "the database does not exist",
     "3F000": (
-        "no schema has been selected to create in: the search_path names none that is there and that this role may use; make "
-        "one, or as its owner: GRANT USAGE, CREATE ON SCHEMA … TO …"
+        "no schema has been selected to create in: the search_path has no schema that exists and that this role may use; "
+        "create one, or as its owner: GRANT USAGE, CREATE ON SCHEMA … TO …"
     ),
     "40001": "the transaction conflicts with a concurrent one (serialization failure); run it again",
-    "40P01": "the transaction was ended to resolve a deadlock; run it again",
+    "40P01": "the transaction was rolled back to resolve a deadlock; run it again",
     "53100": "the server's disk is full",
     "53300": "the server has no connection left (max_connections)",
     "55P03": "a lock was not granted in time",
@@ -96,19 +96,19 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state in (_NO_ANSWER if committing else _OUTCOME_UNKNOWN):
         return outcome_unknown(error)
     if state == _UNIQUE_VIOLATION:
-        return integrity_error("a row with this key is stored already, or stands twice in the batch", error)
+        return integrity_error("a row with this key is already stored, or is a duplicate in the batch", error)
     if state == _CHECK_VIOLATION and error.table_name and not error.constraint_name:
         # not an IntegrityError, which a bot takes for a row that is stored already
         table = error.table_name
         return operational_error(
-            f"{table} has no partition that takes the row; create it: CREATE TABLE … PARTITION OF {table} FOR VALUES …", error
+            f"{table} has no partition for the row; create it: CREATE TABLE … PARTITION OF {table} FOR VALUES …", error
         )
     if state.startswith(_INTEGRITY_CLASS):
         return integrity_error(message, error)
     if state == _UNTRANSLATABLE:
         return operational_error(_untranslatable(message), error)
     if state == _INVALID_TEXT:
-        return operational_error(f"a text holds bytes that its encoding does not have ({type(error).__name__})", error)
+        return operational_error(f"a text contains bytes that its encoding does not have ({type(error).__name__})", error)
     if state.startswith(_DATA_CLASS):
         # the server's own words hold the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)

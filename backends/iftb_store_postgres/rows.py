@@ -57,7 +57,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
         f"ON CONFLICT ({key}) DO UPDATE SET {changes} WHERE {_same(table, 'excluded')}"
     )
     if changed(status) < rows.num_rows:
-        raise integrity_error("the id of a row belongs to another; nothing of the rows was stored")
+        raise integrity_error("the id of a row belongs to another row; none of the rows was stored")
 
 
 def _same(table: TableSpec, other: str) -> str:
@@ -105,7 +105,7 @@ async def _move_sequence(connection: asyncpg.Connection, table: TableSpec, rows:
         await connection.fetchval(_MOVE, sequence, pc.max(rows["id"]).as_py())
     except asyncpg.InsufficientPrivilegeError as error:
         raise operational_error(
-            f"rows cannot be stored with their ids: this user may not move the sequence of the new ones; "
+            f"rows cannot be stored with their ids: this role may not move the sequence of new ids; "
             f"as the owner: GRANT UPDATE ON SEQUENCE {sequence} TO the user",
             error,
         ) from error

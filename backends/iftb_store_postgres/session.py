@@ -218,8 +218,8 @@ class PostgresDriver:
             note_error(self._session, error, gone=False)
             # PostgreSQL says no more of a table whose schema this role may not use
             raise SchemaError(
-                f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status URL` tells "
-                "which, and `iftb-store migrate URL` or await db.migrate() makes the tables of iftb-store"
+                f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status URL` shows "
+                "which, and `iftb-store migrate URL` or await db.migrate() creates the tables of iftb-store"
             ) from error
         except asyncpg.InsufficientPrivilegeError as error:
             # which a pooler may keep to itself

@@ -33,7 +33,7 @@ def check_system_authorities(options: dict[str, str]) -> None:
     """
     if options.get("sslrootcert") == SYSTEM and options.setdefault("sslmode", "verify-full") != "verify-full":
         raise URLError(
-            f"sslmode={options['sslmode']} is too weak for sslrootcert=system, whose authorities sign certificates for anyone; "
+            f"sslmode={options['sslmode']} is too weak for sslrootcert=system, as its authorities sign certificates for anyone; "
             "use sslmode=verify-full"
         )
 
@@ -72,7 +72,7 @@ def _version(name: str) -> ssl.TLSVersion:
     try:
         return ssl.TLSVersion[name.replace(".", "_")]
     except KeyError:
-        raise asyncpg.ClientConfigurationError(f"{name[:20]!r} is no version of TLS; write TLSv1.2 or TLSv1.3") from None
+        raise asyncpg.ClientConfigurationError(f"{name[:20]!r} is not a TLS version; write TLSv1.2 or TLSv1.3") from None
 
 
 def read_encryption(connection: Any) -> Encryption:
@@ -92,8 +92,8 @@ def warn_of_plaintext(connection: Any) -> None:
         return
     _warned = True
     _log.warning(
-        "the connection to PostgreSQL at %s is not encrypted: who is on the network can read and change what passes, and guess "
-        "at the password; use sslmode=verify-full with sslrootcert=FILE, or with sslrootcert=system (said once a process)",
+        "the connection to PostgreSQL at %s is not encrypted: anyone on the network can read and change the traffic "
+        "and guess the password; use sslmode=verify-full with sslrootcert=FILE, or with sslrootcert=system (logged only once)",
         transport.get_extra_info("peername")[0],
     )
 

@@ -64,7 +64,7 @@ def parse_options(url: URL) -> Options:
     """
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
     if twice := sorted(set(url.query) - set(query)):
-        raise URLError(f"the option {twice[0]!r} stands twice in the PostgreSQL URL")
+        raise URLError(f"the option {twice[0]!r} is a duplicate in the PostgreSQL URL; give it once")
     unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
     if unknown and ("password" in query or "sslpassword" in query):
         # the rest of a password with an &, perhaps
@@ -74,7 +74,7 @@ def parse_options(url: URL) -> Options:
         raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
     if url.host and not _HOST.fullmatch(url.host):
         raise URLError(
-            f"{url.host[:40]!a} is no host in the PostgreSQL URL; percent-encode @ : / ? # in the user and the password"
+            f"{url.host[:40]!a} is not a host in the PostgreSQL URL; percent-encode @ : / ? # in the user and the password"
         )
     if url.port is not None and not 0 < url.port < 65_536:
         raise URLError(f"the port must lie between 1 and 65535 in the PostgreSQL URL, not {url.port}")

@@ -158,5 +158,5 @@ def _decimals(values: Any, negative: bool) -> Any:
     numbers: Any = pc.ascii_ltrim(values, _PREFIXES)
     # what stands there without its letter is no number of ours, and read as another one elsewhere
     if pc.any(pc.not_equal(pc.binary_length(values), pc.add(pc.binary_length(numbers), 1))).as_py():
-        raise ValueError("a decimal that is no sortable text")
+        raise ValueError("a decimal that is not sortable text")
     return numbers.cast(DECIMAL)

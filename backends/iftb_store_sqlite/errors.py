@@ -11,14 +11,14 @@ from iftb_store.errors import integrity_error, operational_error
 _DUPLICATE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID}
 
 _MEANING: dict[int | None, str] = {
-    sqlite3.SQLITE_BUSY: "the database is locked by another writer, and the busy timeout is over",
+    sqlite3.SQLITE_BUSY: "the database is locked by another writer, and the busy timeout has expired",
     sqlite3.SQLITE_LOCKED: "the database is locked by another writer",
-    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; see that its directory exists and can be written",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; check that its directory exists and is writable",
     sqlite3.SQLITE_NOTADB: "the file is not an SQLite database",
     sqlite3.SQLITE_CORRUPT: "the database file is damaged; restore it from a backup",
-    sqlite3.SQLITE_READONLY: "the database is read-only: it was opened with mode=ro, or its storage or rights are",
+    sqlite3.SQLITE_READONLY: "the database is read-only: it was opened with mode=ro, or its storage or permissions are read-only",
     sqlite3.SQLITE_FULL: "the disk is full, or a limit of the file's size was reached",
-    sqlite3.SQLITE_IOERR: "the disk failed, or is full",
+    sqlite3.SQLITE_IOERR: "the disk has failed, or is full",
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
 }
 
@@ -37,7 +37,9 @@ def translate(error: sqlite3.Error | UnicodeDecodeError) -> IntegrityError | Ope
         return operational_error(_MEANING[sqlite3.SQLITE_CORRUPT], error)
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(error, sqlite3.IntegrityError):
-        message = "a row with this key is stored already" if code in _DUPLICATE else "the row breaks a constraint of the database"
+        message = (
+            "a row with this key is already stored" if code in _DUPLICATE else "the row violates a constraint of the database"
+        )
         return integrity_error(message, error)
     if code is None and _NO_TEXT in str(error):
         # sqlite3's own message quotes it

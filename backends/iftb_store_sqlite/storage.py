@@ -31,7 +31,7 @@ def cannot_be_written(path: str, error: BaseException) -> bool:
 def refused(path: str, error: BaseException) -> OperationalError:
     """Return the error for a file that was to be written."""
     return operational_error(
-        f"the database file {path} cannot be written, or no log beside it: its storage or its rights are read-only; "
+        f"the database file {path} cannot be written, or a log beside it cannot: its storage or permissions are read-only; "
         "to read it, add ?mode=ro to the URL",
         error,
     )

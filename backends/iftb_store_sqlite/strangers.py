@@ -34,7 +34,7 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
     ((count,),) = connection.execute("SELECT count(*) FROM sqlite_master")
     if count > _MOST_OBJECTS:
         raise SchemaError(
-            f"the database has {count} tables, indexes, views and triggers, and at most {_MOST_OBJECTS} are looked through; "
+            f"the database has {count} tables, indexes, views and triggers, and at most {_MOST_OBJECTS} are checked; "
             "drop those that are not needed, or use another database"
         )
     for row in connection.execute(_OBJECTS):

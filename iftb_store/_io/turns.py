@@ -10,7 +10,7 @@ from types import TracebackType
 
 from iftb_store.errors import NotConnectedError, operational_error
 
-_WITHIN = "the session is in the middle of a call of this task; a call of it from within, e.g. in run_sync, would wait for itself"
+_WITHIN = "this task is inside a call of the session; another call from within it, e.g. in run_sync, would wait for itself"
 _UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
 
 
@@ -23,15 +23,15 @@ def check_process(process: int, what: object) -> None:
     if process != (own := os.getpid()):
         raise NotConnectedError(
             f"{what} was opened in process {process} and cannot be used in its fork, process {own}; "
-            "make a new DatabaseManager in each process, after the fork"
+            "create a new DatabaseManager in each process, after the fork"
         )
 
 
 def other_loop(what: str) -> NotConnectedError:
     """Return the error for what is used in another event loop than its own."""
     return NotConnectedError(
-        f"{what} belongs to another event loop, in which it was opened; give each event loop, e.g. that of a thread, "
-        "a DatabaseManager of its own"
+        f"{what} belongs to another event loop, in which it was opened; create a DatabaseManager for each event loop, "
+        "e.g. that of a thread"
     )
 
 

@@ -51,7 +51,7 @@ def unreadable(table: TableSpec, column: str, number: object, value: object) -> 
     """Return the error for a value that raw SQL left where none like it can be; ``number`` is its row's id."""
     return StoreError(
         f"{table.name}: the {column} of the row with the id {shown(number)} cannot be read: it is {shown(value)}; "
-        "`iftb-store doctor` finds all such values and says how to mend them"
+        "`iftb-store doctor` finds all such values and reports how to fix them"
     )
 
 

@@ -132,7 +132,7 @@ def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
         again = repeated(table)
         if again.true_count:
             if not last_wins:
-                raise integrity_error("a bar with this key stands twice in the batch; nothing was inserted")
+                raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
             # a row gives way to the next one of its key
             table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
     return table.combine_chunks()
@@ -142,12 +142,12 @@ def _check_names(names: list[str]) -> None:
     unknown = [name for name in names if name not in BARS.columns]
     if unknown:
         raise InvalidValueError(
-            f"a bar has no column {shown(unknown[0])}; those that are written are {', '.join(BarColumns._fields)}, "
+            f"a bar has no column {shown(unknown[0])}; the columns that are written are {', '.join(BarColumns._fields)}, "
             f"and {' and '.join(_KEPT)} are ignored"
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidValueError(f"the column {twice} stands twice; drop one of them")
+        raise InvalidValueError(f"the column {twice} is a duplicate; drop one of them")
     missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
     if missing:
         raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
@@ -183,7 +183,7 @@ def _names(table: pa.Table, name: str, given: Any) -> Any:
             except InvalidValueError as error:
                 raise _refused(table, pc.equal(texts, value), str(error)) from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InvalidValueError(f"the column {name} holds bytes that are no text (UTF-8)") from error
+        raise InvalidValueError(f"the column {name} holds bytes that are not text (UTF-8)") from error
     return texts
 
 
@@ -197,7 +197,7 @@ def _times(table: pa.Table, given: Any) -> Any:
     except pa.ArrowInvalid as error:
         if given.type.unit == "ns":
             finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
-            raise _refused(table, finer, "timestamp is finer than the microseconds that are kept; round it first") from error
+            raise _refused(table, finer, "timestamp is more precise than microseconds; round it first") from error
         raise InvalidValueError(
             f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
         ) from error
@@ -237,7 +237,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
 def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
     for index, value in enumerate(given.to_pylist()):
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _refused_row(table, index, f"{name} {shown(value)} is no decimal number")
+            return _refused_row(table, index, f"{name} {shown(value)} is not a decimal number")
         try:
             checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
         except InvalidValueError as refusal:
@@ -298,7 +298,7 @@ def _is_text(given: pa.DataType) -> bool:
 def _remedy(given: pa.DataType) -> str:
     if pa.types.is_float16(given):
         return "; cast it to float32 or float64 first"
-    takes = 'decimals="from_float" takes the shortest decimal that gives each float'
+    takes = 'use decimals="from_float" to store the shortest decimal of each float'
     return f"; {takes}" if pa.types.is_floating(given) else ""
 
 

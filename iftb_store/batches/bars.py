@@ -198,7 +198,7 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
         InvalidValueError: a value that cannot be stored, high below low, or a negative volume.
     """
     if not isinstance(bar, OHLCVBar):
-        raise InvalidValueError(f"an OHLCVBar is wanted, not {type(bar).__name__}")
+        raise InvalidValueError(f"a bar must be an OHLCVBar, not {type(bar).__name__}")
     prices = {name: checks.exact_decimal(getattr(bar, name), name) for name in ("open", "high", "low", "close", "volume")}
     if prices["high"] < prices["low"]:
         raise InvalidValueError(f"high {prices['high']} is below low {prices['low']}")

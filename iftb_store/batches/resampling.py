@@ -57,7 +57,9 @@ class Buckets:
         step, self.seconds = SECONDS[check_timeframe(source)], SECONDS[check_timeframe(target)]
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
-            raise InvalidValueError(f"the target {target} cannot be made of bars of the source {source}; {_fitting(source)}")
+            raise InvalidValueError(
+                f"the target {target} cannot be computed from bars of the source {source}; {_fitting(source)}"
+            )
         self.source = step
         self.origin = origin(target)
 

@@ -1,4 +1,4 @@
-"""The command ``iftb-store``: its commands, and what every one of them does with an error."""
+"""The command ``iftb-store``: the list of its commands, and how an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ app = typer.Typer(
     name="iftb-store",
     help="Candles, trades, positions and events of a trading bot, on PostgreSQL, SQLite or DuckDB.",
     epilog=(
-        "Where a command takes a URL, it is a literal one (sqlite:///bot.db, duckdb:///research.duckdb, "
-        "postgresql://user@host/name), or env:NAME for the one in the environment variable NAME, or nothing: then "
-        "IFTB_STORE_URL, or DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD, or else the file iftb.db here. The first "
-        "argument is taken as a URL if it holds :// or begins with env: and as what follows the URL if not. "
+        "URL is a database URL (sqlite:///bot.db, duckdb:///research.duckdb, postgresql://user@host/name), or env:NAME to "
+        "read the URL from the environment variable NAME. Without a URL, a command uses IFTB_STORE_URL; if that is not set, "
+        "DB_HOST, DB_DATABASE, DB_USERNAME and DB_PASSWORD; if none of these is set, the file iftb.db in the current "
+        "directory. The first argument is read as a URL if it contains :// or starts with env:, otherwise as the argument "
+        "that follows the URL. "
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
@@ -55,7 +56,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-    debug: Annotated[bool, typer.Option(_DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show the traceback of an error; also allowed after the command.")] = False,
 ) -> None:
     pass
 
@@ -79,7 +80,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 for _name, _command in _COMMANDS.items():
-    # a terminal breaks lines at its own width; those of the docstring would be broken twice
+    # the terminal wraps the text at its own width, so the docstring's line breaks are removed
     _paragraphs = (inspect.getdoc(_command) or "").split("\n\n")
     app.command(_name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs))(_command)
 
@@ -92,15 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = _DEBUG in options
     rest = [word for word in options if word != _DEBUG] + words[len(options) :]
     if isinstance(sys.stdout, TextIOWrapper):
-        # what the terminal cannot show must not stop a command
+        # a character that the terminal cannot show must not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
     join_words_of_bash()
     try:
-        # Typer answers a shell that completes by SystemExit, which passes
+        # for shell completion Typer raises SystemExit, which is not caught here
         code = app(rest, prog_name="iftb-store", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # what is left in the buffer goes nowhere, or Python complains about it at exit
+        # discard the rest of the buffer, or Python reports the broken pipe again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
@@ -121,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """Return an error's message in one line, and the exit code."""
     if isinstance(error, TyperException):
-        # without any argument Typer has shown the help, and there is no message
+        # without arguments Typer has printed the help already, and the message is empty
         message = in_one_line(error.format_message()).rstrip(".")
-        return message and f"{message} (iftb-store --help tells more)", error.exit_code
+        return message and f"{message} (see iftb-store --help)", error.exit_code
     if isinstance(error, InvalidValueError):
         return str(error), WRONG_USAGE
     if isinstance(error, StoreError):
@@ -133,5 +134,5 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", FAILURE
     kind = "" if isinstance(error, SQLAlchemyError | OSError) else f"{type(error).__name__}: "
-    hint = "" if debug else f"; {_DEBUG} shows where"
+    hint = "" if debug else f"; {_DEBUG} shows the traceback"
     return f"{kind}{in_one_line(str(error))}{hint}", FAILURE

@@ -1,4 +1,4 @@
-"""The commands that save a store in a file, and bring it back: backup and restore."""
+"""The commands backup and restore: save a database to a file, and restore it from that file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from iftb_store.values.display import in_one_line
 if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
 
-File = Annotated[str | None, typer.Argument(metavar="FILE", help="The backup's file; wanted.", show_default=False)]
+File = Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)]
 
 
 def backup(
     url: Url = None,
     file: File = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save everything in one file, as one committed state, while the bot writes.
+    """Save all tables to one file, as a snapshot; the bot can keep writing.
 
-    SQLite and DuckDB make a database of their own kind, PostgreSQL an SQLite one. `iftb-store restore` brings each into any.
+    A backup of SQLite or DuckDB is a database of the same engine, a backup of PostgreSQL is an SQLite database. `iftb-store
+    restore` restores it into a database of any engine.
     """
     url, words = url_and_rest(url, file)
     path = _one_file(words)
@@ -52,29 +53,29 @@ def backup(
     try:
         made = run(url, save)
     except (KeyboardInterrupt, Terminated):
-        error_line(f"stopped; nothing was written to {path}, and the same command begins again")
+        error_line(f"stopped; nothing was written to {path}; run the same command again to start over")
         raise
     if as_json:
         json_out({**asdict(made), "path": str(made.path)})
     elif not quiet:
         rows = sum(made.tables.values())
         what = f"{counted(rows, 'row')}, {decimal(made.size)}, a database of {made.engine}"
-        say(f"{shown(url)} is saved in {made.path}: {what}")
+        say(f"saved {shown(url)} to {made.path}: {what}")
 
 
 def restore(
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The backup's file; wanted.", show_default=False)] = None,
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)] = None,
     url: Url = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite rows that differ from the backup's, and delete those that it lacks.")
+        bool, typer.Option("--overwrite", help="Overwrite rows that differ from the backup, and delete rows that are not in it.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring a backup back, of any engine into any: every row with its id and its times, and proved afterwards.
+    """Restore a backup into a database of any engine, with all ids and times, and verify the result.
 
-    Tables are made where there are none. A row that is stored with other values, or that the backup lacks, is refused before
-    anything is written, unless --overwrite says otherwise. What was broken off is gone on with by the same command.
+    Missing tables are created. If the database has rows that differ from the backup or are not in it, the command fails
+    before it writes anything, unless --overwrite is given. An interrupted restore resumes when run again.
     """
     words = [word for word in (file, url) if word is not None]
     url, _ = url_and_rest(*words[-1:])
@@ -85,10 +86,10 @@ def restore(
 
     progress = Progress(quiet=quiet)
     address, target = backup_url(path), parse_url(resolve_url(url))
-    # a database of DuckDB's cannot be opened twice, with different rights, to be asked
+    # DuckDB cannot open one file twice with different access modes, so compare the files
     database = Path(target.database or "")
     if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):
-        raise InvalidValueError(f"{path} is the database itself; name its backup, or another database")
+        raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
 
     async def restored(db: DatabaseManager) -> list[Copied]:
         async with DatabaseManager(frugal(address)) as source:
@@ -97,7 +98,7 @@ def restore(
     try:
         done = run(frugal(target), restored, create=True)
     except (KeyboardInterrupt, Terminated):
-        error_line("stopped; what was written stays, and the same command goes on with it")
+        error_line("stopped; the rows written so far stay; run the same command again to resume")
         raise
     if as_json:
         json_out([asdict(part) for part in done])
@@ -114,11 +115,11 @@ def restore(
         ]
         table(["table", "series", *figures, "checksum"], rows, right=figures)
         total = sum(part.source.rows for part in done)
-        say(f"{path} is restored and proved: {counted(total, 'row')} in {shown(url)}")
+        say(f"restored and verified {path}: {counted(total, 'row')} in {shown(url)}")
 
 
 def _one_file(words: list[str]) -> str:
     if len(words) != 1 or not words[0]:
         given = in_one_line(" ".join(words)) or "none"
-        raise InvalidValueError(f"one FILE is wanted, such as bot.backup; given: {given} (a database URL has :// in it)")
+        raise InvalidValueError(f"exactly one FILE is required, e.g. bot.backup; given: {given} (a database URL contains ://)")
     return words[0]

@@ -1,4 +1,4 @@
-"""What a shell completes beside commands and options: what one of a few may stand; and bash's words, put together again."""
+"""Shell completion of argument values, and a fix for how bash splits a URL at its colons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMPLETE = "_IFTB_STORE_COMPLETE"
 
 
 def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what completes the beginning of one of these."""
+    """Return a function that completes the beginning of one of the values."""
 
     def completed(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -26,13 +26,13 @@ timeframes = one_of(TIMEFRAMES)
 
 
 def timeframes_without_url(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return them where a symbol would stand if a URL had been given, which may be left out."""
+    """Complete a timeframe in the place of SYMBOL if the URL was left out, as all arguments then move up by one."""
     first = ctx.params.get("url")
     return timeframes(incomplete) if isinstance(first, str) and not is_url(first) else []
 
 
 def join_words_of_bash() -> None:
-    """Undo that bash takes a word apart at each colon, so that a URL in front does not look like three arguments."""
+    """Join the words that bash splits at each colon, so that a URL does not look like three arguments."""
     if os.environ.get(_COMPLETE) != "complete_bash":
         return
     words, here = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))

@@ -26,23 +26,28 @@ from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
 
 T = TypeVar("T")
 
-# figures that are quotients have 18 places; a person wants fewer
+# quotients have 18 decimal places, too many to read
 _PLACES = 8
 
 Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)]
 Symbol = Annotated[
     str | None,
-    typer.Argument(metavar="SYMBOL", help="Such as BTCUSDT; wanted.", show_default=False, autocompletion=timeframes_without_url),
+    typer.Argument(
+        metavar="SYMBOL", help="Symbol, e.g. BTCUSDT (required).", show_default=False, autocompletion=timeframes_without_url
+    ),
 ]
 Timeframe = Annotated[
     str | None,
     typer.Argument(
-        metavar="TIMEFRAME", help=f"One of {' '.join(TIMEFRAMES)}; wanted.", show_default=False, autocompletion=timeframes
+        metavar="TIMEFRAME",
+        help=f"Timeframe (required): {' '.join(TIMEFRAMES)}.",
+        show_default=False,
+        autocompletion=timeframes,
     ),
 ]
-Exchange = Annotated[str, typer.Option(help="The exchange of the series.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON: decimals as strings, times in ISO 8601, UTC.")]
-Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+Exchange = Annotated[str, typer.Option(help="Only rows of this exchange.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, with decimals as strings and times in ISO 8601, UTC.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
 
 def gaps(
@@ -50,13 +55,19 @@ def gaps(
     symbol: Symbol = None,
     timeframe: Timeframe = None,
     exchange: Exchange = "binance",
-    start: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing from here on.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="TIME", help="Count what is missing up to here, counted in.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Start of the time window, inclusive; candles missing from there on are counted."),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="End of the time window, inclusive; candles missing up to there are counted."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show where candles are missing.
+    """Show the gaps in a series: where candles are missing.
 
-    TIME is ISO 8601, in UTC unless it says otherwise; a date alone is its midnight.
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
     url, series = url_and_series(url, symbol, timeframe)
     first, last = time_option(start, "--start"), time_option(end, "--end")
@@ -109,11 +120,11 @@ def latest(
 
 def stats(
     url: Url = None,
-    days: Annotated[int, typer.Option(min=1, help="Trades realized in this many days before now.")] = 30,
+    days: Annotated[int, typer.Option(min=1, help="Include trades realized in the last DAYS days.", metavar="DAYS")] = 30,
     exchange: Exchange = "binance",
     as_json: Json = False,
 ) -> None:
-    """Show the figures of the trades that were realized lately."""
+    """Show statistics of recently realized trades, e.g. win rate and net PnL."""
     figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
         json_out(figures)
@@ -149,7 +160,7 @@ def events(
     severity: Annotated[
         str | None,
         typer.Option(
-            help=f"Only events of one severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=one_of(SEVERITIES)
+            help=f"Only events of this severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=one_of(SEVERITIES)
         ),
     ] = None,
     limit: Limit = 20,
@@ -180,7 +191,7 @@ def statistics_table(figures: TradeStatistics) -> None:
 
 
 def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
-    """Return what a query of a table finds; warn if rows are hidden from this role, as they are no absent ones."""
+    """Return the result of a query on a table; warn if the database hides rows of it from this role."""
 
     async def read(db: DatabaseManager) -> T:
         found = await work(db)
@@ -203,14 +214,14 @@ def _missing(before: datetime, after: datetime, timeframe: str) -> int:
 
 
 def time_option(text: str | None, option: str) -> datetime | None:
-    """Return the time that an option gives, naive where the text says no time zone.
+    """Return the time given in an option, naive if the text has no offset.
 
     Raises:
-        InvalidValueError: it is no ISO 8601.
+        InvalidValueError: the text is not ISO 8601.
     """
     if text is None:
         return None
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidValueError(f"{option} {shown(text)} is no time; write it as 2024-02-29 or 2024-02-29T23:59") from error
+        raise InvalidValueError(f"{option} {shown(text)} is not a time; write it as 2024-02-29 or 2024-02-29T23:59") from error

@@ -1,4 +1,4 @@
-"""The command demo: the library's main job from end to end, on an SQLite file."""
+"""The command demo: a tour of the library on an SQLite file, from import to trade statistics."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def demo(
         Path | None, typer.Option(help="Keep the files in this directory instead of a temporary one.", show_default=False)
     ] = None,
 ) -> None:
-    """Show the main job from end to end on an SQLite file.
+    """Run a demonstration on an SQLite file, from importing candles to trade statistics.
 
-    Candles with a gap in them are generated in the exchange's own file format, imported and searched for gaps; a trade is
-    opened with its position and event, and closed; its figures follow.
+    The demo generates candles with a gap in Binance's file format, imports them and finds the gap. It then opens a trade
+    with its position and event, closes it, and shows the statistics.
     """
     if path is None:
         with tempfile.TemporaryDirectory(prefix="iftb-store-demo-") as folder:
             asyncio.run(_run(Path(folder)))
         say()
-        say("The files were temporary and are gone. To try next:")
+        say("The files were temporary and have been deleted. To try next:")
         _commands("iftb-store demo --path iftb-demo", "iftb-store --help")
         return
     text(str(path), "--path")
     if (path / _DATABASE).exists():
-        raise InvalidValueError(f"{path / _DATABASE} exists already; remove it, or name another directory")
+        raise InvalidValueError(f"{path / _DATABASE} already exists; remove it, or give another directory")
     path.mkdir(parents=True, exist_ok=True)
     asyncio.run(_run(path))
     url = f"sqlite:///{(path / _DATABASE).as_posix()}"
@@ -74,21 +74,21 @@ def demo(
 
 async def _run(folder: Path) -> None:
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
-    _step(1, "Candles, as the exchange publishes them")
+    _step(1, "Candles in the exchange's file format")
     dump = _write_dump(folder, day)
-    say(f"{dump.name}: generated one-minute candles of one day, {len(_GAP)} of them left out.")
+    say(f"{dump.name}: one day of generated one-minute candles, {len(_GAP)} of them left out.")
 
     async with DatabaseManager(f"sqlite:///{(folder / _DATABASE).as_posix()}") as db:
         _step(2, "A database and its schema")
         await db.migrate()
-        say(f"{_DATABASE}: an SQLite file; the same code runs on PostgreSQL and DuckDB, the URL alone differs.")
+        say(f"{_DATABASE}: an SQLite file; the same code runs on PostgreSQL and DuckDB, only the URL differs.")
 
-        _step(3, "Import: exact decimals, the whole file or nothing of it")
+        _step(3, "Import: exact decimals, the whole file or nothing")
         source = Source(dump, Hints())
         say(summary(await import_file(db, source)))
-        say(f"again: {(await import_file(db, source)).rows:,} bars overwritten by the same values, none added")
+        say(f"again: {(await import_file(db, source)).rows:,} bars overwritten with the same values, none added")
 
-        _step(4, "Gaps, found in the database")
+        _step(4, "Gaps, found by a query in the database")
         for before, after in await OHLCVRepository(db).get_gaps(_SYMBOL, "1m"):
             say(f"after {moment(before)} the next candle is {moment(after)}: {(after - before) // _MINUTE - 1} are missing")
 
@@ -135,7 +135,7 @@ async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> Non
     (position,) = await PositionRepository(db).get_open_positions()
     say(f"long {position.quantity} {position.symbol} at {number(position.entry_price)}, margin {number(position.margin)}")
 
-    _step(6, "Close: again all in one transaction")
+    _step(6, "Close: trade, position and event in one transaction")
     pnl = (closed.close - opened.close) * _QUANTITY
     fee = (closed.close + opened.close) * _QUANTITY * _FEE_RATE
     async with db.get_session() as session:
@@ -169,7 +169,7 @@ def _write_dump(folder: Path, day: datetime) -> Path:
 
 
 def _lines(day: datetime) -> Iterator[str]:
-    """Yield the lines of a day's dump: a walk of the price in cents that is the same every time."""
+    """Yield the CSV lines of one day: a price path in cents that is the same on every run."""
     cents = 6_000_000
     for minute in range(_MINUTES):
         opened, cents = cents, cents + (minute * minute * 37 + minute * 101) % 4_001 - 1_960

@@ -1,4 +1,4 @@
-"""The command doctor: what is wrong with a database, and what mends it."""
+"""The command doctor: report problems of a database and how to fix them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FINDING_WIDTH, _COUNT_WIDTH = 31, 9
 def doctor(
     url: Url = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing; the exit code tells.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing; only set the exit code.")] = False,
 ) -> None:
-    """Look for what is wrong with the rows, the ids and the schema, and say what mends it; change nothing.
+    """Check the rows, the ids and the schema, and report each problem and how to fix it; change nothing.
 
-    The exit code is 1 where there are errors or warnings. Take a backup before you run a statement that is shown; errors
-    come first, and in the order in which they are best mended.
+    The exit code is 1 if there are errors or warnings. Take a backup before you run a reported statement. Errors are listed
+    first, in the order in which to fix them.
     """
     screen = console(stderr=True)
     waiting = screen.status("examining every row …") if screen.is_terminal and not quiet else nullcontext()
@@ -58,12 +58,12 @@ def _show(findings: Sequence[Finding]) -> None:
             for part in folded:
                 say(f"{_INDENT}{part.plain.rstrip()}")
         for statement in finding.statements:
-            # in one line, however long, so that it can be copied
+            # on one line, however long, so that it can be copied
             say(f"{statement};")
         say()
     counts = Counter(finding.severity for finding in findings)
     said = ", ".join(counted(counts[severity], severity) for severity in SEVERITY_ORDER if counts[severity])
-    say(said if counts["error"] + counts["warning"] else "; ".join(filter(None, ["nothing is wrong", said])))
+    say(said if counts["error"] + counts["warning"] else "; ".join(filter(None, ["no problems found", said])))
 
 
 def _line(severity: str, finding: str, where: str, count: str, style: str) -> Table:

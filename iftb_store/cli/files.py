@@ -1,4 +1,4 @@
-"""The commands that move tables to files and back: export and import."""
+"""The commands export and import: write tables to files, and store the rows of files."""
 
 from __future__ import annotations
 
@@ -33,45 +33,47 @@ from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.values import checks
 from iftb_store.values.display import in_one_line, shown
 
-_NOTHING = "nothing of this file is stored"
-_FILE_HELP = "Files, patterns, or folders of Parquet files; wanted."
+_NOTHING = "no row of this file was stored"
+_FILE_HELP = "Files, patterns, e.g. '*.zip', or folders of Parquet files (required)."
 
 
 def export(
     url: Url = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write, or - for stdout; wanted.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write, or - for stdout (required).")
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(FORMATS)}; where the suffix of FILE does not tell it.",
+            help=f"File format: {', '.join(FORMATS)} (default: from the suffix of FILE).",
             show_default=False,
             autocompletion=one_of(FORMATS),
         ),
     ] = None,
-    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.", autocompletion=one_of(TABLES))] = BARS.name,
-    exchange: Annotated[list[str] | None, typer.Option(help="Only rows of this exchange; may be repeated.")] = None,
-    symbol: Annotated[list[str] | None, typer.Option(help="Only rows of this symbol; may be repeated.")] = None,
+    table: Annotated[str, typer.Option(help=f"Table to export: {', '.join(TABLES)}.", autocompletion=one_of(TABLES))] = BARS.name,
+    exchange: Annotated[list[str] | None, typer.Option(help="Only rows of this exchange; repeatable.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(help="Only rows of this symbol; repeatable.")] = None,
     timeframe: Annotated[
-        list[str] | None, typer.Option(help="Only bars of this timeframe; may be repeated.", autocompletion=timeframes)
+        list[str] | None, typer.Option(help="Only bars of this timeframe; repeatable.", autocompletion=timeframes)
     ] = None,
-    start: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows from here on.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows up to here, counted in.")] = None,
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive.")] = None,
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")] = None,
     partitioned: Annotated[
-        bool, typer.Option("--partitioned", help="Write bars as a folder of Parquet files by series and month.")
+        bool, typer.Option("--partitioned", help="Write bars to a folder of Parquet files, one per series and month.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write a table, or a part of it, to a file: whole rows, exactly, from one state of the database.
+    """Write the rows of a table, or some of them, to a file: all columns, exact values, read from a snapshot.
 
-    FILE takes its name only once it is whole. TIME is ISO 8601, in UTC unless it says otherwise; it bounds the timestamp of
-    bars, the entry_time of trades and positions, the created_at of events.
+    FILE appears under its name only when it is complete. --start and --end apply to the timestamp of bars, the entry_time of
+    trades and positions, and the created_at of events.
+
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
     if not output:
-        raise InvalidValueError("no FILE is named; give -o bars.parquet, say, or -o - for stdout")
+        raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
     window = time_option(start, "--start"), time_option(end, "--end")
     scope = TableScope([table], exchange or (), symbol or (), timeframe or (), *window)
     require_arrow()
@@ -88,8 +90,8 @@ def export(
     try:
         done = run(url, export_it)
     except (KeyboardInterrupt, Terminated):
-        left = "what was printed is a part" if output == "-" else f"nothing is left of {output} that was begun"
-        error_line(f"stopped; {left}, and the export can be run again")
+        left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
+        error_line(f"stopped; {left}; run the export again to start over")
         raise
     if as_json and output != "-":
         json_out({**asdict(done), "path": output})
@@ -102,43 +104,47 @@ def export(
 def import_(
     url: Url = None,
     files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILE_HELP, show_default=False)] = None,
-    symbol: Annotated[str | None, typer.Option(help="The symbol, where the file does not tell it.", show_default=False)] = None,
+    symbol: Annotated[str | None, typer.Option(help="Symbol, if the file does not contain it.", show_default=False)] = None,
     timeframe: Annotated[
         str | None,
-        typer.Option(help="The timeframe, where the file does not tell it.", show_default=False, autocompletion=timeframes),
+        typer.Option(help="Timeframe, if the file does not contain it.", show_default=False, autocompletion=timeframes),
     ] = None,
     exchange: Annotated[
         str | None,
-        typer.Option(help="The exchange, where the file does not tell it; else binance.", show_default=False),
+        typer.Option(help="Exchange, if the file does not contain it (default: binance).", show_default=False),
     ] = None,
-    insert: Annotated[bool, typer.Option("--insert", help="Refuse rows stored already instead of overwriting them.")] = False,
+    insert: Annotated[bool, typer.Option("--insert", help="Fail if a row is already stored, instead of overwriting it.")] = False,
     new_ids: Annotated[
-        bool, typer.Option("--new-ids", help="Bring exported bars and trades in under new ids, as if the bot wrote them.")
+        bool, typer.Option("--new-ids", help="Store exported bars and trades under new ids, not those of the file.")
     ] = False,
     map: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="COLUMN=NAME,…", help="Names of a file's columns, as in open=First,timestamp=Day."),
+        typer.Option("--map", metavar="COLUMN=NAME,…", help="Names of the file's columns, e.g. open=First,timestamp=Day."),
     ] = None,
     tz: Annotated[
-        str | None, typer.Option("--tz", metavar="ZONE", help="Of times that name none, such as Europe/Berlin; UTC if not given.")
+        str | None,
+        typer.Option(
+            "--tz", metavar="ZONE", help="Time zone of timestamps without an offset, e.g. Europe/Berlin (default: UTC)."
+        ),
     ] = None,
     fold: Annotated[
-        str | None, typer.Option(help="earlier or later: which is meant where clocks that were set back show a time twice.")
+        str | None,
+        typer.Option(help="earlier or later: how to read a time that occurs twice because clocks are set back."),
     ] = None,
     decimals: Annotated[
-        str | None, typer.Option(help="from-float takes floats, as the shortest decimal that gives each.")
+        str | None, typer.Option(help="from-float: accept floats and store the shortest decimal of each.")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Store what files hold: exports of this command, and candles as Binance, freqtrade, ccxt, pandas or Polars leave them.
+    """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
 
-    What a file is, its content tells. Each is stored wholly or not at all. Rows stored already are overwritten, so a second
-    import changes nothing. Exported rows keep their ids.
+    The format is detected from the content, not the file name. Each file is stored completely or not at all. Rows that are
+    already stored are overwritten, so importing a file twice changes nothing. Rows of an export keep their ids.
     """
     url, patterns = url_and_rest(url, *(files or []))
     if not patterns:
-        raise InvalidValueError("no FILE is named; give files such as bars.parquet or BTCUSDT-1m-2024-02.zip after the URL")
+        raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
     paths = list(dict.fromkeys(path for pattern in patterns for path in _files(pattern)))
     hints = _hints(symbol, timeframe, exchange, map, tz, fold, decimals)
     found = [_source(path, hints) for path in paths]
@@ -173,7 +179,7 @@ def import_(
 
 
 def summary(result: ImportedFile) -> str:
-    """Return one line that says what a file brought."""
+    """Return one line about an imported file: its series or table, rows and time span."""
     if not result.table:
         return f"{_name(result.path)}: empty, 0 rows"
     what = result.table if result.series is None else " ".join(result.series)
@@ -184,7 +190,7 @@ def summary(result: ImportedFile) -> str:
 
 
 def _name(path: Path) -> str:
-    # of a partitioned export the folders tell more than the name
+    # the folders of a partitioned export name the series and the month
     parts = path.parts
     return "/".join(parts[next((at for at, part in enumerate(parts) if "=" in part and at < len(parts) - 1), len(parts) - 1) :])
 
@@ -195,20 +201,20 @@ def _amount(done: Sequence[ImportedFile]) -> str:
 
 
 def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Commit[ImportedFile]]) -> str:
-    """Return what is stored, when the command was stopped."""
-    state = "nothing is stored of the file under way, and "
+    """Return the message of an interrupted import: what is stored, and how to continue."""
+    state = "no row of the current file was stored; "
     for source, commit in under_way:
         if commit.state == "sent":
-            state = f"whether {_name(source.path)} is stored too is unknown, as its COMMIT was under way; "
+            state = f"it is unknown whether {_name(source.path)} is stored too, as its COMMIT was in progress; "
         elif commit.result is not None:
             done = done if commit.result in done else [*done, commit.result]
             state = ""
     stored = f"{len(done)} of {counted(files, 'file')} stored, {_amount(done)}"
-    return f"stopped with {stored}; {state}importing all of them again is safe"
+    return f"stopped with {stored}; {state}it is safe to import all of them again"
 
 
 def _source(path: Path, hints: Hints) -> Source | None:
-    """Return a file to be imported, or None after a line that says what is wrong with it."""
+    """Return the source for a file, or print why it cannot be imported and return None."""
     try:
         return Source(path, hints)
     except (DumpError, OSError) as error:
@@ -238,10 +244,10 @@ async def _import_one(
 
 def _remedy(source: Source, insert: bool) -> str:
     if insert:
-        return f"without --insert, stored {'bars' if source.table in (None, BARS) else 'rows'} are overwritten"
+        return f"leave --insert out to overwrite stored {'bars' if source.table in (None, BARS) else 'rows'}"
     if source.table in (BARS, TRADES):
-        return "--new-ids brings them in under ids of this store"
-    return "an empty database takes it"
+        return "use --new-ids to store them under new ids"
+    return "import the file into an empty database"
 
 
 def _hints(
@@ -258,7 +264,7 @@ def _hints(
         ours, sign, theirs = word.partition("=")
         if ours not in BarColumns._fields or not sign or not theirs:
             raise InvalidValueError(
-                f"--map {shown(word)} is no COLUMN=NAME; the columns are {', '.join(BarColumns._fields)}, as in open=First"
+                f"--map {shown(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
         columns[ours] = theirs
     for option, value in (("symbol", symbol), ("exchange", exchange)):
@@ -274,24 +280,24 @@ def _zone(name: str | None) -> ZoneInfo | None:
     try:
         return None if name is None else ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
-        raise InvalidValueError(f"--tz {shown(name)} is no time zone that is known here; write it as Europe/Berlin") from error
+        raise InvalidValueError(f"--tz {shown(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error
 
 
 def _files(pattern: str) -> list[Path]:
-    """Return the file of this name, a folder's Parquet files, or what matches the pattern: not every shell expands them."""
+    """Return the files of a path, folder (its Parquet files) or pattern; not every shell expands patterns itself."""
     if not pattern:
-        raise InvalidValueError("an empty FILE is given; name a file such as BTCUSDT-1m-2024-02.zip")
+        raise InvalidValueError("FILE is an empty text; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
     path = Path(pattern)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
         if not found:
-            raise InvalidValueError(f"{pattern} is a directory without Parquet files; name its files, e.g. {path / '*.zip'}")
+            raise InvalidValueError(f"{pattern} is a folder without Parquet files; give its files, e.g. {path / '*.zip'}")
         return found
     if path.exists():
         return [path]
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
-        raise InvalidValueError(f"no file {in_one_line(pattern)}; a database URL has :// in it or begins with env:")
+        raise InvalidValueError(f"there is no file {in_one_line(pattern)}; a database URL contains :// or starts with env:")
     return found
 
 
@@ -300,7 +306,7 @@ def _refuse_hints(sources: Sequence[Source], hints: Hints) -> None:
     for source in (source for source in sources if source.table is not None):
         for option in (option for option, value in given.items() if value):
             raise InvalidValueError(
-                f"{source.path}: is an export of iftb-store, whose rows are stored as they are; leave --{option} out for it"
+                f"{source.path}: this is an export of iftb-store, whose rows are stored unchanged; leave --{option} out for it"
             )
 
 
@@ -310,5 +316,5 @@ def _refuse_mixing(sources: Sequence[Source], symbol: str | None, exchange: str 
         told = sorted(filter(None, names | {source.fixed.get(option) for source in sources}))
         if given is not None and len(told) > 1:
             raise InvalidValueError(
-                f"--{option} {given} would mix the files of {' and '.join(told[:5])} into one series; import them apart"
+                f"--{option} {given} would merge the files of {' and '.join(told[:5])} into one series; import them separately"
             )

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, errors in one line; never a password."""
+"""Output of the commands: tables for people, JSON for programs, errors on one line; never a password."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from iftb_store.values import display
 from iftb_store.values.decimals import CONTEXT, plain
 from iftb_store.values.display import printable
 
-# wide enough for any row: a pipe has no width to fold at
+# wide enough for any row: a pipe has no width to wrap at
 _PIPE_WIDTH = 10_000
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console for the stream as it is now; rows are folded on a terminal only."""
+    """Return a console for the current stream; rows are wrapped only on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
 def say(line: str = "", *, stderr: bool = False) -> None:
-    """Print one line to stdout, or stderr; what would steer a terminal is replaced, be it from a file's name."""
+    """Print one line to stdout or stderr; terminal control characters, e.g. from a file name, are replaced."""
     print(printable(line), file=sys.stderr if stderr else sys.stdout)
 
 
 def error_line(message: str) -> None:
-    """Print ``error: …`` in one line to stderr, without what may be a password, nor its middle where it is too long."""
+    """Print ``error: …`` on one line to stderr; possible passwords are removed, and a long line is cut in the middle."""
     print(display.error_line(message), file=sys.stderr)  # noqa: T201 - see say
 
 
@@ -50,7 +50,7 @@ def json_out(value: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; a cell too wide is folded, never cut off."""
+    """Print a table; a cell that is too wide is wrapped, never cut off."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -60,7 +60,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
 
 
 def number(value: Decimal | None, places: int | None = None) -> str:
-    """Return plain digits, rounded half-even to ``places`` where these are given; nothing for None."""
+    """Return plain digits, rounded half-even to ``places`` if given; an empty text for None."""
     if value is None:
         return ""
     if places is not None and -value.as_tuple().exponent > places:  # type: ignore[operator]
@@ -69,13 +69,13 @@ def number(value: Decimal | None, places: int | None = None) -> str:
 
 
 def moment(value: datetime) -> str:
-    """Return a time in UTC for a person, as fine as it is: ``2024-02-29 23:59``."""
+    """Return a time in UTC for people, with seconds only if it has any: ``2024-02-29 23:59``."""
     utc = value.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(" ", "auto" if utc.second or utc.microsecond else "minutes")
 
 
 def clock_time(value: datetime | None) -> str:
-    """Return a time of the store's own in UTC, to the second."""
+    """Return a time that the store set, e.g. created_at, in UTC, to the second."""
     return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 

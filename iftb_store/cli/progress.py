@@ -1,4 +1,4 @@
-"""How far a long command is: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of a long command: on a terminal a bar with rate and time left, otherwise a plain line every 10 seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OFTEN = 10.0
 
 
 class Progress:
-    """Shows on stderr how far a command is; nothing at all where it is quiet."""
+    """Shows the progress of a command on stderr; shows nothing if ``quiet``."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         screen = console(stderr=True)
@@ -31,7 +31,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, unit: str = "rows") -> Iterator[Callable[[int, int | None], None]]:
-        """Show one step while it lasts; what is yielded is told (how many units are done, of how many or None)."""
+        """Show one step while it runs; yield a progress callback that takes (units done, units in all or None)."""
         task = self._bars.add_task(printable(name), total=None, unit=unit)
         said = monotonic()
 
@@ -53,7 +53,7 @@ class Progress:
 
 
 class _Amount(ProgressColumn):
-    """What is done, of how much, and how fast: ``120,000 of 2,000,000 rows, 410,000 rows/s``."""
+    """The amount done, the total and the speed: ``120,000 of 2,000,000 rows, 410,000 rows/s``."""
 
     def render(self, task: Task) -> Text:
         unit = task.fields["unit"]

@@ -1,4 +1,4 @@
-"""The commands that care for the schema: migrate and status."""
+"""The commands migrate and status: update the schema, and report the state of the database."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 
 _UNSTAMPED = (
-    "the tables carry no revision; if they are those of iftb-store they can be used, and `iftb-store migrate URL` adopts them"
+    "the tables have no revision; if iftb-store created them they can be used, and `iftb-store migrate URL` adds the revision"
 )
 
 
 def migrate(url: Url = None) -> None:
-    """Bring the schema to this version's revision.
+    """Create the tables, or update an older schema to the revision of this version.
 
-    Safe to run twice, and from several places at once: one works, the others wait for a while.
+    It is safe to run this twice, and from several processes at once: one migrates, the others wait for a limited time.
     """
     address = resolve_url(url)
     try:
         run(address, DatabaseManager.migrate, create=True)
     except (KeyboardInterrupt, Terminated):
         error_line(
-            "stopped; the schema is at the revision before or at the new one, never between; `iftb-store status` shows which, "
-            "and migrating again is safe"
+            "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
+            "migrating again is safe"
         )
         raise
     say(f"{shown(address)}: the schema is at revision {HEAD}")
 
 
 def status(url: Url = None, as_json: Json = False) -> None:
-    """Show whether the database answers, takes writes and has a schema that can be used; its tables and their rows.
+    """Show whether the database answers, accepts writes and has a usable schema, and count the rows of each table.
 
-    Nothing is left behind. The exit code is 0 where all is well and 1 where not.
+    The check leaves nothing in the database. The exit code is 0 if there is no problem, otherwise 1.
     """
     address = resolve_url(url)
     try:
@@ -49,7 +49,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
     except DBAPIError as error:
         found = unreachable(str(error.orig))
     except SchemaError as error:
-        # a file that is not there
+        # the file does not exist
         if not as_json:
             raise
         found = unreachable(str(error))
@@ -86,7 +86,7 @@ def _show(address: str, found: Health) -> None:
         say()
         table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
     if state is not None and state.policies:
-        say(f"{', '.join(state.policies)}: row-level security; the counts are of the rows that this role is shown")
+        say(f"{', '.join(state.policies)}: row-level security; the counts include only the rows that this role can see")
     for problem in found.problems:
         error_line(problem)
     for warning in found.warnings:

@@ -1,4 +1,4 @@
-"""Which database a command works on: a literal URL, env:NAME, or the settings."""
+"""The database that a command works on: from a literal URL, env:NAME, or the settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.url import parse_url, shown_url
 from iftb_store.values.display import in_one_line
 
-URL_HELP = "A database URL, or env:NAME; IFTB_STORE_URL or the DB_ variables where there is none."
+URL_HELP = "Database URL, or env:NAME (default: IFTB_STORE_URL, or the DB_ variables)."
 
 T = TypeVar("T")
 
@@ -25,19 +25,19 @@ _FILE_ENGINES = ("sqlite", "duckdb")
 
 
 class Terminated(BaseException):
-    """SIGTERM came; what was under way is rolled back, and the database is closed."""
+    """SIGTERM was received; the open transaction was rolled back and the database closed."""
 
 
 def is_url(word: str) -> bool:
-    """Tell a URL, or env:NAME, from a file or a symbol."""
+    """Return whether an argument is a URL or env:NAME, rather than a file or a symbol."""
     return "://" in word or word.startswith(ENVIRONMENT)
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
-    """Return the URL that leads a command's arguments, or None, and the rest.
+    """Split a command's arguments into the URL in front, or None, and the rest.
 
-    The URL may be left out, so what the parser took for it may be a file or a symbol: a URL has :// in it or begins with
-    env:, and they do not.
+    The URL may be left out, so the parser's first argument may be a file or a symbol. A URL contains :// or starts with
+    env:; files and symbols do not.
     """
     given = [word for word in words if word is not None]
     if given and is_url(given[0]):
@@ -49,29 +49,29 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
     """Return (URL or None, (symbol, timeframe)).
 
     Raises:
-        InvalidValueError: there are fewer or more arguments than these.
+        InvalidValueError: the number of arguments is wrong.
     """
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
-            f"[URL] SYMBOL TIMEFRAME are wanted, such as BTCUSDT 1m; given: {in_one_line(' '.join(rest)) or 'neither'}"
+            f"SYMBOL and TIMEFRAME are required, e.g. BTCUSDT 1m; given: {in_one_line(' '.join(rest)) or 'neither'}"
         )
     return url, (rest[0], rest[1])
 
 
 def shown(url: str | None) -> str:
-    """Return the URL that the user means for people, its password hidden."""
+    """Return the URL as text for people, with the password hidden."""
     return shown_url(parse_url(resolve_url(url)))
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
-    """Connect to what the user means, do the work in an event loop of its own, disconnect.
+    """Connect to the database, do the work in a new event loop, disconnect.
 
-    Work that is done is not denied: a stop that comes later ends the wait for connections to close, and no more.
+    If Ctrl-C or SIGTERM comes after the work is done, it only ends the wait for connections to close; the result is returned.
 
     Raises:
-        Terminated: SIGTERM came; the work was cancelled first, as Ctrl-C does it.
-        SchemaError: the database is a file that is not there, and the command is not one to ``create`` it.
+        Terminated: SIGTERM was received, and the work was cancelled, as with Ctrl-C.
+        SchemaError: the database file does not exist, and ``create`` is False.
     """
     address = url if isinstance(url, URL) else resolve_url(url)
     manager = DatabaseManager(address)
@@ -102,7 +102,7 @@ def _cancelled_by_sigterm() -> Iterator[None]:
         if task is not None:
             task.cancel()
 
-    # Windows has no such handlers, and other threads than the first take none
+    # Windows has no signal handlers, and they work only in the main thread
     with suppress(NotImplementedError, RuntimeError, ValueError):
         loop.add_signal_handler(signal.SIGTERM, cancel)
     try:
@@ -117,12 +117,12 @@ def _cancelled_by_sigterm() -> Iterator[None]:
 
 
 def require_file(address: str | URL) -> None:
-    """Refuse a URL of a file that is not there.
+    """Check that the database file of a URL exists.
 
     Raises:
-        SchemaError: the message names the command that creates it.
+        SchemaError: it does not exist; the message names the command that creates it.
     """
-    # opening it would leave an empty file behind, which hides that the name was mistyped
+    # opening it would create an empty file, which hides a mistyped name
     url = parse_url(address)
     if (
         url.get_backend_name() in _FILE_ENGINES

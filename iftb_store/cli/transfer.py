@@ -1,4 +1,4 @@
-"""The commands that work on two databases: copy and verify."""
+"""The commands copy and verify, which work on two databases."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Source = Annotated[str, typer.Argument(metavar="SRC", help="The database to read: its URL, or env:NAME.")]
-Destination = Annotated[str, typer.Argument(metavar="DST", help="The other database: its URL, or env:NAME.")]
+Source = Annotated[str, typer.Argument(metavar="SRC", help="Source database: URL, or env:NAME.")]
+Destination = Annotated[str, typer.Argument(metavar="DST", help="Destination database: URL, or env:NAME.")]
 Tables = Annotated[
     list[str] | None,
-    typer.Option("--table", help=f"Only this one of {', '.join(TABLES)}; repeatable.", autocompletion=one_of(TABLES)),
+    typer.Option("--table", help=f"Only this table: {', '.join(TABLES)}; repeatable.", autocompletion=one_of(TABLES)),
 ]
 Exchanges = Annotated[list[str] | None, typer.Option("--exchange", help="Only rows of this exchange; repeatable.")]
 Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Only rows of this symbol; repeatable.")]
 Timeframes = Annotated[
     list[str] | None,
-    typer.Option("--timeframe", help=f"Only bars of this one of {' '.join(TIMEFRAMES)}; repeatable.", autocompletion=timeframes),
+    typer.Option(
+        "--timeframe", help=f"Only bars of this timeframe: {' '.join(TIMEFRAMES)}; repeatable.", autocompletion=timeframes
+    ),
 ]
 Start = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Only rows from here on: a bar's timestamp, an entry_time, an event's created_at."),
+    typer.Option(metavar="TIME", help="Start of the time window, inclusive."),
 ]
-End = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows up to here, counted in.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors.")]
 
-# of each side: what a batch, an index of trades and a checkpoint need; more is cache
+# memory bounds for each database: enough for a batch, an index of trades and a checkpoint; more would only be cache
 _BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
-_NOTHING = "neither SRC nor DST has a row that was chosen by these options"
-#: Characters of a checksum, for people.
+_NOTHING = "neither SRC nor DST has a row that matches the options"
+#: How many characters of a checksum are shown to people.
 SHORT = 12
 
 
@@ -65,18 +67,21 @@ def copy(
     end: End = None,
     on_conflict: Annotated[
         Literal["source-wins", "refuse"],
-        typer.Option(help="What becomes of a row that DST has with other values: overwrite it, or write nothing at all."),
+        typer.Option(help="If a row in DST has other values: overwrite it, or fail and write nothing."),
     ] = "source-wins",
-    delete: Annotated[bool, typer.Option("--delete", help="Delete those of the chosen rows that only DST has.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, or refused, and write nothing.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete rows that only DST has, within the selection.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done or refused; write nothing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Copy what SRC has and DST has not, or has with other values; prove the copy.
+    """Copy the rows of SRC that are missing or different in DST, then verify the copy.
 
-    SRC is read in one state. Days, and ranges of ids, of equal checksums are not moved, so a second copy is quick; one that was
-    broken off goes on. Ids and created_at are kept. A row of SRC with an id that another row has in DST is refused before
-    anything is written. Tables are created where DST has none. TIME is ISO 8601, in UTC unless it says otherwise.
+    SRC is read from a snapshot. Days (of bars) and ranges of ids with equal checksums are skipped, so a second copy is quick
+    and an interrupted copy resumes when run again. Ids and created_at are kept. If an id of SRC belongs to another row in
+    DST, the copy fails before it writes anything. Missing tables are created in DST.
+
+    --start and --end apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of events.
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
     require_arrow()
     from iftb_store.transfer.copy import Copied, Copy, prepare
@@ -87,7 +92,7 @@ def copy(
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
         if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
-            say(f"{shown(destination)}: the tables are created")
+            say(f"{shown(destination)}: created the tables")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
         under_way.append(copying)
         return await copying.run(dry=dry_run)
@@ -97,8 +102,8 @@ def copy(
     except (KeyboardInterrupt, Terminated):
         moved = counted(under_way[0].moved if under_way else 0, "row")
         error_line(
-            f"stopped with {moved} moved, which stay; so does a batch whose COMMIT was under way, if it went through; "
-            "running the same command again goes on from there"
+            f"stopped with {moved} copied, which stay, and perhaps one more batch, whose COMMIT was in progress; "
+            "run the same command again to resume"
         )
         raise
     if as_json:
@@ -121,10 +126,13 @@ def verify(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare what SRC and DST have, by counts and checksums of the values; name the first rows that differ.
+    """Compare the rows of SRC and DST by counts and checksums of their values, and report the first rows that differ.
 
-    Both are read in one state each, and neither is changed. The exit code is 0 where they are equal, and 1 where not or where
-    neither has a row of those chosen. TIME is ISO 8601, in UTC unless it says otherwise.
+    Each database is read from a snapshot, and neither is changed. The exit code is 0 if the rows are equal, and 1 if they
+    differ or if neither database has a row that matches the options.
+
+    --start and --end apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of events.
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
     require_arrow()
     from iftb_store.transfer.verify import verify as compare
@@ -159,7 +167,7 @@ def verify(
     if not equal:
         raise typer.Exit(1)
     if scope.chosen and not any(item.source.rows for item in found):
-        # a name that was mistyped must not pass for a proof
+        # a mistyped name must not look like a successful verification
         error_line(f"{_NOTHING}; nothing was compared")
         raise typer.Exit(1)
     if not (quiet or as_json):
@@ -180,11 +188,11 @@ def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
     ]
     table(["table", "series", *columns, "checksum", "equal"], rows, right=columns)
     moved = counted(sum(item.inserted + item.updated for item in done), "row")
-    say(f"{moved} to be moved; nothing was written" if dry else f"{moved} moved, and the copy is proved")
+    say(f"{moved} to be copied; nothing was written" if dry else f"{moved} copied, and the copy is verified")
     kept = sum(item.kept for item in done)
     if kept:
-        why = "as they came meanwhile" if delete else "and --delete deletes them"
-        say(f"{counted(kept, 'row')} only in DST; they stay, {why}")
+        why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
+        say(f"{counted(kept, 'row')} only in DST; {why}")
 
 
 def _verdict(item: Any) -> str:
@@ -199,7 +207,7 @@ def _difference(name: str, difference: Difference) -> str:
     row = format_key(difference.row)
     if difference.column is None:
         where = "SRC" if difference.source > difference.destination else "DST"
-        return f"{name} {row}: {'stands twice' if max(difference.source, difference.destination) > 1 else 'only'} in {where}"
+        return f"{name} {row}: {'duplicate' if max(difference.source, difference.destination) > 1 else 'only'} in {where}"
     values = f"{format_value(difference.source)} in SRC and {format_value(difference.destination)} in DST"
     return f"{name} {row}: {difference.column} is {values}"
 
@@ -217,7 +225,7 @@ def _run_both(
     from iftb_store.transfer.plan import require_schema
 
     ours, theirs = resolve_url(source), resolve_url(destination)
-    # Arrow's own keeps what was freed
+    # Arrow's default pool keeps memory that was freed
     pa.set_memory_pool(pa.system_memory_pool())
     other = DatabaseManager(frugal(theirs))
 
@@ -233,9 +241,9 @@ def _run_both(
 
 
 def frugal(address: str | URL) -> URL:
-    """Return the URL with bounds to what the engine keeps in this process's memory, where it has none.
+    """Return the URL with limits on the engine's memory in this process, if the URL sets none.
 
-    DuckDB's own bound is most of the machine's memory, SQLite's cache is for each connection.
+    By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.
     """
     url = parse_url(address)
     bounds = _BOUNDS.get(url.get_backend_name(), {})

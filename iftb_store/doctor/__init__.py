@@ -1,4 +1,4 @@
-"""Examines a database and changes nothing: what is wrong with its rows, its ids and its schema, and what mends each."""
+"""Finds problems in the rows, ids and schema of a database, and how to fix each; changes nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["Finding", "Severity", "examine"]
 
 
 async def examine(db: ConnectedStore) -> list[Finding]:
-    """Look for what is wrong with the rows, the ids and the schema; change nothing.
+    """Check the rows, the ids and the schema, and report the problems; change nothing.
 
-    The rows are examined in a snapshot, in the engine, without a limit to the time of a statement: every table is read a few
-    times. A finding names the first few rows and how to fix them.
+    The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A
+    finding names the first few rows and how to fix them.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
 
     Returns:
-        The findings, worst first; none if all is well.
+        The findings, worst first; empty if there are no problems.
 
     Raises:
         InvalidValueError: db is no connected store.
         NotConnectedError: before connect().
-        Unsupported: the backend declares no MIGRATIONS, or its SQL is not known here.
+        Unsupported: the backend does not declare MIGRATIONS, or the doctor does not support its engine.
     """
     check_store(db, "db")
     migrations = db.ability(SupportsMigrations)

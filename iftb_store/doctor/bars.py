@@ -22,10 +22,10 @@ MOST_SERIES = 100
 _US = 1_000_000
 _KEYS = ", ".join(SERIES)
 _DELETE = "DELETE FROM ohlcv"
-_AGAIN = "delete these bars, and import them again from where they are right"
+_AGAIN = "delete these bars, and import them again from a correct source"
 _OFF_GRID = (
     "the bars of a timeframe begin at multiples of its length in UTC, weeks on Monday, months on the first; "
-    f"{_AGAIN}, or, where the whole series is shifted, correct its time zone"
+    f"{_AGAIN}, or, if the whole series is shifted, correct its time zone"
 )
 
 
@@ -53,15 +53,15 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
     return (
         Check("off the grid", "warning", BARS, "", grid, _OFF_GRID, _DELETE),
         Check("high below low", "error", BARS, "", "high < low", _AGAIN, _DELETE),
-        Check("open or close beyond", "warning", BARS, "", beyond, f"they lie between low and high; {_AGAIN}", _DELETE),
-        Check("negative volume", "error", BARS, "", negative_volume, f"nothing traded is below zero; {_AGAIN}", _DELETE),
+        Check("open or close beyond", "warning", BARS, "", beyond, f"they must be between low and high; {_AGAIN}", _DELETE),
+        Check("negative volume", "error", BARS, "", negative_volume, f"traded amounts cannot be negative; {_AGAIN}", _DELETE),
         Check(
             "negative price",
             "note",
             BARS,
             "",
             negative_price,
-            f"rare, but crude oil had it in April 2020; where it is wrong, {_AGAIN}",
+            f"rare, but crude oil had such prices in April 2020; if they are wrong, {_AGAIN}",
             _DELETE,
         ),
     )
@@ -78,7 +78,7 @@ def _single(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
         for check, count in zip(_checks(engine, off_grid(engine, series.timeframe)), found_here, strict=True):
             if count:
                 yield found(conn, engine, check, count, only=sound, series=series)
-    yield from _more_series(more, "odd bars are")
+    yield from _more_series(more, "there are invalid bars")
 
 
 def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
@@ -109,7 +109,7 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
             yield found(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
         if holes:
             yield _holes(series, holes, missing)
-    yield from _more_series(more, "duplicates or holes are")
+    yield from _more_series(more, "there are duplicates or gaps")
 
 
 def _duplicates(engine: Engine) -> Check:
@@ -119,7 +119,7 @@ def _duplicates(engine: Engine) -> Check:
         BARS,
         "",
         not_first(engine, BARS, "timestamp", HERE),
-        "of each the oldest, with the smallest id, is kept; where the newest is right, write it by upsert_many after that",
+        "the oldest row of each, with the smallest id, is kept; if the newest is correct, write it with upsert_many afterwards",
         _DELETE,
     )
 
@@ -131,7 +131,7 @@ def _holes(series: SeriesRows, holes: int, missing: int) -> Finding:
         # or it would be taken for an option
         command = f"iftb-store gaps --exchange {exchange} -- URL {symbol} {timeframe}"
     verb = "bar is" if missing == 1 else "bars are"
-    remedy = f"{missing:,} {verb} missing; `{command}` shows where, `iftb-store import` fills them"
+    remedy = f"{missing:,} {verb} missing; `{command}` lists them, `iftb-store import` fills them"
     return Finding("holes", "note", BARS.name, series.shown, (), holes, remedy)
 
 
@@ -161,5 +161,5 @@ def _by_series(
 
 def _more_series(more: int, what: str) -> Iterator[Finding]:
     if more:
-        remedy = f"{what} in so many more series than the {MOST_SERIES} that are told of; mend these, and look again"
+        remedy = f"{what} in so many more series than the {MOST_SERIES} that are reported; fix these, and run the doctor again"
         yield Finding("more series", "note", BARS.name, "", (), more, remedy)

@@ -96,7 +96,7 @@ def found(
         conjunction(series.shown if series else "", check.where, by=" "),
         first_rows(conn, engine, check.table, where, values, is_series=series is not None),
         count,
-        f"{check.remedy}; first mend what cannot be read, and look again" if waits else check.remedy,
+        f"{check.remedy}; first fix the values that cannot be read, and run the doctor again" if waits else check.remedy,
         statements,
     )
 

@@ -15,18 +15,18 @@ SHOWN_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found.
+    """One problem that the doctor found.
 
     Attributes:
-        kind: what it is, in two or three words, such as "duplicate bars".
-        severity: an error gives wrong answers or failing calls; a warning contradicts itself or can become an error; a
-            note is worth knowing and needs nothing to be done.
-        table: where.
+        kind: the problem in two or three words, e.g. "duplicate bars".
+        severity: an error causes wrong results or failing calls; a warning is a contradiction or can become an error; a
+            note is for information and needs no action.
+        table: the table's name.
         where: a series of bars (exchange, symbol, timeframe), a column, a constraint …; empty for the whole table.
         rows: the first few rows, at most `SHOWN_ROWS`: the times of bars (UTC), the ids of others.
-        count: how many rows (of holes, sequences and the schema: how many of these) there are.
+        count: the number of rows (for gaps, sequences and the schema, the number of these).
         remedy: what to do, as a sentence.
-        statements: SQL that mends it, to be run as it is, in this order; empty where no statement can.
+        statements: SQL that fixes it, to be run unchanged in this order; empty if no statement can.
     """
 
     kind: str

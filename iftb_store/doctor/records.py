@@ -12,7 +12,9 @@ from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
 
 _IS_CLOSED = "action IN ('close', 'liquidated')"
-_UPDATE_TRADE = "await TradeRepository(db).update(ID, exit_price=…, exit_time=…, realized_pnl=…) with what the exchange tells"
+_UPDATE_TRADE = (
+    "await TradeRepository(db).update(ID, exit_price=…, exit_time=…, realized_pnl=…) with the values from the exchange"
+)
 
 
 def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
@@ -36,7 +38,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "exit_price, realized_pnl",
             f"{_IS_CLOSED} AND (exit_price IS NULL OR realized_pnl IS NULL)",
-            f"statistics leave out what has no realized_pnl; {_UPDATE_TRADE}",
+            f"statistics ignore trades without realized_pnl; {_UPDATE_TRADE}",
         ),
         Check(
             "closed without exit",
@@ -44,7 +46,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "exit_time",
             f"{_IS_CLOSED} AND exit_price IS NOT NULL AND realized_pnl IS NOT NULL AND exit_time IS NULL",
-            "statistics count it at its last update, which can become its exit_time",
+            "statistics use the time of its last update, which can be set as its exit_time",
             "UPDATE trades SET exit_time = updated_at",
         ),
         Check(
@@ -53,7 +55,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "exit_time",
             "exit_time < entry_time",
-            "one of the two times is wrong; set it right: await TradeRepository(db).update(ID, exit_time=…)",
+            "one of the two times is wrong; correct it: await TradeRepository(db).update(ID, exit_time=…)",
         ),
         Check(
             "open with an exit",
@@ -61,7 +63,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "action",
             "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NOT NULL",
-            "it has exit_price and realized_pnl, and statistics count it: it is closed",
+            "it has exit_price and realized_pnl, and statistics include it, so it is closed",
             "UPDATE trades SET action = 'close'",
         ),
         Check(
@@ -70,7 +72,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "realized_pnl",
             "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NULL",
-            "statistics count it as closed; where it is still open it has realized nothing",
+            "statistics include it as closed; if it is still open, it has no realized_pnl",
             "UPDATE trades SET realized_pnl = NULL",
         ),
         Check(
@@ -79,7 +81,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "",
             f"action = 'open' AND EXISTS (SELECT 1 FROM positions) AND NOT EXISTS ({its_position})",
-            f"where it is closed, {_UPDATE_TRADE} and action='close'; where not, await PositionRepository(db).update_position(…)",
+            f"if it is closed, {_UPDATE_TRADE} and action='close'; if not, await PositionRepository(db).update_position(…)",
         ),
         Check(
             "position without its trade",
@@ -87,7 +89,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             POSITIONS,
             "trade_id",
             f"trade_id IS NOT NULL AND NOT EXISTS ({trade_of_position})",
-            "no trade has this trade_id; where none is to be restored, let the position name none",
+            "no trade has this trade_id; restore the trade, or clear the trade_id of the position",
             "UPDATE positions SET trade_id = NULL",
         ),
         Check(
@@ -96,7 +98,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             POSITIONS,
             "status",
             f"status = 'open' AND EXISTS ({trade_of_position} AND trades.{_IS_CLOSED})",
-            "where the exchange holds it no more, it is closed",
+            "if the exchange no longer has the position, close it",
             "UPDATE positions SET status = 'closed'",
         ),
         Check(
@@ -105,7 +107,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             EVENTS,
             "trade_id",
             f"trade_id IS NOT NULL AND NOT EXISTS ({trade_of_event})",
-            "a log may name what is gone; to let it name none",
+            "a log may refer to deleted rows; this statement clears the reference",
             "UPDATE system_events SET trade_id = NULL",
         ),
         Check(
@@ -114,15 +116,15 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             EVENTS,
             "position_id",
             "position_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM positions WHERE positions.id = system_events.position_id)",
-            "a log may name what is gone; to let it name none",
+            "a log may refer to deleted rows; this statement clears the reference",
             "UPDATE system_events SET position_id = NULL",
         ),
     )
 
 
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield the keys of which none stands twice, where that holds, and the check that finds the later rows."""
-    keep = "of each the oldest, with the smallest id, {}; look first which is right"
+    """Yield each unique key, the condition under which it is unique, and the check that finds its duplicates."""
+    keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
     for table, key, which, kind, remedy, mend in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
         (
@@ -141,12 +143,12 @@ def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
             "id",
             which,
             Check(
-                "ids that stand twice",
+                "duplicate ids",
                 "error",
                 table,
                 "id",
                 not_first(engine, table, "id", which),
-                "of each id one row keeps it, the others get new ones",
+                "one row keeps each id, the others get new ids",
                 f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}",
                 (engine.set_sequence.format(table.name),) if engine.set_sequence else (),
             ),
@@ -192,7 +194,7 @@ def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
             "id",
             (),
             len(unseen),
-            "this role may not look at the sequences of the ids; run the doctor once more as the owner of the tables",
+            "this role may not read the sequences of the ids; run the doctor again as the owner of the tables",
         )
 
 
@@ -202,12 +204,14 @@ def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Fi
         WHERE id > earlier + 1 ORDER BY id LIMIT {SHOWN_ROWS}"""
     ranges = tuple(str(first) if first == last else f"{first}-{last}" for first, last in conn.execute(text(sql)))
     if engine.leaves_gaps:
-        why = "a transaction that was rolled back leaves such a gap, as rows that were deleted do; nothing is to be done"
+        why = "a rolled-back transaction or deleted rows leave such a gap; nothing needs to be done"
     elif table is EVENTS:
-        why = "events were deleted, or copied from an engine that leaves gaps; nothing is to be done"
+        why = "events were deleted, or copied from an engine that leaves gaps; nothing needs to be done"
     else:
-        # nobody can tell which of the two, and nothing would ever mend the second
-        why = "ids rise by one here: rows were deleted, or copied from an engine that leaves gaps; look for them in a backup"
+        # the two causes cannot be distinguished, and the second cannot be fixed
+        why = (
+            "rows were deleted, or copied from an engine that leaves gaps, as this engine leaves none; look for them in a backup"
+        )
     return Finding("missing ids", "note", table.name, "id", ranges, missing, why)
 
 
@@ -219,6 +223,6 @@ def _behind(engine: Engine, table: Table, last: int) -> Finding:
         "id",
         (str(last),),
         1,
-        "the next rows would get ids that are taken, and be refused or stand twice; move the sequence past the largest",
+        "new rows would get ids that are in use, and be refused or become duplicates; move the sequence past the largest id",
         (engine.set_sequence.format(table.name),),
     )

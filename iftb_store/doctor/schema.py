@@ -32,7 +32,7 @@ _MATTERS = (
     "index uq",
 )
 _SHOWN = 5
-_AFTER = "mend what is found in the rows first, or they stand in the way"
+_AFTER = "fix the problems in the rows first, or this fix fails"
 
 
 def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bool]:
@@ -44,7 +44,7 @@ def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bo
     except SchemaError as error:
         return [_revision("error", str(error))], False
     if state == "unstamped":
-        found = [_revision("warning", "the tables carry no revision; `iftb-store migrate URL` adopts them where they are ours")]
+        found = [_revision("warning", "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them")]
     elif state != "current":
         return [_revision("error", *advice(state))], False
     else:
@@ -73,7 +73,7 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
 
     differences, complete = differences_seen(conn)
     if not complete:
-        remedy = "this role may not create temporary tables, so only names were compared; the owner sees the definitions too"
+        remedy = "this role may not create temporary tables, so only names were compared; run the doctor as the owner"
         found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))
     # what is not one of ours is its maker's
     yield from (difference for difference in differences if difference.expected is not None)
@@ -89,21 +89,21 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
                     f"index {index}",
                     (),
                     1,
-                    f"a CREATE INDEX CONCURRENTLY that failed leaves it, and no query uses it; {_AFTER}",
+                    f"a failed CREATE INDEX CONCURRENTLY left it, and no query uses it; {_AFTER}",
                     (f"REINDEX INDEX CONCURRENTLY {quoted(index)}",),
                 )
             )
     if engine.creators:
         for schema, role in conn.execute(text(engine.creators)):
             remedy = (
-                f"{role} may create functions and operators in the schema {schema}, which PostgreSQL calls instead of its own "
-                "where their types fit better, with the rights of whoever runs a statement"
+                f"{role} may create functions and operators in the schema {schema}, which PostgreSQL calls instead of built-in "
+                "ones if their types fit better, with the rights of the role that runs a statement"
             )
             statement = f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"
             found.append(Finding("schema of others", "warning", "", f"schema {schema}", (), 1, remedy, (statement,)))
     if engine.unlogged:
         for (table,) in conn.execute(text(engine.unlogged)):
-            remedy = "a crash of the server empties an unlogged table, and no replica has its rows"
+            remedy = "a crash of the server empties an unlogged table, and replicas do not have its rows"
             found.append(
                 Finding("unlogged table", "error", table, "", (), 1, remedy, (f"ALTER TABLE {quoted(table)} SET LOGGED",))
             )
@@ -117,7 +117,7 @@ def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Findi
         here, made_here = list(of_table), [(index, sql) for name, index, sql in made if name == table]
         if conn.dialect.name != "postgresql" and any(map(_wants_new_table, here)):
             told = "; ".join(map(str, here[:_SHOWN])) + (f"; and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
-            remedy = f"{told}; {_AFTER}; the old table stays as {table}_before: drop it once all is well"
+            remedy = f"{told}; {_AFTER}; the old table remains as {table}_before; drop it when everything works"
             yield _finding(here[0], len(here), remedy, list(_rebuilt(table, made_here)))
             continue
         for difference in here:

@@ -224,7 +224,7 @@ def find_engine(conn: Connection) -> Engine:
         return _ENGINES[conn.dialect.name]
     except KeyError:
         raise Unsupported(
-            f"the doctor knows {', '.join(_ENGINES)}, not {conn.dialect.name}; status and gaps work on every engine"
+            f"the doctor supports {', '.join(_ENGINES)}, not {conn.dialect.name}; status and gaps work on every engine"
         ) from None
 
 

@@ -16,7 +16,7 @@ from iftb_store.values.checks import LONGEST_NAME
 BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
 
 _KINDS = {
-    ColumnKind.DECIMAL: ("decimal", "a decimal of 20 digits before and 18 after the point"),
+    ColumnKind.DECIMAL: ("decimal", "a decimal with at most 20 digits before and 18 after the point"),
     ColumnKind.TIME: ("time", "a time of the years 1 to 9999"),
     ColumnKind.JSON: ("json", "a JSON object"),
     ColumnKind.INTEGER: ("integer", "a whole number"),
@@ -87,7 +87,7 @@ def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, s
 def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
     condition, name = f"{column.name} IS NULL", column.name
     if column.server_default is not None:
-        remedy = f"{name} must not be NULL; the present time is what a new row would have"
+        remedy = f"{name} must not be NULL; set the current time, as for a new row"
         return Check("missing value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = {engine.now}")
     return _wrong("missing value", table, column, condition, f"{name} must not be NULL")
 
@@ -95,14 +95,16 @@ def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
 def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: str) -> Iterator[Check]:
     name, (kind, wanted) = column.name, _kind(column)
     if kind == "decimal" and engine.plain_decimals:
-        remedy = "decimals stand here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
+        remedy = (
+            "decimals are stored here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
+        )
         for is_plain, mended in engine.plain_decimals:
             mend = f"UPDATE {table.name} SET {name} = {mended.format(name)}"
             yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, mend)
             condition = f"{condition} AND NOT {is_plain.format(name)}"
     why = f"{name} cannot be read as {wanted}"
     if column.nullable:
-        remedy = f"{why}; set what it should be, or nothing"
+        remedy = f"{why}; set the correct value, or NULL"
         yield Check("unreadable value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = NULL")
     else:
         yield _wrong("unreadable value", table, column, condition, why)
@@ -112,5 +114,5 @@ def _wrong(kind: str, table: Table, column: Column[Any], condition: str, why: st
     if table is BARS:
         remedy = f"{why}; delete these bars and import them again"
         return Check(kind, "error", table, column.name, condition, remedy, f"DELETE FROM {table.name}")
-    remedy = f"{why}; set what it should be: UPDATE {table.name} SET {column.name} = … WHERE id = …"
+    remedy = f"{why}; set the correct value: UPDATE {table.name} SET {column.name} = … WHERE id = …"
     return Check(kind, "error", table, column.name, condition, remedy)

@@ -86,12 +86,12 @@ def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
             meant = plain.get("", [])
         if len(meant) > 1:
             both = " and ".join(shown(name) for name in meant[:2])
-            raise InvalidValueError(f"{both} may both be its {column}; say which, as in --map {column}={meant[0]}")
+            raise InvalidValueError(f"{both} could both be the {column}; select one, e.g. --map {column}={meant[0]}")
         if meant:
             found[column] = meant[0]
         elif column not in OPTIONAL:
             raise InvalidValueError(
-                f"has no column {column}; name it, as in --map {column}=NAME; its columns are {_listed(names)}"
+                f"has no column {column}; name the column with --map {column}=NAME; its columns are {_listed(names)}"
             )
     return found
 
@@ -117,8 +117,8 @@ class Candles:
     def notes(self) -> list[str]:
         """What a person should know of how the file was taken."""
         return [
-            *(["floats taken as their shortest decimals"] if self._floats else []),
-            *([f"{self._without_volume:,} without a volume, taken as 0"] if self._without_volume else []),
+            *(["floats stored as their shortest decimals"] if self._floats else []),
+            *([f"{self._without_volume:,} without a volume, stored with volume 0"] if self._without_volume else []),
         ]
 
     def bars(self, given: pa.Table) -> pa.Table:
@@ -133,8 +133,8 @@ class Candles:
             if pa.types.is_floating(column.type) and ours != "timestamp":
                 if not self._may_be_floats:
                     raise InvalidValueError(
-                        f"its column {shown(self._columns[ours])} holds floats, which no decimal was written as; "
-                        "--decimals from-float takes the shortest decimal that gives each"
+                        f"its column {shown(self._columns[ours])} holds floats, which are not exact decimals; "
+                        "use --decimals from-float to store the shortest decimal of each"
                     )
                 self._floats = True
         taken["timestamp"] = self._times(taken["timestamp"])
@@ -160,7 +160,7 @@ class Candles:
                 raise InvalidValueError(f"its column {name} holds {shown(value)}, which contradicts {wanted}")
             if self._seen.setdefault(name, value) != value:
                 raise InvalidValueError(
-                    f"--{name} {wanted} would mix {shown(self._seen[name])} and {shown(value)} into one series"
+                    f"--{name} {wanted} would merge {shown(self._seen[name])} and {shown(value)} into one series"
                 )
 
     def _times(self, column: Any) -> Any:
@@ -173,7 +173,7 @@ class Candles:
         if pa.types.is_integer(kind):
             return self._epochs(column.cast(pa.string()))
         if not _is_text(kind):
-            raise InvalidValueError(f"the times in {shown(self._columns['timestamp'])} are {kind}, no times")
+            raise InvalidValueError(f"the times in {shown(self._columns['timestamp'])} are of the type {kind}, not times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         whole = pc.match_substring_regex(text, _WHOLE)
         # what follows a first one that is whole is refused where it is not
@@ -203,7 +203,11 @@ class Candles:
             raise RowError(0, len(text), "", why)
         if self._unit is None or pc.any(wrong).as_py():
             index = pc.index(wrong, True).as_py() if self._unit else 0
-            said = f"no {self._unit} since 1970, as the first is" if self._unit else "no s, ms, us or ns since 1970"
+            said = (
+                f"not a number of {self._unit} since 1970, as in the first row"
+                if self._unit
+                else "not a number of s, ms, us or ns since 1970"
+            )
             raise RowError(index, len(text), "", f"time {shown(text[index].as_py())} is {said}")
         return text.cast(pa.int64()).cast(_EPOCHS[self._unit])
 
@@ -216,7 +220,7 @@ class Candles:
         times = column.cast(pa.timestamp("us"), safe=False)
         finer = pc.not_equal(times.cast(column.type, safe=False), column)
         if pc.any(finer).as_py():
-            why = "timestamp is finer than the microseconds that are kept; round it first"
+            why = "timestamp is more precise than microseconds; round it first"
             raise RowError(pc.index(finer, True).as_py(), len(column), "", why)
         for index, moment in enumerate(times.to_pylist()):
             if moment is None:
@@ -241,11 +245,11 @@ def _check_clock(local: datetime, zone: ZoneInfo, index: int, rows: int, *, told
     there = local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None)
     shown_time = local.replace(tzinfo=None).isoformat(" ")
     if not there:
-        raise RowError(index, rows, "", f"time {shown_time} was skipped in {zone.key}, where clocks were set forward")
+        raise RowError(index, rows, "", f"time {shown_time} does not exist in {zone.key}, as clocks were set forward")
     if not told:
         raise RowError(
-            index, rows, "", f"time {shown_time} came twice in {zone.key}, where clocks were set back; "
-            "--fold earlier or --fold later says which is meant"
+            index, rows, "", f"time {shown_time} occurs twice in {zone.key}, as clocks were set back; "
+            "use --fold earlier or --fold later to select one"
         )  # fmt: skip
 
 
@@ -254,8 +258,8 @@ def _first_no_time(text: Any, wanted: pa.DataType) -> RowError:
         try:
             pa.scalar(value, pa.string()).cast(wanted)
         except pa.ArrowInvalid:
-            zone = "; the first ones name their zone" if wanted == TIME else ""
-            return RowError(index, len(text), "", f"time {shown(value)} is no time as 2024-02-29T23:59:00{zone}")
+            zone = "; the first times have an offset" if wanted == TIME else ""
+            return RowError(index, len(text), "", f"time {shown(value)} is not a time like 2024-02-29T23:59:00{zone}")
     return RowError(0, len(text), "", "its times cannot be read")
 
 
@@ -264,7 +268,7 @@ def _counts(column: Any) -> Any:
     bad = pc.invert(pc.match_substring_regex(text, r"^\d{1,18}$"))
     if pc.any(bad).as_py():
         index = pc.index(bad, True).as_py()
-        raise RowError(index, len(text), "", f"trades_count {shown(text[index].as_py())} is no whole number")
+        raise RowError(index, len(text), "", f"trades_count {shown(text[index].as_py())} is not a whole number")
     return text.cast(pa.int64())
 
 

@@ -57,8 +57,8 @@ def kind_of(path: Path) -> FileKind:
             return kind
     refused = {
         b"PARE": "an encrypted Parquet file; decrypt it first",
-        b"FEA1": "a Feather file of version 1, which is no longer read; pandas.read_feather and to_feather make it a new one",
-        b"SQLite format 3": "a database; `iftb-store copy` reads one",
+        b"FEA1": "a Feather file of version 1, which is not supported; convert it with pandas.read_feather and to_feather",
+        b"SQLite format 3": "a database; read it with `iftb-store copy`",
     }
     for magic, what in refused.items():
         if head.startswith(magic):
@@ -88,7 +88,7 @@ def header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
     line = stream.readline(_HEAD).removeprefix(_BOM)
     names, separator = _split(line)
     if not line.endswith(b"\n") or not names or len(names) > _MOST_COLUMNS or len(set(names)) < len(names):
-        raise DumpError(f"{path}, line 1: is no header that names at most {_MOST_COLUMNS:,} columns, each once")
+        raise DumpError(f"{path}, line 1: is not a header with at most {_MOST_COLUMNS:,} different column names")
     return names, separator
 
 
@@ -113,8 +113,8 @@ def series_of(path: Path, *, traded: bool = True) -> tuple[str | None, str | Non
         return None, None
     if traded and match["candles"] not in _TRADED:
         raise DumpError(
-            f"{path}: holds the {match['candles']} of a future, no candles of its trades; "
-            "--symbol stores them under a name of their own"
+            f"{path}: contains {match['candles']} of a future, not candles of its trades; "
+            "use --symbol to store them under another name"
         )
     return match["pair"].replace("_", "/", 1).replace("_", ":", 1), timeframe
 

@@ -22,8 +22,8 @@ pc: Any = pyarrow.compute
 _VALUES = [name for name in WRITTEN.names if name not in KEY]
 _US, _DAY = 1_000_000, 86_400
 _WHY = (
-    "holds another bar of {} than a row before; is there a column that tells two symbols apart (--map symbol=NAME), "
-    "or an hour that clocks showed twice?"
+    "has a different bar of {} than an earlier row; does another column name the symbol (--map symbol=NAME), "
+    "or were clocks set back in this hour?"
 )
 
 

@@ -1,4 +1,4 @@
-"""Writes one table of a store, or a part of it, to a file or a folder: in constant memory, from one state of the database."""
+"""Writes the rows of one table to a file or a folder, read from a snapshot, in constant memory."""
 
 from __future__ import annotations
 
@@ -46,41 +46,41 @@ async def export(
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Exported:
-    """Write the rows of one table: whole rows, ids and kept times included, in the order of its key.
+    """Write the rows of one table with all columns, including ids and times set by the store, in the order of its key.
 
-    All rows are of one state of the database. A file takes its name only once it is whole and on the disk; it is its
-    owner's alone. Decimals are exact in every format: decimal128(38, 18) in Parquet and Feather, plain digits in CSV, text in
-    JSON; times are UTC, in text ISO 8601 with microseconds.
+    All rows are read from one snapshot. The file appears under its name only when it is complete and on the disk; only its
+    owner can read it. Decimals are exact in every format: decimal128(38, 18) in Parquet and Feather, plain digits in CSV, text
+    in JSON; times are UTC, in text ISO 8601 with microseconds.
 
     Args:
         db: a connected manager whose schema is in place.
-        scope: one table, and of it the rows that are wanted.
-        target: the file, the folder where ``partitioned``, or a binary stream (CSV and JSON lines only).
-        format: parquet, feather, csv or jsonl; None for that of the file's suffix.
-        partitioned: write bars as a folder of Parquet files by exchange, symbol, timeframe and month.
-        overwrite: write over what is there.
+        scope: one table, and the selection of its rows.
+        target: the file, the folder if ``partitioned``, or a binary stream (only CSV and JSON lines).
+        format: parquet, feather, csv or jsonl; None for the format of the file's suffix.
+        partitioned: write bars to a folder of Parquet files by exchange, symbol, timeframe and month.
+        overwrite: replace an existing file or folder.
         progress: called after each batch with (rows written, rows in all).
 
     Raises:
-        InvalidValueError: the target is there already, or is a database, or options that do not go together; nothing is
+        InvalidValueError: the target already exists or is a database, or the options contradict each other; nothing is
             written.
-        OperationalError: another export to the target is under way; or rows of the table are hidden from this role, be they
-            chosen or not: a file that silently lacks some would be taken for the whole.
-        MissingDriverError: pyarrow is not installed; the message is the install line.
-        OSError: the file cannot be written; nothing of it is left.
+        OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
+            they are not selected: nobody could see that a file lacks some.
+        MissingDriverError: pyarrow is not installed; the message contains the install command.
+        OSError: the file cannot be written; nothing of it remains.
     """
     if len(scope.tables) != 1:
-        raise InvalidValueError("a file holds one table; name it")
+        raise InvalidValueError("a file contains one table; select one with --table")
     (table,) = scope.tables
     path = target if isinstance(target, Path) else None
     if partitioned:
         if table is not BARS or path is None or format not in (None, "parquet"):
-            raise InvalidValueError("only bars are partitioned, as a folder of Parquet files; leave --partitioned out")
+            raise InvalidValueError("only bars can be partitioned, and only as Parquet; leave --partitioned out")
         format = "parquet"
     else:
         format = format_of(path, format)
     if path is None and format not in TEXT_FORMATS:
-        raise InvalidValueError(f"{format} is not written to a stream; name a file, or take {' or '.join(TEXT_FORMATS)}")
+        raise InvalidValueError(f"{format} cannot be written to a stream; give a file, or use {' or '.join(TEXT_FORMATS)}")
     if path is not None:
         check_target(path, folder=partitioned, overwrite=overwrite)
     rows = 0

@@ -45,10 +45,10 @@ def format_of(path: Path | None, wanted: str | None) -> str:
             raise InvalidValueError(f"there is no format {shown(wanted)}; the formats are {', '.join(FORMATS)}")
         return wanted
     if path is None:
-        raise InvalidValueError(f"what is written to stdout needs --format, one of {', '.join(TEXT_FORMATS)}")
+        raise InvalidValueError(f"output to stdout needs --format, one of {', '.join(TEXT_FORMATS)}")
     found = format_by_suffix(path)
     if found is None:
         raise InvalidValueError(
-            f"{shown(str(path))} does not end in {', '.join(_SUFFIXES)}; name the format, one of {', '.join(FORMATS)}"
+            f"{shown(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
         )
     return found

@@ -136,7 +136,7 @@ class Source:
             told = json.loads(facts[PARTITION][:_LONGEST_PARTITION])
             return {name: name_text(told[name], name) for name in SERIES}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DumpError(f"{self.path}: is damaged: what it says of its series cannot be read") from error
+            raise DumpError(f"{self.path}: is damaged: the description of its series cannot be read") from error
 
     def _find_columns(self, reader: Reader) -> None:
         from iftb_store.files.candles import columns_of
@@ -153,7 +153,7 @@ class Source:
         for name in ("symbol", "timeframe"):
             if self.series[name] is None and name not in self.columns:
                 raise InvalidValueError(
-                    f"{self.path}: its name does not tell the {name} (as in BTC_USDT-5m.feather); give the {name}"
+                    f"{self.path}: its name does not contain the {name} (e.g. BTC_USDT-5m.feather); give the {name}"
                 )
         if self.series["timeframe"] is not None:
             check_timeframe(self.series["timeframe"])
@@ -179,25 +179,26 @@ async def import_file(
     progress: Progress | None = None,
     commit: Commit[ImportedFile] | None = None,
 ) -> ImportedFile:
-    """Store what a file holds in one transaction: all of it, or nothing; it is read batch by batch.
+    """Store all rows of a file in one transaction, or none; the file is read batch by batch.
 
-    Whole rows keep their ids and the times that the store keeps, and overwrite the rows of the same key. Candles overwrite the
-    bars of their keys, which keep theirs. A cancellation during the COMMIT waits for its end, some seconds at most.
+    Rows of an export keep their ids and the times set by the store, and overwrite the rows with the same key. Candles
+    overwrite the bars with the same key, which keep their ids and times. A cancellation during the COMMIT waits for its end,
+    for a few seconds at most.
 
     Args:
         db: a connected manager whose schema is in place.
         source: the file.
-        insert: refuse what is stored already instead of overwriting it.
-        new_ids: give whole rows ids and kept times of this store, as if the bot wrote them: bars, which are known by their
-            series and time, and trades, which are by their trade_id and must be the same where they are stored already.
+        insert: refuse rows that are already stored, instead of overwriting them.
+        new_ids: store the rows of an export under new ids and times, as if the bot wrote them: only bars, which are identified
+            by their series and time, and trades, which are identified by their trade_id and must be equal if already stored.
         progress: called after each batch with (bytes read, bytes in all).
-        commit: tells after a cancellation whether the file is stored.
+        commit: reports after a cancellation whether the file is stored.
 
     Raises:
         DumpError: the file is damaged, or a row cannot be stored; the message names the file and the row.
-        IntegrityError: with ``insert``, a row is stored already; an id belongs to another row of the store.
+        IntegrityError: with ``insert``, a row is already stored; or an id belongs to another row of the store.
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
-        InvalidValueError: ``new_ids`` for rows that nothing but their id is known by.
+        InvalidValueError: ``new_ids`` for rows that are identified only by their id.
     """
     commit = commit or Commit()
     return await finish_commit(_imported(db, source, insert, new_ids, progress, commit), commit)
@@ -215,8 +216,8 @@ async def _imported(
         return ImportedFile(done.path, BARS.name, done.bars, series, done.first, done.last, notes)
     if new_ids and source.table not in (None, BARS, TRADES):
         raise InvalidValueError(
-            f"{source.path}: rows of {source.table.name} are known by nothing but their id, "
-            "so they cannot come in under new ones; import it into an empty database"
+            f"{source.path}: rows of {source.table.name} are identified only by their id, "
+            "so they cannot be stored under new ids; import it into an empty database"
         )
     return await _stored(db, source, insert, new_ids, progress, commit)
 
@@ -226,9 +227,9 @@ def _dump(path: Path, hints: Hints) -> KlineDump:
         with path.open("rb") as stream:
             zipped = stream.read(4).startswith(b"PK")
         raise DumpError(
-            f"{path}: is a zip archive; name it .zip"
+            f"{path}: is a zip archive; rename it to .zip"
             if zipped
-            else f"{path}: is none of the files that are read: Parquet, Feather, CSV with a header, JSON, kline dumps"
+            else f"{path}: has no supported format; these are Parquet, Feather, CSV with a header, JSON and kline dumps"
         )
     return KlineDump(path, symbol=hints.symbol, timeframe=hints.timeframe, exchange=hints.exchange or "binance")
 
@@ -305,7 +306,7 @@ async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, 
         if source.table is BARS and not new_ids:
             await taken.refuse_shared_ids(session)
         if not taken.rows and source.table is None:
-            raise DumpError(f"{source.path}: holds no bars")
+            raise DumpError(f"{source.path}: contains no bars")
         return taken.result([*batches.notes, *(["ids kept"] if source.table is not None and not new_ids else [])])
 
 
@@ -395,7 +396,7 @@ async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, inser
             for row in batch.select(names).to_pylist():
                 number = row["id"]
                 if number in given and (insert or given[number] != row):
-                    raise integrity_error(f"the id {number} {'is stored already' if insert else 'belongs to another row'}")
+                    raise integrity_error(f"the id {number} {'is already stored' if insert else 'belongs to another row'}")
                 if number >= last:
                     return
 
@@ -445,7 +446,7 @@ class _Taken:
             series,  # type: ignore[arg-type]
             first,
             last,
-            (*notes, *([f"{self._repeated:,} more rows repeat bars of it"] if self._repeated else [])),
+            (*notes, *([f"{self._repeated:,} more rows are duplicates of its bars"] if self._repeated else [])),
         )
 
 

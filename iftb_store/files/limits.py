@@ -47,7 +47,7 @@ def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
     """
     ratio, floor = (_LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR) if texts else (_LARGEST_RATIO, _RATIO_FLOOR)
     if unpacked > max(floor, size * ratio):
-        raise ValueError(f"it unpacks to more than {ratio:,} times its size, as no real file does")
+        raise ValueError(f"it unpacks to more than {ratio:,} times its size, which no valid file does")
 
 
 def check_at_once(needed: int, part: str) -> None:
@@ -57,7 +57,9 @@ def check_at_once(needed: int, part: str) -> None:
         ValueError: the message names the part and the remedy.
     """
     if needed > MOST_AT_ONCE:
-        raise ValueError(f"a {part} of it takes {needed:,} bytes at once, the most is {MOST_AT_ONCE:,}; write it in smaller ones")
+        raise ValueError(
+            f"a {part} of it needs {needed:,} bytes at once, the maximum is {MOST_AT_ONCE:,}; write the file in smaller parts"
+        )
 
 
 def check_types(made: pa.Schema, columns: list[str]) -> int:
@@ -71,7 +73,7 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
         kind = made.field(name).type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not _is_plain(inner):
-            raise ValueError(f"the column {shown(name)} holds {shown(str(kind))[1:-1]}, which is never stored")
+            raise ValueError(f"the column {shown(name)} has the type {shown(str(kind))[1:-1]}, which is never stored")
         width += max(_NARROWEST, 0 if _is_text(kind) or pa.types.is_null(kind) else kind.bit_width // 8)
     return width
 
@@ -84,7 +86,7 @@ def check_views(batch: pa.RecordBatch) -> None:
     """
     for column in batch.columns:
         if pa.types.is_string_view(column.type) and (length := pc.sum(_lengths_in(column)).as_py() or 0) > _MOST_VIEWED:
-            raise ValueError(f"{batch.num_rows:,} of its rows hold {length:,} bytes of text, as those of no real file do")
+            raise ValueError(f"{batch.num_rows:,} of its rows contain {length:,} bytes of text, which no valid file does")
 
 
 class TextSplitter:
@@ -119,7 +121,7 @@ def _split(rows: pa.Table, lengths: list[int]) -> Generator[pa.Table]:
         yield rows
         return
     if (longest := max(lengths)) > LONGEST_TEXT:
-        raise ValueError(f"one of its rows holds {longest:,} bytes of text, the most is {LONGEST_TEXT:,}")
+        raise ValueError(f"one of its rows contains {longest:,} bytes of text, the maximum is {LONGEST_TEXT:,}")
     first = held = 0
     for index, length in enumerate(lengths):
         if held + length > _TEXT_AT_ONCE and index > first:

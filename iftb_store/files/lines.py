@@ -47,8 +47,8 @@ def _joined(lines: list[str]) -> bytes:
     # only then can one of them be too long
     if len(joined) > LONGEST_ROW and (longest := max(len(line.encode()) for line in lines)) > LONGEST_ROW:
         raise InvalidValueError(
-            f"a row makes a line of {longest:,} bytes; text formats take {LONGEST_ROW:,} at most, "
-            f"Parquet and Feather {LONGEST_TEXT:,}"
+            f"a row makes a line of {longest:,} bytes; the maximum is {LONGEST_ROW:,} in text formats, "
+            f"{LONGEST_TEXT:,} in Parquet and Feather"
         )
     return joined
 

@@ -31,19 +31,19 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
     """
     name = shown(str(path), 200)
     if not path.name or "\0" in str(path):
-        raise InvalidValueError(f"{name} is no name of a file")
+        raise InvalidValueError(f"{name} is not a file name")
     if (database := database_of(path)) is not None:
-        raise InvalidValueError(f"{name} is the name of a file of the database {shown(str(database), 200)}; give another name")
+        raise InvalidValueError(f"{name} belongs to the database {shown(str(database), 200)}; give another name")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not overwrite:
-        raise InvalidValueError(f"{name} is there already; give another name, or --overwrite")
+        raise InvalidValueError(f"{name} already exists; give another name, or use --overwrite")
     if folder and not _is_export(path):
-        raise InvalidValueError(f"{name} is no folder that an export made, so it is not overwritten; give another name")
+        raise InvalidValueError(f"{name} is not a folder of an export, so it is not overwritten; give another name")
     if not folder and not stat.S_ISREG(mode):
-        raise InvalidValueError(f"{name} is no regular file, so it is not overwritten; -o - writes to stdout")
+        raise InvalidValueError(f"{name} is not a regular file, so it is not overwritten; use -o - for stdout")
     if not folder and read_engine(path):
         raise InvalidValueError(f"{name} is a database, so it is not overwritten; give another name")
 
@@ -88,7 +88,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     partial, old = (path.with_name(path.name + suffix) for suffix in (PARTIAL, ".old"))
     for left in (partial, old):
         if left.exists() and not _is_export(left):
-            raise InvalidValueError(f"{shown(str(left), 200)} is in the way, and no export made it; move it away")
+            raise InvalidValueError(f"{shown(str(left), 200)} is in the way and was not created by an export; move it away")
     make_folder(partial)
     with nullcontext() if WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
         try:
@@ -125,9 +125,9 @@ def _claim(descriptor: int, partial: Path, path: Path) -> None:
     found = os.fstat(descriptor)
     is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
     if found.st_uid != os.geteuid() or not (is_file or is_folder):
-        raise InvalidValueError(f"{shown(str(partial), 200)} is in the way, and no export made it; move it away")
+        raise InvalidValueError(f"{shown(str(partial), 200)} is in the way and was not created by an export; move it away")
     if not try_lock(descriptor, partial):
-        raise operational_error(f"another export to {shown(str(path), 200)} is under way; wait for it")
+        raise operational_error(f"another export to {shown(str(path), 200)} is running; wait for it")
     if is_file:
         os.fchmod(descriptor, _OWNER_FILE)
 

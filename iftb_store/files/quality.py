@@ -15,7 +15,7 @@ from iftb_store.values.timeframes import MONTH, grid
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
 
-_ORDER = "are its values time, open, high, low, close, volume, in this order?"
+_ORDER = "are the columns time, open, high, low, close, volume, in this order?"
 
 
 class Oddities:
@@ -29,7 +29,7 @@ class Oddities:
         """What a person should know of them, for the doctor would tell of each."""
         return [
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
-            *([f"{self._beyond:,} whose open or close lie beyond low and high"] if self._beyond else []),
+            *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
         ]
 
     def take(self, rows: pa.Table, *, unnamed: bool) -> None:
@@ -45,7 +45,7 @@ class Oddities:
         beyond = pc.or_(pc.or_(outside[0], outside[1]), pc.or_(outside[2], outside[3]))
         count = pc.sum(beyond).as_py() or 0
         if unnamed and count * 2 > rows.num_rows:
-            why = f"open or close lie beyond low and high, as in {count:,} of {rows.num_rows:,} rows; {_ORDER}"
+            why = f"open or close is not between low and high, as in {count:,} of {rows.num_rows:,} rows; {_ORDER}"
             raise RowError(pc.index(beyond, True).as_py(), rows.num_rows, "", why)
         self._beyond += count
         times = rows["timestamp"]

@@ -53,7 +53,7 @@ def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
                 raise _refused(rows, low, f"{name} is below {1 if name == 'id' else 0}")
     late = pc.greater(rows["id"], GREATEST_ID)
     if pc.any(late).as_py():
-        raise _refused(rows, late, f"id lies past {GREATEST_ID}, where too few are left for the store's own rows")
+        raise _refused(rows, late, f"id is greater than {GREATEST_ID}, which would leave too few ids for new rows")
     rows = rows.cast(wanted)
     if table is BARS:
         _check_times(rows, "created_at")
@@ -83,7 +83,7 @@ def _typed(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
         ColumnKind.INTEGER: text or types.is_integer(column.type),
     }.get(kind, text)
     if not fits:
-        raise InvalidValueError(f"the column {name} holds {column.type}, no {kind.value}")
+        raise InvalidValueError(f"the column {name} has the type {column.type}, which is not a {kind.value}")
     if text:
         column = column.cast(pa.string())
     try:
@@ -105,10 +105,10 @@ def _first_wrong(column: Any, name: str, kind: ColumnKind, wanted: pa.DataType) 
             index, column = index + half, column.slice(half)
     value = shown(column[0].cast(pa.string()).as_py())
     more = {
-        ColumnKind.TIME: ", as 2024-02-29T23:59:00.000000Z",
-        ColumnKind.DECIMAL: " of 20 digits before and 18 after the point",
+        ColumnKind.TIME: ", e.g. 2024-02-29T23:59:00.000000Z",
+        ColumnKind.DECIMAL: " with at most 20 digits before and 18 after the point",
     }
-    return RowError(index, 0, "", f"{name} {value} is no {kind.value}{more.get(kind, '')}")
+    return RowError(index, 0, "", f"{name} {value} is not a {kind.value}{more.get(kind, '')}")
 
 
 def _check_times(rows: pa.Table, name: str) -> None:
@@ -141,7 +141,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
     for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
         if values in before:
             named = " ".join(map(str, values))
-            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {shown(named, 200)} stands there twice; leave one out")
+            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {shown(named, 200)} is a duplicate; leave one out")
         before.add(values)
 
 
@@ -154,7 +154,7 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
         except InvalidValueError:
             raise
         except ValueError as error:
-            raise InvalidValueError(f"{name} is no JSON object: {shown(str(error))}") from error
+            raise InvalidValueError(f"{name} is not a JSON object: {shown(str(error))}") from error
         except RecursionError as error:
             raise InvalidValueError(f"{name} is nested too deeply") from error
 
@@ -164,7 +164,7 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
 def _parsable(value: str, name: str) -> str:
     """Refuse a text whose objects and lists would fill the memory, before it is parsed."""
     if len(value) > LONGEST_ROW and _OBJECT * value.count("{") + _ITEM * (value.count(",") + value.count("[")) > _MOST_PARSED:
-        raise InvalidValueError(f"{name} is too much: its {len(value):,} characters hold more values than are stored")
+        raise InvalidValueError(f"{name} is too large: its {len(value):,} characters contain more values than can be stored")
     return value
 
 

@@ -44,13 +44,13 @@ class Spans:
         before, spans = self._spans.get(key, []), _spans_of(times, step)
         shared = _shared(before, spans, step)
         if shared and key in self._holes_forgotten:
-            raise InvalidValueError("its times have too many holes to be read in any order; sort its rows by time")
+            raise InvalidValueError("its times have too many gaps to be read in this order; sort its rows by time")
         merged = _merged([*before, *spans], step)
         self._count += len(merged) - len(before)
         self._spans[key] = merged
         if len(self._spans) > _MOST_KEYS:
             raise InvalidValueError(
-                f"it holds bars of more than {_MOST_KEYS:,} series, or off the grid of their timeframe; import it in parts"
+                f"it contains bars of more than {_MOST_KEYS:,} series, or off the grid of their timeframe; import it in parts"
             )
         if self._count > _MOST_SPANS:
             self._forget_holes()

@@ -16,7 +16,7 @@ from iftb_store.errors import TransientError, operational_error
 S = TypeVar("S")
 
 #: What a session says that was open too long for a disconnect to wait for it.
-DISCONNECTED = "the manager was disconnected while this session was open; nothing that it had not committed is stored"
+DISCONNECTED = "the manager was disconnected while this session was open; its uncommitted writes are not stored"
 
 #: What a session says that is used after its block.
 ENDED = "the session is closed; open one with db.get_session()"
@@ -27,7 +27,7 @@ _OWN_LOCK = (
 )
 _PARENTS_LOCK = (
     "the task that started this one has a session open whose writes are not committed, and that session held the database's "
-    "write lock all the time; give it to this task to write in, or commit it first"
+    "write lock meanwhile; pass the session to this task and write in it, or commit it first"
 )
 
 # the sessions that are open in this context, each with the task that opened it and those it is one of; a task begins with a copy

@@ -12,9 +12,11 @@ from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.errors import operational_error
 from iftb_store.relational.open_sessions import own_sessions
 
-POOL_IN_USE = "every connection of the pool is in use, and the wait for one is over; close sessions sooner, or raise pool_size"
+POOL_IN_USE = (
+    "every connection of the pool is in use, and the wait for one has timed out; close sessions sooner, or raise pool_size"
+)
 _ALL_OWN = (
-    "this task's own open sessions hold every connection of the pool, so that none would ever come free for another call; "
+    "this task's own open sessions hold every connection of the pool, so that none would ever become free for another call; "
     "use one of those sessions, or raise pool_size"
 )
 

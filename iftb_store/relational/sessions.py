@@ -355,7 +355,7 @@ async def open_session(
         OperationalError: on a clean exit, where the transaction was lost to an earlier error, which it names.
     """
     if engine is None:
-        raise NotConnectedError("the manager was disconnected; await connect() before you open a session")
+        raise NotConnectedError("the manager is disconnected; await connect() before you open a session")
     turns = Turns()
     session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation, _TURNS: turns})
     session.iftb_store_backend = backend
@@ -471,7 +471,7 @@ async def _connection_of(session: AsyncSession) -> Any:
     except PoolTimeout as error:
         raise operational_error(POOL_IN_USE, error) from error
     except UnboundExecutionError as error:
-        raise Unsupported("the session is bound to no engine; give it one, as in AsyncSession(engine)") from error
+        raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
     except InvalidRequestError as error:
         raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
 
@@ -479,7 +479,7 @@ async def _connection_of(session: AsyncSession) -> Any:
 def _lost_transaction(first: BaseException) -> OperationalError:
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(
-        f"nothing of this session was committed: its transaction was lost to an earlier error ({reason})",
+        f"nothing of this session was committed: its transaction was ended by an earlier error ({reason})",
         first,
         transient=isinstance(first, TransientError),
     )

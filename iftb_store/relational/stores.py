@@ -188,7 +188,7 @@ class _Trades:
             self._driver, _TRADES.insert(self._driver.flavor) + " ON CONFLICT (trade_id) DO NOTHING RETURNING id", values
         )
         if not rows:
-            raise integrity_error("a trade with this trade_id is stored already")
+            raise integrity_error("a trade with this trade_id is already stored")
         return int(rows[0][0])
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:

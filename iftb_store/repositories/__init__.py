@@ -1,4 +1,4 @@
-"""The repositories that users hold: they check and normalise what they are given once, then delegate to the backend.
+"""The repositories, which are the API for users: each call checks and normalises its arguments, then calls the backend.
 
-Each takes a session, or a connected DatabaseManager; given the manager, each call is a transaction of its own.
+A repository takes a session or a connected DatabaseManager; with a manager, each call runs in a new transaction.
 """

@@ -1,4 +1,4 @@
-"""What all repositories share: a session or a manager, and the clock."""
+"""Base classes of the repositories: they hold the session or manager, and the clock."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Return the present time, aware, in UTC."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
 
 
 @asynccontextmanager
 async def opened_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-    """Open a session and yield its stores; a ``snapshot`` shows one state of the database, where the backend can."""
+    """Open a session and yield its stores; with ``snapshot`` they read a snapshot, if the backend supports it."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
         yield stores_of(session)
 
 
 class Repository:
-    """Works in a session, or in a transaction of its own per call."""
+    """Base of the repositories: works in a given session, or in a new transaction for each call."""
 
     def __init__(self, session: Session | ConnectedStore, *, clock: Clock = utc_now) -> None:
-        """Work in a session, or in a transaction of its own per call where a connected manager is given.
+        """Work in the given session, or with a manager in a new transaction for each call.
 
         Args:
-            session: what ``db.get_session()`` yields, an app's own AsyncSession (asyncpg or aiosqlite), or the manager.
-            clock: gives the time for created_at, updated_at and the like; for tests.
+            session: a session of ``db.get_session()``, an AsyncSession of the app (asyncpg or aiosqlite), or the manager.
+            clock: returns the time for created_at, updated_at and last_updated; for tests.
 
         Raises:
-            Unsupported: a session of another kind.
-            InvalidValueError: a clock that cannot be called.
+            Unsupported: the session has another type or driver.
+            InvalidValueError: the clock is not callable.
         """
         if not callable(clock):
             raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
@@ -83,7 +83,7 @@ class Repository:
 
 
 class ArrowReads(Repository):
-    """A repository whose rows can be read as Arrow, too."""
+    """A repository whose rows can also be read as Arrow tables."""
 
     _scanned: ClassVar[TableSpec]
 
@@ -94,15 +94,15 @@ class ArrowReads(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
     ) -> pa.Table:
-        """Return all rows, or those of a symbol, an exchange, a window of time, as a pyarrow.Table, all of one state.
+        """Return the rows as a pyarrow.Table, read from a snapshot: all, or only those of a symbol, exchange or time window.
 
         Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC], JSON objects as their text. Rows stand in the order of id. start and end (naive times are UTC)
-        bound the entry_time, of events the created_at, and are counted in.
+        timestamp[us, UTC], JSON objects as their text. Rows are in the order of id. start and end are inclusive and apply
+        to entry_time, for events to created_at; naive times are UTC.
 
         Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end.
+            MissingDriverError: pyarrow is not installed; the message contains the install command.
+            InvalidValueError: start is after end.
         """
         return await self._table(selected(self._scanned, start, end, symbol=symbol, exchange=exchange))
 
@@ -115,10 +115,10 @@ class ArrowReads(Repository):
         *,
         batch_size: int = 65_536,
     ) -> Stream[pa.RecordBatch]:
-        """Read what read_arrow returns as record batches of at most ``batch_size`` rows; see OHLCVRepository.stream_range.
+        """Read the rows of read_arrow as record batches of at most ``batch_size`` rows; see OHLCVRepository.stream_range.
 
         Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end, or batch_size below 1.
+            MissingDriverError: pyarrow is not installed; the message contains the install command.
+            InvalidValueError: start is after end, or batch_size is below 1.
         """
         return self._stream(selected(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)

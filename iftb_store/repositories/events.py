@@ -28,10 +28,10 @@ class SystemEventRepository(ArrowReads):
         position_id: int | None = None,
         stack_trace: str | None = None,
     ) -> None:
-        """Append an event with the present time.
+        """Append an event with the current time.
 
         ``severity`` is debug, info, warning, error or critical. ``details`` is a JSON object; Decimals and datetimes in
-        it become strings. ``trade_id`` names a trade that need not be stored yet.
+        it become strings. ``trade_id`` names a trade, which need not be stored yet.
 
         Raises:
             InvalidValueError: a value cannot be stored.
@@ -45,7 +45,7 @@ class SystemEventRepository(ArrowReads):
         """Return the newest events by created_at, then id, of one severity or of all; newest first.
 
         Raises:
-            InvalidValueError: limit below 1, or an unknown severity.
+            InvalidValueError: limit is below 1, or the severity is unknown.
         """
         wanted = None if severity is None else EVENT_CHECKS["severity"](severity, "severity")
         count = checks.integer(limit, "limit", least=1)

@@ -1,4 +1,4 @@
-"""The repository of bars: checks and normalises what it is given once, then delegates to the backend."""
+"""The repository of bars: each call checks and normalises its arguments, then calls the backend."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OHLCVRepository(Repository):
         """Insert bars, all or none; return their number. ``id`` and ``created_at`` of the objects are ignored.
 
         Raises:
-            IntegrityError: a bar is stored already, or stands twice in the batch; nothing was inserted.
+            IntegrityError: a bar is already stored, or the batch has a duplicate; nothing was inserted.
             InvalidValueError: a bar cannot be stored; the message names it; nothing was inserted.
         """
         listed = _bars(bars)
@@ -53,13 +53,13 @@ class OHLCVRepository(Repository):
     async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport: ...
 
     async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
-        """Insert bars, overwriting the values of those stored already, all or none.
+        """Insert bars and overwrite the values of those that are already stored, all or none.
 
-        Where a key stands twice in the batch the last one wins. ``id`` and ``created_at`` of a stored bar stay.
+        If a key occurs several times in the batch, the last bar wins. ``id`` and ``created_at`` of a stored bar stay.
 
         Returns:
-            The number of distinct keys in the batch, changed or not; with ``report`` how many of them were inserted, how
-            many stored bars were updated and how many were left as they are, which takes longer.
+            The number of distinct keys in the batch, changed or not. With ``report``, which takes longer, the numbers of
+            bars that were inserted, updated and unchanged.
 
         Raises:
             InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
@@ -79,7 +79,7 @@ class OHLCVRepository(Repository):
         """Delete the bars with start <= timestamp <= end (naive times are UTC); return their number.
 
         Raises:
-            InvalidValueError: start after end, or an unknown timeframe.
+            InvalidValueError: start is after end, or the timeframe is unknown.
         """
         window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
@@ -96,25 +96,26 @@ class OHLCVRepository(Repository):
         *,
         partial: bool = False,
     ) -> list[OHLCVBar]:
-        """Return bars of a coarser timeframe, computed in the engine from those of ``source``, oldest first.
+        """Return bars of a longer timeframe, computed in the engine from the stored bars of ``source``, oldest first.
 
-        The bars with start <= timestamp <= end go in. A bar that comes out begins where its bucket does: buckets count from
-        1970-01-01 UTC, weeks begin on Monday, months on the first. It has the open of the first bar, the highest high, the
-        lowest low, the close of the last, and the exact sums of volume, quote_volume and trades_count; a sum over a bar that
-        has None is None. It is stored nowhere, so id and created_at are None.
+        The bars with start <= timestamp <= end are grouped into buckets of the target timeframe. Buckets are counted from
+        1970-01-01 UTC; weeks begin on Monday, months on the first. The bar of a bucket has the bucket's start as timestamp,
+        the open of its first bar, the highest high, the lowest low, the close of its last bar, and the exact sums of
+        volume, quote_volume and trades_count; a sum is None if a bar of the bucket has None. The bars are not stored, so
+        their id and created_at are None.
 
         Args:
-            symbol: of the series.
-            source: the timeframe of the bars that go in.
-            target: the timeframe of those that come out; a multiple of ``source``, for 1M a source that divides the day.
-            start: the first moment that counts, naive is UTC.
-            end: the last moment that counts.
-            exchange: of the series.
-            partial: return bars of incomplete buckets, too: where a bar is missing, or lies outside the window.
+            symbol: the symbol of the series.
+            source: the timeframe of the stored bars.
+            target: the timeframe of the returned bars, a multiple of ``source``; for 1M, ``source`` must divide the day.
+            start: start of the time window, inclusive; naive times are UTC.
+            end: end of the time window, inclusive.
+            exchange: the exchange of the series.
+            partial: also return the bars of incomplete buckets, in which a bar is missing or lies outside the window.
 
         Raises:
-            InvalidValueError: start after end, an unknown timeframe, a target that is no multiple, or a sum that passes the
-                range of its column.
+            InvalidValueError: start is after end, a timeframe is unknown, the target is not a multiple of the source, or a
+                sum exceeds the range of its column.
         """
         step, wanted = check_timeframe(source, "source"), check_timeframe(target, "target")
         window = _window(symbol, step, start, end, exchange)
@@ -125,11 +126,11 @@ class OHLCVRepository(Repository):
         return resampled(buckets, found, (window[0], window[4], wanted), partial=partial)
 
     async def list_series(self) -> list[Series]:
-        """Return what series there are, by (exchange, symbol, timeframe), text by its bytes.
+        """Return all stored series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
 
-        Of each its first and last timestamp, the number of its bars, and how many are missing between the two on the
-        timeframe's grid: the sum over the holes of get_gaps, where the step of 1M is the calendar month; 0 for a timeframe
-        that is unknown, which only raw SQL can have stored.
+        Each has the first and last timestamp, the number of bars, and the number of bars missing between the two on the
+        timeframe's grid: the sum over the gaps of get_gaps, with calendar months for 1M. ``missing`` is 0 for an unknown
+        timeframe, which only raw SQL can have stored.
         """
         async with self._stores(snapshot=True) as stores:
             return await stores.ohlcv.list_series()
@@ -140,7 +141,7 @@ class OHLCVRepository(Repository):
         """Return the bars with start <= timestamp <= end (naive times are UTC), oldest first.
 
         Raises:
-            InvalidValueError: start after end, or an unknown timeframe.
+            InvalidValueError: start is after end, or the timeframe is unknown.
         """
         window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
@@ -150,7 +151,7 @@ class OHLCVRepository(Repository):
         """Return the newest bars, newest first.
 
         Raises:
-            InvalidValueError: limit below 1, or an unknown timeframe.
+            InvalidValueError: limit is below 1, or the timeframe is unknown.
         """
         series = _series(symbol, timeframe, exchange)
         count = checks.integer(limit, "limit", least=1)
@@ -166,14 +167,14 @@ class OHLCVRepository(Repository):
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> list[tuple[datetime, datetime]]:
-        """Return the holes of a series as (last bar before, first bar after) pairs, oldest first.
+        """Return the gaps of a series as pairs (last bar before, first bar after), oldest first.
 
-        The missing bars lie strictly between the two times of a pair. With ``start`` and ``end`` (both counted in, and
-        meant to lie where bars are due) what is missing at the edges is told as if a bar stood one step before start and
-        one step after end; an empty window is one such pair.
+        The missing bars lie strictly between the two times of a pair. ``start`` and ``end`` are inclusive and should be
+        timestamps of bars. With them, bars missing at the edges of the window are reported as gaps too, as if there were
+        a bar one step before start and one step after end; a window without bars is one such gap.
 
         Raises:
-            InvalidValueError: start after end, an unknown timeframe, or an edge outside the years 1 to 9999.
+            InvalidValueError: start is after end, the timeframe is unknown, or an edge is outside the years 1 to 9999.
         """
         series = _series(symbol, timeframe, exchange)
         first = None if start is None else checks.utc(start, "start")
@@ -193,15 +194,15 @@ class OHLCVRepository(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
     ) -> pa.Table:
-        """Return bars as a pyarrow.Table, from one state of the database: those of every series that is not excluded.
+        """Return bars of all series, or only those selected, as a pyarrow.Table, read from a snapshot.
 
         Columns are the fields of OHLCVBar in their order: decimals as decimal128(38, 18), times as timestamp[us, UTC].
-        Rows stand in the order of (exchange, symbol, timeframe, timestamp), text by its bytes; start <= timestamp <= end
-        (naive times are UTC). An ``exchange`` that is not given means all of them.
+        Rows have start <= timestamp <= end (naive times are UTC) and are ordered by (exchange, symbol, timeframe,
+        timestamp), text compared by its bytes. Without ``exchange``, bars of all exchanges are returned.
 
         Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end, or an unknown timeframe.
+            MissingDriverError: pyarrow is not installed; the message contains the install command.
+            InvalidValueError: start is after end, or the timeframe is unknown.
         """
         return await self._table(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
 
@@ -212,28 +213,29 @@ class OHLCVRepository(Repository):
         *,
         decimals: Literal["from_float"] | None = None,
     ) -> int:
-        """Write the rows of a table, of record batches or of a data frame, under the rules of upsert_many or insert_many.
+        """Write the bars of an Arrow table, record batches or a data frame, with the rules of upsert_many or insert_many.
 
-        ``data`` is a pyarrow Table, RecordBatch or RecordBatchReader, a Polars or pandas frame (anything with Arrow's
-        PyCapsule interface), or an iterable of these. It is read whole and written all or nothing; for constant memory write
-        batch after batch in one session. Columns are those of read_arrow, in any order; quote_volume and trades_count may be
-        missing, id and created_at are ignored. Text may be dictionary-encoded; decimals of any precision and scale, whole
-        numbers and text of decimals are taken where DECIMAL(38,18) holds their values exactly; times of any unit and zone
-        where they are whole microseconds, those without a zone as UTC. Rows are written in key order.
+        ``data`` is a pyarrow Table, RecordBatch or RecordBatchReader, a Polars or pandas frame (any object with Arrow's
+        PyCapsule interface), or an iterable of these. It is read completely and written all or nothing; to keep memory
+        constant, write one batch after the other in one session. Columns are those of read_arrow, in any order;
+        quote_volume and trades_count may be missing; id and created_at are ignored. Text may be dictionary-encoded. Numbers
+        may be decimals of any precision and scale, whole numbers, or decimals as text, if DECIMAL(38,18) holds them
+        exactly. Times may have any unit and time zone, if they are whole microseconds; without a zone they are UTC. Rows
+        are written in key order.
 
         Args:
             data: the rows.
-            mode: "upsert", where the last row of a key wins and stored bars are overwritten, or "insert".
-            decimals: "from_float" takes floats, as the shortest decimal that gives each; else they are refused.
+            mode: "upsert": the last row of a key wins, and stored bars are overwritten; or "insert".
+            decimals: "from_float": accept floats and store the shortest decimal of each; otherwise floats are refused.
 
         Returns:
             The number of distinct keys.
 
         Raises:
-            IntegrityError: on insert, a bar is stored already or stands twice; nothing was inserted.
+            IntegrityError: with "insert", a bar is already stored or the data has a duplicate; nothing was inserted.
             InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
                 it; nothing was written.
-            MissingDriverError: pyarrow is not installed; the message is the install line.
+            MissingDriverError: pyarrow is not installed; the message contains the install command.
         """
         checks.choice(mode, "mode", ("upsert", "insert"))
         checks.optional(_FROM_FLOAT, decimals, "decimals")
@@ -260,20 +262,19 @@ class OHLCVRepository(Repository):
         *,
         batch_size: int = 10_000,
     ) -> Stream[list[OHLCVBar]]:
-        """Read what get_range returns batch by batch, in constant memory: ``async for bars in repo.stream_range(…)``.
+        """Read the bars of get_range in batches, in constant memory: ``async for bars in repo.stream_range(…)``.
 
-        Every list but the last has ``batch_size`` bars; none is empty. Given the manager, the stream is a session of its own
-        from the first batch to the end and shows one state of the database, whatever is written meanwhile. Given a session,
-        each batch is a read of its own, as a call of get_range at that moment would be: it shows what the session and
-        others have written ahead of the stream's place, and the session is free for other work between batches. A bar that
-        is neither written nor deleted meanwhile comes exactly once.
+        Every list except the last has ``batch_size`` bars; none is empty. With a manager, the stream opens a session for its
+        whole length and reads a snapshot, so later writes do not show. With a session, each batch is a separate read, like
+        a call of get_range: it shows what this session and others have written since, and the session can be used for
+        other work between batches. A bar that is not written or deleted meanwhile is returned exactly once.
 
-        A stream that ends, fails, is cancelled or closed gives its connection back. Where it is left half-read, close it:
-        ``async with repo.stream_range(…) as stream`` does, or ``await stream.aclose()``; after a bare ``break`` Python
-        closes it soon after.
+        The stream returns its connection when it ends, fails, is cancelled or is closed. If you stop reading before the
+        end, close it with ``async with repo.stream_range(…) as stream`` or ``await stream.aclose()``; after a plain
+        ``break`` Python closes it soon afterwards.
 
         Raises:
-            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
+            InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
         """
         window = _window(symbol, timeframe, start, end, exchange)
         return Stream(self._lists(*window, checks.integer(batch_size, "batch_size", least=1)))
@@ -288,14 +289,14 @@ class OHLCVRepository(Repository):
         *,
         batch_size: int = 65_536,
     ) -> Stream[pa.RecordBatch]:
-        """Read what read_arrow returns as record batches, in constant memory: ``async for batch in repo.stream_arrow(…)``.
+        """Read the rows of read_arrow as record batches, in constant memory: ``async for batch in repo.stream_arrow(…)``.
 
-        Batches have the table's schema and order, 1 to ``batch_size`` rows each. What a stream shows and how it is closed
-        is told at stream_range.
+        Batches have the schema and order of read_arrow and 1 to ``batch_size`` rows each. See stream_range for which writes
+        a stream shows and how to close it.
 
         Raises:
-            MissingDriverError: pyarrow is not installed; the message is the install line.
-            InvalidValueError: start after end, an unknown timeframe, or batch_size below 1.
+            MissingDriverError: pyarrow is not installed; the message contains the install command.
+            InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
         """
         return self._stream(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
 
@@ -308,7 +309,7 @@ class OHLCVRepository(Repository):
                 yield bars
                 if len(bars) < size or last >= end:
                     return
-                # no bar lies between two microseconds
+                # timestamps are whole microseconds, so no bar is skipped
                 start = last + _MICROSECOND
 
 
@@ -318,7 +319,7 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
     try:
         return list(bars)
     except TypeError as error:
-        raise InvalidValueError(f"a list of OHLCVBar is wanted, not {type(bars).__name__}") from error
+        raise InvalidValueError(f"bars must be a list of OHLCVBar, not {type(bars).__name__}") from error
 
 
 def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
@@ -338,4 +339,4 @@ def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
     try:
         return shift(edge, timeframe, steps)
     except InvalidValueError as error:
-        raise InvalidValueError(f"{name} lies at the calendar's end: {error}") from error
+        raise InvalidValueError(f"{name} is at the end of the calendar: {error}") from error

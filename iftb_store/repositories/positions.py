@@ -12,7 +12,7 @@ from iftb_store.values import checks
 
 
 class PositionRepository(ArrowReads):
-    """Positions. At most one is open per (exchange, symbol, side); a closed one stays in the table and never changes."""
+    """Positions. At most one is open per (exchange, symbol, side). A closed position stays in the table and never changes."""
 
     _scanned = POSITIONS
 
@@ -26,7 +26,7 @@ class PositionRepository(ArrowReads):
         """Return the open position of a symbol, or None.
 
         Raises:
-            AmbiguousPositionError: both sides are open and no side was named.
+            AmbiguousPositionError: a long and a short position are open, and no side is given.
         """
         names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
         wanted = None if side is None else checks.choice(side, "side", checks.SIDES)
@@ -34,20 +34,20 @@ class PositionRepository(ArrowReads):
             found = [item for item in await stores.positions.find_open(*names) if wanted in (None, item.side)]
         if len(found) > 1:
             raise AmbiguousPositionError(
-                f"both a long and a short position of {names[0]} on {names[1]} are open; name one with side="
+                f"both a long and a short position of {names[0]} on {names[1]} are open; select one with side="
             )
         return found[0] if found else None
 
     async def update_position(self, position: Position) -> None:
-        """Store a position. The object is not changed; created_at and last_updated of it are ignored.
+        """Store a position. The object is not changed; its created_at and last_updated are ignored.
 
-        Without an id it updates every field of the open position of the same (exchange, symbol, side), or is inserted
-        where there is none. With an id it updates every field of that one, which must be open.
+        If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side), or is
+        inserted if there is none. If it has an id, it replaces every field of that position, which must be open.
 
         Raises:
             NotFoundError: no position has the id.
-            PositionClosedError: the position with the id is not open any more.
-            IntegrityError: another open position has the (exchange, symbol, side).
+            PositionClosedError: the position with the id is no longer open.
+            IntegrityError: another open position has the same (exchange, symbol, side).
             InvalidValueError: a value cannot be stored.
         """
         checked = _checked_position(position)
@@ -58,11 +58,11 @@ class PositionRepository(ArrowReads):
                 await _refuse_position(stores, checked.id)
 
     async def close_position(self, position_id: int) -> None:
-        """Set the status of an open position to closed; last_updated becomes now.
+        """Set the status of an open position to closed; last_updated becomes the current time.
 
         Raises:
             NotFoundError: no position has the id.
-            PositionClosedError: it is not open any more.
+            PositionClosedError: the position is no longer open.
         """
         number = checks.integer(position_id, "position_id")
         async with self._stores() as stores:
@@ -72,11 +72,11 @@ class PositionRepository(ArrowReads):
 
 async def _refuse_position(stores: Stores, position_id: int) -> None:
     if await stores.positions.exists(position_id):
-        raise PositionClosedError(f"position {position_id} is not open any more and cannot be changed; a new one has no id")
-    raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists those that are open")
+        raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
+    raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")
 
 
 def _checked_position(position: Position) -> Position:
     if not isinstance(position, Position):
-        raise InvalidValueError(f"a Position is wanted, not {type(position).__name__}")
+        raise InvalidValueError(f"position must be a Position, not {type(position).__name__}")
     return Position(**{name: check(getattr(position, name), name) for name, check in POSITION_CHECKS.items()})

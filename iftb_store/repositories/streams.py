@@ -1,4 +1,4 @@
-"""What a repository's stream is: an asynchronous iterator that can be closed half-read."""
+"""The streams of the repositories: asynchronous iterators that can be closed before they end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
-    """Yield the selected rows, at most as many a time as the selection's limit says."""
+    """Yield the selected rows in batches; the selection's limit is the size of a batch."""
     while (found := await stores.read_rows(selection)).num_rows:
         (batch,) = found.combine_chunks().to_batches()
         place = batch.slice(batch.num_rows - 1).to_pylist()[0]
@@ -26,7 +26,7 @@ async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator
 
 
 class Stream(Generic[T]):
-    """Batches, one after the other; ``async with`` closes what is left of them."""
+    """An asynchronous iterator of batches; ``async with`` closes it at the end of the block."""
 
     def __init__(self, batches: AsyncGenerator[T]) -> None:
         self._batches = batches
@@ -44,5 +44,5 @@ class Stream(Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Read no more; give back what the stream holds. Closing twice does nothing the second time."""
+        """Stop reading and return the stream's connection. Closing twice does nothing the second time."""
         await self._batches.aclose()

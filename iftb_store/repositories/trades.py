@@ -20,15 +20,15 @@ from iftb_store.values.display import shown
 
 
 class TradeRepository(ArrowReads):
-    """Trades. ``trade_id`` is the bot's own name for a trade and unique; ``id`` is the store's."""
+    """Trades. ``trade_id`` is the bot's name for a trade and is unique; the store assigns ``id``."""
 
     _scanned = TRADES
 
     async def insert(self, trade: Trade) -> int:
-        """Insert a trade and return its id. id, created_at and updated_at of the object are ignored, and it is not changed.
+        """Insert a trade and return its id. The object is not changed; its id, created_at and updated_at are ignored.
 
         Raises:
-            IntegrityError: its trade_id is stored already.
+            IntegrityError: its trade_id is already stored.
             InvalidValueError: a value cannot be stored.
         """
         checked = _checked_trade(trade)
@@ -36,14 +36,14 @@ class TradeRepository(ArrowReads):
             return await stores.trades.insert(checked, self._now())
 
     async def record(self, trade: Trade) -> int:
-        """Insert a trade, or return the id of the stored one where it is the same: a bot that restarts may repeat itself.
+        """Insert a trade, or return the id of the stored one if it is equal; a bot can repeat the call after a restart.
 
-        The same is a trade with this trade_id whose every field that can be set is equal as stored: decimals by value,
-        quotients after rounding, times in UTC, JSON as it comes back. id, created_at and updated_at do not count. Two
-        sessions that record one trade at once get one id.
+        A stored trade is equal if it has the same trade_id and the same value in every field that can be set: decimals are
+        compared by value, quotients after rounding, times in UTC, JSON as it is read back. id, created_at and updated_at
+        are not compared. Two sessions that record the same trade at the same time get the same id.
 
         Raises:
-            TradeConflictError: its trade_id is stored with other values; the message names the fields. Nothing is changed.
+            TradeConflictError: the trade_id is stored with other values; the message names the fields. Nothing is changed.
             InvalidValueError: a value cannot be stored.
         """
         checked = _checked_trade(trade)
@@ -57,30 +57,30 @@ class TradeRepository(ArrowReads):
         differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
         if differing:
             raise TradeConflictError(
-                f"a trade with trade_id {shown(checked.trade_id)} is stored already (id {stored.id}) with another "
-                f"{', '.join(differing)}; update({stored.id}, …) changes a stored trade, another trade needs another trade_id",
+                f"a trade with trade_id {shown(checked.trade_id)} is already stored (id {stored.id}) with another "
+                f"{', '.join(differing)}; use update({stored.id}, …) to change it, or another trade_id for another trade",
                 differing,
             )
         return checks.integer(stored.id, "id")
 
     async def update(self, trade_id: int, **kwargs: Any) -> None:
-        """Set fields of the trade with this id (the store's, as returned by insert); updated_at becomes now.
+        """Set fields of the trade with this id (assigned by the store, returned by insert); updated_at becomes the current time.
 
         Raises:
             NotFoundError: no trade has this id.
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
-                updated_at, which the store keeps.
-            TypeError: from Python, where the bot's own trade_id is to be set: it cannot be changed.
+                updated_at, which the store sets.
+            TypeError: from Python, on an attempt to set the bot's trade_id, which cannot be changed.
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)
         changes = {name: check(kwargs[name], name) for name, check in TRADE_CHECKS.items() if name in kwargs}
         async with self._stores() as stores:
             if not await stores.trades.update(number, {**changes, "updated_at": self._now()}):
-                raise NotFoundError(f"no trade has the id {number}; insert() returns it, get_by_symbol() finds it")
+                raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return the trade with this id (the store's), or None."""
+        """Return the trade with this id (assigned by the store), or None."""
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         async with self._stores() as stores:
             return await stores.trades.get_by_id(number)
@@ -107,33 +107,33 @@ class TradeRepository(ArrowReads):
             return await stores.trades.get_by_symbol(names[0], count, names[1])
 
     async def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
-        """Return figures over the trades realized in the last ``days`` days.
+        """Return statistics of the trades realized in the last ``days`` days.
 
-        A trade counts when its realized_pnl is set, whatever its action, and its exit_time (updated_at where that is
-        missing) lies in the window. pnl > 0 is a win, pnl < 0 a loss, 0 counts in total_trades alone. Sums are exact;
-        see `iftb_store.analytics.statistics.trade_statistics` for the quotients.
+        A trade is included if its realized_pnl is set, whatever its action, and its exit_time (or updated_at, if it has no
+        exit_time) is in the window. pnl > 0 is a win, pnl < 0 a loss; pnl 0 is included only in total_trades. Sums are
+        exact; see `iftb_store.analytics.statistics.trade_statistics` for the quotients.
 
         Raises:
-            InvalidValueError: days below 1, or so many that the window leaves the calendar.
+            InvalidValueError: days is below 1, or the window begins before the year 1.
         """
         count = checks.integer(days, "days", least=1)
         market = checks.name_text(exchange, "exchange")
         try:
             since = self._now() - timedelta(days=count)
         except OverflowError as error:
-            raise InvalidValueError(f"{count} days before now lie outside the years 1 to 9999") from error
+            raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
         async with self._stores() as stores:
             return trade_statistics(await stores.trades.get_totals(since, market))
 
 
 def _checked_trade(trade: Trade) -> Trade:
     if not isinstance(trade, Trade):
-        raise InvalidValueError(f"a Trade is wanted, not {type(trade).__name__}")
+        raise InvalidValueError(f"trade must be a Trade, not {type(trade).__name__}")
     return Trade(**{name: check(getattr(trade, name), name) for name, check in TRADE_CHECKS.items()})
 
 
 def _same(stored: object, given: object) -> bool:
-    # as text, as to Python true is 1
+    # compared as text, because True == 1 in Python
     if isinstance(stored, dict) and isinstance(given, dict):
         return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
     return stored == given
@@ -145,6 +145,6 @@ def _check_field_names(changes: dict[str, Any]) -> None:
         if name in TRADE_CHECKS:
             continue
         if name in known:
-            raise InvalidValueError(f"{name} is kept by the store and cannot be set")
+            raise InvalidValueError(f"{name} is set by the store and cannot be changed")
         settable = ", ".join(field for field in TRADE_CHECKS if field != "trade_id")
-        raise InvalidValueError(f"a trade has no field {shown(name)}; those that can be set are {settable}")
+        raise InvalidValueError(f"a trade has no field {shown(name)}; the fields that can be set are {settable}")

@@ -1,21 +1,21 @@
-"""Tells whether the schema that was found can be used, and which command helps where it cannot."""
+"""Checks whether the schema of a database can be used; the errors name the command that helps if it cannot."""
 
 from __future__ import annotations
 
 from iftb_store.errors import SchemaError
 from iftb_store.values.display import shown
 
-#: Our Alembic version table; an app's own ``alembic_version`` in the same database is another one.
+#: The Alembic version table of iftb-store; an app can have its own ``alembic_version`` in the same database.
 VERSION_TABLE = "iftb_store_version"
 
-#: Every revision that this version of the package knows, oldest first. A test compares them with the history's directory: to
-#: read that takes Alembic, whose import would hold up the event loop in a process's first call.
+#: Every revision that this version of the package knows, oldest first. A test compares them with the migrations: reading
+#: those needs Alembic, whose import would block the event loop in the first call of a process.
 REVISIONS = ("0001",)
 HEAD = REVISIONS[-1]
-#: Every name that must be a table wherever it is there.
+#: The names that must be tables, if they exist in the database.
 OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
 
-#: SQL functions that a table's definition may call: quick, and their results are no longer than what they are given.
+#: SQL functions that a table's definition may call: they are fast, and their results are no longer than their arguments.
 _HARMLESS = """
     abs ceil ceiling coalesce current_date current_timestamp date date_part date_trunc datetime day epoch_us floor
     gen_random_uuid get_current_timestamp greatest ifnull iif instr julianday least length lower ltrim max min month nextval
@@ -26,10 +26,10 @@ HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
 def check_revision(has_tables: bool, stamped: str | None) -> None:
-    """Accept our tables at this version's revision, or unstamped.
+    """Accept tables of iftb-store at this version's revision, or without a revision.
 
     Raises:
-        SchemaError: no tables of ours, or an older or newer revision; the message names the command.
+        SchemaError: there are no tables, or their revision is older or newer; the message names the command to run.
     """
     if not has_tables:
         raise SchemaError("the database has no tables of iftb-store; run `iftb-store migrate URL` or await db.migrate()")
@@ -39,26 +39,26 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
         return
     if stamped in REVISIONS:
         raise SchemaError(
-            f"the database stands at revision {stamped}, behind {HEAD} of this version; "
+            f"the database is at revision {stamped}, which is older than {HEAD} of this version; "
             "run `iftb-store migrate URL` or await db.migrate()"
         )
     raise SchemaError(
-        f"the database was migrated by a newer iftb-store: it stands at revision {stamped}, this version knows up to {HEAD}; "
+        f"the database was migrated by a newer iftb-store: it is at revision {stamped}, this version knows up to {HEAD}; "
         "run `pip install --upgrade iftb-store`"
     )
 
 
 def not_a_table(name: str, kind: str) -> SchemaError:
-    """Return the error for a name of ours that is no table: to read it would run what its maker wrote."""
+    """Return the error for a name of iftb-store that is not a table; reading it could run foreign code."""
     return SchemaError(
-        f"{shown(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run what its maker wrote: "
-        "drop or rename it, or use another database"
+        f"{shown(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
+        "created it; drop or rename it, or use another database"
     )
 
 
 def foreign_part(table: str, part: str) -> SchemaError:
-    """Return the error for a part of a table of ours that would run what its maker wrote: a trigger, a generated column."""
+    """Return the error for a part of a table that could run foreign code, e.g. a trigger or a generated column."""
     return SchemaError(
-        f"the table {shown(table)} has {part}, which is not of iftb-store; the table was not read, as that could run what its "
-        "maker wrote: drop that part, or use another database"
+        f"the table {shown(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
+        "code of whoever created it; drop that part, or use another database"
     )

@@ -1,4 +1,4 @@
-"""How the values of trades, positions and events are checked, column by column, as `TableSpec` describes them."""
+"""The check of each column of trades, positions and events, as `TableSpec` describes the columns."""
 
 from __future__ import annotations
 

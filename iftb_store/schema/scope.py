@@ -1,4 +1,4 @@
-"""What part of a store a command works on: its tables, and of each the rows of some exchanges, symbols, timeframes, a time."""
+"""TableScope: the tables and rows that a command works on, selected by exchange, symbol, timeframe and time window."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _CHECKS: dict[str, Callable[[object, str], str]] = {
     "timeframe": lambda value, name: check_timeframe(value),
 }
 
-#: The tables by name, in the order in which they are copied: what others name comes first.
+#: The tables by name, in the order in which they are copied: a table comes before those that refer to it.
 TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
 
 
 class TableScope:
-    """Part of a store.
+    """A selection of tables and of their rows.
 
     Args:
-        tables: their names; none for all that have the columns which are chosen by.
-        exchanges: only rows of one of these; none for all.
-        symbols: only rows of one of these; none for all.
-        timeframes: only bars of one of these; none for all.
-        start: the first moment of a table's time (timestamp of bars, entry_time of trades and positions, created_at of
-            events), counted in; naive times are UTC.
-        end: the last moment, counted in.
+        tables: names of the tables; if empty, all tables that have the columns used to select rows.
+        exchanges: only rows of these exchanges; if empty, of all.
+        symbols: only rows of these symbols; if empty, of all.
+        timeframes: only bars of these timeframes; if empty, of all.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
+            of trades and positions, and the created_at of events.
+        end: end of the time window, inclusive.
 
     Raises:
-        InvalidValueError: an unknown table or timeframe, start after end, or a table that lacks a column chosen by.
+        InvalidValueError: an unknown table or timeframe, start is after end, or a table lacks a column used to select rows.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class TableScope:
         wanted = [TABLES[name] for name in TABLES if name in tables] or [*TABLES.values()]
         self.tables = [table for table in wanted if all(column in table.columns for column in self._chosen)]
         for table in self.tables:
-            # refuses what no row can have
+            # refuses values that no row can have
             list(self.selections(table))
 
     @property
     def chosen(self) -> bool:
-        """Whether rows are chosen by their values, and so none of a store may be meant."""
+        """Whether rows are selected by their values, so that the selection may be empty."""
         return bool(self._chosen) or self._start is not None or self._end is not None
 
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:
-        """Yield the table's part: one selection for each exchange, symbol and timeframe chosen."""
+        """Yield one row filter of a table for each combination of the selected exchanges, symbols and timeframes."""
         for values in product(*self._chosen.values()):
             yield selected(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
 
@@ -71,14 +71,16 @@ class TableScope:
             raise InvalidValueError(f"there is no table {shown(name)}; the tables are {', '.join(TABLES)}")
         for column in self._chosen:
             if column not in TABLES[name].columns:
-                raise InvalidValueError(f"the table {name} has no {column} to choose by; leave the table or the {column} out")
+                raise InvalidValueError(
+                    f"the table {name} has no column {column} to select by; leave out the table or the {column}"
+                )
 
 
 def selected(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
-    """Return the rows of a table in a window of time, with the column values that are given.
+    """Return a filter for the rows of a table in a time window, with the given column values.
 
     Raises:
-        InvalidValueError: start after end, or a value that no row can have.
+        InvalidValueError: start is after end, or no row can have a given value.
     """
     given = {name: None if value is None else _CHECKS.get(name, checks.name_text)(value, name) for name, value in equal.items()}
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
@@ -90,4 +92,4 @@ def selected(table: TableSpec, start: datetime | None, end: datetime | None, **e
 def check_order(start: datetime, end: datetime) -> None:
     """Refuse a window that ends before it starts."""
     if start > end:
-        raise InvalidValueError(f"start {start.isoformat()} lies after end {end.isoformat()}")
+        raise InvalidValueError(f"start {start.isoformat()} is after end {end.isoformat()}")

@@ -1,4 +1,4 @@
-"""The tables' columns, described once, and filters of their rows."""
+"""TableSpec, the description of a table and its columns, and RowFilter, which selects some of its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.schema.tables import CHOICES, NAME, QUOTIENT, Base
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
-#: The greatest id that is brought in; half of all ids stay for a store's own rows.
+#: The greatest id that a copy or import accepts; half of all ids remain for new rows.
 GREATEST_ID = 2**62
 #: The columns of a series of bars.
 SERIES = ("exchange", "symbol", "timeframe")
@@ -63,14 +63,15 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table: the only description of its columns, read from `iftb_store.schema.tables` in the order of its dataclass.
+    """The only description of a table, read from `iftb_store.schema.tables` in the order of its dataclass.
 
     Attributes:
         name: the table's name.
-        model: the dataclass of its rows.
-        time: the column that a window of time bounds.
-        key: the columns that tell a row from all others, in the order of rows.
-        identity: what a row keeps as long as it lives, beside its key: two rows with one key that differ in it are two rows.
+        model: the dataclass of its rows; the columns are its fields, in their order.
+        time: the column that a time window applies to.
+        key: the columns that identify a row, in the order of a scan.
+        identity: columns that never change during the life of a row; two rows with the same key that differ in these columns
+            are different rows.
     """
 
     name: str
@@ -115,7 +116,7 @@ def describe_column(column: Column[Any]) -> ColumnSpec:
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
 TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
-# update_position may change all else of an open one
+# update_position may change every other column of an open position
 POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
 EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
@@ -126,13 +127,13 @@ class RowFilter:
 
     Attributes:
         table: the table.
-        equal: values that columns of the rows have.
-        start: the first moment of the table's time, aware UTC, counted in.
-        end: the last moment, counted in.
-        after: the values of `order` in the row after which this selection goes on.
-        limit: rows at most; None for all.
-        size: bytes of text that these rows hold together at most, where there is a limit and the key is an id; the first row
-            comes whatever it holds. None for any number.
+        equal: the values that columns of the rows must have.
+        start: start of the time window, aware UTC, inclusive.
+        end: end of the time window, inclusive.
+        after: the values of `order` in the row after which the selection begins.
+        limit: maximum number of rows; None for all.
+        size: maximum bytes of text in all rows together, used if there is a limit and the key is an id; the first row is
+            returned whatever its size. None for no maximum.
     """
 
     table: TableSpec
@@ -145,15 +146,15 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns of text that differ from row to row."""
+        """The text columns that are not fixed by `equal`."""
         return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that differ from row to row, in their order: what an engine has to read."""
+        """The columns that are not fixed by `equal`, in their order: those that an engine has to read."""
         return tuple(column for column in self.table.columns if column not in self.equal)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns of the key that differ from row to row."""
+        """The columns of the key that are not fixed by `equal`."""
         return tuple(column for column in self.table.key if column not in self.equal)

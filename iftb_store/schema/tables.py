@@ -48,11 +48,11 @@ CHOICES, NAME, QUOTIENT = "iftb_store.choices", "iftb_store.name", "iftb_store.q
 
 
 class Base(SQLModel, registry=registry()):
-    """Base of the tables; its metadata holds ours and nothing else."""
+    """Base class of the tables; its metadata contains only the tables of iftb-store."""
 
 
 class Key(TypeDecorator[str]):
-    """Text compared byte by byte on every engine, so that keys sort alike everywhere and index fast."""
+    """Text that every engine compares by its bytes, so that keys sort the same everywhere and index fast."""
 
     impl = Text
     cache_ok = True
@@ -63,7 +63,7 @@ class Key(TypeDecorator[str]):
 
 
 class StoreNow(FunctionElement[datetime]):
-    """The present time as the engine's own default for rows written by raw SQL."""
+    """The current time as the column default of the engine, for rows written by raw SQL."""
 
     inherit_cache = True
     type = UTCDateTime()
@@ -95,7 +95,7 @@ def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> Any:
 
 @compiles(CreateIndex)
 def _partial_index(element: CreateIndex, compiler: Any, **options: Any) -> str:
-    # SQLAlchemy's own postgresql_where has every driver's dialect imported, a tenth of our import
+    # SQLAlchemy's postgresql_where imports the dialects of all drivers, a tenth of the import time
     created: str = compiler.visit_create_index(element, **options)
     where = element.element.info.get(_WHERE)
     return created if where is None else f"{created} WHERE {where}"
@@ -128,7 +128,7 @@ def _json(name: str) -> Any:
 
 
 def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> PrimaryKeyConstraint:
-    # on SQLite the id column's own DDL is the primary key
+    # on SQLite the DDL of the id column makes it the primary key
     constraint = PrimaryKeyConstraint(*columns, name=f"pk_{table}")
     return constraint.ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
@@ -195,7 +195,7 @@ class TradeRow(Base, table=True):
 
 
 class PositionRow(Base, table=True):
-    """Positions, open and closed; at most one open a (exchange, symbol, side)."""
+    """Positions, open and closed; at most one is open per (exchange, symbol, side)."""
 
     __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("positions", "id"),)
@@ -252,7 +252,7 @@ _ROW_STORES = ("postgresql", "sqlite")
 
 
 def _index(name: str, *columns: Any, dialects: Collection[str] = _ROW_STORES, **options: Any) -> None:
-    # DuckDB scans columns; there an index pays for uniqueness only
+    # DuckDB scans columns, so there an index is useful only for uniqueness
     Index(name, *columns, **options).ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
 

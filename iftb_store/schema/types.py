@@ -1,4 +1,4 @@
-"""Column types: one meaning on every engine, each engine's own representation."""
+"""Column types with the same meaning on every engine, and the representation that suits each engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def to_epoch_us(moment: datetime) -> int:
 
 
 def from_epoch_us(microseconds: int) -> datetime:
-    """Return the aware UTC time that `to_epoch_us` counted."""
+    """Return the aware UTC time of a number from `to_epoch_us`."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -41,7 +41,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric(PRECISION, SCALE))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        """Refuse what the column cannot hold exactly, then encode."""
+        """Refuse a value that the column cannot hold exactly, then encode it."""
         if value is None:
             return None
         exact = exact_decimal(value, "value")
@@ -75,7 +75,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class CastText(FunctionElement[str]):
-    """Text as PostgreSQL's own text: of other types others may have put operators of theirs into its search_path."""
+    """Text cast to PostgreSQL's type text: for other types the search_path may contain foreign operators."""
 
     inherit_cache = True
 
@@ -85,7 +85,7 @@ class CastText(FunctionElement[str]):
 
 
 class ComparedText(TypeDecorator[str]):
-    """Text that is compared with a `CastText`, and cast as that one."""
+    """Text that is compared with a `CastText`, and cast in the same way."""
 
     impl = Text
     cache_ok = True
@@ -116,7 +116,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else JSON(none_as_null=True))
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
-        """Refuse what JSON cannot hold, then encode."""
+        """Refuse a value that JSON cannot hold, then encode it."""
         if value is None:
             return None
         text = json_text(value, "value")

@@ -1,4 +1,4 @@
-"""What of our tables a role of PostgreSQL may not see: asked before the rows it is shown are taken for all there are."""
+"""Finds rows that PostgreSQL hides from a role, before the visible rows are taken for all rows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-#: policies: rows are hidden from other roles; row security: from this one. inserts: only where they are asked for. usage: of the
-#: table's schema, without which PostgreSQL looks its names up as if they were not there.
+#: policies: rows are hidden from other roles; row security: from this role. insert: reported only if requested. usage: of the
+#: table's schema; without it PostgreSQL treats the names in the schema as if they did not exist.
 HiddenKind = Literal["policies", "row security", "usage", "select", "insert", "detached partition", "foreign partition"]
 _REPORTED: tuple[HiddenKind, ...] = ("policies", "insert")
 
-# A partition that is being detached is not read any more, though it is still the table's. The column came with PostgreSQL 14.
-# Every operator is pg_catalog's own, whatever others have put into the schemas of the search_path.
+# A partition that is being detached is no longer read, although it still belongs to the table. PostgreSQL 14 added the column.
+# Every operator is from pg_catalog, in case the schemas of the search_path contain foreign operators.
 _HIDDEN = text("""
     WITH RECURSIVE ours AS (
         SELECT oid, relname, relrowsecurity FROM pg_catalog.pg_class
@@ -51,12 +51,12 @@ _HIDDEN = text("""
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Why a role is shown a part of a table's rows, or none.
+    """A reason why a role can see only some rows of a table, or none.
 
     Attributes:
         kind: see `HiddenKind`.
         table: the table's name.
-        part: a partition, or the schema, quoted as SQL; empty where it is the whole table.
+        part: a partition, or the schema, quoted as SQL; empty if it concerns the whole table.
         role: the role, quoted as SQL.
     """
 
@@ -67,33 +67,33 @@ class Hidden:
 
     @property
     def reason(self) -> str:
-        """What is hidden, as a sentence."""
+        """A sentence that says what is hidden."""
         return {
-            "policies": f"{self.table} has row-level security: roles that its policies hold for are shown a part of its rows",
-            "row security": f"row-level security shows the role {self.role} only a part of the rows of {self.table}",
+            "policies": f"{self.table} has row-level security: roles to which its policies apply can see only some of its rows",
+            "row security": f"row-level security lets the role {self.role} see only some of the rows of {self.table}",
             "usage": f"the role {self.role} may not use the schema {self.part}, which holds {self.table}",
             "select": f"the role {self.role} may not read {self.table}",
             "insert": f"the role {self.role} may not insert into {self.table}",
-            "detached partition": f"the partition {self.part} of {self.table} is being detached, and its rows are not read",
-            "foreign partition": f"the partition {self.part} of {self.table} lies on another server, which may hide rows of it",
+            "detached partition": f"the partition {self.part} of {self.table} is being detached, so its rows are not read",
+            "foreign partition": f"the partition {self.part} of {self.table} is on another server, which may hide rows of it",
         }[self.kind]
 
     @property
     def remedy(self) -> str:
-        """What makes all rows visible."""
+        """The action that makes all rows visible."""
         return {
-            "policies": "work that needs all rows belongs to the owner of the tables or to a role with BYPASSRLS",
+            "policies": "connect as the owner of the tables, or as a role with BYPASSRLS, for work that needs all rows",
             "row security": "connect as the owner of the tables, or as a role with BYPASSRLS",
             "usage": f"as the schema's owner: {self.statement}",
             "select": f"as the owner: {self.statement}",
             "insert": f"as the owner: {self.statement}",
-            "detached partition": f"end that ({self.statement}), and attach it again if its rows belong to the table",
-            "foreign partition": "bring its rows into an ordinary partition, or detach it and copy them from the other server",
+            "detached partition": f"finish detaching it ({self.statement}), and attach it again if its rows belong to the table",
+            "foreign partition": "move its rows to an ordinary partition, or detach it and copy them from the other server",
         }[self.kind]
 
     @property
     def statement(self) -> str:
-        """The statement that changes it; empty where there is not one."""
+        """The SQL statement that fixes it; empty if there is none."""
         return {
             "usage": f"GRANT USAGE ON SCHEMA {self.part} TO {self.role}",
             "select": f"GRANT SELECT ON {self.table} TO {self.role}",
@@ -103,19 +103,19 @@ class Hidden:
 
 
 def find_hidden(conn: Connection, tables: Sequence[str]) -> list[Hidden]:
-    """Return what a connection's role is not shown of tables of ours; of any engine but PostgreSQL nothing is hidden."""
+    """Return what is hidden from the role of a connection; only PostgreSQL can hide rows."""
     if conn.dialect.name != "postgresql":
         return []
     return [Hidden(*row) for row in conn.execute(_HIDDEN, {"tables": list(tables)}).all()]
 
 
 def obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
-    """Return what keeps a role from reading every row and, where it is to ``insert``, from that."""
+    """Return the reasons why a role cannot read every row or, if ``insert``, cannot insert."""
     return [one for one in hidden if one.kind not in _REPORTED or (insert and one.kind == "insert")]
 
 
 def describe(hidden: Sequence[Hidden]) -> str:
-    """Return reasons and remedies as one message, tables of the same reason together."""
+    """Return reasons and remedies as one message; tables with the same reason are listed together."""
     tables: dict[tuple[HiddenKind, str], list[str]] = {}
     for one in hidden:
         tables.setdefault((one.kind, one.part), []).append(one.table)

@@ -212,7 +212,7 @@ class ReadArrowTests(SuiteFixtures):
         assert (await OHLCVRepository(db).read_arrow()).num_rows == 0
 
     async def test_a_window_that_ends_before_it_starts_is_refused(self, db: DatabaseManager) -> None:
-        with pytest.raises(InvalidValueError, match="lies after end"):
+        with pytest.raises(InvalidValueError, match="is after end"):
             await OHLCVRepository(db).read_arrow(start=T0 + HOUR, end=T0)
 
     async def test_an_unknown_timeframe_is_refused_as_arrow_too(self, db: DatabaseManager) -> None:

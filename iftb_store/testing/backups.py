@@ -115,7 +115,7 @@ class BackupTests(SuiteFixtures):
     ) -> None:
         path = tmp_path / "saved"
         path.write_text("mine")
-        with pytest.raises(InvalidValueError, match=r"saved. is there already"):
+        with pytest.raises(InvalidValueError, match=r"saved. already exists"):
             await backup(saved, path)
         assert path.read_text() == "mine"
         await backup(saved, path, overwrite=True)
@@ -142,7 +142,9 @@ class BackupTests(SuiteFixtures):
         (tmp_path / "link.partial").symlink_to(mine)
         (tmp_path / "file.partial").write_text("dear")
         for name in ("folder", "link", "file"):
-            with pytest.raises(InvalidValueError, match=f"{name}.partial' is in the way and no backup's own; move it"):
+            with pytest.raises(
+                InvalidValueError, match=f"{name}.partial' is in the way and was not created by a backup; move it"
+            ):
                 await backup(saved, tmp_path / name)
         assert ((mine / "only copy").read_text(), (tmp_path / "file.partial").read_text()) == ("dear", "dear")
 

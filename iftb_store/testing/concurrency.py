@@ -135,7 +135,7 @@ class ParallelTests(SuiteFixtures):
         async with db.get_session() as session:
             await PositionRepository(session).get_open_positions()
             await PositionRepository(db).close_position(found.id or 0)
-            with pytest.raises(Exception, match="not open"):
+            with pytest.raises(Exception, match="no longer open"):
                 await PositionRepository(session).update_position(found)
         assert await raw.fetch(db, "SELECT status FROM positions") == [("closed",)]
 

@@ -83,7 +83,7 @@ class ConnectTests(SuiteFixtures):
         self, db: DatabaseManager, url: str, write: Callable[[object], object]
     ) -> None:
         for manager in (db, DatabaseManager(url)):
-            with pytest.raises(StoreError, match=r"cannot be pickled or copied.*give the other process the URL"):
+            with pytest.raises(StoreError, match=r"cannot be pickled or copied.*pass the URL to the other process"):
                 write(manager)
 
     async def test_two_managers_of_one_database_have_one_identity(self, db: DatabaseManager, url: str) -> None:

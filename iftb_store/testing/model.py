@@ -235,8 +235,8 @@ class _Trades(_Repository):
         differing = [wanted for wanted in values.SETTABLE if values.unlike(getattr(stored, wanted), getattr(checked, wanted))]
         if differing:
             raise TradeConflictError(
-                f"a trade with trade_id {values.shown(checked.trade_id)} is stored already (id {stored.id}) with another "
-                f"{', '.join(differing)}; update({stored.id}, …) changes a stored trade, another trade needs another trade_id",
+                f"a trade with trade_id {values.shown(checked.trade_id)} is already stored (id {stored.id}) with another "
+                f"{', '.join(differing)}; use update({stored.id}, …) to change it, or another trade_id for another trade",
                 tuple(differing),
             )
         assert stored.id is not None
@@ -246,7 +246,7 @@ class _Trades(_Repository):
         values.whole(trade_id, "trade_id (the id that insert returned)")
         checked = values.checked_changes(changes)
         if trade_id not in self._seen.trades:
-            raise NotFoundError(f"no trade has the id {trade_id}; insert() returns it, get_by_symbol() finds it")
+            raise NotFoundError(f"no trade has the id {trade_id}; insert() returns ids, get_by_symbol() finds trades")
         self._written.trades[trade_id] = replace(self._seen.trades[trade_id], **checked, updated_at=self._now())
 
     def get_by_id(self, trade_id: int) -> Trade | None:
@@ -268,7 +268,7 @@ class _Trades(_Repository):
         try:
             since = self._now() - timedelta(days=days)
         except OverflowError:
-            raise InvalidValueError(f"{days} days before now lie outside the years 1 to 9999") from None
+            raise InvalidValueError(f"{days} days before now is outside the years 1 to 9999") from None
         counted = [
             trade
             for trade in self._seen.trades.values()
@@ -290,7 +290,7 @@ class _Positions(_Repository):
         found = [item for item in self.get_open_positions(exchange) if item.symbol == symbol and side in (None, item.side)]
         if len(found) > 1:
             raise AmbiguousPositionError(
-                f"both a long and a short position of {symbol} on {exchange} are open; name one with side="
+                f"both a long and a short position of {symbol} on {exchange} are open; select one with side="
             )
         return found[0] if found else None
 
@@ -326,9 +326,9 @@ class _Positions(_Repository):
     def _still_open(self, number: int | None) -> Position:
         stored = None if number is None else self._seen.positions.get(number)
         if stored is None:
-            raise NotFoundError(f"no position has the id {number}; get_open_positions() lists those that are open")
+            raise NotFoundError(f"no position has the id {number}; get_open_positions() lists the open positions")
         if stored.status != "open":
-            raise PositionClosedError(f"position {number} is not open any more and cannot be changed; a new one has no id")
+            raise PositionClosedError(f"position {number} is no longer open and cannot be changed; a new position has no id")
         return stored
 
 
@@ -353,7 +353,7 @@ def _window(start: datetime | None, end: datetime | None) -> tuple[datetime | No
     first = None if start is None else values.moment(start, "start")
     last = None if end is None else values.moment(end, "end")
     if first is not None and last is not None and first > last:
-        raise InvalidValueError(f"start {first.isoformat()} lies after end {last.isoformat()}")
+        raise InvalidValueError(f"start {first.isoformat()} is after end {last.isoformat()}")
     return first, last
 
 
@@ -361,7 +361,7 @@ def _beyond(edge: datetime, timeframe: str, steps: int, wanted: str) -> datetime
     try:
         return values.shifted(edge, timeframe, steps)
     except InvalidValueError as error:
-        raise InvalidValueError(f"{wanted} lies at the calendar's end: {error}") from None
+        raise InvalidValueError(f"{wanted} is at the end of the calendar: {error}") from None
 
 
 def _newest(trades: Any, limit: int) -> list[Trade]:

@@ -72,9 +72,9 @@ def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
     kinds = {item.name: item.type for item in fields(Trade)}
     for wanted in changes:
         if wanted in _KEPT:
-            raise InvalidValueError(f"{wanted} is kept by the store and cannot be set")
+            raise InvalidValueError(f"{wanted} is set by the store and cannot be changed")
         if wanted not in kinds:
-            raise InvalidValueError(f"a trade has no field {wanted!r}; those that can be set are {', '.join(SETTABLE)}")
+            raise InvalidValueError(f"a trade has no field {wanted!r}; the fields that can be set are {', '.join(SETTABLE)}")
     return {wanted: _field(wanted, kinds[wanted], value) for wanted, value in changes.items()}
 
 
@@ -157,9 +157,11 @@ def text(value: object, wanted: str) -> str:
     if not isinstance(value, str):
         raise InvalidValueError(f"{wanted} must be text, not {_kind(value)}")
     if "\0" in value:
-        raise InvalidValueError(f"{wanted} {shown(value)} holds a NUL character, which no engine stores; remove it")
+        raise InvalidValueError(f"{wanted} {shown(value)} contains a NUL character, which no engine stores; remove it")
     if re.search("[\ud800-\udfff]", value):
-        raise InvalidValueError(f"{wanted} {shown(value)} holds a lone surrogate, which is not text; decode it properly first")
+        raise InvalidValueError(
+            f"{wanted} {shown(value)} contains a lone surrogate, which is not text; decode it correctly first"
+        )
     return value
 
 
@@ -167,9 +169,9 @@ def name(value: object, wanted: str) -> str:
     """Return text of 1 to 255 characters, not white space alone."""
     given = text(value, wanted)
     if not given.strip():
-        raise InvalidValueError(f"{wanted} is empty; give its name")
+        raise InvalidValueError(f"{wanted} is empty; give a name")
     if len(given) > 255:
-        raise InvalidValueError(f"{wanted} {shown(given)} is {len(given)} characters long; at most 255 are kept")
+        raise InvalidValueError(f"{wanted} {shown(given)} is {len(given)} characters long; at most 255 are allowed")
     return given
 
 
@@ -233,7 +235,7 @@ def shifted(start: datetime, frame: str, steps: int) -> datetime:
         days = 31 if following is None else (following - first).days
         return start.replace(year=first.year, month=first.month, day=min(start.day, days))
     except (OverflowError, ValueError):
-        raise InvalidValueError(f"{steps} steps of {frame} from {start.isoformat()} leave the years 1 to 9999") from None
+        raise InvalidValueError(f"{steps} steps of {frame} from {start.isoformat()} are outside the years 1 to 9999") from None
 
 
 def apart(earlier: datetime, later: datetime, frame: str) -> bool:

@@ -120,7 +120,7 @@ class ResampleTests(SuiteFixtures):
 
     @pytest.mark.parametrize(("source", "target"), _REFUSED)
     async def test_a_target_that_is_no_multiple_is_refused(self, db: DatabaseManager, source: str, target: str) -> None:
-        with pytest.raises(InvalidValueError, match=r"timeframe|the target .* cannot be made of"):
+        with pytest.raises(InvalidValueError, match=r"timeframe|the target .* cannot be computed from"):
             await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL)
 
     async def test_what_comes_out_can_be_written(self, db: DatabaseManager) -> None:

@@ -99,7 +99,7 @@ class SeriesTests(SuiteFixtures):
         assert await raw.count(db, "ohlcv") == 2
 
     async def test_a_window_of_deletion_that_ends_before_it_starts_is_refused(self, db: DatabaseManager) -> None:
-        with pytest.raises(InvalidValueError, match="lies after end"):
+        with pytest.raises(InvalidValueError, match="is after end"):
             await OHLCVRepository(db).delete_range(*_SERIES, T0 + HOUR, T0)
 
     async def test_a_snapshot_deletes_nothing(self, db: DatabaseManager) -> None:

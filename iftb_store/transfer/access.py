@@ -66,4 +66,4 @@ async def require_two(source: ConnectedStore, destination: ConnectedStore) -> No
         InvalidValueError: the two work on the same tables.
     """
     if await source.identity() == await destination.identity():
-        raise InvalidValueError("the source and the destination are the same database; name another one")
+        raise InvalidValueError("the source and the destination are the same database; give another one")

@@ -1,4 +1,4 @@
-"""Backups: a store in one file, written while sessions go on, opened again and only then given its name."""
+"""Backups: all tables in one file, written while sessions continue; it is checked before it gets its name."""
 
 from __future__ import annotations
 
@@ -57,32 +57,32 @@ class Backup:
 async def backup(
     source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: ProgressFactory | None = None
 ) -> Backup:
-    """Write everything into a file, as a snapshot, while sessions go on; return what it holds.
+    """Write all tables to a file, as a snapshot, while sessions continue; return the file's size and row counts.
 
-    SQLite and DuckDB write a database of their own kind, which can be opened in place of the first one; DuckDB's holds only
-    the tables of iftb-store, and a warning names what is left out. From PostgreSQL it is an SQLite database; that needs the
-    extras sqlite and arrow. `iftb-store restore` brings any of them into any engine, with all ids and times. Only its owner
-    can read the file. It is written in the folder ``path``.partial, opened, and then given its name: there is never a part
-    of a backup under it.
+    A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original; that of DuckDB
+    contains only the tables of iftb-store, and a warning names what is left out. A backup of PostgreSQL is an SQLite database
+    and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with all ids and times.
+    Only its owner can read the file. It is written in the folder ``path``.partial, opened, and then moved to its name, which
+    never holds an incomplete backup.
 
     Args:
         source: the connected store, e.g. a DatabaseManager.
         path: the file; its folder exists.
-        overwrite: replace a file that is there.
-        step: shows how far it is: called with the name of a step, it gives a context manager of a function that is called
-            with what is done, of how much (None if nobody knows): bytes, from PostgreSQL rows.
+        overwrite: replace an existing file.
+        step: the progress callback: called with the name of a step, it returns a context manager that yields a function,
+            which is called with (amount done, amount in all or None) in bytes, for PostgreSQL in rows.
 
     Returns:
         The file's path, engine and size, and the rows of each table.
 
     Raises:
-        InvalidValueError: the file is there already or in use, its folder is not, or an argument of another type.
-        SchemaError: there are no tables of iftb-store, or of another revision.
-        MissingDriverError: an extra is not installed; the message is the install line.
-        OperationalError: the file cannot be written, what is read is damaged, another backup to it is under way, or rows
-            are hidden from this role.
+        InvalidValueError: the file already exists or is in use, its folder does not exist, or an argument has another type.
+        SchemaError: there are no tables of iftb-store, or their revision is another.
+        MissingDriverError: an extra is not installed; the message contains the install command.
+        OperationalError: the file cannot be written, the database is damaged, another backup to the file is running, or
+            rows are hidden from this role.
         NotConnectedError: before connect().
-        Unsupported: the backend declares no MIGRATIONS.
+        Unsupported: the backend does not declare MIGRATIONS.
     """
     check_store(source, "source")
     own_way = Capability.BACKUP in source.capabilities
@@ -97,10 +97,10 @@ async def backup(
         # refuses what its engine cannot open
         writer = DatabaseManager(address)
     except URLError as error:
-        raise InvalidValueError(f"the path cannot be that of a backup: {error}") from error
+        raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
     _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
     if step is not None and not callable(step):
-        raise InvalidValueError(f"step must be a function that begins a step of the work, not {kind(step)}")
+        raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {kind(step)}")
     step = step or silent
     async with source.get_session() as session:
         await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
@@ -163,7 +163,9 @@ def _folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def _own(folder: Path) -> Iterator[int]:
     """Open a folder that a backup has made, and keep others out."""
-    foreign = InvalidValueError(f"{_shown(folder)} is in the way and no backup's own; move it, or give the backup another name")
+    foreign = InvalidValueError(
+        f"{_shown(folder)} is in the way and was not created by a backup; move it, or give the backup another name"
+    )
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise foreign
     with open_descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK) as place:
@@ -172,7 +174,7 @@ def _own(folder: Path) -> Iterator[int]:
         if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
             raise foreign
         if not try_lock(place, folder):
-            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is under way; wait for it")
+            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is running; wait for it")
         yield place
 
 
@@ -187,10 +189,10 @@ def _empty(place: int) -> None:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be the name of a file, not {kind(path)}")
+        raise InvalidValueError(f"path must be a file name, not {kind(path)}")
     given = checks.text(os.fspath(path), "path")
     if not given or not (target := Path(given).absolute()).name:
-        raise InvalidValueError("the path of the backup is empty; give one such as bot.backup")
+        raise InvalidValueError("the path of the backup is empty; give one, e.g. bot.backup")
     return target
 
 
@@ -198,19 +200,19 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
     name = _shown(target)
     try:
         if not target.parent.is_dir():
-            raise InvalidValueError(f"there is no directory {_shown(target.parent)} for the backup; make it first")
+            raise InvalidValueError(f"the directory {_shown(target.parent)} for the backup does not exist; create it first")
         if target.is_dir():
-            raise InvalidValueError(f"{name} is a directory; name a file in it")
+            raise InvalidValueError(f"{name} is a directory; give a file in it")
         if target.exists() and file_identity(os.fspath(target)) == identity:
-            raise InvalidValueError(f"{name} is the database itself; give its backup a name of its own")
+            raise InvalidValueError(f"{name} is the database itself; give the backup another name")
         if (database := database_of(target)) is not None:
-            raise InvalidValueError(f"{name} is the name of a file of the database {_shown(database)}; give another name")
+            raise InvalidValueError(f"{name} belongs to the database {_shown(database)}; give another name")
         if target.exists() and not overwrite:
-            raise InvalidValueError(f"{name} is there already; give another name, or overwrite it (--overwrite, overwrite=True)")
+            raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in BESIDE:
             # its log would be taken for the new file's
             if (beside := target.with_name(target.name + suffix)).exists():
-                raise InvalidValueError(f"{_shown(beside)} shows that {name} is in use, or was; close it, or give another name")
+                raise InvalidValueError(f"{_shown(beside)} shows that {name} is or was in use; close it, or give another name")
     except OSError as error:
         raise operational_error(f"{name} cannot be written: {error.strerror}", error) from error
 

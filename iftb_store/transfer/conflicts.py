@@ -25,7 +25,7 @@ from iftb_store.values.display import shown
 T = TypeVar("T")
 
 _OPEN_KEY = ("exchange", "symbol", "side")
-REMEDY = "copy into a store of its own, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
+REMEDY = "copy into another database, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
 
 # parameters of one statement
 _MOST = 500
@@ -101,7 +101,7 @@ class Collisions:
         if pc.any(other).as_py():
             mine, its = (rows.filter(other).slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
             raise CollisionError(
-                f"{self._table.name}: the source's {self._named(mine)} has the id {mine['id']} of the destination's own "
+                f"{self._table.name}: the source's {self._named(mine)} has the same id {mine['id']} as the destination's "
                 f"{self._named(its)}; {REMEDY}"
             )
         if self._table is TRADES:
@@ -112,7 +112,7 @@ class Collisions:
             self._take_positions(partition, compared)
 
     async def end(self) -> None:
-        """Refuse what only the whole tells.
+        """Refuse conflicts that only the complete comparison shows.
 
         Raises:
             CollisionError: a bar's id is that of another bar, or a position would be the second open one.
@@ -123,7 +123,7 @@ class Collisions:
         for key, number in self._opening.items():
             if key in taken:
                 raise CollisionError(
-                    f"positions: the source's open position {number} of {' '.join(key)} meets the destination's own open "
+                    f"positions: the source's open position {number} of {' '.join(key)} conflicts with the destination's open "
                     f"position {taken[key]}; close one of them, or {REMEDY}"
                 )
 
@@ -174,7 +174,7 @@ class Collisions:
     def _collision(self, number: int, its: Mapping[str, Any], ours: Iterable[Mapping[str, Any]]) -> CollisionError:
         names = " and ".join(map(self._named, ours))
         return CollisionError(
-            f"ohlcv: the source's {names} has the id {number} of the destination's own {self._named(its)}; {REMEDY}"
+            f"ohlcv: the source's {names} has the same id {number} as the destination's {self._named(its)}; {REMEDY}"
         )
 
     async def _refuse_trade_ids(self, partition: Partition, new: pa.Table) -> None:
@@ -275,8 +275,8 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
     number, *key = max(found)
     if number > GREATEST_ID:
         raise StoreError(
-            f"{table.name}: a row of the source has the id {number}; the destination gives ids past all that come, and past "
-            f"{GREATEST_ID} there are too few left; give the row a smaller id in the source, or {REMEDY}"
+            f"{table.name}: a row of the source has the id {number}; ids above {GREATEST_ID} would leave too few ids for "
+            f"new rows in the destination; give the row a smaller id in the source, or {REMEDY}"
         )
     rows = await stores_of(session).read_rows(_of(table, number, key))
     # a bar that stands twice is told where the whole series is read

@@ -34,17 +34,17 @@ CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
 
 @dataclass
 class Copied:
-    """What was done to one series of bars, or to another table.
+    """The result of copying one series of bars, or one of the other tables.
 
     Attributes:
         table: the table's name.
-        series: what the rows have in common, such as ``binance BTCUSDT 1m``; empty where they are a whole table's.
+        series: the series of the bars, e.g. ``binance BTCUSDT 1m``; empty for a whole table.
         source: the source's rows and their checksum.
-        inserted: rows that the destination lacked.
-        updated: rows of which it had other values.
-        deleted: rows that only the destination had, where these were to be deleted.
+        inserted: rows that the destination did not have.
+        updated: rows that had other values in the destination.
+        deleted: rows that only the destination had, if ``delete`` was given.
         kept: rows that only the destination has.
-        equal: whether it is proved that the destination now has every row of the source; with ``kept`` 0, and no other.
+        equal: whether it was verified that the destination has every row of the source; if ``kept`` is 0, and no others.
     """
 
     table: str
@@ -82,37 +82,36 @@ class _Plan:
 
 
 class Copy:
-    """A copy of one store, or of a part of it, into another.
+    """A copy of one store, or of a selection of its rows, into another.
 
-    The source is read in one state from beginning to end, so that bars, trades, positions and events fit each other. Ids and
-    the times that the store keeps are copied too; ids that the destination gives later lie past them. What is refused is
-    refused before anything is written. What is written is committed in batches: a copy that was broken off, by whatever, is
-    gone on with by the same call. Parts of equal checksums are not moved, see `iftb_store.transfer.digests`. At the end the
-    destination is read again and compared.
+    The source is read from one snapshot, so that bars, trades, positions and events are consistent. Ids and the times set by
+    the store are copied too; ids that the destination assigns later are greater. A refused copy fails before it writes
+    anything. Rows are committed in batches: an interrupted copy resumes when called again. Parts with equal checksums are
+    skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared.
 
-    Rows are the same where their key is: the series and the timestamp of bars; the id of the others, with the trade_id of a
-    trade, the created_at of a position, the created_at, type and message of an event. A row with the id of another one is no
-    newer version of it but a collision, as is a trade_id or an open position that is stored under another id.
+    Two rows are the same if their keys are equal: the series and the timestamp of bars; the id of other rows, together with
+    the trade_id of a trade, the created_at of a position, or the created_at, type and message of an event. A row with the id
+    of a different row is not a newer version of it but a conflict, as is a trade_id or an open position that is stored under
+    another id.
 
-    The destination may be written to meanwhile: of each table the row with the greatest id is written first, so that ids which
-    the destination gives from then on lie past all that come. A row that it is given just before, with an id or a trade_id that
-    is to come, ends the copy; it is not overwritten.
+    The destination may be written to during the copy: the row with the greatest id of each table is written first, so that
+    ids which the destination assigns afterwards are greater than all copied ids. If a row was written just before with an id
+    or a trade_id that is to be copied, the copy fails; that row is not overwritten.
 
-    With ``delete``, and where bars exchange their ids, what is in the way of other rows is deleted before any is written, in
-    transactions of its own: a copy that was broken off then leaves the destination without rows that it had, until the same
-    call brings them again.
+    With ``delete``, and if bars swap their ids, rows that conflict with others are deleted before any are written, in separate
+    transactions: after an interrupted copy the destination lacks these rows until the copy is called again.
 
     Args:
         source: a connected manager.
-        destination: another one, on a database with the tables of iftb-store, see `prepare`.
-        scope: what is copied; None for all.
-        on_conflict: what becomes of a row that the destination has with other values: "source-wins" overwrites it,
-            "refuse" raises before anything is written.
-        delete: delete those of the chosen rows that only the destination has; else they stay and are counted.
-        step: shows how far it is.
+        destination: another connected manager, for a database with the tables of iftb-store, see `prepare`.
+        scope: the selection of rows; None for all.
+        on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises
+            before anything is written.
+        delete: delete the selected rows that only the destination has; otherwise they stay and are counted.
+        step: the progress callback.
 
     Attributes:
-        moved: rows written up to now.
+        moved: number of rows written so far.
     """
 
     def __init__(
@@ -238,8 +237,8 @@ class Copy:
         first = row_differences(table, mine, its)[0]
         raise CollisionError(
             f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
-            f"{format_value(first.destination)} in the destination; nothing was written, and without --on-conflict refuse the "
-            "source wins"
+            f"{format_value(first.destination)} in the destination; nothing was written; without --on-conflict refuse the source "
+            "wins"
         )
 
     async def _write(
@@ -319,8 +318,8 @@ class Copy:
                 kept += pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
                 if diff.new.num_rows or diff.changed.num_rows or diff.twice:
                     raise StoreError(
-                        f"{plan.partition.name} is not what was copied: the destination was written to meanwhile, or holds a bar "
-                        "twice; run the same command again, and `iftb-store verify` to see what differs"
+                        f"{plan.partition.name} differs from the source after the copy: the destination was written to, or "
+                        "has a duplicate bar; run the same command again, and use `iftb-store verify` to see the differences"
                     )
         return kept
 
@@ -407,9 +406,8 @@ async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
     except IntegrityError as error:
         ids: Any = pc.min_max(rows["id"]).as_py()
         raise CollisionError(
-            f"{table.name}: the destination refuses a row of those with the ids {ids['min']} to {ids['max']}: {error.orig}; a "
-            f"row of its own that was written while the copy ran may have what is to be that row's; {REMEDY}; what was copied "
-            "before stays"
+            f"{table.name}: the destination refused a row with an id from {ids['min']} to {ids['max']}: {error.orig}; "
+            f"another row, written there during the copy, may have the same key or id; {REMEDY}; the rows copied before stay"
         ) from error
     except OperationalError as error:
         found = no_json(rows, table)
@@ -428,7 +426,7 @@ async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -
 
 
 def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
-    return StoreError(f"{table.name} {format_key(key)} stands twice in the {where}; `iftb-store doctor` finds such rows")
+    return StoreError(f"{table.name} {format_key(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")
 
 
 def _both(diff: RowDiff, table: TableSpec) -> pa.Table:

@@ -46,7 +46,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
         raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
     if engine is None:
         raise InvalidValueError(
-            f"{shown} is no backup: neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
+            f"{shown} is not a backup: it is neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"
         )
     return address.set(drivername=engine, query=READ_ONLY[engine])
 
@@ -54,21 +54,21 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 async def restore(
     backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = silent
 ) -> list[Copied]:
-    """Bring all that a backup holds into a store, with all ids and times, and prove it; return what was done.
+    """Restore all rows of a backup, with all ids and times, and verify the result; return the result for each part.
 
-    Nothing is written before the backup is read once as a whole. Tables are made where there are none. What was written stays
-    where this is broken off, and the same call goes on with it.
+    The backup is read once completely before anything is written. Missing tables are created. If the restore is interrupted,
+    the rows written so far stay, and it resumes when called again.
 
     Args:
-        backup: a connected manager of its file, see `backup_url`.
-        destination: another one.
-        overwrite: overwrite rows that differ from the backup's, and delete those that it lacks; else either is refused.
-        step: shows how far it is.
+        backup: a connected manager for the backup file, see `backup_url`.
+        destination: the connected manager to restore into.
+        overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise both are refused.
+        step: the progress callback.
 
     Raises:
         InvalidValueError: the two are the same database.
-        CollisionError: the destination has a row that the backup lacks or has other values of; nothing was written.
-        SchemaError: the backup has no tables of iftb-store, or of another revision; or the destination those of another one.
+        CollisionError: the destination has a row that differs from the backup or is not in it; nothing was written.
+        SchemaError: the backup has no tables of iftb-store; or the tables of the backup or destination have another revision.
         OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
         StoreError: the destination was written to meanwhile.
     """
@@ -111,7 +111,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
 
 async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
     """Name the first row that the destination would lose."""
-    remedy = "nothing was written; restore into an empty database, or let the backup win (--overwrite)"
+    remedy = "nothing was written; restore into an empty database, or use --overwrite"
     scope = TableScope([part.table])
     async with open_snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
         found = [*await find_partitions(session, scope), *await find_partitions(other, scope)]
@@ -123,7 +123,7 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:
                         raise CollisionError(f"{_row(partition.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
-    raise CollisionError(f"{part.table} {part.series} holds rows that are not those of the backup; {remedy}")
+    raise CollisionError(f"{part.table} {part.series} has rows that differ from the backup; {remedy}")
 
 
 def _row(table: TableSpec, row: dict[str, Any]) -> str:

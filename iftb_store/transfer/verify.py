@@ -87,19 +87,19 @@ class Verified:
 async def verify(
     source: ConnectedStore, destination: ConnectedStore, scope: TableScope | None = None, *, step: ProgressFactory = silent
 ) -> list[Verified]:
-    """Compare two stores, or the same part of both; each is read in one state, in bounded memory, and neither is changed.
+    """Compare two stores, or the same selection of both; each is read from a snapshot in bounded memory, and not changed.
 
     Args:
         source: a connected manager.
-        destination: another one.
-        scope: what is compared; None for all.
-        step: shows how far it is.
+        destination: another connected manager.
+        scope: the selection of rows; None for all.
+        step: the progress callback.
 
     Raises:
         InvalidValueError: the two are the same database.
         SchemaError: one of the two has no schema that can be used.
         OperationalError: rows of one of the two are hidden from its role.
-        MissingDriverError: pyarrow is not installed; the message is the install line.
+        MissingDriverError: pyarrow is not installed; the message contains the install command.
     """
     require_arrow()
     scope = scope or TableScope()

@@ -1,4 +1,4 @@
-"""Checks of single values: each returns the value as every backend takes it, or says what is wrong with it."""
+"""Checks of single values: each returns the value in the form that every backend accepts, or raises InvalidValueError."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTIONS = ("open", "close", "liquidated")
 STATUSES = ("open", "closed", "liquidated")
 SEVERITIES = ("debug", "info", "warning", "error", "critical")
 
-#: Names stand in index keys, whose size PostgreSQL limits.
+#: Names are parts of index keys, whose size PostgreSQL limits.
 LONGEST_NAME = 255
 
 _INT64_MAX = 2**63 - 1
@@ -28,42 +28,42 @@ _LONGEST_WAIT = 1_000_000
 _DEEPEST_JSON = 100
 _LONGEST_JSON_INT = 4000
 _LONGEST_PATH = 100
-#: Values in one JSON object: lists that hold each other twice over double at each level.
+#: Values in one JSON object: nested lists that contain each other twice double at each level.
 _MOST_JSON_VALUES = 250_000
 
 
 def text(value: object, name: str) -> str:
-    """Return text that every engine holds: any Unicode but NUL and lone surrogates."""
+    """Return text that every engine can store: any Unicode except NUL and lone surrogates."""
     if not isinstance(value, str):
         raise InvalidValueError(f"{name} must be text, not {kind(value)}")
     if "\0" in value:
-        raise InvalidValueError(f"{name} {shown(value)} holds a NUL character, which no engine stores; remove it")
+        raise InvalidValueError(f"{name} {shown(value)} contains a NUL character, which no engine stores; remove it")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError(
-            f"{name} {shown(value)} holds a lone surrogate, which is not text; decode it properly first"
+            f"{name} {shown(value)} contains a lone surrogate, which is not text; decode it correctly first"
         ) from error
     return exactly_str(value)
 
 
 def name_text(value: object, name: str) -> str:
-    """Return text that names something: not empty, not white space alone, at most 255 characters."""
+    """Return a name: text that is not empty, not only white space, and has at most 255 characters."""
     checked = text(value, name)
     if not checked or checked.isspace():
-        raise InvalidValueError(f"{name} is empty; give its name")
+        raise InvalidValueError(f"{name} is empty; give a name")
     if len(checked) > LONGEST_NAME:
-        raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are kept")
+        raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are allowed")
     return checked
 
 
 def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
-    """Return a value as a check does, or None for None."""
+    """Return the checked value, or None for None."""
     return None if value is None else check(value, name)
 
 
 def choice(value: object, name: str, choices: Collection[str]) -> str:
-    """Return one of a few words."""
+    """Return a word that is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
     return exactly_str(value)
@@ -94,7 +94,7 @@ def quotient(value: object, name: str) -> Decimal:
 
 
 def integer(value: object, name: str, least: int = 0) -> int:
-    """Return a whole number that 64 bits hold, not below ``least``."""
+    """Return a whole number of at most 64 bits and at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(f"{name} must be a whole number, not {kind(value)} {shown(value)}")
     if not least <= value <= _INT64_MAX:
@@ -104,26 +104,26 @@ def integer(value: object, name: str, least: int = 0) -> int:
 
 
 def boolean(value: object, name: str) -> bool:
-    """Return True or False; what only counts as one of them is refused."""
+    """Return True or False; values that are only truthy or falsy are refused."""
     if not isinstance(value, bool):
         raise InvalidValueError(f"{name} must be True or False, not {kind(value)} {shown(value)}")
     return value
 
 
 def seconds(value: object, name: str) -> float:
-    """Return a number of seconds to wait: 0 or more, and an end to it."""
+    """Return a number of seconds to wait, 0 or more, with a maximum."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
         raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {shown(value)}")
     return float(value)
 
 
 def utc(value: object, name: str) -> datetime:
-    """Return a time as aware UTC; a naive one is taken as UTC already."""
+    """Return a time as aware UTC; a naive time is UTC."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
         raise InvalidValueError(f"{name} must be a datetime, not {kind(value)} {shown(value)}{remedy}")
     if getattr(value, "nanosecond", 0):
-        raise InvalidValueError(f"{name} {value} is finer than the microseconds that are kept; round it first")
+        raise InvalidValueError(f"{name} {value} is more precise than microseconds; round it first")
     try:
         moment = value.astimezone(UTC) if value.utcoffset() is not None else value.replace(tzinfo=UTC)
         if type(moment) is datetime and not moment.fold:
@@ -142,7 +142,7 @@ def json_text(value: object, name: str) -> str:
 
 
 def json_object(stored: str | None) -> dict[str, Any] | None:
-    """Return the object whose text `json_text` gave."""
+    """Return the object for a text from `json_text`."""
     if stored is None:
         return None
     loaded: dict[str, Any] = json.loads(stored)
@@ -153,7 +153,7 @@ def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> 
     if depth > _DEEPEST_JSON:
         raise InvalidValueError(f"{path[:80]}… is nested deeper than {_DEEPEST_JSON} levels")
     if next(places, None) is None:
-        raise InvalidValueError(f"{path} is too much: a JSON object may hold {_MOST_JSON_VALUES:,} values in all")
+        raise InvalidValueError(f"{path} is too large: a JSON object may contain {_MOST_JSON_VALUES:,} values in all")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -161,7 +161,7 @@ def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> 
     if isinstance(value, int):
         if value.bit_length() > _LONGEST_JSON_INT:
             raise InvalidValueError(
-                f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} are read back"
+                f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} bits can be read back"
             )
         return int(value)
     if isinstance(value, float):
@@ -186,7 +186,7 @@ def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> 
 
 def _json_key(key: object, path: str) -> str:
     if not isinstance(key, str):
-        raise InvalidValueError(f"{path} has the key {shown(key)}, {kind(key)}; the keys of JSON objects are text")
+        raise InvalidValueError(f"{path} has the key {shown(key)}, {kind(key)}; the keys of JSON objects must be text")
     return text(key, f"a key of {path}")
 
 

@@ -1,4 +1,4 @@
-"""Exact decimals: what DECIMAL(38,18) holds, and the text that stands for it where an engine has no such type."""
+"""Exact decimals: the values of DECIMAL(38,18), and their sortable text for SQLite, which has no such type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISION = 38
 SCALE = 18
 INTEGER_DIGITS = PRECISION - SCALE
 
-#: Every division and rounding of ours runs in this context, whatever the caller's thread has set.
+#: The context of every division and rounding in iftb_store, whatever context the caller's thread has set.
 CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0)
 
 _UNIT = Decimal(1).scaleb(-SCALE)
@@ -23,10 +23,10 @@ _NEGATIVE_PREFIX = ["", *(chr(ord("T") - digits) for digits in range(INTEGER_DIG
 
 
 def quantize(value: Decimal | int) -> Decimal:
-    """Round a decimal half-even to the 18 places that every engine keeps.
+    """Round a decimal half-even to the 18 places that every engine stores.
 
     Raises:
-        InvalidValueError: no decimal nor whole number, NaN, an infinity, or more than 20 digits before the point.
+        InvalidValueError: the value is not a decimal or whole number, is NaN or infinite, or has over 20 digits before the point.
     """
     value = decimal(value, "value")
     if value and value.adjusted() >= INTEGER_DIGITS:
@@ -35,7 +35,7 @@ def quantize(value: Decimal | int) -> Decimal:
         )
     try:
         rounded = value.quantize(_UNIT, context=CONTEXT)
-    except InvalidOperation as error:  # pragma: no cover - the two checks above leave nothing for it
+    except InvalidOperation as error:  # pragma: no cover - the checks above exclude this
         raise InvalidValueError(f"value {digits_shown(value)} cannot be rounded to {SCALE} places") from error
     if rounded.adjusted() >= INTEGER_DIGITS:
         raise InvalidValueError(
@@ -45,7 +45,7 @@ def quantize(value: Decimal | int) -> Decimal:
 
 
 def decimal(value: object, name: str) -> Decimal:
-    """Return a finite Decimal; whole numbers (int) count as one, floats do not."""
+    """Return a finite Decimal; whole numbers (int) are accepted, floats are not."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
@@ -61,9 +61,9 @@ def decimal(value: object, name: str) -> Decimal:
 
 
 def plain(value: Decimal) -> str | None:
-    """Return a finite decimal as plain digits without an exponent, or None where DECIMAL(38,18) cannot hold it exactly.
+    """Return a finite decimal as plain digits without an exponent, or None if DECIMAL(38,18) cannot hold it exactly.
 
-    Zeros at the end of the fraction are dropped and no zero is negative: equal values give equal text.
+    Zeros at the end of the fraction are removed, and zero is never negative, so that equal values give equal text.
     """
     if not value:
         return "0"
@@ -76,22 +76,22 @@ def plain(value: Decimal) -> str | None:
 
 
 def trimmed(value: Decimal) -> Decimal:
-    """Return a number without the zeros at the end of its fraction, of any size, never in exponent notation."""
+    """Return a number of any size without zeros at the end of its fraction and without an exponent."""
     text = format(value, "f")
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 
 
 def digits_shown(value: Decimal, limit: int = 50) -> str:
-    """Return a decimal for an error message, its digits cut where they would fill the screen."""
+    """Return a decimal for an error message; very long digits are cut."""
     text = Decimal.__str__(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def to_sortable(text: str) -> str:
-    """Turn plain decimal text into text whose byte order is the numbers' order and whose equality is theirs.
+    """Convert plain decimal text to text that sorts by its bytes in the order of the numbers; equal numbers give equal text.
 
-    A letter for the count of digits before the point goes first (a to t); a negative number has a capital letter, T to
-    A, the nines' complement of its digits and a closing tilde. So 50000.25 is ``e50000.25`` and -1.5 is ``T8.4~``.
+    The text begins with a letter, a to t, for the number of digits before the point. A negative number has a capital
+    letter, T to A, the nines' complement of its digits and a final tilde: 50000.25 is ``e50000.25``, -1.5 is ``T8.4~``.
     """
     if text[-1] == "0" and "." in text:
         text = text.rstrip("0").rstrip(".")
@@ -105,7 +105,7 @@ def to_sortable(text: str) -> str:
 
 
 def from_sortable(text: str) -> Decimal:
-    """Return the decimal that `to_sortable` wrote."""
+    """Return the decimal for a text from `to_sortable`."""
     if text[-1] != "~":
         return Decimal(text[1:])
     return Decimal("-" + text[1:-1].translate(_COMPLEMENT))

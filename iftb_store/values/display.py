@@ -1,4 +1,4 @@
-"""How values that may be hostile are shown in messages: short, in ASCII, whatever their own __repr__ does."""
+"""Shows values in messages: short and in ASCII, even if the value is hostile, e.g. has a failing __repr__."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 
-# of all others the type alone is shown: a repr may be endless, as of lists that hold each other, or raise
+# for all other types only the type is shown: a repr may raise, or be very long, e.g. of lists that contain each other
 _SHOWN = (int, float, Decimal, date, bytes, type(None))
-# also of a URL that was mistyped, such as postgresql:/user:pass word@host
+# also in a mistyped URL, e.g. postgresql:/user:pass word@host
 _BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")
-# up to the next option or the line's end, as an & or a space that should have been percent-encoded is the password's
+# up to the next option or the end of the line, as the password may contain an & or a space that is not percent-encoded
 _PASSWORD_OPTION = re.compile(r"(?:password|passwd|pwd)=", re.IGNORECASE)
 _NEXT_OPTION = re.compile(r"&\w+=")
 _HALF_A_LINE = 500
@@ -23,7 +23,7 @@ def kind(value: object) -> str:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return a value for an error message: ASCII, cut where it is long; of a container or an object its type alone."""
+    """Return a value for an error message: ASCII, cut if it is long; for a container or an object only its type."""
     if isinstance(value, str):
         text = ascii(exactly_str(value)[:limit])
         return text if len(value) <= limit and len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
@@ -31,23 +31,23 @@ def shown(value: object, limit: int = 60) -> str:
         return f"({kind(value)})"
     try:
         shown_value = ascii(value)
-    except Exception:  # a foreign __repr__, or an int past Python's own limit of digits
+    except Exception:  # a foreign __repr__, or an int with more digits than Python converts
         return f"({kind(value)})"
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
 
 
 def names(values: Iterable[str]) -> str:
-    """Return names side by side, so that they can be told apart: in quotes where one is empty or holds white space."""
+    """Return names separated by spaces; a name that is empty or contains white space is quoted."""
     return " ".join(value if value.split() == [value] and value[0] not in "'\"" else repr(value) for value in values)
 
 
 def exactly_str(value: str) -> str:
-    """Return the text that a str is, also where it is an enum's member, whose str() is its name."""
+    """Return the text of a str, also of a member of a str enum, whose str() is its name."""
     return value if type(value) is str else str.__str__(value)
 
 
 def is_text(value: str) -> bool:
-    """Tell whether a str is text that can be encoded: it holds no lone surrogate."""
+    """Return whether a str can be encoded, i.e. contains no lone surrogate."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -56,14 +56,14 @@ def is_text(value: str) -> bool:
 
 
 def in_one_line(words: str) -> str:
-    """Return what somebody typed in one line, without what may be user and password, be there line breaks in them."""
+    """Return a user's input on one line, without a possible user and password, even if these contain line breaks."""
     return without_password(" ".join(words.split()))
 
 
 def without_password(message: str) -> str:
-    """Cut user and password from a text that repeats what somebody typed, wherever in a line a URL may stand.
+    """Remove a possible user and password from a text that quotes a user's input, wherever in a line a URL may be.
 
-    All from a line's first colon to its last @ may be one. Each line is gone through once, as a server's may be long.
+    Everything from a line's first colon to its last @ may be credentials. Each line is scanned once, as it may be long.
     """
     return "\n".join(map(_line_without_password, message.split("\n")))
 
@@ -80,7 +80,7 @@ def _line_without_password(line: str) -> str:
         spans.append((begin.end(), end))
     pieces, done = list[str](), 0
     for first, last in sorted(spans):
-        # one may begin within another
+        # a span may begin inside another
         if first >= done:
             pieces += line[done:first], "***"
         done = max(done, last)
@@ -88,12 +88,12 @@ def _line_without_password(line: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what would steer a terminal."""
+    """Replace terminal control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def error_line(message: str) -> str:
-    """Return ``error: …`` in one line, without what may be a password, nor its middle where it is too long."""
+    """Return ``error: …`` on one line; possible passwords are removed, and a long line is cut in the middle."""
     line = printable(in_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"

@@ -1,4 +1,4 @@
-"""What tells a file from all others, and which files are a database's."""
+"""The identity of a file, and whether it belongs to a database."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from iftb_store.errors import operational_error
 
-#: What engines put beside a database while it is open, and leave there when they die.
+#: Suffixes of the files that engines create beside an open database, and leave behind after a crash.
 BESIDE = ("-wal", "-shm", "-journal", ".wal")
 
-# the first bytes of a database, and where they stand
+# the magic bytes of a database file, and their offset
 _MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 
 
 def read_engine(path: Path) -> str | None:
-    """Return the engine whose database a file is by its first bytes.
+    """Return the engine of a database file, detected from its first bytes, or None.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         start = file.read(32)
@@ -25,7 +25,7 @@ def read_engine(path: Path) -> str | None:
 
 
 def database_of(path: Path) -> Path | None:
-    """Return the database of which a path names a file that its engine keeps beside it, such as its log."""
+    """Return the database to which a path belongs as a file beside it, e.g. its log, or None."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)
         if stem not in ("", path.name) and (database := path.with_name(stem)).exists():
@@ -34,13 +34,13 @@ def database_of(path: Path) -> Path | None:
 
 
 def file_identity(path: str) -> str:
-    """Return what tells a file from all others of this machine, be it called by whatever name.
+    """Return a text that identifies a file on this machine, whatever path it is opened with.
 
     Raises:
-        OperationalError: it is not there any more.
+        OperationalError: the file no longer exists.
     """
     try:
         found = Path(path).stat()
     except OSError as error:
-        raise operational_error(f"{path} cannot be looked at: {error.strerror}", error) from error
+        raise operational_error(f"{path} cannot be accessed: {error.strerror}", error) from error
     return f"file {found.st_dev} {found.st_ino}"

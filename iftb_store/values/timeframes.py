@@ -1,4 +1,4 @@
-"""Timeframes of bars as the exchanges name them, 1s to 1M, and the step from one bar to the next."""
+"""Timeframes of bars by the names that exchanges use, 1s to 1M, and the step from one bar to the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.display import exactly_str, shown
 
-#: The calendar month: the one timeframe whose step has no fixed length.
+#: The calendar month, the only timeframe whose step has no fixed length.
 MONTH = "1M"
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -24,9 +24,9 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
     """Return a known timeframe.
 
     Raises:
-        InvalidValueError: an unknown one; the message lists them all.
+        InvalidValueError: the timeframe is unknown; the message lists the known ones.
     """
-    # an enum's member that is text has the hash of its name, not that of the text
+    # a member of a str enum has the hash of its name, not that of its text
     known = exactly_str(timeframe) if isinstance(timeframe, str) else None
     if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
@@ -35,32 +35,32 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
 
 
 def origin(timeframe: str) -> datetime:
-    """Return the time in UTC from which steps of a known timeframe are counted: weeks from a Monday."""
+    """Return the UTC time from which the steps of a known timeframe are counted; weeks are counted from a Monday."""
     return datetime(1970, 1, 5 if timeframe == "1w" else 1, tzinfo=UTC)
 
 
 def grid(timeframe: str) -> tuple[datetime, timedelta]:
-    """Return from when on in UTC, and in what steps, bars of a known timeframe can begin; months on the first day alone.
+    """Return (a UTC time, a step) of the grid on which bars of a known timeframe begin; months only on the first day.
 
-    Exchanges count three days from days of their own.
+    The grid of 3d is every day, as exchanges count three days from different days.
     """
     seconds = SECONDS[timeframe]
     return origin(timeframe), timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)
 
 
 def is_off_grid(moment: datetime, timeframe: str) -> bool:
-    """Tell whether no bar of a known timeframe begins at a time (UTC)."""
+    """Return whether a time (UTC) is not on the grid of a known timeframe."""
     first, step = grid(timeframe)
     return bool((moment - first) % step) or (timeframe == MONTH and moment.day != 1)
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:
-    """Return the opening time of the bar ``steps`` bars later (earlier where negative).
+    """Return the opening time of the bar ``steps`` bars later (earlier if negative).
 
-    A month is a calendar month; a day that the target month does not have becomes its last.
+    For 1M the steps are calendar months; a day that the target month does not have becomes its last day.
 
     Raises:
-        InvalidValueError: an unknown timeframe, or a result outside the years 1 to 9999.
+        InvalidValueError: the timeframe is unknown, or the result is outside the years 1 to 9999.
     """
     seconds = SECONDS[check_timeframe(timeframe)]
     try:
@@ -69,4 +69,6 @@ def shift(moment: datetime, timeframe: str, steps: int) -> datetime:
         year, month = divmod(moment.year * 12 + moment.month - 1 + steps, 12)
         return moment.replace(year=year, month=month + 1, day=min(moment.day, monthrange(year, month + 1)[1]))
     except (OverflowError, ValueError) as error:
-        raise InvalidValueError(f"{steps} steps of {timeframe} from {moment.isoformat()} leave the years 1 to 9999") from error
+        raise InvalidValueError(
+            f"{steps} steps of {timeframe} from {moment.isoformat()} are outside the years 1 to 9999"
+        ) from error

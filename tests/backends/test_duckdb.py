@@ -98,7 +98,7 @@ async def test_managers_in_different_event_loops_share_the_write_lock(db: Databa
         elsewhere = asyncio.create_task(asyncio.to_thread(asyncio.run, insert_elsewhere()))
         await OHLCVRepository(session).insert_many([bar(1)])
 
-    with pytest.raises(IntegrityError, match="stored already"):
+    with pytest.raises(IntegrityError, match="already stored"):
         await elsewhere
     assert await bars_stored(db) == 2
 
@@ -121,7 +121,7 @@ async def test_readers_go_on_while_a_session_writes(db: DatabaseManager) -> None
 
 
 async def test_a_file_that_another_process_holds_names_the_holder(duckdb_url: str, holder: Process) -> None:
-    with pytest.raises(OperationalError, match=f"another process holds it: .*PID {holder.pid}"):
+    with pytest.raises(OperationalError, match=f"another process has it open: .*PID {holder.pid}"):
         await DatabaseManager(f"{duckdb_url}?connect_timeout=0.1").connect()
 
 
@@ -145,13 +145,13 @@ async def test_connect_waits_for_a_file_that_another_process_gives_back(duckdb_u
 def test_a_holder_that_duckdb_does_not_name_is_still_a_holder() -> None:
     error = cannot_open("a.duckdb", duckdb.IOException("Could not set lock on file"))
 
-    assert "another process holds it: a process that DuckDB does not name" in str(error)
+    assert "another process has it open: a process that DuckDB does not name" in str(error)
 
 
 def test_a_damaged_file_is_called_one(duckdb_url: str, path: Path) -> None:
     path.write_bytes(b"no database")
 
-    with pytest.raises(OperationalError, match="damaged or no DuckDB database"):
+    with pytest.raises(OperationalError, match="damaged or not a DuckDB database"):
         asyncio.run(DatabaseManager(duckdb_url).connect())
 
 
@@ -262,7 +262,7 @@ async def test_a_write_that_timed_out_inside_a_session_is_not_lost_in_silence(db
                 async with asyncio.timeout(0.05):
                     await session.execute(SLOW_WRITE)
 
-    with pytest.raises(OperationalError, match=r"rolled back after an error: a statement was broken off"):
+    with pytest.raises(OperationalError, match=r"rolled back after an error: a statement was interrupted"):
         await work()
 
     assert await messages(db) == []

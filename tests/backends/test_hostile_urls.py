@@ -142,7 +142,7 @@ def test_bytes_in_the_settings_that_are_no_text_are_refused(monkeypatch: pytest.
         monkeypatch.setenv(part, "plain")
     monkeypatch.setenv(name, os.fsdecode(SECRET.encode() + b"\xff"))
 
-    with pytest.raises(ConfigurationError, match=f"^{name} holds bytes that are no UTF-8") as refused:
+    with pytest.raises(ConfigurationError, match=f"^{name} contains bytes that are not UTF-8") as refused:
         get_settings().database.get_async_url()
 
     assert SECRET not in str(refused.value)
@@ -171,7 +171,7 @@ async def test_what_duckdb_misreads_in_a_file_s_name_is_kept_or_refused(tmp_path
         await db.create_tables()
 
     assert path.exists()
-    with pytest.raises(URLError, match="which DuckDB misreads"):
+    with pytest.raises(URLError, match="which DuckDB reads incorrectly"):
         DatabaseManager(URL.create("duckdb", database=str(path)))
 
 

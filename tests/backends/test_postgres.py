@@ -235,7 +235,7 @@ async def test_the_search_path_of_the_url_holds_the_tables(postgres_url: str, ad
         ("ssl=sometimes", "sslmode must be one of disable, .*'sometimes'"),
         ("statement_timeout=soon", "statement_timeout must be a time like .*'soon'"),
         ("statement_cache_size=-1", "statement_cache_size must be a whole number.*'-1'"),
-        ("host=a&host=b", "'host' stands twice"),
+        ("host=a&host=b", "'host' is a duplicate"),
         ("target_session_attrs=best", "target_session_attrs must be one of any, .*'best'"),
         ("fetch_size=3", "unknown option 'fetch_size'.*connect_timeout"),
     ],
@@ -258,7 +258,7 @@ def test_ssl_modes_of_libpq_are_understood(mode: str) -> None:
 @pytest.mark.parametrize(
     ("error", "meaning", "message"),
     [
-        (asyncpg.UniqueViolationError("duplicate"), IntegrityError, "stored already"),
+        (asyncpg.UniqueViolationError("duplicate"), IntegrityError, "already stored"),
         (asyncpg.CheckViolationError('violates "ck_trades_side"'), IntegrityError, "ck_trades_side"),
         (asyncpg.SerializationError("x"), OperationalError, "serialization failure"),
         (asyncpg.DeadlockDetectedError("x"), OperationalError, "deadlock"),

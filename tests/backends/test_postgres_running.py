@@ -126,7 +126,7 @@ async def test_a_connection_lost_during_commit_leaves_its_outcome_unknown_and_is
 
     async with wire(postgres_url) as (passing, url), DatabaseManager(url) as losing:
         passing.drops_commits = moment
-        with pytest.raises(CommitOutcomeUnknown, match="whether the transaction is stored is unknown"):
+        with pytest.raises(CommitOutcomeUnknown, match="it is unknown whether the transaction is stored"):
             await losing.run(work)
         assert (passing.commits_dropped, runs, losing.in_use) == (1, 1, 0)
     assert len(await TradeRepository(db).get_recent()) == stored

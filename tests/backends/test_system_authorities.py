@@ -88,4 +88,4 @@ async def test_a_client_s_certificate_that_is_not_there_is_named(front: Front, t
 )
 async def test_versions_of_tls_are_kept_to(front: Front, option: str, works_with: str) -> None:
     await works(front.url(sslrootcert="system", **{option: works_with}))
-    assert "is no version of TLS" in await refusal(front.url(sslrootcert="system", **{option: "TLSv9"}))
+    assert "is not a TLS version" in await refusal(front.url(sslrootcert="system", **{option: "TLSv9"}))

@@ -171,24 +171,24 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["stats", "--nonsense"], "No such option: --nonsense"),
         (["stats", "sqlite:///:memory:", "more"], "unexpected extra argument"),
-        (["gaps"], "SYMBOL TIMEFRAME are wanted"),
-        (["gaps", "sqlite:///:memory:", "BTCUSDT"], "SYMBOL TIMEFRAME are wanted"),
-        (["gaps", "BTCUSDT", "1m", "more"], "SYMBOL TIMEFRAME are wanted"),
+        (["gaps"], "SYMBOL and TIMEFRAME are required"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT"], "SYMBOL and TIMEFRAME are required"),
+        (["gaps", "BTCUSDT", "1m", "more"], "SYMBOL and TIMEFRAME are required"),
         (["gaps", "sqlite:///:memory:", "BTCUSDT", "7m"], "unknown timeframe '7m'"),
-        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "today"], "--start 'today' is no time"),
-        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "today"], "--start 'today' is not a time"),
+        (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "is after end"),
         (["latest", "sqlite:///:memory:", "BTCUSDT", "1m", "--limit", "0"], "--limit"),
         (["stats", "sqlite:///:memory:", "--days", "many"], "--days"),
         (["events", "sqlite:///:memory:", "--severity", "loud"], "severity must be one of debug, info"),
-        (["import"], "no FILE is named"),
-        (["import", "sqlite:///:memory:"], "no FILE is named"),
+        (["import"], "no FILE is given"),
+        (["import", "sqlite:///:memory:"], "no FILE is given"),
         (["import", "sqlite:///:memory:", "absent.zip"], "no file absent.zip"),
         (["import", "sqlite:///:memory:", "*.zip"], r"no file \*.zip"),
-        (["import", "sqlite:///:memory:", "."], "is a directory"),
-        (["import", "sqlite:///:memory:", ""], "an empty FILE is given"),
+        (["import", "sqlite:///:memory:", "."], "is a folder without Parquet files"),
+        (["import", "sqlite:///:memory:", ""], "FILE is an empty text"),
         (["stats", "oracle://x"], "no backend is installed for the URL scheme 'oracle'"),
         (["stats", "sqlite:///:memory:?nonsense=1"], "unknown option 'nonsense'"),
-        (["migrate", "not a url"], "cannot be understood"),
+        (["migrate", "not a url"], "cannot be parsed"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, words: list[str], problem: str) -> None:
@@ -244,7 +244,7 @@ def test_an_unforeseen_error_is_one_line_that_names_the_option_for_more(run: Run
 
     monkeypatch.setattr("iftb_store.cli.data.run", fail)
 
-    assert run("stats") == (1, "", "error: RuntimeError: broken at postgresql://***@host/bot; --debug shows where\n")
+    assert run("stats") == (1, "", "error: RuntimeError: broken at postgresql://***@host/bot; --debug shows the traceback\n")
     code, _, err = run("stats", "--debug")
     assert code == 1
     assert "Traceback" in err
@@ -277,7 +277,7 @@ def test_status_of_tables_without_a_revision_says_that_they_can_be_used(run: Run
 
     assert (code, err) == (0, "")
     assert "(unstamped)" in out
-    assert "adopts them" in out
+    assert "adds the revision" in out
 
 
 @pytest.mark.parametrize("command", [["gaps", "BTCUSDT", "1m"], ["stats"], ["positions"], ["events"]])
@@ -348,7 +348,7 @@ def test_an_import_that_refuses_duplicates_says_which_file_has_them(run: Run, st
 
     assert (code, out) == (1, "0 of 1 file imported, 0 bars\n")
     assert err.startswith("error: BTCUSDT-1m-2024-02.csv: ")
-    assert "nothing of this file is stored" in err
+    assert "no row of this file was stored" in err
 
 
 def test_a_damaged_file_is_named_with_its_line_and_the_others_are_imported(run: Run, stored: str) -> None:
@@ -360,7 +360,7 @@ def test_a_damaged_file_is_named_with_its_line_and_the_others_are_imported(run: 
     assert code == 1
     assert "1 of 2 files imported, 1 bar\n" in out
     assert err.startswith("error: ADABTC-1m-2024-02.csv, line 2: ")
-    assert err.endswith("nothing of this file is stored\n")
+    assert err.endswith("no row of this file was stored\n")
     assert count_bars(stored) == 1
 
 
@@ -370,7 +370,7 @@ def test_a_file_that_cannot_be_read_is_named(run: Run, stored: str) -> None:
 
     code, _, err = run("import", stored, "*.csv")
 
-    assert (code, err) == (1, "error: BTCUSDT-1m-2024-02.csv: Permission denied; nothing of this file is stored\n")
+    assert (code, err) == (1, "error: BTCUSDT-1m-2024-02.csv: Permission denied; no row of this file was stored\n")
 
 
 def test_symbol_timeframe_and_exchange_can_be_given(run: Run, stored: str) -> None:
@@ -390,7 +390,7 @@ def test_files_of_two_symbols_are_not_mixed_into_one(run: Run, stored: str) -> N
     code, _, err = run("import", stored, "*.csv", "--symbol", "BTCUSDT")
 
     assert code == 2
-    assert "would mix the files of BTCUSDT and ETHUSDT" in err
+    assert "would merge the files of BTCUSDT and ETHUSDT" in err
 
 
 def test_a_timeframe_that_contradicts_the_file_s_name_is_refused(run: Run, stored: str) -> None:
@@ -558,7 +558,7 @@ def test_the_demo_keeps_its_files_where_it_is_told(run: Run) -> None:
     assert first[0] == 0
     assert run("stats", "sqlite:///kept/demo.db")[0] == 0
     assert second[0] == 2
-    assert "exists already" in second[2]
+    assert "already exists" in second[2]
 
 
 def test_what_the_terminal_cannot_show_is_escaped(stored: str) -> None:

@@ -57,7 +57,7 @@ def test_a_dump_whose_commit_went_through_is_said_to_be_stored(
 ) -> None:
     found, err = stopped(sent, "import", migrated, str(dump))
     assert (found, asyncio.run(rows_in(migrated, "ohlcv"))) == (code, 100)
-    assert "stopped with 1 of 1 file stored, 100 bars; importing all of them again is safe" in err
+    assert "stopped with 1 of 1 file stored, 100 bars; it is safe to import all of them again" in err
 
 
 def test_trades_whose_commit_went_through_are_said_to_be_stored(migrated: str, tmp_path: Path, run: Run) -> None:
@@ -66,12 +66,12 @@ def test_trades_whose_commit_went_through_are_said_to_be_stored(migrated: str, t
     assert run("export", f"sqlite:///{tmp_path / 'source.db'}", "--table", "trades", "-o", exported)[0] == 0
     code, err = stopped(signal.SIGTERM, "import", migrated, exported)
     assert (code, asyncio.run(rows_in(migrated, "trades"))) == (143, ROWS["trades"])
-    assert "stopped with 1 of 1 file stored, 3 rows; importing all of them again is safe" in err
+    assert "stopped with 1 of 1 file stored, 3 rows; it is safe to import all of them again" in err
 
 
 def test_who_does_not_wait_for_the_commit_is_told_that_its_outcome_is_unknown(migrated: str, dump: Path) -> None:
     _, err = stopped(signal.SIGTERM, "import", migrated, str(dump), times=2)
-    assert "stopped with 0 of 1 file stored, 0 bars; whether BTCUSDT-1m-2024-01.csv is stored too is unknown" in err
+    assert "stopped with 0 of 1 file stored, 0 bars; it is unknown whether BTCUSDT-1m-2024-01.csv is stored too" in err
 
 
 @SIGNALS
@@ -88,4 +88,4 @@ def test_a_copy_that_is_stopped_does_not_deny_its_last_batch(url: str, tmp_path:
     asyncio.run(fill(source))
     found, err = stopped(sent, "copy", source, url)
     assert found == code
-    assert "moved, which stay; so does a batch whose COMMIT was under way, if it went through" in err
+    assert "copied, which stay, and perhaps one more batch, whose COMMIT was in progress" in err

@@ -311,7 +311,7 @@ def test_a_database_without_tables_is_to_be_migrated(url: str) -> None:
 def test_an_engine_whose_sql_is_unknown_is_refused() -> None:
     with create_engine("sqlite://").connect() as conn:
         conn.dialect.name = "mydb"
-        with pytest.raises(Unsupported, match="the doctor knows postgresql, sqlite, duckdb, not mydb"):
+        with pytest.raises(Unsupported, match="the doctor supports postgresql, sqlite, duckdb, not mydb"):
             examine_rows(conn)
 
 
@@ -383,7 +383,7 @@ def test_what_is_no_plain_decimal_is_not_made_one(sqlite: Callable[[str, object]
 
 def test_the_command_says_that_nothing_is_wrong(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", store.url]) == 0
-    assert capsys.readouterr().out == "nothing is wrong\n"
+    assert capsys.readouterr().out == "no problems found\n"
 
 
 def test_the_demo_leaves_nothing_wrong_but_the_hole_that_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,7 +394,7 @@ def test_the_demo_leaves_nothing_wrong_but_the_hole_that_it_shows(tmp_path: Path
 
     out = capsys.readouterr().out
     assert "`iftb-store gaps URL BTCUSDT 1m --exchange binance`" in out
-    assert out.endswith("nothing is wrong; 1 note\n")
+    assert out.endswith("no problems found; 1 note\n")
 
 
 @pytest.fixture

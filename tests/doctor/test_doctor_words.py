@@ -54,7 +54,7 @@ async def test_a_printed_command_runs_whatever_the_symbol(sqlite_url: str, capsy
         await OHLCVRepository(db).insert_many([bar(T0, **names), bar(T0 + timedelta(hours=2), **names)])
         (finding,) = [found for found in await examine(db) if found.kind == "holes"]
 
-    (command,) = re.findall("`(iftb-store gaps .*?)` shows", finding.remedy)
+    (command,) = re.findall("`(iftb-store gaps .*?)` lists", finding.remedy)
     words = [sqlite_url if word == "URL" else word for word in shlex.split(command)[1:]]
 
     assert await asyncio.to_thread(main, words) == 0

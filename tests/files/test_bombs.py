@@ -45,7 +45,7 @@ async def test_a_bar_in_very_many_rows_is_counted_once(url: str, tmp_path: Path)
     async with DatabaseManager(url) as db:
         await db.create_tables()
         result = await import_file(db, Source(tmp_path / "x.parquet", Hints(symbol="X", timeframe="1h")))
-    assert (result.rows, result.notes) == (2, ("149,998 more rows repeat bars of it",))
+    assert (result.rows, result.notes) == (2, ("149,998 more rows are duplicates of its bars",))
 
 
 async def test_a_line_of_a_dump_that_comes_again_is_counted_once(sqlite_url: str, tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ async def test_a_text_that_no_import_takes_is_not_exported(sqlite_url: str, tmp_
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await SystemEventRepository(db).log_event("long", "info", "x" * (17 << 20))
-        with pytest.raises(InvalidValueError, match=r"holds 17,\d+,\d+ bytes of text, the most is 16,777,216"):
+        with pytest.raises(InvalidValueError, match=r"contains 17,\d+,\d+ bytes of text, the maximum is 16,777,216"):
             await export(db, TableScope(["system_events"]), tmp_path / f"x.{format}")
     assert not os.path.exists(tmp_path / f"x.{format}")  # noqa: ASYNC240, PTH110 - nothing else runs

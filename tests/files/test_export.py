@@ -174,7 +174,7 @@ def test_what_is_there_is_overwritten_on_demand_only(run: Run, filled: str, word
     refused, again = run("export", filled, *words), run("export", filled, *words, "--overwrite")
 
     assert refused[0] == 2
-    assert "is there already; give another name, or --overwrite" in refused[2]
+    assert "already exists; give another name, or use --overwrite" in refused[2]
     assert again[0] == 0
     assert sorted(Path().rglob("there*")) == before
 
@@ -263,7 +263,7 @@ def test_a_text_too_long_for_a_line_is_refused_and_goes_to_parquet(run: Run, sql
     for name in ("events.csv", "events.jsonl"):
         code, _, err = run("export", sqlite_url, "-o", name, *events)
         assert code == 2
-        assert "text formats take 4,194,304 at most, Parquet and Feather 16,777,216" in err
+        assert "the maximum is 4,194,304 in text formats, 16,777,216 in Parquet and Feather" in err
         assert not Path(name).exists()
     assert run("export", sqlite_url, "-o", "events.parquet", *events)[0] == 0
     assert run("import", sqlite_url, "events.parquet")[0] == 0
@@ -272,17 +272,17 @@ def test_a_text_too_long_for_a_line_is_refused_and_goes_to_parquet(run: Run, sql
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ([], "no FILE is named"),
-        (["-o", ""], "no FILE is named"),
-        (["-o", "bars"], "name the format, one of parquet, feather, csv, jsonl"),
+        ([], "no FILE is given"),
+        (["-o", ""], "no FILE is given"),
+        (["-o", "bars"], "give the format, one of parquet, feather, csv, jsonl"),
         (["-o", "bars.csv", "--format", "xml"], "there is no format 'xml'"),
-        (["-o", "-"], "what is written to stdout needs --format"),
-        (["-o", "-", "--format", "parquet"], "parquet is not written to a stream"),
-        (["-o", "x", "--partitioned", "--table", "trades"], "only bars are partitioned"),
+        (["-o", "-"], "output to stdout needs --format"),
+        (["-o", "-", "--format", "parquet"], "parquet cannot be written to a stream"),
+        (["-o", "x", "--partitioned", "--table", "trades"], "only bars can be partitioned"),
         (["-o", "x.csv", "--table", "candles"], "there is no table 'candles'"),
-        (["-o", "x.csv", "--table", "trades", "--timeframe", "1h"], "the table trades has no timeframe to choose by"),
-        (["-o", "x.csv", "--start", "2024-02-02", "--end", "2024-02-01"], "lies after end"),
-        (["-o", ".", "--format", "csv"], "is no name of a file"),
+        (["-o", "x.csv", "--table", "trades", "--timeframe", "1h"], "the table trades has no column timeframe to select by"),
+        (["-o", "x.csv", "--start", "2024-02-02", "--end", "2024-02-01"], "is after end"),
+        (["-o", ".", "--format", "csv"], "is not a file name"),
     ],
 )
 def test_wrong_usage_of_export_is_one_line_and_writes_nothing(run: Run, filled: str, words: list[str], problem: str) -> None:
@@ -339,7 +339,7 @@ async def test_text_goes_to_a_stream(sqlite_url: str) -> None:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(2))
         await export(db, TableScope(["ohlcv"]), stream, format="jsonl")
-        with pytest.raises(InvalidValueError, match="a file holds one table"):
+        with pytest.raises(InvalidValueError, match="a file contains one table"):
             await export(db, TableScope(), stream, format="jsonl")
 
     assert [json.loads(line)["close"] for line in stream.getvalue().splitlines()] == ["12500", "12500.25"]

@@ -55,7 +55,7 @@ def test_no_database_is_overwritten(engine: str, request: pytest.FixtureRequest,
 def test_of_two_exports_to_one_name_the_second_is_refused(begin: Open, fill: Callable[[Any], None]) -> None:
     with begin(Path("bars"), overwrite=False) as first:
         fill(first)
-        with pytest.raises(OperationalError, match="another export to 'bars' is under way"), begin(Path("bars"), overwrite=False):
+        with pytest.raises(OperationalError, match="another export to 'bars' is running"), begin(Path("bars"), overwrite=False):
             pass
 
     assert [path.read_bytes() for path in Path().rglob("*") if path.is_file()] == [b"whole"]
@@ -64,7 +64,7 @@ def test_of_two_exports_to_one_name_the_second_is_refused(begin: Open, fill: Cal
 
 @KINDS
 def test_what_takes_the_name_meanwhile_stays(begin: Open, fill: Callable[[Any], None]) -> None:
-    with pytest.raises(InvalidValueError, match="is there already"), begin(Path("bars"), overwrite=False) as made:  # noqa: PT012
+    with pytest.raises(InvalidValueError, match="already exists"), begin(Path("bars"), overwrite=False) as made:  # noqa: PT012
         fill(made)
         Path("bars").write_text("dear")
 

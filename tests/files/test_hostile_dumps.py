@@ -250,7 +250,7 @@ def test_the_command_refuses_bombs_and_lies_one_by_one_and_stores_the_rest(
     assert done.returncode == 1
     assert len(errors) + len(read_whole) == len(expected)
     assert {line[: len(f"error: {folder}")] for line in errors} == {f"error: {folder}"}
-    assert all(line.endswith("nothing of this file is stored") and line.isprintable() for line in errors)
+    assert all(line.endswith("no row of this file was stored") and line.isprintable() for line in errors)
     assert f"{len(read_whole)} of {len(expected)} files imported" in done.stdout
     assert sorted(folder.parent.iterdir()) == beside
 

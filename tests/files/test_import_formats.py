@@ -87,7 +87,8 @@ def test_freqtrade_s_candles_are_taken_as_their_shortest_decimals(take: Import, 
     bars = stored()
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == (
-        f"{name}: binance {symbol} 5m, 5 bars, 2024-02-01 00:00 to 2024-02-01 00:20 UTC (floats taken as their shortest decimals)"
+        f"{name}: binance {symbol} 5m, 5 bars, 2024-02-01 00:00 to 2024-02-01 00:20 UTC "
+        "(floats stored as their shortest decimals)"
     )
     assert [bar.close for bar in bars] == [Decimal(repr(close)) for close in CLOSES]
     assert bars[0].timestamp == T1
@@ -109,7 +110,7 @@ def test_candles_of_a_mark_price_are_not_taken_for_those_of_trades(take: Import)
     named = take("BTC_USDT_USDT-5m-mark.feather", "--symbol", "BTC/USDT:USDT mark")
 
     assert code == 1
-    assert "holds the mark of a future, no candles of its trades; --symbol" in err
+    assert "contains mark of a future, not candles of its trades; use --symbol" in err
     assert named[0] == 0
 
 
@@ -139,7 +140,7 @@ def test_a_volume_that_ccxt_does_not_know_is_0_and_is_said(take: Import, stored:
 
     out = take("X-1m.json")[1]
 
-    assert "(2 without a volume, taken as 0)" in out
+    assert "(2 without a volume, stored with volume 0)" in out
     assert [bar.volume for bar in stored()] == [1, 0, 0]
 
 
@@ -186,7 +187,7 @@ def test_columns_of_other_names_are_told(take: Import, stored: Stored) -> None:
     refused, taken = take(*words), take(*words, *mapped)
 
     assert refused[0] == 2
-    assert "has no column timestamp; name it, as in --map timestamp=NAME; its columns are 'Tag', 'Erster'" in refused[2]
+    assert "has no column timestamp; name the column with --map timestamp=NAME; its columns are 'Tag', 'Erster'" in refused[2]
     assert taken[0] == 0
     assert stored()[0].open == 1
 
@@ -197,7 +198,7 @@ def test_two_columns_that_may_both_be_the_time_are_asked_about(take: Import, sto
     refused, taken = take("X-1h.csv"), take("X-1h.csv", "--map", "timestamp=unix")
 
     assert refused[0] == 2
-    assert "'date' and 'unix' may both be its timestamp; say which, as in --map timestamp=date" in refused[2]
+    assert "'date' and 'unix' could both be the timestamp; select one, e.g. --map timestamp=date" in refused[2]
     assert (taken[0], stored()[0].timestamp) == (0, T1)
 
 
@@ -211,7 +212,7 @@ def test_columns_tell_the_series(take: Import, stored: Stored) -> None:
 
     assert out.splitlines()[0] == "all.csv: ohlcv, 2 bars, 2024-02-01 00:00 to 2024-02-01 00:00 UTC"
     assert [(bar.symbol, bar.exchange, bar.timeframe) for bar in stored()] == [("BTC", "okx", "1h"), ("ETH", "okx", "1m")]
-    assert "--symbol X would mix 'BTC' and 'ETH' into one series" in mixed[2]
+    assert "--symbol X would merge 'BTC' and 'ETH' into one series" in mixed[2]
     assert "its column timeframe holds '1h', which contradicts 1d" in contradicted[2]
 
 
@@ -241,7 +242,7 @@ def test_a_time_that_comes_twice_is_refused_by_row_unless_it_is_told_which_is_me
         hours.append({bar.timestamp.hour for bar in stored()})
 
     assert refused[0] == 1
-    assert "X-1h.csv, row 2: time 2024-10-27 02:00:00 came twice in Europe/Berlin" in refused[2]
+    assert "X-1h.csv, row 2: time 2024-10-27 02:00:00 occurs twice in Europe/Berlin" in refused[2]
     assert hours == [{23, 0, 2}, {23, 0, 1, 2}]
 
 
@@ -252,7 +253,7 @@ def test_a_time_that_was_skipped_is_refused_by_row(take: Import, fold: tuple[str
     code, _, err = take("X-1h.csv", *BERLIN, *fold)
 
     assert code == 1
-    assert "X-1h.csv, row 2: time 2024-03-31 02:30:00 was skipped in Europe/Berlin" in err
+    assert "X-1h.csv, row 2: time 2024-03-31 02:30:00 does not exist in Europe/Berlin" in err
 
 
 @pytest.mark.parametrize("name", ["X-1h.parquet", "X-1h.arrow", "indexed X-1h.parquet"])
@@ -284,34 +285,42 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
     refused, taken = take("BTCUSDT-5m.parquet"), take("BTCUSDT-5m.parquet", "--decimals", "from-float")
 
     assert refused[0] == 1
-    assert "its column 'open' holds floats, which no decimal was written as; --decimals from-float takes" in refused[2]
-    assert "(floats taken as their shortest decimals)" in taken[1]
+    assert "its column 'open' holds floats, which are not exact decimals; use --decimals from-float" in refused[2]
+    assert "(floats stored as their shortest decimals)" in taken[1]
     assert stored()[2].close == Decimal("0.30000000000000004")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("A-1m.json", '[[1706745600000,1,2,1,1,5],[1706745660000,1,2,1,"x",5]]', "row 2: close 'x' is no decimal number"),
+        ("A-1m.json", '[[1706745600000,1,2,1,1,5],[1706745660000,1,2,1,"x",5]]', "row 2: close 'x' is not a decimal number"),
         ("A-1m.json", "[[1706745600000,1,2,1,1,5],[1706745660000,1,2", "row 2: "),
         ("A-1m.json", "[[1706745600000,1,2,1,1,5],]", "row 2: "),
-        ("A-1m.json", "[[1706745600000,1,2,1,1,5]", "row 2: the file ends within the array"),
+        ("A-1m.json", "[[1706745600000,1,2,1,1,5]", "row 2: the file ends inside the array"),
         ("A-1m.json", "[[1706745600000,1,2,1,1,5] [1]]", "row 2: a comma is missing after the row before"),
-        ("A-1m.json", "[[1706745600000,1,2,1,1,5]] []", "row 2: more follows after the array"),
-        ("A-1m.json", "[[1706745600000,1,2,1,1,5],[1]]", "row 2: is no array of 6 values"),
-        ("A-1m.json", "[[1706745600000,1,2,1,1,NaN]]", "row 1: NaN is no number"),
+        ("A-1m.json", "[[1706745600000,1,2,1,1,5]] []", "row 2: there is more text after the array"),
+        ("A-1m.json", "[[1706745600000,1,2,1,1,5],[1]]", "row 2: is not an array of 6 values"),
+        ("A-1m.json", "[[1706745600000,1,2,1,1,NaN]]", "row 1: NaN is not a number"),
         ("A-1m.json", "[[1706745600000,1,2,1,1,true]]", "row 1: volume is bool"),
         ("A-1m.json", "[[1706745600000,1,2,1,[1],1]]", "row 1: close is list"),
         ("A-1m.json", "[[1706745600000,1,2,1,1,1e-19]]", "row 1: volume 1E-19 does not fit"),
         ("A-1m.json", "[[1706745600000,1,0.5,1,1,1]]", "row 1: high is below low"),
-        ("A-1m.json", "[[170674560,1,2,1,1,1],[1706745600000,1,2,1,1,1]]", "row 2: time '1706745600000' is no s since 1970"),
-        ("A-1m.json", "[[17067456000,1,2,1,1,1]]", "row 1: time '17067456000' is no s, ms, us or ns since 1970"),
+        (
+            "A-1m.json",
+            "[[170674560,1,2,1,1,1],[1706745600000,1,2,1,1,1]]",
+            "row 2: time '1706745600000' is not a number of s since 1970",
+        ),
+        ("A-1m.json", "[[17067456000,1,2,1,1,1]]", "row 1: time '17067456000' is not a number of s, ms, us or ns since 1970"),
         ("A-1m.json", "[" * 100_000, "row 1: nested too deeply"),
         ("A-1m.json", "[" + "9" * 5_000 + "]", "neither an array of candles"),
         ("A-1m.json", "[]", "neither an array of candles"),
         ("A-1m.json", '{"a": {"b": 1}}', "has no column timestamp"),
-        ("A-1m.csv", "time,open,high,low,close,volume\n", "holds no bars"),
-        ("A-1m.csv", "time,open,high,low,close,volume\n2024-02-30,1,1,1,1,1\n", "row 1: time '2024-02-30T00:00:00' is no time"),
+        ("A-1m.csv", "time,open,high,low,close,volume\n", "contains no bars"),
+        (
+            "A-1m.csv",
+            "time,open,high,low,close,volume\n2024-02-30,1,1,1,1,1\n",
+            "row 1: time '2024-02-30T00:00:00' is not a time",
+        ),
         ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1,1,1,1,1\n1706745660,1,1,1,1,\n", "row 2: volume is null"),
         (
             "A-1m.csv",
@@ -321,18 +330,22 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
         (
             "A-1m.csv",
             "time,open,high,low,close,volume,trades\n1706745600,1,1,1,1,1,1.5\n",
-            "row 1: trades_count '1.5' is no whole",
+            "row 1: trades_count '1.5' is not a whole",
         ),
-        ("A-1m.csv", "time,open,open,high,low,close,volume\n1706745600,1,1,1,1,1,1\n", "each once"),
+        ("A-1m.csv", "time,open,open,high,low,close,volume\n1706745600,1,1,1,1,1,1\n", "different column names"),
         ("A-1m.csv", "", "is empty"),
-        ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1,1,1,1,1_000\n", "row 1: volume '1_000' is no decimal number"),
-        ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1, 1,1,1,1\n", "row 1: high ' 1' is no decimal number"),
+        (
+            "A-1m.csv",
+            "time,open,high,low,close,volume\n1706745600,1,1,1,1,1_000\n",
+            "row 1: volume '1_000' is not a decimal number",
+        ),
+        ("A-1m.csv", "time,open,high,low,close,volume\n1706745600,1, 1,1,1,1\n", "row 1: high ' 1' is not a decimal number"),
         ("A-1m.feather", "FEA1", "a Feather file of version 1"),
         ("A-1m.feather", "ARROW1\0\0", "cannot be read"),
         ("A-1m.parquet", "PAR1", "cannot be read"),
-        ("A-1m.parquet", "PK\3\4", "is a zip archive; name it .zip"),
+        ("A-1m.parquet", "PK\3\4", "is a zip archive; rename it to .zip"),
         ("A-1m.db", "SQLite format 3\0", "is a database"),
-        ("A-1m.bin", "\0\1\2", "is none of the files that are read"),
+        ("A-1m.bin", "\0\1\2", "has no supported format"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
@@ -352,11 +365,11 @@ def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--map", "nonsense=x"], "--map 'nonsense=x' is no COLUMN=NAME"),
-        (["--map", "open"], "--map 'open' is no COLUMN=NAME"),
+        (["--map", "nonsense=x"], "--map 'nonsense=x' is not COLUMN=NAME"),
+        (["--map", "open"], "--map 'open' is not COLUMN=NAME"),
         (["--map", "open=absent"], "has no column 'absent'"),
-        (["--tz", "Nowhere"], "--tz 'Nowhere' is no time zone"),
-        (["--tz", "../../etc/passwd"], "is no time zone"),
+        (["--tz", "Nowhere"], "--tz 'Nowhere' is not a known time zone"),
+        (["--tz", "../../etc/passwd"], "is not a known time zone"),
         (["--fold", "never"], "--fold must be one of earlier, later"),
         (["--decimals", "round"], "--decimals must be one of from-float"),
         (["--timeframe", "1d"], "its name contradicts --timeframe 1d"),
@@ -386,7 +399,7 @@ def test_a_folder_s_parquet_files_are_taken_and_one_without_any_is_refused(take:
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "2 of 2 files imported, 2 bars"
     assert "exchange=binance/symbol=BTCUSDT/timeframe=1h/month=2024-02/bars.parquet: binance BTCUSDT 1h, 1 bar" in out
-    assert "is a directory without Parquet files" in take("none")[2]
+    assert "is a folder without Parquet files" in take("none")[2]
 
 
 def test_json_lists_what_each_file_brought(take: Import) -> None:

@@ -110,7 +110,7 @@ async def test_ids_of_other_rows_are_refused_and_nothing_is_stored(url: str, tmp
         before = await everything(db)
 
         for source in sources.values():
-            with pytest.raises(IntegrityError, match=r"belongs to another|stored already"):
+            with pytest.raises(IntegrityError, match=r"belongs to another|already stored"):
                 await import_file(db, source)
 
         assert await everything(db) == before
@@ -131,7 +131,7 @@ async def test_bars_and_trades_come_in_under_new_ids(url: str, tmp_path: Path) -
         assert len({row["id"] for row in after["ohlcv"]}) == 6
         assert len({row["id"] for row in after["trades"]}) == 2
         for table in ("positions", "system_events"):
-            with pytest.raises(InvalidValueError, match="known by nothing but their id"):
+            with pytest.raises(InvalidValueError, match="identified only by their id"):
                 await import_file(db, sources[table], new_ids=True)
 
 
@@ -162,7 +162,7 @@ def test_the_command_names_the_remedy(sqlite_url: str, tmp_path: Path, capsys: p
     captured = capsys.readouterr()
     assert (refused, taken) == (1, 0)
     assert captured.err.startswith(f"error: {path}: ")
-    assert captured.err.endswith("nothing of this file is stored; --new-ids brings them in under ids of this store\n")
+    assert captured.err.endswith("no row of this file was stored; use --new-ids to store them under new ids\n")
 
 
 _CHANGES: list[tuple[str, str, Any, str]] = [
@@ -173,7 +173,7 @@ _CHANGES: list[tuple[str, str, Any, str]] = [
     ("ohlcv", "volume", Decimal("-1"), "volume is negative"),
     ("ohlcv", "trades_count", -1, "trades_count"),
     ("ohlcv", "id", 0, "id is below 1"),
-    ("trades", "id", 2**63 - 1, "id lies past 4611686018427387904"),
+    ("trades", "id", 2**63 - 1, "id is greater than 4611686018427387904"),
     ("ohlcv", "id", None, "id is null"),
     ("ohlcv", "created_at", None, "created_at is null"),
     ("ohlcv", "timestamp", None, "timestamp is null"),
@@ -181,7 +181,7 @@ _CHANGES: list[tuple[str, str, Any, str]] = [
     ("trades", "trade_id", " ", "trade_id is empty"),
     ("trades", "entry_price", None, "entry_price is null"),
     ("trades", "llm_analysis", "[1]", "llm_analysis must be a dict"),
-    ("trades", "llm_analysis", "{", "llm_analysis is no JSON object"),
+    ("trades", "llm_analysis", "{", "llm_analysis is not a JSON object"),
     ("trades", "llm_analysis", '{"a": NaN}', "nan, which JSON cannot hold"),
     ("trades", "llm_analysis", '{"a": "\\u0000"}', "NUL"),
     ("trades", "llm_analysis", '{"a": "\\ud800"}', "surrogate"),

@@ -122,8 +122,8 @@ def test_a_row_that_contradicts_one_before_is_refused(
     code, _, err = take("x.csv", *AS_X, *words)
 
     assert (code, count()) == (1, 0)
-    assert "row 2: holds another bar of binance X 1h 20" in err
-    assert "than a row before; is there a column that tells two symbols apart" in err
+    assert "row 2: has a different bar of binance X 1h 20" in err
+    assert "than an earlier row; does another column name the symbol" in err
 
 
 def test_a_row_that_contradicts_one_of_an_earlier_batch_is_refused(take: Take, count: Callable[[], int]) -> None:
@@ -132,7 +132,7 @@ def test_a_row_that_contradicts_one_of_an_earlier_batch_is_refused(take: Take, c
     code, _, err = take("x.json", *AS_MINUTES)
 
     assert (code, count()) == (1, 0)
-    assert "row 12001: holds another bar of binance X 1m 2024-01-01 00:07:00 than a row before" in err
+    assert "row 12001: has a different bar of binance X 1m 2024-01-01 00:07:00 than an earlier row" in err
 
 
 def test_the_same_row_again_is_taken_and_what_was_stored_is_overwritten(take: Take, count: Callable[[], int]) -> None:
@@ -154,7 +154,7 @@ def test_a_dump_whose_lines_contradict_each_other_is_refused(take: Take, count: 
     code, _, err = take("X-1h-2024-01.csv")
 
     assert (code, count()) == (1, 0)
-    assert "line 2: has the open time of the line before, and other values" in err
+    assert "line 2: has the same open time as the line before, but other values" in err
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,16 @@ def test_a_dump_whose_lines_contradict_each_other_is_refused(take: Take, count: 
         ("x.csv", f"{HEADER}\n202402290000,1,2,1,1,1\n", "row 1: time '202402290000' reads as a date without separators"),
         ("x.csv", f"{HEADER}\n2024022900,1,2,1,1,1\n2024022901,1,2,1,1,1\n", "row 1: time '2024022900' reads as a date"),
         ("x.csv", f"{HEADER}\n20240229,1,2,1,1,1\n", "row 1: time '20240229' reads as a date without separators"),
-        ("x.csv", f"{HEADER}\n1706745600,1,2,1,1,1\nsoon,1,2,1,1,1\n", "row 2: time 'soon' is no s since 1970, as the first is"),
+        (
+            "x.csv",
+            f"{HEADER}\n1706745600,1,2,1,1,1\nsoon,1,2,1,1,1\n",
+            "row 2: time 'soon' is not a number of s since 1970, as in the first row",
+        ),
         # Coinbase's order: low, high, open, close
         (
             "x.json",
             "[[1706745600,1,5,2,4,9],[1706749200,1,5,2,4,9]]",
-            "row 1: open or close lie beyond low and high, as in 2",
+            "row 1: open or close is not between low and high, as in 2",
         ),
         (
             "x.jsonl",
@@ -193,7 +197,7 @@ def test_what_would_be_taken_for_something_else_is_refused(
     ("name", "content", "note"),
     [
         ("x.csv", f"{HEADER}\n2024-01-01T01:00Z,1,2,1,1,1\n2024-01-01T02:01Z,1,2,1,1,1\n", "1 off the timeframe's grid"),
-        ("x.csv", f"{HEADER}\n2024-01-01,1,2,1,3,1\n2024-01-02,1,2,1,1,1\n", "1 whose open or close lie beyond low and high"),
+        ("x.csv", f"{HEADER}\n2024-01-01,1,2,1,3,1\n2024-01-02,1,2,1,1,1\n", "1 whose open or close is not between low and high"),
         ("X-1h-2024-01.csv", "1704067260000,1,2,1,1,1,1704070799999,1,1,1,1,0\n", "1 off the timeframe's grid"),
     ],
 )
@@ -241,10 +245,10 @@ def test_an_option_never_mixes_folders_nor_is_passed_over(take: Take, count: Cal
     own = [take("own.csv", *words) for words in (("--symbol", "X"), ("--timeframe", "1h"), ("--map", "open=close"))]
 
     assert [code for code, _, _ in folders] == [2, 2, 0]
-    assert "--symbol X would mix the files of A and B into one series" in folders[0][2]
+    assert "--symbol X would merge the files of A and B into one series" in folders[0][2]
     assert "its folder contradicts --timeframe 1m" in folders[1][2]
     assert [code for code, _, _ in own] == [2, 2, 2]
-    assert all("is an export of iftb-store, whose rows are stored as they are; leave --" in err for _, _, err in own)
+    assert all("this is an export of iftb-store, whose rows are stored unchanged; leave --" in err for _, _, err in own)
     assert count() == 2
 
 
@@ -281,7 +285,7 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
         code, _, err = take(f"{name}.jsonl")
         assert (code, err.count("\n")) == (1, 1)
         assert f"{name}.jsonl, row 2: the {key}" in err
-        assert "stands there twice; leave one out; nothing of this file is stored\n" in err
+        assert "is a duplicate; leave one out; no row of this file was stored\n" in err
 
 
 def test_what_pandas_and_polars_leave_is_understood(take: Take, count: Callable[[], int]) -> None:
@@ -303,4 +307,4 @@ def test_a_local_time_finer_than_microseconds_is_named_by_its_row(take: Take) ->
 
     _, _, err = take("x.parquet", *AS_X, "--tz", "Asia/Tokyo")
 
-    assert "row 2: timestamp is finer than the microseconds that are kept" in err
+    assert "row 2: timestamp is more precise than microseconds" in err

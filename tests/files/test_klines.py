@@ -138,7 +138,7 @@ def test_a_rare_but_exact_number_is_taken(write: Write) -> None:
         (changed(FIRST, 4, "٣"), r"is not a number"),
         (changed(FIRST, 5, '"1"'), "volume '\"1\"' is not a number"),
         (changed(FIRST, 9, "x"), "taker buy volume 'x' is not a number"),
-        (changed(FIRST, 11, "0\r0"), "a carriage return stands in it"),
+        (changed(FIRST, 11, "0\r0"), "it contains a carriage return"),
         (changed(FIRST, 8, "1.5"), "trades count '1.5' is not a whole number"),
         (changed(FIRST, 8, "-1"), "trades_count must lie between 0 and"),
         (changed(FIRST, 8, "1e30"), "trades count '1e30' is not a whole number"),
@@ -179,7 +179,7 @@ def test_the_header_of_another_table_is_refused(write: Write, header: str) -> No
 
 @pytest.mark.parametrize("lines", [(), (HEADER,), ("", "")])
 def test_a_file_without_bars_is_refused(write: Write, lines: tuple[str, ...]) -> None:
-    with pytest.raises(DumpError, match="holds no bars"):
+    with pytest.raises(DumpError, match="contains no bars"):
         read(write(*lines))
 
 
@@ -208,7 +208,7 @@ def test_what_is_given_goes_before_the_name() -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("candles.csv", "does not tell the symbol"),
+        ("candles.csv", "does not contain the symbol"),
         ("BTCUSDT-7m-2024-01.csv", r"BTCUSDT-7m-2024-01\.csv: unknown timeframe '7m'"),
         ("BTCUSDT-1m-2024-01.txt", r"is a \.csv or a \.zip file"),
     ],

@@ -74,7 +74,7 @@ def table(**columns: Any) -> pa.Table:
     "digits", ["1" * 400_000 + "x", "1" * 200_000 + "." + "1" * 200_000 + "x", "." * 400_000, "1e" * 200_000]
 )
 def test_a_long_text_that_is_no_number(digits: str) -> None:
-    with pytest.raises(InvalidValueError, match=r"close .* is no decimal number"):
+    with pytest.raises(InvalidValueError, match=r"close .* is not a decimal number"):
         checked(table(close=[digits]), from_float=False)
 
 

@@ -55,7 +55,7 @@ def made(path: Path, kind: str, listen: Callable[[Path], None]) -> None:
 def test_it_is_refused_with_a_remedy(tmp_path: Path, listening: Callable[[Path], None], name: str, kind: str) -> None:
     made(tmp_path / name, kind, listening)
 
-    with pytest.raises(DumpError, match=f"{name}: is a {kind} and no file; "):
+    with pytest.raises(DumpError, match=f"{name}: is a {kind} and not a file; "):
         kind_of(tmp_path / name)
 
 
@@ -66,7 +66,7 @@ async def test_a_dump_that_is_none_is_refused_in_python_too(
     made(tmp_path / _NAMES[0], kind, listening)
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
-        with pytest.raises(DumpError, match=f"is a {kind} and no file"):
+        with pytest.raises(DumpError, match=f"is a {kind} and not a file"):
             await import_klines(db, KlineDump(tmp_path / _NAMES[0]))
 
 
@@ -79,7 +79,7 @@ def test_a_command_ends_though_nobody_writes(sqlite_url: str, tmp_path: Path, na
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 1
-    assert "is a pipe and no file; write what comes from it to a file first; nothing of this file is stored" in done.stderr
+    assert "is a pipe and not a file; write its output to a file first; no row of this file was stored" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -83,9 +83,9 @@ _ROWS_REFUSED: dict[str, tuple[str, Any, str]] = {
     "no symbol": ("symbol", ["BTCUSDT", None], "symbol is null"),
     "too many places": ("close", pa.array(["1", "1.0000000000000000001"]), "close 1.0000000000000000001 does not fit"),
     "too large": ("close", pa.array([1, Decimal(10) ** 20], pa.decimal256(60, 5)), "close 100000000000000000000"),
-    "no number": ("close", pa.array(["1", "one"]), "close 'one' is no decimal number"),
+    "no number": ("close", pa.array(["1", "one"]), "close 'one' is not a decimal number"),
     "an infinity as text": ("close", pa.array(["1", "Infinity"]), "close is Infinity"),
-    "nanoseconds": ("timestamp", pa.array([0, 1500], pa.timestamp("ns")), "finer than the microseconds"),
+    "nanoseconds": ("timestamp", pa.array([0, 1500], pa.timestamp("ns")), "more precise than microseconds"),
     "year 10000": ("timestamp", pa.array([0, 253_402_300_800], pa.timestamp("s")), "outside the years 1 to 9999"),
     "year 0": ("timestamp", pa.array([0, -62_135_596_801], pa.timestamp("s")), "outside the years 1 to 9999"),
 }
@@ -160,7 +160,7 @@ def test_columns_that_are_unknown_missing_or_doubled_are_named() -> None:
     cases = {
         "no column 'vwap'": table.append_column("vwap", pa.array([1, 2])),
         "column volume is missing": table.drop_columns(["volume"]),
-        "column close stands twice": table.append_column("close", table["close"]),
+        "column close is a duplicate": table.append_column("close", table["close"]),
     }
     for message, wrong in cases.items():
         with pytest.raises(InvalidValueError, match=message):
@@ -204,7 +204,7 @@ def test_rows_come_out_in_key_order_and_the_last_of_a_key_wins() -> None:
 
 
 def test_a_key_that_stands_twice_is_refused_on_insert() -> None:
-    with pytest.raises(IntegrityError, match="twice in the batch"):
+    with pytest.raises(IntegrityError, match="duplicate of this bar"):
         ready(table_of([bar(), bar(T0 + HOUR), bar()]), last_wins=False)
 
 

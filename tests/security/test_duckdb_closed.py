@@ -47,7 +47,7 @@ async def test_sql_that_works_with_files_needs_the_url_s_option(duckdb_url: str,
 @pytest.mark.parametrize("setting", ["enable_external_access = true", "memory_limit = '1GB'", "TimeZone = 'Asia/Tokyo'"])
 async def test_no_setting_can_be_changed(duckdb_url: str, setting: str) -> None:
     async with DatabaseManager(duckdb_url) as db:
-        with pytest.raises(OperationalError, match=r"locked; give threads, memory_limit or temp_directory in the URL"):
+        with pytest.raises(OperationalError, match=r"locked; set threads, memory_limit or temp_directory in the URL"):
             await raw.run(db, f"SET {setting}")
     async with DatabaseManager("duckdb:///:memory:") as db:
         with pytest.raises(OperationalError, match="locked"):

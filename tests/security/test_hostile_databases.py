@@ -125,7 +125,7 @@ async def test_a_macro_of_a_built_in_s_name_is_refused_at_connect(tmp_path: Path
     path = tmp_path / "shadow.duckdb"
     parameters = "a, b" if name in OPERATORS else ""
     change_duckdb(path, f"CREATE MACRO \"{name.upper()}\"({parameters}) AS (SELECT content FROM read_text('{secret}'))")
-    with pytest.raises(OperationalError, match=r"has a macro named .* takes the place of DuckDB's own"):
+    with pytest.raises(OperationalError, match=r"has a macro named .* replaces DuckDB's own"):
         await DatabaseManager(f"duckdb:///{path}").connect()
 
 
@@ -254,7 +254,7 @@ async def test_a_schema_of_too_many_objects_is_refused(sqlite_url: str) -> None:
     views = (f"CREATE VIEW v{n} AS SELECT 1" for n in range(10_000))
     change_sqlite(Path(sqlite_url.removeprefix("sqlite:///")), "BEGIN", *views)
     async with DatabaseManager(sqlite_url) as db:
-        with pytest.raises(SchemaError, match="at most 10000 are looked through"):
+        with pytest.raises(SchemaError, match="at most 10000 are checked"):
             await SystemEventRepository(db).get_recent_events()
 
 

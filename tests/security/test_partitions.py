@@ -87,7 +87,7 @@ async def test_a_partition_on_another_server_ends_a_copy(parted: str, sqlite_url
         "CREATE FOREIGN TABLE public.cold PARTITION OF ohlcv FOR VALUES FROM ('2100-01-01') TO ('2200-01-01') SERVER cold",
     )
     try:
-        with pytest.raises(OperationalError, match="the partition cold of ohlcv lies on another server"):
+        with pytest.raises(OperationalError, match="the partition cold of ohlcv is on another server"):
             await copy_of(parted, sqlite_url)
     finally:
         await execute(parted, "DROP FOREIGN DATA WRAPPER elsewhere CASCADE")
@@ -99,7 +99,7 @@ async def test_a_bar_that_no_partition_takes_is_no_bar_that_is_stored_already(pa
     bars = hourly(ROWS // 2 + count)[ROWS // 2 :]
     async with DatabaseManager(parted) as db:
         for write in (OHLCVRepository(db).insert_many, OHLCVRepository(db).upsert_many):
-            with pytest.raises(OperationalError, match="ohlcv has no partition that takes the row; create it"):
+            with pytest.raises(OperationalError, match="ohlcv has no partition for the row; create it"):
                 await write(bars)
 
 
@@ -107,5 +107,5 @@ async def test_a_copy_into_a_store_without_a_partition_says_so(parted: str, sqli
     await copy_of(parted, sqlite_url)
     await execute(parted, "DROP TABLE late")
     async with DatabaseManager(sqlite_url) as one, DatabaseManager(parted) as two:
-        with pytest.raises(OperationalError, match="ohlcv has no partition that takes the row; create it"):
+        with pytest.raises(OperationalError, match="ohlcv has no partition for the row; create it"):
             await Copy(one, two, _BARS).run()

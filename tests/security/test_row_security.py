@@ -27,7 +27,7 @@ Run = Callable[..., tuple[int, str, str]]
 _HIDES = """
     ALTER TABLE trades ENABLE ROW LEVEL SECURITY;
     CREATE POLICY few ON trades USING (id <= 3)"""
-_REFUSED = r"row-level security shows the role \w+ only a part of the rows of trades; .*BYPASSRLS"
+_REFUSED = r"row-level security lets the role \w+ see only some of the rows of trades; .*BYPASSRLS"
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_the_command_copy_deletes_nothing_for_a_role_that_sees_a_part(
     code, out, err = await asyncio.to_thread(run, "copy", hidden, copied, "--delete")
     assert (code, await trades(copied)) == (1, ROWS)
     assert re.search(_REFUSED, err)
-    assert "proved" not in out
+    assert "verified" not in out
 
 
 async def test_a_role_that_sees_a_part_makes_no_backup(owner: str, hidden: str, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_status_names_the_tables_with_policies(owner: str, hidden: str, ru
     assert (state.policies, state.tables["trades"]) == (("trades",), 3)
     code, out, _ = await asyncio.to_thread(run, "status", hidden)
     assert code == 0
-    assert "trades: row-level security; the counts are of the rows that this role is shown" in out
+    assert "trades: row-level security; the counts include only the rows that this role can see" in out
 
 
 @pytest.mark.parametrize("work", [copy, compare])

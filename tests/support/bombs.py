@@ -67,7 +67,7 @@ def parquet_bombs() -> dict[str, tuple[bytes, str]]:
             parquet(8, dict.fromkeys(crafted.NAMES, small), facts={b"ARROW:schema": base64.b64encode(web_of_fields(40))}),
             "more than 2,000 columns",
         ),
-        "pages of nothing": (candles(9_000, Column([Page(b"", 0, 1)] * 9_000)), "pages hold next to nothing"),
+        "pages of nothing": (candles(9_000, Column([Page(b"", 0, 1)] * 9_000)), "pages contain almost nothing"),
         "binary": (
             candles(8, small, symbol=Column([Page(long_text, 8, 8)], text, crafted.UNCOMPRESSED)),
             "cannot be read|damage",

@@ -149,8 +149,8 @@ def test_what_is_no_backup_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert run("migrate", "sqlite:///other.db")[0] == 0
     for name, said in (
-        ("empty", "no backup: neither an SQLite nor a DuckDB database"),
-        ("text", "no backup: neither an SQLite nor a DuckDB database"),
+        ("empty", "not a backup: it is neither an SQLite nor a DuckDB database"),
+        ("text", "not a backup: it is neither an SQLite nor a DuckDB database"),
         ("folder", "Is a directory"),
         ("absent", "No such file"),
     ):
@@ -219,11 +219,11 @@ def test_backup_and_restore_print_what_they_did(run: Run, sqlite_url: str) -> No
     total = sum(rows.num_rows for _, rows in EXAMPLES)
     code, out, error = run("backup", sqlite_url, "saved")
     assert (code, error) == (0, "")
-    assert f"is saved in {Path.cwd() / 'saved'}: {total} rows" in out
+    assert f" to {Path.cwd() / 'saved'}: {total} rows" in out
     code, out, error = run("restore", "saved", "duckdb:///fresh.duckdb")
     assert (code, error) == (0, "")
     assert "ohlcv" in out
-    assert f"saved is restored and proved: {total} rows in duckdb:///fresh.duckdb" in out
+    assert f"restored and verified saved: {total} rows in duckdb:///fresh.duckdb" in out
 
 
 def test_backup_and_restore_tell_programs_what_they_did(run: Run, duckdb_url: str) -> None:
@@ -246,16 +246,16 @@ def test_wrong_words_are_refused_with_a_remedy(run: Run, stored_url: str, tmp_pa
     (tmp_path / "used").touch()
     (tmp_path / "used-wal").touch()
     for words, said in (
-        (("backup", stored_url), "one FILE is wanted"),
+        (("backup", stored_url), "exactly one FILE is required"),
         (("backup", stored_url, "there"), "--overwrite"),
-        (("backup", stored_url, "nowhere/saved"), "make it first"),
+        (("backup", stored_url, "nowhere/saved"), "create it first"),
         (("backup", stored_url, str(tmp_path)), "is a directory"),
         (("backup", stored_url, path, "--overwrite"), "is the database itself"),
         (("backup", stored_url, "used", "--overwrite"), "is in use"),
-        (("backup", stored_url, f"{path}-wal", "--overwrite"), "is the name of a file of the database"),
-        (("backup", stored_url, f"{path}-wal"), "is the name of a file of the database"),
-        (("backup", stored_url, f"{path}.wal"), "is the name of a file of the database"),
-        (("restore", stored_url), "one FILE is wanted"),
+        (("backup", stored_url, f"{path}-wal", "--overwrite"), "belongs to the database"),
+        (("backup", stored_url, f"{path}-wal"), "belongs to the database"),
+        (("backup", stored_url, f"{path}.wal"), "belongs to the database"),
+        (("restore", stored_url), "exactly one FILE is required"),
         (("restore", path, stored_url), "is the database itself"),
     ):
         code, _, error = run(*words)
@@ -277,7 +277,7 @@ def test_ctrl_c_says_what_to_do_next(run: Run, stored_url: str, monkeypatch: pyt
     code, _, error = run("backup", stored_url, "again")
     assert (code, "nothing was written to again" in error, Path("again").exists()) == (130, True, False)
     code, _, error = run("restore", "saved", "duckdb:///fresh.duckdb")
-    assert (code, "the same command goes on" in error) == (130, True)
+    assert (code, "run the same command again" in error) == (130, True)
 
 
 async def test_another_process_s_duckdb_file_names_it_and_the_remedy(duckdb_url: str, run: Run) -> None:
@@ -287,7 +287,7 @@ async def test_another_process_s_duckdb_file_names_it_and_the_remedy(duckdb_url:
         _, said = await other.communicate()
     assert other.returncode == 1
     assert f"PID {os.getpid()}" in said.decode()
-    assert "it can call backup(db) itself" in said.decode()
+    assert "call backup(db) in that process" in said.decode()
 
 
 async def test_two_backups_to_one_file_are_one_after_the_other(sqlite_url: str) -> None:

@@ -113,8 +113,8 @@ def test_every_value_goes_from_any_engine_to_any_other(
     asyncio.run(fill(source))
     code, out, err = run("copy", source, destination)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{make_url(destination).render_as_string()}: the tables are created\n")
-    assert out.splitlines()[-1] == f"{sum(ROWS.values())} rows moved, and the copy is proved"
+    assert out.startswith(f"{make_url(destination).render_as_string()}: created the tables\n")
+    assert out.splitlines()[-1] == f"{sum(ROWS.values())} rows copied, and the copy is verified"
     assert contents(destination) == contents(source)
     assert run("verify", source, destination)[0] == 0
     assert moved(run, source, destination) == {}
@@ -210,7 +210,7 @@ def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
     assert code == 1
     assert err == (
         "error: ohlcv binance BTCUSDT 1h 2024-01-01 03:00:00+00:00: the close is 50001 in the source and 12500.75 in the "
-        "destination; nothing was written, and without --on-conflict refuse the source wins\n"
+        "destination; nothing was written; without --on-conflict refuse the source wins\n"
     )
     assert contents(destination) == before
     moved(run, source, destination)
@@ -233,7 +233,7 @@ def test_rows_that_only_the_destination_has_stay_or_are_deleted(
     write(destination, add)
     code, out, err = run("copy", source, destination)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "4 rows only in DST; they stay, and --delete deletes them"
+    assert out.splitlines()[-1] == "4 rows only in DST; they stay; use --delete to delete them"
     assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 1
     assert moved(run, source, destination, "--delete") == dict.fromkeys(ADDED, (0, 0, 1))
     assert contents(destination) == contents(source)
@@ -273,7 +273,7 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(source: str, second: Callab
     moved(run, source, destination)
     write(source, grow)
     before = contents(destination)
-    assert run("copy", source, destination, "--dry-run")[1].splitlines()[-1] == "8 rows to be moved; nothing was written"
+    assert run("copy", source, destination, "--dry-run")[1].splitlines()[-1] == "8 rows to be copied; nothing was written"
     assert contents(destination) == before
 
 
@@ -315,17 +315,17 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     [
         (
             _own_bars,
-            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the id (\d) of the destination's own "
+            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the same id (\d) as the destination's "
             r"bar binance OWN 1h 2024-01-01 0\d:00:00\+00:00",
         ),
-        (_own_trade, "trades: the source's trade 'TRD-001' has the id 1 of the destination's own trade 'OWN'"),
+        (_own_trade, "trades: the source's trade 'TRD-001' has the same id 1 as the destination's trade 'OWN'"),
         (_own_trades, "trades: the source's trade 'TRD-002' with the id 2 is stored in the destination with the id 4"),
-        (_own_position, "positions: the source's position .* has the id 1 of the destination's own position"),
+        (_own_position, "positions: the source's position .* has the same id 1 as the destination's position"),
         (
             _own_open_position,
-            "positions: the source's open position 3 of binance BTCUSDT long meets the destination's own open position 9",
+            "positions: the source's open position 3 of binance BTCUSDT long conflicts with the destination's open position 9",
         ),
-        (_own_event, "system_events: the source's systemevent .* has the id 1 of the destination's own systemevent .* my own"),
+        (_own_event, "system_events: the source's systemevent .* has the same id 1 as the destination's systemevent .* my own"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
@@ -338,7 +338,7 @@ def test_what_would_take_the_place_of_a_row_of_the_destination_s_own_is_refused_
     code, out, err = run("copy", source, destination)
     assert (code, out) == (1, "")
     assert re.match(f"error: {why}", err), err
-    assert "copy into a store of its own" in err
+    assert "copy into another database" in err
     assert contents(destination) == before
 
 
@@ -458,7 +458,7 @@ async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
             await prove(*args)
 
         monkeypatch.setattr(copy, "_prove", late)
-        with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h is not what was copied"):
+        with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h differs from the source after the copy"):
             await copy.run()
 
 
@@ -485,7 +485,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         found, _, err = run("copy", source, destination)
     signal.signal(signal.SIGINT, before)
     assert found == code
-    assert re.fullmatch(r"error: stopped with 2\d rows moved, which stay; .*\n", err)
+    assert re.fullmatch(r"error: stopped with 2\d rows copied, which stay, .*\n", err)
     assert moved(run, source, destination)
     assert contents(destination) == contents(source)
 
@@ -499,7 +499,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         (["sqlite:///absent.db", "sqlite:///new.db"], 1, "there is no database file absent.db"),
         (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate URL`"),
         (["{source}", "sqlite:///new.db", "--timeframe", "7h"], 2, "7h"),
-        (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is no time"),
+        (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is not a time"),
         (["{source}", "sqlite:///new.db", "--on-conflict", "merge"], 2, "'merge' is not one of"),
         (["{source}", "sqlite:///new.db", "--dry-run"], 1, "there is no database file new.db"),
         (["{source}", "oracle://new"], 2, "no backend is installed"),

@@ -78,12 +78,12 @@ def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
     asyncio.run(raw_sql(duckdb_url, f"INSERT INTO ohlcv SELECT * REPLACE (7 AS close) FROM ohlcv WHERE id = {number}"))
     row = f"ohlcv binance BTCUSDT 1h {T0 + (number - 1) * HOUR}"
     code, _, err = run("verify", sqlite_url, duckdb_url)
-    assert (code, err.splitlines()[0]) == (1, f"error: {row}: stands twice in DST")
+    assert (code, err.splitlines()[0]) == (1, f"error: {row}: duplicate in DST")
     assert run("verify", duckdb_url, sqlite_url)[0] == 1
     code, _, err = run("copy", sqlite_url, duckdb_url)
-    assert (code, err) == (1, f"error: {row} stands twice in the destination; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} is a duplicate in the destination; `iftb-store doctor` finds such rows\n")
     code, _, err = run("copy", duckdb_url, sqlite_url.replace("store.db", "third.db"))
-    assert (code, err) == (1, f"error: {row} stands twice in the source; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} is a duplicate in the source; `iftb-store doctor` finds such rows\n")
 
 
 @pytest.mark.parametrize("chosen", [["--symbol", "BTCUSD"], ["--table", "trades", "--start", "2030-01-01"]])
@@ -91,9 +91,9 @@ def test_where_nothing_was_chosen_nothing_is_proved(chosen: list[str], sqlite_ur
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(1)))
     code, out, err = run("copy", sqlite_url, duckdb_url, *chosen)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "neither SRC nor DST has a row that was chosen by these options"
+    assert out.splitlines()[-1] == "neither SRC nor DST has a row that matches the options"
     code, out, err = run("verify", sqlite_url, duckdb_url, *chosen)
-    assert (code, err) == (1, "error: neither SRC nor DST has a row that was chosen by these options; nothing was compared\n")
+    assert (code, err) == (1, "error: neither SRC nor DST has a row that matches the options; nothing was compared\n")
     assert "equal:" not in out
     assert run("verify", sqlite_url, duckdb_url, "--table", "trades")[0] == 0
 

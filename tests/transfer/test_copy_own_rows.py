@@ -96,7 +96,7 @@ async def test_trades_that_have_each_other_s_ids_are_put_right_where_others_may_
     async with both(source, url, copied=True) as (one, two):
         for before, after in (("TRD-002", "x"), ("TRD-003", "TRD-002"), ("x", "TRD-003")):
             await raw.run(two, f"UPDATE trades SET trade_id = '{after}' WHERE trade_id = '{before}'")
-        with pytest.raises(CollisionError, match="has the id 2 of the destination's own trade 'TRD-003'"):
+        with pytest.raises(CollisionError, match="has the same id 2 as the destination's trade 'TRD-003'"):
             await Copy(one, two).run()
         await Copy(one, two, delete=True).run()
         assert await contents(two) == await contents(one)
@@ -182,6 +182,6 @@ async def test_a_trade_that_the_destination_is_given_while_a_copy_runs_keeps_its
 
     meanwhile(with_bot)
     async with both(source, url, copied=False) as (one, two):
-        with pytest.raises(CollisionError, match="what was copied before stays"):
+        with pytest.raises(CollisionError, match="the rows copied before stay"):
             await Copy(one, two, TableScope(["trades"])).run()
         assert await raw.value(two, "SELECT symbol FROM trades WHERE trade_id = 'TRD-002'") == "OWN"

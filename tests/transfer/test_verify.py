@@ -140,7 +140,7 @@ def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, 
     change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
     code, _, err = verify(duckdb_url, other)
     assert code == 1
-    assert err == "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00: stands twice in SRC\n"
+    assert err == "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00: duplicate in SRC\n"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, 
         (["{other}", "env:NOT_SET"], 1, "NOT_SET is not set"),
         (["{other}", "duckdb:///:memory:", "--table", "candles"], 2, "there is no table 'candles'"),
         (["{other}", "duckdb:///:memory:", "--table", "trades", "--timeframe", "1h"], 2, "has no timeframe"),
-        (["{other}", "duckdb:///:memory:", "--start", "yesterday"], 2, "--start 'yesterday' is no time"),
+        (["{other}", "duckdb:///:memory:", "--start", "yesterday"], 2, "--start 'yesterday' is not a time"),
     ],
 )
 def test_wrong_usage_is_told(words: list[str], code: int, why: str, other: str, verify: Verify) -> None:

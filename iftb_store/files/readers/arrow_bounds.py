@@ -51,9 +51,9 @@ class ArrowBounds:
         end = self._read(max(0, self._size - 10), 10)
         length = int.from_bytes(end[:4], "little", signed=True)
         if end[4:] != _MAGIC or not 0 < length <= self._size - 18:
-            raise ValueError("it ends without a footer of Arrow")
+            raise ValueError("it ends without an Arrow footer")
         if length > LONGEST_FACTS:
-            raise ValueError(f"its footer has {length:,} bytes, the most is {LONGEST_FACTS:,}")
+            raise ValueError(f"its footer has {length:,} bytes, the maximum is {LONGEST_FACTS:,}")
         return FlatTable.root(self._read(self._size - 10 - length, length))
 
     def _check(self, width: int) -> None:
@@ -61,11 +61,11 @@ class ArrowBounds:
         for number, block in enumerate(self._footer.structs(2, _BLOCK)):
             kept += self._block(block, _DICTIONARY_BATCH)[0]
             if number == _MOST_DICTIONARIES or kept > _DICTIONARY_BYTES:
-                raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, as those of no real file do")
+                raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, which no valid file does")
         total = kept
         for number, block in enumerate(self._footer.structs(3, _BLOCK)):
             if number == _MOST_BLOCKS:
-                raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, as no real file does")
+                raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, which no valid file does")
             unpacked, packed, count = self._block(block, _RECORD_BATCH)
             total += unpacked
             rows += count
@@ -83,7 +83,7 @@ class ArrowBounds:
         message = _message(self._read(offset, length))
         header = message.table(2)
         if message.integer(1, "B") != expected or header is None:
-            raise ValueError("a batch is of another kind than its footer says")
+            raise ValueError("a batch has another kind than the footer says")
         _check_facts(message, 4, 0)
         batch = header if expected == _RECORD_BATCH else header.table(1)
         body = message.integer(3, "q")
@@ -91,7 +91,7 @@ class ArrowBounds:
             raise ValueError("a batch lies beyond its end")
         rows = batch.integer(0, "q")
         if rows < 0:
-            raise ValueError("a batch claims fewer rows than none")
+            raise ValueError("a batch claims a negative number of rows")
         unpacked = packed = 0
         compressed = batch.table(3) is not None
         for start, size in batch.structs(2, "qq"):
@@ -152,9 +152,9 @@ def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> No
         if described is not None and kind in (_TIMESTAMP, _UNION):
             text += 4 * described.text_length(1)
         if columns > MOST_COLUMNS or depth > _DEEPEST or len(waiting) > MOST_COLUMNS:
-            raise ValueError(f"its schema has more than {MOST_COLUMNS:,} columns, as that of no real file does")
+            raise ValueError(f"its schema has more than {MOST_COLUMNS:,} columns, which no valid file does")
         if text > LONGEST_FACTS:
-            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, as that of no real file does")
+            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
         waiting += [(child, depth + 1) for child in _some(field, 5)]
 
 
@@ -173,5 +173,5 @@ def _check_facts(table: FlatTable, field: int, before: int) -> int:
     for fact in table.tables(field):
         text += 64 + fact.text_length(0) + fact.text_length(1)
         if text > LONGEST_FACTS:
-            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, as that of no real file does")
+            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
     return text

@@ -89,5 +89,5 @@ def validate(batch: pa.RecordBatch) -> pa.Table:
     batch.validate(full=True)
     for field in batch.schema:
         if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:
-            raise ValueError(f"the column {shown(field.name)} holds {field.type}, which is no type of decimals")
+            raise ValueError(f"the column {shown(field.name)} has the type {field.type}, which is not a type of decimals")
     return pa.Table.from_batches([batch])

@@ -93,8 +93,8 @@ def open_file(path: Path) -> io.FileIO:
 def _check_is_file(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-        remedy = "name the files in it" if stat.S_ISDIR(mode) else "write what comes from it to a file first"
-        raise DumpError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')} and no file; {remedy}")
+        remedy = "give the files in it" if stat.S_ISDIR(mode) else "write its output to a file first"
+        raise DumpError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')} and not a file; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class _ArchiveFile(io.BufferedReader):
         asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
         data = super().read(asked)
         if len(data) > _LONGEST_READ:
-            raise zipfile.BadZipFile("its directory is longer than that of any dump")
+            raise zipfile.BadZipFile("its directory is longer than in any kline dump")
         return data
 
 
@@ -151,7 +151,7 @@ class KlineDump:
         for option, given, found in (("symbol", symbol, named[0]), ("timeframe", timeframe, named[1])):
             if given is None and found is None:
                 raise InvalidValueError(
-                    f"{path}: its name does not tell the {option} (as in FILUSDT-1m-2023-04.zip); give the {option}"
+                    f"{path}: its name does not contain the {option} (e.g. FILUSDT-1m-2023-04.zip); give the {option}"
                 )
         self.symbol = name_text(named[0] if symbol is None else symbol, "symbol")
         try:
@@ -222,16 +222,16 @@ class KlineDump:
             if item.filename.lower().endswith(".csv") and not item.filename.startswith("__MACOSX/")
         ]
         if len(members) != 1:
-            raise DumpError(f"{self.path}: the archive holds {len(members) or 'no'} .csv files; a dump holds one")
+            raise DumpError(f"{self.path}: the archive contains {len(members) or 'no'} .csv files; a dump contains exactly one")
         member = members[0]
         if member.flag_bits & 1:
-            raise DumpError(f"{self.path}: the archive is encrypted; dumps are not")
+            raise DumpError(f"{self.path}: the archive is encrypted; unpack it first")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DumpError(f"{self.path}: the archive uses a compression other than deflate; pack it again")
+            raise DumpError(f"{self.path}: the archive uses a compression other than deflate; compress it again with deflate")
         if member.file_size > max(_RATIO_FLOOR, member.compress_size * _LARGEST_RATIO):
             raise DumpError(
                 f"{self.path}: {member.compress_size:,} bytes would unpack to {member.file_size:,}, more than {_LARGEST_RATIO} "
-                "times as much; no real dump does, so it is refused as a decompression bomb"
+                "times as much; no valid dump does, so it is refused as a decompression bomb"
             )
         return member
 
@@ -239,7 +239,7 @@ class KlineDump:
         # zipfile is content with less than the archive promises where the sum is right
         if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
             raise DumpError(
-                f"{self.path}: the archive is damaged (it holds {self.bytes_read:,} bytes and claims {self.size:,}); "
+                f"{self.path}: the archive is damaged (it contains {self.bytes_read:,} bytes and claims {self.size:,}); "
                 "download it again"
             )
 
@@ -250,7 +250,7 @@ class KlineDump:
             number += 1
             self.bytes_read += len(raw)
             if len(raw) == _LONGEST_LINE and not raw.endswith(b"\n"):
-                raise self._error(number, f"longer than {_LONGEST_LINE} bytes, which no kline is")
+                raise self._error(number, f"longer than {_LONGEST_LINE} bytes, which no kline has")
             line = raw.decode("ascii", "backslashreplace").rstrip("\r\n")
             if number == 1:
                 line = line.removeprefix(r"\xef\xbb\xbf")
@@ -260,20 +260,20 @@ class KlineDump:
                 blank = blank or number
                 continue
             if "\r" in line:
-                raise self._error(number, "a carriage return stands in it; lines end with LF or CR LF")
+                raise self._error(number, "it contains a carriage return; lines end with LF or CR LF")
             if blank:
                 raise self._error(blank, "empty, though more lines follow")
             bar = self._bar(line, number)
             length = line.index(",")
             if digits not in (0, length):
-                raise self._error(number, "open time changes between milliseconds and microseconds within the file")
+                raise self._error(number, "the unit of open time changes between milliseconds and microseconds")
             digits = length
             if before is not None and bar.timestamp == before.timestamp and bar != before:
-                raise self._error(number, "has the open time of the line before, and other values")
+                raise self._error(number, "has the same open time as the line before, but other values")
             before = bar
             yield bar
         if not digits:
-            raise DumpError(f"{self.path}: holds no bars")
+            raise DumpError(f"{self.path}: contains no bars")
 
     def _is_header(self, line: str) -> bool:
         names = [name.strip().lower().replace(" ", "_") for name in line.split(",")]

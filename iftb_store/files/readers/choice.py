@@ -32,5 +32,5 @@ def open_reader(path: Path, kind: FileKind) -> Reader:
         reader = made[kind](path)
         if len(set(reader.names)) < len(reader.names):
             reader.close()
-            raise DumpError(f"{path}: has two columns of one name")
+            raise DumpError(f"{path}: has two columns with the same name")
         return reader

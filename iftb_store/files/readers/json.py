@@ -34,7 +34,7 @@ _SPACE = " \t\r\n"
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 # numbers as their text, which is exact
@@ -64,7 +64,7 @@ class JsonReader:
         if not self.names:
             raise DumpError(
                 f"{path}: is JSON, but neither an array of candles [[time, open, high, low, close, volume], …] "
-                "nor objects with named values, in an array or one a line"
+                "nor objects with named values, in an array or one per line"
             )
 
     @property
@@ -88,16 +88,16 @@ class JsonReader:
     def _check(self, row: Any, index: int, rows: int) -> None:
         if self.arrays:
             if not isinstance(row, list) or len(row) != len(self.names):
-                raise RowError(index, rows, "", f"is no array of {len(self.names)} values")
+                raise RowError(index, rows, "", f"is not an array of {len(self.names)} values")
         elif not isinstance(row, dict):
-            raise RowError(index, rows, "", f"is no object but {kind(row)}")
+            raise RowError(index, rows, "", f"is not an object but {kind(row)}")
         elif self._whole and row.keys() != set(self.names):
             odd = sorted(row.keys() ^ set(self.names))
             raise RowError(index, rows, "", f"has other names than the first row: {shown(odd[0])}")
         elif not row.keys() <= self._known:
             late = row.keys() - self._known
             for name in sorted(name for name in late if plain_name(name) in KNOWN):
-                raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; give that one null for it")
+                raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; add it there, as null")
             if len(self._known) < _MOST_NAMES:
                 self._known |= late
 
@@ -140,11 +140,11 @@ class _Elements:
             elif self._number and found not in ("", "]"):
                 raise self._error("a comma is missing after the row before")
             if found == "":
-                raise self._error("the file ends within the array")
+                raise self._error("the file ends inside the array")
             if found == "]" and self._buffer[self._at - 1] != ",":
                 self._at += 1
                 if self._next_character() != "":
-                    raise self._error("more follows after the array")
+                    raise self._error("there is more text after the array")
                 self._in_array = False
                 raise StopIteration
         elif found == "":
@@ -185,7 +185,7 @@ class _Elements:
         try:
             text = self._characters.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
-            raise self._error("bytes that are no text (UTF-8)") from error
+            raise self._error("bytes that are not text (UTF-8)") from error
         # the character before the place tells a comma at an array's end
         kept = max(self._at - 1, 0)
         self._buffer, self._at = self._buffer[kept:] + text, self._at - kept
@@ -206,7 +206,7 @@ def _column(name: str, values: list[Any]) -> Any:
     if kinds <= {str, int}:
         return _made(name, [None if value is None else str(value) for value in values], pa.string())
     index = next(index for index, value in enumerate(values) if type(value) not in (str, int, type(None)))
-    hint = "; a decimal is written as text" if isinstance(values[index], float) else ""
+    hint = "; write decimals as text" if isinstance(values[index], float) else ""
     raise RowError(index, len(values), "", f"{name} is {kind(values[index])} {shown(values[index])}{hint}")
 
 

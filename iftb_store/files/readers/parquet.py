@@ -51,7 +51,7 @@ class ParquetReader:
                 self.bytes_read = self.size * rows // (total or 1)
                 yield from texts.split(validate(batch))
         if rows != total:
-            raise ValueError(f"it holds {rows:,} rows and claims {total:,}")
+            raise ValueError(f"it contains {rows:,} rows and claims {total:,}")
 
     def close(self) -> None:
         """Close the file."""

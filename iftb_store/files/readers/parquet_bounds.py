@@ -65,9 +65,9 @@ def check_footer(path: Path) -> None:
         end = file.read(8)
         length = int.from_bytes(end[:4], "little")
         if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
-            raise ValueError("it ends without a footer of Parquet")
+            raise ValueError("it ends without a Parquet footer")
         if length > LONGEST_FACTS:
-            raise ValueError(f"its footer has {length:,} bytes, the most is {LONGEST_FACTS:,}")
+            raise ValueError(f"its footer has {length:,} bytes, the maximum is {LONGEST_FACTS:,}")
         file.seek(size - 8 - length)
         reader = CompactReader(file.read(length))
     for number, kind in reader.fields():
@@ -144,7 +144,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
         chunk.unpacked += page.unpacked
         # pages of few values and bytes: no writer makes them, and reading their headers takes long
         if chunk.pages > 100 + seen // 16 + chunk.unpacked // 4_096:
-            raise ValueError("its pages hold next to nothing, as in no real file")
+            raise ValueError("its pages contain almost nothing, which no valid file does")
         if page.encoding in _DELTA_TEXTS and page.kind != _DICTIONARY:
             raise ValueError(
                 f"a column is encoded as {_DELTA_TEXTS[page.encoding]}, whose length is not known before it is read; "
@@ -174,7 +174,7 @@ def _page(file: Any, at: int, size: int) -> tuple[_Page, int]:
         except EOFError:
             if at + length >= size:
                 raise
-    raise ValueError("a page's header is longer than any real one")
+    raise ValueError("a page's header is longer than in any valid file")
 
 
 def _header(reader: CompactReader) -> _Page:
@@ -210,7 +210,7 @@ def _skip_groups(reader: CompactReader) -> None:
     chunks = 0
     for kind in reader.items():
         if kind != STRUCT:
-            raise ValueError("its row groups are none")
+            raise ValueError("its row groups are invalid")
         for number, field in reader.fields():
             if number != 1 or field != LIST:
                 reader.skip(field)
@@ -226,7 +226,7 @@ def _check_facts(reader: CompactReader) -> None:
     """Pass over the metadata, and look at Arrow's own schema in it."""
     for kind in reader.items():
         if kind != STRUCT:
-            raise ValueError("its metadata is none")
+            raise ValueError("its metadata is invalid")
         key = value = b""
         for number, field in reader.fields():
             if number == 1 and field == BINARY:
@@ -242,4 +242,4 @@ def _check_facts(reader: CompactReader) -> None:
 
 def _check_count(count: int, most: int, what: str) -> None:
     if count > most:
-        raise ValueError(f"its footer lists more than {most:,} {what}, as that of no real file does")
+        raise ValueError(f"its footer lists more than {most:,} {what}, which no valid file does")

@@ -76,6 +76,6 @@ class _Unpacked(io.RawIOBase):
                     self._decoder = zlib.decompressobj(wbits=31)
         self._unpacked += len(data)
         if self._unpacked > max(_RATIO_FLOOR, self._packed * _LARGEST_RATIO):
-            raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size, as no real file does")
+            raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size, which no valid file does")
         buffer[: len(data)] = data
         return len(data)

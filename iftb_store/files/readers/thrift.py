@@ -47,7 +47,7 @@ class CompactReader:
     def integer(self, kind: int) -> int:
         """Read a whole number."""
         if kind not in _INTEGERS:
-            raise ValueError("a field is no whole number")
+            raise ValueError("a field is not a whole number")
         return self._signed()
 
     def binary(self) -> bytes:
