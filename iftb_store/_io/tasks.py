@@ -1,4 +1,4 @@
-"""Work that a cancellation waits for, and blocking work in a thread, so that the event loop stays free."""
+"""Work that finishes before a cancellation takes effect, and blocking work in a thread, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _imported: set[str] = set()
 
 
 async def finished(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run ``work`` in a thread and return its result; cancelled, wait for its end and then be cancelled."""
+    """Run ``work`` in a thread and return its result; if cancelled, wait for its end, then raise the cancellation."""
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait([running])
-        # or its error is complained about as never looked at
+        # otherwise asyncio logs that its exception was never retrieved
         _ = running.cancelled() or running.exception()
         raise
 
 
 async def import_modules(*names: str) -> None:
-    """Import modules in a thread, each once: a tenth of a second and more for pyarrow or Alembic.
+    """Import modules in a thread, each once: pyarrow or Alembic takes a tenth of a second or more.
 
-    The import statement that follows then finds them. It must not come first, nor meanwhile: it would hold up the event loop
-    until the thread is done, by the lock that Python keeps for each module.
+    The import statement that follows then finds them. It must not run before or during this: it would block the event loop
+    until the thread is done, as Python has a lock for each module.
     """
     for name in names:
         if name not in _imported:
@@ -38,7 +38,7 @@ async def import_modules(*names: str) -> None:
 
 
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until ``work`` has ended, also when this task is cancelled meanwhile, however often; then the cancellation goes on."""
+    """Wait for the end of ``work`` even if this task is cancelled meanwhile, however often; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
