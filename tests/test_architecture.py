@@ -173,7 +173,7 @@ def test_a_public_name_that_is_defined_twice_is_found() -> None:
     assert _find_duplicates(definitions) == {"Scope": ["iftb_store.schema.scope", "iftb_store.models"]}
 
 
-def test_the_shipped_suite_is_imported_by_tests_alone() -> None:
+def test_the_shipped_suite_is_imported_only_by_tests() -> None:
     suite = _ROOT / "iftb_store" / "testing"
     imported = {name for path in _modules(*_OURS) if not path.is_relative_to(suite) for name in _ours(path)}
     assert [name for name in imported if name.startswith("iftb_store.testing")] == []

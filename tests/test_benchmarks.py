@@ -43,7 +43,7 @@ async def test_the_first_call_of_a_process_is_measured_in_a_new_one(engine: str)
     assert 0 < figure.values["median"] == figure.values["longest"]
 
 
-async def test_the_page_is_made_of_the_file_alone(tmp_path: Path) -> None:
+async def test_the_page_is_made_only_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     await collect(Results.begun({"plan": "tiny"}), TINY, ("sqlite",), ("get_latest", "disk"), path, Console(quiet=True))
     page = render(Results.load(path), "Said by hand.\n<!-- results -->\nMore of it.\n")
@@ -99,7 +99,7 @@ def test_a_target_is_met_at_the_ratio_that_it_names() -> None:
     assert row.met()
 
 
-async def test_adbc_leaves_the_files_of_the_other_sqlite_connections_alone(tmp_path: Path) -> None:
+async def test_adbc_keeps_the_files_of_the_other_sqlite_connections(tmp_path: Path) -> None:
     engine = SQLite()
     async with engine.opened(tmp_path):
         await fill_bars(engine, bars(100))

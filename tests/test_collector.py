@@ -39,7 +39,7 @@ def make_many() -> None:
         _ = [[] for _ in range(5_000)]
 
 
-def test_what_a_pause_has_made_is_collected_at_its_end_alone() -> None:
+def test_what_a_pause_has_made_is_collected_only_at_its_end() -> None:
     assert collections_of(make_many) == 1
 
 

@@ -124,7 +124,7 @@ def test_a_timeout_that_is_no_time_is_refused_by_the_backend(monkeypatch: pytest
 
 @pytest.mark.parametrize("missing", ["DB_HOST", "DB_DATABASE", "DB_USERNAME", "DB_PASSWORD"])
 @pytest.mark.usefixtures("parts")
-def test_a_missing_part_is_an_error_that_names_it_alone(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_a_missing_part_is_an_error_that_names_only_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delenv(missing)
 
     with pytest.raises(ConfigurationError, match=f"^{missing} is not set, but") as caught:

@@ -103,7 +103,7 @@ def test_frozen_databases_of_a_revision_are_small(revision: str) -> None:
     assert sum(path.stat().st_size for path in (_FROZEN / revision).iterdir()) < _MOST_BYTES
 
 
-def test_each_column_of_the_rows_varies_and_is_null_where_it_may(expected: dict[str, Records]) -> None:
+def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[str, Records]) -> None:
     for table in (BARS, TRADES, POSITIONS, EVENTS):
         rows = expected[table.name]
         assert len(rows) == _COUNT

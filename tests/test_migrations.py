@@ -267,7 +267,7 @@ async def test_an_unknown_revision_is_a_clear_error(sqlite_url: str) -> None:
         await run(sqlite_url, lambda conn: migrations.upgrade(conn, "0815"))
 
 
-async def test_status_tells_engine_version_tables_and_state(url: str) -> None:
+async def test_status_reports_engine_version_tables_and_state(url: str) -> None:
     empty = await run(url, migrations.status)
     await run(url, Base.metadata.create_all)
     unstamped = await run(url, migrations.status)

@@ -14,7 +14,7 @@ def test_a_scope_of_nothing_chosen_is_every_row_of_every_table() -> None:
     assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}, {}, {}, {}]
 
 
-def test_each_series_chosen_is_a_selection_of_its_own() -> None:
+def test_each_series_chosen_is_a_separate_selection() -> None:
     scope = TableScope(exchanges=["binance", "bybit"], symbols=["BTCUSDT"], timeframes=["1h"])
     assert [table.name for table in scope.tables] == ["ohlcv"]
     assert [list(selection.equal.values()) for selection in scope.selections(TABLES["ohlcv"])] == [

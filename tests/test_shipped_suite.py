@@ -29,7 +29,7 @@ _EMPTY_ANSWERS = {
     "bulk.py": "test_upsert_finds_the_stored_bars_of_a_sparse_batch",
     "resampling.py": "test_weeks_begin_on_monday",
     "series.py": "test_series_come_in_the_order_of_their_names_by_bytes",
-    "streams.py": "test_the_ends_of_a_streams_window_are_counted_in",
+    "streams.py": "test_the_ends_of_a_streams_window_are_inclusive",
 }
 
 _ENDLESS = """
@@ -113,7 +113,7 @@ def test_the_limit_of_a_test_is_the_suites_if_no_other_is_given(
     assert f"Timeout (>{limit}s)" in run_pytest(tmp_path, *options, **environment)
 
 
-def test_a_test_without_a_limit_runs_where_the_plugin_is_switched_off(tmp_path: Path) -> None:
+def test_a_test_without_a_limit_runs_if_the_plugin_is_switched_off(tmp_path: Path) -> None:
     (tmp_path / "test_stranger.py").write_text(_ENDLESS.format(mark=""))
     printed = run_pytest(tmp_path, "-p", "no:timeout", "--strict-markers", "-k", "test_ends")
     assert "1 passed" in printed

@@ -1,1 +1,1 @@
-"""Private to the SDK: files replaced at once, tasks and threads, a fair semaphore, the turns of a session."""
+"""Private helpers of the SDK: atomic files, tasks and threads, a fair semaphore, the queue of a session's calls."""

@@ -1,4 +1,4 @@
-"""Files that are written under another name first: kept from other writers, brought to the disk, then named at once."""
+"""Atomic files: written under a temporary name, locked against other writers, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Where no folder is opened, no file locked and no open one renamed.
+#: Whether this system cannot open a folder, lock a file or rename an open one.
 WINDOWS = os.name == "nt"
-#: To open no file that a link leads to.
+#: Refuses to open a symbolic link.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 _OTHERS = 0o077
@@ -26,19 +26,19 @@ def open_descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> 
 
 
 def try_lock(descriptor: int, path: Path) -> bool:
-    """Keep others out of what is open until it is closed; tell whether it is free, and still has this name."""
+    """Lock an open file against others until it is closed; return whether it was free and still has this name."""
     import fcntl
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the one before may have given it another name since, or removed it
+        # the previous holder may have renamed or removed it
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except (BlockingIOError, FileNotFoundError):
         return False
 
 
 def fsync(path: Path) -> None:
-    """Wait until what was written to a file, or changed in a folder, is on the disk."""
+    """Wait until the changes of a file or a folder are on the disk."""
     if WINDOWS:
         return
     with open_descriptor(path) as descriptor:
@@ -46,16 +46,16 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Give what is on the disk its name, in place of what has it: all of it is there under the name, or nothing."""
+    """Rename a file that is on the disk, replacing any file of that name: atomically."""
     partial.replace(path)
     fsync(path.parent)
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """What is created meanwhile is for its owner alone, also what an engine creates beside a database.
+    """Create files that only their owner may open, including those that an engine creates beside a database.
 
-    The umask is the whole process's, so this is for commands, never for the library.
+    The umask applies to the whole process, so this is for commands, never for the library.
     """
     before = os.umask(_OTHERS)
     try:

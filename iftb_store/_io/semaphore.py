@@ -1,4 +1,4 @@
-"""Waiting in line: permits handed out in order of arrival, across the threads and event loops of this process."""
+"""A fair semaphore: permits in order of arrival, across the threads and event loops of this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FairSemaphore:
 
     @property
     def taken(self) -> int:
-        """The permits that are out."""
+        """The number of permits taken."""
         return self._permits - self._free
 
     async def __aenter__(self) -> None:
@@ -29,7 +29,7 @@ class FairSemaphore:
         self.release()
 
     async def acquire(self, seconds: float | None) -> bool:
-        """Take a permit, waiting for it at most so long, or without a bound; False if none came."""
+        """Take a permit, waiting at most ``seconds`` (None: without a limit); False if none came free."""
         with self._guard:
             if self._free:
                 self._free -= 1
@@ -51,11 +51,11 @@ class FairSemaphore:
         return True
 
     def release(self) -> None:
-        """Give a permit back, to the one who has waited longest."""
+        """Return a permit; it goes to the caller that has waited longest."""
         with self._guard:
             while self._waiting:
                 turn, loop = self._waiting.popleft()
-                # one whose event loop was closed would never know
+                # a waiter whose event loop was closed would never learn of it
                 if not loop.is_closed():
                     break
             else:
@@ -68,5 +68,5 @@ class FairSemaphore:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 return
-        # the permit came in the moment of giving up
+        # the permit came at the moment of giving up
         self.release()

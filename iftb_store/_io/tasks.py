@@ -1,4 +1,4 @@
-"""Work that a cancellation waits for, and blocking work in a thread, so that the event loop stays free."""
+"""Work that finishes before a cancellation takes effect, and blocking work in a thread, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _imported: set[str] = set()
 
 
 async def import_modules(*names: str) -> None:
-    """Import modules in a thread, each once: a tenth of a second and more for pyarrow or Alembic.
+    """Import modules in a thread, each once: pyarrow or Alembic takes a tenth of a second or more.
 
-    The import statement that follows then finds them. It must not come first, nor meanwhile: it would hold up the event loop
-    until the thread is done, by the lock that Python keeps for each module.
+    The import statement that follows then finds them. It must not run before or during this: it would block the event loop
+    until the thread is done, as Python has a lock for each module.
     """
     for name in names:
         if name not in _imported:
@@ -25,7 +25,7 @@ async def import_modules(*names: str) -> None:
 
 
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until ``work`` has ended, also when this task is cancelled meanwhile, however often; then the cancellation goes on."""
+    """Wait for the end of ``work`` even if this task is cancelled meanwhile, however often; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -1,4 +1,4 @@
-"""Whose turn it is in a session: its calls run one after the other, in the event loop and the process that opened it."""
+"""The queue of a session: its calls run one after the other, in the event loop and the process that opened it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_process(process: int, what: object) -> None:
 
 
 def other_loop(what: str) -> NotConnectedError:
-    """Return the error for what is used in another event loop than its own."""
+    """Return the error for a use in an event loop other than the one that opened it."""
     return NotConnectedError(
         f"{what} belongs to another event loop, in which it was opened; create a DatabaseManager for each event loop, "
         "e.g. that of a thread"
@@ -36,7 +36,7 @@ def other_loop(what: str) -> NotConnectedError:
 
 
 class Turns:
-    """The calls of one session, one at a time in order of arrival; none begins once the session has ended.
+    """The calls of one session, one at a time in order of arrival; none begins after the session has ended.
 
     Raises:
         OperationalError: on entry, if the session has ended; on a clean exit, if it was rolled back meanwhile.
@@ -48,9 +48,9 @@ class Turns:
         self._owner: asyncio.Task[object] | None = None
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
-        #: Why no call can begin any more.
+        #: Why no further call may begin.
         self.ended: str | None = None
-        #: Whether nothing of what is running will be stored.
+        #: Whether the running call's writes are rolled back.
         self.undone = False
 
     @property
@@ -59,7 +59,7 @@ class Turns:
         return self._turn.locked()
 
     def is_foreign(self) -> bool:
-        """Whether this is another event loop than the session's."""
+        """Whether this event loop is not the session's."""
         return self._loop is not asyncio.get_running_loop()
 
     async def __aenter__(self) -> Turns:
@@ -83,13 +83,13 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Let no further call begin; ``undone``: let none that is running return as if it had succeeded."""
+        """Let no further call begin; ``undone``: a running call raises instead of returning as if it had succeeded."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait for the end of the call that is running, and have the turn in which the session itself is ended."""
+        """Wait for the end of the running call, then hold the last turn, in which the session ends."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

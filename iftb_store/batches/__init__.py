@@ -1,1 +1,1 @@
-"""Many rows at once: bars, and Arrow tables."""
+"""Batches of rows: bars and Arrow tables."""

@@ -1,4 +1,4 @@
-"""Rows as Arrow: the one schema of each table, the same on every engine."""
+"""Rows as Arrow: the schema of each table, the same on every engine."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def schema(table: TableSpec) -> pa.Schema:
 
 
 def completed(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
-    """Return the columns that an engine read together with those whose value the selection fixed."""
-    wanted = schema(selection.table)
+    """Return the columns that an engine read, and those whose value the selection fixes."""
+    complete = schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
-    rows = pa.table([fixed[name] if name in fixed else columns[name] for name in wanted.names], schema=wanted)
+    rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)
     _check(selection.table, rows)
     return rows
 
 
 def unreadable(table: TableSpec, column: str, number: object, value: object) -> StoreError:
-    """Return the error for a value that raw SQL left where none like it can be; ``number`` is its row's id."""
+    """Return the error for a stored value that its column cannot have, e.g. written by raw SQL; ``number`` is the row's id."""
     return StoreError(
         f"{table.name}: the {column} of the row with the id {shown(number)} cannot be read: it is {shown(value)}; "
         "`iftb-store doctor` finds all such values and reports how to fix them"
@@ -56,7 +56,7 @@ def unreadable(table: TableSpec, column: str, number: object, value: object) -> 
 
 
 def _check(table: TableSpec, rows: pa.Table) -> None:
-    """Refuse what Arrow can hold and no row of ours has: NULL where none may be, times past the calendar."""
+    """Refuse values that Arrow can hold but no row of the store has: NULL in a required column, times past the calendar."""
     for name, kind in table.kinds.items():
         column: Any = rows[name]
         bad: Any = pc.is_null(column) if column.null_count and table.required(name) else None
@@ -72,7 +72,7 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
 
 
 class ArrowBatch(BarBatch):
-    """Bars to be written that came as an Arrow table: checked, one a key, in key order."""
+    """Bars to write from an Arrow table: checked, one per key, in key order."""
 
     __slots__ = ("_rows",)
 
@@ -84,7 +84,7 @@ class ArrowBatch(BarBatch):
         return len(self._rows)
 
     def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
-        """Yield the rows as columns, at most ``size`` rows a time, in order."""
+        """Yield the rows as columns, at most ``size`` rows at a time, in order."""
         for first in range(0, len(self), size):
             exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
@@ -95,7 +95,7 @@ def times(column: Any) -> list[Any]:
     """Return a column of times as aware UTC datetimes."""
     if column.null_count:
         return [None if value is None else from_epoch_us(value) for value in column.cast(pa.int64()).to_pylist()]
-    # taking the fields apart in Arrow costs a fifth of its own way to a datetime
+    # extracting the fields in Arrow takes a fifth of the time of its conversion to datetime
     naive: Any = column.cast(pa.timestamp("us"))
     micro = pc.add(pc.multiply(pc.millisecond(naive), 1_000), pc.microsecond(naive))
     fields = (pc.year, pc.month, pc.day, pc.hour, pc.minute, pc.second)
@@ -103,15 +103,15 @@ def times(column: Any) -> list[Any]:
 
 
 def decimals(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as Decimals, without the zeros that nobody wrote."""
+    """Return a column of DECIMAL(38,18) as Decimals, without trailing zeros."""
     texts = plain_texts(column)
     return [None if text is None else Decimal(text) for text in texts] if column.null_count else list(map(Decimal, texts))
 
 
 def plain_texts(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as plain digits, without the zeros that nobody wrote."""
+    """Return a column of DECIMAL(38,18) as plain digits, without trailing zeros."""
     text: Any = column.cast(pa.string())
-    # Arrow writes 0 and what is smaller than 0.000001 with an exponent, whose zeros count
+    # Arrow writes 0 and values below 0.000001 with an exponent, whose zeros count
     tiny = pc.match_substring(text, "E")
     short: list[Any] = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
     if not pc.any(tiny).as_py():

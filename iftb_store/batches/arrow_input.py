@@ -1,4 +1,4 @@
-"""Arrow tables to be written: gathered from what holds them, checked column by column, one row a key and in key order."""
+"""Arrow tables to write: collected from the caller's data, checked column by column, one row per key and in key order."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from iftb_store.values import checks
 from iftb_store.values.display import kind, shown
 from iftb_store.values.timeframes import check_timeframe
 
-# its stubs know nothing of plain values among the arguments
+# its stubs do not allow plain values as arguments
 pc: Any = pyarrow.compute
 
 _TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
-#: What an engine is given to write.
+#: The columns that an engine writes.
 WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
 
 _NAMED: dict[str, Callable[[object, str], str]] = {
@@ -35,7 +35,7 @@ _NAMED: dict[str, Callable[[object, str], str]] = {
 _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
-# what Arrow reads as a decimal, and the words that Python has for what is none; it reads 1_000 and other digits, too
+# text that Arrow reads as a decimal, and Python's words for non-numbers; Python also reads 1_000 and other digits
 _NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
@@ -43,8 +43,8 @@ class RowError(InvalidValueError):
     """A row of a table that cannot be stored.
 
     Attributes:
-        index: its place in the table, from 0 on.
-        why: what is wrong, without the row.
+        index: its index in the table, from 0.
+        why: the reason, without the row.
     """
 
     def __init__(self, index: int, rows: int, key: str, why: str) -> None:
@@ -54,13 +54,13 @@ class RowError(InvalidValueError):
 
 
 async def gathered(data: object) -> pa.Table:
-    """Return the rows of a table, a record batch, a reader, a data frame (by Arrow's PyCapsule interface) or some of these.
+    """Return the rows of a table, record batch, reader or data frame (by Arrow's PyCapsule interface), or of several of these.
 
-    What is iterated over is asked for its parts here, as they may belong to this thread; a part may take long to be
-    exported, so another thread does that.
+    An iterable is iterated here, as it may belong to this thread; exporting a part may take long, so another thread
+    does that.
 
     Raises:
-        InvalidValueError: something else, or parts whose columns differ.
+        InvalidValueError: the data is something else, or its parts have different columns.
     """
     try:
         whole = await asyncio.to_thread(_table, data)
@@ -89,13 +89,13 @@ def _table(data: Any) -> pa.Table | None:
 
 
 def prepared(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
-    """Return rows checked, one a key and in key order; see `checked` and `in_order`."""
+    """Return rows checked, one per key and in key order; see `checked` and `in_order`."""
     rows = checked(table, from_float=from_float)
     return in_order(rows, last_wins=last_wins) if rows.num_rows else rows
 
 
 def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
-    """Return the columns that are written, with the types of `WRITTEN`; every row can be stored.
+    """Return the columns to write, with the types of `WRITTEN`; every row can be stored.
 
     Raises:
         InvalidValueError: a column that is missing, unknown or of a foreign type, or a row that cannot be stored, which the
@@ -110,7 +110,7 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
         if given.null_count and field.name not in _OPTIONAL:
             raise _refused(table, pc.is_null(given), f"{field.name} is null")
         if given.null_count == len(given):
-            # whatever a frame takes for the type of nothing
+            # whatever type a data frame gives a column without values
             columns[field.name] = pa.nulls(len(given), field.type)
             continue
         columns[field.name] = _column(table, field.name, given, from_float)
@@ -120,10 +120,10 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
 
 
 def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
-    """Return checked rows in key order, one a key.
+    """Return checked rows in key order, one per key.
 
     Raises:
-        IntegrityError: a key stands twice, and not the last one wins.
+        IntegrityError: a key is a duplicate, and ``last_wins`` is false.
     """
     if not rises(table):
         # the sort keeps rows of one key in their order
@@ -133,7 +133,7 @@ def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
         if again.true_count:
             if not last_wins:
                 raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
-            # a row gives way to the next one of its key
+            # a row is replaced by the next one of its key
             table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
     return table.combine_chunks()
 
@@ -154,10 +154,10 @@ def _check_names(names: list[str]) -> None:
 
 
 def plain_column(column: Any) -> Any:
-    """Return a column without a dictionary."""
+    """Return a column without dictionary encoding."""
     if not pa.types.is_dictionary(column.type):
         return column
-    # Arrow takes from no dictionary of views
+    # Arrow cannot decode a dictionary of views
     values = pa.string() if pa.types.is_string_view(column.type.value_type) else column.type.value_type
     return column.cast(pa.dictionary(column.type.index_type, values)).cast(values)
 
@@ -224,7 +224,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
     if pa.types.is_floating(given.type):
         if not from_float or pa.types.is_float16(given.type):
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
-        # the shortest text that gives the float
+        # the shortest text that parses to the float
         given = given.cast(pa.string())
     elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or _is_text(given.type)):
         raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
@@ -268,12 +268,12 @@ def _shown(cell: Any) -> str:
     try:
         return shown(cell.to_pylist()[0])
     except (ValueError, OverflowError):
-        # a time that is no datetime of Python's
+        # a time that Python's datetime cannot hold
         return f"({cell.type})"
 
 
 def rises(table: pa.Table) -> bool:
-    """Tell whether rows are of one series, each later than the one before."""
+    """Return whether rows are of one series, each later than the previous one."""
     if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
         return False
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
@@ -281,7 +281,7 @@ def rises(table: pa.Table) -> bool:
 
 
 def repeated(table: pa.Table) -> Any:
-    """Return of each row but the last whether the next one has its key."""
+    """Return for each row except the last whether the next one has the same key."""
     count = table.num_rows - 1
     same: Any = None
     for name in KEY:
@@ -303,5 +303,5 @@ def _remedy(given: pa.DataType) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    # Arrow quotes values, which may steer a terminal
+    # Arrow quotes values, which may contain control characters of a terminal
     return shown(next(iter(str(error).splitlines()), ""), 200)

@@ -1,4 +1,4 @@
-"""Bars in bulk: checked column by column in chunks, so that a million cost little and the event loop stays free."""
+"""Bulk bars: checked column by column in chunks, so that a million bars are fast and the event loop stays free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from iftb_store.values.timeframes import SECONDS, check_timeframe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows checked and encoded in one go on the event loop: a few milliseconds.
+#: Rows checked and encoded in one step on the event loop: a few milliseconds.
 CHUNK = 2_000
 
 _COLUMNS = attrgetter(
@@ -30,7 +30,7 @@ _COLUMNS = attrgetter(
 _KEY = attrgetter("exchange", "symbol", "timeframe", "timestamp")
 _DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
 _PLAIN_BYTES = b"0123456789.\n"
-# the longest text that holds neither 19 digits after the point nor 21 before it, whatever it is
+# no text up to this length has 19 digits after the point or 21 before it
 _SHORT = 20
 _INT64_MAX = 2**63 - 1
 
@@ -39,7 +39,7 @@ _Key = tuple[str, str, str, datetime]
 
 
 class BarColumns(NamedTuple):
-    """Some checked bars as columns. Decimals are plain text (digits, at most one point, a minus, no exponent)."""
+    """Checked bars as columns. Decimals are plain text (digits, at most one point, a minus, no exponent)."""
 
     exchange: Sequence[str]
     symbol: Sequence[str]
@@ -54,18 +54,18 @@ class BarColumns(NamedTuple):
     trades_count: Sequence[int | None]
 
 
-#: The columns that tell a bar from all others, and those that an upsert overwrites.
+#: The key columns of a bar, and those that an upsert overwrites.
 KEY, VALUES = BarColumns._fields[:4], BarColumns._fields[4:]
 
 
 class BarBatch:
-    """Bars to be written, read in checked chunks; the bars themselves are never changed.
+    """Bars to write, read in checked chunks; the caller's bars are never changed.
 
     Attributes:
         bars: the caller's bars.
-        created_at: the time to store as created_at of those that are new.
-        ordered: the keys are known to rise from bar to bar.
-        table: the same rows as an Arrow table with the columns of `BarColumns`, checked, where they came as one; then
+        created_at: the created_at of new bars.
+        ordered: whether the keys are known to be in ascending order.
+        table: the same rows as a checked Arrow table with the columns of `BarColumns`, if they came as one; then
             there are no ``bars``.
     """
 
@@ -84,18 +84,18 @@ class BarBatch:
         """Yield the bars as checked columns, at most ``size`` rows a time, in order.
 
         Raises:
-            InvalidValueError: while iterating, at the first bar that cannot be stored; the message names it.
+            InvalidValueError: while iterating, at the first bar that cannot be stored, which the message names.
         """
         for first in range(0, len(self.bars), size):
             yield bar_columns(self.bars[first : first + size], first, len(self.bars))
 
 
 def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
-    """Check bars and return them as columns; ``first`` is the index of the first in a batch of ``total``, for messages."""
+    """Check bars and return them as columns; messages use ``first``, the index of the first bar in a batch of ``total``."""
     try:
         columns = _fast_columns(bars)
     except Exception:
-        # hashing and comparing runs foreign code, a tzinfo's say; the slower way below names what is wrong
+        # hashing and comparing runs foreign code, e.g. a tzinfo's; the slower check below names the error
         columns = None
     if columns is not None:
         return columns
@@ -105,7 +105,7 @@ def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = No
 
 
 def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
-    """Check whole columns at a time; None where anything is out of the ordinary, be it wrong or only rare."""
+    """Check whole columns at a time; None if any value is unusual, whether wrong or only rare."""
     exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
         *map(_COLUMNS, bars), strict=True
     )
@@ -135,7 +135,7 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
 
 
 def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
-    """Return decimals as plain text; None where one is negative, has an exponent, is not finite or has too many digits."""
+    """Return decimals as plain text; None if one is negative, has an exponent, is not finite or has too many digits."""
     texts = tuple(map(str, column))
     joined = "\n".join(texts) + "\n"
     if max(map(len, texts)) <= _SHORT and not joined.encode().translate(None, _PLAIN_BYTES):
@@ -192,7 +192,7 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
 
 
 def check_bar(bar: OHLCVBar) -> OHLCVBar:
-    """Return a copy of one bar with its values normalised.
+    """Return a copy of a bar with normalised values.
 
     Raises:
         InvalidValueError: a value that cannot be stored, high below low, or a negative volume.
@@ -228,10 +228,10 @@ def _label(bar: object) -> str:
 
 
 async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
-    """Return the bars as a batch without those whose key a later one has.
+    """Return the bars as a batch without those that a later bar of the same key replaces.
 
     Raises:
-        InvalidValueError: a bar whose key cannot be stored, or one that cannot be stored in a batch that holds a key twice.
+        InvalidValueError: a bar whose key cannot be stored, or any bar that cannot, in a batch with a duplicate key.
     """
     last: dict[_Key, int] = {}
     previous: list[_Key] = []
@@ -243,7 +243,7 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
         last.update(zip(keys, range(first, len(bars)), strict=False))
         await asyncio.sleep(0)
     if len(last) < len(bars):
-        # a bar that a later one overrides must be one that can be stored, too, and is named by its place in the whole batch
+        # a bar that a later one replaces must be valid too, and is named by its index in the whole batch
         for first in range(0, len(bars), CHUNK):
             bar_columns(bars[first : first + CHUNK], first, len(bars))
             await asyncio.sleep(0)
@@ -252,7 +252,7 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
 
 
 async def in_key_order(batch: BarBatch) -> bool:
-    """Tell whether the keys of a batch, which is not checked yet, are known to rise from bar to bar."""
+    """Return whether the keys of a batch, which is not checked yet, are known to be in ascending order."""
     previous: list[_Key] = []
     for first in range(0, len(batch), CHUNK):
         try:
@@ -260,7 +260,7 @@ async def in_key_order(batch: BarBatch) -> bool:
             if not _rise(previous, keys):
                 return False
         except Exception:
-            # what has no key, or none that can be compared, is refused when the batch is read
+            # a bar without a key, or with one that cannot be compared, is refused when the batch is read
             return False
         previous = keys
         await asyncio.sleep(0)

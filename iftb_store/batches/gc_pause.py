@@ -1,4 +1,4 @@
-"""Python's garbage collector, paused while objects by the thousand are made: half of the time would go there."""
+"""Pauses of Python's garbage collector while thousands of objects are made: it would take half of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _was_enabled = False
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Pause the collector for a synchronous piece of work, never across an await.
+    """Pause the collector for synchronous work, never across an await.
 
     Pauses may overlap, also in several threads; when the last one ends the collector is as it was before the first.
     """
@@ -35,11 +35,11 @@ def paused() -> Iterator[None]:
 
 
 def age() -> None:
-    """Let the objects that a pause has made by the thousand count as old now, a portion at a time.
+    """Move the thousands of objects made in a pause to the old generation, a portion at a time.
 
-    Else the first collection after the pause would look through all of them at once, or through all that the process holds,
-    and the event loop wait for it.
+    Otherwise the first collection after the pause would scan all of them at once, or all objects of the process,
+    and the event loop would wait for it.
     """
-    # a threshold of 0 is another way to switch the collector off
+    # a threshold of 0 also switches the collector off
     if _was_enabled and 0 < gc.get_threshold()[0] < 2 * gc.get_count()[0]:
         gc.collect(1)

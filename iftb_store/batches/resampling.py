@@ -1,4 +1,4 @@
-"""Bars of a coarser timeframe: which buckets there are, when one is whole, and the bar that it makes."""
+"""Bars of a coarser timeframe: the buckets, when a bucket is complete, and its bar."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _DAY = 86_400
 
 
 class Bucket(NamedTuple):
-    """What an engine computes of the bars in one bucket.
+    """The values that an engine computes from the bars in one bucket.
 
     Attributes:
-        number: of the bucket, see `Buckets`.
-        open: of the first bar.
-        high: the highest.
-        low: the lowest.
-        close: of the last bar.
+        number: the bucket's number, see `Buckets`.
+        open: open of the first bar.
+        high: the highest high.
+        low: the lowest low.
+        close: close of the last bar.
         volume: the exact sum, which may pass a column's range.
-        quote_volume: the exact sum; None where a bar has none.
-        trades_count: the exact sum; None where a bar has none.
-        due: how many of the bars stand on the grid of their timeframe, counted from 1970-01-01 UTC.
+        quote_volume: the exact sum; None if a bar has none.
+        trades_count: the exact sum; None if a bar has none.
+        due: how many of the bars lie on the grid of their timeframe, counted from 1970-01-01 UTC.
     """
 
     number: int
@@ -44,16 +44,16 @@ class Bucket(NamedTuple):
 
 
 class Buckets:
-    """The buckets of a target timeframe, each numbered.
+    """The numbered buckets of a target timeframe.
 
     Attributes:
-        source: seconds of a bar that goes in.
-        seconds: of a bucket; None for the calendar month, whose number is year * 12 + month - 1.
-        origin: where bucket 0 begins, otherwise.
+        source: seconds of a source bar.
+        seconds: seconds of a bucket; None for the calendar month, whose number is year * 12 + month - 1.
+        origin: where bucket 0 begins, unless a bucket is a month.
     """
 
     def __init__(self, source: str, target: str) -> None:
-        """Raise InvalidValueError where the target's bars are not made of whole bars of the source."""
+        """Raise InvalidValueError if a target bar does not consist of whole source bars."""
         step, self.seconds = SECONDS[check_timeframe(source)], SECONDS[check_timeframe(target)]
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
@@ -70,7 +70,7 @@ class Buckets:
         return self.origin + timedelta(seconds=number * self.seconds)
 
     def size(self, number: int) -> int:
-        """Return how many bars a whole bucket has."""
+        """Return how many bars a complete bucket has."""
         seconds = self.seconds or monthrange(number // 12, number % 12 + 1)[1] * _DAY
         return seconds // self.source
 
@@ -84,10 +84,10 @@ class Buckets:
         """
         if self.seconds is None:
             return f"{month} - 1"
-        # a type named is the engine's own operator: others can put one of theirs in the place of a division of two types
+        # an explicit type selects the engine's operator: another user could define a division for two other types
         size = f"CAST({self.seconds * 1_000_000} AS BIGINT)"
         since = f"({moment} - {to_epoch_us(self.origin)})"
-        # division cuts toward zero; the remainder brings times before the origin down to their own bucket
+        # division truncates toward zero; the remainder moves times before the origin down into their bucket
         return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
 
     def due_sql(self, moment: str) -> str:
@@ -106,7 +106,7 @@ def _fitting(source: str) -> str:
 
 
 def resampled(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
-    """Return the bars that buckets make; ``series`` is their symbol, exchange and timeframe.
+    """Return the bars of buckets; ``series`` is their symbol, exchange and timeframe.
 
     Raises:
         InvalidValueError: a sum passes the range of its column.

@@ -1,4 +1,4 @@
-"""What the backends on SQLAlchemy and a driver's own connection share: sessions, and statements written once as SQL."""
+"""Shared by the backends that use SQLAlchemy and a driver's own connection: sessions, and statements written once as SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a backend that its SQLAlchemy engine answers for: life cycle and sessions."""
+"""The part of a backend that manages its SQLAlchemy engine: life cycle and sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.relational.sessions import StoreSession, close_now, open_session
 
-# as SQLAlchemy's dialect of PostgreSQL has it
+# as in SQLAlchemy's PostgreSQL dialect
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
@@ -28,23 +28,23 @@ class EngineBackend(Migrated):
 
     #: See `iftb_store.relational.sessions.Opener`.
     probes: ClassVar[bool]
-    #: Whether the engine itself knows the levels of isolation; else sessions that ask for more than READ COMMITTED take
-    #: the write lock with their first statement, and so come one after the other.
+    #: Whether the engine supports isolation levels; otherwise sessions that ask for more than READ COMMITTED take
+    #: the write lock with their first statement, and so run one after the other.
     isolates: ClassVar[bool]
-    #: Whether a connection works in the event loop that opened it only.
+    #: Whether a connection works only in the event loop that opened it.
     loop_bound: ClassVar[bool] = True
-    #: On an engine with one writer at a time: what its write lock is known by in this process.
+    #: On an engine with one writer at a time: the key of its write lock in this process.
     write_lock: Hashable | None = None
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moving = threading.Lock()
-        #: What the engine's pool is made with.
+        #: The arguments of the engine's pool.
         self._pool: dict[str, float] = {}
         self._over = threading.Event()
         self.sessions = OpenSessions[StoreSession]()
-        #: Whether the schema's revision was looked at and found usable.
+        #: Whether the schema's revision was checked and is usable.
         self.schema_seen = False
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -63,13 +63,13 @@ class EngineBackend(Migrated):
 
     @property
     def in_use(self) -> int:
-        """The connections that the pool has given out."""
+        """The number of connections that are checked out."""
         pool = self.pool
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     @property
     def capacity(self) -> int:
-        """The connections that the pool gives out at most."""
+        """The largest number of connections that the pool opens."""
         return int(self._pool["pool_size"] + self._pool["max_overflow"])
 
     async def disconnect(self, grace: float) -> None:
@@ -83,7 +83,7 @@ class EngineBackend(Migrated):
         try:
             left = await self.sessions.end(grace)
         finally:
-            # a cancelled wait is over too
+            # a cancelled wait also ends
             left = list(self.sessions) if left is None else left
             await uncancelled(self._close(engine, left))
 
@@ -96,15 +96,15 @@ class EngineBackend(Migrated):
         """See `iftb_store.relational.sessions.Opener`; most drivers do so themselves."""
 
     def forget(self, driver: Any) -> None:
-        """Close a driver's connection whose event loop is closed, so that the server knows of it, without a wait."""
+        """Close a driver's connection whose event loop is closed, without waiting, so that the server ends it."""
 
     def enter_loop(self) -> None:
-        """Move to the running event loop if the one that this backend was connected in is closed: with a new pool.
+        """Move to the running event loop, with a new pool, if the one that this backend was connected in is closed.
 
         Raises:
-            NotConnectedError: that one is alive, and connections work in it only.
+            NotConnectedError: that event loop is still open, and connections work only in it.
         """
-        # outside of every loop nothing is sent
+        # outside of an event loop nothing is sent
         loop = asyncio._get_running_loop()
         if self._engine is None or not self.loop_bound or self._loop is loop or loop is None:
             return
@@ -114,7 +114,7 @@ class EngineBackend(Migrated):
             if self._loop is not None and not self._loop.is_closed():
                 raise other_loop("the manager")
             pool = self._engine.pool
-            # the engine stays the same for those who hold it; its old connections stay behind
+            # callers that hold the engine keep using it; its old connections are left behind
             self._engine.sync_engine.dispose(close=False)
             self.sessions = OpenSessions[StoreSession]()
             self._loop = loop
@@ -124,7 +124,7 @@ class EngineBackend(Migrated):
                 self.forget(record.driver_connection)
 
     def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Return what opens connections until the next disconnect: a session that still waits for one then gets none."""
+        """Return the opener of connections until the next disconnect: a session that still waits then gets none."""
         self._over = over = threading.Event()
 
         async def opening() -> Any:
@@ -146,7 +146,7 @@ class EngineBackend(Migrated):
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:
-        """Prove with one statement that the database answers, then keep the engine."""
+        """Check with one statement that the database answers, then keep the engine."""
         try:
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(proof)

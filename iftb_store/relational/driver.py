@@ -1,4 +1,4 @@
-"""How statements reach a driver: what differs from engine to engine, and SQL texts with named parameters made ready once."""
+"""How statements reach a driver: the differences between engines, and SQL with named parameters, compiled once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = Sequence[Any]
 
 
 class Statement:
-    """One SQL text with ``:name`` parameters, made ready for a driver once."""
+    """One SQL text with ``:name`` parameters, compiled once for a driver."""
 
     __slots__ = ("names", "sql")
 
@@ -35,23 +35,23 @@ class Statement:
 
 @dataclass(frozen=True, eq=False)
 class Flavor:
-    """How one driver's SQL differs; ``{}`` stands for the name of a column or parameter.
+    """The SQL dialect of one driver; ``{}`` is replaced by the name of a column or parameter.
 
     Attributes:
-        dialect: the SQLAlchemy dialect that statements are made for.
-        json_column: the text of a JSON column.
-        json_parameter: a parameter as a JSON column takes it.
-        decimal_column: a decimal column as `Driver.decode_decimal` takes it.
+        dialect: the SQLAlchemy dialect for which statements are compiled.
+        json_column: a JSON column as text.
+        json_parameter: a parameter for a JSON column.
+        decimal_column: a decimal column as `Driver.decode_decimal` reads it.
         time_parameter: a parameter as a time.
-        octets: how many bytes the text in a column has.
-        month: the number of the calendar month, in UTC, of a time.
+        octets: the number of bytes of a column's text.
+        month: the number of a time's calendar month in UTC.
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
-        sums: the aggregates that `Driver.decode_sum` makes the exact sum of a column of decimals that are not negative from.
-        steps: how many steps of ``:step`` the second time lies after the first, a part of one counted whole.
-        text_column: a column of text as it is compared.
-        text_parameter: a parameter that it is compared with.
-        lag: the window function of the row before. As these two it is plain where nobody can put another function or operator
-            in the place of the engine's own.
+        sums: the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
+        steps: how many steps of ``:step`` the second time lies after the first, rounded up.
+        text_column: a text column in a comparison.
+        text_parameter: a parameter in a comparison with a text column.
+        lag: the window function of the previous row. Like the two above it is plain if nobody can put another function or
+            operator in place of the engine's.
     """
 
     dialect: Dialect
@@ -70,40 +70,40 @@ class Flavor:
 
     @property
     def series(self) -> str:
-        """The condition that names a series of bars."""
+        """The condition that selects a series of bars."""
         return self.equal("exchange", "symbol", "timeframe")
 
     def equal(self, *columns: str) -> str:
-        """Return the condition that columns of text have the values of the parameters of their names."""
+        """Return the condition that text columns equal the parameters of the same names."""
         return " AND ".join(f"{self.text_column.format(name)} = {self.text_parameter.format(name)}" for name in columns)
 
 
 class Driver(Protocol):
-    """A session's driver connection: runs statements in the session's transaction and translates errors."""
+    """The driver connection of a session: runs statements in the session's transaction and translates errors."""
 
     @property
     def flavor(self) -> Flavor:
-        """How its SQL differs."""
+        """Its SQL dialect."""
         ...
 
     def encode(self, value: Any) -> Any:
-        """Turn a checked value into what the driver takes."""
+        """Convert a checked value for the driver."""
         ...
 
     def decode_decimal(self, value: Any, /) -> Any:
-        """Turn a stored decimal back."""
+        """Convert a stored decimal to a Decimal."""
         ...
 
     def decode_sum(self, parts: Row, /) -> Decimal:
-        """Return the sum that the aggregates of `Flavor.sums` stand for."""
+        """Return the sum that the aggregates of `Flavor.sums` represent."""
         ...
 
     def decode_time(self, value: Any, /) -> Any:
-        """Turn a stored time back."""
+        """Convert a stored time to a datetime."""
         ...
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query of one series whose columns are OHLCVBar's fields, in their order; ``many``: of thousands, by time."""
+        """Run a query of one series whose columns are OHLCVBar's fields, in their order; ``many``: thousands of bars, by time."""
         ...
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
@@ -111,7 +111,7 @@ class Driver(Protocol):
         ...
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the transaction; in a savepoint where an IntegrityError may come of it."""
+        """Run one writing statement in the transaction; in a savepoint if it may raise IntegrityError."""
         ...
 
     async def insert_bars(self, batch: BarBatch) -> None:
@@ -149,7 +149,7 @@ class Driver(Protocol):
 
 @lru_cache(maxsize=1024)
 def statement(sql: str, dialect: Dialect) -> Statement:
-    """Return the statement of a SQL text, made once per dialect."""
+    """Return the compiled statement of a SQL text, cached per dialect."""
     return Statement(sql, dialect)
 
 

@@ -1,4 +1,4 @@
-"""The schema of a backend that runs work with SQLAlchemy's connections: migrated, created, reported."""
+"""The schema of a backend with SQLAlchemy connections: migration, creation, status."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _MIGRATIONS = "iftb_store_migrations"
 
 
 class Migrated:
-    """What `iftb_store.protocols.SupportsMigrations` asks of a backend, made from its ``with_connection``."""
+    """The methods of `iftb_store.protocols.SupportsMigrations`, implemented with the backend's ``with_connection``."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """See `iftb_store.protocols.SupportsMigrations`."""
         raise NotImplementedError
 
     async def migrate(self) -> None:
-        """Bring the schema to this version's revision."""
+        """Migrate the schema to this version's revision."""
         await import_modules(_MIGRATIONS)
         from iftb_store_migrations import upgrade
 
         await self.with_connection(upgrade)
 
     async def create_tables(self) -> None:
-        """Create the tables that are missing and stamp the newest revision."""
+        """Create missing tables and stamp the newest revision."""
         await import_modules(_MIGRATIONS)
         from iftb_store_migrations import create
 

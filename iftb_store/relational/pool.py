@@ -1,4 +1,4 @@
-"""The pool of a manager's connections, whose end of patience is an error of ours on every way to a connection."""
+"""The connection pool of a manager; on every way to a connection its timeout raises iftb_store's OperationalError."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ALL_OWN = (
 
 
 class StorePool(AsyncAdaptedQueuePool):
-    """Waits in line for a connection, for the pool's timeout at most; looks after it before it is given out and when it is back.
+    """Hands out connections in order of arrival, within the pool's timeout; checks each at checkout and resets it at checkin.
 
-    The wait belongs to no event loop. All is done here, where a place of the pool is given back whatever happens: a cancellation
-    that falls into SQLAlchemy's own events at checkout and at checkin takes the place with it for good (2.1.9).
+    The wait belongs to no event loop. All is done here, where a pool slot is always released: a cancellation
+    during SQLAlchemy's own checkout and checkin events loses the slot for good (2.1.9).
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -34,10 +34,10 @@ class StorePool(AsyncAdaptedQueuePool):
         self._places = FairSemaphore(self._capacity)
 
     def _look(self, record: ConnectionPoolEntry) -> None:
-        """Raise where a connection is not to be given out any more; a new one takes its place."""
+        """Raise if a connection must not be handed out again; a new one replaces it."""
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
-        """Leave nothing of its last use in a connection; where this raises, it is thrown away."""
+        """Reset a connection after its use; if this raises, the connection is discarded."""
 
     def _do_get(self) -> ConnectionPoolEntry:
         own = sum(session.iftb_store_holds_connection_of(self) for session in own_sessions() if hasattr(session, "sync_session"))
@@ -71,7 +71,7 @@ class StorePool(AsyncAdaptedQueuePool):
 
     @staticmethod
     def _cared_for(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
-        """Throw a connection away where ``care`` fails; its place stays, for a new one."""
+        """Discard a connection if ``care`` fails; its slot stays, for a new one."""
         if record.dbapi_connection is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What a SQL text is by its first word: a read, a write, or a command that begins or ends a transaction."""
+"""Classifies SQL by its first word: a read, a write, or a command that begins or ends a transaction."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
 _READS = frozenset(("select", "values", "table", "explain", "pragma", "show", "set", "with", "begin"))
 _SAVEPOINTS = frozenset(("savepoint", "release", "rollback"))
 _WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace\s+into)\b", re.IGNORECASE)
-# what stands in quotes or comments is no command; a comment that never ends is one to the end
+# quoted text and comments are no commands; an unterminated comment extends to the end
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
 _TO_SAVEPOINT = re.compile(r"\s*rollback\s+(?:(?:work|transaction)\s+)?to\b", re.IGNORECASE)
 
 
 def is_read(sql: str) -> bool:
-    """Tell whether a statement can only read, as far as its text shows."""
+    """Return whether a statement can only read, as far as its text shows."""
     return _first_word(sql) in _READS and not _WRITES.search(_QUOTED.sub(" ", sql))
 
 
 def may_write(sql: str) -> bool:
-    """Tell whether a statement may change rows, as far as its text shows; one of a savepoint does not."""
+    """Return whether a statement may change rows, as far as its text shows; a savepoint command does not."""
     return not is_read(sql) and _first_word(sql) not in _SAVEPOINTS
 
 
 def refuse_transaction_control(sql: str) -> None:
-    """Refuse a statement that begins or ends a transaction behind its session's back.
+    """Refuse a statement that begins or ends a transaction without the session's methods.
 
     Raises:
-        Unsupported: naming the session's methods.
+        Unsupported: the statement does; the message names the session's methods.
     """
     word = _first_word(sql)
     if word in _TRANSACTION and not (word == "rollback" and _TO_SAVEPOINT.match(_QUOTED.sub(" ", sql))):

@@ -7,13 +7,13 @@ from datetime import datetime
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.relational.driver import Driver, Row, read
 
-# a sum of counts in two halves, as one may pass 64 bits
+# a sum of counts in two halves, as a single sum may exceed 64 bits
 _HALF = 2**32
 _COUNTS = (f"SUM(trades_count / {_HALF})", f"SUM(trades_count % {_HALF})")
 
 
 class ResampleStatements:
-    """The part of an OHLCVStore that makes bars of bars."""
+    """The part of an OHLCVStore that resamples bars."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver

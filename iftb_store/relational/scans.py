@@ -10,7 +10,7 @@ from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
-    """Return a SELECT that counts the rows of a selection whose texts are together no longer than its size."""
+    """Return a SELECT that counts the first rows of a selection whose texts together fit into its size."""
     sql, values = scan_sql(
         selection,
         flavor,
@@ -29,9 +29,9 @@ def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, ColumnK
     """
     table, kinds = selection.table, selection.table.kinds
     values: dict[str, Any] = dict(selection.equal)
-    # from the first column that differs on, all of the key's: with one left out its index would not find the place to go on from
+    # all key columns from the first that differs: with one left out the index could not find the row to resume after
     order = table.key[table.key.index(selection.order[0]) :] if selection.order else table.key[-1:]
-    # BETWEEN, lest SQLite took an equal column out of that order, and sorted all rows by the rest
+    # BETWEEN, otherwise SQLite drops an equal column from that order and sorts all rows by the others
     conditions = [
         f"{flavor.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else flavor.equal(column)
         for column, mark in ((column, flavor.text_parameter.format(column)) for column in selection.equal)

@@ -1,4 +1,4 @@
-"""Whole series of bars in SQL that PostgreSQL and SQLite both understand: what there is, and what is deleted."""
+"""Whole series of bars in SQL that PostgreSQL and SQLite both understand: listing and deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions of a manager on SQLAlchemy: an AsyncSession whose calls queue, and which never commits less than it was given."""
+"""Sessions of a manager on SQLAlchemy: an AsyncSession whose calls queue, and which commits all of its writes or raises."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
 _OF_TRANSACTION = (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION)
-# seconds to wait for a ROLLBACK before the connection is thrown away
+# seconds to wait for a ROLLBACK before the connection is discarded
 _ROLLBACK_TIME = 5.0
-# seconds between two interrupts of a call that is to end
+# seconds between two interrupts of a call that must end
 _INTERRUPT_EVERY = 0.05
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
-# the connections whose COMMIT was sent, an app's own sessions' among them
+# the connections whose COMMIT was sent, including those of an app's own sessions
 _committing: WeakSet[Connection] = WeakSet()
 
 
 class Translate(Protocol):
-    """Turns a driver's exception into the error to raise instead, or None to leave it to SQLAlchemy."""
+    """Converts a driver's exception into the error to raise instead; None leaves it to SQLAlchemy."""
 
     def __call__(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
-        """``lost``: the connection is closed; ``committing``: a COMMIT was under way."""
+        """``lost``: the connection is closed; ``committing``: a COMMIT was running."""
         ...
 
 
 class _SyncSession(Session):
-    """The synchronous half of a StoreSession; the listeners below watch no session of the app's."""
+    """The synchronous half of a StoreSession; the listeners below ignore the app's sessions."""
 
     def get_bind(self, *args: Any, **options: Any) -> Any:
-        """Refuse a session that is closed."""
+        """Refuse a closed session."""
         _check_open(self)
         return super().get_bind(*args, **options)
 
@@ -87,21 +87,21 @@ class StoreSession(AsyncSession):
     iftb_store_backend: Any = None
 
     async def stream(self, *args: Any, **options: Any) -> Any:
-        """Run a statement and return its rows as they come; each fetch of them queues as a call of its own."""
+        """Run a statement and return a stream of its rows; each fetch queues as a separate call."""
         async with _turns_of(self) as turns:
             try:
                 result = await super().stream(*args, **options)
             except PendingRollbackError as error:
                 raise _lost_transaction(self.sync_session.info.get(_FIRST_ERROR) or error) from error
             sync: Any = result._real_result
-            # the ORM's results fetch from another one
+            # ORM results fetch from another cursor
             fetched = getattr(sync, "raw", None) or sync
             if getattr(fetched, "cursor", None) is not None:
                 fetched.cursor = _QueuedCursor(fetched.cursor, turns)
         return result
 
     async def close(self) -> None:
-        """Roll back and give the connection back; closing a session that has ended does nothing."""
+        """Roll back and return the connection to the pool; closing a session that has ended does nothing."""
         if _turns_of(self).ended is None:
             async with _turns_of(self):
                 await super().close()
@@ -121,17 +121,17 @@ class StoreSession(AsyncSession):
         return self.iftb_store_backend.write_lock if _BEGUN in info and _LOST not in info else None
 
     def iftb_store_holds_connection_of(self, pool: Any) -> bool:
-        """Whether it has a connection of a pool."""
+        """Return whether it has a connection of a pool."""
         return _CONNECTION in self.sync_session.info and self.iftb_store_backend.pool is pool
 
     @property
     def iftb_store_isolated(self) -> bool:
-        """Whether the transaction begins with the first statement, be it a read."""
+        """Whether the transaction begins with the first statement, even a read."""
         return self.sync_session.info[_ISOLATION] not in (None, "read committed")
 
     @property
     def iftb_store_snapshot(self) -> bool:
-        """Whether it reads one state of the database and writes nothing."""
+        """Whether it reads a snapshot and writes nothing."""
         return bool(self.sync_session.info[_ISOLATION] == "snapshot")
 
 
@@ -154,7 +154,7 @@ class _QueuedTransaction(AsyncSessionTransaction):
     __slots__ = ()
 
 
-#: The methods of an AsyncSession that reach the driver by themselves; the others call these.
+#: The methods of an AsyncSession that reach the driver directly; the others call these.
 QUEUED = (
     "commit", "connection", "delete", "delete_all", "execute", "flush", "get", "get_one", "invalidate", "merge", "merge_all",
     "refresh", "reset", "rollback", "run_sync", "scalar",
@@ -166,7 +166,7 @@ for _name in ("__aexit__", "commit", "rollback", "start"):
 
 
 class _QueuedCursor:
-    """The cursor of a stream, each fetch of which waits for its turn in the session."""
+    """The cursor of a stream; each fetch waits for its turn in the session."""
 
     def __init__(self, cursor: Any, turns: Turns) -> None:
         self._cursor = cursor
@@ -185,7 +185,7 @@ class _QueuedCursor:
         return self._in_turn(self._cursor.fetchall)
 
     def close(self) -> None:
-        # where the session has ended its connection has closed it
+        # if the session has ended, its connection has closed the cursor
         if self._turns.ended is None:
             self._in_turn(self._cursor.close)
 
@@ -198,7 +198,7 @@ class _QueuedCursor:
 
 
 def _turns_of(session: AsyncSession) -> Turns:
-    """Return the turns of a session; an app's own has others in each event loop that it is used in."""
+    """Return the turns of a session; an app's own session has separate ones in each event loop in which it is used."""
     info = session.sync_session.info
     turns: Turns | None = info.get(_TURNS)
     if turns is None or (turns.is_foreign() and not isinstance(session, StoreSession)):
@@ -221,7 +221,7 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Ask whether the transaction still stands, where an error was caught in it: a COMMIT would not say."""
+    """Check that the transaction still exists if an error was caught in it: a COMMIT would not report it."""
     _check_open(session)
     first = session.info.get(_FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -236,7 +236,7 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Let an error that passes answer for what it took: the statement after it can say only that the transaction is aborted."""
+    """Name a transient error as the cause: the next statement's error says only that the transaction is aborted."""
     if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
         _refuse_empty_commit(session)
 
@@ -247,15 +247,15 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Remember the first error of a session's transaction; ``gone``: the engine has no transaction open any more."""
+    """Remember the first error of a session's transaction; ``gone``: the engine no longer has an open transaction."""
     _note(session.sync_session.info, error, gone)
 
 
 def before_write(owner: Connection | AsyncSession) -> None:
-    """Note that a transaction begins or goes on with a write; let none follow where an error took the transaction.
+    """Note that a transaction writes; refuse the write if an error has ended the transaction.
 
     Raises:
-        OperationalError: naming the error that took the transaction, or that the session only reads.
+        OperationalError: an error, which the message names, has ended the transaction, or the session only reads.
     """
     info = owner.sync_session.info if isinstance(owner, AsyncSession) else _owners.get(owner, {})
     if info.get(_ISOLATION) == "snapshot":
@@ -270,26 +270,26 @@ def _note_write(info: dict[Any, Any]) -> None:
 
 
 def is_isolated(connection: Connection) -> bool:
-    """Tell whether a connection's session begins its transaction with the first statement, be it a read."""
+    """Return whether a connection's session begins its transaction with the first statement, even a read."""
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
 def session_of(connection: Connection) -> StoreSession | None:
-    """Return the manager's session that a connection is in, if any."""
+    """Return the manager's session that uses a connection, if any."""
     reference = _owners.get(connection, {}).get(_SESSION)
     return None if reference is None else reference()
 
 
 def is_snapshot(connection: Connection) -> bool:
-    """Tell whether a connection's session reads one state of the database and writes nothing."""
+    """Return whether a connection's session reads a snapshot and writes nothing."""
     return bool(_owners.get(connection, {}).get(_ISOLATION) == "snapshot")
 
 
 def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection, BaseException], bool]) -> None:
-    """Note writes and errors of an engine's connections with their sessions, and raise what the backend's table says instead.
+    """Record writes and errors of an engine's connections in their sessions, and raise the errors of the backend's table.
 
-    ``gone`` tells of a connection whether an error of its driver has left it without the session's transaction: closed, rolled
-    back by the engine, or begun anew (as after a deadlock on MariaDB).
+    ``gone`` returns whether a driver's error has left the connection without the session's transaction: closed, rolled
+    back by the engine, or in a new one (as after a deadlock on MariaDB).
     """
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -328,15 +328,15 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
 
 
 class Opener(Protocol):
-    """What `open_session` asks of a backend."""
+    """The part of a backend that `open_session` uses."""
 
-    #: PostgreSQL turns the COMMIT of an aborted transaction into a ROLLBACK without a word, so it is asked first where an
+    #: PostgreSQL silently turns the COMMIT of an aborted transaction into a ROLLBACK, so it is asked before the COMMIT if an
     #: error was caught.
     probes: ClassVar[bool]
     sessions: OpenSessions[StoreSession]
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the statement that a driver's connection may be running, where nothing else does when a task is cancelled."""
+        """Stop the running statement of a driver's connection, if nothing else does when a task is cancelled."""
         ...
 
 
@@ -347,12 +347,12 @@ async def open_session(
     """Open a session of a manager: commit on a clean exit, roll back on an exception and on cancellation.
 
     Args:
-        backend: what gives the session its stores.
+        backend: the backend that gives the session its stores.
         engine: the engine of a connected backend.
-        isolation: with more than READ COMMITTED the transaction begins with the first statement, be it a read.
+        isolation: above READ COMMITTED the transaction begins with the first statement, even a read.
 
     Raises:
-        OperationalError: on a clean exit, where the transaction was lost to an earlier error, which it names.
+        OperationalError: on a clean exit, if the transaction was lost to an earlier error, which the message names.
     """
     if engine is None:
         raise NotConnectedError("the manager is disconnected; await connect() before you open a session")
@@ -366,7 +366,7 @@ async def open_session(
                 yield session
             except OperationalError as error:
                 if _CLOSED in session.sync_session.info:
-                    # what a call says that was interrupted is no reason
+                    # the error of an interrupted call is not the reason
                     raise operational_error(session.sync_session.info[_CLOSED], error) from error
                 turns.end(ENDED, undone=True)
                 async with turns.last():
@@ -380,9 +380,9 @@ async def open_session(
             await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
         finally:
-            # or its next use would take a connection that nobody gives back
+            # otherwise its next use would check out a connection that nobody returns
             session.sync_session.info.setdefault(_CLOSED, ENDED)
-        # the commit gave the connection back: there is nothing left to wait for
+        # the commit returned the connection: there is nothing left to wait for
         session.sync_session.close()
 
 
@@ -391,7 +391,7 @@ async def _commit(session: StoreSession) -> None:
     try:
         await AsyncSession.commit(session)
     except InvalidRequestError as error:
-        # a flush or a commit failed before, was caught, and left nothing that could be committed
+        # an earlier flush or commit failed, was caught, and left nothing to commit
         raise _lost_transaction(first or error) from error
     except DBAPIError as error:
         if first is None or isinstance(error.orig, EngineFailure):
@@ -400,7 +400,7 @@ async def _commit(session: StoreSession) -> None:
 
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
-    """Roll back and give the connection back; one that cannot even do that is thrown away, the error that led here stays."""
+    """Roll back and return the connection; discard it if that fails. The error that led here is kept."""
     info = session.sync_session.info
     connection: Connection | None = info.get(_CONNECTION)
     try:
@@ -412,30 +412,30 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
             await AsyncSession.close(session)
     except Exception:
         with suppress(Exception):
-            # the session may have let go of the connection, and left it checked out
+            # the session may have released the connection but left it checked out
             if connection is not None and not connection.closed:
                 await AsyncSession.run_sync(session, lambda _: connection.invalidate())
             await AsyncSession.invalidate(session)
     finally:
-        # a session that could not close did not forget its connection, which would be kept alive by it for good
+        # a session that could not close still refers to its connection and would keep it alive for good
         for key in _OF_TRANSACTION:
             info.pop(key, None)
 
 
 async def close_now(session: StoreSession, backend: Opener) -> None:
-    """Roll back a session that its owner still has open, and give its connection back; its later use is an error."""
+    """Roll back a session that its owner still has open, and return its connection; later use is an error."""
     info = session.sync_session.info
     info[_CLOSED] = DISCONNECTED
     info[_TURNS].end(DISCONNECTED, undone=True)
     connection: Connection | None = info.get(_CONNECTION)
     if connection is None or connection.invalidated:
         return
-    # its owner may be in the middle of a call, so the session itself cannot be closed here
+    # its owner may be inside a call, so the session itself cannot be closed here
     with suppress(Exception):
         driver = connection.connection.driver_connection
         closing = asyncio.ensure_future(AsyncSession.run_sync(session, lambda _: connection.invalidate()))
         while not closing.done():
-            # again and again: the call may begin to wait for a lock only after the first time
+            # repeatedly: the call may begin to wait for a lock only after the first interrupt
             backend.interrupt(driver)
             await asyncio.wait([closing], timeout=_INTERRUPT_EVERY)
         closing.result()
@@ -443,9 +443,9 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 
 @asynccontextmanager
 async def joined(session: AsyncSession) -> AsyncIterator[Any]:
-    """Wait for the turn in a session, flush its pending ORM objects and yield its pooled connection, for this call alone.
+    """Wait for the turn in a session, flush its pending ORM objects and yield its pooled connection for this call only.
 
-    What is run on the driver's connection inside the block goes past SQLAlchemy, which is kept from it meanwhile.
+    Statements on the driver's connection inside the block bypass SQLAlchemy, which cannot use the connection meanwhile.
 
     Raises:
         OperationalError: no connection came free in time, the session has ended, or its transaction was lost to an earlier
@@ -464,7 +464,7 @@ async def _connection_of(session: AsyncSession) -> Any:
         sync = session.sync_session
         known, pooled = sync.info.get(_JOINED, (None, None))
         if known != _transactions(sync) or known[0] is None or not pooled.is_valid:
-            # also sends the SAVEPOINT of a nested transaction, which SQLAlchemy puts off until then
+            # also sends the SAVEPOINT of a nested transaction, which SQLAlchemy defers until then
             pooled = await AsyncSession.run_sync(session, lambda own: own.connection().connection)
             sync.info[_JOINED] = _transactions(sync), pooled
         return pooled

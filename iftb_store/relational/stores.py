@@ -1,4 +1,4 @@
-"""The stores of PostgreSQL and SQLite: trades, positions, events and the reading of bars, in SQL that both understand."""
+"""The stores of PostgreSQL and SQLite: trades, positions, events and reads of bars, in SQL that both understand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RelationalStores:
 
 
 class _Table(Generic[M]):
-    """How the rows of one table become objects of one dataclass, and back."""
+    """Converts the rows of one table to objects of one dataclass, and back."""
 
     def __init__(self, table: TableSpec, model: type[M]) -> None:
         self.name = table.name
@@ -44,17 +44,17 @@ class _Table(Generic[M]):
         self._kinds = tuple(table.kinds.values())
 
     def select(self, driver: Driver, rest: str) -> str:
-        """Return a SELECT of all columns in the order of the dataclass's fields."""
+        """Return a SELECT of all columns, in the order of the dataclass's fields."""
         return f"SELECT {self._select_list(driver.flavor)} FROM {self.name} {rest}"
 
-    @cache  # noqa: B019 - there are four tables, and they stay
+    @cache  # noqa: B019 - there are only four tables
     def _select_list(self, flavor: Flavor) -> str:
         as_sql = {ColumnKind.JSON: flavor.json_column, ColumnKind.DECIMAL: flavor.decimal_column}
         return ", ".join(as_sql.get(kind, "{}").format(column) for column, kind in zip(self.columns, self._kinds, strict=True))
 
     @cache  # noqa: B019
     def insert(self, flavor: Flavor) -> str:
-        """Return an INSERT of all columns but the generated ones."""
+        """Return an INSERT of all columns except generated ones."""
         parameters = (self._parameter(flavor, column) for column in self.written)
         return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(parameters)})"
 
@@ -68,22 +68,22 @@ class _Table(Generic[M]):
         return as_sql.get(self._kinds[self.columns.index(column)], ":{}").format(column)
 
     def values(self, instance: M) -> dict[str, Any]:
-        """Return an object's values by column."""
+        """Return the values of an object by column."""
         return {column: getattr(instance, column) for column in self.columns}
 
     def decode(self, driver: Driver, rows: Sequence[Row]) -> list[M]:
-        """Return rows of `select` as objects."""
+        """Convert rows of `select` to objects."""
         decoders: dict[ColumnKind, Callable[[Any], Any]] = {
             ColumnKind.DECIMAL: driver.decode_decimal,
             ColumnKind.TIME: driver.decode_time,
             ColumnKind.JSON: json_object,
         }
-        wanted = [(index, decoders[kind]) for index, kind in enumerate(self._kinds) if kind in decoders]
+        decoded = [(index, decoders[kind]) for index, kind in enumerate(self._kinds) if kind in decoders]
         objects: list[M] = []
         with readable(self.name):
             for row in rows:
                 values = list(row)
-                for index, decoder in wanted:
+                for index, decoder in decoded:
                     if values[index] is not None:
                         values[index] = decoder(values[index])
                 objects.append(self.model(*values))
@@ -95,7 +95,7 @@ _TRADES = _Table(TRADES, Trade)
 _POSITIONS = _Table(POSITIONS, Position)
 _EVENTS = _Table(EVENTS, SystemEvent)
 
-# a range of so many steps may hold as many bars
+# a range of so many steps may have as many bars
 _MANY, _LONGEST_MONTH = 10_000, 31 * 86_400
 
 
@@ -153,7 +153,7 @@ class _Bars(SeriesStatements):
 
 @cache
 def _gaps_sql(flavor: Flavor, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query of a series' holes."""
+    """Return the query of the gaps of a series."""
     month, time = flavor.month, flavor.time_parameter
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
@@ -240,7 +240,7 @@ class _Positions:
 
     async def upsert(self, position: Position, now: datetime) -> None:
         values = {**_POSITIONS.values(position), "created_at": now, "last_updated": now}
-        # the conflict clause sees open rows only, and a closed one would not be one
+        # the conflict clause covers only open rows, and a closed one would be no conflict
         stored = self._update(self._driver.flavor.equal(*_POSITION_KEY))
         if position.status != "open" and await write(self._driver, stored, values):
             return

@@ -1,4 +1,4 @@
-"""The conformance suite: subclass `BackendConformance`, supply the fixture ``url``, and pytest proves your backend.
+"""The conformance suite: subclass `BackendConformance`, supply the fixture ``url``, and pytest checks your backend.
 
     class TestMyBackend(BackendConformance):
         @pytest.fixture
@@ -14,7 +14,7 @@ import pkgutil
 
 import pytest
 
-# all that lie here: of a module that pytest does not rewrite, a failed assertion shows no values
+# all modules here: in one that pytest does not rewrite, a failed assertion shows no values
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from iftb_store.testing.suite import BackendConformance  # noqa: E402 - pytest must know the modules before they are imported

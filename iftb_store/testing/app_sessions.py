@@ -1,4 +1,4 @@
-"""An app's own AsyncSession, for backends with the capability SQLALCHEMY; for the others, that its absence is said."""
+"""An app's own AsyncSession, for backends with the capability SQLALCHEMY; the others raise Unsupported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from iftb_store.testing.sessions import counts, write_everywhere
 
 
 def trade_row(trade_id: str) -> TradeRow:
-    """Return a trade as an object of the ORM."""
+    """Return a trade as an ORM object."""
     return TradeRow(
         trade_id=trade_id,
         symbol="BTCUSDT",
@@ -45,7 +45,7 @@ def trade_row(trade_id: str) -> TradeRow:
 
 
 def bar_row() -> OHLCVRow:
-    """Return the first bar of the samples as an object of the ORM."""
+    """Return the first sample bar as an ORM object."""
     names = ("symbol", "exchange", "timeframe", "timestamp", "open", "high", "low", "close", "volume")
     return OHLCVRow(**{name: getattr(bar(), name) for name in names})
 
@@ -55,7 +55,7 @@ class AppSessionTests(SuiteFixtures):
 
     @pytest_asyncio.fixture
     async def app_engine(self, db: DatabaseManager, url: str) -> AsyncIterator[AsyncEngine]:
-        """A plain engine of the app's own on the same database, with no hooks of ours."""
+        """A plain engine of the app on the same database, without the hooks of iftb-store."""
         needs(db, Capability.SQLALCHEMY)
         dialect = db.engine.dialect
         engine = create_async_engine(make_url(url).set(drivername=f"{dialect.name}+{dialect.driver}"))
@@ -123,7 +123,7 @@ class AppSessionTests(SuiteFixtures):
             await write_and_fail()
         assert await counts(db) == [0, 0, 0, 0]
 
-    async def test_a_savepoint_of_the_app_rolls_back_alone(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
+    async def test_a_savepoint_of_the_app_rolls_back_only_itself(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session, session.begin():
             await TradeRepository(session).insert(trade("kept"))
             savepoint = await session.begin_nested()

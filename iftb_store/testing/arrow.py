@@ -1,4 +1,4 @@
-"""Rows as Arrow: the schema, exact values, the order, and what a selection leaves out."""
+"""Rows as Arrow: the schema, exact values, the order, and which rows a selection excludes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _FIELDS: dict[str, pa.DataType] = {
 }
 _BARS = pa.schema(_FIELDS)
 _SERIES = ("BTCUSDT", "1h")
-#: Several of the parts in which an engine reads.
+#: Enough rows for several of the chunks in which an engine reads.
 _MANY = 25_000
 _ODD_NAMES = [
     '"',
@@ -89,7 +89,7 @@ def rows_of(model: type[_Row], table: pa.Table) -> list[_Row]:
 
 
 class ReadArrowTests(SuiteFixtures):
-    """read_arrow: what get_range gives, as one table."""
+    """read_arrow returns the rows of get_range as one table."""
 
     async def test_bars_are_read_as_exact_decimals_and_utc_times(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([full_bar()])
@@ -101,10 +101,8 @@ class ReadArrowTests(SuiteFixtures):
         table = await OHLCVRepository(db).read_arrow(*_SERIES, exchange="binance")
         assert bars_of(table) == await OHLCVRepository(db).get_range(*_SERIES, T0, T0 + HOUR)
 
-    async def test_a_text_that_begins_as_a_mark_of_byte_order_does_is_read_whole_where_it_stands_first(
-        self, db: DatabaseManager
-    ) -> None:
-        # a reader of CSV takes it for the file's own mark and drops it
+    async def test_a_first_text_that_begins_with_a_byte_order_mark_is_read_whole(self, db: DatabaseManager) -> None:
+        # a CSV reader mistakes it for the file's byte order mark and drops it
         names = ["\ufeff", "\ufeffBTC"]
         for name in names:
             await OHLCVRepository(db).insert_many([bar(symbol=name, exchange=name)])
@@ -185,7 +183,7 @@ class ReadArrowTests(SuiteFixtures):
         ]
         assert found == [1, 1, 1, 2, 4]
 
-    async def test_both_ends_of_the_window_are_counted_in(self, db: DatabaseManager) -> None:
+    async def test_both_ends_of_the_window_are_inclusive(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(5))
         table = await OHLCVRepository(db).read_arrow(start=T0 + HOUR, end=(T0 + 3 * HOUR).replace(tzinfo=None))
         assert table["timestamp"].to_pylist() == [T0 + HOUR, T0 + 2 * HOUR, T0 + 3 * HOUR]

@@ -1,4 +1,4 @@
-"""Writing Arrow: the rules of insert_many and upsert_many, whatever types the columns have and whatever holds them."""
+"""Writing Arrow: the rules of insert_many and upsert_many, for every column type and every kind of table."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _SERIES = ("BTCUSDT", "1h")
 
 
 def table_of(bars: list[OHLCVBar]) -> pa.Table:
-    """Return bars as a table with the columns that are written."""
+    """Return bars as a table of the columns that write_arrow writes."""
     return pa.table({name: pa.array([getattr(item, name) for item in bars], kind_of(name)) for name in _COLUMNS})
 
 
 def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
-    """Return a table with one column another."""
+    """Return a table with one column replaced."""
     return table.set_column(table.column_names.index(name), name, column)
 
 
 def kind_of(name: str) -> Any:
-    """Return the Arrow type of a column of bars, None for text."""
+    """Return the Arrow type of a bar's column, None for text."""
     if name in _PRICES:
         return pa.decimal128(38, 18)
     return {"timestamp": pa.timestamp("us", "UTC"), "trades_count": pa.int64()}.get(name)
 
 
 class WriteArrowTests(SuiteFixtures):
-    """write_arrow: what insert_many and upsert_many do, from columns."""
+    """write_arrow does from columns what insert_many and upsert_many do from bars."""
 
     @pytest.mark.parametrize("mode", ["insert", "upsert"])
     async def test_rows_come_back_as_the_bars_that_they_are(self, db: DatabaseManager, clock: Clock, mode: Any) -> None:
@@ -78,7 +78,7 @@ class WriteArrowTests(SuiteFixtures):
         again = await OHLCVRepository(db).read_arrow()
         assert again.drop_columns(["id", "created_at"]) == table.drop_columns(["id", "created_at"])
 
-    async def test_floats_become_the_shortest_decimals_where_asked_for(self, db: DatabaseManager) -> None:
+    async def test_floats_become_the_shortest_decimals_if_requested(self, db: DatabaseManager) -> None:
         table = table_of([bar(), bar(T0 + HOUR)])
         floats: dict[str, list[float | None]] = {
             "low": [0.1, 1e-7],

@@ -1,4 +1,4 @@
-"""Backups: whole, of one committed state, opened as a store, and never a part of one under the file's name."""
+"""Backups: a complete snapshot of committed rows that opens as a store; a partial one never has the file's name."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from iftb_store.testing.samples import hourly, position, trade
 from iftb_store.testing.whole_rows import EXAMPLES, stored, write_rows
 from iftb_store.transfer.backup import Backup, backup
 
-#: Bars of one session.
+#: Bars per session.
 _BARS = 3
 
 
 @asynccontextmanager
 async def opened(backup: Backup) -> AsyncIterator[DatabaseManager]:
-    """Open what a backup is."""
+    """Open a backup as a store."""
     async with DatabaseManager(URL.create(backup.engine, database=str(backup.path))) as db:
         yield db
 
 
 async def fill(db: DatabaseManager) -> None:
-    """Store rows of every table."""
+    """Store rows in every table."""
     for table, rows in EXAMPLES:
         await write_rows(db, table, rows)
 
 
 async def write_session(db: DatabaseManager, number: int) -> None:
-    """Write a session with rows of every table, each of which tells its number."""
+    """Write rows to every table in one session; each row contains the session's number."""
     name = f"S{number}"
     async with db.get_session() as session:
         await OHLCVRepository(session).insert_many(hourly(_BARS, symbol=name))
@@ -54,16 +54,14 @@ async def write_session(db: DatabaseManager, number: int) -> None:
 
 
 class BackupTests(SuiteFixtures):
-    """backup."""
+    """DatabaseManager.ability(SupportsBackup).backup."""
 
     @pytest.fixture
     def saved(self, db: DatabaseManager) -> DatabaseManager:
-        """A manager with tables that can be saved."""
+        """A manager with tables, on a backend that can back them up."""
         return _can_be_saved(db)
 
-    async def test_a_backup_holds_every_row_as_it_is_and_goes_on_with_its_ids(
-        self, saved: DatabaseManager, tmp_path: Path
-    ) -> None:
+    async def test_a_backup_holds_every_row_unchanged_and_continues_its_ids(self, saved: DatabaseManager, tmp_path: Path) -> None:
         await fill(saved)
         made = await backup(saved, tmp_path / "saved")
         async with opened(made) as copy:
@@ -73,9 +71,7 @@ class BackupTests(SuiteFixtures):
             assert await raw.value(copy, "SELECT id FROM trades WHERE trade_id = 'S1'") > EXAMPLES[1][1]["id"][-1].as_py()
         assert made.tables == {table.name: rows.num_rows for table, rows in EXAMPLES}
 
-    async def test_a_backup_taken_while_sessions_write_holds_whole_sessions_of_one_state(
-        self, saved: DatabaseManager, tmp_path: Path
-    ) -> None:
+    async def test_a_backup_taken_while_sessions_write_is_a_snapshot(self, saved: DatabaseManager, tmp_path: Path) -> None:
         await fill(saved)
         done = 0
         begun, over = asyncio.Event(), asyncio.Event()
@@ -103,7 +99,7 @@ class BackupTests(SuiteFixtures):
         assert first <= len(names) <= done
         assert [dict(rows) for rows in found] == [dict.fromkeys(names, count) for count in (_BARS, 1, 1, 1)]
 
-    async def test_the_file_is_its_owner_s_alone_and_needs_none_beside_it(self, saved: DatabaseManager, tmp_path: Path) -> None:
+    async def test_only_the_owner_may_open_the_file_which_needs_no_other(self, saved: DatabaseManager, tmp_path: Path) -> None:
         folder = tmp_path / "backups"
         folder.mkdir()
         made = await backup(saved, folder / "saved")

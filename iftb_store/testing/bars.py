@@ -15,7 +15,7 @@ from iftb_store.testing.fixtures import SuiteFixtures, assert_refused
 from iftb_store.testing.samples import HOUR, INDIA, NOW, T0, Clock, as_given, bar, full_bar, hourly
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-#: Around the size in which batches are checked, and several times it.
+#: Sizes around the chunk in which batches are checked, and a multiple of it.
 _SIZES = [1, 2, 1_999, 2_000, 2_001, 5_000]
 _LIMITS = [0, -1, True, 1.5, None, "10"]
 _REFUSED = [
@@ -45,7 +45,7 @@ async def stored(
 
 
 class InsertTests(SuiteFixtures):
-    """insert_many: all or nothing, a duplicate is an IntegrityError."""
+    """insert_many is atomic; a duplicate raises IntegrityError."""
 
     async def test_a_bar_comes_back_as_it_went_in(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([full_bar()])
@@ -111,7 +111,7 @@ class InsertTests(SuiteFixtures):
         (found,) = await stored(db)
         assert (found.id != 987_654, found.created_at) == (True, NOW)
 
-    async def test_stored_bars_have_ids_of_their_own(self, db: DatabaseManager) -> None:
+    async def test_stored_bars_have_distinct_ids(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(10))
         ids = {item.id for item in await stored(db)}
         assert len(ids) == 10
@@ -122,7 +122,7 @@ class InsertTests(SuiteFixtures):
         with pytest.raises(IntegrityError):
             await OHLCVRepository(db).insert_many([bar(close=Decimal(1), low=Decimal(1))])
 
-    async def test_a_refused_duplicate_leaves_the_stored_bar_alone(self, db: DatabaseManager) -> None:
+    async def test_a_refused_duplicate_leaves_the_stored_bar_unchanged(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
         with pytest.raises(IntegrityError):
             await OHLCVRepository(db).insert_many([bar(volume=Decimal(7))])
@@ -154,7 +154,7 @@ class InsertTests(SuiteFixtures):
             await OHLCVRepository(db).insert_many([*hourly(2_001), bar(T0 - HOUR, close=Decimal("NaN"))])
         assert await stored(db) == []
 
-    async def test_after_a_refused_bar_the_session_commits_its_earlier_bars_alone(self, db: DatabaseManager) -> None:
+    async def test_after_a_refused_bar_the_session_commits_only_its_earlier_bars(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             repository = OHLCVRepository(session)
             await repository.insert_many([bar(T0 - HOUR)])
@@ -164,7 +164,7 @@ class InsertTests(SuiteFixtures):
 
 
 class UpsertTests(SuiteFixtures):
-    """upsert_many: the last one wins, id and created_at of a stored bar stay."""
+    """upsert_many: the last bar of a key wins; a stored bar keeps its id and created_at."""
 
     async def test_upsert_inserts_what_is_new(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).upsert_many([full_bar(), bar(T0 + HOUR)])
@@ -242,7 +242,7 @@ class UpsertTests(SuiteFixtures):
         assert await OHLCVRepository(db).upsert_many(hourly(size)) == size
         assert [as_given(item) for item in await stored(db)] == hourly(size)
 
-    async def test_upsert_leaves_other_series_alone(self, db: DatabaseManager) -> None:
+    async def test_upsert_leaves_other_series_unchanged(self, db: DatabaseManager) -> None:
         others = [bar(symbol="ETHUSDT"), bar(timeframe="1m"), bar(exchange="kraken")]
         await OHLCVRepository(db).insert_many([bar(), *others])
         await OHLCVRepository(db).upsert_many([bar(volume=Decimal(7))])
@@ -255,7 +255,7 @@ class UpsertTests(SuiteFixtures):
         assert given == [bar(datetime(2024, 1, 1)), bar(datetime(2024, 1, 1), volume=Decimal("7.0"))]
 
     @pytest.mark.parametrize("timestamp", [T0, T0.replace(tzinfo=None)])
-    async def test_a_bar_that_cannot_be_stored_is_refused_also_where_a_later_one_wins(
+    async def test_a_bar_that_cannot_be_stored_is_refused_even_if_a_later_one_wins(
         self, db: DatabaseManager, timestamp: datetime
     ) -> None:
         bars = [bar(T0 - HOUR), bar(timestamp, volume=Decimal(-1)), bar(timestamp)]
@@ -318,7 +318,7 @@ class RangeTests(SuiteFixtures):
         with pytest.raises(InvalidValueError, match="start"):
             await OHLCVRepository(db).get_range("BTCUSDT", "1h", T0 + HOUR, T0)
 
-    async def test_a_series_is_told_from_others_by_symbol_timeframe_and_exchange(self, db: DatabaseManager) -> None:
+    async def test_symbol_timeframe_and_exchange_identify_a_series(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(), bar(symbol="ETHUSDT"), bar(timeframe="1d"), bar(exchange="kraken")])
         assert len(await stored(db)) == 1
 
@@ -340,7 +340,7 @@ class RangeTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(3))
         assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", limit=2**63 - 1)) == 3
 
-    async def test_get_latest_reads_one_series_alone(self, db: DatabaseManager) -> None:
+    async def test_get_latest_reads_only_one_series(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(), bar(symbol="ETHUSDT"), bar(timeframe="1d"), bar(exchange="kraken")])
         found = await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 10, "kraken")
         assert [as_given(item) for item in found] == [bar(exchange="kraken")]
@@ -366,7 +366,7 @@ class RangeTests(SuiteFixtures):
 
 
 class RefusedBarTests(SuiteFixtures):
-    """What no bar may be, and what it may."""
+    """Which bars are refused, and which odd ones are accepted."""
 
     @pytest.mark.parametrize("method", ["insert_many", "upsert_many"])
     async def test_a_bar_that_cannot_be_is_refused_and_named(self, db: DatabaseManager, method: str) -> None:
@@ -399,4 +399,4 @@ class RefusedBarTests(SuiteFixtures):
 
 
 class BarTests(InsertTests, UpsertTests, RangeTests, RefusedBarTests):
-    """Everything about bars but gaps."""
+    """All tests of bars except gaps."""

@@ -1,4 +1,4 @@
-"""Bars in bulk: batches on either side of the sizes where a backend may change its way, partly stored, with awkward text."""
+"""Bulk writes of bars: batches below and above the sizes at which a backend may switch methods, partly stored, with odd text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, Clock, as_gi
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-#: Around the sizes at which our own backends change from one way to another, and a batch that is asked for in two pieces.
+#: Sizes around those at which our backends switch methods, and a batch that is read in two chunks.
 _SIZES = [1, 299, 300, 301, 2_001, 10_001]
 _AWKWARD = ["a\tb", "a\nb", "a\rb", "a\\b", r"\N", r"\.", "a'b", 'a"b', "$1", ":1", "%s", "Ünïcode\u202e✓", "\x01\x7f"]
 
 
 class BulkTests(SuiteFixtures):
-    """insert_many and upsert_many of few and of many bars alike."""
+    """insert_many and upsert_many behave alike for few and for many bars."""
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_upsert_overwrites_stored_bars_and_inserts_new_ones(self, db: DatabaseManager, size: int) -> None:

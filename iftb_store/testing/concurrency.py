@@ -1,4 +1,4 @@
-"""Several sessions and managers at once: what each sees, and that none is lost."""
+"""Concurrent sessions and managers: what each sees, and that no write is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position
 
 
 class IsolationTests(SuiteFixtures):
-    """As READ COMMITTED; readers never wait."""
+    """Isolation of at least READ COMMITTED; readers never wait."""
 
     async def test_uncommitted_writes_are_seen_by_nobody_else(self, db: DatabaseManager) -> None:
         async with db.get_session() as writer:
@@ -70,7 +70,7 @@ class IsolationTests(SuiteFixtures):
 
 
 class ParallelTests(SuiteFixtures):
-    """Tasks and managers that write at once wait for each other; none fails, none is lost."""
+    """Tasks and managers that write concurrently wait for each other; no write fails or is lost."""
 
     async def test_trades_inserted_by_many_tasks_are_all_stored(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
@@ -141,7 +141,7 @@ class ParallelTests(SuiteFixtures):
 
 
 class RaceTests(SuiteFixtures):
-    """Two who do the same thing at once: each gets what the contract says, and no deadlock reaches them."""
+    """Two tasks that do the same thing concurrently: each gets the result of the contract, and neither sees a deadlock."""
 
     async def test_a_position_opened_by_two_tasks_at_once_is_open_once(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
@@ -218,4 +218,4 @@ class RaceTests(SuiteFixtures):
 
 
 class ConcurrencyTests(IsolationTests, ParallelTests, RaceTests):
-    """Everything about several sessions at once."""
+    """All tests of concurrent sessions."""

@@ -1,4 +1,4 @@
-"""The engines under a random programme: their sessions, the ids of their rows, and how an answer differs from the model's."""
+"""The engines that run a random programme: their sessions, the ids of their rows, and how an answer differs from the model's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from iftb_store.testing.model import Duplicate, Number, State
 from iftb_store.testing.model_values import unlike
 from iftb_store.testing.samples import Clock
 
-#: The session of an app's own, where the backend takes one; elsewhere it is a session of ours.
+#: The app's own session, if the backend supports one; otherwise a session of the manager.
 APP = "app"
 
 _REPOSITORIES = {
@@ -39,13 +39,13 @@ _REPOSITORIES = {
     "events": SystemEventRepository,
 }
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
-# the id of no row, for a row that was rolled back
+# an id that no row has, for a row that was rolled back
 _NOBODY = 10**15
 _NUMBER = re.compile(r"<(\w+) (\d+)>")
 
 
 class Interruption(Exception):
-    """What ends a session that is to be rolled back."""
+    """Ends a session that must roll back."""
 
 
 _ENDINGS: Mapping[str, type[BaseException] | None] = {
@@ -53,13 +53,13 @@ _ENDINGS: Mapping[str, type[BaseException] | None] = {
     "exception": Interruption,
     "cancellation": asyncio.CancelledError,
 }
-GOING_ON = ("commit", "rollback", "rollback after an error of raw SQL")
-#: How a transaction ends, and whether what it wrote is kept.
-ENDINGS = {ending: ending in ("clean exit", "commit") for ending in (*_ENDINGS, *GOING_ON)}
+CONTINUING = ("commit", "rollback", "rollback after an error of raw SQL")
+#: How a transaction ends, and whether its writes are kept.
+ENDINGS = {ending: ending in ("clean exit", "commit") for ending in (*_ENDINGS, *CONTINUING)}
 
 
 class Engine:
-    """A connected manager, the sessions that are open on it, and its ids for the model's numbers."""
+    """A connected manager, its open sessions, and its ids for the model's row numbers."""
 
     def __init__(self, name: str, manager: DatabaseManager, clock: Clock) -> None:
         self.name = name
@@ -70,12 +70,12 @@ class Engine:
         self._numbers: dict[tuple[str, int], Number] = {}
 
     async def close(self) -> None:
-        """Roll every session back."""
+        """Roll back every session."""
         for session in list(self._sessions):
             await self._leave(session, Interruption)
 
     async def clear(self) -> None:
-        """Roll every session back and empty the tables."""
+        """Roll back every session and empty the tables."""
         await self.close()
         self._ids.clear()
         self._numbers.clear()
@@ -84,9 +84,9 @@ class Engine:
                 await session.execute(text(f"DELETE FROM {table}"))
 
     async def call(self, session: str | None, repository: str, method: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """Return what a method of a repository returns, or the error that it raises."""
-        where = self._manager if session is None else await self._session(session)
-        bound = getattr(_REPOSITORIES[repository](where, clock=self._clock), method)
+        """Return the result of a repository's method, or the error that it raises."""
+        target = self._manager if session is None else await self._session(session)
+        bound = getattr(_REPOSITORIES[repository](target, clock=self._clock), method)
         try:
             answer = await bound(*map(self._with_ids, args), **named)
             return [OHLCVBar(**row) for row in answer.to_pylist()] if method == "read_arrow" else answer
@@ -94,8 +94,8 @@ class Engine:
             return error
 
     async def end(self, session: str, ending: str) -> None:
-        """End a transaction: with the session, or where it is one of `GOING_ON` the session goes on in another."""
-        if ending not in GOING_ON:
+        """End a transaction: with the session, or for an ending in `CONTINUING` the session continues with another one."""
+        if ending not in CONTINUING:
             await self._leave(session, _ENDINGS[ending])
             return
         opened = self._sessions[session][1]
@@ -127,7 +127,7 @@ class Engine:
             raise AssertionError(f"{self.name} does not hand on what ended its session")
 
     async def audit(self, state: State) -> str | None:
-        """Tell how what is committed differs from a state, by raw SQL; of positions every row, as no method reads closed ones."""
+        """Describe how the committed rows, read by raw SQL, differ from a state; closed positions count too."""
         counts = [len(state.bars), len(state.trades), len(state.positions), len(state.events)]
         if (found := [await raw.count(self._manager, table) for table in _TABLES]) != counts:
             return f": {found} rows of {', '.join(_TABLES)} instead of {counts}"
@@ -137,12 +137,12 @@ class Engine:
         return self.difference(list(state.positions.values()), positions)
 
     def forget(self, kept: set[Number]) -> None:
-        """Forget the ids of rows that are no more: SQLite gives them again."""
+        """Forget the ids of deleted rows: SQLite uses them again."""
         self._ids = {number: found for number, found in self._ids.items() if number in kept}
         self._numbers = {(number.table, found): number for number, found in self._ids.items()}
 
     def difference(self, expected: Any, found: Any) -> str | None:
-        """Tell how an answer differs from the model's; None where it does not."""
+        """Describe how an answer differs from the model's; None if it does not."""
         if isinstance(expected, Exception) or isinstance(found, Exception):
             return self._difference_of_errors(expected, found)
         if isinstance(expected, list | tuple):
@@ -170,10 +170,10 @@ class Engine:
     def _difference_of_errors(self, expected: Any, found: Any) -> str | None:
         if isinstance(expected, Duplicate):
             return None if type(found) is IntegrityError else _unlike("an IntegrityError", found)
-        wanted = _NUMBER.sub(lambda found: str(self._with_ids(Number(found[1], int(found[2])))), str(expected))
-        if type(expected) is type(found) and str(found) == wanted:
+        expected_text = _NUMBER.sub(lambda found: str(self._with_ids(Number(found[1], int(found[2])))), str(expected))
+        if type(expected) is type(found) and str(found) == expected_text:
             return None
-        return _unlike(f"{type(expected).__name__}({wanted!r})" if isinstance(expected, Exception) else expected, found)
+        return _unlike(f"{type(expected).__name__}({expected_text!r})" if isinstance(expected, Exception) else expected, found)
 
     def _learn(self, number: Number, found: Any) -> str | None:
         if type(found) is not int:

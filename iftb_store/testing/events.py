@@ -151,7 +151,7 @@ class LogTests(SuiteFixtures):
 
 
 class JSONTests(SuiteFixtures):
-    """JSON columns give back what went in."""
+    """JSON columns return what was stored."""
 
     async def test_json_comes_back_as_it_went_in_with_its_keys_in_order(self, db: DatabaseManager) -> None:
         repository = SystemEventRepository(db, clock=Clock())
@@ -196,4 +196,4 @@ class JSONTests(SuiteFixtures):
 
 
 class EventTests(LogTests, JSONTests):
-    """Everything about events."""
+    """All tests of events."""

@@ -17,40 +17,40 @@ from iftb_store.testing.samples import Clock
 
 @pytest.mark.asyncio
 class SuiteFixtures:
-    """What all parts of the suite share.
+    """Fixtures that all parts of the suite share.
 
     Attributes:
-        time_limit: the seconds that a test may take, its fixtures included, if pytest is given no other limit: by the mark
+        time_limit: seconds that a test may take, its fixtures included, if pytest has no other limit: from the mark
             ``timeout``, the option ``--timeout``, the environment's PYTEST_TIMEOUT or the setting ``timeout``.
     """
 
     time_limit: ClassVar[float] = 120
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Give the class its time limit: pytest calls this for each of its tests, before it makes them."""
+        """Set the class's time limit; pytest calls this for each test before it creates the test."""
         tests = metafunc.definition.parent
         if tests is not None and not _is_limited(metafunc):
             tests.add_marker(pytest.mark.timeout(self.time_limit))
 
     @pytest.fixture
     def url(self) -> str:
-        """URL of a fresh, empty database; a subclass supplies it."""
+        """URL of a new, empty database; a subclass supplies it."""
         raise NotImplementedError("supply the fixture `url`: the URL of a fresh, empty database for each test")
 
     async def make_tables(self, db: DatabaseManager) -> None:
-        """Create the tables of a fresh database."""
+        """Create the tables of a new database."""
         if Capability.MIGRATIONS in db.capabilities:
             await db.create_tables()
 
     async def migrate(self, db: DatabaseManager) -> None:
-        """Migrate as whoever may change the schema, where that is not the user of ``url``: override it with `make_tables`."""
+        """Migrate; override this and `make_tables` if the user of ``url`` may not change the schema."""
         await db.migrate()
 
     @pytest.fixture(autouse=True)
     def every_connection_is_given_back(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """After every test, whatever it did: no manager of it was left with a connection checked out.
+        """Check after every test that none of its managers still has a connection checked out.
 
-        A test of just that, which leaves a session open when it disconnects, asks for the fixture `leaves_sessions_open`.
+        A test that disconnects while a session is open requests the fixture `leaves_sessions_open`.
         """
         kept: list[str] = []
         disconnect = DatabaseManager.disconnect
@@ -67,7 +67,7 @@ class SuiteFixtures:
 
     @pytest.fixture
     def leaves_sessions_open(self) -> None:
-        """Says of a test that it disconnects while a session is open."""
+        """Marks a test that disconnects while a session is open."""
 
     @pytest_asyncio.fixture
     async def empty_db(self, url: str) -> AsyncIterator[DatabaseManager]:
@@ -88,7 +88,7 @@ class SuiteFixtures:
 
 
 def _is_limited(metafunc: pytest.Metafunc) -> bool:
-    """Tell whether a test has a time limit, or can have none as the plugin is switched off."""
+    """Return whether a test has a time limit, or cannot have one because the plugin is switched off."""
     config = metafunc.config
     if not config.pluginmanager.hasplugin("timeout"):
         return True
@@ -97,12 +97,12 @@ def _is_limited(metafunc: pytest.Metafunc) -> bool:
 
 
 class Interruption(Exception):
-    """What a test raises inside a session."""
+    """Raised by a test inside a session."""
 
 
 @asynccontextmanager
 async def interrupted(db: DatabaseManager) -> AsyncIterator[Any]:
-    """Open a session that ends with an exception, which must leave it as it is."""
+    """Open a session that ends with an exception, which must leave the session unchanged."""
     try:
         async with db.get_session() as session:
             yield session
@@ -115,7 +115,7 @@ async def interrupted(db: DatabaseManager) -> AsyncIterator[Any]:
 async def assert_refused(
     call: Callable[[str, Any], Awaitable[object]], cases: Iterable[tuple[str, Any]], remedy: str = ""
 ) -> None:
-    """Check that each (name, value) is refused by an InvalidValueError that holds the name and the remedy."""
+    """Check that each (name, value) raises an InvalidValueError that contains the name and the remedy."""
     for name, value in cases:
         try:
             await call(name, value)
@@ -127,12 +127,12 @@ async def assert_refused(
 
 
 def needs(db: DatabaseManager, capability: Capability) -> None:
-    """Skip a test of what the backend does not declare."""
+    """Skip the test unless the backend declares the capability."""
     if capability not in db.capabilities:
         pytest.skip(f"{capability.name} is not declared")
 
 
 def lacks(db: DatabaseManager, capability: Capability) -> None:
-    """Skip a test of the refusal where the backend declares the capability."""
+    """Skip the test of the refusal if the backend declares the capability."""
     if capability in db.capabilities:
         pytest.skip(f"{capability.name} is declared")

@@ -1,4 +1,4 @@
-"""get_gaps: pairs of the last bar before and the first bar after what is missing, in all timeframes and at the edges."""
+"""get_gaps: pairs of the last bar before and the first bar after each gap, in all timeframes and at the window's edges."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def insert_bars(db: DatabaseManager, *moments: datetime, timeframe: str = 
 
 
 class SeriesGapTests(SuiteFixtures):
-    """Holes between bars, and at the edges of a window."""
+    """Gaps between bars, and at the edges of a window."""
 
     async def test_a_series_without_holes_has_no_gaps(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(48))
@@ -152,12 +152,12 @@ class WindowGapTests(SuiteFixtures):
     async def test_a_window_of_one_moment_without_a_bar_is_one_gap(self, db: DatabaseManager) -> None:
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0) == [(T0 - HOUR, T0 + HOUR)]
 
-    async def test_a_start_alone_leaves_the_end_open(self, db: DatabaseManager) -> None:
+    async def test_with_only_a_start_the_end_is_open(self, db: DatabaseManager) -> None:
         await insert_bars(db, T0 - 5 * HOUR, T0 + 2 * HOUR, T0 + 4 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0)
         assert found == [(T0 - HOUR, T0 + 2 * HOUR), (T0 + 2 * HOUR, T0 + 4 * HOUR)]
 
-    async def test_an_end_alone_leaves_the_start_open(self, db: DatabaseManager) -> None:
+    async def test_with_only_an_end_the_start_is_open(self, db: DatabaseManager) -> None:
         await insert_bars(db, T0, T0 + 2 * HOUR, T0 + 9 * HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", end=T0 + 4 * HOUR)
         assert found == [(T0, T0 + 2 * HOUR), (T0 + 2 * HOUR, T0 + 5 * HOUR)]
@@ -171,7 +171,7 @@ class WindowGapTests(SuiteFixtures):
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0.astimezone(INDIA), end=(T0 + HOUR).astimezone(INDIA))
         assert found == [(T0, T0 + 2 * HOUR)]
 
-    async def test_a_window_across_1970_is_told_right(self, db: DatabaseManager) -> None:
+    async def test_a_window_across_1970_has_the_right_gaps(self, db: DatabaseManager) -> None:
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         await insert_bars(db, epoch)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=epoch - 2 * HOUR, end=epoch + HOUR)
@@ -230,7 +230,7 @@ class MonthGapTests(SuiteFixtures):
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2023, 12), end=month(2024, 2)) == []
 
     async def test_months_are_those_of_utc(self, db: DatabaseManager) -> None:
-        # the local month of a server in India would be the same for the first two, and two apart for the last
+        # in a server's local time in India the first two would share a month, and the last would be two months later
         await insert_bars(
             db, month(2024, 1), datetime(2024, 2, 29, 23, tzinfo=UTC), datetime(2024, 3, 31, 23, tzinfo=UTC), timeframe="1M"
         )
@@ -238,4 +238,4 @@ class MonthGapTests(SuiteFixtures):
 
 
 class GapTests(SeriesGapTests, WindowGapTests, MonthGapTests):
-    """Everything about gaps."""
+    """All tests of gaps."""

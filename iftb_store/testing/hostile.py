@@ -1,4 +1,4 @@
-"""Hostile input: every parameter of every public method is given every hostile value, and stores it whole or refuses it.
+"""Hostile input: each parameter of each public method gets each hostile value, and stores it unchanged or refuses it.
 
 `METHODS` says how each public method is tried, once for each parameter of its signature. A method that it lacks fails the suite.
 """
@@ -44,7 +44,7 @@ from iftb_store.testing.samples import T0, as_given, bar, position, trade
 from iftb_store.transfer.backup import backup
 
 _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
-#: Classes of `iftb_store` that are data or somebody else's, and have no method of ours that takes input.
+#: Classes of `iftb_store` that are data or come from other packages; iftb_store defines no method on them that takes input.
 _NO_METHODS = {"Base", "Settings"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
@@ -52,7 +52,7 @@ _LONGEST_MESSAGE = 1_000
 
 
 def kept(value: Any) -> Any:
-    """Return what must come back for a value that was accepted."""
+    """Return what must be read back for a value that was accepted."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC, fold=0) if value.utcoffset() is None else value.astimezone(UTC)
     if isinstance(value, Decimal):
@@ -63,11 +63,11 @@ def kept(value: Any) -> Any:
 
 
 def assert_same(found: Any, given: Any) -> None:
-    """Check that a row came back as it was given, in plain types."""
-    bare, wanted = as_given(found), as_given(given)
+    """Check that a row was read back as it was given, in plain types."""
+    stored_row, given_row = as_given(found), as_given(given)
     for name in given.__slots__:
-        stored = getattr(bare, name)
-        assert stored == kept(getattr(wanted, name)), f"{name} came back as another value"
+        stored = getattr(stored_row, name)
+        assert stored == kept(getattr(given_row, name)), f"{name} came back as another value"
         assert type(stored) in _KEPT_TYPES, f"{name} came back as {type(stored).__name__}"
         if isinstance(stored, datetime):
             assert stored.tzinfo is UTC or stored.utcoffset() == UTC.utcoffset(None)
@@ -188,8 +188,8 @@ async def _get_open_positions(one: Try) -> int:
 async def _get_position(one: Try) -> int:
     arguments = one.changed(symbol="BTCUSDT", exchange="binance", side=None)
     found = await PositionRepository(one.session).get_position(**arguments)
-    wanted = arguments if arguments["side"] is not None else {**arguments, "side": "long"}
-    _assert_found([] if found is None else [found], wanted)
+    expected = arguments if arguments["side"] is not None else {**arguments, "side": "long"}
+    _assert_found([] if found is None else [found], expected)
     return 0
 
 
@@ -257,14 +257,14 @@ async def _health(one: Try) -> int:
 
 async def _backup(one: Try) -> int:
     with TemporaryDirectory() as folder:
-        # never outside of the folder
+        # never outside the folder
         name = one.value.replace("/", "") if isinstance(one.value, str) else None
         given = one.changed(**{"source": one.db, "path": str(Path(folder, "saved")), one.parameter: one.value})
         if one.parameter == "path" and name:
             given["path"] = str(Path(folder, name))
         if one.parameter == "step" and callable(one.value):
             return 0
-        # a name that the file system does not take
+        # a name that the file system does not accept
         with suppress(OperationalError):
             made = await backup(**given)
             assert made.tables["trades"] >= 1
@@ -297,7 +297,7 @@ async def _quantize(one: Try) -> int:
 
 
 def _made_by(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
-    """Return what tries the session and the clock of a repository: the clock itself, and the time that it gives."""
+    """Return an attempt for a repository's session and clock: the clock itself and the time that it returns."""
 
     async def attempt(one: Try) -> int:
         if one.parameter == "session":
@@ -352,7 +352,7 @@ METHODS: dict[str, Attempt] = {
 
 
 def public_parameters() -> dict[str, tuple[str, ...]]:
-    """Return the parameters of each public function and method of `iftb_store` that has any, as their signatures tell them."""
+    """Return the parameters in the signature of each public function and method of `iftb_store` that has any."""
     found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
     return {name: parameters for name, parameters in found if parameters}
 
@@ -368,7 +368,7 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
                     yield f"{name}.{method}", function
 
 
-# before a fixture wraps one of them
+# before a fixture wraps a method
 _FUNCTIONS = dict(_public_functions())
 
 
@@ -377,7 +377,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
-    """Yield the parameters, and where one takes a model, each field of it too."""
+    """Yield the parameters, and if one takes a model, each of its fields too."""
     for parameter in parameters:
         yield parameter
         declared = inspect.signature(_FUNCTIONS[method]).parameters[parameter]
@@ -410,7 +410,7 @@ async def _rows(db: DatabaseManager) -> int:
 
 
 class HostileTests(SuiteFixtures):
-    """What is accepted comes back the same; what is not is refused by an error of ours, with nothing written."""
+    """An accepted value is read back unchanged; any other raises an error of iftb_store, and nothing is written."""
 
     async def test_every_parameter_of_every_public_method_has_its_hostile_case(self) -> None:
         assert set(METHODS) == set(public_parameters())

@@ -1,4 +1,4 @@
-"""How the methods that work on whole series, and those that read and write Arrow, are given hostile values."""
+"""Attempts with hostile values for the methods on whole series and those that read and write Arrow."""
 
 from __future__ import annotations
 

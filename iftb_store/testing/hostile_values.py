@@ -1,4 +1,4 @@
-"""Values that break stores: text, numbers, times and objects, each with a name for the failure's message; and a try of one."""
+"""Values that break stores: text, numbers, times and objects, each with a name for the failure message; and `Try`, one call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEGABYTE = 2**20
 
 
 class Word(str):
-    """Text whose str() tells something else."""
+    """Text whose str() differs from its value."""
 
     __slots__ = ()
 
@@ -24,7 +24,7 @@ class Word(str):
 
 
 class Member(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons have such
-    """Members that are text themselves."""
+    """Enum members that are text."""
 
     HOUR = "1h"
     LONG = "long"
@@ -34,7 +34,7 @@ class Member(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons ha
 
 
 class Whole(int):
-    """A whole number whose text tells something else."""
+    """A whole number whose text differs from its value."""
 
     def __str__(self) -> str:
         return "many"
@@ -49,7 +49,7 @@ class Count(enum.IntEnum):
 
 
 class Amount(Decimal):
-    """A decimal whose text tells something else."""
+    """A decimal whose text differs from its value."""
 
     def __str__(self, eng: bool = False, context: Any = None) -> str:
         return "1"
@@ -62,11 +62,11 @@ class Amount(Decimal):
 
 
 class Moment(datetime):
-    """A datetime of another class, as pandas and pendulum have."""
+    """A subclass of datetime, such as those of pandas and pendulum."""
 
 
 class NoZone(tzinfo):
-    """A time zone that fails."""
+    """A time zone whose methods raise."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         raise RuntimeError("no offset today")
@@ -79,7 +79,7 @@ class NoZone(tzinfo):
 
 
 class Silent:
-    """An object that cannot be shown, nor be a key."""
+    """An object whose repr() and hash() raise."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -238,14 +238,14 @@ OTHERS: dict[str, Any] = {
     "a dict that doubles 40 times": _doubled(40),
 }
 
-#: What every parameter is given.
+#: The values that every parameter gets.
 HOSTILE: dict[str, Any] = {**TEXTS, **NUMBERS, **TIMES, **OTHERS}
 
 
 class Try(NamedTuple):
-    """One call: where, which parameter gets which value, and what makes the row another one than all before.
+    """One call: on which manager, which parameter gets which value, and what distinguishes its row from all earlier ones.
 
-    ``last`` holds the trade that is updated, as it was seen last.
+    ``last`` holds the trade that is updated, as it was last read.
     """
 
     db: DatabaseManager
@@ -258,11 +258,11 @@ class Try(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The field of the model, or nothing where the whole argument is meant."""
+        """The field of the model, or an empty text if the whole argument is hostile."""
         return self.parameter.partition(".")[2]
 
     def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
-        """Return the hostile value itself, or a model that has it in one field."""
+        """Return the hostile value, or a model with the value in one field."""
         return model(**{**unique, self.field: self.value}) if self.field else self.value
 
     def changed(self, **usual: Any) -> dict[str, Any]:
@@ -270,5 +270,5 @@ class Try(NamedTuple):
         return {**usual, self.parameter: self.value}
 
 
-#: Makes one call, checks what it returned and what is stored, and returns the number of rows that it added.
+#: Makes one call, checks its result and the stored rows, and returns the number of rows that it added.
 Attempt = Callable[[Try], Awaitable[int]]

@@ -1,4 +1,4 @@
-"""A statement that would run for minutes ends with its task, and its session's connection is whole afterwards."""
+"""A statement that would run for minutes ends with its task, and its session's connection stays usable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import trade
 
-#: Counts far beyond any test's time limit, in SQL that every engine knows.
+#: Runs far beyond any test's time limit, in SQL that every engine knows.
 _ENDLESS = text(
     "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000000000) "
     "SELECT count(*) FROM numbers"
@@ -25,7 +25,7 @@ _ISOLATIONS: list[Isolation | None] = [None, "snapshot", "serializable"]
 
 
 class InterruptTests(SuiteFixtures):
-    """The end of a task ends what it runs: were it not interrupted, these tests would run into their time limit."""
+    """The end of a task interrupts its statement; otherwise these tests would exceed their time limit."""
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)
     @pytest.mark.parametrize("way", ["execute", "stream"])
@@ -48,7 +48,7 @@ class InterruptTests(SuiteFixtures):
 
         task = asyncio.create_task(run())
         await started.wait()
-        # the statement is in its thread, or at the server, some turns later
+        # some turns later the statement runs in its thread or on the server
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -76,7 +76,7 @@ class InterruptTests(SuiteFixtures):
             async with db.get_session() as session:
                 call = asyncio.ensure_future(session.execute(_ENDLESS))
                 started.set()
-                # waits without passing its cancellation on
+                # waits without forwarding its cancellation
                 await asyncio.wait([call])
 
         task = asyncio.create_task(run())

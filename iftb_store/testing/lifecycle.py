@@ -1,4 +1,4 @@
-"""The manager's life: connecting, disconnecting, a database without tables, and no password shown."""
+"""The manager's life cycle: connect, disconnect, a database without tables, and that no password is shown."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ class ConnectTests(SuiteFixtures):
         assert _PASSWORD not in shown
 
 
-# on each test: a mark of the class would be the whole suite's
+# on each test: a mark on the class would apply to the whole suite
 _LEAVES_OPEN = pytest.mark.usefixtures("leaves_sessions_open")
 
 
 class DisconnectTests(SuiteFixtures):
-    """disconnect waits for the sessions in use, then closes them."""
+    """disconnect waits for open sessions, then closes them."""
 
     @_LEAVES_OPEN
     async def test_disconnect_waits_for_a_session_in_use_and_refuses_new_ones(self, db: DatabaseManager) -> None:
@@ -181,7 +181,7 @@ class DisconnectTests(SuiteFixtures):
         assert db.in_use == 0
 
     @_LEAVES_OPEN
-    async def test_a_statement_under_way_is_broken_off(self, db: DatabaseManager) -> None:
+    async def test_a_running_statement_is_interrupted(self, db: DatabaseManager) -> None:
         writing = asyncio.create_task(OHLCVRepository(db).insert_many(hourly(20_000)))
         await until(lambda: bool(db.in_use))
         await db.disconnect(grace=0)
@@ -194,7 +194,7 @@ class DisconnectTests(SuiteFixtures):
     async def test_a_write_that_waits_for_another_managers_is_interrupted(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url) as other, db.get_session() as session:
             await TradeRepository(session).insert(trade())
-            # the same key: where writers run side by side, it waits for the row
+            # the same key: on engines with concurrent writers it waits for the row
             writing = asyncio.create_task(TradeRepository(other).insert(trade()))
             await until(lambda: bool(other.in_use))
             await other.disconnect(grace=0)
@@ -260,9 +260,9 @@ class DisconnectTests(SuiteFixtures):
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Let the other tasks run until something has happened."""
+    """Let the other tasks run until a condition holds."""
     async with asyncio.timeout(60):
-        while not happened():  # noqa: ASYNC110 - nothing else tells of it
+        while not happened():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
 
@@ -272,7 +272,7 @@ async def _read_and_wait(session: Any) -> None:
 
 
 class SchemaTests(SuiteFixtures):
-    """create_tables, migrate, and a database without tables."""
+    """create_tables, migrate, and calls on a database without tables."""
 
     async def test_reading_bars_without_tables_names_the_command(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
@@ -350,4 +350,4 @@ class SchemaTests(SuiteFixtures):
 
 
 class LifecycleTests(ConnectTests, DisconnectTests, SchemaTests):
-    """Everything about the manager's life and the schema."""
+    """All tests of the manager's life cycle and the schema."""

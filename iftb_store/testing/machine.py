@@ -1,8 +1,8 @@
-"""Random programmes on the engines and on the model at once: after every step each engine's answer must be the model's.
+"""Random programmes on the engines and on the model: after every step each engine's answer must equal the model's.
 
     compare_with_model({"mydb": "mydb:///fresh.db"}, examples=200, steps=50)
 
-Needs ``pip install "iftb-store[testing]"``. The databases are emptied again and again.
+Needs ``pip install "iftb-store[testing]"``. The databases are emptied before each programme.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from iftb_store import DatabaseManager, OHLCVBar, Position, StoreError, Trade
 from iftb_store.protocols import Capability
 from iftb_store.testing import programmes, samples
-from iftb_store.testing.engines import APP, ENDINGS, GOING_ON, Engine
+from iftb_store.testing.engines import APP, CONTINUING, ENDINGS, Engine
 from iftb_store.testing.model import Duplicate, Model, Number
 
 _ARROW = find_spec("pyarrow") is not None
-#: Longer than any wait of an engine; what is not done by then hangs.
+#: Longer than any wait of an engine; a call that takes longer hangs.
 _HUNG = 120
 
 _WRITES = {"insert_many", "upsert_many", "insert", "record", "update", "update_position", "close_position", "log_event"}
@@ -38,14 +38,14 @@ def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: i
     """Run random programmes on some databases and on the model, and compare every answer and every error.
 
     Args:
-        urls: databases by the names to call them in a failure. Their tables are made where the backend declares
-            MIGRATIONS, elsewhere they must be there; they are emptied before each programme.
-        examples: programmes to run.
-        steps: calls in one of them, at most.
-        seed: the same one gives the same programmes; a failure names it.
+        urls: database URLs by the names to show in a failure. The tables are created if the backend declares
+            MIGRATIONS, otherwise they must exist; they are emptied before each programme.
+        examples: number of programmes to run.
+        steps: largest number of calls in one programme.
+        seed: the same seed gives the same programmes; a failure names it.
 
     Raises:
-        AssertionError: an engine differs; the shortest programme found that shows it is printed.
+        AssertionError: an engine differs; the shortest failing programme found is printed.
     """
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         clock = samples.Clock()
@@ -94,11 +94,11 @@ def _drawn(choices: Callable[[Any], list[Any]]) -> Any:
     return st.runner().flatmap(lambda machine: st.sampled_from(choices(machine)))
 
 
-#: Where a call runs: None is a transaction of its own. While one session writes, no other does: it would wait.
+#: The session of a call; None: one transaction per call. While one session writes, no other does: it would wait.
 _anywhere = st.sampled_from([None, "a", APP])
 _writing = _drawn(lambda machine: [None, "a", APP] if machine.writer is None else [machine.writer])
 _open = _drawn(lambda machine: sorted(machine.open))
-# the shrinker and most draws take the newest; one draw of several takes an id that there is not
+# the shrinker and most draws use the newest id; a few draws use an id that does not exist
 _trade_numbers = _drawn(lambda machine: [*machine.trades[::-1], _UNKNOWN])
 _position_numbers = _drawn(lambda machine: [*machine.positions[::-1], _UNKNOWN])
 _series: dict[str, Any] = {
@@ -110,7 +110,7 @@ _endings = st.sampled_from(["clean exit", "clean exit", "clean exit", *ENDINGS])
 
 
 class _Programme(RuleBasedStateMachine):
-    """One programme; ``open`` are its sessions, ``writer`` the one that has written, the others are numbers given so far."""
+    """One programme; ``open`` are its sessions, ``writer`` the one that has written, the others are the row numbers so far."""
 
     def __init__(self, engines: list[Engine], clock: samples.Clock, run: Callable[[Awaitable[Any]], Any]) -> None:
         super().__init__()
@@ -126,127 +126,129 @@ class _Programme(RuleBasedStateMachine):
         clock.now = samples.NOW
         self._each(lambda engine: engine.clear())
 
-    # the names of rules and arguments are what a failure prints
+    # a failure prints the names of rules and arguments
 
     @initialize(sown=st.booleans())
     def sow(self, sown: bool) -> None:
-        """Begin most programmes with something to meet."""
+        """Begin most programmes with stored rows."""
         if not sown:
             return
         for repository, method, row in programmes.seedlings():
             self._add(self._call(None, repository, method, row))
         self.look_around(None)
 
-    @rule(where=_writing, bars=programmes.batches)
-    def insert_bars(self, where: str | None, bars: list[dict[str, Any]]) -> None:
-        self._call(where, "bars", "insert_many", [samples.bar(**changes) for changes in bars])
+    @rule(session=_writing, bars=programmes.batches)
+    def insert_bars(self, session: str | None, bars: list[dict[str, Any]]) -> None:
+        self._call(session, "bars", "insert_many", [samples.bar(**changes) for changes in bars])
 
-    @rule(where=_writing, bars=programmes.batches)
-    def upsert_bars(self, where: str | None, bars: list[dict[str, Any]]) -> None:
-        self._call(where, "bars", "upsert_many", [samples.bar(**changes) for changes in bars])
+    @rule(session=_writing, bars=programmes.batches)
+    def upsert_bars(self, session: str | None, bars: list[dict[str, Any]]) -> None:
+        self._call(session, "bars", "upsert_many", [samples.bar(**changes) for changes in bars])
 
-    @rule(where=_anywhere, **_series, window=programmes.windows)
-    def get_range(self, where: str | None, symbol: str, timeframe: str, exchange: str, window: tuple[datetime, datetime]) -> None:
-        self._call(where, "bars", "get_range", symbol, timeframe, *window, exchange)
+    @rule(session=_anywhere, **_series, window=programmes.windows)
+    def get_range(
+        self, session: str | None, symbol: str, timeframe: str, exchange: str, window: tuple[datetime, datetime]
+    ) -> None:
+        self._call(session, "bars", "get_range", symbol, timeframe, *window, exchange)
 
-    @rule(where=_anywhere, **_series, limit=programmes.limits)
-    def get_latest(self, where: str | None, symbol: str, timeframe: str, exchange: str, limit: int) -> None:
-        self._call(where, "bars", "get_latest", symbol, timeframe, limit, exchange)
+    @rule(session=_anywhere, **_series, limit=programmes.limits)
+    def get_latest(self, session: str | None, symbol: str, timeframe: str, exchange: str, limit: int) -> None:
+        self._call(session, "bars", "get_latest", symbol, timeframe, limit, exchange)
 
     @rule(
-        where=_anywhere,
+        session=_anywhere,
         **_series,
         window=st.fixed_dictionaries({}, optional={"start": programmes.times, "end": programmes.times}),
     )
-    def get_gaps(self, where: str | None, symbol: str, timeframe: str, exchange: str, window: dict[str, datetime]) -> None:
-        self._call(where, "bars", "get_gaps", symbol, timeframe, exchange, **window)
+    def get_gaps(self, session: str | None, symbol: str, timeframe: str, exchange: str, window: dict[str, datetime]) -> None:
+        self._call(session, "bars", "get_gaps", symbol, timeframe, exchange, **window)
 
     @precondition(lambda self: _ARROW)
-    @rule(where=_anywhere, selection=programmes.selections)
-    def read_arrow(self, where: str | None, selection: dict[str, Any]) -> None:
-        self._call(where, "bars", "read_arrow", **selection)
+    @rule(session=_anywhere, selection=programmes.selections)
+    def read_arrow(self, session: str | None, selection: dict[str, Any]) -> None:
+        self._call(session, "bars", "read_arrow", **selection)
 
-    @rule(where=_writing, trade=programmes.trades)
-    def insert_trade(self, where: str | None, trade: dict[str, Any]) -> None:
-        self._add(self._call(where, "trades", "insert", samples.trade(**trade)))
+    @rule(session=_writing, trade=programmes.trades)
+    def insert_trade(self, session: str | None, trade: dict[str, Any]) -> None:
+        self._add(self._call(session, "trades", "insert", samples.trade(**trade)))
 
-    @rule(where=_writing, trade=programmes.trades)
-    def record_trade(self, where: str | None, trade: dict[str, Any]) -> None:
-        self._add(self._call(where, "trades", "record", samples.trade(**trade)))
+    @rule(session=_writing, trade=programmes.trades)
+    def record_trade(self, session: str | None, trade: dict[str, Any]) -> None:
+        self._add(self._call(session, "trades", "record", samples.trade(**trade)))
 
-    @rule(where=_writing, number=_trade_numbers)
-    def record_trade_again(self, where: str | None, number: int) -> None:
-        stored = self._model.seen_by(where).trades.get(number)
+    @rule(session=_writing, number=_trade_numbers)
+    def record_trade_again(self, session: str | None, number: int) -> None:
+        stored = self._model.seen_by(session).trades.get(number)
         if stored is not None:
-            self._add(self._call(where, "trades", "record", samples.as_given(stored)))
+            self._add(self._call(session, "trades", "record", samples.as_given(stored)))
 
-    @rule(where=_writing, number=_trade_numbers, changes=programmes.trade_changes)
-    def update_trade(self, where: str | None, number: int, changes: dict[str, Any]) -> None:
-        self._call(where, "trades", "update", number, **changes)
+    @rule(session=_writing, number=_trade_numbers, changes=programmes.trade_changes)
+    def update_trade(self, session: str | None, number: int, changes: dict[str, Any]) -> None:
+        self._call(session, "trades", "update", number, **changes)
 
-    @rule(where=_anywhere, number=_trade_numbers)
-    def get_trade(self, where: str | None, number: int) -> None:
-        self._call(where, "trades", "get_by_id", number)
+    @rule(session=_anywhere, number=_trade_numbers)
+    def get_trade(self, session: str | None, number: int) -> None:
+        self._call(session, "trades", "get_by_id", number)
 
-    @rule(where=_anywhere, limit=programmes.limits)
-    def get_recent_trades(self, where: str | None, limit: int) -> None:
-        self._call(where, "trades", "get_recent", limit)
+    @rule(session=_anywhere, limit=programmes.limits)
+    def get_recent_trades(self, session: str | None, limit: int) -> None:
+        self._call(session, "trades", "get_recent", limit)
 
-    @rule(where=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, limit=programmes.limits)
-    def get_trades_of_a_symbol(self, where: str | None, symbol: str, exchange: str, limit: int) -> None:
-        self._call(where, "trades", "get_by_symbol", symbol, limit, exchange)
+    @rule(session=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, limit=programmes.limits)
+    def get_trades_of_a_symbol(self, session: str | None, symbol: str, exchange: str, limit: int) -> None:
+        self._call(session, "trades", "get_by_symbol", symbol, limit, exchange)
 
-    @rule(where=_anywhere, days=programmes.days, exchange=programmes.exchanges)
-    def get_statistics(self, where: str | None, days: int, exchange: str) -> None:
-        self._call(where, "trades", "get_statistics", days, exchange)
+    @rule(session=_anywhere, days=programmes.days, exchange=programmes.exchanges)
+    def get_statistics(self, session: str | None, days: int, exchange: str) -> None:
+        self._call(session, "trades", "get_statistics", days, exchange)
 
-    @rule(where=_writing, position=programmes.positions)
-    def update_position(self, where: str | None, position: dict[str, Any]) -> None:
+    @rule(session=_writing, position=programmes.positions)
+    def update_position(self, session: str | None, position: dict[str, Any]) -> None:
         given = samples.position(**position)
-        if self._call(where, "positions", "update_position", given) is None:
+        if self._call(session, "positions", "update_position", given) is None:
             # as a bot does, to learn the id
-            self._note(self._call(where, "positions", "get_position", given.symbol, given.exchange, side=given.side))
+            self._note(self._call(session, "positions", "get_position", given.symbol, given.exchange, side=given.side))
 
-    @rule(where=_writing, number=_position_numbers, position=programmes.positions)
-    def update_position_by_id(self, where: str | None, number: int, position: dict[str, Any]) -> None:
-        self._call(where, "positions", "update_position", samples.position(**{"id": number, **position}))
+    @rule(session=_writing, number=_position_numbers, position=programmes.positions)
+    def update_position_by_id(self, session: str | None, number: int, position: dict[str, Any]) -> None:
+        self._call(session, "positions", "update_position", samples.position(**{"id": number, **position}))
 
-    @rule(where=_writing, number=_position_numbers)
-    def close_position(self, where: str | None, number: int) -> None:
-        self._call(where, "positions", "close_position", number)
+    @rule(session=_writing, number=_position_numbers)
+    def close_position(self, session: str | None, number: int) -> None:
+        self._call(session, "positions", "close_position", number)
 
-    @rule(where=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, side=st.none() | programmes.sides)
-    def get_position(self, where: str | None, symbol: str, exchange: str, side: str | None) -> None:
-        self._note(self._call(where, "positions", "get_position", symbol, exchange, side=side))
+    @rule(session=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, side=st.none() | programmes.sides)
+    def get_position(self, session: str | None, symbol: str, exchange: str, side: str | None) -> None:
+        self._note(self._call(session, "positions", "get_position", symbol, exchange, side=side))
 
-    @rule(where=_anywhere, exchange=programmes.exchanges)
-    def get_open_positions(self, where: str | None, exchange: str) -> None:
-        found = self._call(where, "positions", "get_open_positions", exchange)
+    @rule(session=_anywhere, exchange=programmes.exchanges)
+    def get_open_positions(self, session: str | None, exchange: str) -> None:
+        found = self._call(session, "positions", "get_open_positions", exchange)
         for position in found:
             self._note(position)
 
-    @rule(where=_writing, event=programmes.events)
-    def log_event(self, where: str | None, event: dict[str, Any]) -> None:
-        self._call(where, "events", "log_event", **event)
+    @rule(session=_writing, event=programmes.events)
+    def log_event(self, session: str | None, event: dict[str, Any]) -> None:
+        self._call(session, "events", "log_event", **event)
 
-    @rule(where=_anywhere, severity=st.none() | programmes.severities, limit=programmes.limits)
-    def get_recent_events(self, where: str | None, severity: str | None, limit: int) -> None:
-        self._call(where, "events", "get_recent_events", severity, limit)
+    @rule(session=_anywhere, severity=st.none() | programmes.severities, limit=programmes.limits)
+    def get_recent_events(self, session: str | None, severity: str | None, limit: int) -> None:
+        self._call(session, "events", "get_recent_events", severity, limit)
 
-    @rule(where=_writing, call=programmes.nonsense)
-    def ask_for_nonsense(self, where: str | None, call: tuple[str, str, tuple[Any, ...]]) -> None:
+    @rule(session=_writing, call=programmes.nonsense)
+    def ask_for_nonsense(self, session: str | None, call: tuple[str, str, tuple[Any, ...]]) -> None:
         repository, method, args = call
-        self._call(where, repository, method, *args)
+        self._call(session, repository, method, *args)
 
-    @rule(where=_anywhere)
-    def look_around(self, where: str | None) -> None:
+    @rule(session=_anywhere)
+    def look_around(self, session: str | None) -> None:
         for frame in ("1h", "1M"):
-            self._call(where, "bars", "get_latest", "BTCUSDT", frame, 100)
-        self._call(where, "bars", "get_gaps", "BTCUSDT", "1h")
-        self._call(where, "trades", "get_recent", 100)
-        self._call(where, "trades", "get_statistics", 400)
-        self._call(where, "events", "get_recent_events", None, 100)
-        for position in self._call(where, "positions", "get_open_positions"):
+            self._call(session, "bars", "get_latest", "BTCUSDT", frame, 100)
+        self._call(session, "bars", "get_gaps", "BTCUSDT", "1h")
+        self._call(session, "trades", "get_recent", 100)
+        self._call(session, "trades", "get_statistics", 400)
+        self._call(session, "events", "get_recent_events", None, 100)
+        for position in self._call(session, "positions", "get_open_positions"):
             self._note(position)
 
     @precondition(lambda self: self.open)
@@ -259,7 +261,7 @@ class _Programme(RuleBasedStateMachine):
             self._model.rollback(session)
         if self.writer == session:
             self.writer = None
-        if ending not in GOING_ON:
+        if ending not in CONTINUING:
             self.open.discard(session)
         kept = self._model.numbers()
         for engine in self._engines:
@@ -271,23 +273,23 @@ class _Programme(RuleBasedStateMachine):
         self._clock.now = moved.astimezone(zone or samples.NOW.tzinfo)
 
     def teardown(self) -> None:
-        """See that what is committed is what the model holds; the next programme begins with empty tables and no sessions."""
+        """Check that the committed rows are the model's; the next programme begins with empty tables and no sessions."""
         if not self._differs:
             for engine, reason in zip(self._engines, self._each(lambda engine: engine.audit(self._model.committed)), strict=True):
                 assert reason is None, f"{engine.name} differs from the model in what is committed{reason}"
 
-    def _call(self, where: str | None, repository: str, method: str, /, *args: Any, **named: Any) -> Any:
-        if where is not None:
-            self.open.add(where)
+    def _call(self, session: str | None, repository: str, method: str, /, *args: Any, **named: Any) -> Any:
+        if session is not None:
+            self.open.add(session)
             if method in _WRITES:
-                self.writer = where
+                self.writer = session
         before = copy(args), [copy(item) for item in _rows(args)]
         expected: Any
         try:
-            expected = getattr(getattr(self._model.at(where), repository), method)(*args, **named)
+            expected = getattr(getattr(self._model.at(session), repository), method)(*args, **named)
         except (StoreError, Duplicate) as error:
             expected = error
-        answers = self._each(lambda engine: engine.call(where, repository, method, args, named))
+        answers = self._each(lambda engine: engine.call(session, repository, method, args, named))
         for engine, answer in zip(self._engines, answers, strict=True):
             reason = engine.difference(expected, answer)
             self._differs = self._differs or reason is not None

@@ -1,4 +1,4 @@
-"""Sessions used as nobody means to: cancelled in their first call, left in a stream, ended out of order, called from within."""
+"""Misused sessions: cancelled in the first call, left during a stream, ended out of order, called from within a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store.testing.samples import hourly, trade
 
 
 async def cancel_after(turns: int, call: Any) -> None:
-    """Start a call and cancel it so many turns of the event loop later."""
+    """Start a call and cancel it after so many turns of the event loop."""
     task = asyncio.ensure_future(call)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -29,7 +29,7 @@ async def cancel_after(turns: int, call: Any) -> None:
 
 
 class MisuseTests(SuiteFixtures):
-    """What returned is stored, or its session's exit raises; and the next session is unharmed."""
+    """A write that returned is stored, or its session's exit raises; the next session is unharmed."""
 
     @pytest.mark.parametrize("way", ["read", "write"])
     async def test_a_first_call_cancelled_at_any_turn_takes_no_later_write_with_it(self, db: DatabaseManager, way: str) -> None:
@@ -44,7 +44,7 @@ class MisuseTests(SuiteFixtures):
                     await cancel_after(turns, first)
                     await TradeRepository(session).insert(trade(name))
                     if way == "write":
-                        # once only: it may be there by now
+                        # once only: it may be stored by now
                         await session.execute(text("DELETE FROM trades WHERE trade_id = 'F'"))
                 acknowledged.add(name)
         stored = {name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades WHERE trade_id <> 'F'")}

@@ -1,6 +1,6 @@
-"""A model of the four repositories in plain Python, dicts and no SQL: what every engine must answer, and what it must refuse.
+"""A model of the four repositories in plain Python, without SQL: what every engine must return, and what it must refuse.
 
-It is written from the contract alone, apart from the code under test: sums are Fractions, sessions are copies of a dict.
+It is written from the contract only and shares no code with the code under test: sums are Fractions, sessions dict copies.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _Key = tuple[str, str, str, datetime]
 
 
 class Duplicate(Exception):
-    """Where the repositories raise SQLAlchemy's IntegrityError."""
+    """Raised where the repositories raise SQLAlchemy's IntegrityError."""
 
 
 class Number(int):
-    """The model's own id of a row, which stands for another number on each engine; ``table`` tells whose it is."""
+    """The model's id of a row, which is a different number on each engine; ``table`` is the row's table."""
 
     table: str
 
@@ -55,7 +55,7 @@ class Number(int):
 
 @dataclass
 class State:
-    """What is stored. Rows are replaced, never changed: a copy of the dicts is a copy of all."""
+    """The stored rows. Rows are replaced, never changed, so a copy of the dicts is a full copy."""
 
     bars: dict[_Key, OHLCVBar] = field(default_factory=dict)
     trades: dict[int, Trade] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class State:
     events: list[SystemEvent] = field(default_factory=list)
 
     def copy(self) -> State:
-        """Return a state that changes apart from this one."""
+        """Return an independent copy."""
         return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
 
     def numbers(self) -> set[Number]:
@@ -74,7 +74,7 @@ class State:
 
 
 class Model:
-    """A database with sessions. A session sees the committed state until its first write, from then on its own copy."""
+    """A database with sessions. A session sees the committed rows until its first write, afterwards its own copy."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self.committed = State()
@@ -83,15 +83,15 @@ class Model:
         self._numbers = 0
 
     def at(self, session: str | None) -> ModelSession:
-        """Return the repositories in a session, or with None those whose each call is a transaction of its own."""
+        """Return the repositories in a session; None: repositories with one transaction per call."""
         return ModelSession(self, session)
 
     def commit(self, session: str) -> None:
-        """Make a session's copy the committed state."""
+        """Commit a session's copy."""
         self.committed = self._working.pop(session, self.committed)
 
     def rollback(self, session: str) -> None:
-        """Forget a session's copy."""
+        """Discard a session's copy."""
         self._working.pop(session, None)
 
     def numbers(self) -> set[Number]:
@@ -99,11 +99,11 @@ class Model:
         return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
 
     def seen_by(self, session: str | None) -> State:
-        """Return what a session reads."""
+        """Return the state that a session reads."""
         return self._working.get(session or "", self.committed)
 
     def written_by(self, session: str | None) -> State:
-        """Return what a session changes."""
+        """Return the state that a session changes."""
         if session is None:
             return self.committed
         return self._working.setdefault(session, self.committed.copy())
@@ -115,7 +115,7 @@ class Model:
 
 
 class ModelSession:
-    """The repositories of the model in one session, by the names that their methods have in `iftb_store`."""
+    """The model's repositories in one session; methods have the same names as in `iftb_store`."""
 
     def __init__(self, model: Model, session: str | None) -> None:
         self.bars = _Bars(model, session)
@@ -213,8 +213,8 @@ class _Bars(_Repository):
         return [(earlier, later) for earlier, later in pairs if values.apart(earlier, later, timeframe)]
 
     def _series(self, symbol: str, timeframe: str, exchange: str) -> list[OHLCVBar]:
-        wanted = values.name(exchange, "exchange"), values.name(symbol, "symbol"), values.timeframe(timeframe)
-        found = [bar for key, bar in self._seen.bars.items() if key[:3] == wanted]
+        series = values.name(exchange, "exchange"), values.name(symbol, "symbol"), values.timeframe(timeframe)
+        found = [bar for key, bar in self._seen.bars.items() if key[:3] == series]
         return sorted(found, key=lambda bar: bar.timestamp)
 
 
@@ -232,7 +232,7 @@ class _Trades(_Repository):
         stored = next((item for item in self._seen.trades.values() if item.trade_id == checked.trade_id), None)
         if stored is None:
             return self.insert(trade)
-        differing = [wanted for wanted in values.SETTABLE if values.unlike(getattr(stored, wanted), getattr(checked, wanted))]
+        differing = [name for name in values.SETTABLE if values.unlike(getattr(stored, name), getattr(checked, name))]
         if differing:
             raise TradeConflictError(
                 f"a trade with trade_id {values.shown(checked.trade_id)} is already stored (id {stored.id}) with another "
@@ -258,9 +258,9 @@ class _Trades(_Repository):
         return _newest(self._seen.trades.values(), limit)
 
     def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
-        wanted = values.name(symbol, "symbol"), values.name(exchange, "exchange")
+        key = values.name(symbol, "symbol"), values.name(exchange, "exchange")
         values.whole(limit, "limit", 1)
-        return _newest([trade for trade in self._seen.trades.values() if (trade.symbol, trade.exchange) == wanted], limit)
+        return _newest([trade for trade in self._seen.trades.values() if (trade.symbol, trade.exchange) == key], limit)
 
     def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
         values.whole(days, "days", 1)
@@ -357,11 +357,11 @@ def _window(start: datetime | None, end: datetime | None) -> tuple[datetime | No
     return first, last
 
 
-def _beyond(edge: datetime, timeframe: str, steps: int, wanted: str) -> datetime:
+def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
     try:
         return values.shifted(edge, timeframe, steps)
     except InvalidValueError as error:
-        raise InvalidValueError(f"{wanted} is at the end of the calendar: {error}") from None
+        raise InvalidValueError(f"{name} is at the end of the calendar: {error}") from None
 
 
 def _newest(trades: Any, limit: int) -> list[Trade]:
@@ -392,5 +392,5 @@ def _exact(value: Fraction | int) -> Decimal:
 
 
 def _quotient(numerator: Fraction | int, denominator: Fraction | int) -> Decimal:
-    # round() of a Fraction is half-even
+    # round() of a Fraction rounds half-even
     return values.from_units(round(Fraction(numerator) / denominator * values.UNITS)) if denominator else Decimal(0)

@@ -1,4 +1,4 @@
-"""The model's own idea of single values: what is stored of each, and the words in which one that cannot be is refused."""
+"""The model's checks of single values: what is stored for each, and the message that refuses one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store import InvalidValueError, OHLCVBar, Position, SystemEvent, Trade
 
 _Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
 
-#: Steps of the last place kept in one whole.
+#: Units of the last decimal place per 1.
 UNITS = 10**18
 
 SIDES = ("long", "short")
@@ -39,14 +39,14 @@ _QUOTIENTS = (
     "position_size_pct",
 )
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
-#: The fields of a trade that can be set later on.
+#: The fields of a trade that update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TIMEFRAMES = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M"
 
 
 def checked(row: _Row) -> _Row:
-    """Return a row as it is stored, without what the store keeps."""
+    """Return a row as it is stored, without the fields that the store sets."""
     if isinstance(row, Position) and row.id is not None:
         whole(row.id, "id")
     stored: dict[str, Any] = {
@@ -56,7 +56,7 @@ def checked(row: _Row) -> _Row:
 
 
 def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
-    """Return bars as they are stored; the first that cannot be is named by its place in the batch."""
+    """Return bars as they are stored; the error names the first bar that cannot be, by its index in the batch."""
     found = []
     for index, bar in enumerate(bars):
         try:
@@ -68,117 +68,115 @@ def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
 
 
 def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return some fields of a trade as they are stored."""
+    """Return changed fields of a trade as they are stored."""
     kinds = {item.name: item.type for item in fields(Trade)}
-    for wanted in changes:
-        if wanted in _KEPT:
-            raise InvalidValueError(f"{wanted} is set by the store and cannot be changed")
-        if wanted not in kinds:
-            raise InvalidValueError(f"a trade has no field {wanted!r}; the fields that can be set are {', '.join(SETTABLE)}")
-    return {wanted: _field(wanted, kinds[wanted], value) for wanted, value in changes.items()}
+    for field in changes:
+        if field in _KEPT:
+            raise InvalidValueError(f"{field} is set by the store and cannot be changed")
+        if field not in kinds:
+            raise InvalidValueError(f"a trade has no field {field!r}; the fields that can be set are {', '.join(SETTABLE)}")
+    return {field: _field(field, kinds[field], value) for wanted, value in changes.items()}
 
 
 def _checked_bar(bar: OHLCVBar) -> OHLCVBar:
     found = checked(bar)
     if found.high < found.low:
         raise InvalidValueError(f"high {found.high} is below low {found.low}")
-    for wanted in ("volume", "quote_volume"):
-        if (getattr(found, wanted) or 0) < 0:
-            raise InvalidValueError(f"{wanted} {getattr(found, wanted)} is negative")
+    for field in ("volume", "quote_volume"):
+        if (getattr(found, field) or 0) < 0:
+            raise InvalidValueError(f"{field} {getattr(found, field)} is negative")
     return found
 
 
-def _field(wanted: str, kind: Any, value: Any) -> Any:
+def _field(field: str, kind: Any, value: Any) -> Any:
     if value is None and kind.endswith("| None"):
         return None
-    if wanted == "timeframe":
+    if field == "timeframe":
         return timeframe(value)
-    if wanted in _CHOICES:
-        return one_of(value, wanted, _CHOICES[wanted])
-    if wanted in _NAMES:
-        return name(value, wanted)
-    if wanted in _QUOTIENTS:
-        return quotient(value, wanted)
+    if field in _CHOICES:
+        return one_of(value, field, _CHOICES[field])
+    if field in _NAMES:
+        return name(value, field)
+    if field in _QUOTIENTS:
+        return quotient(value, field)
     checks: dict[str, Any] = {"Decimal": decimal, "datetime": moment, "int": whole, "dict[str, Any]": json, "str": text}
-    return checks[kind.removesuffix(" | None")](value, wanted)
+    return checks[kind.removesuffix(" | None")](value, field)
 
 
-def decimal(value: object, wanted: str) -> Decimal:
+def decimal(value: object, field: str) -> Decimal:
     """Return a number of at most 20 digits before the point and 18 after it."""
-    number = _number(value, wanted)
+    number = _number(value, field)
     units = Fraction(number) * UNITS
     if units.denominator != 1 or abs(units) >= 10**38:
         raise InvalidValueError(
-            f"{wanted} {number} does not fit 20 digits before and 18 after the point; "
+            f"{field} {number} does not fit 20 digits before and 18 after the point; "
             "iftb_store.quantize(value) rounds it to 18 places"
         )
     return from_units(int(units))
 
 
-def quotient(value: object, wanted: str) -> Decimal:
+def quotient(value: object, field: str) -> Decimal:
     """Return a number rounded half-even to 18 places."""
-    number = _number(value, wanted)
+    number = _number(value, field)
     units = round(Fraction(number) * UNITS)
     if abs(units) >= 10**38:
-        raise InvalidValueError(f"{wanted}: value {number} cannot be stored: it has more than 20 digits before the point")
+        raise InvalidValueError(f"{field}: value {number} cannot be stored: it has more than 20 digits before the point")
     return from_units(units)
 
 
 def from_units(units: int) -> Decimal:
-    """Return so many steps of the last place as a plain Decimal."""
+    """Return so many units of the last decimal place as a plain Decimal."""
     digits = f"{abs(units):019}"
     return Decimal("-" * (units < 0) + f"{digits[:-18]}.{digits[-18:]}".rstrip("0").rstrip("."))
 
 
-def _number(value: object, wanted: str) -> Decimal:
+def _number(value: object, field: str) -> Decimal:
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
     if not isinstance(value, Decimal):
         remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
-        raise InvalidValueError(f"{wanted} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{field} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
     if not value.is_finite():
-        raise InvalidValueError(f"{wanted} is {value}, which is not a finite number and cannot be stored")
+        raise InvalidValueError(f"{field} is {value}, which is not a finite number and cannot be stored")
     return value
 
 
-def moment(value: object, wanted: str) -> datetime:
+def moment(value: object, field: str) -> datetime:
     """Return a time in UTC; a naive one is in UTC already."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
-        raise InvalidValueError(f"{wanted} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{field} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
-        raise InvalidValueError(f"{wanted} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from None
+        raise InvalidValueError(f"{field} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from None
 
 
-def text(value: object, wanted: str) -> str:
+def text(value: object, field: str) -> str:
     """Return any text but NUL and lone surrogates."""
     if not isinstance(value, str):
-        raise InvalidValueError(f"{wanted} must be text, not {_kind(value)}")
+        raise InvalidValueError(f"{field} must be text, not {_kind(value)}")
     if "\0" in value:
-        raise InvalidValueError(f"{wanted} {shown(value)} contains a NUL character, which no engine stores; remove it")
+        raise InvalidValueError(f"{field} {shown(value)} contains a NUL character, which no engine stores; remove it")
     if re.search("[\ud800-\udfff]", value):
-        raise InvalidValueError(
-            f"{wanted} {shown(value)} contains a lone surrogate, which is not text; decode it correctly first"
-        )
+        raise InvalidValueError(f"{field} {shown(value)} contains a lone surrogate, which is not text; decode it correctly first")
     return value
 
 
-def name(value: object, wanted: str) -> str:
-    """Return text of 1 to 255 characters, not white space alone."""
-    given = text(value, wanted)
+def name(value: object, field: str) -> str:
+    """Return text of 1 to 255 characters, not only white space."""
+    given = text(value, field)
     if not given.strip():
-        raise InvalidValueError(f"{wanted} is empty; give a name")
+        raise InvalidValueError(f"{field} is empty; give a name")
     if len(given) > 255:
-        raise InvalidValueError(f"{wanted} {shown(given)} is {len(given)} characters long; at most 255 are allowed")
+        raise InvalidValueError(f"{field} {shown(given)} is {len(given)} characters long; at most 255 are allowed")
     return given
 
 
-def one_of(value: object, wanted: str, choices: Collection[str]) -> str:
-    """Return one of a few words."""
+def one_of(value: object, field: str, choices: Collection[str]) -> str:
+    """Return one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise InvalidValueError(f"{wanted} must be one of {', '.join(choices)}, not {shown(value)}")
+        raise InvalidValueError(f"{field} must be one of {', '.join(choices)}, not {shown(value)}")
     return value
 
 
@@ -189,20 +187,20 @@ def timeframe(value: object) -> str:
     return str(value)
 
 
-def whole(value: object, wanted: str, least: int = 0) -> int:
+def whole(value: object, field: str, least: int = 0) -> int:
     """Return a whole number that 64 bits hold."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidValueError(f"{wanted} must be a whole number, not {_kind(value)} {shown(value)}")
+        raise InvalidValueError(f"{field} must be a whole number, not {_kind(value)} {shown(value)}")
     if not least <= value < 2**63:
-        raise InvalidValueError(f"{wanted} must lie between {least} and {2**63 - 1}, not {value}")
+        raise InvalidValueError(f"{field} must lie between {least} and {2**63 - 1}, not {value}")
     return value
 
 
-def json(value: object, wanted: str) -> Any:
+def json(value: object, field: str) -> Any:
     """Return a JSON object: Decimals and times in it are text, tuples are lists."""
     if not isinstance(value, dict):
-        raise InvalidValueError(f"{wanted} must be a dict (a JSON object), not {_kind(value)}")
-    return _json(value, wanted)
+        raise InvalidValueError(f"{field} must be a dict (a JSON object), not {_kind(value)}")
+    return _json(value, field)
 
 
 def _json(value: object, path: str) -> Any:
@@ -218,14 +216,14 @@ def _json(value: object, path: str) -> Any:
 
 
 def unlike(stored: Any, given: Any) -> bool:
-    """Tell whether two values differ; in JSON true is no 1, and 1 no 1.0."""
+    """Return whether two values differ; in JSON true, 1 and 1.0 are different."""
     if isinstance(stored, dict) and isinstance(given, dict):
         return dumps(stored, sort_keys=True) != dumps(given, sort_keys=True)
     return bool(stored != given)
 
 
 def shifted(start: datetime, frame: str, steps: int) -> datetime:
-    """Return a time so many bars later."""
+    """Return the time so many bars later."""
     try:
         if frame != "1M":
             return start + steps * _step(frame)
@@ -239,7 +237,7 @@ def shifted(start: datetime, frame: str, steps: int) -> datetime:
 
 
 def apart(earlier: datetime, later: datetime, frame: str) -> bool:
-    """Tell whether a bar is missing between two."""
+    """Return whether a bar is missing between two times."""
     if frame == "1M":
         return (later.year - earlier.year) * 12 + later.month - earlier.month > 1
     return later - earlier > _step(frame)
@@ -250,7 +248,7 @@ def _step(frame: str) -> timedelta:
 
 
 def shown(value: object) -> str:
-    """Return a value as our messages show it: ASCII, cut after 60 characters."""
+    """Return a value as messages show it: ASCII, cut after 60 characters."""
     if isinstance(value, str):
         given = ascii(value[:60])
         return given if len(value) <= 60 and len(given) <= 120 else f"{given[:120]}…"

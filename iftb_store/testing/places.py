@@ -1,4 +1,4 @@
-"""A manager in other event loops, threads and processes than the one that connected it."""
+"""A manager in event loops, threads and processes other than the one that connected it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import hourly, trade
 
-# forks while connected: the child's call has to end by itself, and the parent's has to work after that
+# forks while connected: the child's call must end by itself, then the parent's must work
 _FORK = """
 import asyncio, os, sys, time
 from iftb_store import DatabaseManager, NotConnectedError, OHLCVRepository
@@ -51,14 +51,14 @@ print("unharmed")
 
 
 async def stored_bars(db: DatabaseManager) -> int:
-    """Return the number of bars of a series."""
+    """Return the number of stored bars of a series."""
     return len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h"))
 
 
 class PlaceTests(SuiteFixtures):
-    """A manager whose event loop is over serves the next one; in a second living one it works or is refused."""
+    """A manager whose event loop is closed serves the next one; in a second open loop it works or is refused."""
 
-    async def test_a_manager_goes_on_in_the_next_event_loop(self, db: DatabaseManager, url: str) -> None:
+    async def test_a_manager_continues_in_the_next_event_loop(self, db: DatabaseManager, url: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
 
         def loops() -> list[Any]:

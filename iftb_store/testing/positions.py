@@ -43,16 +43,16 @@ _REFUSED: list[tuple[str, Any]] = [
 
 
 async def opened(db: DatabaseManager, given: Position | None = None) -> Position:
-    """Store a position and return it as it is read."""
-    wanted = given or position()
-    await PositionRepository(db, clock=Clock()).update_position(wanted)
-    found = await PositionRepository(db).get_position(wanted.symbol, wanted.exchange, side=wanted.side)
+    """Store a position and return it as it is read back."""
+    new = given or position()
+    await PositionRepository(db, clock=Clock()).update_position(new)
+    found = await PositionRepository(db).get_position(new.symbol, new.exchange, side=new.side)
     assert found is not None
     return found
 
 
 def id_of(item: Position) -> int:
-    """Return the id of a position that was read."""
+    """Return the id of a position that was read from the store."""
     assert item.id is not None
     return item.id
 
@@ -88,7 +88,7 @@ class StorePositionTests(SuiteFixtures):
         found = await opened(db, position(created_at=T0, last_updated=T0))
         assert (found.created_at, found.last_updated) == (NOW, NOW)
 
-    async def test_both_sides_and_other_symbols_and_exchanges_are_positions_of_their_own(self, db: DatabaseManager) -> None:
+    async def test_other_sides_symbols_and_exchanges_are_separate_positions(self, db: DatabaseManager) -> None:
         await opened(db)
         await opened(db, position(side="short"))
         await opened(db, position(symbol="ETHUSDT"))
@@ -168,7 +168,7 @@ class UpdatePositionTests(SuiteFixtures):
 
 
 async def opened_again(db: DatabaseManager) -> Position:
-    """Return the one open position of binance."""
+    """Return the only open position on binance."""
     (found,) = await PositionRepository(db).get_open_positions()
     return found
 
@@ -243,7 +243,7 @@ class ClosePositionTests(SuiteFixtures):
         ((number, status, updated, created),) = await raw.fetch(db, "SELECT id, status, last_updated, created_at FROM positions")
         assert (number, status, raw.moment(updated), raw.moment(created)) == (stored.id, "closed", NOW + HOUR, NOW)
 
-    async def test_closing_leaves_every_other_field_and_position_alone(self, db: DatabaseManager) -> None:
+    async def test_closing_leaves_every_other_field_and_position_unchanged(self, db: DatabaseManager) -> None:
         other = await opened(db)
         stored = await opened(db, full_position())
         await PositionRepository(db).close_position(id_of(stored))
@@ -275,7 +275,7 @@ class ClosePositionTests(SuiteFixtures):
 
 
 class PositionConstraintTests(SuiteFixtures):
-    """What the database itself refuses."""
+    """Rows that the database's constraints refuse."""
 
     async def test_the_database_refuses_a_second_open_position_from_raw_sql(self, db: DatabaseManager) -> None:
         await opened(db)
@@ -297,4 +297,4 @@ class PositionConstraintTests(SuiteFixtures):
 
 
 class PositionTests(StorePositionTests, UpdatePositionTests, ReadPositionTests, ClosePositionTests, PositionConstraintTests):
-    """Everything about positions."""
+    """All tests of positions."""

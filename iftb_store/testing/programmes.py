@@ -1,4 +1,4 @@
-"""Arguments for random programmes: few symbols, times and ids, so that they meet, and values from the ends of their ranges."""
+"""Arguments for random programmes: few symbols, times and ids, so that calls collide, and values at the ends of their ranges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iftb_store.testing.samples import HOUR, INDIA, LARGEST, SMALLEST, T0
 Changes = st.SearchStrategy[dict[str, Any]]
 
 _AWKWARD = "₿'\"; -- \\\t\u202e"
-# a minus would round it to the 28 digits of the usual context
+# a minus would round it to the default context's 28 digits
 _LOWEST = LARGEST.copy_negate()
 _BEHIND = timezone(-timedelta(hours=12))
 
@@ -47,7 +47,7 @@ _far = [
     datetime(1, 1, 1, tzinfo=UTC),
     datetime(9999, 12, 31, 23, 59, 59, 999_999),
 ]
-#: Times of which one in seven or so is far from all others.
+#: Times; about one in seven is far from all others.
 times = st.sampled_from(_near + _near + _far)
 windows = st.tuples(st.sampled_from([T0, _far[1], *_near]), st.sampled_from([_far[2], *_near]))
 selections = st.fixed_dictionaries(
@@ -70,7 +70,7 @@ _decimals: st.SearchStrategy[Any] = st.sampled_from(
     ]
 )
 _volumes: st.SearchStrategy[Any] = st.sampled_from([Decimal(0), Decimal("-0.0"), Decimal("1.10"), 3, SMALLEST, LARGEST])
-# the last three are rounded: a tie to the even neighbour, down and up, and what leaves nothing
+# the last three are rounded: ties to the even neighbour, down and up, and one that rounds to zero
 _quotients = _decimals | st.sampled_from([Decimal("2.5E-18"), Decimal("3.5E-18"), Decimal("-1E-40")])
 _counts = st.sampled_from([0, 1, 2**63 - 1])
 _texts = st.sampled_from(["", "m", "two\nlines", "\N{CHART WITH DOWNWARDS TREND} " + _AWKWARD])
@@ -99,7 +99,7 @@ _NAMES: list[Any] = ["", " \t", "n\0l", "half \ud83d", "n" * 256, None, b"bytes"
 _COUNTS: list[Any] = [-1, 2**63, True, 1.0]
 _JSON: list[Any] = ["{}", [], {"deep": [1.0, float("nan")]}]
 
-#: Reads, and two writes, that are refused for one of their arguments.
+#: Reads and two writes that are refused because of one argument.
 nonsense = st.sampled_from(
     [("bars", "get_latest", (name, "1h", 1)) for name in _NAMES]
     + [("bars", "get_gaps", ("BTCUSDT", frame)) for frame in ("1H", "", 60, None)]
@@ -116,7 +116,7 @@ nonsense = st.sampled_from(
 
 
 def _changes(always: dict[str, Any], sometimes: dict[str, Any], bad: dict[str, list[Any]]) -> Changes:
-    """Return fields to be changed, among them one that cannot be stored in one of eight cases."""
+    """Return fields to change; in one of eight cases one of them cannot be stored."""
     good = st.fixed_dictionaries(always, optional=sometimes)
     faults = [{name: value} for name, values in bad.items() for value in values]
     spoiled = st.tuples(good, st.sampled_from(faults)).map(lambda pair: pair[0] | pair[1])
@@ -252,7 +252,7 @@ events = _changes(
 
 
 def seedlings() -> list[tuple[str, str, Any]]:
-    """Return calls that store something in three of the tables: bars with holes, two realized trades and two positions."""
+    """Return calls that store rows in three of the tables: bars with gaps, two realized trades and two positions."""
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
     return [

@@ -1,4 +1,4 @@
-"""Reads that bypass the code under test: raw SQL, decoded by the Python type that the engine happens to give."""
+"""Reads that bypass the code under test: raw SQL, decoded by the Python type that the engine returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
 async def fetch(db: DatabaseManager, sql: str, **params: Any) -> list[tuple[Any, ...]]:
-    """Return the rows of one statement, run in a session of its own."""
+    """Run one statement in a new session and return its rows."""
     async with db.get_session() as session:
         return [tuple(row) for row in (await session.execute(text(sql), params)).all()]
 
@@ -26,7 +26,7 @@ async def value(db: DatabaseManager, sql: str, **params: Any) -> Any:
 
 
 async def run(db: DatabaseManager, sql: str, **params: Any) -> None:
-    """Run one statement in a session of its own, which commits."""
+    """Run one statement in a new session, which commits."""
     async with db.get_session() as session:
         await session.execute(text(sql), params)
 
@@ -47,8 +47,8 @@ def moment(stored: Any) -> datetime:
 def number(stored: Any) -> Decimal:
     """Return a stored decimal: a Decimal, its plain text, or text that sorts like the number.
 
-    Sortable text has a letter for the count of digits first; where it ends in a tilde it stands for a negative number,
-    each digit its nines' complement.
+    Sortable text begins with a letter for the number of digits; a tilde at its end marks a negative number,
+    whose digits are the nines' complement.
     """
     if isinstance(stored, Decimal):
         return stored
@@ -58,5 +58,5 @@ def number(stored: Any) -> Decimal:
 
 
 def json_value(stored: Any) -> Any:
-    """Return stored JSON: its text, or what the driver made of it."""
+    """Return stored JSON: parsed from its text, or as the driver returns it."""
     return json.loads(stored) if isinstance(stored, str) else stored

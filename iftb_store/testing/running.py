@@ -1,4 +1,4 @@
-"""db.run, which runs a transaction again where that can help, and the recording of trades that a bot may repeat."""
+"""db.run, which retries a transaction after a transient error, and TradeRepository.record, which a bot may repeat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ISOLATIONS: list[Isolation] = ["repeatable read", "serializable"]
 
 
 class Failing:
-    """Work that inserts a trade, then fails with the next of some errors; without one left it returns the trade's id."""
+    """Work that inserts a trade, then raises the next of its errors; when none is left, it returns the trade's id."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -46,12 +46,12 @@ class Failing:
 
 
 def transient() -> OperationalError:
-    """Return an error after which a transaction is run again."""
+    """Return an error after which a transaction is retried."""
     return operational_error("a conflict", transient=True)
 
 
 def adding(number: int, after_reading: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """Return work that reads a trade's fee and writes what it read plus one."""
+    """Return work that reads a trade's fee and writes it plus one."""
 
     async def add(session: Any) -> None:
         found = await TradeRepository(session).get_by_id(number)
@@ -63,11 +63,11 @@ def adding(number: int, after_reading: Callable[[], Awaitable[None]]) -> Callabl
 
 
 async def at_once() -> None:
-    """Wait for nothing."""
+    """Return immediately."""
 
 
 class RunTests(SuiteFixtures):
-    """db.run commits what its work wrote, or runs it again, or passes the error on."""
+    """db.run commits what its work wrote, retries it, or raises its error."""
 
     async def test_run_commits_and_returns_the_result(self, db: DatabaseManager) -> None:
         number = await db.run(Failing())
@@ -162,7 +162,7 @@ class RunTests(SuiteFixtures):
         async def count_twice(session: Any) -> list[int]:
             before = await TradeRepository(session).get_recent()
             reading.set()
-            # where writers go one by one the other waits for this session's end
+            # on engines with one writer at a time the other waits for the end of this session
             await asyncio.wait([inserting], timeout=None if Capability.PARALLEL_WRITERS in db.capabilities else 0.01)
             return [len(before), len(await TradeRepository(session).get_recent())]
 
@@ -193,7 +193,7 @@ class RunTests(SuiteFixtures):
 
 
 class RecordTests(SuiteFixtures):
-    """TradeRepository.record inserts a trade or knows it again."""
+    """TradeRepository.record inserts a trade or recognises it."""
 
     async def test_record_inserts_a_new_trade(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).record(full_trade())
@@ -234,7 +234,7 @@ class RecordTests(SuiteFixtures):
         assert "private" not in str(caught.value)
         assert await repository.record(full_trade()) == number
 
-    async def test_json_that_python_alone_holds_equal_is_a_conflict(self, db: DatabaseManager) -> None:
+    async def test_json_that_only_python_holds_equal_is_a_conflict(self, db: DatabaseManager) -> None:
         await TradeRepository(db).record(trade(decision_reasons={"strong": True}))
         with pytest.raises(TradeConflictError):
             await TradeRepository(db).record(trade(decision_reasons={"strong": 1}))
@@ -266,4 +266,4 @@ class RecordTests(SuiteFixtures):
 
 
 class RunningTests(RunTests, RecordTests):
-    """Everything about transactions that are run again and trades that are recorded again."""
+    """All tests of retried transactions and repeated recordings of trades."""

@@ -1,4 +1,4 @@
-"""Bars, trades and positions for tests, a clock that stands still, and the parts of a row that the caller gave."""
+"""Sample bars, trades and positions, a clock that stands still, and the fields of a row that the caller sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOUR = timedelta(hours=1)
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 INDIA = timezone(timedelta(hours=5, minutes=30))
 
-#: What DECIMAL(38,18) just holds.
+#: The largest value of DECIMAL(38,18).
 LARGEST = Decimal("99999999999999999999.999999999999999999")
 SMALLEST = Decimal("0.000000000000000001")
 
@@ -52,7 +52,7 @@ def bar(timestamp: datetime = T0, **changes: Any) -> OHLCVBar:
 
 
 def hourly(count: int, **changes: Any) -> list[OHLCVBar]:
-    """Return bars an hour apart from T0 on, each with a price of its own."""
+    """Return bars one hour apart, starting at T0, each with another price."""
     return [bar(T0 + index * HOUR, close=Decimal(50_000 + index) / 4, **changes) for index in range(count)]
 
 
@@ -77,7 +77,7 @@ def trade(trade_id: str = "TRD-001", **changes: Any) -> Trade:
 
 
 def full_trade(trade_id: str = "TRD-001") -> Trade:
-    """Return a trade whose every field is set, each to a value of its own."""
+    """Return a trade whose every field is set, each to a different value."""
     return Trade(
         trade_id=trade_id,
         symbol="ETHUSDT",
@@ -120,7 +120,7 @@ def position(**changes: Any) -> Position:
 
 
 def full_position() -> Position:
-    """Return a position whose every field is set, each to a value of its own."""
+    """Return a position whose every field is set, each to a different value."""
     return Position(
         symbol="ETHUSDT",
         exchange="kraken",
@@ -143,6 +143,6 @@ def full_position() -> Position:
 
 
 def as_given(row: _Row) -> _Row:
-    """Return a row that was read without what the store keeps, so that it equals the one that was given."""
+    """Return a row that was read, without the fields that the store sets, so that it equals the row that was given."""
     kept: dict[str, Any] = dict.fromkeys({"id", "created_at", "updated_at", "last_updated"} & set(row.__slots__))
     return replace(row, **kept)

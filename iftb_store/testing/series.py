@@ -1,4 +1,4 @@
-"""Whole series: what there is, what is missing, what is deleted, and what an upsert did."""
+"""Whole series: listing them, missing bars, deletion, and the report of an upsert."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ class SeriesTests(SuiteFixtures):
 
 
 class UpsertReportTests(SuiteFixtures):
-    """upsert_many(report=True): what became of the batch."""
+    """upsert_many(report=True): how many bars were inserted, updated and unchanged."""
 
     @pytest.mark.parametrize("count", [5, 400, 2_500])
-    async def test_inserted_updated_and_unchanged_bars_are_told_apart(self, db: DatabaseManager, count: int) -> None:
+    async def test_inserted_updated_and_unchanged_bars_are_counted_separately(self, db: DatabaseManager, count: int) -> None:
         repository = OHLCVRepository(db)
         await repository.insert_many(hourly(count)[:3])
         batch = hourly(count)
@@ -124,7 +124,7 @@ class UpsertReportTests(SuiteFixtures):
         assert await repository.upsert_many(batch, report=True) == UpsertReport(0, 0, count)
         assert (await repository.get_range(*_SERIES, T0 + HOUR, T0 + HOUR))[0].volume == batch[1].volume
 
-    async def test_a_key_that_stands_twice_is_reported_once(self, db: DatabaseManager) -> None:
+    async def test_a_duplicate_key_is_reported_once(self, db: DatabaseManager) -> None:
         batch = [bar(T0), bar(T0, volume=bar().volume + 1), bar(T0 - HOUR)]
         assert await OHLCVRepository(db).upsert_many(batch, report=True) == UpsertReport(2, 0, 0)
         assert await OHLCVRepository(db).upsert_many(batch[:1], report=True) == UpsertReport(0, 1, 0)

@@ -55,7 +55,7 @@ class TransactionTests(SuiteFixtures):
             await write_everywhere(session)
         assert await counts(db) == [0, 0, 0, 0]
 
-    async def test_an_error_of_ours_that_leaves_the_session_rolls_back(self, db: DatabaseManager) -> None:
+    async def test_an_error_of_iftb_store_that_leaves_the_session_rolls_back(self, db: DatabaseManager) -> None:
         async def insert_one_trade_twice() -> None:
             async with db.get_session() as session:
                 await write_everywhere(session)
@@ -111,14 +111,14 @@ class TransactionTests(SuiteFixtures):
             assert len(await PositionRepository(session).get_open_positions()) == 1
             assert len(await SystemEventRepository(session).get_recent_events()) == 1
 
-    async def test_commit_makes_earlier_writes_durable_and_the_session_goes_on(self, db: DatabaseManager) -> None:
+    async def test_commit_makes_earlier_writes_durable_and_the_session_continues(self, db: DatabaseManager) -> None:
         async with interrupted(db) as session:
             await TradeRepository(session).insert(trade("kept"))
             await session.commit()
             await TradeRepository(session).insert(trade("lost"))
         assert await raw.fetch(db, "SELECT trade_id FROM trades") == [("kept",)]
 
-    async def test_rollback_undoes_earlier_writes_and_the_session_goes_on(self, db: DatabaseManager) -> None:
+    async def test_rollback_undoes_earlier_writes_and_the_session_continues(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade("lost"))
             await session.rollback()
@@ -138,7 +138,7 @@ class TransactionTests(SuiteFixtures):
 
 
 class CaughtErrorTests(SuiteFixtures):
-    """A caught IntegrityError leaves the session usable; any other never loses a commit in silence."""
+    """A caught IntegrityError leaves the session usable; after any other error a clean exit commits or raises."""
 
     async def test_after_a_caught_duplicate_bar_earlier_and_later_writes_commit(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
@@ -193,7 +193,7 @@ class CaughtErrorTests(SuiteFixtures):
                 await PositionRepository(session).close_position(987_654)
         assert await raw.count(db, "trades") == 1
 
-    async def test_a_caught_error_of_raw_sql_never_loses_writes_in_silence(self, db: DatabaseManager) -> None:
+    async def test_a_caught_error_of_raw_sql_never_loses_writes_silently(self, db: DatabaseManager) -> None:
         outcome: type[Exception] | None = None
         try:
             async with db.get_session() as session:
@@ -204,7 +204,7 @@ class CaughtErrorTests(SuiteFixtures):
             outcome = OperationalError
         assert (outcome, await raw.count(db, "trades")) in ((None, 1), (OperationalError, 0))
 
-    async def test_a_caught_integrity_error_of_raw_sql_never_loses_writes_in_silence(self, db: DatabaseManager) -> None:
+    async def test_a_caught_integrity_error_of_raw_sql_never_loses_writes_silently(self, db: DatabaseManager) -> None:
         outcome: type[Exception] | None = None
         try:
             async with db.get_session() as session:
@@ -215,7 +215,7 @@ class CaughtErrorTests(SuiteFixtures):
             outcome = OperationalError
         assert (outcome, await raw.count(db, "positions")) in ((None, 1), (OperationalError, 0))
 
-    async def test_after_a_lost_transaction_the_manager_goes_on(self, db: DatabaseManager) -> None:
+    async def test_after_a_lost_transaction_the_manager_still_works(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
                 with suppress(SQLAlchemyError):
@@ -299,7 +299,7 @@ class RawSQLTests(SuiteFixtures):
 
 
 class ManagerAsSessionTests(SuiteFixtures):
-    """Given the manager instead of a session, each call is a transaction of its own; anything else is refused."""
+    """With the manager instead of a session, each call is one transaction; anything else is refused."""
 
     async def test_each_call_on_the_manager_commits_by_itself(self, db: DatabaseManager) -> None:
         await write_everywhere(db)
@@ -325,4 +325,4 @@ class ManagerAsSessionTests(SuiteFixtures):
 
 
 class SessionTests(TransactionTests, CaughtErrorTests, RawSQLTests, ManagerAsSessionTests):
-    """Everything about one session at a time."""
+    """All tests of one session at a time."""

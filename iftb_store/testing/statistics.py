@@ -31,7 +31,7 @@ async def statistics(db: DatabaseManager, *trades: Trade, days: int = 30, exchan
 
 
 class FigureTests(SuiteFixtures):
-    """The figures themselves."""
+    """The values of the figures."""
 
     async def test_wins_losses_a_breakeven_and_a_liquidation_give_the_figures_computed_by_hand(self, db: DatabaseManager) -> None:
         found = await statistics(
@@ -87,7 +87,7 @@ class FigureTests(SuiteFixtures):
             *map(Decimal, (0, 0, 30, -30, 0, 0, 15, 0, 20, 0)),
         )
 
-    async def test_breakevens_count_in_total_trades_alone(self, db: DatabaseManager) -> None:
+    async def test_breakevens_count_only_in_total_trades(self, db: DatabaseManager) -> None:
         found = await statistics(db, realized("a", "0"), realized("b", "0.000"))
         assert found == TradeStatistics(2, 0, 0, *[Decimal(0)] * 9)
 
@@ -183,7 +183,7 @@ class WindowTests(SuiteFixtures):
         found = await repository.get_statistics(days=7)
         assert (found.total_trades, found.net_pnl) == (1, Decimal(5))
 
-    async def test_an_old_exit_time_is_not_mended_by_a_new_updated_at(self, db: DatabaseManager) -> None:
+    async def test_a_new_updated_at_does_not_replace_an_old_exit_time(self, db: DatabaseManager) -> None:
         assert await statistics(db, realized("a", "5", exit_time=NOW - 8 * _DAY), days=7) == _NOTHING
 
     async def test_entry_time_and_created_at_do_not_matter(self, db: DatabaseManager) -> None:
@@ -201,4 +201,4 @@ class WindowTests(SuiteFixtures):
 
 
 class StatisticsTests(FigureTests, WindowTests):
-    """Everything about statistics."""
+    """All tests of statistics."""

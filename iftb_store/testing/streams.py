@@ -1,4 +1,4 @@
-"""Streams of bars: whole and in order across the seams, one state, and nothing kept by one that was left half-read."""
+"""Streams of bars: complete and in order across batches, from one snapshot, and no connection held after a partial read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iftb_store.testing.samples import HOUR, T0, bar, hourly
 
 _SERIES = ("BTCUSDT", "1h")
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-#: Bars of each stream below, and batch sizes that end before, on and after its last bar.
+#: Number of bars in each stream below, and batch sizes that end before, on and after the last bar.
 _BARS = 7
 _SIZES = [1, 3, 6, 7, 8]
 _WAYS = ["lists", "record batches"]
@@ -32,17 +32,17 @@ def streamed(way: str, repository: OHLCVRepository, size: int) -> Any:
 
 
 def times_of(batch: Any) -> list[datetime]:
-    """Return the times in a batch of either kind."""
+    """Return the times in a list of bars or a record batch."""
     return [item.timestamp for item in batch] if isinstance(batch, list) else batch["timestamp"].to_pylist()
 
 
 async def all_times(stream: AsyncIterator[Any]) -> list[datetime]:
-    """Return the times of all that is left in a stream."""
+    """Return the times of all remaining bars of a stream."""
     return [moment async for batch in stream for moment in times_of(batch)]
 
 
 def scattered() -> list[OHLCVBar]:
-    """Return bars of several series, with a hole, off the grid, at the ends of the calendar, and of a sparse series."""
+    """Return bars of several series, with a gap, off the grid, at the ends of the calendar, and of a sparse series."""
     odd = [T0, T0 + timedelta(microseconds=1), T0 + timedelta(days=400), *_ALL]
     return [
         *hourly(5),
@@ -53,7 +53,7 @@ def scattered() -> list[OHLCVBar]:
 
 
 class StreamTests(SuiteFixtures):
-    """stream_range and stream_arrow: the rows of get_range and read_arrow, a batch at a time."""
+    """stream_range and stream_arrow yield the rows of get_range and read_arrow, a batch at a time."""
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_lists_are_as_long_as_asked_for_and_hold_every_bar_once(self, db: DatabaseManager, size: int) -> None:
@@ -63,7 +63,7 @@ class StreamTests(SuiteFixtures):
         assert [len(batch) for batch in lists] == [size] * (_BARS // size) + [_BARS % size] * (_BARS % size > 0)
 
     @pytest.mark.parametrize("size", [3, 4, 5, 8])
-    async def test_lists_are_as_long_as_asked_for_where_bars_are_missing(self, db: DatabaseManager, size: int) -> None:
+    async def test_lists_are_as_long_as_asked_for_even_if_bars_are_missing(self, db: DatabaseManager, size: int) -> None:
         given = [item for index, item in enumerate(hourly(40)) if index % 4 and index not in range(20, 29)]
         await OHLCVRepository(db).insert_many(given)
         stream = OHLCVRepository(db).stream_range(*_SERIES, T0, T0 + 40 * HOUR, batch_size=size)
@@ -80,7 +80,7 @@ class StreamTests(SuiteFixtures):
         assert [row for batch in batches for row in batch.to_pylist()] == table.to_pylist()
         assert all(0 < batch.num_rows <= size for batch in batches)
 
-    async def test_the_ends_of_a_streams_window_are_counted_in(self, db: DatabaseManager) -> None:
+    async def test_the_ends_of_a_streams_window_are_inclusive(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(6))
         repository = OHLCVRepository(db)
         start, end = T0 + HOUR, T0 + 3 * HOUR
@@ -99,7 +99,7 @@ class StreamTests(SuiteFixtures):
         assert await all_times(streamed(way, OHLCVRepository(db), 3)) == []
 
     @pytest.mark.parametrize("way", _WAYS)
-    async def test_a_stream_of_the_manager_shows_one_state(self, db: DatabaseManager, way: str) -> None:
+    async def test_a_stream_of_the_manager_shows_a_snapshot(self, db: DatabaseManager, way: str) -> None:
         needs(db, Capability.ISOLATION)
         await OHLCVRepository(db).insert_many(hourly(_BARS))
         async with streamed(way, OHLCVRepository(db), 2) as stream:
@@ -191,7 +191,7 @@ class StreamTests(SuiteFixtures):
         async for _ in streamed(way, OHLCVRepository(db), 2):
             break
         async with asyncio.timeout(30):
-            while db.in_use:  # noqa: ASYNC110 - there is no event: Python closes it in a task of its own
+            while db.in_use:  # noqa: ASYNC110 - there is no event: Python closes it in another task
                 await asyncio.sleep(0)
 
     @pytest.mark.parametrize("way", _WAYS)
@@ -229,7 +229,7 @@ class StreamTests(SuiteFixtures):
 
 
 class SnapshotTests(SuiteFixtures):
-    """Sessions that read one state of the database."""
+    """Sessions that read a snapshot."""
 
     async def test_a_snapshot_shows_the_state_that_its_first_statement_saw(self, db: DatabaseManager) -> None:
         needs(db, Capability.ISOLATION)
@@ -260,7 +260,7 @@ class SnapshotTests(SuiteFixtures):
                 await OHLCVRepository(session).insert_many(hourly(2))
         assert len(await OHLCVRepository(db).get_range(*_SERIES, *_ALL)) == 2
 
-    async def test_a_snapshot_goes_on_with_a_new_state_after_commit(self, db: DatabaseManager) -> None:
+    async def test_a_snapshot_shows_new_rows_after_commit(self, db: DatabaseManager) -> None:
         needs(db, Capability.ISOLATION)
         async with db.get_session(isolation="snapshot") as session:
             before = await OHLCVRepository(session).get_range(*_SERIES, *_ALL)

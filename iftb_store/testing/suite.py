@@ -1,4 +1,4 @@
-"""The one class that a backend's author subclasses: every part of the conformance suite together."""
+"""The class that a backend's author subclasses: all parts of the conformance suite."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ class BackendConformance(
     HostileTests,
     PropertyTests,
 ):
-    """What every backend must do, in the order in which pytest runs it: what an author writes first comes first.
+    """What every backend must do, in the order in which pytest runs it: what an author writes first is tested first.
 
-    A subclass supplies the fixture ``url``: the URL of a fresh, empty database, another one for every test, which two
+    A subclass supplies the fixture ``url``: the URL of a new, empty database for each test, which two
     managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
-    it needs no tables. Where the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` do it as another.
+    it needs no tables. If the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` use another user.
     A test that takes longer than ``time_limit`` fails.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Put the tests of all parts into the class itself: of inherited ones pytest runs those of the last base first."""
+        """Put the tests of all parts into the class itself: pytest runs inherited tests of the last base first."""
         super().__init_subclass__(**options)
         for part in cls.__mro__:
             for name in vars(part):

@@ -1,4 +1,4 @@
-"""Several tasks on one session: their calls run one after the other, and what returned is stored with the session."""
+"""Several tasks on one session: their calls run one after the other, and a write that returned is stored with the session."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def insert_bar(session: Any, number: int) -> None:
 
 
 async def upsert_bars(session: Any, number: int) -> None:
-    """Upsert many bars; one of them counts."""
+    """Upsert many bars, of which the test counts one."""
     await OHLCVRepository(session).upsert_many([bar(symbol=f"S{number}"), *hourly(_MANY, symbol="SHARED")])
 
 
@@ -74,7 +74,7 @@ async def read_stream(session: Any, number: int) -> None:
     await insert_bar(session, number)
 
 
-#: What tasks do, and the query that counts the tasks whose work is stored.
+#: The work of a task, and the query that counts the tasks whose work is stored.
 WORK: dict[str, tuple[Call, str]] = {
     "insert bars": (insert_bar, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
     "upsert bars": (upsert_bars, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
@@ -87,13 +87,13 @@ WORK: dict[str, tuple[Call, str]] = {
 
 
 async def prepare(db: DatabaseManager) -> None:
-    """Store what the work above reads."""
+    """Store the rows that the work above reads."""
     await SystemEventRepository(db).log_event("tick", "info", "first")
     await OHLCVRepository(db).insert_many(hourly(10, symbol="STREAMED"))
 
 
 async def assert_unharmed(db: DatabaseManager) -> None:
-    """Check that later writes through the same manager are stored, every one."""
+    """Check that all later writes through the same manager are stored."""
     names = [f"LATER{number}" for number in range(5)]
     for name in names:
         async with db.get_session() as session:
@@ -102,7 +102,7 @@ async def assert_unharmed(db: DatabaseManager) -> None:
 
 
 class SharedSessionTests(SuiteFixtures):
-    """What asyncio.gather and task groups do with one session."""
+    """One session used by asyncio.gather and task groups."""
 
     @pytest.mark.parametrize("tasks", [2, 5, 20])
     @pytest.mark.parametrize("work", WORK)
@@ -169,7 +169,7 @@ class SharedSessionTests(SuiteFixtures):
             committed = True
         count = await raw.value(db, stored)
         assert count == 0 or committed, "the session failed, and something of it is stored"
-        # the call that was cancelled is there whole, or absent
+        # the cancelled call is stored completely or not at all
         assert not committed or count in (len(returned), len(returned) + 1), "what returned is not what is stored"
         await assert_unharmed(db)
 
@@ -199,7 +199,7 @@ class SharedSessionTests(SuiteFixtures):
         assert await raw.value(db, WORK["upsert bars"][1]) == 0
         await assert_unharmed(db)
 
-    async def test_a_task_refused_by_its_ended_session_is_told_so(self, db: DatabaseManager) -> None:
+    async def test_a_task_refused_by_its_ended_session_gets_the_reason(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await insert_trade(session, 1)
         with pytest.raises(OperationalError, match="session is closed"):
@@ -224,7 +224,7 @@ class SharedSessionTests(SuiteFixtures):
 
 
 class OwnLockTests(SuiteFixtures):
-    """A session that has written, and its own task writes past it."""
+    """A session that has written, while its own task writes outside it."""
 
     async def test_a_write_past_the_tasks_own_session_fails_at_once_or_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
@@ -234,7 +234,7 @@ class OwnLockTests(SuiteFixtures):
             else:
                 with pytest.raises(OperationalError, match="this task has a session open") as caught:
                     await log_event(db, 1)
-                # db.run would wait and try again
+                # db.run would wait and retry
                 assert not isinstance(caught.value, TransientError)
             await log_event(session, 2)
         assert await raw.count(db, "trades") == 1
@@ -269,7 +269,7 @@ class OwnLockTests(SuiteFixtures):
 
 
 class DeadlockTests(SuiteFixtures):
-    """Two sessions that wait for each other, on engines where they can."""
+    """Two sessions that wait for each other, on engines that allow it."""
 
     @pytest.mark.parametrize("way", ["repository", "raw SQL"])
     async def test_a_caught_deadlock_never_commits_half_a_session(self, db: DatabaseManager, way: str) -> None:
@@ -289,7 +289,7 @@ class DeadlockTests(SuiteFixtures):
                     await SystemEventRepository(session).log_event("touch", "info", f"{writer}")
                     await update(session, order[0], writer)
                     with suppress(TimeoutError, asyncio.BrokenBarrierError):
-                        # on an engine with one writer the other one cannot come
+                        # on an engine with one writer the second one cannot begin
                         async with asyncio.timeout(0.5):
                             await both.wait()
                     with suppress(OperationalError):
@@ -305,4 +305,4 @@ class DeadlockTests(SuiteFixtures):
 
 
 class TaskTests(SharedSessionTests, OwnLockTests, DeadlockTests):
-    """Everything about the tasks that share a session."""
+    """All tests of tasks that share a session."""

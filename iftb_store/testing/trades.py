@@ -48,7 +48,7 @@ _REFUSED_CHANGES: list[tuple[str, Any]] = [
 
 
 async def by_id(db: DatabaseManager, number: int) -> Trade:
-    """Return a trade that is there."""
+    """Return a stored trade."""
     found = await TradeRepository(db).get_by_id(number)
     assert found is not None
     return found
@@ -128,7 +128,7 @@ class InsertTradeTests(SuiteFixtures):
 
 
 class UpdateTradeTests(SuiteFixtures):
-    """update: known fields of a known trade, nothing else."""
+    """update changes known fields of a known trade and nothing else."""
 
     async def test_update_sets_the_named_fields_and_no_other(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(full_trade())
@@ -137,12 +137,12 @@ class UpdateTradeTests(SuiteFixtures):
         assert as_given(await by_id(db, number)) == expected
 
     async def test_update_can_set_every_field(self, db: DatabaseManager) -> None:
-        wanted = full_trade()
-        number = await TradeRepository(db).insert(trade(wanted.trade_id))
+        complete = full_trade()
+        number = await TradeRepository(db).insert(trade(complete.trade_id))
         kept = ("id", "trade_id", "created_at", "updated_at")
-        changes = {name: getattr(wanted, name) for name in wanted.__slots__ if name not in kept}
+        changes = {name: getattr(complete, name) for name in complete.__slots__ if name not in kept}
         await TradeRepository(db).update(number, **changes)
-        assert as_given(await by_id(db, number)) == wanted
+        assert as_given(await by_id(db, number)) == complete
 
     async def test_update_can_set_an_optional_field_to_none(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(full_trade())
@@ -158,7 +158,7 @@ class UpdateTradeTests(SuiteFixtures):
         found = await by_id(db, number)
         assert (found.created_at, found.updated_at) == (NOW, NOW + HOUR)
 
-    async def test_update_changes_one_trade_alone(self, db: DatabaseManager) -> None:
+    async def test_update_changes_only_one_trade(self, db: DatabaseManager) -> None:
         other = await TradeRepository(db).insert(trade("TRD-000"))
         number = await TradeRepository(db).insert(trade())
         await TradeRepository(db).update(number, fee=Decimal(7))
@@ -255,4 +255,4 @@ class ReadTradesTests(SuiteFixtures):
 
 
 class TradeTests(InsertTradeTests, UpdateTradeTests, ReadTradesTests):
-    """Everything about trades but statistics."""
+    """All tests of trades except statistics."""

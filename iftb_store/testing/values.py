@@ -1,4 +1,4 @@
-"""Times, decimals and text: what goes in comes out, and what no engine can hold is refused."""
+"""Times, decimals and text: values are read back exactly, and values that no engine can hold are refused."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ _NO_TEXTS = ["nul\0", "\0", "lone \ud800", "\udfff"]
 
 
 class TimeTests(SuiteFixtures):
-    """Aware times are converted to UTC, naive ones are UTC; microseconds are kept; what is read is aware UTC."""
+    """Aware times are converted to UTC, naive ones are UTC; microseconds are kept; reads return aware UTC."""
 
     async def test_a_bars_timestamp_comes_back_in_utc(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(given, symbol=f"S{index}") for index, (given, _) in enumerate(_MOMENTS)])
@@ -190,7 +190,7 @@ class TimeTests(SuiteFixtures):
 
 
 class DecimalTests(SuiteFixtures):
-    """The Decimal that went in is the Decimal that comes out; what DECIMAL(38,18) cannot hold is refused."""
+    """Decimals are read back exactly; a value that DECIMAL(38,18) cannot hold is refused."""
 
     async def test_a_bars_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
         given = [
@@ -325,7 +325,7 @@ class DecimalTests(SuiteFixtures):
 
 
 class TextTests(SuiteFixtures):
-    """Any Unicode comes back the same, in names and in messages; NUL and lone surrogates are refused."""
+    """Any Unicode is read back the same, in names and in messages; NUL and lone surrogates are refused."""
 
     async def test_text_in_the_key_of_a_bar_comes_back_the_same(self, db: DatabaseManager) -> None:
         given = [bar(symbol=text, exchange=text) for text in _TEXTS]
@@ -388,4 +388,4 @@ class TextTests(SuiteFixtures):
 
 
 class ValueTests(DecimalTests, TimeTests, TextTests):
-    """Everything about single values."""
+    """All tests of single values."""

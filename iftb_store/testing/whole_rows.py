@@ -1,4 +1,4 @@
-"""Whole rows put as they are, with their ids and kept times, as a copy and a restored backup write them."""
+"""Complete rows stored unchanged, with their ids and kept times, as a copy and a restored backup write them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _JSON: list[Any] = [
 
 
 def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
-    """Return objects as whole rows; JSON is given as an object or as its text."""
+    """Return objects as complete rows; JSON is an object or its text."""
     rows = [
         {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
     ]
@@ -80,13 +80,13 @@ def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
 
 
 async def write_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
-    """Store whole rows in a session of their own."""
+    """Store complete rows in a new session."""
     async with db.get_session() as session:
         await stores_of(session).write_rows(table, rows)
 
 
 async def delete_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> int:
-    """Delete rows in a session of their own."""
+    """Delete rows in a new session."""
     async with db.get_session() as session:
         return await stores_of(session).delete_rows(table, rows)
 
@@ -143,7 +143,7 @@ def _events() -> pa.Table:
     return rows_of(EVENTS, [SystemEvent("start", "debug", "bare", id=1, created_at=_FIRST), full, *odd])
 
 
-#: Rows of each table: extremes, awkward texts, what may be NULL both set and not.
+#: Rows of each table: extremes, odd texts, nullable columns both set and NULL.
 EXAMPLES: list[tuple[TableSpec, pa.Table]] = [
     (BARS, _bars()),
     (TRADES, _trades()),
@@ -173,7 +173,7 @@ def _events_of(count: int) -> pa.Table:
 
 
 def _at(rows: pa.Table, **values: Any) -> pa.Table:
-    """Return rows of which the first has other values."""
+    """Return rows with other values in the first."""
     first, *others = rows.to_pylist()
     return pa.Table.from_pylist([{**first, **values}, *others], rows.schema)
 
@@ -198,7 +198,7 @@ class WholeRowTests(SuiteFixtures):
         self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
         await write_rows(db, table, rows)
-        # each row gets what another one has, but for its key and what is unique
+        # each row gets another one's values, except its key and unique columns
         fixed = {*table.key, *table.identity, "id", "exchange", "symbol", "side", "status"}
         turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
         changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)
@@ -293,7 +293,7 @@ class WholeRowTests(SuiteFixtures):
             "open position twice",
         ],
     )
-    async def test_what_belongs_to_another_row_is_refused_and_the_session_goes_on(
+    async def test_what_belongs_to_another_row_is_refused_and_the_session_continues(
         self, db: DatabaseManager, table: TableSpec, before: pa.Table, rows: pa.Table
     ) -> None:
         await write_rows(db, table, before)

@@ -1,8 +1,8 @@
-"""What the engine's own catalog says about our tables, and how it differs from what the models would give.
+"""The definitions of our tables in the engine's catalog, and how they differ from those of the models.
 
-The models are not interpreted: they are created, out of sight, in the same engine (on SQLite and DuckDB in memory, on
-PostgreSQL as temporary tables inside a savepoint), and both catalogs are read by the same query. The order of columns is
-no difference, as a later revision can only append them.
+The models are not interpreted: their tables are created temporarily in the same engine (on SQLite and DuckDB in memory, on
+PostgreSQL as temporary tables in a savepoint), and both catalogs are read by the same query. The order of columns is
+not compared, as a later revision can only append columns.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from iftb_store.errors import SchemaError
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
 
-#: Of each table, every part (a column, a constraint, an index) with its definition.
+#: For each table, every part (a column, a constraint, an index) with its definition.
 Catalog = dict[str, dict[str, str]]
 
 TABLES = tuple(Base.metadata.tables)
 
-# of the engine's own functions and operators alone, whatever others have put into a schema of the search_path
+# only the engine's functions and operators, whatever others have put into a schema of the search_path
 _POSTGRESQL = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
@@ -50,7 +50,7 @@ _POSTGRESQL = text("""
     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
 """).bindparams(tables=list(TABLES))
 
-# What is PostgreSQL's own is pinned, and no dependency on it is noted.
+# PostgreSQL's own objects are pinned: no dependency on them is recorded.
 _FOREIGN = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
@@ -74,7 +74,7 @@ _FOREIGN = text("""
     ORDER BY 1, 2
 """).bindparams(tables=list(TABLES))
 
-# a comment that never ends is one to the end, or each /* in it would be looked at to the end
+# an unterminated comment extends to the end; otherwise each /* in it would be scanned to the end
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _OWNERS = text("""
     SELECT CAST(relname AS text), pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(relowner) AS text))
@@ -119,22 +119,22 @@ _MAY_CREATE = text("""
 
 
 def present_tables(conn: Connection) -> list[str]:
-    """Return those of our tables that the connection's current schema has, in the models' order."""
+    """Return which of our tables the connection's current schema has, in the models' order."""
     found = _READ[conn.dialect.name](conn)
     return [name for name in TABLES if name in found]
 
 
 def is_stamped(conn: Connection) -> bool:
-    """Tell whether there is the table of the revision."""
+    """Return whether the version table exists."""
     if conn.dialect.name == "postgresql":
         return bool(conn.execute(text(f"SELECT pg_catalog.to_regclass('{VERSION_TABLE}') IS NOT NULL")).scalar_one())
     return inspect(conn).has_table(VERSION_TABLE)
 
 
 def create_missing(conn: Connection) -> None:
-    """Create those of our tables that are missing from the models."""
+    """Create our missing tables from the models."""
     if conn.dialect.name == "postgresql":
-        # SQLAlchemy's own look at the catalog calls what others have put into the search_path
+        # SQLAlchemy's catalog queries call functions that others have put into the search_path
         present = present_tables(conn)
         missing = [table for name, table in Base.metadata.tables.items() if name not in present]
         Base.metadata.create_all(conn, missing, checkfirst=False)
@@ -143,10 +143,10 @@ def create_missing(conn: Connection) -> None:
 
 
 def refuse_foreign(conn: Connection) -> None:
-    """Refuse tables of ours that would call an operator or a function which is not PostgreSQL's own.
+    """Refuse tables of iftb-store that would call an operator or a function other than PostgreSQL's.
 
     Raises:
-        SchemaError: they would; roll back what was created.
+        SchemaError: they would; the caller must roll back their creation.
     """
     found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
     if found:
@@ -159,7 +159,7 @@ def refuse_foreign(conn: Connection) -> None:
 
 
 def refuse_owners(conn: Connection) -> None:
-    """Refuse tables of a role that this one is no member of: a trigger of theirs would run with the rights of who writes.
+    """Refuse tables of a role that the current role is not a member of: their triggers would run with the writer's rights.
 
     Raises:
         SchemaError: a table belongs to such a role.
@@ -175,9 +175,9 @@ def refuse_owners(conn: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A part of a table, such as "index ix_trades_recent", that differs from the models'; None is the table itself.
+    """A part of a table, e.g. "index ix_trades_recent", that differs from the models; None is the table itself.
 
-    ``actual`` and ``expected`` are its definitions: None where it is not there, or not one of ours.
+    ``actual`` and ``expected`` are its definitions: None if it is missing, or no part of our schema.
     """
 
     table: str
@@ -196,15 +196,15 @@ class Difference:
 
 
 def differences(conn: Connection) -> list[Difference]:
-    """Return how our tables in the database differ from the models; empty where they are identical.
+    """Return how our tables in the database differ from the models; empty if they are identical.
 
-    Reads only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
+    Read only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
     """
     return list(_compare(_READ[conn.dialect.name](conn), _expected(conn)))
 
 
 def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
-    """Return the differences that this role can see, and whether these are all.
+    """Return the differences that this role can see, and whether they are complete.
 
     On PostgreSQL, without the right to create temporary tables, only names are compared.
     """
@@ -215,7 +215,7 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
 
 
 def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
-    """Yield the statements that create our tables: the table's name, that of the index as in a `Difference`, and the SQL."""
+    """Yield the statements that create our tables: the table's name, the index's name as in a `Difference`, and the SQL."""
     made: list[tuple[str, str | None, str]] = []
 
     def gather(ddl: ExecutableDDLElement | TextClause, *args: object, **options: object) -> None:
@@ -235,16 +235,18 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
         if table not in actual:
             yield Difference(table, None, None, "")
             continue
-        there, wanted = actual[table], expected[table]
-        yield from (Difference(table, part, None, wanted[part]) for part in wanted if part not in there)
-        yield from (Difference(table, part, there[part], None) for part in there if part not in wanted)
+        found, required = actual[table], expected[table]
+        yield from (Difference(table, part, None, required[part]) for part in required if part not in found)
+        yield from (Difference(table, part, found[part], None) for part in found if part not in required)
         yield from (
-            Difference(table, part, there[part], wanted[part]) for part in wanted if part in there and there[part] != wanted[part]
+            Difference(table, part, found[part], required[part])
+            for part in required
+            if part in found and found[part] != required[part]
         )
 
 
 def _named(dialect: Dialect) -> Catalog:
-    """Return the parts that the models would give, without the definitions that only the engine itself can make of them."""
+    """Return the parts of the models, without definitions, which only the engine can write."""
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
     }
@@ -327,13 +329,13 @@ def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
 
 
 def _normal(sql: str) -> str:
-    """Drop comments and the quotes of names, and fold case and space, outside of text literals."""
+    """Remove comments and quotes of names, and normalise case and spaces, outside of text literals."""
     pieces = re.split(r"('(?:[^']|'')*')", _COMMENT.sub(" ", sql))
     return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _folded(piece)) for piece in pieces)
 
 
 def _folded(piece: str) -> str:
-    # no space beside brackets and commas, as everyone sets it another way
+    # no space beside brackets and commas, as each writer sets it differently
     return re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", piece.lower()))
 
 

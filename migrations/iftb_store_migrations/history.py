@@ -1,7 +1,7 @@
-"""The history of the schema: which revisions there are, where a database stands, and the way up and down.
+"""The history of the schema: its revisions, a database's current revision, upgrade and downgrade.
 
-Alembic's module-wide ``op`` and ``context`` stay out of it: they would be shared by two databases that one event loop
-migrates at once. A revision's ``upgrade`` and ``downgrade`` take their `Operations` as an argument instead.
+Alembic's module-wide ``op`` and ``context`` are not used: they would be shared by two databases that one event loop
+migrates concurrently. A revision's ``upgrade`` and ``downgrade`` take their `Operations` as an argument instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _VERSION = Table(
 
 
 class DuckDBImpl(DefaultImpl):
-    """Makes Alembic know DuckDB; its class is registered by being defined."""
+    """Registers DuckDB with Alembic, by its definition."""
 
     __dialect__ = "duckdb"
     transactional_ddl = True
@@ -60,10 +60,10 @@ def revisions() -> list[str]:
 
 
 def current(conn: Connection) -> str | None:
-    """Return the revision that the database is stamped with, known to this version or not; None where there is none.
+    """Return the revision that the database is stamped with, known to this version or not; None if there is none.
 
     Raises:
-        SchemaError: it is stamped with several.
+        SchemaError: it is stamped with several revisions.
     """
     if not is_stamped(conn):
         return None
@@ -77,12 +77,12 @@ def current(conn: Connection) -> str | None:
 
 
 def upgrade(conn: Connection, revision: str = "head") -> None:
-    """Bring the schema up to a revision: from nothing, from an older one, or by adopting an identical one without revision.
+    """Upgrade the schema to a revision: from nothing, from an older one, or by adopting an identical one without revision.
 
-    Does nothing where it stands there already.
+    Does nothing if the schema is at the revision already.
 
     Raises:
-        SchemaError: our tables are there without a revision and differ from this version's, or were migrated by a newer
+        SchemaError: our tables exist without a revision and differ from this version's, or were migrated by a newer
             version, or ``revision`` is unknown.
         OperationalError: another migration of this database did not end in time.
     """
@@ -96,7 +96,7 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
 
 
 def downgrade(conn: Connection, revision: str = "base") -> None:
-    """Take the schema down to a revision; ``base`` drops our tables with every row. Does nothing where it stands there.
+    """Downgrade the schema to a revision; ``base`` drops our tables with every row. Does nothing if it is at the revision.
 
     Raises:
         SchemaError: as `upgrade`.
@@ -111,10 +111,10 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
 
 
 def create(conn: Connection) -> None:
-    """Create those of our tables that are missing from the models, and stamp the newest revision.
+    """Create our missing tables from the models and stamp the newest revision.
 
     Raises:
-        SchemaError: the database stands at another revision, or has tables of ours that differ from this version's.
+        SchemaError: the database is at another revision, or has tables of iftb-store that differ from this version's.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn), _as_schema_error():
@@ -127,10 +127,10 @@ def create(conn: Connection) -> None:
 
 
 def adopt_or_refuse(conn: Connection) -> None:
-    """Stamp our tables where they are there without a revision and identical to this version's.
+    """Stamp our tables if they exist without a revision and are identical to this version's.
 
     Raises:
-        SchemaError: they differ or belong to other roles, a newer version migrated them, or one is gone though the newest
+        SchemaError: they differ or belong to other roles, a newer version migrated them, or one is missing although the newest
             revision is stamped.
     """
     revision, tables = current(conn), present_tables(conn)
@@ -158,7 +158,7 @@ def adopt_or_refuse(conn: Connection) -> None:
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:
-    """Write the revision as Alembic does, but without its conditions: no operator of another's is called here."""
+    """Write the revision as Alembic does, but without its conditions: no operator that another user defined is called here."""
     if not is_stamped(conn):
         _VERSION.create(conn, checkfirst=False)
     conn.execute(_VERSION.delete())

@@ -1,4 +1,4 @@
-"""One migration at a time: a lock for the rest of the transaction, its wait bounded."""
+"""One migration at a time: a lock for the rest of the transaction, with a bounded wait."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def exclusive(conn: Connection) -> Iterator[None]:
     """Wait for other migrations of this database, then keep them out until the transaction ends.
 
     On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory lock; inside, no statement
-    waits for a lock longer than the bound, and none is cut short by statement_timeout.
+    waits for a lock longer than the bound, and statement_timeout interrupts none.
 
     Raises:
-        OperationalError: another migration held the lock all the time.
+        OperationalError: another migration held the lock for the whole wait.
     """
     if conn.dialect.name != "postgresql":
         yield

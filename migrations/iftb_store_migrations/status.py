@@ -1,4 +1,4 @@
-"""What stands in a database: engine, revision, our tables and their rows."""
+"""The status of a database: engine, revision, our tables and their rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENCODING = text("SELECT current_setting('server_encoding')")
 
 
 def status(conn: Connection) -> SchemaStatus:
-    """Look at the schema and count the rows; changes nothing and takes no lock.
+    """Read the schema's state and count the rows; changes nothing and takes no lock.
 
     Raises:
         SchemaError: the database is stamped with several revisions.

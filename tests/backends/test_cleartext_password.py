@@ -131,7 +131,7 @@ async def test_a_demand_in_one_piece_with_an_error_is_not_answered() -> None:
     assert SECRET not in server.heard
 
 
-async def test_allow_goes_on_to_tls_where_the_password_would_pass_in_clear_text() -> None:
+async def test_allow_switches_to_tls_if_the_password_would_pass_in_clear_text() -> None:
     async with scripted(CLEARTEXT, None, REFUSAL, tls=tls_context()) as server:
         await refusal(url(server.port, "&sslmode=allow"))
     assert server.connections == 2

@@ -103,7 +103,7 @@ async def test_managers_in_different_event_loops_share_the_write_lock(db: Databa
     assert await bars_stored(db) == 2
 
 
-async def test_a_writer_that_waits_in_vain_is_told_who_writes(db: DatabaseManager, duckdb_url: str) -> None:
+async def test_a_writer_that_waits_in_vain_gets_the_name_of_who_writes(db: DatabaseManager, duckdb_url: str) -> None:
     async with DatabaseManager(f"{duckdb_url}?busy_timeout=0.01") as other, db.get_session() as session:
         await OHLCVRepository(session).insert_many([bar()])
 
@@ -113,7 +113,7 @@ async def test_a_writer_that_waits_in_vain_is_told_who_writes(db: DatabaseManage
             await as_stranger(other.create_tables())
 
 
-async def test_readers_go_on_while_a_session_writes(db: DatabaseManager) -> None:
+async def test_readers_continue_while_a_session_writes(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         await OHLCVRepository(session).insert_many([bar()])
 
@@ -165,7 +165,7 @@ async def test_one_process_cannot_open_a_file_with_different_options(db: Databas
         await DatabaseManager(f"{duckdb_url}?threads=1").connect()
 
 
-async def test_a_new_file_and_its_log_belong_to_the_owner_alone(db: DatabaseManager, path: Path) -> None:
+async def test_a_new_file_and_its_log_belong_only_to_the_owner(db: DatabaseManager, path: Path) -> None:
     async with db.get_session() as session:
         await session.execute(text("CHECKPOINT"))
     await OHLCVRepository(db).insert_many([bar()])
@@ -254,7 +254,7 @@ async def test_a_cancelled_write_leaves_nothing_and_frees_the_lock(db: DatabaseM
     assert await messages(db) == ["after"]
 
 
-async def test_a_write_that_timed_out_inside_a_session_is_not_lost_in_silence(db: DatabaseManager) -> None:
+async def test_a_write_that_timed_out_inside_a_session_is_not_lost_silently(db: DatabaseManager) -> None:
     async def work() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "before")
@@ -295,7 +295,7 @@ async def test_a_caught_error_in_a_transaction_is_named_by_what_follows_and_by_t
     assert await messages(db) == []
 
 
-async def test_after_a_rollback_a_session_goes_on(db: DatabaseManager) -> None:
+async def test_after_a_rollback_a_session_continues(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         await SystemEventRepository(session).log_event("a", "info", "before")
         with pytest.raises(OperationalError):

@@ -48,7 +48,7 @@ async def test_a_migration_that_waited_through_a_disconnect_gives_the_write_lock
     assert [event.message for event in await SystemEventRepository(db).get_recent_events()] == ["second", "first"]
 
 
-async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_in_silence(db: DatabaseManager) -> None:
+async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_silently(db: DatabaseManager) -> None:
     rolling_back, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

@@ -33,7 +33,9 @@ def no_settings_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("mode", "expected"), MODES.items())
-async def test_the_health_tells_what_tls_does(postgres_url: str, tmp_path: Path, mode: str, expected: tuple[bool, bool]) -> None:
+async def test_the_health_reports_what_tls_does(
+    postgres_url: str, tmp_path: Path, mode: str, expected: tuple[bool, bool]
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     options = {"sslrootcert": tmp_path / "ca.pem"} if mode.startswith("verify") else {}
@@ -44,7 +46,7 @@ async def test_the_health_tells_what_tls_does(postgres_url: str, tmp_path: Path,
         assert db.in_use == 0
 
 
-async def test_the_health_tells_that_a_server_has_no_tls(postgres_url: str) -> None:
+async def test_the_health_reports_that_a_server_has_no_tls(postgres_url: str) -> None:
     async with fronted(postgres_url, None) as front, DatabaseManager(front.url()) as db:
         found = await db.health()
     assert (found.encrypted, found.verified) == (False, False)
@@ -108,7 +110,7 @@ async def test_one_warning_a_process_of_a_connection_over_a_network_without_tls(
     assert "sslmode=verify-full" in record.getMessage()
 
 
-async def test_no_warning_where_it_is_encrypted(postgres_url: str, warned: pytest.LogCaptureFixture) -> None:
+async def test_no_warning_if_it_is_encrypted(postgres_url: str, warned: pytest.LogCaptureFixture) -> None:
     address = own_address()
     async with fronted(postgres_url, server_context(trustme.CA().issue_cert(address)), address) as front:
         await works(make_url(front.url()).set(host=address).render_as_string(hide_password=False))

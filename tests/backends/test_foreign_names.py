@@ -51,7 +51,9 @@ async def test_a_remedy_quotes_a_name_as_the_engine_does(postgres_url: str) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such rights")
 @pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
-async def test_a_file_made_through_a_dangling_link_is_its_owner_s_alone(tmp_path: Path, open_to_all: None, scheme: str) -> None:
+async def test_a_file_made_through_a_dangling_link_belongs_only_to_its_owner(
+    tmp_path: Path, open_to_all: None, scheme: str
+) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "there.db")
     async with DatabaseManager(f"{scheme}:///{tmp_path / 'link.db'}") as db:
         await db.migrate()

@@ -94,7 +94,7 @@ async def test_a_cancelled_read_gives_its_connection_back(db: DatabaseManager, m
     assert (await OHLCVRepository(db).read_arrow()).num_rows == 2_000
 
 
-async def test_a_connection_lost_between_the_batches_of_a_stream_is_an_error_of_ours(
+async def test_a_connection_lost_between_batches_of_a_stream_is_an_operational_error(
     db: DatabaseManager, postgres_url: str
 ) -> None:
     await OHLCVRepository(db).insert_many(hourly(10))

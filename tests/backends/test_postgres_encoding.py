@@ -94,7 +94,7 @@ def test_the_character_is_named_whatever_the_servers_language_is() -> None:
         ("SQL_ASCII", "bytes that its encoding does not"),
     ],
 )
-def test_text_that_cannot_be_read_is_an_error_of_ours(make_database: Callable[[str], str], encoding: str, words: str) -> None:
+def test_text_that_cannot_be_read_is_an_operational_error(make_database: Callable[[str], str], encoding: str, words: str) -> None:
     url = make_database(encoding)
 
     async def read() -> None:

@@ -229,7 +229,7 @@ async def insert_into_silence(db: DatabaseManager, passing: Wire) -> None:
         await asyncio.wait_for(TradeRepository(session).insert(trade("b")), 0.1)
 
 
-async def test_run_runs_again_where_a_caught_conflict_is_followed_by_another_statement(db: DatabaseManager) -> None:
+async def test_run_retries_if_another_statement_follows_a_caught_conflict(db: DatabaseManager) -> None:
     number = await TradeRepository(db).insert(trade())
     runs = 0
 
@@ -247,7 +247,7 @@ async def test_run_runs_again_where_a_caught_conflict_is_followed_by_another_sta
     assert (runs, [found.action for found in await TradeRepository(db).get_recent()]) == (2, ["close"])
 
 
-async def test_the_health_of_a_locked_table_is_told_in_time(postgres_url: str, db: DatabaseManager, admin: Any) -> None:
+async def test_the_health_of_a_locked_table_is_reported_in_time(postgres_url: str, db: DatabaseManager, admin: Any) -> None:
     async with DatabaseManager(f"{postgres_url}&statement_timeout=200ms") as asking, admin.transaction():
         await admin.execute("LOCK TABLE trades")
         async with asyncio.timeout(60):

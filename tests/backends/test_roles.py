@@ -146,7 +146,7 @@ async def test_the_analyst_reads(migrated: Roles) -> None:
         assert (await db.status()).state == "current"
 
 
-async def test_a_bot_that_may_not_move_the_sequences_is_told_what_to_grant(migrated: Roles) -> None:
+async def test_a_bot_that_may_not_move_the_sequences_gets_the_grant_it_lacks(migrated: Roles) -> None:
     await store(migrated.urls["bot"])
     await migrated.as_owner(migrated.named("REVOKE UPDATE ON ALL SEQUENCES IN SCHEMA public FROM iftb_bot"))
     async with DatabaseManager(migrated.urls["bot"]) as db:
@@ -184,7 +184,7 @@ async def test_the_bot_and_the_analyst_can_use_the_table_of_a_later_revision(mig
 
 
 @pytest.mark.parametrize("role", ["bot", "analyst"])
-async def test_who_may_not_migrate_is_told_so_and_leaves_nothing(empty: Roles, role: str) -> None:
+async def test_a_role_that_may_not_migrate_gets_an_error_and_leaves_nothing(empty: Roles, role: str) -> None:
     async with DatabaseManager(empty.urls[role]) as db:
         with pytest.raises(OperationalError, match="permission denied for schema public"):
             await db.migrate()

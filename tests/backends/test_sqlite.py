@@ -40,7 +40,7 @@ async def test_a_connection_is_set_up_for_safety(sqlite_url: str, pragma: str, v
         assert (await session.execute(text(f"PRAGMA {pragma}"))).scalar() == value
 
 
-async def test_a_new_file_is_its_owners_alone(path: Path) -> None:
+async def test_a_new_file_belongs_only_to_its_owner(path: Path) -> None:
     async with DatabaseManager(f"sqlite:///{path}") as db:
         await db.create_tables()
         modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
@@ -132,7 +132,7 @@ def test_a_wrong_option_is_refused_before_anything_is_opened(url: str, message: 
         DatabaseManager(url)
 
 
-async def test_an_error_that_ends_the_transaction_is_told_at_a_clean_exit(path: Path) -> None:
+async def test_an_error_that_ends_the_transaction_is_reported_at_a_clean_exit(path: Path) -> None:
     async with DatabaseManager(f"sqlite:///{path}") as db:
         await db.create_tables()
         with pytest.raises(OperationalError, match="nothing of this session was committed"):
@@ -165,7 +165,7 @@ def test_sortable_text_sorts_as_the_numbers_in_sqlite() -> None:
     assert [from_sortable(number) for (number,) in rows] == numbers
 
 
-async def test_what_was_read_is_the_callers_alone(sqlite_url: str) -> None:
+async def test_what_was_read_belongs_only_to_the_caller(sqlite_url: str) -> None:
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(10))
@@ -174,7 +174,7 @@ async def test_what_was_read_is_the_callers_alone(sqlite_url: str) -> None:
         assert sys.getrefcount(found) == 2
 
 
-def test_a_scan_in_parts_shows_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_in_parts_shows_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "ROWS", 2)
     reader, writer = (sqlite3.connect(tmp_path / "bars.db", isolation_level=None) for _ in range(2))
     writer.execute("PRAGMA journal_mode = WAL")

@@ -97,7 +97,7 @@ def test_duckdb_reads_such_a_file_with_access_mode_read_only(tmp_path: Path) -> 
     assert out == "5\n5\n"
 
 
-def test_a_log_with_rows_is_read_where_its_index_lies_beside_it(interrupted: Path) -> None:
+def test_a_log_with_rows_is_read_if_its_index_lies_beside_it(interrupted: Path) -> None:
     assert counted(interrupted) == "10\n10\n"
 
 

@@ -188,7 +188,7 @@ async def test_verify_ca_takes_another_host_name_and_refuses_another_authority(
     assert (other.encrypted, other.plain) == (0, 0)
 
 
-async def test_require_takes_any_certificate_where_no_authority_is_named(front: Front) -> None:
+async def test_require_takes_any_certificate_if_no_authority_is_named(front: Front) -> None:
     await works(front.url(sslmode="require"))
     assert (front.encrypted, front.plain) == (1, 0)
 
@@ -205,12 +205,12 @@ async def test_who_requires_tls_sends_nothing_to_a_server_without(without_tls: F
 
 
 @pytest.mark.parametrize("options", [{"sslmode": "prefer"}, {}])
-async def test_prefer_the_default_uses_tls_where_it_is_offered(front: Front, options: dict[str, str]) -> None:
+async def test_prefer_the_default_uses_tls_if_it_is_offered(front: Front, options: dict[str, str]) -> None:
     await works(front.url(**options))
     assert (front.encrypted, front.plain) == (1, 0)
 
 
-async def test_prefer_goes_on_without_tls_where_it_is_not_offered(without_tls: Front) -> None:
+async def test_prefer_continues_without_tls_if_it_is_not_offered(without_tls: Front) -> None:
     await works(without_tls.url(sslmode="prefer"))
     assert (without_tls.encrypted, without_tls.plain) == (0, 1)
 
@@ -249,5 +249,5 @@ async def test_a_file_that_holds_no_certificate_is_named(front: Front, tmp_path:
     assert f"{tmp_path / 'ca.pem'}" in message
 
 
-async def test_verification_without_an_authority_says_which_option_is_wanted(front: Front) -> None:
+async def test_verification_without_an_authority_says_which_option_is_required(front: Front) -> None:
     assert "sslrootcert" in await refusal(front.url(sslmode="verify-full"))

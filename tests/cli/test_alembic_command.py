@@ -63,7 +63,7 @@ def test_it_adopts_an_identical_schema(sqlite_url: str) -> None:
     assert run(sqlite_url, migrations.current) == migrations.head()
 
 
-def test_it_takes_a_url_of_its_own(sqlite_url: str, tmp_path: Path) -> None:
+def test_it_takes_a_url_as_an_argument(sqlite_url: str, tmp_path: Path) -> None:
     done = alembic(f"sqlite:///{tmp_path / 'unused.db'}", "-x", f"url={sqlite_url}", "upgrade", "head")
 
     assert done.returncode == 0
@@ -85,7 +85,7 @@ def test_it_prints_the_sql_without_a_database(scheme: str) -> None:
     assert "INSERT INTO iftb_store_version" in done.stdout
 
 
-def test_it_ends_an_error_of_ours_in_one_line(sqlite_url: str) -> None:
+def test_it_prints_an_error_of_iftb_store_in_one_line(sqlite_url: str) -> None:
     run(sqlite_url, lambda conn: conn.execute(text("CREATE TABLE trades (price REAL)")))
 
     done = alembic(sqlite_url, "upgrade", "head")

@@ -148,7 +148,7 @@ def test_the_version_is_told(run: Run) -> None:
     assert run("--version") == (0, f"iftb-store {__version__}\n", "")
 
 
-def test_help_fits_a_narrow_terminal_and_tells_where_the_url_comes_from() -> None:
+def test_help_fits_a_narrow_terminal_and_says_where_the_url_comes_from() -> None:
     done = process("--help", COLUMNS="80", NO_COLOR="1")
 
     assert done.returncode == 0
@@ -316,7 +316,7 @@ def test_the_url_is_literal_or_named_or_from_the_settings(run: Run, monkeypatch:
     assert Path("iftb.db").exists()
 
 
-def test_an_import_tells_what_each_file_brought_and_the_total(run: Run, stored: str) -> None:
+def test_an_import_reports_the_rows_of_each_file_and_the_total(run: Run, stored: str) -> None:
     write_dump("BTCUSDT-1m-2024-02.csv", line(0), line(1), line(3))
     write_dump("ETHUSDT-1m-2024-02.csv", line(0))
 
@@ -450,7 +450,7 @@ def test_missing_months_are_counted_by_the_calendar(run: Run, stored: str) -> No
     assert run("gaps", stored, "BTCUSDT", "1M")[1].endswith("1 gap, 2 bars missing (times in UTC)\n")
 
 
-def test_a_series_without_bars_is_told_from_one_without_gaps(run: Run, stored: str) -> None:
+def test_a_series_without_bars_differs_from_one_without_gaps(run: Run, stored: str) -> None:
     nothing = "no bars of binance BTCUSDT 1m are stored\n"
 
     assert run("gaps", stored, "BTCUSDT", "1m") == (0, nothing, "")
@@ -458,7 +458,7 @@ def test_a_series_without_bars_is_told_from_one_without_gaps(run: Run, stored: s
     assert run("latest", stored, "BTCUSDT", "1m", "--json") == (0, "[]\n", "")
 
 
-def test_latest_shows_the_newest_first_and_no_more_than_wanted(run: Run, stored: str) -> None:
+def test_latest_shows_the_newest_first_and_no_more_than_asked_for(run: Run, stored: str) -> None:
     store_bars(stored, bar(0), bar(1), replace(bar(2), trades_count=None, timestamp=START + timedelta(seconds=120.5)))
 
     code, out, _ = run("latest", stored, "BTCUSDT", "1m", "--limit", "2")
@@ -551,7 +551,7 @@ def test_the_demo_runs_and_leaves_nothing_behind(run: Run, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_keeps_its_files_where_it_is_told(run: Run) -> None:
+def test_the_demo_keeps_its_files_in_the_given_folder(run: Run) -> None:
     first = run("demo", "--path", "kept")
     second = run("demo", "--path", "kept")
 

@@ -19,7 +19,7 @@ def test_a_pipe_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch, 
     assert line.startswith("trades: 2,000 of 10,000 rows")
 
 
-def test_a_quiet_command_tells_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quiet_command_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(0, 1_000, 60))
     monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
     with progress.Progress(quiet=True).step("trades") as tell:

@@ -69,7 +69,7 @@ def test_trades_whose_commit_went_through_are_said_to_be_stored(migrated: str, t
     assert "stopped with 1 of 1 file stored, 3 rows; it is safe to import all of them again" in err
 
 
-def test_who_does_not_wait_for_the_commit_is_told_that_its_outcome_is_unknown(migrated: str, dump: Path) -> None:
+def test_a_second_signal_during_the_commit_reports_an_unknown_outcome(migrated: str, dump: Path) -> None:
     _, err = stopped(signal.SIGTERM, "import", migrated, str(dump), times=2)
     assert "stopped with 0 of 1 file stored, 0 bars; it is unknown whether BTCUSDT-1m-2024-01.csv is stored too" in err
 

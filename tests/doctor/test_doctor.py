@@ -163,7 +163,7 @@ def kinds(findings: Sequence[Finding]) -> set[tuple[str, str, str]]:
     ("case", "engine"),
     [pytest.param(case, engine, id=f"{case}-{engine}") for case in CASES for engine in case.engines],
 )
-def test_a_fault_is_found_and_its_remedy_mends_it(stores: Callable[[str], Store], case: Case, engine: str) -> None:
+def test_a_fault_is_found_and_its_remedy_fixes_it(stores: Callable[[str], Store], case: Case, engine: str) -> None:
     store = stores(engine)
     store.execute(store.written(case.faults))
 
@@ -212,7 +212,7 @@ def test_a_file_that_may_only_be_read_is_examined_and_keeps_its_bytes(stores: Ca
     assert path.read_bytes() == before
 
 
-def test_rows_are_examined_in_one_state_that_nothing_is_written_to(stores: Callable[[str], Store]) -> None:
+def test_rows_are_examined_in_a_snapshot_and_nothing_is_written(stores: Callable[[str], Store]) -> None:
     asked = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
 
     def examined(conn: Connection) -> tuple[Any, ...]:
@@ -228,7 +228,7 @@ def test_rows_are_examined_in_one_state_that_nothing_is_written_to(stores: Calla
     assert asyncio.run(run()) == ("repeatable read", "on")
 
 
-def test_many_rows_are_counted_few_are_named_and_all_are_mended(store: Store) -> None:
+def test_many_rows_are_counted_few_are_named_and_all_are_fixed(store: Store) -> None:
     async def write() -> None:
         async with DatabaseManager(store.url) as db:
             minute = timedelta(minutes=1)
@@ -266,7 +266,7 @@ def test_a_statement_names_any_symbol_and_can_be_printed(store: Store) -> None:
     assert examine(store.url) == []
 
 
-def test_a_duplicate_goes_alone_where_ids_tell_nothing(stores: Callable[[str], Store]) -> None:
+def test_only_the_duplicate_is_deleted_if_all_ids_are_equal(stores: Callable[[str], Store]) -> None:
     store = stores("duckdb")
     before = asyncio.run(contents(store.url))
     store.execute(f"{TWICE.format('ohlcv', BAR)}; UPDATE ohlcv SET id = 7")
@@ -277,7 +277,7 @@ def test_a_duplicate_goes_alone_where_ids_tell_nothing(stores: Callable[[str], S
     assert examine(store.url) == []
 
 
-def test_a_series_whose_name_is_no_utf_8_is_told_of(stores: Callable[[str], Store]) -> None:
+def test_a_series_whose_name_is_no_utf_8_is_reported(stores: Callable[[str], Store]) -> None:
     store = stores("sqlite")
     store.execute("UPDATE ohlcv SET symbol = CAST(x'ff41' AS TEXT), timestamp = timestamp + 1 WHERE id = 3")
 
@@ -286,7 +286,7 @@ def test_a_series_whose_name_is_no_utf_8_is_told_of(stores: Callable[[str], Stor
     assert [finding.where for finding in off_grid] == [r"binance \xffA 1h"]
 
 
-def test_what_cannot_be_read_is_mended_before_what_is_told_by_reckoning(stores: Callable[[str], Store]) -> None:
+def test_unreadable_values_are_fixed_before_values_are_compared(stores: Callable[[str], Store]) -> None:
     store = stores("sqlite")
     # as text '9' is above 'c100.5', as a number it is not
     store.execute("UPDATE ohlcv SET high = '9' WHERE id = 3")
@@ -430,7 +430,7 @@ def test_json_holds_what_the_table_says(ill: Store, capsys: pytest.CaptureFixtur
     assert found[1]["statements"] == ["DELETE FROM ohlcv WHERE id = 10"]
 
 
-def test_quiet_tells_by_the_exit_code_alone(ill: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_reports_only_by_the_exit_code(ill: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", ill.url, "--quiet"]) == 1
     assert capsys.readouterr() == ("", "")
 

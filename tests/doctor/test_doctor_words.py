@@ -61,7 +61,7 @@ async def test_a_printed_command_runs_whatever_the_symbol(sqlite_url: str, capsy
     assert "1 gap, 1 bar missing" in capsys.readouterr().out
 
 
-async def test_series_that_are_not_told_of_are_counted(url: str) -> None:
+async def test_series_that_are_not_shown_are_counted(url: str) -> None:
     async with DatabaseManager(url) as db:
         await db.migrate()
         hours = (timedelta(minutes=1), timedelta(hours=2))

@@ -85,7 +85,7 @@ async def damage(url: str, statements: tuple[str, ...]) -> None:
 
 
 @pytest.mark.timeout(7_200)
-def test_a_copy_that_was_killed_goes_on_to_the_same_end(url: str, source: str, tally: Tally) -> None:
+def test_a_killed_copy_resumes_and_ends_equal(url: str, source: str, tally: Tally) -> None:
     chance = random.Random(20_240_315)
     whole = copied(source, url, None)
     assert main(["verify", source, url, "--quiet"]) == 0

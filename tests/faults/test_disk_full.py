@@ -69,7 +69,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
             limits.grow(folder, str(_ROOM))
 
 
-def test_an_import_onto_a_full_disk_keeps_whole_files_alone(engine: str, tmp_path: Path, tally: Tally) -> None:
+def test_an_import_onto_a_full_disk_keeps_only_whole_files(engine: str, tmp_path: Path, tally: Tally) -> None:
     # two batches a file; the limits lie a part of a file apart, so that the disk is full in either
     bars = 10_000
     files = [dump(tmp_path, f"S{index}USDT", bars) for index in range(5)]

@@ -19,7 +19,7 @@ FAULT = "loop closed"
 pytestmark = pytest.mark.timeout(14_400)
 
 
-def test_a_manager_goes_on_in_the_next_loop_and_loses_nothing(url: str, tally: Tally) -> None:
+def test_a_manager_continues_in_the_next_loop_and_loses_nothing(url: str, tally: Tally) -> None:
     chance = random.Random(20_240_412)
     acknowledged, cut_off = set[str](), set[str]()
     db = DatabaseManager(url, pool_size=2, max_overflow=1)

@@ -40,7 +40,7 @@ async def judge(db: DatabaseManager, tally: Tally, numbers: range) -> None:
         tally.note("lost", f"the counter says {count}, not {len(numbers)}")
 
 
-def test_processes_write_one_sqlite_file_and_none_is_told_that_it_is_locked(sqlite_url: str, tally: Tally) -> None:
+def test_processes_write_one_sqlite_file_and_none_finds_it_locked(sqlite_url: str, tally: Tally) -> None:
     asyncio.run(prepare(sqlite_url))
     size = _TASKS * _SESSIONS
     for _ in range(rounds(FAULT)):

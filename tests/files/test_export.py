@@ -112,7 +112,7 @@ def test_a_file_says_what_it_holds(run: Run, filled: str) -> None:
     assert [str(schema.field("close").type) for schema in schemas] == ["decimal128(38, 18)"] * 2
 
 
-def test_text_has_plain_digits_times_in_utc_and_tells_nothing_from_an_empty_text(run: Run, sqlite_url: str) -> None:
+def test_text_has_plain_digits_utc_times_and_an_empty_text_differs_from_null(run: Run, sqlite_url: str) -> None:
     async def store() -> None:
         async with DatabaseManager(sqlite_url) as db:
             await db.create_tables()
@@ -145,7 +145,7 @@ def test_a_part_is_chosen_by_series_and_time(run: Run, sqlite_url: str) -> None:
     assert symbols == ["SOLUSDT"] * 3 + ["BTCUSDT"] * 3
 
 
-async def test_an_export_shows_one_state(sqlite_url: str, tmp_path: Path) -> None:
+async def test_an_export_shows_a_snapshot(sqlite_url: str, tmp_path: Path) -> None:
     import sqlite3
 
     told: list[tuple[int, int | None]] = []
@@ -192,7 +192,7 @@ def test_no_folder_of_others_is_overwritten(run: Run, filled: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such modes")
-def test_what_is_written_is_its_owner_s_alone(filled: str, tmp_path: Path) -> None:
+def test_what_is_written_belongs_only_to_its_owner(filled: str, tmp_path: Path) -> None:
     async def write() -> None:
         async with DatabaseManager(filled) as db:
             await export(db, TableScope(["ohlcv"]), tmp_path / "out" / "bars.jsonl")
@@ -346,5 +346,5 @@ async def test_text_goes_to_a_stream(sqlite_url: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)

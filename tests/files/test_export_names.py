@@ -82,7 +82,7 @@ def test_what_a_killed_export_left_is_written_over() -> None:
     assert [path.name for path in Path().iterdir()] == ["bars"]
 
 
-def test_a_folder_that_a_killed_export_had_put_aside_is_back_where_the_next_one_fails() -> None:
+def test_a_folder_that_a_killed_export_put_aside_is_back_if_the_next_one_fails() -> None:
     Path("bars.old").mkdir()
     fill_folder(Path("bars.old"))
 

@@ -115,7 +115,7 @@ def test_candles_of_a_mark_price_are_not_taken_for_those_of_trades(take: Import)
 
 
 @pytest.mark.parametrize("name", ["SOL_USDT-1m.json", "SOL_USDT-1m.json.gz", "SOL_USDT-1m.txt"])
-def test_arrays_of_candles_are_told_by_their_content(take: Import, stored: Stored, name: str) -> None:
+def test_arrays_of_candles_are_detected_by_their_content(take: Import, stored: Stored, name: str) -> None:
     content = json.dumps(candles(0.1, "3.250", 7)).encode()
     Path(name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
 
@@ -202,7 +202,7 @@ def test_two_columns_that_may_both_be_the_time_are_asked_about(take: Import, sto
     assert (taken[0], stored()[0].timestamp) == (0, T1)
 
 
-def test_columns_tell_the_series(take: Import, stored: Stored) -> None:
+def test_columns_name_the_series(take: Import, stored: Stored) -> None:
     rows = ["BTC,okx,1h,1706745600,1,1,1,1,1", "ETH,okx,1m,1706745600,1,1,1,1,1"]
     Path("all.csv").write_text("\n".join(["symbol,exchange,timeframe,time,open,high,low,close,volume", *rows, ""]))
 
@@ -232,7 +232,7 @@ def test_naive_times_are_of_the_zone_that_is_told(take: Import, stored: Stored) 
     assert [bar.timestamp for bar in stored()] == [T1, datetime(2024, 7, 1, tzinfo=UTC)]
 
 
-def test_a_time_that_comes_twice_is_refused_by_row_unless_it_is_told_which_is_meant(take: Import, stored: Stored) -> None:
+def test_an_ambiguous_time_is_refused_by_row_unless_an_option_resolves_it(take: Import, stored: Stored) -> None:
     write_times("2024-10-27 01:00", "2024-10-27 02:00", "2024-10-27 03:00")
 
     refused = take("X-1h.csv", *BERLIN)
@@ -418,7 +418,7 @@ def test_json_lists_what_each_file_brought(take: Import) -> None:
     }
 
 
-def test_quiet_prints_errors_alone(take: Import) -> None:
+def test_quiet_prints_only_errors(take: Import) -> None:
     write_times("2024-02-01")
 
     assert take("X-1h.csv", "--quiet") == (0, "", "")

@@ -213,7 +213,7 @@ def test_what_is_given_goes_before_the_name() -> None:
         ("BTCUSDT-1m-2024-01.txt", r"is a \.csv or a \.zip file"),
     ],
 )
-def test_a_name_that_tells_too_little_is_refused(name: str, problem: str) -> None:
+def test_a_name_that_says_too_little_is_refused(name: str, problem: str) -> None:
     with pytest.raises(InvalidValueError, match=problem):
         KlineDump(name)
 
@@ -338,7 +338,7 @@ async def test_an_import_that_refuses_duplicates_stores_nothing_of_such_a_file(s
         assert len(await OHLCVRepository(db).get_latest("NEARUSDT", "1m")) == 1
 
 
-async def test_progress_is_told_up_to_the_end(sqlite_url: str, write: Write) -> None:
+async def test_progress_is_reported_up_to_the_end(sqlite_url: str, write: Write) -> None:
     told: list[tuple[int, int]] = []
     dump = KlineDump(write(FIRST, SECOND))
     async with DatabaseManager(sqlite_url) as db:

@@ -179,7 +179,7 @@ def test_what_is_no_table_is_refused(data: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-19, 1e21])
-def test_a_float_that_is_no_decimal_of_ours_is_refused(value: float) -> None:
+def test_a_float_that_no_decimal_column_can_hold_is_refused(value: float) -> None:
     table = with_column(table_of(hourly(2)), "close", pa.array([1.5, value]))
     with pytest.raises(InvalidValueError, match=r"row 2 of 2 .*close "):
         ready(table, from_float=True)
@@ -203,7 +203,7 @@ def test_rows_come_out_in_key_order_and_the_last_of_a_key_wins() -> None:
     assert ready(table_of(given_rows)) == table_of([given_rows[3], given_rows[2], given_rows[0]])
 
 
-def test_a_key_that_stands_twice_is_refused_on_insert() -> None:
+def test_a_duplicate_key_is_refused_on_insert() -> None:
     with pytest.raises(IntegrityError, match="duplicate of this bar"):
         ready(table_of([bar(), bar(T0 + HOUR), bar()]), last_wins=False)
 

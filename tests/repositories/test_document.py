@@ -100,7 +100,7 @@ def test_all_the_blocks_of_the_document_are_found() -> None:
 
 
 @pytest.mark.parametrize("title", [title for title in BLOCKS if title != FIXTURE])
-async def test_a_block_runs_alone(title: str, names: dict[str, Any]) -> None:
+async def test_a_block_runs_by_itself(title: str, names: dict[str, Any]) -> None:
     await run_block(title, names)
 
 
@@ -139,7 +139,7 @@ async def test_the_block_of_bulk_operations_counts_a_thousand_bars(names: dict[s
     assert names["count"] == len(await names["repo"].get_latest("BTCUSDT", "1h", limit=2_000)) == 1_000
 
 
-async def test_the_block_of_error_handling_tells_a_duplicate(names: dict[str, Any]) -> None:
+async def test_the_block_of_error_handling_detects_a_duplicate(names: dict[str, Any]) -> None:
     await names["repo"].insert_many(names["bars"])
     await run_block("Error Handling", names)
     assert names["logger"].lines == ["duplicate_data"]

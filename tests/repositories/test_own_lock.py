@@ -31,7 +31,7 @@ async def log(db: DatabaseManager) -> None:
     await SystemEventRepository(db).log_event("tick", "info", "")
 
 
-async def test_a_child_task_is_told_of_its_parents_session(db: DatabaseManager) -> None:
+async def test_a_child_task_gets_an_error_that_names_its_parents_session(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         await TradeRepository(session).insert(trade())
         with pytest.raises(OperationalError, match="the task that started this one has a session open") as caught:
@@ -49,7 +49,7 @@ async def test_a_child_task_writes_once_its_parents_session_has_ended(db: Databa
     assert await raw.count(db, "system_events") == 1
 
 
-async def test_a_stranger_to_the_writer_is_told_of_another_writer(db: DatabaseManager) -> None:
+async def test_an_unrelated_task_gets_an_error_that_names_another_writer(db: DatabaseManager) -> None:
     written, go_on = asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
@@ -85,7 +85,7 @@ async def test_a_second_session_of_a_task_in_memory_fails_at_once() -> None:
         assert await raw.count(db, "system_events") == 2
 
 
-async def test_a_task_that_takes_every_place_of_the_pool_is_told_so_at_once(url: str) -> None:
+async def test_a_task_that_holds_every_connection_of_the_pool_is_refused_at_once(url: str) -> None:
     async with DatabaseManager(url, pool_size=1, max_overflow=0) as db:
         await db.create_tables()
         async with db.get_session() as session:

@@ -53,7 +53,7 @@ def test_a_sequence_of_any_name_neither_runs_nor_stops_a_backup(store: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["My Seq", 'a"b', "it's", "a.b", ATTACK])
-def test_a_sequence_that_an_added_column_uses_goes_on_in_the_backup(store: Path, tmp_path: Path, name: str) -> None:
+def test_a_sequence_that_an_added_column_uses_continues_in_the_backup(store: Path, tmp_path: Path, name: str) -> None:
     literal = quoted(name).replace("'", "''")
     with closing(duckdb.connect(str(store))) as connection:
         connection.execute(

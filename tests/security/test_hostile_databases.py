@@ -111,7 +111,7 @@ async def test_a_foreign_table_in_place_of_a_table_is_refused(postgres_url: str)
         await connection.close()
 
 
-async def test_a_partitioned_table_is_one_of_ours(postgres_url: str) -> None:
+async def test_a_partitioned_table_is_accepted(postgres_url: str) -> None:
     async with DatabaseManager(postgres_url) as db:
         await db.migrate()
         await raw.run(db, "ALTER TABLE ohlcv RENAME TO bars")

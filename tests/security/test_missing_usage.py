@@ -85,7 +85,7 @@ async def test_a_schema_that_is_closed_later_is_not_taken_for_missing_tables(clo
             await TradeRepository(db).get_recent()
 
 
-async def test_a_session_of_an_app_is_told_of_the_schema(owner: str, hidden: str, reader: str) -> None:
+async def test_a_session_of_an_app_gets_an_error_that_names_the_schema(owner: str, hidden: str, reader: str) -> None:
     await execute(owner, f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {reader}")
     engine = create_async_engine(make_url(hidden).set(drivername="postgresql+asyncpg"))
     async with AsyncSession(engine) as session:

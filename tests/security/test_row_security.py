@@ -126,7 +126,7 @@ async def test_a_policy_that_comes_while_a_copy_runs_ends_it(owner: str, hidden:
         assert len(await TradeRepository(db).get_recent(100)) == 3
 
 
-async def test_the_owner_is_refused_where_its_policies_are_forced(owner: str, hidden: str, reader: str, copied: str) -> None:
+async def test_the_owner_is_refused_if_its_policies_are_forced(owner: str, hidden: str, reader: str, copied: str) -> None:
     await execute(owner, f"ALTER TABLE trades OWNER TO {reader}; {_HIDES}")
     async with DatabaseManager(hidden) as one, DatabaseManager(copied) as two:
         await copy(one, two)

@@ -173,7 +173,7 @@ def test_a_command_calls_nothing_that_others_planted(filled: Trapped, run: Run, 
     assert code == 0 or (words == ("doctor",) and "warning" in out)
 
 
-def test_the_doctor_calls_nothing_where_much_is_wrong(filled: Trapped, run: Run) -> None:
+def test_the_doctor_calls_nothing_even_if_much_is_wrong(filled: Trapped, run: Run) -> None:
     filled.admin("""
         ALTER TABLE public.ohlcv DROP CONSTRAINT pk_ohlcv;
         ALTER TABLE public.trades DROP CONSTRAINT pk_trades, DROP CONSTRAINT uq_trades_trade_id, DROP CONSTRAINT ck_trades_side;
@@ -246,7 +246,7 @@ async def test_tables_are_never_made_as_temporary_ones(postgres_url: str) -> Non
         await execute(postgres_url, "CREATE SCHEMA public")
 
 
-async def test_tables_named_as_our_temporary_ones_are_let_alone(postgres_url: str) -> None:
+async def test_tables_named_as_our_temporary_ones_stay_unchanged(postgres_url: str) -> None:
     await fill(postgres_url)
     names = ("iftb_store_upsert", "iftb_store_put_trades", "iftb_store_put_ohlcv")
     for name in names:

@@ -73,7 +73,7 @@ async def test_a_backup_of_any_engine_is_restored_into_any(origin: str, url: str
     assert all(part.equal and part.source.checksum for part in done)
 
 
-async def test_a_restore_that_was_broken_off_goes_on(sqlite_url: str, duckdb_url: str) -> None:
+async def test_an_interrupted_restore_resumes(sqlite_url: str, duckdb_url: str) -> None:
     async with await saved(sqlite_url) as backup, DatabaseManager(duckdb_url) as db:
         await db.create_tables()
         await write_rows(db, BARS, EXAMPLES[0][1].slice(0, 5))
@@ -226,7 +226,7 @@ def test_backup_and_restore_print_what_they_did(run: Run, sqlite_url: str) -> No
     assert f"restored and verified saved: {total} rows in duckdb:///fresh.duckdb" in out
 
 
-def test_backup_and_restore_tell_programs_what_they_did(run: Run, duckdb_url: str) -> None:
+def test_backup_and_restore_report_to_programs_what_they_did(run: Run, duckdb_url: str) -> None:
     asyncio.run(_fill(duckdb_url))
     made = json.loads(run("backup", duckdb_url, "saved", "--json")[1])
     assert (made["path"], made["engine"], made["tables"]["trades"]) == (

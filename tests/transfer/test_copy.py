@@ -155,7 +155,7 @@ ADDED = ("ohlcv binance NEWUSDT 1h", "trades", "positions", "system_events")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_second_copy_moves_what_is_new_or_changed_alone(
+def test_a_second_copy_moves_only_what_is_new_or_changed(
     engine: str, source: str, second: Callable[[str], str], run: Run
 ) -> None:
     destination = second(engine)
@@ -217,7 +217,7 @@ def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
     assert contents(destination) == contents(source)
 
 
-def test_where_nothing_was_changed_there_is_nothing_to_refuse(source: str, second: Callable[[str], str], run: Run) -> None:
+def test_without_changes_there_is_nothing_to_refuse(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     moved(run, source, destination, "--end", "2024-01-01T05:00")
     assert moved(run, source, destination, "--table", "ohlcv", "--on-conflict", "refuse")
@@ -263,7 +263,7 @@ def test_what_is_not_chosen_is_not_deleted_though_its_ids_lie_beside(source: str
     assert moved(run, source, destination, "--table", "trades") == {"trades": (1, 0, 0)}
 
 
-def test_a_dry_run_tells_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
+def test_a_dry_run_reports_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     write(destination, _nothing)
     told = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])
@@ -390,7 +390,7 @@ def test_batches_may_be_small_and_series_many(
     assert len(moved(run, sqlite_url, second("duckdb"))) == 20
 
 
-def test_a_bar_that_stands_twice_is_not_copied(duckdb_url: str, second: Callable[[str], str], run: Run) -> None:
+def test_a_duplicate_bar_is_not_copied(duckdb_url: str, second: Callable[[str], str], run: Run) -> None:
     asyncio.run(fill(duckdb_url))
     change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
     code, _, err = run("copy", duckdb_url, second("sqlite"))
@@ -414,7 +414,7 @@ def test_a_partly_filled_destination_gets_the_rest_without_a_look_at_its_ids(
     }
 
 
-async def test_a_copy_is_of_one_state_while_a_bot_writes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_copy_made_while_a_bot_writes_is_a_snapshot(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(url)
     monkeypatch.setattr(partitions, "ROWS", 4)
     async with DatabaseManager(url) as source, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as destination:
@@ -463,7 +463,7 @@ async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
 
 
 @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_copy_that_is_stopped_says_how_to_go_on(
+def test_a_stopped_copy_says_how_to_resume(
     signal_: signal.Signals, code: int, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destination = second("sqlite")
@@ -505,7 +505,7 @@ def test_a_copy_that_is_stopped_says_how_to_go_on(
         (["{source}", "oracle://new"], 2, "no backend is installed"),
     ],
 )
-def test_wrong_usage_is_told_and_creates_nothing(
+def test_wrong_usage_is_reported_and_creates_nothing(
     words: list[str], code: int, why: str, source: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

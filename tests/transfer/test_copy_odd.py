@@ -69,7 +69,7 @@ def test_what_a_restore_would_overwrite_is_named_by_its_own_series(
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 8, 12])
-def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
+def test_a_duplicate_bar_is_found_wherever_two_batches_meet(
     number: int, sqlite_url: str, duckdb_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(12)))
@@ -87,7 +87,7 @@ def test_a_bar_that_stands_twice_is_found_wherever_the_seam_of_two_batches_lies(
 
 
 @pytest.mark.parametrize("chosen", [["--symbol", "BTCUSD"], ["--table", "trades", "--start", "2030-01-01"]])
-def test_where_nothing_was_chosen_nothing_is_proved(chosen: list[str], sqlite_url: str, duckdb_url: str, run: Run) -> None:
+def test_if_no_row_was_chosen_nothing_is_compared(chosen: list[str], sqlite_url: str, duckdb_url: str, run: Run) -> None:
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(1)))
     code, out, err = run("copy", sqlite_url, duckdb_url, *chosen)
     assert (code, err) == (0, "")
@@ -115,7 +115,7 @@ _DAMAGE = {
 
 
 @pytest.mark.parametrize("engine", _DAMAGE)
-def test_a_value_that_no_column_of_ours_can_have_is_named_with_its_row(
+def test_a_value_that_its_column_cannot_hold_is_named_with_its_row(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, run: Run
 ) -> None:
     async def rows(db: DatabaseManager) -> None:
@@ -135,9 +135,7 @@ def test_a_value_that_no_column_of_ours_can_have_is_named_with_its_row(
 
 
 @pytest.mark.parametrize("engine", ["postgres", "duckdb"])
-def test_an_event_with_what_is_no_json_is_named_where_the_engine_keeps_none(
-    engine: str, request: pytest.FixtureRequest, sqlite_url: str, run: Run
-) -> None:
+def test_an_event_with_invalid_json_is_named(engine: str, request: pytest.FixtureRequest, sqlite_url: str, run: Run) -> None:
     prepared(sqlite_url, lambda db: SystemEventRepository(db).log_event("start", "info", "", details={"a": 1}))
     asyncio.run(raw_sql(sqlite_url, "UPDATE system_events SET details = '[not json'"))
     code, _, err = run("copy", sqlite_url, request.getfixturevalue(f"{engine}_url"))
@@ -145,7 +143,7 @@ def test_an_event_with_what_is_no_json_is_named_where_the_engine_keeps_none(
     assert "system_events: the details of the row with the id 1 cannot be read: it is '[not json'; `iftb-store doctor`" in err
 
 
-def test_a_series_whose_name_is_no_text_is_told(sqlite_url: str, duckdb_url: str, run: Run) -> None:
+def test_a_series_whose_name_is_no_text_is_reported(sqlite_url: str, duckdb_url: str, run: Run) -> None:
     prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
     asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET symbol = x'ff00' WHERE id = 2"))
     code, _, err = run("copy", sqlite_url, duckdb_url)

@@ -92,7 +92,7 @@ async def test_a_trade_id_of_a_row_that_is_not_chosen_is_refused_before_another_
         assert await contents(two) == before
 
 
-async def test_trades_that_have_each_other_s_ids_are_put_right_where_others_may_be_deleted(source: str, url: str) -> None:
+async def test_trades_with_swapped_trade_ids_are_put_right_if_rows_may_be_deleted(source: str, url: str) -> None:
     async with both(source, url, copied=True) as (one, two):
         for before, after in (("TRD-002", "x"), ("TRD-003", "TRD-002"), ("x", "TRD-003")):
             await raw.run(two, f"UPDATE trades SET trade_id = '{after}' WHERE trade_id = '{before}'")

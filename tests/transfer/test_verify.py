@@ -135,7 +135,7 @@ def test_a_day_may_hold_more_rows_than_a_batch(
     assert [line.split()[6] for line in err.splitlines()] == ["05:00:00+00:00:", "22:00:00+00:00:"]
 
 
-def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, verify: Verify) -> None:
+def test_a_store_with_a_duplicate_row_is_not_equal(duckdb_url: str, other: str, verify: Verify) -> None:
     asyncio.run(fill(duckdb_url))
     change(duckdb_url, "INSERT INTO ohlcv SELECT * FROM ohlcv WHERE id = 6")
     code, _, err = verify(duckdb_url, other)
@@ -157,13 +157,13 @@ def test_a_row_that_stands_twice_is_no_equal_store(duckdb_url: str, other: str, 
         (["{other}", "duckdb:///:memory:", "--start", "yesterday"], 2, "--start 'yesterday' is not a time"),
     ],
 )
-def test_wrong_usage_is_told(words: list[str], code: int, why: str, other: str, verify: Verify) -> None:
+def test_wrong_usage_is_reported(words: list[str], code: int, why: str, other: str, verify: Verify) -> None:
     found, out, err = verify(*(word.format(other=other) for word in words))
     assert (found, out) == (code, "")
     assert why in err
 
 
-def test_the_same_file_by_another_name_is_told(other: str, tmp_path: Path, verify: Verify) -> None:
+def test_the_same_file_by_another_name_is_reported(other: str, tmp_path: Path, verify: Verify) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "other.db")
     assert "are the same database" in verify(other, f"sqlite:///{tmp_path / 'link.db'}")[2]
 
