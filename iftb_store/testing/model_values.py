@@ -75,7 +75,7 @@ def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
             raise InvalidValueError(f"{field} is set by the store and cannot be changed")
         if field not in kinds:
             raise InvalidValueError(f"a trade has no field {field!r}; the fields that can be set are {', '.join(SETTABLE)}")
-    return {field: _field(field, kinds[field], value) for wanted, value in changes.items()}
+    return {field: _field(field, kinds[field], value) for field, value in changes.items()}
 
 
 def _checked_bar(bar: OHLCVBar) -> OHLCVBar:
