@@ -37,7 +37,7 @@ class Options:
     path: str
     config: dict[str, str] = field(default_factory=dict)
     busy_timeout: float = 30.0
-    connect_timeout: float = 5.0
+    connect_timeout: float = 30.0
     external_access: bool = False
 
     @property
@@ -66,7 +66,7 @@ def parse_options(url: URL) -> Options:
         raise URLError("a duckdb URL has a file and no host: write duckdb:///file.duckdb, or duckdb:////path from the root")
     config: dict[str, str] = {}
     external_access = False
-    seconds = {"busy_timeout": 30.0, "connect_timeout": 5.0}
+    seconds = {"busy_timeout": 30.0, "connect_timeout": 30.0}
     for name, value in url.query.items():
         if not isinstance(value, str):
             raise URLError(f"the option {name} stands twice in the duckdb URL; give it once")
