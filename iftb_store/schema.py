@@ -15,6 +15,9 @@ HEAD = REVISIONS[-1]
 #: Every name that must be a table wherever it is there.
 OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
 
+#: Characters of the definition of a table of ours: one that is longer fills columns with long texts, which no row stores.
+LONGEST_DEFINITION = 65_536
+
 #: SQL functions that a table's definition may call: quick, and their results are no longer than what they are given.
 _HARMLESS = """
     abs ceil ceiling coalesce current_date current_timestamp date date_part date_trunc datetime day epoch_us floor
@@ -60,5 +63,15 @@ def foreign_part(table: str, part: str) -> SchemaError:
     """Return the error for a part of a table of ours that would run what its maker wrote: a trigger, a generated column."""
     return SchemaError(
         f"the table {shown(table)} has {part}, which is not of iftb-store; the table was not read, as that could run what its "
-        "maker wrote: drop that part, or use another database"
+        "maker wrote: drop that part, use another database, or, if you trust whoever made it, add ?trusted=true to the URL (a "
+        "backup that is restored by its path is never trusted; copy from its URL instead)"
+    )
+
+
+def foreign_collation(table: str, column: str, collation: str) -> SchemaError:
+    """Return the error for a column of ours whose texts are not compared byte by byte: rows would be taken for one another."""
+    return SchemaError(
+        f"the column {shown(column)} of the table {shown(table)} has the collation {shown(collation)}, by which different "
+        "texts can be equal, so that rows would be taken for one another; nothing was read: make the table anew without that "
+        "collation, or use another database"
     )

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.schema import VERSION_TABLE
 
 #: The greatest id that is brought in; half of all ids stay for a store's own rows.
 GREATEST_ID = 2**62
@@ -61,6 +62,10 @@ TRADES = ScannedTable("trades", Trade, "entry_time", ("id",), ("trade_id",))
 # update_position may change all else of an open one
 POSITIONS = ScannedTable("positions", Position, "entry_time", ("id",), ("created_at",))
 EVENTS = ScannedTable("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
+
+#: The columns of each table of ours, and those of them that the store fills in.
+OUR_COLUMNS = {table.name: table.columns for table in (BARS, TRADES, POSITIONS, EVENTS)} | {VERSION_TABLE: ("version_num",)}
+FILLED_COLUMNS = frozenset(_KEPT)
 
 
 @dataclass(frozen=True)

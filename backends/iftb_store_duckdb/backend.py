@@ -50,7 +50,7 @@ class DuckDBBackend:
     Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The
     time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded. SQL reads
     and writes no other file, attaches no database and changes no setting, unless the URL has ``external_access=true``: the
-    file may be a stranger's.
+    file may be a stranger's. Triggers, generated columns and expressions of one's own on our tables need ``trusted=true``.
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
@@ -197,7 +197,7 @@ class DuckDBBackend:
         def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
-            refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall())
+            refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall(), trusted=self._options.trusted)
             return _with_sqlalchemy(cursor, work)
 
         try:
@@ -247,7 +247,7 @@ class DuckDBBackend:
         Raises:
             SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
         """
-        refuse_foreign_objects(cursor.fetch)
+        refuse_foreign_objects(cursor.fetch, trusted=self._options.trusted)
         found = cursor.rows(
             "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
             " AND database_name = current_database()",

@@ -46,7 +46,8 @@ from iftb_store_sqlite.strangers import refuse_foreign_objects
 
 T = TypeVar("T")
 
-_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
+_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size", "trusted")
+_BOOLEANS = {"true": True, "false": False}
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
 # bytes; four times the log at which SQLite brings it into the file
@@ -58,7 +59,9 @@ class SQLiteBackend(EngineBackend):
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
     manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
-    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too.
+    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too;
+    ``trusted=true``: triggers, generated columns, expressions and defaults of one's own on our tables are run, which else refuse
+    the file as a stranger's.
     """
 
     probes = False
@@ -89,6 +92,7 @@ class SQLiteBackend(EngineBackend):
         self.write_lock = f"memory {id(self)}" if self._memory else os.path.realpath(self._path)
         self._timeout = _seconds(url)
         self._cache = _cache(url)
+        self._trusted = _trusted(url)
         self._pool = (
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
         )
@@ -222,7 +226,7 @@ class SQLiteBackend(EngineBackend):
         deadline = now() + self._timeout
         while True:
             try:
-                await connection._execute(_configure, connection._conn, self._mode, self._cache, self._timeout)
+                await connection._execute(_configure, connection._conn, self)
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now() >= deadline:
@@ -353,20 +357,21 @@ class _Connection(aiosqlite.Connection):
             await self._execute_to_end(self._conn.rollback)
 
 
-def _configure(connection: Driver, mode: str, cache: int, timeout: float) -> None:
+def _configure(connection: Driver, backend: SQLiteBackend) -> None:
+    connection.trusted = backend._trusted
     # before the schema is read: what a stranger's file defines may call no function that could do more than compute
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute(f"PRAGMA trusted_schema = {'ON' if backend._trusted else 'OFF'}")
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
-    connection.execute(f"PRAGMA cache_size = -{cache}")
-    if mode != "ro":
+    connection.execute(f"PRAGMA cache_size = -{backend._cache}")
+    if backend._mode != "ro":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # a log that grew while a reader stayed open would keep its size
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-    connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
-    connection.patience = timeout
+    connection.execute(f"PRAGMA busy_timeout = {round(backend._timeout * 1000)}")
+    connection.patience = backend._timeout
 
 
 def _begin_before_writes(
@@ -419,6 +424,13 @@ def _mode(url: URL) -> str:
     if mode not in _MODES:
         raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
     return str(mode)
+
+
+def _trusted(url: URL) -> bool:
+    given = str(url.query.get("trusted", "false"))
+    if given.lower() not in _BOOLEANS:
+        raise URLError(f"trusted must be true or false in the SQLite URL, not {given[:20]!r}")
+    return _BOOLEANS[given.lower()]
 
 
 def _cache(url: URL) -> int:

@@ -19,9 +19,11 @@ class Driver(sqlite3.Connection):
 
     Attributes:
         patience: the seconds to wait for another writer.
+        trusted: whether the URL says so of whoever made the file.
     """
 
     patience = 0.0
+    trusted = False
     _interrupts = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
