@@ -131,7 +131,7 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
         except sqlite3.OperationalError as error:
             if "collation" not in str(error):
                 raise
-            raise foreign_collation(table, column, shown(str(error), 200)) from error
+            raise foreign_collation(table, column, str(error).rpartition(": ")[2]) from error
         for _, operation, _, _, _, call, *_ in program:
             collation = str(call).rpartition("-")[0] if operation in _COMPARISONS and call else _BINARY
             if collation.upper() != _BINARY:
