@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from sqlalchemy import select
 
 from iftb_store.collisions import REMEDY
-from iftb_store.errors import StoreError
+from iftb_store.errors import StoreError, readable
 from iftb_store.registry import stores_of
 from iftb_store.scope import Scope
 from iftb_store.selections import BARS, GREATEST_ID, ScannedTable, Selection
@@ -28,7 +28,8 @@ async def greatest(session: Any, scope: Scope, table: ScannedTable) -> pa.Table:
     found: list[tuple[Any, ...]] = []
     for selection in scope.selections(table):
         chosen = select(*named).where(*conditions(columns, selection)).order_by(columns.c.id.desc()).limit(1)
-        found += [tuple(row) for row in (await session.execute(chosen)).all()]
+        with readable(table.name):
+            found += [tuple(row) for row in (await session.execute(chosen)).all()]
     if not found:
         return await stores_of(session).scan(Selection(table, limit=1))
     number, *key = max(found)
