@@ -422,6 +422,11 @@ class SupportsBackup(Protocol):
     #: The scheme of the URL that opens a backup by its path.
     backup_scheme: ClassVar[str]
 
+    @property
+    def backup_query(self) -> dict[str, str]:
+        """The options of the URL that opens a backup, besides those that open it read-only: whether it is trusted, say."""
+        ...
+
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
 

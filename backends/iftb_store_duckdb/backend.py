@@ -52,7 +52,7 @@ class DuckDBBackend(Migrated):
     Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The
     time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded. SQL reads
     and writes no other file, attaches no database and changes no setting, unless the URL has ``external_access=true``: the
-    file may be a stranger's.
+    file may be a stranger's. Triggers, generated columns and expressions of one's own on our tables need ``trusted=true``.
     """
 
     backup_scheme: ClassVar[str] = "duckdb"
@@ -80,6 +80,11 @@ class DuckDBBackend(Migrated):
     def engine(self) -> AsyncEngine | None:
         """None: sessions are not SQLAlchemy's."""
         return None
+
+    @property
+    def backup_query(self) -> dict[str, str]:
+        """A backup of a trusted file is as trustworthy."""
+        return {"trusted": "true"} if self._options.trusted else {}
 
     @property
     def in_use(self) -> int:
@@ -204,7 +209,7 @@ class DuckDBBackend(Migrated):
         def alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
-            refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall())
+            refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall(), trusted=self._options.trusted)
             return _with_sqlalchemy(cursor, work)
 
         try:

@@ -34,6 +34,9 @@ _BATCH = "iftb_store_batch"
 _SEQUENCES = f"""
     SELECT sequence_name, start_value, min_value, max_value, increment_by, cycle, last_value
     FROM duckdb_sequences() WHERE {_HERE}"""
+_STORED = f"""
+    SELECT column_name FROM duckdb_columns() WHERE {_HERE} AND table_name = $1 AND NOT is_generated ORDER BY column_index"""
+_TRIGGERS = f"SELECT trigger_name, table_name FROM duckdb_triggers() WHERE {_HERE}"
 _LITERAL = re.compile(r"\"(?:[^\"]|\"\")*\"|'((?:[^']|'')*)'")
 # the last part of a name that may have a schema's before it
 _LAST_NAME = re.compile(r"(?:\"((?:[^\"]|\"\")*)\"|([^\".]+))\s*$")
@@ -82,7 +85,7 @@ def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions
         # of one that has no values left it lies past the end
         start = min(max(start, low), high)
         # never the stored text, in which DuckDB does not quote the name
-        quoted = '"' + name.replace('"', '""') + '"'
+        quoted = _quoted(name)
         copy.execute(
             f"CREATE SEQUENCE {quoted} INCREMENT BY {int(step)} MINVALUE {int(low)} MAXVALUE {int(high)} START {int(start)} "
             + ("CYCLE" if cycle else "NO CYCLE")
@@ -109,9 +112,11 @@ def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell: Callable[[], None]) -> None:
-    for batch in cursor.batches(f"SELECT * FROM {table}", _ROWS if table in _SHORT else _LONG_ROWS):
+    # generated ones are computed anew
+    stored = ", ".join(_quoted(name) for (name,) in cursor.fetch(_STORED, [table]))
+    for batch in cursor.batches(f"SELECT {stored} FROM {table}", _ROWS if table in _SHORT else _LONG_ROWS):
         copy.register(_BATCH, batch)
-        copy.execute(f"INSERT INTO {table} SELECT * FROM {_BATCH}")
+        copy.execute(f"INSERT INTO {table} ({stored}) SELECT {stored} FROM {_BATCH}")
         copy.unregister(_BATCH)
         tell()
 
@@ -119,9 +124,14 @@ def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell
 def _warn_of_left_out(cursor: Cursor) -> None:
     tables = [name for (name,) in cursor.fetch("SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary")]
     views = [name for (name,) in cursor.fetch("SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary")]
-    others = sorted({*tables, *views} - {*OUR_TABLES})
+    triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
+    others = sorted({*tables, *views, *triggers} - {*OUR_TABLES})
     if others:
         _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(shown, others)))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _size(path: str) -> int:

@@ -78,7 +78,7 @@ class Database:
         Raises:
             SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
         """
-        refuse_foreign_objects(cursor.fetch)
+        refuse_foreign_objects(cursor.fetch, trusted=self.options.trusted)
         found = cursor.rows(
             "SELECT table_name FROM duckdb_tables() WHERE table_name IN ('ohlcv', $1) AND schema_name = current_schema()"
             " AND database_name = current_database()",

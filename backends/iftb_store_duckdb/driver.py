@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ Column: TypeAlias = Any
 
 #: Rows converted in one go: a C loop over more would hold Python's global lock, and so the event loop, too long.
 SLICE = 10_000
+
+_READ_ONLY = re.compile("(?:transaction is launched|which is attached) in read-only mode")
 
 #: Seconds between two interrupts, as DuckDB ignores one that comes before its query runs.
 INTERRUPT_EVERY = 0.01
@@ -129,6 +132,19 @@ class Cursor:
         """Begin a transaction."""
         self._logger.info("BEGIN")
         self._raw.begin()
+
+    def begin_reading(self) -> None:
+        """Begin a transaction in which DuckDB refuses what writes to the database, see `would_write`."""
+        self._logger.info("BEGIN TRANSACTION READ ONLY")
+        self._raw.execute("BEGIN TRANSACTION READ ONLY")
+
+    @staticmethod
+    def would_write(error: duckdb.Error) -> bool:
+        """Tell whether DuckDB refused a statement because it writes and the transaction or file is read-only: nothing was run."""
+        return (
+            isinstance(error, duckdb.TransactionException | duckdb.InvalidInputException)
+            and _READ_ONLY.search(str(error)) is not None
+        )
 
     def commit(self) -> None:
         """Commit the transaction."""

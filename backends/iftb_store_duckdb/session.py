@@ -68,7 +68,8 @@ class DuckDBSession:
         async with self._turns:
             self._check_usable()
             await self._first()
-            done = await self._driver(lambda cursor: _read(cursor, wanted))
+            inside = self._writing or self._reading
+            done = await self._driver(lambda cursor: _read(cursor, wanted, inside=inside))
             if isinstance(done, Result):
                 return done
             await self._begin()
@@ -180,7 +181,7 @@ class DuckDBSession:
         if self._isolated:
             await self._begin()
         if self._only_reads and not self._reading:
-            await self._driver(Cursor.begin)
+            await self._driver(Cursor.begin_reading)
             self._reading = True
 
     async def _end_reading(self) -> None:
@@ -259,7 +260,23 @@ class DuckDBSession:
             raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)
 
 
-def _read(cursor: Cursor, wanted: Compiled) -> Result[Any] | duckdb.Statement:
-    """Run a statement that cannot write; give any other back parsed."""
-    statement, writes = parsed(cursor, wanted.sql)
-    return statement if writes else fetched(cursor, statement, wanted)
+def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:
+    """Run a statement that only reads; give one that writes back parsed, with nothing of it run.
+
+    ``inside`` an open transaction it is run there; else in one of its own, which is read-only, as autocommit would let it write.
+    """
+    statement, reads = parsed(cursor, wanted.sql)
+    if not reads:
+        return statement
+    try:
+        if inside:
+            return fetched(cursor, statement, wanted)
+        cursor.begin_reading()
+        try:
+            return fetched(cursor, statement, wanted)
+        finally:
+            cursor.rollback()
+    except duckdb.Error as error:
+        if not cursor.would_write(error):
+            raise
+        return statement

@@ -28,8 +28,18 @@ class _Dialect(PGDialect):
 
 
 _DIALECT: Dialect = _Dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-# a SELECT may write, through nextval() or a data-modifying WITH; one that only names such a word just takes the lock
-_WRITES = re.compile(r"\b(?:nextval|insert|update|delete|merge)\b", re.IGNORECASE)
+# what DuckDB itself refuses in a transaction that is read-only, where it would write after all: nextval(), a WITH that inserts,
+# EXPLAIN ANALYZE of a write; DESCRIBE, SHOW and SUMMARIZE are SELECT to it
+_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+# others change settings or write the file's log into it
+_NAMES_OF_PRAGMAS = """
+    collations database_list database_size functions metadata_info platform show show_databases show_tables show_tables_expanded
+    storage_info table_info user_agent version
+"""
+_READING_PRAGMAS = frozenset(_NAMES_OF_PRAGMAS.split())
+# a comment that never ends is one to the end
+_SKIPPED = re.compile(r"[\s;]+|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_WORD = re.compile(r"\w+")
 
 
 class Compiled(NamedTuple):
@@ -65,7 +75,7 @@ def compiled(statement: object, params: Any) -> Compiled:
 
 
 def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
-    """Parse one statement and tell whether it might write.
+    """Parse one statement and tell whether it reads, as far as that shows before DuckDB looks at what it means.
 
     Raises:
         Unsupported: several statements, none, or one that begins or ends a transaction.
@@ -74,9 +84,10 @@ def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
     if len(statements) != 1:
         raise Unsupported(f"one statement at a time can be executed, not {len(statements)}; call execute() for each")
     (statement,) = statements
-    if statement.type == duckdb.StatementType.TRANSACTION:
+    kind = _kind(statement)
+    if kind == duckdb.StatementType.TRANSACTION:
         raise Unsupported("the session begins and ends transactions itself; use session.commit() and session.rollback()")
-    return statement, statement.type != duckdb.StatementType.SELECT or _WRITES.search(sql) is not None
+    return statement, kind in _READS or (kind == duckdb.StatementType.PRAGMA and _second_word(sql) in _READING_PRAGMAS)
 
 
 def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
@@ -88,7 +99,7 @@ def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Re
     if (
         names in (["Count"], ["Success"])
         and "returning" not in wanted.sql.lower()
-        and statement.type != duckdb.StatementType.SELECT
+        and _kind(statement) != duckdb.StatementType.SELECT
     ):
         # DuckDB's own count of changed rows is no row of the statement
         return _result([], [])
@@ -96,6 +107,24 @@ def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Re
     if len(wanted.decoders) == len(names) and any(wanted.decoders):
         rows = [tuple(map(_encoded, wanted.decoders, row)) for row in rows]
     return _result(names, rows)
+
+
+def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
+    """Return a statement's type; None for one that DuckDB parses, and its client has no name for."""
+    try:
+        return statement.type
+    except ValueError:
+        return None
+
+
+def _second_word(sql: str) -> str:
+    at, word = 0, None
+    for _ in range(2):
+        while skipped := _SKIPPED.match(sql, at):
+            at = skipped.end()
+        word = _WORD.match(sql, at)
+        at = word.end() if word else at
+    return word[0].lower() if word else ""
 
 
 def _result(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Result[Any]:

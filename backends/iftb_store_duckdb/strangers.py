@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import operational_error
-from iftb_store.schema.revision import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.schema.revision import (
+    HARMLESS_FUNCTIONS,
+    LONGEST_DEFINITION,
+    OUR_TABLES,
+    foreign_collation,
+    foreign_part,
+    not_a_table,
+)
+from iftb_store.schema.table_spec import OUR_COLUMNS
 from iftb_store.values.display import shown
 
 #: Runs one query without parameters and returns its rows.
@@ -39,6 +48,7 @@ _BEFORE_BRACKETS = """
     not numeric on or over primary references some struct then try_cast union unique using values varchar when where
 """
 _WORDS = frozenset(_BEFORE_BRACKETS.split())
+_BYTE_BY_BYTE = frozenset({"binary", "c", "posix"})
 
 
 def refuse_shadows(fetch: Fetch) -> None:
@@ -65,27 +75,53 @@ def _shadowed(what: str, name: str, kind: str) -> OperationalError:
     )
 
 
-def refuse_foreign_objects(fetch: Fetch) -> None:
-    """Refuse names of ours that are no tables, and tables of ours that run what another wrote.
+def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
+    """Refuse names of ours that are no tables, and tables of ours that run what another wrote, unless the URL trusts it.
 
     Raises:
-        SchemaError: one is a view, or has a trigger, a generated column, or calls a function that could do harm.
+        SchemaError: one is a view, or has a trigger, a generated column, or calls a function that could do harm; or a column of
+            ours has a collation.
     """
     for (name,) in fetch(_VIEWS):
         if name.lower() in OUR_TABLES:
             raise not_a_table(name, "view")
-    for table, trigger in fetch(_TRIGGERS):
+    for table, trigger in () if trusted else fetch(_TRIGGERS):
         if table.lower() in OUR_TABLES:
             raise foreign_part(table, f"the trigger {shown(trigger)}")
-    for table, sql in [*fetch(_TABLES), *fetch(_INDEXES)]:
+    for table, sql in fetch(_TABLES):
         if table.lower() in OUR_TABLES:
-            _refuse_expressions(table, sql)
+            if len(sql) > LONGEST_DEFINITION and not trusted:
+                raise foreign_part(table, f"a definition of more than {LONGEST_DEFINITION:,} characters")
+            tokens = _inside(sql)
+            _refuse_collations(table, tokens)
+            if not trusted:
+                _refuse_expressions(table, tokens)
+    for table, sql in () if trusted else fetch(_INDEXES):
+        if table.lower() in OUR_TABLES:
+            _refuse_expressions(table, _inside(sql))
 
 
-def _refuse_expressions(table: str, sql: str) -> None:
+def _inside(sql: str) -> list[str]:
     # DuckDB writes the text anew from what it has parsed; before the first bracket there are only names, which may hold one
     tokens = _TOKEN.findall(sql)
-    tokens = tokens[tokens.index("(") + 1 :] if "(" in tokens else []
+    return tokens[tokens.index("(") + 1 :] if "(" in tokens else []
+
+
+def _refuse_collations(table: str, tokens: list[str]) -> None:
+    """Refuse a collation of a column of ours: one of an expression stands in brackets of its own."""
+    depth, column = 0, tokens[0] if tokens else ""
+    for word, following in pairwise(tokens):
+        if word in {"(", ")"}:
+            depth += 1 if word == "(" else -1
+        elif depth == 0 and word == ",":
+            column = following
+        elif depth == 0 and word == "COLLATE" and following.strip('"').lower() not in _BYTE_BY_BYTE:
+            name = column[1:-1].replace('""', '"') if column.startswith('"') else column
+            if name.lower() in OUR_COLUMNS[table.lower()]:
+                raise foreign_collation(table, name, following.strip('"'))
+
+
+def _refuse_expressions(table: str, tokens: list[str]) -> None:
     if any(tokens[place : place + 3] == ["GENERATED", "ALWAYS", "AS"] for place in range(len(tokens))):
         raise foreign_part(table, "a generated column")
     for name in _calls(tokens):

@@ -19,7 +19,7 @@ MEMORY = ":memory:"
 _ACCESS_MODES = ("automatic", "read_only", "read_write")
 _AMOUNT = re.compile(r"\d+(?:\.\d+)?\s*(?:[KMGT]i?B|B|%)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "false": False}
-_KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, connect_timeout, external_access"
+_KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, connect_timeout, external_access, trusted"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Options:
         path: the database file's absolute real path, or ``:memory:``.
         config: what DuckDB itself is told; it is one for all who open a file in one process.
         external_access: whether SQL may read and write other files, attach databases and change DuckDB's settings.
+        trusted: whether triggers, generated columns and expressions of others on our tables are let be.
         busy_timeout: seconds to wait for the write lock.
         connect_timeout: seconds to wait for a file that another process holds.
     """
@@ -37,8 +38,9 @@ class Options:
     path: str
     config: dict[str, str] = field(default_factory=dict)
     busy_timeout: float = 30.0
-    connect_timeout: float = 5.0
+    connect_timeout: float = 30.0
     external_access: bool = False
+    trusted: bool = False
 
     @property
     def in_memory(self) -> bool:
@@ -67,15 +69,15 @@ def parse_options(url: URL) -> Options:
             "a duckdb URL has a file and no host; write duckdb:///file.duckdb, or duckdb:////path for an absolute path"
         )
     config: dict[str, str] = {}
-    external_access = False
-    seconds = {"busy_timeout": 30.0, "connect_timeout": 5.0}
+    allowed = {"external_access": False, "trusted": False}
+    seconds = {"busy_timeout": 30.0, "connect_timeout": 30.0}
     for name, value in url.query.items():
         if not isinstance(value, str):
             raise URLError(f"the option {name} is a duplicate in the duckdb URL; give it once")
         if name in seconds:
             seconds[name] = _seconds(name, value)
-        elif name == "external_access":
-            external_access = _boolean(name, value)
+        elif name in allowed:
+            allowed[name] = _boolean(name, value)
         else:
             config[name] = _setting(name, value)
     memory = url.database in (None, "", MEMORY)
@@ -91,7 +93,7 @@ def parse_options(url: URL) -> Options:
     if os.sep == "/" and not memory and {"\\", "?"} & set(path):
         # the one is a slash to DuckDB, and its log goes before the other
         raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB reads incorrectly; rename it")
-    return Options(path, config, **seconds, external_access=external_access)
+    return Options(path, config, seconds["busy_timeout"], seconds["connect_timeout"], **allowed)
 
 
 def _seconds(name: str, value: str) -> float:

@@ -7,13 +7,14 @@ from typing import Any
 
 from iftb_store.errors import operational_error
 from iftb_store.relational import Hidden, describe
-from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, not_a_table
+from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, foreign_collation, not_a_table
+from iftb_store.schema.table_spec import OUR_COLUMNS
 
 _NAMES = ", ".join(f"'{name}'" for name in OUR_TABLES)
 
-#: The kind of each of our names, as the search_path resolves it, and whether this role may read it; names that are not there
-#: are left out. A name that only stands in a schema of the search_path which this role may not use has that schema for its kind:
-#: PostgreSQL looks it up as if neither were there.
+#: The kind of each of our names, as the search_path resolves it, whether this role may read it, and its columns with a collation
+#: in which different texts can be equal; names that do not exist are left out. A name that exists only in a schema of the
+#: search_path that this role may not use has that schema: PostgreSQL resolves it as if neither existed.
 KINDS = f"""
     WITH entries AS (
         SELECT (pg_catalog.regexp_matches(
@@ -27,13 +28,17 @@ KINDS = f"""
     )
     SELECT relname::pg_catalog.text, relkind::pg_catalog.text, '' AS schema,
         pg_catalog.has_any_column_privilege(oid, 'SELECT') AS readable,
-        pg_catalog.quote_ident(current_user::pg_catalog.text) AS role
+        pg_catalog.quote_ident(current_user::pg_catalog.text) AS role, (
+            SELECT pg_catalog.string_agg(pg_catalog.concat(attname::pg_catalog.text, ' ', collname::pg_catalog.text), ',')
+            FROM pg_catalog.pg_attribute
+            JOIN pg_catalog.pg_collation ON pg_collation.oid OPERATOR(pg_catalog.=) attcollation
+            WHERE attrelid OPERATOR(pg_catalog.=) pg_class.oid AND NOT collisdeterministic) AS collations
     FROM pg_catalog.pg_class
     WHERE oid OPERATOR(pg_catalog.=) ANY (
         ARRAY[{", ".join(f"pg_catalog.to_regclass('{name}')" for name in OUR_TABLES)}]::pg_catalog.oid[])
     UNION
     SELECT relname::pg_catalog.text, '', pg_catalog.quote_ident(nspname::pg_catalog.text), FALSE,
-        pg_catalog.quote_ident(current_user::pg_catalog.text)
+        pg_catalog.quote_ident(current_user::pg_catalog.text), NULL::pg_catalog.text
     FROM path JOIN pg_catalog.pg_namespace ON nspname::pg_catalog.text OPERATOR(pg_catalog.=) path.name
     JOIN pg_catalog.pg_class ON relnamespace OPERATOR(pg_catalog.=) pg_namespace.oid
     WHERE relname::pg_catalog.text OPERATOR(pg_catalog.=) ANY (ARRAY[{_NAMES}]::pg_catalog.text[])
@@ -50,19 +55,23 @@ def tables_among(rows: Iterable[Any]) -> set[str]:
     """Return which of our names are tables, ordinary or partitioned, by the rows of `KINDS`.
 
     Raises:
-        SchemaError: one is something else.
-        OperationalError: one lies in a schema that this role may not use, or it may not read the version's.
+        SchemaError: one is something else, or a column of ours has such a collation.
+        OperationalError: one is in a schema that this role may not use, or the role may not read the version table.
     """
     found = list(rows)
-    hidden = [Hidden("usage", name, schema, role) for name, _, schema, _, role in found if schema]
+    hidden = [Hidden("usage", name, schema, role) for name, _, schema, _, role, _ in found if schema]
     hidden += [
         Hidden("select", name, "", role)
-        for name, _, schema, readable, role in found
+        for name, _, schema, readable, role, _ in found
         if name == VERSION_TABLE and not (schema or readable)
     ]
-    for name, kind, schema, *_ in found:
+    for name, kind, schema, _, _, collations in found:
         if not schema and kind not in _TABLES:
             raise not_a_table(name, _WORDS.get(kind, f"relation of the kind {kind}"))
+        for part in collations.split(",") if collations else ():
+            column, _, collation = part.partition(" ")
+            if column in OUR_COLUMNS[name]:
+                raise foreign_collation(name, column, collation)
     if hidden:
         raise operational_error(describe(hidden))
     return {name for name, *_ in found}

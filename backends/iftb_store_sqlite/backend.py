@@ -42,7 +42,6 @@ from iftb_store_sqlite.url import parse_options
 
 T = TypeVar("T")
 
-_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
 _MODES = ("ro", "rw", "rwc")
 _AGAIN = 0.01
 
@@ -52,7 +51,9 @@ class SQLiteBackend(EngineBackend):
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
     manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
-    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too.
+    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too;
+    ``trusted=true``: triggers, generated columns, expressions and defaults of one's own on our tables are run, which else refuse
+    the file as a stranger's.
     """
 
     probes = False
@@ -94,6 +95,11 @@ class SQLiteBackend(EngineBackend):
         watch(engine, translate_any, _transaction_is_gone)
         event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
         await self._keep(engine, "SELECT COUNT(*) FROM sqlite_master")
+
+    @property
+    def backup_query(self) -> dict[str, str]:
+        """A backup of a trusted file is as trustworthy."""
+        return {"trusted": "true"} if self._options.trusted else {}
 
     def interrupt(self, driver: Any) -> None:
         """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
@@ -209,9 +215,7 @@ class SQLiteBackend(EngineBackend):
         deadline = now() + self._options.timeout
         while True:
             try:
-                await connection._execute(
-                    configure, connection._conn, self._options.mode, self._options.cache, self._options.timeout
-                )
+                await connection._execute(configure, connection._conn, self._options)
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or now() >= deadline:

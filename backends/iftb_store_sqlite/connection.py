@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from iftb_store.relational import StorePool
 from iftb_store_sqlite.errors import RAISED
 from iftb_store_sqlite.storage import Version, version_of
+from iftb_store_sqlite.url import Options
 
 # milliseconds; a cancellation is noticed in so long a time
 _STEP = 50
@@ -31,9 +32,11 @@ class Driver(sqlite3.Connection):
 
     Attributes:
         patience: the seconds to wait for another writer.
+        trusted: whether the URL says so of whoever made the file.
     """
 
     patience = 0.0
+    trusted = False
     _interrupts = 0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -227,21 +230,22 @@ class StoreConnection(aiosqlite.Connection):
             await self._execute_to_end(self._conn.rollback)
 
 
-def configure(connection: Driver, mode: str, cache: int, timeout: float) -> None:
+def configure(connection: Driver, options: Options) -> None:
     """Set what every connection of the store has: WAL, synchronous FULL, foreign keys, and the wait for another writer."""
     # before the schema is read: what a stranger's file defines may call no function that could do more than compute
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute(f"PRAGMA trusted_schema = {'ON' if options.trusted else 'OFF'}")
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
-    connection.execute(f"PRAGMA cache_size = -{cache}")
-    if mode != "ro":
+    connection.execute(f"PRAGMA cache_size = -{options.cache}")
+    if options.mode != "ro":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # a log that grew while a reader stayed open would keep its size
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-    connection.execute(f"PRAGMA busy_timeout = {round(timeout * 1000)}")
-    connection.patience = timeout
+    connection.execute(f"PRAGMA busy_timeout = {round(options.timeout * 1000)}")
+    connection.patience = options.timeout
+    connection.trusted = options.trusted
 
 
 async def _close_cursors(connection: Any) -> None:

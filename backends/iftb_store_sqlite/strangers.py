@@ -6,33 +6,46 @@ import re
 import sqlite3
 
 from iftb_store.errors import SchemaError
-from iftb_store.schema.revision import HARMLESS_FUNCTIONS, OUR_TABLES, foreign_part, not_a_table
+from iftb_store.schema.revision import (
+    HARMLESS_FUNCTIONS,
+    LONGEST_DEFINITION,
+    OUR_TABLES,
+    foreign_collation,
+    foreign_part,
+    not_a_table,
+)
+from iftb_store.schema.table_spec import FILLED_COLUMNS, OUR_COLUMNS
 from iftb_store.values.display import shown
 
 _VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
-_OBJECTS = """
-    SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), CAST(coalesce(sql, '') AS BLOB)
+_OBJECTS = f"""
+    SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB),
+        substr(CAST(coalesce(sql, '') AS BLOB), 1, {LONGEST_DEFINITION + 1})
     FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"""
 # of PRAGMA table_xinfo: a generated column, computed as it is read or stored
 _GENERATED = (2, 3)
 # of a foreign key: these change the rows that refer, and so run the triggers of their table
 _ACTIONS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 _MOST_OBJECTS = 10_000
+_BINARY = "BINARY"
 _CALLS = ("Function", "PureFunc")
+_COMPARISONS = ("Eq", "Ne")
 
 
 def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
-    """Refuse names of ours that are no tables, and tables of ours that run what another wrote.
+    """Refuse names of ours that are no tables, and tables of ours that run what another wrote, unless the URL trusts it.
 
     SQLite itself refuses a schema whose rows belie their definitions, so that the type of a row can be believed.
 
     Raises:
-        SchemaError: one is a view or a virtual table, or has a trigger, a generated column, or calls a function that could do
-            harm.
+        SchemaError: one is a view or a virtual table, or has a trigger, a generated column, a default that is not ours or calls
+            a function that could do harm; or a column of ours has a collation.
     """
     tables, triggers = [], []
+    # an application's own connection is not one of ours
+    trusted = getattr(connection, "trusted", False)
     ((count,),) = connection.execute("SELECT count(*) FROM sqlite_master")
-    if count > _MOST_OBJECTS:
+    if count > _MOST_OBJECTS and not trusted:
         raise SchemaError(
             f"the database has {count} tables, indexes, views and triggers, and at most {_MOST_OBJECTS} are checked; "
             "drop those that are not needed, or use another database"
@@ -45,7 +58,16 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
         elif kind in ("table", "view") and name.lower() in OUR_TABLES:
             if kind == "view" or _VIRTUAL.match(sql):
                 raise not_a_table(name, "view" if kind == "view" else "virtual table")
+            if len(sql) > LONGEST_DEFINITION and not trusted:
+                raise foreign_part(name, f"a definition of more than {LONGEST_DEFINITION:,} characters")
             tables.append(name)
+    for table in tables:
+        _refuse_collations(connection, table)
+    if not trusted:
+        _refuse_code(connection, tables, triggers)
+
+
+def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: list[tuple[str, str]]) -> None:
     changed = _changed_with_ours(connection, {table for table, _ in triggers})
     for table, trigger in triggers:
         if table.lower() in changed:
@@ -78,20 +100,42 @@ def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[
 
 
 def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
-    for row in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
-        if row[6] in _GENERATED:
-            raise foreign_part(table, f"the generated column {shown(row[1])}")
+    for _, column, _, _, default, _, hidden in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
+        if hidden in _GENERATED:
+            raise foreign_part(table, f"the generated column {shown(column)}")
+        # rows that were stored before the column was added need not hold it: the default is read for each of them
+        ours = column.lower() in OUR_COLUMNS[table.lower()] and column.lower() not in FILLED_COLUMNS
+        if ours and default is not None and default.upper() != "NULL":
+            raise foreign_part(table, f"a default of the column {shown(column)}")
     try:
         # compiled and not run: it has every call of a default, a CHECK and an index
         program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
             raise
         raise foreign_part(table, f"a default, a CHECK or an index that cannot be used ({shown(str(error), 200)})") from error
     for _, operation, _, _, _, call, *_ in program:
         name = "||" if operation == "Concat" else str(call).partition("(")[0] if operation in _CALLS else None
         if name is not None and name not in HARMLESS_FUNCTIONS:
             raise foreign_part(table, f"a default, a CHECK or an index that calls {shown(name)}")
+
+
+def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall()]
+    for column in columns:
+        if column.lower() not in OUR_COLUMNS[table.lower()]:
+            continue
+        try:
+            # compiled and not run: a comparison has the column's collation
+            program = connection.execute(f"EXPLAIN SELECT {_quoted(column)} = '' FROM {_quoted(table)}").fetchall()
+        except sqlite3.OperationalError as error:
+            if "collation" not in str(error):
+                raise
+            raise foreign_collation(table, column, str(error).rpartition(": ")[2]) from error
+        for _, operation, _, _, _, call, *_ in program:
+            collation = str(call).rpartition("-")[0] if operation in _COMPARISONS and call else _BINARY
+            if collation.upper() != _BINARY:
+                raise foreign_collation(table, column, collation)
 
 
 def _quoted(name: str) -> str:

@@ -12,8 +12,9 @@ from sqlalchemy import URL
 
 from iftb_store.errors import URLError
 
-_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size")
+_OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size", "trusted")
 _MODES = ("ro", "rw", "rwc")
+_BOOLEANS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Options:
         mode: ro, rw or rwc.
         timeout: seconds to wait for another writer.
         cache: KiB of pages that a connection may keep.
+        trusted: whether the user trusts whoever made the file: what it runs on our tables is let be.
     """
 
     in_memory: bool
@@ -33,6 +35,7 @@ class Options:
     mode: str
     timeout: float
     cache: int
+    trusted: bool
 
     @property
     def target(self) -> str:
@@ -52,7 +55,8 @@ def parse_options(url: URL) -> Options:
     if unknown:
         raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
     in_memory = url.database in (None, "", ":memory:")
-    return Options(in_memory, os.fspath(Path(url.database or "").absolute()), _mode(url), _seconds(url), _cache(url))
+    path = os.fspath(Path(url.database or "").absolute())
+    return Options(in_memory, path, _mode(url), _seconds(url), _cache(url), _trusted(url))
 
 
 def _mode(url: URL) -> str:
@@ -60,6 +64,13 @@ def _mode(url: URL) -> str:
     if mode not in _MODES:
         raise URLError(f"mode must be one of {', '.join(_MODES)} in the SQLite URL, not {str(mode)[:20]!r}")
     return str(mode)
+
+
+def _trusted(url: URL) -> bool:
+    given = str(url.query.get("trusted", "false"))
+    if given.lower() not in _BOOLEANS:
+        raise URLError(f"trusted must be true or false in the SQLite URL, not {given[:20]!r}")
+    return _BOOLEANS[given.lower()]
 
 
 def _cache(url: URL) -> int:

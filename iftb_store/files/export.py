@@ -21,8 +21,9 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store.transfer.plan import find_partitions, open_snapshot
 
-# of bars a few megabytes; the rows of other tables may hold long texts
-_BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
+# of bars a few megabytes; the rows of other tables may hold long texts, so few that DuckDB, which reads those of 2,048 rows to
+# give one, need not do so often
+_BARS_AT_ONCE, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 65_536, 2_000, 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,13 @@ async def export(
     if path is not None:
         check_target(path, folder=partitioned, overwrite=overwrite)
     rows = 0
-    at_once = _BARS_AT_ONCE if table is BARS else _ROWS_AT_ONCE
+    limit, size = (_BARS_AT_ONCE, None) if table is BARS else (_ROWS_AT_ONCE, _BYTES_AT_ONCE)
     with _open(target, table, format, partitioned, overwrite) as sink:
         async with open_snapshot(db, scope.tables) as session:
             total = 0 if progress is None else sum(count for _, count in await find_partitions(session, scope))
             stores = stores_of(session)
             for selection in scope.selections(table):
-                async with aclosing(record_batches(stores, replace(selection, limit=at_once))) as batches:
+                async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
                     async for batch in batches:
                         await uncancelled(asyncio.to_thread(sink.write, batch))
                         rows += batch.num_rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from iftb_store.errors import readable
 from iftb_store.models import Series
 from iftb_store.relational.driver import read, statement
 from iftb_store.relational.resampling import ResampleStatements
@@ -19,12 +20,20 @@ class SeriesStatements(ResampleStatements):
             SELECT exchange, symbol, timeframe, MIN(timestamp), MAX(timestamp), COUNT(*) FROM ohlcv
             GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
         decode = self._driver.decode_time
-        return [
-            Series(
-                exchange, symbol, timeframe, decode(first), decode(last), count, await self._missing(exchange, symbol, timeframe)
-            )
-            for exchange, symbol, timeframe, first, last, count in await read(self._driver, sql)
-        ]
+        rows = await read(self._driver, sql)
+        with readable("ohlcv"):
+            return [
+                Series(
+                    exchange,
+                    symbol,
+                    timeframe,
+                    decode(first),
+                    decode(last),
+                    count,
+                    await self._missing(exchange, symbol, timeframe),
+                )
+                for exchange, symbol, timeframe, first, last, count in rows
+            ]
 
     async def _missing(self, exchange: str, symbol: str, timeframe: str) -> int:
         if timeframe not in SECONDS:

@@ -15,14 +15,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# rows of the first fetch where texts may be long, and how many times as many the next one may be
+_FIRST, _GROWTH = 64, 8
+
 
 async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
-    """Yield the selected rows in batches; the selection's limit is the size of a batch."""
-    while (found := await stores.read_rows(selection)).num_rows:
+    """Yield the selected rows in batches of at most the selection's limit, and of fewer rows if their texts are long."""
+    most, limit = selection.limit, selection.limit
+    if selection.size is not None and most is not None:
+        # to find how many fit, an engine may have to read the texts of all of these
+        limit = min(most, _FIRST)
+    while (found := await stores.read_rows(replace(selection, limit=limit))).num_rows:
         (batch,) = found.combine_chunks().to_batches()
         place = batch.slice(batch.num_rows - 1).to_pylist()[0]
         selection = replace(selection, after=tuple(place[name] for name in selection.order))
         yield batch
+        if selection.size is not None and most is not None and limit is not None:
+            limit = max(1, min(most, _GROWTH * limit, selection.size * batch.num_rows // max(batch.nbytes, 1)))
 
 
 class Stream(Generic[T]):

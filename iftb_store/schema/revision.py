@@ -12,6 +12,8 @@ VERSION_TABLE = "iftb_store_version"
 #: those needs Alembic, whose import would block the event loop in the first call of a process.
 REVISIONS = ("0001",)
 HEAD = REVISIONS[-1]
+#: Characters of the definition of a table: a longer one fills columns with long texts, which no row stores.
+LONGEST_DEFINITION = 65_536
 #: The names that must be tables, if they exist in the database.
 OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
 
@@ -60,5 +62,15 @@ def foreign_part(table: str, part: str) -> SchemaError:
     """Return the error for a part of a table that could run foreign code, e.g. a trigger or a generated column."""
     return SchemaError(
         f"the table {shown(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
-        "code of whoever created it; drop that part, or use another database"
+        "code of whoever created it; drop that part, use another database, or, if you trust whoever made it, add "
+        "?trusted=true to the URL (a backup that is restored by its path is never trusted; copy from its URL instead)"
+    )
+
+
+def foreign_collation(table: str, column: str, collation: str) -> SchemaError:
+    """Return the error for a column whose texts are not compared byte by byte: one row would be taken for another."""
+    return SchemaError(
+        f"the column {shown(column)} of the table {shown(table)} has the collation {shown(collation)}, in which different "
+        "texts can be equal, so that one row would be taken for another; nothing was read; create the table without that "
+        "collation, or use another database"
     )

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column
 
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import CHOICES, NAME, QUOTIENT, Base
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
@@ -119,6 +120,11 @@ TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
 # update_position may change every other column of an open position
 POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
 EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
+
+
+#: The columns of each table of iftb-store, and those that the store sets.
+OUR_COLUMNS = {table.name: table.columns for table in (BARS, TRADES, POSITIONS, EVENTS)} | {VERSION_TABLE: ("version_num",)}
+FILLED_COLUMNS = frozenset(name for table in (BARS, TRADES, POSITIONS, EVENTS) for name, spec in table.specs.items() if spec.kept)
 
 
 @dataclass(frozen=True)

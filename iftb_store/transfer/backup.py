@@ -112,7 +112,8 @@ async def backup(
                 await source.ability(SupportsBackup).backup(os.fspath(partial), tell)
         else:
             await _copied(source, writer, step)
-        async with DatabaseManager(address.update_query_dict(READ_ONLY.get(engine, {}))) as written:
+        query = source.ability(SupportsBackup).backup_query if own_way else {}
+        async with DatabaseManager(address.update_query_dict({**READ_ONLY.get(engine, {}), **query})) as written:
             tables = (await written.status()).tables
         size = partial.stat().st_size
         _check_target(target, overwrite, await source.identity())

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, func, select
 
 from iftb_store.batches.arrow import schema
-from iftb_store.errors import CollisionError, StoreError
+from iftb_store.errors import CollisionError, StoreError, readable
 from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import stores_of
 from iftb_store.schema.scope import TableScope
@@ -72,8 +72,8 @@ class Collisions:
         async with whole_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
-                ((count, read_greatest_id),) = (await session.execute(counts)).all()
-                self._foreign, self._greatest = int(count), read_greatest_id or 0
+                ((count, last),) = (await session.execute(counts)).all()
+                self._foreign, self._greatest = int(count), last or 0
             if self._table is POSITIONS:
                 columns = [self._columns[name] for name in ("id", *_OPEN_KEY)]
                 rows = await session.execute(select(*columns).where(CastText(self._columns.status) == "open"))
@@ -268,8 +268,9 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
     named = [columns.c[name] for name in ("id", *(table.key if table is BARS else ()))]
     found: list[tuple[Any, ...]] = []
     for selection in scope.selections(table):
-        select_rows = select(*named).where(*where_conditions(columns, selection)).order_by(columns.c.id.desc()).limit(1)
-        found += [tuple(row) for row in (await session.execute(select_rows)).all()]
+        newest = select(*named).where(*where_conditions(columns, selection)).order_by(columns.c.id.desc()).limit(1)
+        with readable(table.name):
+            found += [tuple(row) for row in (await session.execute(newest)).all()]
     if not found:
         return await stores_of(session).read_rows(RowFilter(table, limit=1))
     number, *key = max(found)

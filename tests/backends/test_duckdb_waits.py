@@ -11,12 +11,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SystemEventRepository
 from iftb_store.testing.lifecycle import until
 from iftb_store_duckdb.locks import write_lock
+from iftb_store_duckdb.url import parse_options
 
 
 @pytest.fixture
@@ -116,3 +117,8 @@ def test_the_event_loop_does_not_wait_until_arrow_has_imported_pandas() -> None:
     done = subprocess.run([sys.executable, "-c", _FIRST_BARS], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(done.stdout.splitlines()) == {"pandas by a thread"}
+
+
+def test_another_process_is_waited_for_as_long_as_another_session() -> None:
+    options = parse_options(make_url("duckdb:///bot.duckdb"))
+    assert options.connect_timeout == options.busy_timeout

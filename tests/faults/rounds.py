@@ -29,7 +29,7 @@ _ROUNDS = {
     "disk full": (2, 50),
     "caught error": (2, 100),
     "damaged file": (30, 1_000),
-    "hostile database": (17, 600),
+    "hostile database": (21, 600),
     "damaged dump": (400, 20_000),
     "damaged export": (340, 10_000),
     "damaged real dump": (6, 200),

@@ -122,6 +122,49 @@ def objects_of_others(connection: duckdb.DuckDBPyConnection, chance: random.Rand
     connection.execute(f"CREATE MACRO mine() AS {SECRET.format(secret)}")
 
 
+def collation(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Take different texts for equal."""
+    table = chance.choice(TABLES[:4])
+    column = chance.choice([name for name, kind in _columns(connection, table) if kind == "VARCHAR"])
+    name = chance.choice(["NOCASE", "NOACCENT", "NFC", "nocase.noaccent"])
+    _redefined(connection, table, "", (f" {column} VARCHAR", f" {column} VARCHAR COLLATE {name}"))
+
+
+def literal_default(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Give each of many rows a long text."""
+    connection.execute("INSERT INTO system_events (event_type, severity, message) SELECT '', 'info', '' FROM range(20000)")
+    text, name = "x" * chance.choice([100, 10_000, 1 << 20]), chance.choice(["exchange", "mine"])
+    if name == "exchange":
+        connection.execute("ALTER TABLE system_events DROP COLUMN exchange")
+    connection.execute(f"ALTER TABLE system_events ADD COLUMN {name} VARCHAR DEFAULT '{text}'")
+
+
+def sequence(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Leave no ids, or take them from a sequence whose name is a statement."""
+    table = chance.choice(TABLES[:4])
+    name = chance.choice(["x; CREATE TABLE owned AS SELECT 42 AS a; --", 'a"b', "it's", "\x1b[2J", "nextval('x')", "s" * 9_999])
+    quoted = '"' + name.replace('"', '""') + '"'
+    options = chance.choice(["", "START 9223372036854775807", "MAXVALUE 3 CYCLE", "INCREMENT BY -1 MAXVALUE 0 START 0"])
+    connection.execute(f"CREATE SEQUENCE {quoted} {options}")
+    literal = quoted.replace("'", "''")
+    connection.execute(f"ALTER TABLE {table} ADD COLUMN mine BIGINT")
+    connection.execute(f"ALTER TABLE {table} ALTER COLUMN mine SET DEFAULT nextval('{literal}')")
+    if chance.random() < 0.3:
+        connection.execute(f"ALTER TABLE {table} ALTER COLUMN id DROP DEFAULT")
+
+
+def large_schema(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Keep 10,000 tables, or a table of 2,000 columns."""
+    if chance.random() < 0.5:
+        connection.begin()
+        for number in range(10_000):
+            connection.execute(f"CREATE TABLE t{number} (a INTEGER)")
+        connection.commit()
+        return
+    columns = ", ".join(f"c{number} {chance.choice(['VARCHAR', 'INTEGER DEFAULT 1'])}" for number in range(2_000))
+    _redefined(connection, chance.choice(TABLES[:4]), columns)
+
+
 ATTACKS: tuple[Attack, ...] = (
     view_of_a_file,
     view_that_never_ends,
@@ -137,6 +180,10 @@ ATTACKS: tuple[Attack, ...] = (
     version,
     long_texts,
     objects_of_others,
+    collation,
+    literal_default,
+    sequence,
+    large_schema,
 )
 
 
@@ -162,7 +209,10 @@ def _replaced(connection: duckdb.DuckDBPyConnection, table: str, query: str) -> 
     connection.execute(f"CREATE VIEW {table} AS {query}")
 
 
-def _redefined(connection: duckdb.DuckDBPyConnection, table: str, part: str) -> None:
+def _redefined(connection: duckdb.DuckDBPyConnection, table: str, part: str, changed: tuple[str, str] = ("", "")) -> None:
     ((sql,),) = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = $1", [table]).fetchall()
+    for (index,) in connection.execute("SELECT index_name FROM duckdb_indexes() WHERE table_name = $1", [table]).fetchall():
+        connection.execute(f"DROP INDEX {index}")
     connection.execute(f"DROP TABLE {table}")
-    connection.execute(f"{sql.rstrip().removesuffix(';').removesuffix(')')}, {part})")
+    whole = sql.rstrip().removesuffix(";").removesuffix(")").replace(*changed, 1)
+    connection.execute(f"{whole}{', ' if part else ''}{part})")

@@ -132,6 +132,52 @@ def values(connection: sqlite3.Connection, chance: random.Random) -> None:
     connection.execute(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE id = (SELECT max(id) FROM {table})", (value,))
 
 
+def collation(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Take different texts for equal, or compare by what is not there."""
+    table = chance.choice(TABLES[:4])
+    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    column = chance.choice([row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[2] == "TEXT"])
+    name = chance.choice(["NOCASE", "RTRIM", "nothing", '"\x1b[2J"'])
+    _define(connection, table, sql.replace(f" {column} TEXT", f" {column} TEXT COLLATE {name}"))
+
+
+def literal_default(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Give each of many rows a long text that the file holds once."""
+    connection.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+        "INSERT INTO system_events (event_type, severity, message) SELECT '', 'info', '' FROM n"
+    )
+    text, name = "x" * chance.choice([100, 60_000, 1 << 20]), chance.choice(["exchange", "mine"])
+    if name == "exchange":
+        connection.execute("ALTER TABLE system_events DROP COLUMN exchange")
+    connection.execute(f"ALTER TABLE system_events ADD COLUMN {name} TEXT DEFAULT '{text}'")
+
+
+def sequence(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Leave no ids, or such as no table has."""
+    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'trades'").fetchone()
+    connection.execute("CREATE TABLE mine (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+    last = chance.choice([2**63 - 1, -(2**63), "x" * 10_000, b"\xff", None])
+    connection.execute("INSERT INTO sqlite_sequence VALUES ('trades', ?)", (last,))
+    if chance.random() < 0.7:
+        _define(connection, "trades", sql.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT", 1))
+
+
+def large_schema(connection: sqlite3.Connection, chance: random.Random) -> None:
+    """Keep 10,000 tables, or tables of nearly 2,000 columns, the most that SQLite takes."""
+    if chance.random() < 0.5:
+        connection.execute("BEGIN")
+        for number in range(chance.choice([9_900, 10_000])):
+            connection.execute(f"CREATE TABLE t{number} (a)")
+        return
+    for table in chance.sample(TABLES[:4], 2):
+        columns = ", ".join(f"c{number} {chance.choice(['', 'TEXT', 'DEFAULT 1'])}" for number in range(1_950))
+        (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        # columns come before the constraints
+        place = sql.index("CONSTRAINT")
+        _define(connection, table, f"{sql[:place]}{columns}, {sql[place:]}")
+
+
 ATTACKS: tuple[Attack, ...] = (
     view_that_never_ends,
     view_of_views,
@@ -146,6 +192,10 @@ ATTACKS: tuple[Attack, ...] = (
     forged_schema,
     version,
     values,
+    collation,
+    literal_default,
+    sequence,
+    large_schema,
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+from iftb_store.transfer.copy import Copy
 from tests.support.filled import fill
 
 
@@ -57,3 +58,27 @@ async def test_a_schema_that_is_damaged_is_one_error(sqlite_url: str) -> None:
         for call in (TradeRepository(db).get_recent, db.status, db.migrate):
             with pytest.raises(OperationalError, match="damaged; restore it from a backup"):
                 await call()
+
+
+@pytest.mark.parametrize("table", ["trades", "positions", "system_events", "ohlcv"])
+async def test_a_time_that_is_none_ends_a_copy_with_one_error(sqlite_url: str, tmp_path: Path, table: str) -> None:
+    await fill(sqlite_url)
+    time = {"ohlcv": "timestamp", "system_events": "created_at"}.get(table, "entry_time")
+    with closing(sqlite3.connect(Path(sqlite_url.removeprefix("sqlite:///")))) as connection:
+        connection.execute(f"UPDATE {table} SET {time} = 'noon' WHERE id = (SELECT max(id) FROM {table})")
+        connection.commit()
+    async with DatabaseManager(sqlite_url) as source, DatabaseManager(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        await other.migrate()
+        with pytest.raises(StoreError, match=f"^(a row of )?{table}.* cannot be read"):
+            await Copy(source, other).run()
+        assert sum((await other.status()).tables.values()) == 0
+
+
+async def test_a_time_that_is_none_ends_a_list_of_series_with_one_error(sqlite_url: str) -> None:
+    await fill(sqlite_url)
+    with closing(sqlite3.connect(Path(sqlite_url.removeprefix("sqlite:///")))) as connection:
+        connection.execute("UPDATE ohlcv SET timestamp = 'noon' WHERE id = (SELECT max(id) FROM ohlcv)")
+        connection.commit()
+    async with DatabaseManager(sqlite_url) as db:
+        with pytest.raises(StoreError, match="a row of ohlcv has a value that cannot be read"):
+            await OHLCVRepository(db).list_series()
