@@ -15,7 +15,7 @@ from tests.crafted_parquet import Column, Page, candles, parquet, thrift, zstd_z
 
 _MEBIBYTE, _GIBIBYTE = 1 << 20, 1 << 30
 _RATIO = "unpacks to more than (200|1,000) times its size"
-_AT_ONCE = "takes [0-9,]+ bytes at once"
+_AT_ONCE = "needs [0-9,]+ bytes at once"
 
 
 def parquet_bombs() -> dict[str, tuple[bytes, str]]:
