@@ -235,9 +235,9 @@ def test_an_archive_with_one_csv_is_read_wherever_the_csv_lies(pack: Write, memb
 @pytest.mark.parametrize(
     ("members", "problem"),
     [
-        ({}, "holds no .csv files"),
-        ({"x.txt": "x"}, "holds no .csv files"),
-        ({"a.csv": FIRST, "b.csv": SECOND}, "holds 2 .csv files"),
+        ({}, "contains no .csv files"),
+        ({"x.txt": "x"}, "contains no .csv files"),
+        ({"a.csv": FIRST, "b.csv": SECOND}, "contains 2 .csv files"),
     ],
 )
 def test_an_archive_without_exactly_one_csv_is_refused(pack: Write, members: dict[str, str], problem: str) -> None:

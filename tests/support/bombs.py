@@ -15,7 +15,7 @@ from tests.support.crafted_parquet import Column, Page, candles, parquet, thrift
 
 _MEBIBYTE, _GIBIBYTE = 1 << 20, 1 << 30
 _RATIO = "unpacks to more than (200|1,000) times its size"
-_AT_ONCE = "takes [0-9,]+ bytes at once"
+_AT_ONCE = "needs [0-9,]+ bytes at once"
 
 
 def parquet_bombs() -> dict[str, tuple[bytes, str]]:
@@ -34,7 +34,7 @@ def parquet_bombs() -> dict[str, tuple[bytes, str]]:
     return {
         "page": (candles(_GIBIBYTE // 8, Column([page])), _RATIO),
         "page of few rows": (candles(1_000, Column([page])), f"{_RATIO}|{_AT_ONCE}"),
-        "page that claims little": (candles(8, Column([Page(zeros, 64, 8)])), "cannot be read|holds"),
+        "page that claims little": (candles(8, Column([Page(zeros, 64, 8)])), "cannot be read|contains"),
         "page that claims much": (candles(8, Column([Page(ones, (1 << 31) - 1, 8)])), f"{_RATIO}|{_AT_ONCE}"),
         "page beyond the end": (candles(8, Column([Page(ones, 64, 8, packed=1 << 30)])), "beyond its end"),
         "page of less than nothing": (candles(8, Column([Page(ones, -64, 8, packed=-64)])), "beyond its end"),
@@ -110,10 +110,10 @@ def feather_bombs() -> dict[str, tuple[bytes, str]]:
         ),
         "runs": (
             ipc({**dict.fromkeys(crafted.NAMES, nothing.slice(0, 1 << 30)), "time": _run(1 << 30)}, None),
-            f"holds run_end_encoded|{_RATIO}",
+            f"has the type run_end_encoded|{_RATIO}",
         ),
         "nothing, often": (ipc(dict.fromkeys(crafted.NAMES, nothing), None), _RATIO),
-        "lists": (ipc({**names, "symbol": pa.ListArray.from_arrays([0] * 60_000 + [8_000_000], zeros)}), "holds list"),
+        "lists": (ipc({**names, "symbol": pa.ListArray.from_arrays([0] * 60_000 + [8_000_000], zeros)}), "has the type list"),
         "schema that is a web": (_with_footer_of(plain, web_of_fields(40)), "more than 2,000 columns"),
         "one batch in all blocks": (_blocks(plain, 400_000), f"{_RATIO}|more than 100,000 batches"),
         "facts": (ipc(dict.fromkeys(crafted.NAMES, eight), facts={f"{n}": "x" * 1_000 for n in range(17_000)}), "bytes"),

@@ -251,7 +251,7 @@ def test_wrong_words_are_refused_with_a_remedy(run: Run, stored_url: str, tmp_pa
         (("backup", stored_url, "nowhere/saved"), "create it first"),
         (("backup", stored_url, str(tmp_path)), "is a directory"),
         (("backup", stored_url, path, "--overwrite"), "is the database itself"),
-        (("backup", stored_url, "used", "--overwrite"), "is in use"),
+        (("backup", stored_url, "used", "--overwrite"), "is or was in use"),
         (("backup", stored_url, f"{path}-wal", "--overwrite"), "belongs to the database"),
         (("backup", stored_url, f"{path}-wal"), "belongs to the database"),
         (("backup", stored_url, f"{path}.wal"), "belongs to the database"),

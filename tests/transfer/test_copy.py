@@ -396,7 +396,7 @@ def test_a_duplicate_bar_is_not_copied(duckdb_url: str, second: Callable[[str], 
     code, _, err = run("copy", duckdb_url, second("sqlite"))
     assert code == 1
     assert err == (
-        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 stands twice in the source; "
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 is a duplicate in the source; "
         "`iftb-store doctor` finds such rows\n"
     )
 

@@ -153,7 +153,7 @@ def test_a_store_with_a_duplicate_row_is_not_equal(duckdb_url: str, other: str, 
         (["{other}", "duckdb:///:memory:"], 1, "run `iftb-store migrate URL`"),
         (["{other}", "env:NOT_SET"], 1, "NOT_SET is not set"),
         (["{other}", "duckdb:///:memory:", "--table", "candles"], 2, "there is no table 'candles'"),
-        (["{other}", "duckdb:///:memory:", "--table", "trades", "--timeframe", "1h"], 2, "has no timeframe"),
+        (["{other}", "duckdb:///:memory:", "--table", "trades", "--timeframe", "1h"], 2, "has no column timeframe"),
         (["{other}", "duckdb:///:memory:", "--start", "yesterday"], 2, "--start 'yesterday' is not a time"),
     ],
 )

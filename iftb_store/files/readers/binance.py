@@ -266,7 +266,7 @@ class KlineDump:
             bar = self._bar(line, number)
             length = line.index(",")
             if digits not in (0, length):
-                raise self._error(number, "the unit of open time changes between milliseconds and microseconds")
+                raise self._error(number, "open time changes between milliseconds and microseconds within the file")
             digits = length
             if before is not None and bar.timestamp == before.timestamp and bar != before:
                 raise self._error(number, "has the same open time as the line before, but other values")
