@@ -1,4 +1,4 @@
-"""The schema's history on the three engines: up, down, adoption, refusal, locks and status."""
+"""The schema's history on the three engines: upgrade, downgrade, adoption, refusal, locks and status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSIONS = Path(history.__file__).parent / "versions"
 
 EMPTY = {"ohlcv": 0, "trades": 0, "positions": 0, "system_events": 0}
 
-#: One row as each revision stores it; a new revision adds its own, and so its upgrade is tested.
+#: One row as each revision stores it; a new revision adds its row, which tests its upgrade.
 ROWS = {"0001": "INSERT INTO system_events (event_type, severity, message) VALUES ('start', 'info', 'kept')"}
 
 NEXT_REVISION = """
@@ -73,7 +73,7 @@ def create_edited(conn: Connection, old: str, new: str) -> None:
 
 @pytest.fixture
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Add a revision after the first one, whose last statement is given, to the history that the package knows."""
+    """Add a revision with the given last statement after the first one to the package's history."""
 
     def add(then: str) -> None:
         versions = tmp_path / "history" / "versions"

@@ -1,4 +1,4 @@
-"""What part of a store a command works on."""
+"""The part of a store that a command works on."""
 
 from __future__ import annotations
 

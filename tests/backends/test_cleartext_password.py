@@ -1,4 +1,4 @@
-"""A server without TLS that asks for the password in clear text does not get it, in whatever pieces and order it asks."""
+"""A server without TLS that asks for the password in clear text does not get it, whatever the pieces and order of its request."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_md5_is_answered_without_tls_as_the_password_itself_does_not_pass(
 
 
 def rounds_of_scram(count: bytes) -> Step:
-    """Return the step that asks for so many, with the nonce that the client gave."""
+    """Return the step that asks for so many rounds, with the client's nonce."""
 
     def challenge(heard: bytes) -> bytes:
         nonce = heard.rpartition(b",r=")[2]

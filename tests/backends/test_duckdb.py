@@ -1,4 +1,4 @@
-"""What only the DuckDB backend does: files and processes, its options, its write lock, lost transactions, its types."""
+"""Features of the DuckDB backend: files and processes, options, the write lock, lost transactions, types."""
 
 from __future__ import annotations
 
@@ -373,8 +373,8 @@ async def test_core_statements_are_executed_and_their_values_decoded(db: Databas
     rows = [{"event_type": "a", "severity": "info", "message": name, "details": {"name": name}} for name in ("one", "two")]
     async with db.get_session() as session:
         written = await session.execute(insert(EVENTS), rows)
-        wanted = select(EVENTS.c.message, EVENTS.c.details).where(EVENTS.c.message.in_(["one", "two"]))
-        found = await session.execute(wanted.order_by(EVENTS.c.message))
+        query = select(EVENTS.c.message, EVENTS.c.details).where(EVENTS.c.message.in_(["one", "two"]))
+        found = await session.execute(query.order_by(EVENTS.c.message))
         count = await session.execute(select(func.count()).select_from(BARS))
 
     assert written.all() == []

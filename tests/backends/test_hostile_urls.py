@@ -1,4 +1,4 @@
-"""URLs with every reserved character in every part: each reaches the driver as it is, or is refused without a secret."""
+"""URLs with every reserved character in every part: each reaches the driver unchanged, or is refused without showing a secret."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def listener() -> AsyncIterator[tuple[int, dict[str, str]]]:
-    """Listen as a server that asks for a password and refuses it; yield the port, and what the last client sent."""
+    """Listen as a server that asks for a password and refuses it; yield the port and what the last client sent."""
     sent: dict[str, str] = {}
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +89,7 @@ async def test_every_reserved_character_in_a_database_s_name_reaches_postgresql(
             await DatabaseManager(url).connect()
 
 
-# what follows / or ? is no part of the host any more
+# the host ends at / or ?
 @pytest.mark.one_of_each
 @pytest.mark.parametrize("char", sorted(set(RESERVED) - set("/?:,-._\u00fc")))
 def test_a_reserved_character_in_the_host_is_refused(char: str) -> None:
@@ -231,6 +231,6 @@ def test_any_text_is_a_url_or_refused(scheme: str, head: str, parts: list[str], 
     try:
         manager = DatabaseManager(f"{scheme}{head}{tail}")
     except StoreError as error:
-        assert 0 < len(str(error)) < 1_000  # noqa: PT017 - being taken is right, too
+        assert 0 < len(str(error)) < 1_000  # noqa: PT017 - accepting it is right, too
     else:
         assert repr(manager).isprintable()

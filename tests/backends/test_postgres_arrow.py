@@ -1,4 +1,4 @@
-"""What only PostgreSQL does on the way to Arrow: pieces of CSV, the settings of a session, a COPY that is broken off."""
+"""Arrow reads on PostgreSQL: pieces of CSV, the settings of a session, an interrupted COPY."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command iftb-store: right and wrong input to each command, its exit codes, and what it never prints."""
+"""The command iftb-store: right and wrong input to each command, exit codes, and that no secret is printed."""
 
 from __future__ import annotations
 

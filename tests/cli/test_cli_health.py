@@ -1,4 +1,4 @@
-"""`iftb-store status` as a health probe, and an import that is stopped: what they say, and their exit codes."""
+"""`iftb-store status` as a health probe, and a stopped import: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def migrated(url: str) -> str:
 
 
 def read_only(url: str) -> str:
-    """Return the URL of the same database, for reading alone."""
+    """Return the URL of the same database, read-only."""
     made = make_url(url)
     options = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}.get(made.get_backend_name(), {})
     return made.update_query_dict(options).render_as_string(hide_password=False)
 
 
 def probed(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, dict[str, object]]:
-    """Return what `status --json` says, and its exit code."""
+    """Return the exit code and output of `status --json`."""
     capsys.readouterr()
     code = main(["status", url, "--json"])
     found: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -60,7 +60,7 @@ def test_the_probe_leaves_nothing_behind(migrated: str, capsys: pytest.CaptureFi
             (event,) = await SystemEventRepository(db).get_recent_events()
             return event.id or 0, await raw.count(db, "trades")
 
-    # no id was used up either
+    # no id was used either
     assert asyncio.run(log_first_event()) == (1, 0)
 
 

@@ -1,4 +1,4 @@
-"""How far a long command is, as a pipe sees it."""
+"""The progress of a long command, written to a pipe."""
 
 from __future__ import annotations
 

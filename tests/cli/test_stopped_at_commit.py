@@ -1,4 +1,4 @@
-"""A command that is stopped while its COMMIT is under way says what is true of what it wrote."""
+"""A command that is stopped during its COMMIT reports correctly what it wrote."""
 
 from __future__ import annotations
 

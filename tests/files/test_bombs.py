@@ -1,4 +1,4 @@
-"""Bombs of Parquet and Feather: refused before they are decoded, in bounded memory; a repeated bar is counted once."""
+"""Parquet and Feather bombs: refused before decoding, in bounded memory; a repeated bar is counted once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands under the name of an export, whatever else is there: databases, other exports at the same time, what was left."""
+"""The files under an export's name, beside databases, concurrent exports and the remains of a killed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports of what other tools leave, told by content: freqtrade, ccxt, pandas, Polars and CSV, exactly or refused by row."""
+"""Imports of other tools' files, detected by content: freqtrade, ccxt, pandas, Polars and CSV, exactly or refused by row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSES = [0.1, 0.2, 0.1 + 0.2, 1e-7, 42_000.5]
 
 @pytest.fixture
 def url(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of an empty store; the tests write their files in a folder of their own."""
+    """URL of an empty store; the tests write their files in an empty folder."""
     monkeypatch.chdir(tmp_path)
     assert main(["migrate", sqlite_url]) == 0
     return sqlite_url
@@ -36,7 +36,7 @@ def url(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def take(url: str, capsys: pytest.CaptureFixture[str]) -> Import:
-    """Run the import; returns its exit code and what it printed."""
+    """Run the import; returns its exit code and output."""
     capsys.readouterr()
 
     def take(*words: str) -> tuple[int, str, str]:
@@ -49,7 +49,7 @@ def take(url: str, capsys: pytest.CaptureFixture[str]) -> Import:
 
 @pytest.fixture
 def stored(url: str) -> Stored:
-    """Return what is stored, in key order."""
+    """Return the stored bars, in key order."""
 
     async def read() -> list[OHLCVBar]:
         async with DatabaseManager(url) as db:
@@ -60,7 +60,7 @@ def stored(url: str) -> Stored:
 
 
 def frame(**changes: Any) -> pd.DataFrame:
-    """Return candles as freqtrade keeps them."""
+    """Return candles in freqtrade's format."""
     times = pd.date_range(T1, periods=5, freq="5min", unit="ms")
     columns = {"date": times, "open": CLOSES, "high": 50_000.0, "low": 0.0, "close": CLOSES, "volume": [0.0, 1.5, 2, 3, 4e-8]}
     return pd.DataFrame({**columns, **changes})

@@ -1,4 +1,4 @@
-"""Databases that strangers made: what they hold in place of our tables is refused by name, and nothing of it is run."""
+"""Malicious databases: objects in place of our tables are refused by name, and none of them is run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def change_sqlite(path: Path, *statements: str) -> None:
 
 @pytest.fixture
 def stolen(tmp_path: Path, secret: Path) -> Path:
-    """A DuckDB store whose events are the text of a key."""
+    """A DuckDB store whose events table is a view of a key file's text."""
     path = tmp_path / "stolen.duckdb"
     asyncio.run(fill(f"duckdb:///{path}"))
     names = ("details", "symbol", "exchange", "trade_id", "position_id", "stack_trace")

@@ -1,4 +1,4 @@
-"""A copy into a store that has rows of its own, and is given more while it runs: none is lost, none is taken for another."""
+"""A copy into a store with other rows, which gets more during the copy: none is lost or mistaken for another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.filled import fill
 
 Put = Callable[[DatabaseManager, TableSpec, pa.Table], Awaitable[None]]
 
-#: What a bot on the destination does, by table.
+#: The writes of a bot on the destination, by table.
 _OWN: dict[str, Callable[[DatabaseManager], Awaitable[Any]]] = {
     "ohlcv": lambda db: OHLCVRepository(db).insert_many([bar(T0, symbol="OWN"), bar(T0 + 60 * HOUR)]),
     "trades": lambda db: TradeRepository(db).insert(trade("OWN", symbol="OWN")),
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def both(source: str, destination: str, *, copied: bool) -> AsyncIterator[tuple[DatabaseManager, DatabaseManager]]:
-    """Open both; the destination holds what the source does, or nothing but the tables."""
+    """Open both; the destination has the source's rows, or only tables."""
     async with DatabaseManager(source) as one, DatabaseManager(destination) as two:
         await prepare(two)
         if copied:
@@ -60,7 +60,7 @@ async def contents(db: DatabaseManager) -> dict[str, pa.Table]:
 
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Put], Put]], None]:
-    """Set what is done around each batch that a copy writes."""
+    """Set a function that wraps the write of each batch of a copy."""
 
     def around(made: Callable[[Put], Put]) -> None:
         monkeypatch.setattr(copying, "_put", made(copying._put))

@@ -1,4 +1,4 @@
-"""iftb-store verify: the same rows on any two engines, and what it says of those that differ."""
+"""iftb-store verify: the same rows on any two engines, and the report of rows that differ."""
 
 from __future__ import annotations
 
