@@ -134,7 +134,7 @@ def _definitions() -> dict[str, list[str]]:
     return found
 
 
-def test_every_module_imports_only_rooms_below_its_own() -> None:
+def test_every_module_imports_only_packages_below_its_own() -> None:
     assert _find_wrong_imports(_edges()) == []
 
 

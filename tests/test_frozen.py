@@ -113,7 +113,7 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
             assert (None in [row[column] for row in rows]) is not table.required(column), f"{table.name}.{column}"
 
 
-async def test_a_frozen_database_stands_at_its_revision(frozen_url: str, revision: str) -> None:
+async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         status = await db.status()
     assert (status.revision, status.tables) == (revision, dict.fromkeys(TABLES, _COUNT))

@@ -180,7 +180,7 @@ async def test_what_does_not_speak_the_protocol_is_named(answer: bytes) -> None:
         assert "does not speak PostgreSQL's protocol; check the host and the port" in await refusal(url(server.port))
 
 
-async def test_what_a_server_says_before_it_lets_in_comes_whole_in_any_pieces() -> None:
+async def test_messages_of_a_server_before_login_arrive_complete_in_any_pieces() -> None:
     greeting = NOTICE + message(b"v", bytes(8)) + LETS_IN + READY
     for size in (1, 2, 5, 11, len(greeting)):
         pieces = [greeting[start : start + size] for start in range(0, len(greeting), size)]

@@ -103,7 +103,7 @@ async def test_managers_in_different_event_loops_share_the_write_lock(db: Databa
     assert await bars_stored(db) == 2
 
 
-async def test_a_writer_that_waits_in_vain_gets_the_name_of_who_writes(db: DatabaseManager, duckdb_url: str) -> None:
+async def test_a_writer_whose_wait_times_out_gets_the_name_of_the_other(db: DatabaseManager, duckdb_url: str) -> None:
     async with DatabaseManager(f"{duckdb_url}?busy_timeout=0.01") as other, db.get_session() as session:
         await OHLCVRepository(session).insert_many([bar()])
 

@@ -58,7 +58,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
 
 
-async def test_every_reserved_character_in_user_password_database_and_options_reaches_the_server() -> None:
+async def test_reserved_characters_in_user_password_database_and_options_arrive() -> None:
     async with listener() as (port, sent):
         for word in WORDS:
             options = {"sslmode": "disable", "application_name": word, "search_path": word}
@@ -69,7 +69,7 @@ async def test_every_reserved_character_in_user_password_database_and_options_re
             assert found == [word] * 5
 
 
-async def test_every_reserved_character_in_the_settings_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reserved_characters_in_the_settings_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listener() as (port, sent):
         monkeypatch.setenv("DB_HOST", "127.0.0.1")
         monkeypatch.setenv("DB_PORT", str(port))
@@ -82,7 +82,7 @@ async def test_every_reserved_character_in_the_settings_reaches_the_server(monke
             assert [sent[name] for name in ("user", "password", "database")] == [word] * 3
 
 
-async def test_every_reserved_character_in_a_database_s_name_reaches_postgresql(postgres_url: str) -> None:
+async def test_reserved_characters_in_a_database_s_name_arrive(postgres_url: str) -> None:
     for word in WORDS:
         url = make_url(postgres_url).set(database=word[:16]).render_as_string(hide_password=False)
         with pytest.raises(OperationalError, match="database does not exist"):
@@ -151,7 +151,7 @@ def test_bytes_in_the_settings_that_are_no_text_are_refused(monkeypatch: pytest.
 @pytest.mark.one_of_each
 @pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
 @pytest.mark.parametrize("word", [word for word in WORDS if not {"/", "\\", "?"} & set(word)])
-async def test_a_database_file_gets_the_very_name_that_the_url_tells(tmp_path: Path, scheme: str, word: str) -> None:
+async def test_a_database_file_gets_exactly_the_name_in_the_url(tmp_path: Path, scheme: str, word: str) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     name = f"x{word}.db"

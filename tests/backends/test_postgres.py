@@ -169,7 +169,7 @@ async def test_a_server_that_goes_away_during_a_copy_ends_it(db: DatabaseManager
     assert await admin.fetchval("SELECT count(*) FROM ohlcv") == 0
 
 
-async def test_a_value_that_does_not_fit_stands_in_no_message(db: DatabaseManager) -> None:
+async def test_a_value_that_does_not_fit_appears_in_no_message(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         with pytest.raises(OperationalError, match="does not fit the type") as caught:
             await session.execute(text("SELECT CAST(CAST(:value AS text) AS integer)"), {"value": "sentinel"})
@@ -277,7 +277,7 @@ def test_errors_of_the_driver_have_a_meaning(error: Exception, meaning: type[Exc
     assert translated.__cause__ is error
 
 
-def test_an_error_of_somebody_elses_is_left_alone() -> None:
+def test_an_error_of_other_code_is_not_changed() -> None:
     assert translate(KeyError("x")) is None
 
 

@@ -108,7 +108,7 @@ async def test_a_connection_lost_between_batches_of_a_stream_is_an_operational_e
     assert (first.num_rows, db.in_use) == (4, 0)
 
 
-async def test_a_snapshot_stands_while_others_write(db: DatabaseManager) -> None:
+async def test_a_snapshot_does_not_change_while_others_write(db: DatabaseManager) -> None:
     async with db.get_session(isolation="snapshot") as session:
         (level, only_reads) = (
             await session.execute(

@@ -57,7 +57,7 @@ async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_de
     await asyncio.gather(large, small)
 
 
-async def test_a_large_upsert_leaves_no_bar_to_a_writer_whom_it_waited_for(db: DatabaseManager, admin: Any) -> None:
+async def test_a_large_upsert_overwrites_the_bars_of_a_writer_it_waited_for(db: DatabaseManager, admin: Any) -> None:
     """The first bar is stored as the second writer will write it; the first writer has overwritten it but not committed."""
     await OHLCVRepository(db).insert_many([*hourly(1, volume=Decimal(1)), *hourly(400)[1:]])
     async with db.get_session() as session:
@@ -68,7 +68,7 @@ async def test_a_large_upsert_leaves_no_bar_to_a_writer_whom_it_waited_for(db: D
     assert {found.volume for found in await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 400)} == {Decimal(1)}
 
 
-async def test_a_large_upsert_of_bars_stored_just_so_locks_none_of_them(db: DatabaseManager) -> None:
+async def test_a_large_upsert_of_unchanged_bars_locks_none_of_them(db: DatabaseManager) -> None:
     await OHLCVRepository(db).insert_many(hourly(400))
     async with db.get_session() as session:
         await OHLCVRepository(session).upsert_many(hourly(400))

@@ -114,7 +114,7 @@ async def test_run_runs_again_after_a_connection_lost_before_commit(postgres_url
 
 
 @pytest.mark.parametrize(("moment", "stored"), [("before", 0), ("after", 1)])
-async def test_a_connection_lost_during_commit_leaves_its_outcome_unknown_and_is_not_run_again(
+async def test_a_connection_lost_during_commit_has_an_unknown_outcome_and_no_retry(
     postgres_url: str, db: DatabaseManager, moment: str, stored: int
 ) -> None:
     runs = 0

@@ -175,7 +175,7 @@ def test_nor_in_a_url_that_was_parsed_before(url: str) -> None:
         f"postgresql://nowhere.invalid/bot?user=bot&password=p@{SECRET}&sslmode=disable",
     ],
 )
-async def test_where_a_path_comes_first_it_is_the_password_s(url: str) -> None:
+async def test_an_at_sign_after_the_path_belongs_to_the_password(url: str) -> None:
     with pytest.raises(OperationalError, match=r"cannot connect to PostgreSQL at nowhere\.invalid:5432: ") as caught:
         await DatabaseManager(url).connect()
     assert SECRET not in collect_error_text(caught.value, variables=True) + repr(DatabaseManager(url))

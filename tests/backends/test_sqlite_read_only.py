@@ -109,7 +109,7 @@ def test_a_log_without_its_index_is_an_error_that_says_what_helps(interrupted: P
     assert "open it once where it can be written" in out
 
 
-def test_what_is_written_elsewhere_meanwhile_is_read_by_the_next_call(path: Path) -> None:
+def test_the_next_call_reads_what_others_wrote_meanwhile(path: Path) -> None:
     with reading(path.parent, "-c", _COUNTING, f"sqlite:///{path}?mode=ro") as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "5\n"

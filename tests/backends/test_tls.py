@@ -147,7 +147,7 @@ async def refusal(url: str) -> str:
     return str(caught.value)
 
 
-async def test_verify_full_works_with_a_certificate_for_the_host_from_the_trusted_authority(front: Front, trusted: Path) -> None:
+async def test_verify_full_accepts_the_trusted_authoritys_certificate_for_the_host(front: Front, trusted: Path) -> None:
     url = front.url(sslmode="verify-full", sslrootcert=trusted)
     async with DatabaseManager(url) as db:
         await db.migrate()

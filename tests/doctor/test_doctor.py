@@ -297,7 +297,7 @@ def test_unreadable_values_are_fixed_before_values_are_compared(stores: Callable
     assert {finding.kind for finding in examine(store.url)} == {"high below low"}
 
 
-def test_a_database_without_tables_is_to_be_migrated(url: str) -> None:
+def test_a_database_without_tables_must_be_migrated(url: str) -> None:
     async def found() -> list[Finding]:
         async with DatabaseManager(url) as db:
             return await examine_store(db)
@@ -386,7 +386,7 @@ def test_the_command_says_that_nothing_is_wrong(store: Store, capsys: pytest.Cap
     assert capsys.readouterr().out == "nothing is wrong\n"
 
 
-def test_the_demo_leaves_nothing_wrong_but_the_hole_that_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_nothing_wrong_but_the_gap_that_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--path", str(tmp_path / "demo")]) == 0
     capsys.readouterr()
 

@@ -62,7 +62,7 @@ def killed_at_random(url: str, first: int, chance: random.Random) -> Iterator[in
 
 
 @pytest.mark.timeout(7_200)
-def test_acknowledged_sessions_are_whole_and_the_others_absent_whole(url: str, tally: Tally) -> None:
+def test_acknowledged_sessions_are_complete_and_others_complete_or_absent(url: str, tally: Tally) -> None:
     chance = random.Random(20_240_315)
     assert main(["migrate", url]) == 0
     every: set[int] = set()

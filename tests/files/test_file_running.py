@@ -47,7 +47,7 @@ async def test_a_file_that_another_program_writes_is_opened_when_that_is_done(sq
             assert not other.in_transaction
 
 
-async def test_opening_a_file_that_another_program_writes_is_an_error_when_the_timeout_is_over(sqlite_url: str) -> None:
+async def test_opening_a_file_that_another_program_writes_is_an_error_after_a_timeout(sqlite_url: str) -> None:
     with writing(sqlite_url), pytest.raises(TransientError, match="locked by another writer"):
         await DatabaseManager(f"{sqlite_url}?timeout=0.05").connect()
 

@@ -198,7 +198,7 @@ def _changed(fields: tuple[str, ...], column: int, value: str) -> list[str]:
     end=st.sampled_from(["\n", "\r\n", "\n", "\r", "\0\n", "\u2028", ""]),
     encoding=st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]),
 )
-def test_what_is_read_is_what_stands_in_the_file_or_an_error_names_it(
+def test_a_damaged_value_is_read_as_stored_or_named_by_an_error(
     tmp_path: Path, lines: list[str], end: str, encoding: str
 ) -> None:
     path = tmp_path / f"{NAME}.csv"

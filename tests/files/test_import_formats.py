@@ -134,7 +134,7 @@ def test_a_number_of_json_is_its_text_and_no_float(take: Import, stored: Stored)
     assert (found.open, found.low, found.close, found.volume) == (LARGEST, SMALLEST, Decimal("0.30000000000000004"), SMALLEST)
 
 
-def test_a_volume_that_ccxt_does_not_know_is_0_and_is_said(take: Import, stored: Stored) -> None:
+def test_a_volume_that_ccxt_does_not_know_is_0_and_is_reported(take: Import, stored: Stored) -> None:
     Path("X-1m.json").write_text(json.dumps(candles(1, None, None)))
 
     out = take("X-1m.json")[1]
@@ -178,7 +178,7 @@ def test_a_csv_s_columns_and_times_are_understood(take: Import, stored: Stored, 
     assert stored() == [bar(T1, open=Decimal(1), high=Decimal(2), low=Decimal("0.5"), close=Decimal("1.5"), volume=Decimal(10))]
 
 
-def test_columns_of_other_names_are_told(take: Import, stored: Stored) -> None:
+def test_columns_with_other_names_are_mapped_by_an_option(take: Import, stored: Stored) -> None:
     Path("candles.csv").write_text("Tag,Erster,Hoch,Tief,Letzter,Menge,open\n2024-02-01 00:00,1,2,0.5,1.5,10,9\n")
     words = ("candles.csv", "--symbol", "BTCUSDT", "--timeframe", "1h")
     mapped = ("--map", "timestamp=Tag,open=Erster,high=Hoch", "--map", "low=Tief,close=Letzter,volume=Menge")
@@ -223,7 +223,7 @@ def write_times(*times: str) -> None:
     Path("X-1h.csv").write_text("\n".join(["time,open,high,low,close,volume", *lines, ""]))
 
 
-def test_naive_times_are_of_the_zone_that_is_told(take: Import, stored: Stored) -> None:
+def test_naive_times_are_of_the_given_zone(take: Import, stored: Stored) -> None:
     write_times("2024-02-01 01:00", "2024-07-01 02:00")
 
     assert take("X-1h.csv", *BERLIN)[0] == 0

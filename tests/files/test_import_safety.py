@@ -178,9 +178,7 @@ def test_a_dump_whose_lines_contradict_each_other_is_refused(take: Take, count: 
         ),
     ],
 )
-def test_what_would_be_taken_for_something_else_is_refused(
-    take: Take, count: Callable[[], int], name: str, content: str, problem: str
-) -> None:
+def test_an_ambiguous_input_is_refused(take: Take, count: Callable[[], int], name: str, content: str, problem: str) -> None:
     Path(name).write_text(content)
 
     code, _, err = take(name, *AS_X)
@@ -197,7 +195,7 @@ def test_what_would_be_taken_for_something_else_is_refused(
         ("X-1h-2024-01.csv", "1704067260000,1,2,1,1,1,1704070799999,1,1,1,1,0\n", "1 off the timeframe's grid"),
     ],
 )
-def test_what_is_odd_is_stored_and_said(take: Take, count: Callable[[], int], name: str, content: str, note: str) -> None:
+def test_odd_values_are_stored_and_reported(take: Take, count: Callable[[], int], name: str, content: str, note: str) -> None:
     Path(name).write_text(content)
 
     code, out, err = take(name, *AS_X)

@@ -41,7 +41,7 @@ class Bouncer:
 def running(server_url: str, mode: str, **settings: str) -> Iterator[Bouncer]:
     """Run a PgBouncer in front of a server for the duration of a block."""
     server = make_url(server_url)
-    server = {
+    parameters = {
         "host": server.query.get("host", server.host or "localhost"),
         "port": server.port or 5432,
         "user": server.username,
@@ -59,11 +59,11 @@ def running(server_url: str, mode: str, **settings: str) -> Iterator[Bouncer]:
     }
     folder = Path(tempfile.mkdtemp(prefix="iftb-store-bouncer-"))
     ini = folder / "pgbouncer.ini"
-    database = " ".join(f"{name}={value}" for name, value in server.items() if value)
+    database = " ".join(f"{name}={value}" for name, value in parameters.items() if value)
     lines = ["[databases]", f"* = {database}", "[pgbouncer]", *(f"{name} = {value}" for name, value in options.items())]
     ini.write_text("\n".join(lines) + "\n")
     ini.chmod(0o600)
-    user = _unprivileged(str(server["host"])) if os.geteuid() == 0 else None
+    user = _unprivileged(str(parameters["host"])) if os.geteuid() == 0 else None
     if user is not None:
         for path in (folder, ini):
             shutil.chown(path, user)

@@ -329,7 +329,7 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
-def test_what_would_take_the_place_of_a_row_of_the_destination_s_own_is_refused_before_anything_is_written(
+def test_a_row_that_would_replace_another_of_the_destination_is_refused(
     engine: str, own: Any, why: str, source: str, second: Callable[[str], str], run: Run
 ) -> None:
     destination = second(engine)
@@ -445,7 +445,7 @@ async def test_a_copy_made_while_a_bot_writes_is_a_snapshot(url: str, tmp_path: 
         assert counts[0] < sessions
 
 
-async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
+async def test_a_destination_with_writes_during_a_copy_is_not_reported_equal(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with DatabaseManager(source) as one, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as two:
