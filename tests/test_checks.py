@@ -1,4 +1,4 @@
-"""Single values: what is normalised on the way in, and that messages keep secrets and stay short."""
+"""Checks of single values: normalisation, and messages that hide secrets and stay short."""
 
 from __future__ import annotations
 

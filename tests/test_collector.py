@@ -1,4 +1,4 @@
-"""The pauses of Python's garbage collector: afterwards it is as the app had it, and it runs only where the app lets it."""
+"""Pauses of Python's garbage collector: afterwards it is as the app set it, and it runs only if the app allows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def collections_of(work: Callable[[], object]) -> int:
-    """Return how often the collector ran during a piece of work."""
+    """Return how often the collector ran during the work."""
     seen: list[str] = []
 
     def note(phase: str, _: dict[str, int]) -> None:

@@ -27,7 +27,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_the_whole_url_is_returned_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_url_is_returned_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IFTB_STORE_URL", "duckdb:///research.duckdb?threads=2")
 
     assert get_settings().database.get_async_url() == "duckdb:///research.duckdb?threads=2"
@@ -208,7 +208,7 @@ def test_no_representation_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("parts")
-def test_settings_are_read_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_again_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     before = get_settings()
 
     monkeypatch.setenv("DB_HOST", "other.example")

@@ -1,4 +1,4 @@
-"""The first call of a process does not hold up its event loop: what takes long to import is imported in a thread."""
+"""The first call of a process does not block its event loop: slow imports run in a thread."""
 
 from __future__ import annotations
 

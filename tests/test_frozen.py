@@ -1,4 +1,4 @@
-"""Databases that past versions wrote are upgraded with every value in place; tests/frozen has one of each revision."""
+"""Databases of past versions are upgraded with every value unchanged; tests/frozen has one per revision."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ Records = list[dict[str, Any]]
 
 @pytest.fixture(params=_REVISIONS)
 def revision(request: pytest.FixtureRequest) -> str:
-    """Each revision of which a database was frozen."""
+    """Each revision with frozen databases."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def thaw(revision: str, tmp_path: Path, request: pytest.FixtureRequest) -> Thaw:
-    """Bring a copy of the frozen database to its engine; return its URL."""
+    """Load a copy of the frozen database into its engine; return its URL."""
 
     def to_engine(engine: str) -> str:
         folder = _FROZEN / revision
         if engine == "postgresql":
             url: str = request.getfixturevalue("postgres_url")
-            # line ends are a part of the values
+            # line ends are part of the values
             asyncio.run(_load(url, (folder / "store.sql").read_bytes().decode()))
             return url
         name = {"sqlite": "store.db", "duckdb": "store.duckdb"}[engine]
@@ -109,11 +109,11 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
         assert len(rows) == _COUNT
         for column in rows[0]:
             values = {exact_text({column: row[column]}) for row in rows}
-            assert len(values) > 1, f"{table.name}.{column} has one value alone"
+            assert len(values) > 1, f"{table.name}.{column} has only one value"
             assert (None in [row[column] for row in rows]) is not table.required(column), f"{table.name}.{column}"
 
 
-async def test_a_frozen_database_stands_at_its_revision(frozen_url: str, revision: str) -> None:
+async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         status = await db.status()
     assert (status.revision, status.tables) == (revision, dict.fromkeys(TABLES, _COUNT))

@@ -1,4 +1,4 @@
-"""Files that strangers made, each imported by the command: bounded memory and time, one sentence, no other file read."""
+"""Malicious files, each imported by the command: bounded memory and time, one sentence, no other file read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.hostile_corpus import write_corpus
 _MOST_MEBIBYTES = 600
 _SECRET = "-----BEGIN PRIVATE KEY----- c0ffee"
 
-# imports each file by the command and says what came of it; the largest that the process ever was is Linux's own figure
+# imports each file by the command and prints the outcome; the peak memory is Linux's figure
 _IMPORTER = """
 import contextlib, io, json, resource, sys, time
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_no_file_fills_the_memory_lasts_or_leads_to_another(tmp_path: Path, sqli
     files = write_corpus(folder, rounds("hostile file"), random.Random(None if SOAK else 12), secret)
     tally = Tally("hostile file", "importer")
     waiting = iter(files)
-    # one process a file would take a second for each, and more memory is left for a file that is the first
+    # one process per file would take a second each, and the first file of a process has more memory
     while some := list(islice(waiting, 20)):
         command = [sys.executable, "-c", _IMPORTER, sqlite_url, str(secret), *map(str, some)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,14 +71,14 @@ def test_no_file_fills_the_memory_lasts_or_leads_to_another(tmp_path: Path, sqli
 
 
 def problems(file: Path, code: int, out: str, err: str, peak: int, opened: int) -> list[str]:
-    """Return what is wrong with how a file was taken."""
+    """Return the problems with a file's import."""
     wrong = []
     if peak > _MOST_MEBIBYTES:
         wrong.append(f"the process had {peak} MiB")
     if opened or _SECRET in out + err:
         wrong.append("another file was read")
     is_refused = code == 1 and err.startswith(f"error: {file}") and err.endswith("; no row of this file was stored\n")
-    # an option or a name that does not fit is wrong usage, and as well one sentence
+    # an invalid option or name is wrong usage, and also one sentence
     is_usage = code == 2 and err.startswith("error: ")
     if not (code == 0 and not err) and not ((is_refused or is_usage) and err.count("\n") == 1):
         wrong.append(f"it said {err[-300:]!r} with the exit code {code}")

@@ -1,4 +1,4 @@
-"""The lock files name one version and its hashes of all that pyproject.toml asks for, and no registry."""
+"""The lock files name one version and its hashes for every requirement of pyproject.toml, and no registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"^([\w.-]+)==(\S+)(?: ; .*)? \\\n((?:    --hash=sha256:[0-9
 
 
 def required(held: dict[str, list[str]]) -> list[Requirement]:
-    """Return what a lock file is to hold, but for what that needs itself."""
+    """Return the requirements that a lock file must contain, without their own dependencies."""
     extras, groups = held["extras"], held["groups"]
     own = _PROJECT["project"]
     words = [
@@ -39,7 +39,7 @@ def test_a_lock_file_holds_what_is_required(name: str, held: dict[str, list[str]
     text = (_ROOT / "locks" / f"{name}.txt").read_text()
     entries: dict[str, str] = {canonicalize_name(package): version for package, version, _ in _ENTRY.findall(text)}
 
-    # nothing else stands in it
+    # it contains nothing else
     assert _ENTRY.sub("", text) == ""
     wrong = [str(one) for one in required(held) if entries.get(canonicalize_name(one.name), "0") not in one.specifier]
     assert wrong == [], "`nox -s lock` writes the lock files anew"

@@ -1,4 +1,4 @@
-"""The schema's history on the three engines: up, down, adoption, refusal, locks and status."""
+"""The schema's history on the three engines: upgrade, downgrade, adoption, refusal, locks and status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSIONS = Path(history.__file__).parent / "versions"
 
 EMPTY = {"ohlcv": 0, "trades": 0, "positions": 0, "system_events": 0}
 
-#: One row as each revision stores it; a new revision adds its own, and so its upgrade is tested.
+#: One row as each revision stores it; a new revision adds its row, which tests its upgrade.
 ROWS = {"0001": "INSERT INTO system_events (event_type, severity, message) VALUES ('start', 'info', 'kept')"}
 
 NEXT_REVISION = """
@@ -73,7 +73,7 @@ def create_edited(conn: Connection, old: str, new: str) -> None:
 
 @pytest.fixture
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Add a revision after the first one, whose last statement is given, to the history that the package knows."""
+    """Add a revision with the given last statement after the first one to the package's history."""
 
     def add(then: str) -> None:
         versions = tmp_path / "history" / "versions"
@@ -94,7 +94,7 @@ async def test_an_upgrade_from_nothing_gives_what_the_models_give(url: str) -> N
     assert await run(url, migrations.current) == migrations.head()
 
 
-async def test_a_created_database_has_no_differences_and_stands_at_the_head(url: str) -> None:
+async def test_a_created_database_has_no_differences_and_is_at_the_head(url: str) -> None:
     await run(url, migrations.create)
 
     assert await run(url, migrations.differences) == []
@@ -251,7 +251,7 @@ async def test_the_revision_of_a_newer_version_is_refused(url: str) -> None:
     assert (await run(url, migrations.status)).state == "ahead"
 
 
-async def test_a_table_that_is_gone_is_named_and_can_be_created_again(url: str) -> None:
+async def test_a_missing_table_is_named_and_can_be_created_again(url: str) -> None:
     await run(url, migrations.upgrade)
     await sql(url, "DROP TABLE ohlcv")
 
@@ -317,7 +317,7 @@ async def test_creation_at_an_older_revision_is_refused(url: str, next_revision:
         await run(url, migrations.create)
 
 
-async def test_the_tables_of_the_app_and_its_own_alembic_version_are_left_alone(url: str) -> None:
+async def test_the_tables_of_the_app_and_its_alembic_version_stay_unchanged(url: str) -> None:
     await sql(
         url,
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",

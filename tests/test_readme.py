@@ -1,4 +1,4 @@
-"""The documents keep their word: the README's code runs and prints what it shows, and names what there is."""
+"""The documents are correct: the README's code runs and prints what it shows, and the names in it exist."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_the_guide_s_first_backend_passes_a_part_of_the_suite(tmp_path: Path) ->
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: iftb-store-mydb\nVersion: 0.1\n")
     (name, target), *_ = re.findall(r'^(\w+) = "(iftb_store_mydb:\w+)"$', pyproject, re.MULTILINE)
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {target}\n")
-    wanted = ("-k", "insert or programme", "test_mydb.py", "test_model.py")
-    done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", *wanted)
+    options = ("-k", "insert or programme", "test_mydb.py", "test_model.py")
+    done = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The conformance suite catches each fault of a backend that stands here, and not the same backend when it has none."""
+"""The conformance suite detects each fault of the sabotaged backend, and passes that backend without a fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SABOTAGES = {
 
 
 def run_suite(sabotage: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the suite on the sabotaged backend in a process of its own, where its entry point can be found."""
+    """Run the suite on the sabotaged backend in a separate process, which finds its entry point."""
     path = os.pathsep.join(filter(None, [str(_HERE / "sabotage"), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "sabotage/conformance.py", "-q", "-p", "no:cacheprovider", "--tb=line", *options],

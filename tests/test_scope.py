@@ -1,4 +1,4 @@
-"""What part of a store a command works on."""
+"""The part of a store that a command works on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.schema.scope import TABLES, TableScope
 
 
-def test_a_scope_of_nothing_chosen_is_every_row_of_every_table() -> None:
+def test_without_a_choice_the_scope_is_every_row_of_every_table() -> None:
     scope = TableScope()
     assert [table.name for table in scope.tables] == ["ohlcv", "trades", "positions", "system_events"]
     assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}, {}, {}, {}]

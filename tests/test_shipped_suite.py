@@ -1,4 +1,4 @@
-"""The conformance suite as a stranger meets it: its order, its time limit, and what a failed assertion shows."""
+"""The shipped conformance suite in a third party's project: order, time limit, and the output of a failed assertion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from iftb_store.testing.values import DecimalTests, TimeTests
 
 _SABOTAGE = Path(__file__).parent / "sabotage"
 _SOUND = "test_connecting_twice_is_harmless"
-# a module of the suite each
+# one per module of the suite
 _EMPTY_ANSWERS = {
     "arrow.py": "test_trades_are_read_as_they_are_stored",
     "arrow_writes.py": "test_the_last_row_of_a_key_wins_on_upsert",
@@ -50,7 +50,7 @@ class TestEndless(SuiteFixtures):
 
 
 def run_pytest(folder: Path, *options: str, **environment: str) -> str:
-    """Run the tests of a folder, where pytest finds no configuration; return what it prints."""
+    """Run the tests of a folder without a pytest configuration; return the output."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *options],
@@ -71,7 +71,7 @@ def run_as_a_stranger(folder: Path, sabotage: str, *options: str, **environment:
 
 
 def names_of(part: type) -> set[str]:
-    """Return the names of the tests that a part of the suite has."""
+    """Return the names of the tests of a part of the suite."""
     return {name for name in vars(part) if name.startswith("test_")}
 
 
@@ -136,11 +136,11 @@ def test_pytest_runs_the_suite_in_the_order_in_which_a_backend_is_written(tmp_pa
 def test_a_test_that_a_backend_overrides_is_its_own() -> None:
     class Changed(BackendConformance):
         async def test_connecting_twice_is_harmless(self) -> None:  # type: ignore[override]
-            """Replaces the suite's."""
+            """Replaces the suite's fixture."""
 
     class ChangedAgain(Changed):
         test_connect_needs_no_tables = None  # type: ignore[assignment]
 
-    assert Changed.test_connecting_twice_is_harmless.__doc__ == "Replaces the suite's."
-    assert ChangedAgain.test_connecting_twice_is_harmless.__doc__ == "Replaces the suite's."
+    assert Changed.test_connecting_twice_is_harmless.__doc__ == "Replaces the suite's fixture."
+    assert ChangedAgain.test_connecting_twice_is_harmless.__doc__ == "Replaces the suite's fixture."
     assert ChangedAgain.test_connect_needs_no_tables is None

@@ -38,7 +38,7 @@ def test_a_soak_that_did_nothing_is_a_failure(tmp_path: Path) -> None:
     assert table.main(written(tmp_path)) == 1
 
 
-def test_a_page_keeps_what_stands_around_the_table(tmp_path: Path) -> None:
+def test_a_page_keeps_the_text_around_the_table(tmp_path: Path) -> None:
     page = tmp_path / "PAGE.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     table.main(written(tmp_path, entry()), str(page))

@@ -106,9 +106,7 @@ class BackupTests(SuiteFixtures):
         assert (list(folder.iterdir()), made.path.stat().st_mode & 0o777) == ([made.path], 0o600)
         assert made.size == made.path.stat().st_size
 
-    async def test_a_file_that_is_there_stays_unless_it_is_to_be_overwritten(
-        self, saved: DatabaseManager, tmp_path: Path
-    ) -> None:
+    async def test_an_existing_file_stays_unless_overwrite_is_set(self, saved: DatabaseManager, tmp_path: Path) -> None:
         path = tmp_path / "saved"
         path.write_text("mine")
         with pytest.raises(InvalidValueError, match=r"saved. already exists"):

@@ -42,7 +42,7 @@ async def insert_bars(db: DatabaseManager, *moments: datetime, timeframe: str = 
 class SeriesGapTests(SuiteFixtures):
     """Gaps between bars, and at the edges of a window."""
 
-    async def test_a_series_without_holes_has_no_gaps(self, db: DatabaseManager) -> None:
+    async def test_a_complete_series_has_no_gaps(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(48))
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1h") == []
 
@@ -126,7 +126,7 @@ class WindowGapTests(SuiteFixtures):
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 3 * HOUR)
         assert found == [(T0 + HOUR, T0 + 4 * HOUR)]
 
-    async def test_one_bar_missing_at_either_end_is_told(self, db: DatabaseManager) -> None:
+    async def test_one_bar_missing_at_either_end_is_a_gap(self, db: DatabaseManager) -> None:
         await insert_bars(db, T0 + HOUR)
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1h", start=T0, end=T0 + 2 * HOUR)
         assert found == [(T0 - HOUR, T0 + HOUR), (T0 + HOUR, T0 + 3 * HOUR)]
@@ -220,7 +220,7 @@ class MonthGapTests(SuiteFixtures):
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2024, 1), end=month(2024, 2))
         assert found == [(month(2023, 12), month(2024, 3))]
 
-    async def test_months_missing_at_the_edges_of_a_window_are_told(self, db: DatabaseManager) -> None:
+    async def test_months_missing_at_the_edges_of_a_window_are_gaps(self, db: DatabaseManager) -> None:
         await insert_bars(db, month(2024, 2), timeframe="1M")
         found = await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2024, 1), end=month(2024, 3))
         assert found == [(month(2023, 12), month(2024, 2)), (month(2024, 2), month(2024, 4))]

@@ -216,9 +216,7 @@ class DisconnectTests(SuiteFixtures):
         assert small.in_use == 0
 
     @_LEAVES_OPEN
-    async def test_a_session_that_waited_for_a_place_through_a_disconnect_gets_an_error_of_the_contract(
-        self, db: DatabaseManager, url: str
-    ) -> None:
+    async def test_a_session_that_waits_for_a_connection_gets_an_error_on_disconnect(self, db: DatabaseManager, url: str) -> None:
         ready, go = asyncio.Event(), asyncio.Event()
 
         async def read(session: Any) -> None:

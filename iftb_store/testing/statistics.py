@@ -33,7 +33,7 @@ async def statistics(db: DatabaseManager, *trades: Trade, days: int = 30, exchan
 class FigureTests(SuiteFixtures):
     """The values of the figures."""
 
-    async def test_wins_losses_a_breakeven_and_a_liquidation_give_the_figures_computed_by_hand(self, db: DatabaseManager) -> None:
+    async def test_wins_losses_breakeven_and_liquidation_give_hand_computed_figures(self, db: DatabaseManager) -> None:
         found = await statistics(
             db,
             realized("win 1", "100.5", fee="1.1"),

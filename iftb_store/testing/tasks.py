@@ -239,7 +239,7 @@ class OwnLockTests(SuiteFixtures):
             await log_event(session, 2)
         assert await raw.count(db, "trades") == 1
 
-    async def test_the_same_is_said_of_a_second_session_and_of_run(self, db: DatabaseManager, url: str) -> None:
+    async def test_a_second_session_and_run_report_the_same(self, db: DatabaseManager, url: str) -> None:
         if Capability.PARALLEL_WRITERS in db.capabilities:
             pytest.skip("PARALLEL_WRITERS is declared")
 
@@ -254,14 +254,14 @@ class OwnLockTests(SuiteFixtures):
         await db.run(work)
         assert await raw.count(db, "trades") == 1
 
-    async def test_after_its_commit_a_session_is_in_nobodys_way(self, db: DatabaseManager) -> None:
+    async def test_after_its_commit_a_session_blocks_no_other(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await insert_trade(session, 1)
             await session.commit()
             await insert_trade(db, 2)
         assert await raw.count(db, "trades") == 2
 
-    async def test_a_reading_session_is_in_nobodys_way(self, db: DatabaseManager) -> None:
+    async def test_a_reading_session_blocks_no_other(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await TradeRepository(session).get_recent()
             await insert_trade(db, 1)

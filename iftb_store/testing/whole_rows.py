@@ -187,7 +187,7 @@ class WholeRowTests(SuiteFixtures):
     """Stores.write_rows and Stores.delete_rows."""
 
     @_EXAMPLES
-    async def test_every_column_of_a_row_comes_back_as_it_was_put(
+    async def test_every_column_of_a_row_comes_back_as_it_was_stored(
         self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
         await write_rows(db, table, rows)
@@ -227,7 +227,7 @@ class WholeRowTests(SuiteFixtures):
         assert await stored(db, BARS) == rows
         assert await delete_rows(db, BARS, rows.slice(2)) == _MANY - 2
 
-    async def test_the_next_ids_lie_past_every_id_that_was_put(self, db: DatabaseManager) -> None:
+    async def test_the_next_ids_are_above_every_stored_id(self, db: DatabaseManager) -> None:
         for table, rows in EXAMPLES:
             await write_rows(db, table, rows)
         await OHLCVRepository(db).insert_many([bar(symbol="new")])

@@ -1,4 +1,4 @@
-"""A server without TLS that asks for the password in clear text does not get it, in whatever pieces and order it asks."""
+"""A server without TLS that asks for the password in clear text does not get it, whatever the pieces and order of its request."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_md5_is_answered_without_tls_as_the_password_itself_does_not_pass(
 
 
 def rounds_of_scram(count: bytes) -> Step:
-    """Return the step that asks for so many, with the nonce that the client gave."""
+    """Return the step that asks for so many rounds, with the client's nonce."""
 
     def challenge(heard: bytes) -> bytes:
         nonce = heard.rpartition(b",r=")[2]
@@ -180,7 +180,7 @@ async def test_what_does_not_speak_the_protocol_is_named(answer: bytes) -> None:
         assert "does not speak PostgreSQL's protocol; check the host and the port" in await refusal(url(server.port))
 
 
-async def test_what_a_server_says_before_it_lets_in_comes_whole_in_any_pieces() -> None:
+async def test_messages_of_a_server_before_login_arrive_complete_in_any_pieces() -> None:
     greeting = NOTICE + message(b"v", bytes(8)) + LETS_IN + READY
     for size in (1, 2, 5, 11, len(greeting)):
         pieces = [greeting[start : start + size] for start in range(0, len(greeting), size)]

@@ -1,4 +1,4 @@
-"""What only the DuckDB backend does: files and processes, its options, its write lock, lost transactions, its types."""
+"""Features of the DuckDB backend: files and processes, options, the write lock, lost transactions, types."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_managers_in_different_event_loops_share_the_write_lock(db: Databa
     assert await bars_stored(db) == 2
 
 
-async def test_a_writer_that_waits_in_vain_gets_the_name_of_who_writes(db: DatabaseManager, duckdb_url: str) -> None:
+async def test_a_writer_whose_wait_times_out_gets_the_name_of_the_other(db: DatabaseManager, duckdb_url: str) -> None:
     async with DatabaseManager(f"{duckdb_url}?busy_timeout=0.01") as other, db.get_session() as session:
         await OHLCVRepository(session).insert_many([bar()])
 
@@ -373,8 +373,8 @@ async def test_core_statements_are_executed_and_their_values_decoded(db: Databas
     rows = [{"event_type": "a", "severity": "info", "message": name, "details": {"name": name}} for name in ("one", "two")]
     async with db.get_session() as session:
         written = await session.execute(insert(EVENTS), rows)
-        wanted = select(EVENTS.c.message, EVENTS.c.details).where(EVENTS.c.message.in_(["one", "two"]))
-        found = await session.execute(wanted.order_by(EVENTS.c.message))
+        query = select(EVENTS.c.message, EVENTS.c.details).where(EVENTS.c.message.in_(["one", "two"]))
+        found = await session.execute(query.order_by(EVENTS.c.message))
         count = await session.execute(select(func.count()).select_from(BARS))
 
     assert written.all() == []

@@ -1,4 +1,4 @@
-"""DuckDB's sessions where a disconnect or a cancellation finds them waiting for a lock, a file or a thread, and who waits."""
+"""DuckDB sessions that a disconnect or a cancellation finds waiting for a lock, a file or a thread, and which of them wait."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_a_migration_that_waited_through_a_disconnect_gives_the_write_lock
 
 
 async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_silently(db: DatabaseManager) -> None:
-    rolling_back, go_on = asyncio.Event(), threading.Event()
+    rolling_back, proceed = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
     async def write() -> None:
@@ -60,7 +60,7 @@ async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_sil
 
             def rollback() -> None:
                 loop.call_soon_threadsafe(rolling_back.set)
-                go_on.wait()
+                proceed.wait()
                 raw()
 
             session._cursor.rollback = rollback
@@ -70,7 +70,7 @@ async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_sil
     writing = asyncio.create_task(write())
     await rolling_back.wait()
     writing.cancel()
-    go_on.set()
+    proceed.set()
     with pytest.raises(OperationalError, match="rolled back after an error"):
         await writing
 

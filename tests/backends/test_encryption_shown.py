@@ -80,13 +80,13 @@ def test_a_file_has_no_connection_to_encrypt(
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is logged in a process that has made no connection yet."""
+    """The log of a process that has made no connection yet."""
     monkeypatch.setattr(iftb_store_postgres.tls, "_warned", False)
     return caplog
 
 
 def own_address() -> str:
-    """Return an address of this machine's that is no loopback: the one that packets to elsewhere would leave from."""
+    """Return a non-loopback address of this machine: the one that outgoing packets would use."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
         try:
             # nothing is sent

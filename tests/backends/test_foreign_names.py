@@ -1,4 +1,4 @@
-"""Names and links that strangers left: quoted where a statement is shown, not followed where files are made."""
+"""Names and links from strangers: names are quoted in a shown statement, links are not followed when a file is created."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _INDEX = 'x; DROP TABLE trades; -- "\x1b[31m'
 
 @pytest.fixture
 def open_to_all() -> Iterator[None]:
-    """The umask that lets everyone read what is made."""
+    """A umask that lets everyone read new files."""
     before = os.umask(0)
     yield
     os.umask(before)
 
 
 def rights_in(folder: Path) -> dict[str, str]:
-    """Return what each file of a folder lets others do."""
+    """Return the rights of others to each file of a folder."""
     return {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()}
 
 
@@ -74,7 +74,7 @@ async def test_duckdb_spills_into_no_folder_that_a_link_leads_to(tmp_path: Path)
         await DatabaseManager(url).connect()
 
     assert elsewhere.stat().st_mode & 0o777 == 0o755
-    # one that the user names is the user's choice
+    # a link that the user names is the user's choice
     async with DatabaseManager(f"{url}?temp_directory={tmp_path / 'bot.duckdb.tmp'}") as db:
         await db.migrate()
     (tmp_path / "bot.duckdb.tmp").unlink()

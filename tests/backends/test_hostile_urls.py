@@ -1,4 +1,4 @@
-"""URLs with every reserved character in every part: each reaches the driver as it is, or is refused without a secret."""
+"""URLs with every reserved character in every part: each reaches the driver unchanged, or is refused without showing a secret."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def listener() -> AsyncIterator[tuple[int, dict[str, str]]]:
-    """Listen as a server that asks for a password and refuses it; yield the port, and what the last client sent."""
+    """Listen as a server that asks for a password and refuses it; yield the port and what the last client sent."""
     sent: dict[str, str] = {}
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
 
 
-async def test_every_reserved_character_in_user_password_database_and_options_reaches_the_server() -> None:
+async def test_reserved_characters_in_user_password_database_and_options_arrive() -> None:
     async with listener() as (port, sent):
         for word in WORDS:
             options = {"sslmode": "disable", "application_name": word, "search_path": word}
@@ -69,7 +69,7 @@ async def test_every_reserved_character_in_user_password_database_and_options_re
             assert found == [word] * 5
 
 
-async def test_every_reserved_character_in_the_settings_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reserved_characters_in_the_settings_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listener() as (port, sent):
         monkeypatch.setenv("DB_HOST", "127.0.0.1")
         monkeypatch.setenv("DB_PORT", str(port))
@@ -82,14 +82,14 @@ async def test_every_reserved_character_in_the_settings_reaches_the_server(monke
             assert [sent[name] for name in ("user", "password", "database")] == [word] * 3
 
 
-async def test_every_reserved_character_in_a_database_s_name_reaches_postgresql(postgres_url: str) -> None:
+async def test_reserved_characters_in_a_database_s_name_arrive(postgres_url: str) -> None:
     for word in WORDS:
         url = make_url(postgres_url).set(database=word[:16]).render_as_string(hide_password=False)
         with pytest.raises(OperationalError, match="database does not exist"):
             await DatabaseManager(url).connect()
 
 
-# what follows / or ? is no part of the host any more
+# the host ends at / or ?
 @pytest.mark.one_of_each
 @pytest.mark.parametrize("char", sorted(set(RESERVED) - set("/?:,-._\u00fc")))
 def test_a_reserved_character_in_the_host_is_refused(char: str) -> None:
@@ -151,7 +151,7 @@ def test_bytes_in_the_settings_that_are_no_text_are_refused(monkeypatch: pytest.
 @pytest.mark.one_of_each
 @pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
 @pytest.mark.parametrize("word", [word for word in WORDS if not {"/", "\\", "?"} & set(word)])
-async def test_a_database_file_gets_the_very_name_that_the_url_tells(tmp_path: Path, scheme: str, word: str) -> None:
+async def test_a_database_file_gets_exactly_the_name_in_the_url(tmp_path: Path, scheme: str, word: str) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     name = f"x{word}.db"
@@ -231,6 +231,6 @@ def test_any_text_is_a_url_or_refused(scheme: str, head: str, parts: list[str], 
     try:
         manager = DatabaseManager(f"{scheme}{head}{tail}")
     except StoreError as error:
-        assert 0 < len(str(error)) < 1_000  # noqa: PT017 - being taken is right, too
+        assert 0 < len(str(error)) < 1_000  # noqa: PT017 - accepting it is right, too
     else:
         assert repr(manager).isprintable()

@@ -1,4 +1,4 @@
-"""The plans of the reads that a bot repeats: an index finds their rows, and no more are read than are returned."""
+"""The plans of the reads that a bot repeats: an index finds their rows, and no other rows are read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ READS: dict[str, Read] = {
 
 
 class ExplainingSQLite(SQLiteDriver):
-    """Asks for the plan of each read in place of running it."""
+    """Explains each read instead of running it."""
 
     plan: Sequence[Row] = ()
 
@@ -59,7 +59,7 @@ class ExplainingSQLite(SQLiteDriver):
 
 
 class ExplainingPostgres(PostgresDriver):
-    """Runs each read for its plan, with the rows that each step really gave."""
+    """Runs each read with EXPLAIN ANALYZE, which counts the rows of each step."""
 
     plan: dict[str, Any]
 
@@ -103,7 +103,7 @@ async def test_postgresql_reads_no_more_rows_than_it_returns(postgres_url: str, 
 
 
 async def fill(db: DatabaseManager) -> None:
-    """Store enough of everything that reading all of it would be the worse plan."""
+    """Store so many rows that a full scan would be the worse plan."""
     await db.create_tables()
     price = Decimal("1.5")
     await OHLCVRepository(db).insert_many(

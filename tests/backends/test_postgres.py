@@ -1,4 +1,4 @@
-"""What only PostgreSQL does: its connections, their loss, their options and what its errors mean."""
+"""Features of the PostgreSQL backend: connections, their loss, their options and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_a_place_of_the_pool_is_never_lost_to_a_cancellation(db: DatabaseM
         if turns % 2:
             await admin.execute(_TERMINATE)
         task = asyncio.create_task(use("SELECT pg_sleep(0.001)"))
-        # a cancellation at every step of its way
+        # a cancellation at every step
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
@@ -169,7 +169,7 @@ async def test_a_server_that_goes_away_during_a_copy_ends_it(db: DatabaseManager
     assert await admin.fetchval("SELECT count(*) FROM ohlcv") == 0
 
 
-async def test_a_value_that_does_not_fit_stands_in_no_message(db: DatabaseManager) -> None:
+async def test_a_value_that_does_not_fit_appears_in_no_message(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         with pytest.raises(OperationalError, match="does not fit the type") as caught:
             await session.execute(text("SELECT CAST(CAST(:value AS text) AS integer)"), {"value": "sentinel"})
@@ -277,7 +277,7 @@ def test_errors_of_the_driver_have_a_meaning(error: Exception, meaning: type[Exc
     assert translated.__cause__ is error
 
 
-def test_an_error_of_somebody_elses_is_left_alone() -> None:
+def test_an_error_of_other_code_is_not_changed() -> None:
     assert translate(KeyError("x")) is None
 
 
@@ -316,16 +316,16 @@ def with_options(url: str, **options: str) -> str:
 async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_session(postgres_url: str) -> None:
     async with DatabaseManager(postgres_url, pool_size=1, max_overflow=0) as db:
         await db.create_tables()
-        going_on: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        running: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with suppress(OperationalError):
             async with db.get_session() as session:
                 pooled = await (await session.connection()).get_raw_connection()
-                # past the session and its transaction, so that nothing queues
-                going_on = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
+                # bypassing the session and its transaction, so that nothing queues
+                running = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
                 await asyncio.sleep(0.05)
         for number in range(3):
             await TradeRepository(db).insert(trade(f"T{number}"))
-        assert (await asyncio.gather(going_on, return_exceptions=True))[0] is not None
+        assert (await asyncio.gather(running, return_exceptions=True))[0] is not None
         assert len(await TradeRepository(db).get_recent()) == 3
 
 

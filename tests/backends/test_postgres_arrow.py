@@ -1,4 +1,4 @@
-"""What only PostgreSQL does on the way to Arrow: pieces of CSV, the settings of a session, a COPY that is broken off."""
+"""Arrow reads on PostgreSQL: pieces of CSV, the settings of a session, an interrupted COPY."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_a_connection_lost_between_batches_of_a_stream_is_an_operational_e
     assert (first.num_rows, db.in_use) == (4, 0)
 
 
-async def test_a_snapshot_stands_while_others_write(db: DatabaseManager) -> None:
+async def test_a_snapshot_does_not_change_while_others_write(db: DatabaseManager) -> None:
     async with db.get_session(isolation="snapshot") as session:
         (level, only_reads) = (
             await session.execute(

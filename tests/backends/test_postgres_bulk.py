@@ -1,4 +1,4 @@
-"""Large upserts on PostgreSQL beside another writer of some of their bars, each step waited for."""
+"""Large upserts on PostgreSQL beside another writer of some of their bars; the tests wait for each step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> 
 async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_deadlock(
     db: DatabaseManager, admin: Any, between: bool, report: bool
 ) -> None:
-    """The large one waits for its first bar; the small one comes meanwhile, and finds none of its own held."""
+    """The large upsert waits for its first bar; meanwhile the small one runs and finds none of its bars locked."""
     await OHLCVRepository(db).insert_many([*hourly(200), *(hourly(401)[400:] if between else [])])
     async with db.get_session() as holder:
         await holder.execute(text("SELECT FROM ohlcv WHERE timestamp = :first FOR UPDATE"), {"first": T0})
@@ -57,8 +57,8 @@ async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_de
     await asyncio.gather(large, small)
 
 
-async def test_a_large_upsert_leaves_no_bar_to_a_writer_whom_it_waited_for(db: DatabaseManager, admin: Any) -> None:
-    """The first bar is stored as the second writer wants it; the first writer has overwritten it, and has not committed yet."""
+async def test_a_large_upsert_overwrites_the_bars_of_a_writer_it_waited_for(db: DatabaseManager, admin: Any) -> None:
+    """The first bar is stored as the second writer will write it; the first writer has overwritten it but not committed."""
     await OHLCVRepository(db).insert_many([*hourly(1, volume=Decimal(1)), *hourly(400)[1:]])
     async with db.get_session() as session:
         await OHLCVRepository(session).upsert_many(hourly(400, volume=Decimal(2)))
@@ -68,7 +68,7 @@ async def test_a_large_upsert_leaves_no_bar_to_a_writer_whom_it_waited_for(db: D
     assert {found.volume for found in await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 400)} == {Decimal(1)}
 
 
-async def test_a_large_upsert_of_bars_stored_just_so_locks_none_of_them(db: DatabaseManager) -> None:
+async def test_a_large_upsert_of_unchanged_bars_locks_none_of_them(db: DatabaseManager) -> None:
     await OHLCVRepository(db).insert_many(hourly(400))
     async with db.get_session() as session:
         await OHLCVRepository(session).upsert_many(hourly(400))
@@ -77,7 +77,7 @@ async def test_a_large_upsert_of_bars_stored_just_so_locks_none_of_them(db: Data
 
 
 async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(db: DatabaseManager, admin: Any) -> None:
-    """There were none when the rows were to go straight into the table; COPY waits for those of the first writer."""
+    """No bar was stored when COPY into the table was chosen; COPY then waits for those of the first writer."""
     await OHLCVRepository(db).insert_many(hourly(3, volume=Decimal(7)))
     async with db.get_session() as session:
         rows = await stores_of(session).read_rows(RowFilter(BARS))

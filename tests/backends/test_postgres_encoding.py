@@ -1,4 +1,4 @@
-"""Databases of PostgreSQL that are not UTF8: what they cannot hold is named with the encoding, and status warns."""
+"""PostgreSQL databases that are not UTF8: an error names a text they cannot hold and the encoding, and status warns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iftb_store.testing.samples import T0, bar, hourly, trade
 from iftb_store_postgres.errors import translate
 from tests.conftest import Run
 
-# the last of them in the second half of a batch, which goes by COPY
+# the last of them in the second half of a batch, which uses COPY
 _COIN = "币安"
 _MANY = [*hourly(400), *hourly(1, symbol=_COIN)]
 
@@ -45,7 +45,7 @@ def _arrow() -> pa.Table:
 
 @pytest.fixture
 def make_database(postgres_server: str, postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[Callable[[str], str]]:
-    """Make databases of an encoding; their URLs are returned."""
+    """Create databases of an encoding and return their URLs."""
     _, execute = postgres_database
     names: list[str] = []
 
@@ -120,7 +120,7 @@ def test_status_warns_of_an_encoding_that_is_not_utf8(
     assert run("migrate", url)[0] == 0
     code, out, _ = run("status", url, "--json")
     found: dict[str, Any] = json.loads(out)
-    # such a database works, for all that it can hold
+    # such a database works for all text that it can hold
     assert (code, found["healthy"], found["problems"], found["schema"]["encoding"]) == (0, True, [], encoding)
     assert [encoding in warning and "ENCODING 'UTF8'" in warning for warning in found["warnings"]] == [True] * warned
     code, out, err = run("status", url)

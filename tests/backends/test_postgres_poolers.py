@@ -1,4 +1,4 @@
-"""What a pooler makes necessary, on the server itself; tests/pgbouncer runs behind a real one."""
+"""The requirements of poolers, tested on the server itself; tests/pgbouncer runs behind a real pooler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def admin(postgres_url: str) -> AsyncIterator[Any]:
 
 
 async def everything_read(db: DatabaseManager) -> list[Any]:
-    """Return what every kind of read gives, outside a transaction as far as it can be."""
+    """Return the result of every kind of read, outside a transaction if possible."""
     bars = OHLCVRepository(db)
     return [
         await bars.get_range("BTCUSDT", "1h", T0, T0 + 2_000 * HOUR),
@@ -60,7 +60,7 @@ async def test_nothing_depends_on_the_time_zone_that_a_pooler_refuses(postgres_u
     await admin.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'")
     try:
         other = DatabaseManager(postgres_url)
-        # as behind a pooler that refuses it; those of our time do not
+        # as behind a pooler that refuses it; current ones do not
         del other._backend._settings["timezone"]  # type: ignore[attr-defined]
         async with other as db, db.get_session() as session:
             assert await session.scalar(text("SHOW timezone")) == "Asia/Kolkata"

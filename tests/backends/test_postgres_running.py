@@ -1,4 +1,4 @@
-"""db.run on PostgreSQL: conflicts and losses made for real, by two sessions, by the server, and on the wire."""
+"""db.run on PostgreSQL: real conflicts and losses, caused by two sessions, by the server, and on the wire."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def admin(postgres_url: str) -> AsyncIterator[Any]:
 
 
 class WriteSkew:
-    """Work that reads what the other run of it writes and writes what that reads; later runs meet nobody."""
+    """Work that reads what its concurrent run writes and writes what that one reads; retries run without another."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -114,7 +114,7 @@ async def test_run_runs_again_after_a_connection_lost_before_commit(postgres_url
 
 
 @pytest.mark.parametrize(("moment", "stored"), [("before", 0), ("after", 1)])
-async def test_a_connection_lost_during_commit_leaves_its_outcome_unknown_and_is_not_run_again(
+async def test_a_connection_lost_during_commit_has_an_unknown_outcome_and_no_retry(
     postgres_url: str, db: DatabaseManager, moment: str, stored: int
 ) -> None:
     runs = 0
@@ -179,7 +179,7 @@ async def test_run_waits_for_a_server_that_comes_back(postgres_url: str, db: Dat
 
 
 async def lose_the_connection(db: DatabaseManager) -> None:
-    """Throw the pooled connection away, so that the next session needs another."""
+    """Discard the pooled connection, so that the next session needs another."""
     async with db.get_session() as session:
         await session.execute(text("SELECT 1"))
         await session.invalidate()

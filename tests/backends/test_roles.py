@@ -1,4 +1,4 @@
-"""The README's PostgreSQL roles, made by its own SQL: each does its part and nothing more; the suite passes as the bot."""
+"""The README's PostgreSQL roles, made by its own SQL: each has exactly its rights; the suite passes as the bot."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _EMPTY = """
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of one database, under names of this run.
+    """The roles of one database, with names of this run.
 
     Attributes:
-        named: puts this run's names into the README's SQL.
+        named: replaces the names in the README's SQL by those of this run.
         admin: executes in the database as a superuser.
         urls: of owner, bot, analyst and stranger.
     """
@@ -51,11 +51,11 @@ class Roles:
     urls: dict[str, str]
 
     def empty(self) -> None:
-        """Take the schema back to what it was before the first migration."""
+        """Reset the schema to the time before the first migration."""
         self.admin(_EMPTY + self.named(_PREPARE))
 
     async def migrate(self) -> None:
-        """Make the tables and say who may use them, as the README does it."""
+        """Create the tables and grant their use, as the README does."""
         async with DatabaseManager(self.urls["owner"]) as db:
             await db.migrate()
         await self.as_owner(self.named(_OWNERS))
@@ -80,7 +80,7 @@ def roles(postgres_server: str, postgres_connection: Callable[[str], Execute]) -
         return of_role.render_as_string(hide_password=False)
 
     server = postgres_connection(postgres_server)
-    # CREATE DATABASE stands alone
+    # CREATE DATABASE cannot run in a transaction with others
     for statement in named(_CREATE).split(";\n")[:-1]:
         server(statement)
     server(f"CREATE ROLE iftb_{run}_stranger LOGIN")
@@ -232,7 +232,7 @@ _NO_SCHEMA_CHANGES = [
 
 @pytest.fixture(scope="module")
 def tables(roles: Roles) -> Roles:
-    """Tables that the owner made, for tests that change nothing."""
+    """Tables that the owner created, for tests that change nothing."""
     roles.empty()
     asyncio.run(roles.migrate())
     return roles
@@ -272,7 +272,7 @@ async def test_any_other_role_cannot_even_connect(tables: Roles) -> None:
 
 @pytest.mark.full
 class TestPostgresAsBot(BackendConformance):
-    """The whole suite, its tables made by the owner, all else done by the bot."""
+    """The whole suite: the owner creates the tables, the bot does all else."""
 
     @pytest.fixture
     def url(self, empty: Roles) -> str:

@@ -1,4 +1,4 @@
-"""Where a password could stay after its use: frames of a connect that was cancelled, settings errors, mistyped URLs, pickles."""
+"""Places where a password could remain: frames of a cancelled connect, settings errors, mistyped URLs, pickles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iftb_store import DatabaseManager, StoreError, URLError
 from iftb_store.cli import main
 from iftb_store.config import DatabaseSettings, Settings
 from iftb_store.values.display import without_password
-from tests.cli.test_secrets import ENCODED, PASSWORD, SECRET, told
+from tests.cli.test_secrets import ENCODED, PASSWORD, SECRET, collect_error_text
 from tests.faults.cancelling import Cancelled
 from tests.support.scripted_server import LETS_IN, NOTICE, READY, authentication, scripted
 
@@ -62,7 +62,7 @@ async def test_a_connect_that_is_cancelled_at_any_await_keeps_no_password(
                 with pytest.raises((asyncio.CancelledError, OperationalError)) as caught:
                     await asyncio.ensure_future(Cancelled(DatabaseManager(url).connect(), at, turns))
                 failure = caught.value
-                assert SECRET not in told(failure, variables=True)
+                assert SECRET not in collect_error_text(failure, variables=True)
             assert at > 1
 
 
@@ -74,7 +74,7 @@ async def test_a_connect_that_a_timeout_ends_keeps_no_password(script: list[byte
         with pytest.raises((TimeoutError, OperationalError)) as caught:
             async with asyncio.timeout(0.05):
                 await DatabaseManager(url).connect()
-    assert SECRET not in told(caught.value, variables=True)
+    assert SECRET not in collect_error_text(caught.value, variables=True)
 
 
 async def test_a_session_that_is_cancelled_as_it_opens_a_connection_keeps_no_password(postgres_url: str) -> None:
@@ -92,13 +92,13 @@ async def test_a_session_that_is_cancelled_as_it_opens_a_connection_keeps_no_pas
             failure: BaseException | None
             (failure,) = await asyncio.gather(asyncio.ensure_future(Cancelled(use(), at)), return_exceptions=True)
             is_done = failure is None
-            assert failure is None or SECRET not in told(failure, variables=True)
+            assert failure is None or SECRET not in collect_error_text(failure, variables=True)
             await db.engine.dispose()
     assert at > 3
 
 
 def shown_by(error: ValidationError) -> str:
-    return "\n".join([told(error), repr(error.errors()), error.json(), repr(error.title)])
+    return "\n".join([collect_error_text(error), repr(error.errors()), error.json(), repr(error.title)])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_errors_of_settings_from_the_environment_hold_none_in_their_frames(m
     monkeypatch.setenv("DB_PORT", "x")
     with pytest.raises(ValidationError) as caught:
         DatabaseSettings()
-    assert SECRET not in shown_by(caught.value) + told(caught.value, variables=True)
+    assert SECRET not in shown_by(caught.value) + collect_error_text(caught.value, variables=True)
 
 
 def test_the_errors_of_the_settings_still_name_what_is_wrong() -> None:
@@ -158,14 +158,14 @@ RAW = [
 def test_a_raw_at_sign_in_a_password_among_the_options_makes_no_host(url: str) -> None:
     with pytest.raises(URLError, match="percent-encoded") as caught:
         DatabaseManager(url)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 @pytest.mark.parametrize("url", RAW[:-1])
 def test_nor_in_a_url_that_was_parsed_before(url: str) -> None:
     with pytest.raises(URLError) as caught:
         DatabaseManager(make_url(url))
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -175,16 +175,16 @@ def test_nor_in_a_url_that_was_parsed_before(url: str) -> None:
         f"postgresql://nowhere.invalid/bot?user=bot&password=p@{SECRET}&sslmode=disable",
     ],
 )
-async def test_where_a_path_comes_first_it_is_the_password_s(url: str) -> None:
+async def test_an_at_sign_after_the_path_belongs_to_the_password(url: str) -> None:
     with pytest.raises(OperationalError, match=r"cannot connect to PostgreSQL at nowhere\.invalid:5432: ") as caught:
         await DatabaseManager(url).connect()
-    assert SECRET not in told(caught.value, variables=True) + repr(DatabaseManager(url))
+    assert SECRET not in collect_error_text(caught.value, variables=True) + repr(DatabaseManager(url))
 
 
 def test_the_rest_of_a_password_with_an_ampersand_is_no_option_that_is_named() -> None:
     with pytest.raises(URLError, match="percent-encode & and =") as caught:
         DatabaseManager(f"postgresql://bot@host/bot?password=p&{SECRET}=x")
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 MISTYPED = [

@@ -1,4 +1,4 @@
-"""What only SQLite does: its settings, its files and the options of its URL."""
+"""Features of the SQLite backend: settings, files and URL options."""
 
 from __future__ import annotations
 

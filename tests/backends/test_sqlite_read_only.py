@@ -1,4 +1,4 @@
-"""A file where nothing can be written: SQLite reads it with mode=ro, or says why not and what helps; DuckDB alike."""
+"""A file in a read-only folder: SQLite and DuckDB read it with mode=ro, or the error has the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.read_only import reading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such mounts")
 
-# counts the bars, and again whenever a line comes
+# counts the bars, and again for each input line
 _COUNTING = """
 import asyncio, sys
 from iftb_store import DatabaseManager, OHLCVRepository
@@ -33,7 +33,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file with 5 bars, in a folder of its own; it was closed."""
+    """A closed file with 5 bars, alone in its folder."""
     path = tmp_path / "storage" / "store.db"
     path.parent.mkdir()
     asyncio.run(_store(path, "BTCUSDT"))
@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def interrupted(path: Path, tmp_path: Path) -> Path:
-    """The same as a process leaves it that was killed: five more bars are in the log alone."""
+    """The same file after its process was killed: five more bars are only in the log."""
 
     async def copy_while_open() -> Path:
         async with DatabaseManager(f"sqlite:///{path}") as db:
@@ -54,7 +54,7 @@ def interrupted(path: Path, tmp_path: Path) -> Path:
 
 
 def said(path: Path, mode: str) -> tuple[int, str]:
-    """Return what the command says that looks for gaps, and its exit code."""
+    """Return the exit code and output of the command gaps."""
     with reading(path.parent, "-m", "iftb_store", "gaps", f"sqlite:///{path}?mode={mode}", "BTCUSDT", "1h") as running:
         out, _ = running.communicate(timeout=60)
     return running.returncode, out
@@ -109,7 +109,7 @@ def test_a_log_without_its_index_is_an_error_that_says_what_helps(interrupted: P
     assert "open it once where it can be written" in out
 
 
-def test_what_is_written_elsewhere_meanwhile_is_read_by_the_next_call(path: Path) -> None:
+def test_the_next_call_reads_what_others_wrote_meanwhile(path: Path) -> None:
     with reading(path.parent, "-c", _COUNTING, f"sqlite:///{path}?mode=ro") as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "5\n"
@@ -128,7 +128,7 @@ async def test_a_log_that_a_reader_let_grow_is_cut_down_again(tmp_path: Path) ->
             for _ in range(20):
                 await events.log_event("large", "info", "x" * (1 << 20))
             grown = log.stat().st_size
-        # what the first one has brought into the file, the second one writes over
+        # the second one overwrites what the first one wrote into the file
         for _ in range(2):
             await events.log_event("small", "info", "")
         assert log.stat().st_size <= 16 << 20 < grown

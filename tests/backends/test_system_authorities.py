@@ -28,7 +28,7 @@ def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
 
 @pytest.fixture
 async def front(postgres_url: str, authority: trustme.CA) -> AsyncIterator[Front]:
-    """A TLS end with a certificate for localhost that the system trusts."""
+    """A TLS proxy with a certificate for localhost that the system trusts."""
     async with fronted(postgres_url, server_context(authority.issue_cert("localhost"))) as end:
         yield end
 

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL: sslmode's words mean what libpq's mean, against a TLS end that this file puts before the server."""
+"""TLS to PostgreSQL: sslmode means what it means in libpq, tested with a TLS proxy in front of the server."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 @dataclass
 class Front:
-    """A TLS end before the real server, as the test server is built without.
+    """A TLS proxy in front of the real server, which is built without TLS.
 
     Attributes:
         server: URL of the real server.
-        tls: what it shows and asks for; None refuses TLS, as such a server does.
+        tls: its certificate and requests; None refuses TLS, like a server without it.
         port: where it listens, on localhost.
         encrypted: connections that were upgraded.
         plain: connections that were not.
@@ -40,7 +40,7 @@ class Front:
     plain: int = 0
 
     def url(self, **options: object) -> str:
-        """URL of the server behind this end."""
+        """URL of the server through this proxy."""
         query = {name: str(value) for name, value in options.items()}
         return make_url(self.server).set(host="localhost", port=self.port, query=query).render_as_string(hide_password=False)
 
@@ -97,7 +97,7 @@ async def fronted(server: str, tls: ssl.SSLContext | None, host: str = "localhos
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs the server's certificate."""
+    """The authority that signs the server's certificate."""
     return trustme.CA()
 
 
@@ -124,14 +124,14 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 @pytest.fixture
 async def front(postgres_url: str, authority: trustme.CA) -> AsyncIterator[Front]:
-    """A TLS end with a good certificate for localhost."""
+    """A TLS proxy with a valid certificate for localhost."""
     async with fronted(postgres_url, server_context(authority.issue_cert("localhost"))) as end:
         yield end
 
 
 @pytest.fixture
 async def without_tls(postgres_url: str) -> AsyncIterator[Front]:
-    """An end that refuses TLS."""
+    """A proxy that refuses TLS."""
     async with fronted(postgres_url, None) as end:
         yield end
 
@@ -147,7 +147,7 @@ async def refusal(url: str) -> str:
     return str(caught.value)
 
 
-async def test_verify_full_works_with_a_certificate_for_the_host_from_the_trusted_authority(front: Front, trusted: Path) -> None:
+async def test_verify_full_accepts_the_trusted_authoritys_certificate_for_the_host(front: Front, trusted: Path) -> None:
     url = front.url(sslmode="verify-full", sslrootcert=trusted)
     async with DatabaseManager(url) as db:
         await db.migrate()

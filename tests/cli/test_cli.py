@@ -1,4 +1,4 @@
-"""The command iftb-store: right and wrong input to each command, its exit codes, and what it never prints."""
+"""The command iftb-store: right and wrong input to each command, exit codes, and that no secret is printed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=60, check=False)
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_the_version_is_printed(run: Run) -> None:
     assert run("--version") == (0, f"iftb-store {__version__}\n", "")
 
 

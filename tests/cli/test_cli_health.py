@@ -1,4 +1,4 @@
-"""`iftb-store status` as a health probe, and an import that is stopped: what they say, and their exit codes."""
+"""`iftb-store status` as a health probe, and a stopped import: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def migrated(url: str) -> str:
 
 
 def read_only(url: str) -> str:
-    """Return the URL of the same database, for reading alone."""
+    """Return the URL of the same database, read-only."""
     made = make_url(url)
     options = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}.get(made.get_backend_name(), {})
     return made.update_query_dict(options).render_as_string(hide_password=False)
 
 
 def probed(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, dict[str, object]]:
-    """Return what `status --json` says, and its exit code."""
+    """Return the exit code and output of `status --json`."""
     capsys.readouterr()
     code = main(["status", url, "--json"])
     found: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -50,7 +50,7 @@ def test_a_healthy_database_is_reachable_writable_and_at_the_head(migrated: str,
     assert found["pool"] == {"in_use": 0, "capacity": 15}
 
 
-def test_the_probe_leaves_nothing_behind(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_probe_leaves_no_rows(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
     probed(capsys, migrated)
     probed(capsys, migrated)
 
@@ -60,7 +60,7 @@ def test_the_probe_leaves_nothing_behind(migrated: str, capsys: pytest.CaptureFi
             (event,) = await SystemEventRepository(db).get_recent_events()
             return event.id or 0, await raw.count(db, "trades")
 
-    # no id was used up either
+    # no id was used either
     assert asyncio.run(log_first_event()) == (1, 0)
 
 
@@ -113,7 +113,7 @@ def test_a_postgres_that_takes_no_writes_is_not_writable(
 @pytest.mark.parametrize(
     "url", ["postgresql://bot:s3cret-sentinel@127.0.0.1:9/iftb?sslmode=disable", "sqlite:////no/such/file.db"]
 )
-def test_a_database_that_cannot_be_reached_is_said_in_json_too(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_cannot_be_reached_is_reported_in_json_too(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = probed(capsys, url)
     assert (code, found["reachable"], found["pool"]) == (1, False, None)
     assert found["problems"] != []
@@ -134,7 +134,7 @@ def test_a_server_that_falls_silent_is_not_reachable(postgres_url: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent there")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_import_that_is_stopped_keeps_whole_files_and_nothing_of_the_one_under_way(
+def test_a_stopped_import_keeps_whole_files_and_nothing_of_the_current_one(
     migrated: str, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     whole, long = tmp_path / "BTCUSDT-1m-2024-01.csv", tmp_path / "BTCUSDT-1m-2024-02.csv"

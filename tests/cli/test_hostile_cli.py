@@ -31,7 +31,7 @@ _CHOOSING = {
     )
 }
 STORE = ("sqlite:///store.db",)
-#: For each command, the words before the hostile one, as a parameter of it is named.
+#: For each command, the words before the hostile one, by the name of the parameter.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
     "migrate": {"url": ()},
@@ -147,13 +147,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy of it for each test: what one has stored is no matter of the next."""
+    """A copy of it for each test, so that no test sees the rows of another."""
     return Path(shutil.copytree(made, tmp_path / "cli"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def built_once() -> Iterator[None]:
-    """Typer builds all commands again for each call, which takes most of the time of a word that is refused."""
+    """Build Typer's commands once: building them for each call takes most of the time of a refused word."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield

@@ -1,4 +1,4 @@
-"""Whatever is created beside a database is its owner's alone from its first moment, whatever the umask is."""
+"""Every file beside a database is accessible only to its owner from its creation, whatever the umask is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SORT = "SELECT max(place) FROM (SELECT row_number() OVER (ORDER BY k DESC) AS p
 
 @pytest.fixture(autouse=True)
 def nothing_is_masked() -> Iterator[None]:
-    """The umask under which all that is not looked after is open to everyone; the library leaves it as it is."""
+    """A umask under which files without explicit rights are open to everyone; the library does not change it."""
     before = os.umask(0)
     yield
     assert os.umask(before) == 0
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def open_to_others(watch: Watch, folder: Path) -> list[str]:
-    """Return what others could ever have opened: its own rights let them, and no folder above it keeps them out."""
+    """Return the files that others could ever have opened: by their own rights and those of the folders above."""
     rights = {path: max(mode & 0o077 for mode in modes) for path, modes in watch.seen.items()}
     return [
         f"{path.relative_to(folder)} {[oct(mode) for mode in watch.seen[path]]}"
@@ -55,17 +55,17 @@ def open_to_others(watch: Watch, folder: Path) -> list[str]:
 
 
 def names(watch: Watch) -> set[str]:
-    """Return the names of all that appeared."""
+    """Return the names of all files that appeared."""
     return {path.name for path in watch.seen}
 
 
 def spilled(watch: Watch) -> bool:
-    """Tell whether DuckDB wrote what did not fit in memory."""
+    """Return whether DuckDB spilled to the disk."""
     return any(name.startswith("duckdb_temp") for name in names(watch))
 
 
 def left_in(folder: Path) -> list[str]:
-    """Return what is there now."""
+    """Return the files that are there now."""
     return [path.name for path in folder.iterdir()]
 
 

@@ -1,4 +1,4 @@
-"""A password that is driven through every path of errors, and looked for in all that is told of them."""
+"""A password goes through every error path and must appear in no message, log or warning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from iftb_store.config import DatabaseSettings, Settings, get_settings
 from iftb_store.testing.samples import hourly, trade
 from tests.cli.test_alembic_command import alembic
 
-# no encoding touches its first part, so that one search finds it in any
+# no encoding changes its first part, so that one search finds it in all
 SECRET = "s3ntinel"
 PASSWORD = f"{SECRET}:@/?#&= %"
 ENCODED = quote(PASSWORD, safe="")
@@ -40,7 +40,7 @@ _TESTS = Path(__file__).parents[1]
 def heard(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable[[], str]]:
-    """All that this test made anyone write, log at any level, or warn of; none of it holds the password."""
+    """All output, log records of any level and warnings of this test; none of it contains the password."""
     for name in [name for name in os.environ if name.upper().startswith(("DB_", "PG", "IFTB_STORE_URL"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
@@ -64,10 +64,10 @@ def heard(
     assert SECRET not in everything()
 
 
-def told(error: BaseException, *, variables: bool = False) -> str:
-    """Return all that an exception tells, with every one that led to it, also those that a traceback leaves out.
+def collect_error_text(error: BaseException, *, variables: bool = False) -> str:
+    """Return the text of an exception and of all that led to it, including those that a traceback leaves out.
 
-    With ``variables``, those of all frames but the tests', as tracebacks of Rich or an error tracker show them.
+    With ``variables`` also the variables of all frames except the tests', as Rich or an error tracker shows them.
     """
     waiting, known, lines = [error], set[int](), list[str]()
     while waiting:
@@ -87,10 +87,10 @@ def _ours(frame: FrameType) -> bool:
 
 
 async def failure(work: Awaitable[object]) -> str:
-    """Return all that the failure of ``work`` tells, variables included."""
+    """Return the text of the failure of ``work``, variables included."""
     with pytest.raises((OperationalError, IntegrityError, StoreError)) as caught:
         await work
-    return told(caught.value, variables=True)
+    return collect_error_text(caught.value, variables=True)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ async def failure(work: Awaitable[object]) -> str:
 def test_a_url_that_is_refused(url: str) -> None:
     with pytest.raises(URLError) as caught:
         DatabaseManager(url)
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "iftb_store_postgres", None)
     with pytest.raises(StoreError) as caught:
         DatabaseManager(f"postgresql://bot:{ENCODED}@host/bot")
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def test_a_manager_and_what_it_is_made_of(url: Any) -> None:
     failures = [await failure(work()) for work in (manager.migrate, manager.status, manager.create_tables)]
     with pytest.raises(StoreError) as caught:
         manager.get_session()
-    assert SECRET not in "\n".join([shown, *failures, told(caught.value, variables=True)])
+    assert SECRET not in "\n".join([shown, *failures, collect_error_text(caught.value, variables=True)])
     assert "***" in shown
 
 
@@ -167,7 +167,7 @@ async def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PORT", "x")
     with pytest.raises(ConfigurationError) as wrong:
         get_settings()
-    assert SECRET not in told(incomplete.value, variables=True) + told(wrong.value, variables=True)
+    assert SECRET not in collect_error_text(incomplete.value, variables=True) + collect_error_text(wrong.value, variables=True)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_of_a_wrong_shape(make: Callable[[], object]) -> None:
     with pytest.raises((ValidationError, AttributeError)) as caught:
         make()
-    assert SECRET not in told(caught.value)
+    assert SECRET not in collect_error_text(caught.value)
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -192,7 +192,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def served(serve: Serve) -> AsyncIterator[int]:
-    """A port of which ``serve`` answers each connection."""
+    """A port on which ``serve`` answers each connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -218,7 +218,7 @@ async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def quoting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Ask for the password in clear and break off, as a server that is ended does."""
+    """Ask for the password in clear text and close the connection, like a server that is shut down."""
     await reader.read(1_000)
     writer.write(b"R\0\0\0\x08\0\0\0\x03")
     await reader.read(1_000)
@@ -243,7 +243,7 @@ async def test_a_server_that_is_not_there(address: str, way: str) -> None:
 
 @pytest.fixture(scope="module")
 def role(postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]) -> Iterator[str]:
-    """A role whose password the server asks for, also where it trusts all others."""
+    """A role whose password the server asks for, even if it trusts all others."""
     name = f"iftb_{uuid4().hex}"
     execute = postgres_connection(postgres_server)
     execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
@@ -261,7 +261,7 @@ def role(postgres_server: str, postgres_connection: Callable[[str], Callable[[st
 
 
 async def _until_refused(url: URL) -> None:
-    """Connect until the server has read its rules again, which it does in its own time."""
+    """Connect until the server has reloaded its rules."""
     with suppress(asyncpg.InvalidPasswordError):
         for _ in range(10_000):
             await (await asyncpg.connect(url.render_as_string(hide_password=False))).close()
@@ -277,7 +277,7 @@ async def _setting(url: str, name: str) -> str:
 
 @pytest.fixture
 def role_url(role: str, postgres_url: str) -> str:
-    """URL of the role, with the password that is its own."""
+    """URL of the role, with its password."""
     return make_url(postgres_url).set(username=role, password=PASSWORD).render_as_string(hide_password=False)
 
 

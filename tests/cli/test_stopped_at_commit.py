@@ -1,4 +1,4 @@
-"""A command that is stopped while its COMMIT is under way says what is true of what it wrote."""
+"""A command that is stopped during its COMMIT reports correctly what it wrote."""
 
 from __future__ import annotations
 
@@ -52,15 +52,13 @@ async def rows_in(url: str, table: str) -> int:
 
 
 @SIGNALS
-def test_a_dump_whose_commit_went_through_is_said_to_be_stored(
-    migrated: str, dump: Path, sent: signal.Signals, code: int
-) -> None:
+def test_a_dump_whose_commit_succeeded_is_reported_as_stored(migrated: str, dump: Path, sent: signal.Signals, code: int) -> None:
     found, err = stopped(sent, "import", migrated, str(dump))
     assert (found, asyncio.run(rows_in(migrated, "ohlcv"))) == (code, 100)
     assert "stopped with 1 of 1 file stored, 100 bars; it is safe to import all of them again" in err
 
 
-def test_trades_whose_commit_went_through_are_said_to_be_stored(migrated: str, tmp_path: Path, run: Run) -> None:
+def test_trades_whose_commit_succeeded_are_reported_as_stored(migrated: str, tmp_path: Path, run: Run) -> None:
     asyncio.run(fill(f"sqlite:///{tmp_path / 'source.db'}"))
     exported = str(tmp_path / "trades.parquet")
     assert run("export", f"sqlite:///{tmp_path / 'source.db'}", "--table", "trades", "-o", exported)[0] == 0

@@ -1,4 +1,4 @@
-"""`iftb-store doctor`: every kind of fault, brought about by raw SQL, is found, named and mended by what it says."""
+"""`iftb-store doctor`: every kind of fault, caused by raw SQL, is found and named, and its remedy fixes it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ HOURS = 10
 
 
 def calm(timestamp: datetime, timeframe: str = "1h", **changes: Any) -> OHLCVBar:
-    """Return a bar with which nothing is wrong."""
+    """Return a valid bar."""
     prices = (Decimal("100.5"), Decimal("101.25"), Decimal("99.75"), Decimal(100))
     return replace(OHLCVBar("BTCUSDT", "binance", timeframe, timestamp, *prices, Decimal("7.5")), **changes)
 
 
 async def fill(url: str) -> None:
-    """Make a database with something in every table and nothing wrong in it; T0 is a Monday, and the first of a month."""
+    """Create a healthy database with rows in every table; T0 is a Monday and the first of a month."""
     async with DatabaseManager(url) as db:
         await db.migrate()
         # the first ids are theirs
@@ -83,14 +83,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @dataclass
 class Store:
-    """A healthy database, and what runs a statement in it beside the code under test."""
+    """A healthy database, and a function that runs a statement in it without the code under test."""
 
     engine: str
     url: str
     execute: Execute
 
     def written(self, statement: str) -> str:
-        """Return a statement with ``{dec:1.5}`` and ``{time:2024-01-01}`` as this engine has them."""
+        """Return a statement with ``{dec:1.5}`` and ``{time:2024-01-01}`` in this engine's format."""
         return statement.format(dec=_Decimals(self.engine), time=_Times(self.engine))
 
 
@@ -135,7 +135,7 @@ def _in_sqlite(path: Path) -> Execute:
 def _in_duckdb(path: Path) -> Execute:
     def execute(statement: str) -> None:
         with duckdb.connect(path) as connection:
-            # nothing runs before somebody fetches
+            # nothing runs before a fetch
             connection.execute(statement).fetchall()
 
     return execute
@@ -172,7 +172,7 @@ def test_a_fault_is_found_and_its_remedy_fixes_it(stores: Callable[[str], Store]
     assert case.found in kinds(found)
     (finding, *_) = [one for one in found if (one.severity, one.kind, one.table) == case.found and case.where in (one.where, "")]
     assert case.rows in (finding.rows, ())
-    if case.mends:
+    if case.is_fixed:
         run_remedies(store, found)
         left = examine(store.url)
         assert case.found not in kinds(left)
@@ -297,7 +297,7 @@ def test_unreadable_values_are_fixed_before_values_are_compared(stores: Callable
     assert {finding.kind for finding in examine(store.url)} == {"high below low"}
 
 
-def test_a_database_without_tables_is_to_be_migrated(url: str) -> None:
+def test_a_database_without_tables_must_be_migrated(url: str) -> None:
     async def found() -> list[Finding]:
         async with DatabaseManager(url) as db:
             return await examine_store(db)
@@ -317,7 +317,7 @@ def test_an_engine_whose_sql_is_unknown_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def sqlite() -> Iterator[Callable[[str, object], Any]]:
-    """Reckon with one value ``v`` in SQLite."""
+    """Evaluate SQLite expressions of one value ``v``."""
     connection = sqlite3.connect(":memory:")
 
     def reckon(sql: str, value: object) -> Any:
@@ -358,8 +358,8 @@ def test_plain_digits_become_the_sortable_text_that_python_makes(sqlite: Callabl
 
 @pytest.mark.parametrize("digits", ["01.50", "-0", "-0.0", ".5", "5.", "000", "-.50", "-007"])
 def test_digits_written_carelessly_become_sortable_too(sqlite: Callable[[str, object], Any], digits: str) -> None:
-    mended = AS_SORTABLE_NEGATIVE if sqlite(PLAIN_NEGATIVE, digits) else AS_SORTABLE
-    assert sqlite(mended, digits) == to_sortable(plain(Decimal(digits)) or "")
+    sortable = AS_SORTABLE_NEGATIVE if sqlite(PLAIN_NEGATIVE, digits) else AS_SORTABLE
+    assert sqlite(sortable, digits) == to_sortable(plain(Decimal(digits)) or "")
 
 
 _NOT_SORTABLE = [
@@ -386,7 +386,7 @@ def test_the_command_says_that_nothing_is_wrong(store: Store, capsys: pytest.Cap
     assert capsys.readouterr().out == "no problems found\n"
 
 
-def test_the_demo_leaves_nothing_wrong_but_the_hole_that_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_nothing_wrong_but_the_gap_that_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--path", str(tmp_path / "demo")]) == 0
     capsys.readouterr()
 
@@ -436,7 +436,7 @@ def test_quiet_reports_only_by_the_exit_code(ill: Store, capsys: pytest.CaptureF
 
 
 async def contents(url: str) -> list[Any]:
-    """Return every row, and what stands in the catalog."""
+    """Return every row, and the catalog."""
     catalogs = {
         "postgresql": (
             "SELECT oid, relname, relfilenode, relkind FROM pg_class ORDER BY oid",

@@ -1,4 +1,4 @@
-"""What the doctor says can be relied on: no alarm that nothing would end, no remedy that undoes, commands that run as printed."""
+"""The doctor's report is reliable: every warning can be resolved, no remedy undoes another, commands run as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that is cancelled at a chosen await, and one call of every repository method to be cancelled in."""
+"""A task that is cancelled at a chosen await, and one call of every repository method to cancel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, Sys
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
 
-# more than a chunk of any engine's, so that a call has awaits between two of them
+# more than one chunk of any engine, so that a call has awaits between two chunks
 _BARS = 2_500
-# so long a range is read by another way than a short one
+# so long a range is read by another method than a short one
 _LONG = 12_500
 
 
@@ -31,13 +31,13 @@ class Cancelled(Coroutine[Any, Any, Any]):
         self.awaits = 0
 
     def send(self, value: Any) -> Any:
-        """Go on to the next await, and cancel the task where it is the one."""
+        """Run to the next await, and cancel the task if it is the chosen one."""
         waited_for = self._work.send(value)
         self._count()
         return waited_for
 
     def throw(self, *error: Any) -> Any:
-        """Raise inside, and go on to the next await."""
+        """Raise inside, and run to the next await."""
         waited_for = self._work.throw(*error)
         self._count()
         return waited_for
@@ -69,7 +69,7 @@ class Case:
 
     Attributes:
         call: given a session or manager, a symbol and the id that ``prepare`` returned.
-        prepare: makes what the call needs, and returns its id.
+        prepare: creates what the call needs, and returns its id.
     """
 
     call: Callable[[Any, str, int], Awaitable[Any]]

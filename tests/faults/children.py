@@ -1,4 +1,4 @@
-"""Child processes that begin within milliseconds: forked from a server that has imported the packages already."""
+"""Child processes that start within milliseconds: forked from a server that has imported the packages already."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PRELOADED = [
 
 @cache
 def forkserver() -> ForkServerContext:
-    """Return the way to start a process: a fork of a single-threaded server, as a fork of this process would copy its locks."""
+    """Return the start method: forks of a single-threaded server, as a fork of this process would copy its locks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *_PRELOADED])
     return context

@@ -1,4 +1,4 @@
-"""What the tests of faults share: the tally of a test, written when it ends."""
+"""Fixtures of the tests of faults: the tally of a test, written when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.tally import Tally
 
 @pytest.fixture
 def engine(url: str) -> str:
-    """The name of the engine that this run of the test is about."""
+    """The name of the engine that this test runs on."""
     return make_url(url).get_backend_name()
 
 
@@ -25,7 +25,7 @@ def file_engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> str:
-    """The name of the fault: the module's, where a test is not given another."""
+    """The name of the fault: the module's, unless a test overrides it."""
     name: str = request.module.FAULT
     return name
 

@@ -1,4 +1,4 @@
-"""Database files that are damaged, foreign, or closed to this user, and a child that uses one and tells what came of it."""
+"""Damaged, foreign or inaccessible database files, and a child that uses one and reports the outcome."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def truncated(path: Path, chance: random.Random) -> None:
 
 
 def flipped_in_header(path: Path, chance: random.Random) -> None:
-    """Change bytes where the engine keeps what it must know first."""
+    """Change bytes of the header, which the engine reads first."""
     _flip(path, chance, 0, 4096)
 
 
 def flipped_in_pages(path: Path, chance: random.Random) -> None:
-    """Change bytes behind the header."""
+    """Change bytes after the header."""
     _flip(path, chance, 4096, path.stat().st_size)
 
 
 def flipped_in_log(path: Path, chance: random.Random) -> None:
-    """Change bytes of the log beside the file, which is there after a crash."""
+    """Change bytes of the log beside the file, which exists after a crash."""
     (log,) = (file for file in path.parent.glob(f"{path.name}*wal"))
     _flip(log, chance, 0, log.stat().st_size)
 
@@ -49,7 +49,7 @@ def truncated_log(path: Path, chance: random.Random) -> None:
 
 
 def garbage(path: Path, chance: random.Random) -> None:
-    """Put bytes of any kind in its place."""
+    """Replace the file by random bytes."""
     path.write_bytes(chance.randbytes(chance.choice((1, 15, 100, 4096, 20_000))))
 
 
@@ -64,13 +64,13 @@ ALL: tuple[Damage, ...] = (truncated, flipped_in_header, flipped_in_pages, flipp
 
 
 def crash(url: str, done: Connection) -> None:
-    """A child that leaves a database as a crash does: committed sessions in the file and in its log."""
+    """A child that leaves a database like a crash: committed sessions in the file and in its log."""
 
     async def write() -> None:
         async with DatabaseManager(url) as db:
             await db.create_tables()
             await use(db)
-        # closing has brought all of that into the file
+        # closing has moved all of that into the file
         async with DatabaseManager(url) as db:
             await use(db)
             await TradeRepository(db).insert(trade("last"))
@@ -91,8 +91,8 @@ async def use(db: DatabaseManager) -> None:
     await TradeRepository(db).get_statistics()
 
 
-def tried(url: str, told: Connection, uid: int | None = None) -> None:
-    """A child: open a database and use it; tell "used", our error's class and message, or what else came."""
+def tried(url: str, answer: Connection, uid: int | None = None) -> None:
+    """A child: open and use a database; send "used", the class and message of iftb-store's error, or any other error."""
     if uid is not None:
         os.setgroups([])
         os.setgid(uid)
@@ -106,8 +106,8 @@ def tried(url: str, told: Connection, uid: int | None = None) -> None:
     try:
         asyncio.run(work())
     except (StoreError, OperationalError, IntegrityError) as error:
-        told.send(f"{type(error).__name__}: {error}")
+        answer.send(f"{type(error).__name__}: {error}")
     except BaseException as error:
-        told.send(f"not ours: {error!r}")
+        answer.send(f"not ours: {error!r}")
     else:
-        told.send("used")
+        answer.send("used")

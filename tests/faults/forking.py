@@ -20,7 +20,7 @@ async def log(db: DatabaseManager, name: str) -> None:
 
 
 def child_ends(db: DatabaseManager) -> None:
-    """Use the manager in this fork, and leave: 0 where it was refused."""
+    """Use the manager in this fork and exit: with 0 if it was refused."""
     code = 1
     try:
         asyncio.run(asyncio.wait_for(log(db, "from a fork"), _SECONDS))

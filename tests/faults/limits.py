@@ -1,4 +1,4 @@
-"""A disk that is full: a small file system where root may mount one, or a limit of a process's file size, everywhere."""
+"""A full disk: a small file system if root may mount one, otherwise a limit of a process's file size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults import linked
 
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[bool]:
-    """Mount a file system of this size in a directory; False where this user may not."""
+    """Mount a file system of this size in a directory; False if this user may not."""
     place.mkdir()
     mounted = _succeeds("mount", "-t", "tmpfs", "-o", f"size={size}", "iftb-store", str(place))
     try:
@@ -44,8 +44,8 @@ def _succeeds(*command: str) -> bool:
         return False
 
 
-def write_until_full(url: str, first: int, limit: int | None, told: Connection) -> None:
-    """A child: write linked sessions until the disk, or the limit of a file's size, is full; tell each, then the error."""
+def write_until_full(url: str, first: int, limit: int | None, answers: Connection) -> None:
+    """A child: write linked sessions until the disk or the file size limit is full; send each number, then the error."""
     _limit(limit)
 
     async def write() -> None:
@@ -53,26 +53,26 @@ def write_until_full(url: str, first: int, limit: int | None, told: Connection) 
             for number in count(first):
                 async with db.get_session() as session:
                     await linked.write(session, number)
-                told.send(number)
+                answers.send(number)
 
     try:
         asyncio.run(write())
     except OperationalError as error:
-        told.send(str(error))
+        answers.send(str(error))
     except BaseException as error:
-        told.send(f"not ours: {error!r}")
+        answers.send(f"not ours: {error!r}")
 
 
-def import_until_full(url: str, files: list[str], limit: int | None, told: Connection) -> None:
-    """A child: run the command import; tell its exit code, and what it printed."""
+def import_until_full(url: str, files: list[str], limit: int | None, answers: Connection) -> None:
+    """A child: run the command import; send its exit code and output."""
     _limit(limit)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["import", url, *files])
-    told.send((code, out.getvalue(), err.getvalue()))
+    answers.send((code, out.getvalue(), err.getvalue()))
 
 
 def _limit(size: int | None) -> None:
     if size is not None:
-        # Python ignores SIGXFSZ: a write past the limit is an error as a full disk is
+        # Python ignores SIGXFSZ: a write past the limit fails like one to a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

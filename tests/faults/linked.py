@@ -1,4 +1,4 @@
-"""Sessions that belong together: bars, a trade, its position and an event under one number, and what of them is stored."""
+"""Linked sessions: bars, a trade, its position and an event with one number, and which of them are stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(number: int) -> Counts:
 
 
 async def write(session: Any, number: int) -> None:
-    """Write all that belongs to a number, in a session or in a transaction for each call where a manager is given."""
+    """Write all rows of a number, in a session, or with a manager in one transaction per call."""
     name = name_of(number)
     await OHLCVRepository(session).upsert_many(hourly(whole(number)[0], symbol=name))
     await TradeRepository(session).insert(trade(name, symbol=name, quantity=Decimal(number + 1)))
@@ -50,17 +50,17 @@ async def found(db: DatabaseManager, first: int = 0) -> dict[int, Counts]:
 
 
 def judge(tally: Tally, stored: Mapping[int, Counts], acknowledged: Collection[int], refused: Collection[int] = ()) -> None:
-    """Compare what is stored with what was acknowledged, which is whole, and what was refused, which is absent.
+    """Check that acknowledged numbers are stored completely and refused ones not at all.
 
-    Every other number is whole or absent whole.
+    Every other number must be stored completely or not at all.
     """
     for number in {*stored, *acknowledged}:
-        rows, wanted = stored.get(number), whole(number)
+        rows, complete = stored.get(number), whole(number)
         if number in acknowledged and rows is None:
             tally.note("lost", f"{number} was acknowledged and is not there")
-        elif rows is not None and any(there > due for there, due in zip(rows, wanted, strict=True)):
-            tally.note("duplicated", f"{number} has the rows {rows}, not {wanted}")
-        elif rows is not None and rows != wanted:
-            tally.note("lost", f"{number} is there in part: the rows {rows}, not {wanted}")
+        elif rows is not None and any(count > due for count, due in zip(rows, complete, strict=True)):
+            tally.note("duplicated", f"{number} has the rows {rows}, not {complete}")
+        elif rows is not None and rows != complete:
+            tally.note("lost", f"{number} is there in part: the rows {rows}, not {complete}")
         elif rows is not None and number in refused:
             tally.note("duplicated", f"{number} was refused and is there")

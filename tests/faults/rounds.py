@@ -1,4 +1,4 @@
-"""How often each fault strikes, in `nox -s tests`, in `nox -s full` and in `nox -s soak`: the one place that knows."""
+"""How often each fault strikes in `nox -s tests`, `nox -s full` and `nox -s soak`; defined only here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SOAK = os.environ.get("IFTB_STORE_SOAK") == "1"
 FULL = SOAK or os.environ.get("IFTB_STORE_FULL") == "1"
 _SCALE = float(os.environ.get("IFTB_STORE_SOAK_SCALE", "1"))
 
-# `nox -s tests` does so much less than `nox -s full`
+# `nox -s tests` runs so many times fewer rounds than `nox -s full`
 _SHORTER = 5
 
 _ROUNDS = {

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, with its default durability, that can be killed, stopped and started again."""
+"""A separate PostgreSQL server for a test, with default durability, that can be killed, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy import make_url
 
-#: A few more than the test's manager may open; the server is full with the next.
+#: A few more than the test's manager may open; the next one fills the server.
 MAX_CONNECTIONS = 20
 
 
@@ -37,14 +37,14 @@ class Server:
         await connection.close()
 
     def kill(self) -> None:
-        """End the server as a crash would: no checkpoint, no word to its clients; recovery follows at the next start."""
+        """End the server like a crash: no checkpoint, no message to clients; it recovers at the next start."""
         process = self._server.get_postmaster_info().process
         assert process is not None
         os.kill(process.pid, signal.SIGQUIT)
         process.wait()
 
     def start(self) -> None:
-        """Start it and wait until it takes connections."""
+        """Start it and wait until it accepts connections."""
         self._server.ensure_postgres_running()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The table of a soak: ``python -m tests.faults.table REPORT [PAGE]`` prints it, and puts it into a page between its markers."""
+"""The table of a soak: ``python -m tests.faults.table REPORT [PAGE]`` prints it and writes it into a page between markers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIGURES = ("rounds", "lost", "duplicated", "hung")
 
 
 def summed(lines: Iterable[str]) -> dict[tuple[str, str], list[int]]:
-    """Return the figures of each (fault, engine); several tests may be about one."""
+    """Return the figures of each (fault, engine); several tests may share one."""
     rows: dict[tuple[str, str], list[int]] = {}
     for line in lines:
         entry: dict[str, Any] = json.loads(line)
@@ -28,7 +28,7 @@ def summed(lines: Iterable[str]) -> dict[tuple[str, str], list[int]]:
 
 
 def as_markdown(rows: dict[tuple[str, str], list[int]]) -> str:
-    """Return the table as a page shows it."""
+    """Return the table as Markdown."""
     head = f"| fault | engine | {' | '.join(_FIGURES)} |\n|---|---|{'--:|' * len(_FIGURES)}\n"
     return head + "".join(f"| {' | '.join([*key, *(f'{figure:,}' for figure in figures)])} |\n" for key, figures in rows.items())
 
@@ -40,7 +40,7 @@ def put_into(page: str, table: str) -> str:
 
 
 def main(report: str, page: str | None = None) -> int:
-    """Print the table; return 1 where anything was lost, duplicated or hung, or nothing was done."""
+    """Print the table; return 1 if anything was lost, duplicated or hung, or if no round ran."""
     rows = summed(Path(report).read_text(encoding="utf-8").splitlines())
     table = Table("fault", "engine")
     for name in _FIGURES:

@@ -1,4 +1,4 @@
-"""What a fault did to the store: rounds, lost, duplicated, hung. Each test adds a line to the table of `nox -s soak`."""
+"""The tally of a fault: rounds, lost, duplicated, hung. Each test adds a line to the table of `nox -s soak`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-#: A round that takes longer than this many seconds counts as hung; every wait of the store has a shorter bound.
+#: A round of more seconds counts as hung; every wait of the store has a shorter limit.
 PATIENCE = 90.0
 
 
@@ -20,8 +20,8 @@ class Tally:
 
     Attributes:
         rounds: how often the fault struck.
-        lost: what was acknowledged and is not there whole, or was not and is there in part.
-        duplicated: what is there more often than it was written.
+        lost: acknowledged writes that are not completely stored, and others that are partly stored.
+        duplicated: rows that are stored more often than they were written.
         hung: rounds that did not end within `PATIENCE`.
     """
 
@@ -48,23 +48,23 @@ class Tally:
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[None]:
-        """Count one round, and end it where it takes too long."""
+        """Count one round, and end it if it takes too long."""
         with self.round():
             async with asyncio.timeout(PATIENCE):
                 yield
 
     def note(self, kind: str, what: str) -> None:
-        """Count one loss (``lost``) or one too many (``duplicated``)."""
+        """Count one loss (``lost``) or one duplicate (``duplicated``)."""
         setattr(self, kind, getattr(self, kind) + 1)
         self.notes.append(f"round {self.rounds}, {kind}: {what}")
 
     def close(self) -> None:
-        """Write the line; then nothing may be lost, duplicated or hung."""
+        """Write the line, then check that nothing was lost, duplicated or hung."""
         self.write()
         assert (self.lost, self.duplicated, self.hung) == (0, 0, 0), "\n".join(self.notes[:20])
 
     def write(self) -> None:
-        """Write the line, where a file is named by IFTB_STORE_SOAK_REPORT."""
+        """Write the line, if IFTB_STORE_SOAK_REPORT names a file."""
         report = os.environ.get("IFTB_STORE_SOAK_REPORT")
         if report:
             line = {name: value for name, value in asdict(self).items() if name != "notes"}

@@ -1,4 +1,4 @@
-"""No silent loss: after any error that was caught inside, a session's clean exit commits all or raises."""
+"""No silent loss: after any caught error, a session's clean exit commits all or raises."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def interrupted(db: DatabaseManager, session: Any, engine: str, statement:
 
     running = asyncio.create_task(session.execute(statement))
     while not running.done():
-        # one that comes before the statement runs does nothing
+        # an interrupt before the statement runs does nothing
         await interrupt()
         await asyncio.wait([running], timeout=0.01)
     await running

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end every command that waits in its engine, long before the wait would end, and nothing is changed."""
+"""Ctrl-C and SIGTERM end every command that waits in its engine, long before its wait ends, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run_command(words: list[str], errors: str) -> None:
 
 
 def catches_sigterm(pid: int) -> bool:
-    """Tell whether a process has a handler for SIGTERM, as a command has once it connects."""
+    """Return whether a process handles SIGTERM, as a command does once it connects."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) & 1 << signal.SIGTERM - 1)
@@ -79,7 +79,7 @@ def catches_sigterm(pid: int) -> bool:
 
 @pytest.fixture
 def other(tmp_path: Path) -> str:
-    """A store with rows, of which a backup and an export stand beside it."""
+    """A store with rows, and beside it a backup and an export of it."""
     url = f"sqlite:///{tmp_path / 'other.db'}"
     asyncio.run(fill(url))
     assert main(["backup", url, str(tmp_path / "backup"), "--quiet"]) == 0
@@ -117,9 +117,9 @@ def hold_duckdb(path: str, held: Connection, over: Connection) -> None:
 @contextmanager
 def held_by_another_process(path: Path) -> Iterator[None]:
     context = forkserver()
-    held, tell = context.Pipe(duplex=False)
+    held, signal_held = context.Pipe(duplex=False)
     wait, over = context.Pipe(duplex=False)
-    holder = context.Process(target=hold_duckdb, args=(str(path), tell, wait), daemon=True)
+    holder = context.Process(target=hold_duckdb, args=(str(path), signal_held, wait), daemon=True)
     holder.start()
     held.recv()
     try:

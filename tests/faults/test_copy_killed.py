@@ -1,4 +1,4 @@
-"""A copy is killed with SIGKILL at a random moment: started again it goes on, and the destination ends equal to the source."""
+"""A copy is killed with SIGKILL at a random moment; run again it resumes, and the destination ends equal to the source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.filled import fill
 
 FAULT = "copy killed"
 
-# so many transactions a copy that a kill falls between two, or into one
+# so many transactions per copy that a kill falls between two or into one
 _BATCH = 40
 _DAMAGE = (
     ("DELETE FROM {table}",),

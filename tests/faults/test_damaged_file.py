@@ -1,4 +1,4 @@
-"""A damaged, foreign, newer or closed database file: a clear error of ours, whatever its bytes; no crash, no endless wait."""
+"""A damaged, foreign, newer or inaccessible database file: iftb-store's clear error for any bytes; no crash, no endless wait."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def engine(file_engine: str) -> str:
 
 @pytest.fixture
 def crashed(engine: str, tmp_path: Path) -> Path:
-    """A directory with a database as a crash has left it: the file, and its log."""
+    """A directory with a database after a crash: the file and its log."""
     folder = tmp_path / "crashed"
     folder.mkdir()
     ours, theirs = forkserver().Pipe(duplex=False)
@@ -44,7 +44,7 @@ def crashed(engine: str, tmp_path: Path) -> Path:
 
 
 def outcome(url: str, uid: int | None = None) -> str:
-    """Use a database in a child, and return what came of it."""
+    """Use a database in a child and return the outcome."""
     ours, theirs = forkserver().Pipe(duplex=False)
     child = forkserver().Process(target=damage.tried, args=(url, theirs, uid), daemon=True)
     child.start()
@@ -52,14 +52,14 @@ def outcome(url: str, uid: int | None = None) -> str:
     try:
         if not ours.poll(PATIENCE):
             raise TimeoutError(f"{url} was neither used nor refused")
-        told: str = ours.recv()
+        answer: str = ours.recv()
     except EOFError:
         child.join()
         return f"not ours: the process died with {child.exitcode}"
     finally:
         child.kill()
         child.join()
-    return told
+    return answer
 
 
 def test_a_file_damaged_at_random_is_used_or_refused_in_our_words(
@@ -72,16 +72,16 @@ def test_a_file_damaged_at_random_is_used_or_refused_in_our_words(
             folder = shutil.copytree(crashed, tmp_path / f"copy{tally.rounds}")
             harm = damage.ALL[tally.rounds % len(damage.ALL)]
             harm(folder / "bot.db", chance)
-            if (told := outcome(f"{engine}:///{folder / 'bot.db'}")).startswith("not ours"):
-                tally.note("lost", f"{harm.__name__}: {told}")
+            if (answer := outcome(f"{engine}:///{folder / 'bot.db'}")).startswith("not ours"):
+                tally.note("lost", f"{harm.__name__}: {answer}")
             shutil.rmtree(folder)
 
 
 def test_a_file_of_the_other_engine_is_refused(engine: str, crashed: Path) -> None:
     other = {"sqlite": "duckdb", "duckdb": "sqlite"}[engine]
-    told = outcome(f"{other}:///{crashed / 'bot.db'}")
-    assert told.startswith("OperationalError: ")
-    assert "database" in told
+    answer = outcome(f"{other}:///{crashed / 'bot.db'}")
+    assert answer.startswith("OperationalError: ")
+    assert "database" in answer
 
 
 async def test_a_schema_of_a_newer_revision_is_refused_and_left_as_it_is(url: str) -> None:
@@ -99,7 +99,7 @@ async def test_a_schema_of_a_newer_revision_is_refused_and_left_as_it_is(url: st
 
 @pytest.fixture
 def closed(engine: str, tmp_path: Path) -> Iterator[Path]:
-    """A database that everybody may read and nobody but its owner may write, in a directory of the same kind."""
+    """A database that everybody may read but only its owner may write, in a directory with the same rights."""
     folder = tmp_path / "closed"
     folder.mkdir()
     path = folder / "bot.db"
@@ -113,13 +113,13 @@ def closed(engine: str, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_file_and_directory_that_cannot_be_written_are_named_as_the_reason(engine: str, closed: Path) -> None:
-    told = outcome(f"{engine}:///{closed}", damage.NOBODY)
-    assert told.startswith("OperationalError: ")
-    assert "rights" in told or "read-only" in told or "ermission" in told
+    answer = outcome(f"{engine}:///{closed}", damage.NOBODY)
+    assert answer.startswith("OperationalError: ")
+    assert "rights" in answer or "read-only" in answer or "ermission" in answer
 
 
 def test_a_new_file_in_a_directory_that_cannot_be_written_names_the_file(engine: str, closed: Path) -> None:
-    told = outcome(f"{engine}:///{closed.parent / 'new.db'}", damage.NOBODY)
-    assert told.startswith("OperationalError: ")
-    assert "new.db" in told
-    assert "ermission denied" in told
+    answer = outcome(f"{engine}:///{closed.parent / 'new.db'}", damage.NOBODY)
+    assert answer.startswith("OperationalError: ")
+    assert "new.db" in answer
+    assert "ermission denied" in answer

@@ -1,4 +1,4 @@
-"""The disk is full: a clear error, the file still opens, every earlier commit is whole, and work goes on with more room."""
+"""The disk is full: a clear error, the file still opens, every earlier commit is complete, and writes resume with more space."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def engine(file_engine: str) -> str:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, int | None]]:
-    """A directory that is soon full: (directory, None), or where nothing can be mounted (directory, limit of a file's size)."""
+    """A directory that is soon full: (directory, None), or if nothing can be mounted, (directory, file size limit)."""
     with limits.small_disk(tmp_path / "disk", str(_ROOM)) as mounted:
         yield tmp_path / "disk", None if mounted else _ROOM
 
@@ -55,7 +55,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
         url = f"{engine}:///{folder / f'bot{tally.rounds}.{_SUFFIX[engine]}'}"
         with tally.round():
             assert main(["migrate", url]) == 0
-            *acknowledged, error = told_by(limits.write_until_full, url, tally.rounds, limit)
+            *acknowledged, error = answers_of(limits.write_until_full, url, tally.rounds, limit)
             assert acknowledged
             if not clear(error):
                 tally.note("lost", f"the error is not clear: {error}")
@@ -70,14 +70,14 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
 
 
 def test_an_import_onto_a_full_disk_keeps_only_whole_files(engine: str, tmp_path: Path, tally: Tally) -> None:
-    # two batches a file; the limits lie a part of a file apart, so that the disk is full in either
+    # two batches per file; the limits differ by a part of a file, so that the disk is full in either batch
     bars = 10_000
     files = [dump(tmp_path, f"S{index}USDT", bars) for index in range(5)]
     for limit in range(_ROOM, 2 * _ROOM, _ROOM // 4):
         url = f"{engine}:///{tmp_path / f'bot{limit}.{_SUFFIX[engine]}'}"
         assert main(["migrate", url]) == 0
         with tally.round():
-            ((code, out, err),) = told_by(limits.import_until_full, url, files, limit)
+            ((code, out, err),) = answers_of(limits.import_until_full, url, files, limit)
             if code != 1 or not clear(err):
                 tally.note("lost", f"exit code {code}: {err}")
             stored = asyncio.run(bars_by_symbol(url))
@@ -104,25 +104,25 @@ async def opened_and_written(url: str, number: int) -> dict[int, linked.Counts]:
         return await linked.found(db)
 
 
-def told_by(work: Callable[..., None], url: str, what: Any, limit: int | None) -> list[Any]:
-    """Run a child and return all that it told."""
+def answers_of(work: Callable[..., None], url: str, what: Any, limit: int | None) -> list[Any]:
+    """Run a child and return all that it sent."""
     ours, theirs = forkserver().Pipe(duplex=False)
     child = forkserver().Process(target=work, args=(url, what, limit, theirs), daemon=True)
     child.start()
     theirs.close()
-    told: list[Any] = []
+    answers: list[Any] = []
     try:
         while True:
             if not ours.poll(PATIENCE):
                 raise TimeoutError("the child neither wrote nor failed")
-            told.append(ours.recv())
+            answers.append(ours.recv())
     except EOFError:
         pass
     finally:
         child.kill()
         child.join()
-    assert told, "the child died without a word"
-    return told
+    assert answers, "the child died without an answer"
+    return answers
 
 
 def dump(folder: Path, symbol: str, bars: int) -> str:

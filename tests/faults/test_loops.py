@@ -1,4 +1,4 @@
-"""A manager outlives its event loops, one after the other, with tasks cut off in their calls."""
+"""A manager outlives its event loops, one after the other, whose tasks are cancelled in their calls."""
 
 from __future__ import annotations
 

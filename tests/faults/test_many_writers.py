@@ -1,4 +1,4 @@
-"""Many write one file at once: SQLite from several processes, DuckDB from the tasks and managers of one; counts exact."""
+"""Many concurrent writers of one file: SQLite in several processes, DuckDB in tasks and managers of one; counts stay exact."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_processes_write_one_sqlite_file_and_none_finds_it_locked(sqlite_url: st
 
 
 def run_processes(url: str, shares: list[range]) -> list[str | None]:
-    """Let a process for each share of the numbers write at once; return what each ended with."""
+    """Let one process per share of the numbers write concurrently; return the outcome of each."""
     pipes = [forkserver().Pipe(duplex=False) for _ in shares]
     children = [
         forkserver().Process(target=writers.process, args=(url, share, _TASKS, theirs), daemon=True)
@@ -99,7 +99,7 @@ async def test_tasks_write_one_duckdb_file_through_one_manager_or_two(duckdb_url
 
 @pytest.fixture
 async def readers(duckdb_url: str) -> AsyncIterator[list[int]]:
-    """What three processes read from one DuckDB file that each of them has open, all at the same time."""
+    """What three processes read from one DuckDB file that all of them have open at the same time."""
     await prepare(duckdb_url)
     pipes = [forkserver().Pipe() for _ in range(3)]
     children = [

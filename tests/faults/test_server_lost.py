@@ -1,4 +1,4 @@
-"""PostgreSQL goes away, is full or says nothing: an OperationalError in time, no acknowledged commit lost, none twice."""
+"""PostgreSQL is lost, full or silent: an OperationalError in time, no acknowledged commit lost or duplicated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.faults.server import MAX_CONNECTIONS, Server, running
 from tests.faults.tally import Tally
 
 _TASKS = 8
-# committed sessions between two blows, so that each falls into running work
+# committed sessions between two faults, so that each falls into running work
 _BETWEEN = 40
 
 pytestmark = pytest.mark.timeout(14_400)
@@ -43,7 +43,7 @@ def engine() -> str:
 
 
 class Load:
-    """Tasks that write linked sessions, each with a number of its own, until they are stopped."""
+    """Tasks that write linked sessions, each with another number, until they are stopped."""
 
     def __init__(self, db: DatabaseManager, tally: Tally) -> None:
         self._db = db
@@ -56,7 +56,7 @@ class Load:
         self.reachable.set()
 
     async def write(self, again: bool) -> None:
-        """Write sessions, half of the tasks with db.run; after an error wait until the database is said to be reachable."""
+        """Write sessions, half of the tasks with db.run; after an error wait until the database is reachable."""
         for number in self._numbers:
             try:
                 if again:
@@ -65,7 +65,7 @@ class Load:
                     async with self._db.get_session() as session:
                         await linked.write(session, number)
             except CommitOutcomeUnknown:
-                # stored whole or absent whole
+                # stored completely or not at all
                 await self.reachable.wait()
             except OperationalError:
                 self.refused.add(number)
@@ -76,15 +76,15 @@ class Load:
 
     async def more(self, sessions: int) -> None:
         """Wait until so many more sessions are committed."""
-        wanted = len(self.acknowledged) + sessions
-        while len(self.acknowledged) < wanted:
+        target = len(self.acknowledged) + sessions
+        while len(self.acknowledged) < target:
             self._progress.clear()
             await self._progress.wait()
 
 
 @asynccontextmanager
 async def load(url: str, tally: Tally) -> AsyncIterator[Load]:
-    """Run tasks for the time of a block; then compare what they were told with what is stored."""
+    """Run tasks for the duration of a block; then compare what was acknowledged with what is stored."""
     async with DatabaseManager(url) as db:
         await db.create_tables()
         work = Load(db, tally)
@@ -157,7 +157,7 @@ async def test_a_server_that_stops_answering_is_an_error_in_time_and_the_pool_re
 @pytest.mark.parametrize("fault", ["connection refused"])
 async def test_a_refused_connection_is_an_error_that_names_the_server(tally: Tally) -> None:
     with socket.socket() as nobody:
-        # bound, and listened to by nobody
+        # bound, but nobody listens
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
         for _ in range(rounds("connection refused")):
@@ -194,7 +194,7 @@ async def fill(url: str, full: AsyncExitStack) -> None:
 
 
 async def write_stopped(db: DatabaseManager, number: int) -> None:
-    """Stop the session's own backend process in the middle of the session, as a host that hangs would, until it has failed."""
+    """Stop the session's backend process during the session, like a host that hangs, until the session has failed."""
     stopped: list[int] = []
 
     async def hang() -> None:

@@ -1,4 +1,4 @@
-"""Tasks share a session in every way that goes wrong elsewhere: what was acknowledged is stored, and nobody else is harmed."""
+"""Tasks misuse a shared session in every way: acknowledged writes are stored, and no other session is harmed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _LATER = 2
 
 
 class Misuse(Exception):
-    """What a round raises in its session."""
+    """Raised by a round in its session."""
 
 
 @pytest.fixture
 async def db(url: str) -> AsyncIterator[DatabaseManager]:
-    # the next session is given just the connection that the last one had
+    # the next session gets the connection of the last one
     async with DatabaseManager(url, pool_size=1, max_overflow=0) as manager:
         await manager.create_tables()
         await SystemEventRepository(manager).log_event("tick", "info", "first")
@@ -65,7 +65,7 @@ _CALLS = (log, log_by_sql, log_after_bars, log_after_a_stream)
 
 
 async def misuse(db: DatabaseManager, chance: random.Random, name: str) -> tuple[set[str], set[str]]:
-    """Run one round; return what has to be stored, and what may be."""
+    """Run one round; return what must be stored, and what may be."""
     returned: set[str] = set()
 
     async def run(session: Any, own: str) -> None:
@@ -82,7 +82,7 @@ async def misuse(db: DatabaseManager, chance: random.Random, name: str) -> tuple
             if chance.random() < 0.3:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.5:
-                # or they are not awaited, and outlive the session
+                # or the tasks are not awaited and outlive the session
                 await asyncio.gather(*tasks, return_exceptions=True)
             if chance.random() < 0.2:
                 raise Misuse

@@ -1,4 +1,4 @@
-"""Tasks are cancelled at random awaits in every repository method: nothing half written, no connection kept."""
+"""Tasks are cancelled at random awaits in every repository method: no partial write, no connection left checked out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.faults.tally import Tally
 
 FAULT = "task cancelled"
 
-# turns of the event loop between an await and its cancellation; a driver's answer may be there by then
+# turns of the event loop between an await and its cancellation; the driver's answer may have arrived by then
 _TURNS = 4
 
 Way = Callable[[DatabaseManager, Case, str, int], Coroutine[Any, Any, None]]
@@ -48,13 +48,13 @@ def test_every_repository_method_has_a_case() -> None:
     assert set(CASES) == methods()
 
 
-async def alone(db: DatabaseManager, case: Case, name: str, number: int) -> None:
-    """The call is a transaction of its own."""
+async def separately(db: DatabaseManager, case: Case, name: str, number: int) -> None:
+    """Make the call on the manager, in a separate transaction."""
     await case.call(db, name, number)
 
 
 async def within(db: DatabaseManager, case: Case, name: str, number: int) -> None:
-    """The call is the second of a session."""
+    """Make the call as the second one of a session."""
     async with db.get_session() as session:
         await SystemEventRepository(session).log_event("first", "info", "", symbol=name)
         await case.call(session, name, number)
@@ -63,7 +63,7 @@ async def within(db: DatabaseManager, case: Case, name: str, number: int) -> Non
 @pytest.mark.timeout(14_400)
 async def test_a_cancelled_call_is_whole_or_absent_and_gives_its_connection_back(db: DatabaseManager, tally: Tally) -> None:
     chance = random.Random(20_240_315)
-    plans = [(case, way, name) for name, case in CASES.items() for way in (alone, within)]
+    plans = [(case, way, name) for name, case in CASES.items() for way in (separately, within)]
     measured: list[tuple[int, Any, Any]] = []
     for index, (case, way, _) in enumerate(plans):
         number, before = await prepared(db, case, f"M{index}")
@@ -107,7 +107,7 @@ async def test_a_session_that_caught_a_cancellation_commits_all_or_raises(db: Da
         symbol, at = f"C{index}", chance.randint(1, max(awaits, 1))
         async with tally.bounded():
             number, _ = await prepared(db, case, symbol)
-            outcome = await went_on(db, case, symbol, number, at, chance.randrange(_TURNS))
+            outcome = await cancel_and_continue(db, case, symbol, number, at, chance.randrange(_TURNS))
             stored, events = await everything(db, symbol)
             if outcome == "raised" and (stored, events) != (before, []):
                 tally.note("lost", f"{names[which]}: the session raised and kept a part, cancelled at {at} of {awaits}")
@@ -119,8 +119,8 @@ async def test_a_session_that_caught_a_cancellation_commits_all_or_raises(db: Da
                 tally.note("lost", f"{names[which]}: kept a connection, cancelled at {at} of {awaits}")
 
 
-async def went_on(db: DatabaseManager, case: Case, symbol: str, number: int, at: int, turns: int) -> str:
-    """Cancel a call inside a session that goes on: it finished, was cancelled, or the session's exit raised."""
+async def cancel_and_continue(db: DatabaseManager, case: Case, symbol: str, number: int, at: int, turns: int) -> str:
+    """Cancel a call inside a session that continues; return whether it finished, was cancelled, or the exit raised."""
     outcome = "finished"
     try:
         async with db.get_session() as session:
@@ -139,7 +139,7 @@ async def called(case: Case, session: Any, symbol: str, number: int) -> None:
 
 
 async def prepared(db: DatabaseManager, case: Case, symbol: str) -> tuple[int, Any]:
-    """Make what a call needs; return its id and what is stored."""
+    """Create what a call needs; return its id and the stored rows."""
     number = await case.prepare(db, symbol) if case.prepare is not None else 0
     return number, await everything(db, symbol)
 

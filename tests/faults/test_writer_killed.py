@@ -1,4 +1,4 @@
-"""The writing process is killed with SIGKILL at a random moment: what it was acknowledged is whole, the rest absent whole."""
+"""A writer is killed with SIGKILL at a random moment: acknowledged sessions are stored completely, others so or not at all."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def killed_at_random(url: str, first: int, chance: random.Random) -> Iterator[in
 
 
 @pytest.mark.timeout(7_200)
-def test_acknowledged_sessions_are_whole_and_the_others_absent_whole(url: str, tally: Tally) -> None:
+def test_acknowledged_sessions_are_complete_and_others_complete_or_absent(url: str, tally: Tally) -> None:
     chance = random.Random(20_240_315)
     assert main(["migrate", url]) == 0
     every: set[int] = set()
@@ -73,7 +73,7 @@ def test_acknowledged_sessions_are_whole_and_the_others_absent_whole(url: str, t
             linked.judge(tally, asyncio.run(stored(url, first)), acknowledged)
             assert main(["status", url]) == 0
             every |= acknowledged
-            # the one in flight may be there
+            # the last session may be stored
             first = max(acknowledged, default=first - 1) + 2
     linked.judge(tally, asyncio.run(stored(url, 0)), every)
     assert every

@@ -1,4 +1,4 @@
-"""Writers for many at once: linked sessions, and a counter that each of them raises by one."""
+"""Concurrent writers: linked sessions, and a counter that each of them increments."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _RAISE = text("UPDATE system_events SET position_id = position_id + 1 WHERE even
 
 
 async def begin_count(db: DatabaseManager) -> None:
-    """Make the counter."""
+    """Create the counter."""
     await SystemEventRepository(db).log_event("counter", "info", "", position_id=0)
 
 
 async def counted(db: DatabaseManager) -> int:
-    """Return how often it was raised."""
+    """Return the counter's value."""
     return int(await raw.value(db, "SELECT position_id FROM system_events WHERE event_type = 'counter'"))
 
 
 async def write_all(db: DatabaseManager, numbers: range) -> None:
-    """Write one linked session for each number, each raising the counter."""
+    """Write one linked session for each number, each of which increments the counter."""
     for number in numbers:
         async with db.get_session() as session:
             await session.execute(_RAISE)
@@ -33,12 +33,12 @@ async def write_all(db: DatabaseManager, numbers: range) -> None:
 
 
 async def write_side_by_side(db: DatabaseManager, numbers: range, tasks: int) -> None:
-    """Let so many tasks write at once, each its share of the numbers."""
+    """Let so many tasks write concurrently, each its share of the numbers."""
     await asyncio.gather(*(write_all(db, numbers[index::tasks]) for index in range(tasks)))
 
 
 def process(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
-    """A child: open the database, write, and tell None or the error."""
+    """A child: open the database, write, and send None or the error."""
 
     async def work() -> None:
         async with DatabaseManager(url) as db:
@@ -53,7 +53,7 @@ def process(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
 
 
 def reader(url: str, begun: Connection) -> None:
-    """A child: open the database, read, tell what was found, and keep it open until a word comes."""
+    """A child: open the database, read, send the result, and keep the database open until a message arrives."""
 
     async def work() -> None:
         async with DatabaseManager(url) as db:

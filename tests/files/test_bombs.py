@@ -1,4 +1,4 @@
-"""Bombs of Parquet and Feather: refused before they are decoded, in bounded memory; a repeated bar is counted once."""
+"""Parquet and Feather bombs: refused before decoding, in bounded memory; a repeated bar is counted once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_times_between_two_steps_are_not_taken_for_others() -> None:
     assert spans.add("X", [5, 20, 25], 10) == [5, 20]
 
 
-def test_very_many_holes_are_forgotten_and_rows_in_another_order_then_refused() -> None:
+def test_after_very_many_gaps_rows_in_another_order_are_refused() -> None:
     spans = Spans()
     assert spans.add("X", list(range(0, 2_000_000, 4)), 1) == []
     assert spans.add("X", [3_000_000], 1) == []

@@ -1,4 +1,4 @@
-"""Exports: whole rows to every format and back on the three engines, exactly, and files that are whole or not there."""
+"""Exports: complete rows to every format and back, exactly, on the three engines; a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command; returns its exit code and what it printed."""
+    """Run the command; returns its exit code and output."""
 
     def run(*words: str) -> tuple[int, str, str]:
         code = main(words)
@@ -148,10 +148,10 @@ def test_a_part_is_chosen_by_series_and_time(run: Run, sqlite_url: str) -> None:
 async def test_an_export_shows_a_snapshot(sqlite_url: str, tmp_path: Path) -> None:
     import sqlite3
 
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
 
     def write_meanwhile(rows: int, total: int | None) -> None:
-        told.append((rows, total))
+        reports.append((rows, total))
         with sqlite3.connect(tmp_path / "store.db") as other:
             other.execute("UPDATE ohlcv SET trades_count = 7")
 
@@ -163,7 +163,7 @@ async def test_an_export_shows_a_snapshot(sqlite_url: str, tmp_path: Path) -> No
 
     assert pq.read_table(tmp_path / "x.parquet")["trades_count"].to_pylist() == [None, None]
     assert stored == [7, 7]
-    assert told == [(1, 2), (2, 2)]
+    assert reports == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("words", [["-o", "there.csv"], ["-o", "there", "--partitioned"]])
@@ -313,7 +313,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(sqlite_url: str, tmp_path
             await OHLCVRepository(db).insert_many(hourly(20_000))
 
     asyncio.run(store())
-    # more than SQLite's own files beside the database take
+    # more than SQLite's files beside the database need
     limited = """
 import resource, sys
 from iftb_store.cli import main

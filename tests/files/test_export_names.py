@@ -1,4 +1,4 @@
-"""What stands under the name of an export, whatever else is there: databases, other exports at the same time, what was left."""
+"""The files under an export's name, beside databases, concurrent exports and the remains of a killed one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_of_two_exports_to_one_name_the_second_is_refused(begin: Open, fill: Cal
 
 
 @KINDS
-def test_what_takes_the_name_meanwhile_stays(begin: Open, fill: Callable[[Any], None]) -> None:
+def test_a_file_that_takes_the_name_meanwhile_stays(begin: Open, fill: Callable[[Any], None]) -> None:
     with pytest.raises(InvalidValueError, match="already exists"), begin(Path("bars"), overwrite=False) as made:  # noqa: PT012
         fill(made)
         Path("bars").write_text("dear")
@@ -95,7 +95,7 @@ def test_a_folder_that_a_killed_export_put_aside_is_back_if_the_next_one_fails()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
 @pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.hardlink_to("dear"), lambda path: path.symlink_to("dear")])
-def test_what_is_in_the_way_and_no_export_s_stays(put: Callable[[Path], None]) -> None:
+def test_an_existing_file_that_no_export_made_stays(put: Callable[[Path], None]) -> None:
     Path("dear").write_text("dear")
     put(Path("bars.partial"))
 

@@ -1,4 +1,4 @@
-"""db.run on SQLite and DuckDB: locked files and conflicts made for real, by connections that are not ours."""
+"""db.run on SQLite and DuckDB: real locked files and conflicts, caused by connections of other programs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_locked_sqlite_file_is_a_transient_error(sqlite_url: str) -> Non
 
 
 async def test_a_file_that_another_program_writes_is_opened_when_that_is_done(sqlite_url: str) -> None:
-    # the file has no write-ahead log yet, and SQLite's busy timeout has no part in the switch to it
+    # the file has no write-ahead log yet, and SQLite's busy timeout does not cover the switch to it
     with writing(sqlite_url) as other:
         asyncio.get_running_loop().call_later(0.1, other.execute, "COMMIT")
         async with DatabaseManager(sqlite_url) as db:
@@ -47,7 +47,7 @@ async def test_a_file_that_another_program_writes_is_opened_when_that_is_done(sq
             assert not other.in_transaction
 
 
-async def test_opening_a_file_that_another_program_writes_is_an_error_when_the_timeout_is_over(sqlite_url: str) -> None:
+async def test_opening_a_file_that_another_program_writes_is_an_error_after_a_timeout(sqlite_url: str) -> None:
     with writing(sqlite_url), pytest.raises(TransientError, match="locked by another writer"):
         await DatabaseManager(f"{sqlite_url}?timeout=0.05").connect()
 
@@ -93,7 +93,7 @@ async def test_run_runs_again_after_a_conflict_on_duckdb(duckdb_url: str) -> Non
     async with DatabaseManager(duckdb_url) as db:
         await db.create_tables()
         number = await TradeRepository(db).insert(trade())
-        # a connection of the app's own to the same database takes no lock of ours
+        # the app's own connection to the same database does not take the manager's lock
         with closing(duckdb.connect(str(make_url(duckdb_url).database), config=_CONFIG)) as other:
             other.begin()
             other.execute("DELETE FROM trades")
@@ -121,7 +121,7 @@ async def test_an_isolated_session_reads_a_read_only_duckdb(duckdb_url: str) -> 
     assert len(found) == 1
 
 
-# as ours has it: DuckDB shares a file only with those of the same configuration
+# like the manager: DuckDB shares a file only between connections of the same configuration
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",

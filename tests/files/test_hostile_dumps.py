@@ -1,4 +1,4 @@
-"""Dumps that are damaged or meant to harm: bounded memory, an error that names file and line, and nothing of them stored."""
+"""Damaged or malicious dumps: bounded memory, an error that names file and line, and no row stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME = "BTCUSDT-1m-2024-02"
 _MEBIBYTE = 1 << 20
 _MOST_MEMORY = 48 * _MEBIBYTE
 
-# reads every dump of a folder under a limit of memory, and says what came of each and how far the memory grew
+# reads every dump of a folder under a memory limit, and prints the outcome of each and the growth of the memory
 _READER = """
 import json, resource, sys
 from pathlib import Path
@@ -37,7 +37,7 @@ from iftb_store.files.readers.binance import DumpError, KlineDump
 from iftb_store.errors import StoreError
 
 def peak():
-    # the largest that this process ever was; getrusage tells of the one that started it, too
+    # the peak memory of this process only; getrusage includes that of its parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -68,7 +68,7 @@ def packed(compression: int) -> bytes:
 
 
 def damaged(whole: bytes, dice: random.Random) -> bytes:
-    """Return bytes with some of them flipped, cut off, cut out, doubled or spliced in from elsewhere."""
+    """Return bytes with some of them flipped, cut off, cut out, duplicated or spliced in from elsewhere."""
     damage = bytearray(whole)
     for _ in range(dice.choice([1, 1, 1, 2, 5])):
         at = dice.randrange(len(damage) or 1)
@@ -123,7 +123,7 @@ def test_a_damaged_dump_is_refused_or_every_bar_can_be_stored(tmp_path: Path, ki
         path.write_bytes(damage)
         bars = read_or_refused(path)
         refused += bars is None
-        # an archive has a sum over its content
+        # an archive has a checksum of its content
         assert kind == "csv" or bars in (None, undamaged), damage
     assert refused > rounds("damaged dump") // 3
 
@@ -198,7 +198,7 @@ def _changed(fields: tuple[str, ...], column: int, value: str) -> list[str]:
     end=st.sampled_from(["\n", "\r\n", "\n", "\r", "\0\n", "\u2028", ""]),
     encoding=st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]),
 )
-def test_what_is_read_is_what_stands_in_the_file_or_an_error_names_it(
+def test_a_damaged_value_is_read_as_stored_or_named_by_an_error(
     tmp_path: Path, lines: list[str], end: str, encoding: str
 ) -> None:
     path = tmp_path / f"{NAME}.csv"
@@ -209,13 +209,13 @@ def test_what_is_read_is_what_stands_in_the_file_or_an_error_names_it(
     if bars is not None:
         rows = [line.split(",") for line in path.read_text("utf-8-sig").split("\n") if line.rstrip("\r")]
         found = [(bar.open, bar.high, bar.low, bar.close, bar.volume, bar.quote_volume, bar.trades_count) for bar in bars]
-        wanted = [(*map(Decimal, row[1:6]), Decimal(row[7]), int(Decimal(row[8]))) for row in rows]
-        assert found == wanted
+        expected = [(*map(Decimal, row[1:6]), Decimal(row[7]), int(Decimal(row[8]))) for row in rows]
+        assert found == expected
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder of hostile dumps, and what is said of each."""
+    """A folder of hostile dumps, and the outcome of each."""
     folder = tmp_path_factory.mktemp("hostile") / "dumps"
     folder.mkdir()
     return folder, write_hostile_dumps(folder)

@@ -1,4 +1,4 @@
-"""Files that are damaged or meant to harm: bounded memory, no crash, an error that names the file, nothing of it stored."""
+"""Damaged or malicious files: bounded memory, no crash, an error that names the file, no row stored."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.support.whole_rows import TABLES, fill
 
 _MEBIBYTE = 1 << 20
 
-# reads every file of a folder under a limit of memory, and says what came of each and how far the memory grew; in a process of
-# its own, as a crash of Arrow's would take the tests with it
+# reads every file of a folder under a memory limit, and prints the outcome of each and the growth of the memory; in a
+# separate process, as a crash of Arrow would end the tests
 _READER = """
 import json, resource, sys
 from contextlib import closing
@@ -47,7 +47,7 @@ from iftb_store.files.import_ import Batches, Source
 from iftb_store.files.rows import whole_rows
 
 def peak():
-    # the largest that this process ever was; getrusage tells of the one that started it, too
+    # the peak memory of this process only; getrusage includes that of its parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 pyarrow.set_io_thread_count(2)
@@ -65,7 +65,7 @@ print(json.dumps({"said": said, "grown": (peak() - before) / 2**20}))
 
 
 def read(folder: Path, limit: int = 512) -> tuple[dict[str, str], float]:
-    """Return what is said of each file of a folder, and by how many mebibytes the memory grew."""
+    """Return the outcome of each file of a folder, and by how many mebibytes the memory grew."""
     done = subprocess.run([sys.executable, "-c", _READER, str(folder), str(limit)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]
     found = json.loads(done.stdout)
@@ -73,7 +73,7 @@ def read(folder: Path, limit: int = 512) -> tuple[dict[str, str], float]:
 
 
 def write_good(folder: Path) -> list[Path]:
-    """Write one file of each kind that is read."""
+    """Write one file of each supported kind."""
 
     async def write() -> None:
         async with DatabaseManager("sqlite:///:memory:") as db:
@@ -165,10 +165,10 @@ def write_bomb(path: Path, head: bytes, again: bytes, times: int) -> None:
 
 
 def write_repeated(path: Path, symbol: str, rows: int) -> None:
-    """Write a Parquet file whose one symbol is long and stands in every row."""
+    """Write a Parquet file whose only symbol is long and is in every row."""
     symbols = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([symbol]))
     columns = {name: pa.array([1_706_745_600] * rows) for name in ("time", "open", "high", "low", "close", "volume")}
-    # without Arrow's own schema a reader makes plain text of it
+    # without Arrow's schema a reader converts it to plain text
     pq.write_table(pa.table({"symbol": symbols, **columns}), path, compression="zstd", store_schema=False)
 
 

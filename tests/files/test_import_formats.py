@@ -1,4 +1,4 @@
-"""Imports of what other tools leave, told by content: freqtrade, ccxt, pandas, Polars and CSV, exactly or refused by row."""
+"""Imports of other tools' files, detected by content: freqtrade, ccxt, pandas, Polars and CSV, exactly or refused by row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSES = [0.1, 0.2, 0.1 + 0.2, 1e-7, 42_000.5]
 
 @pytest.fixture
 def url(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of an empty store; the tests write their files in a folder of their own."""
+    """URL of an empty store; the tests write their files in an empty folder."""
     monkeypatch.chdir(tmp_path)
     assert main(["migrate", sqlite_url]) == 0
     return sqlite_url
@@ -36,7 +36,7 @@ def url(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def take(url: str, capsys: pytest.CaptureFixture[str]) -> Import:
-    """Run the import; returns its exit code and what it printed."""
+    """Run the import; returns its exit code and output."""
     capsys.readouterr()
 
     def take(*words: str) -> tuple[int, str, str]:
@@ -49,7 +49,7 @@ def take(url: str, capsys: pytest.CaptureFixture[str]) -> Import:
 
 @pytest.fixture
 def stored(url: str) -> Stored:
-    """Return what is stored, in key order."""
+    """Return the stored bars, in key order."""
 
     async def read() -> list[OHLCVBar]:
         async with DatabaseManager(url) as db:
@@ -60,7 +60,7 @@ def stored(url: str) -> Stored:
 
 
 def frame(**changes: Any) -> pd.DataFrame:
-    """Return candles as freqtrade keeps them."""
+    """Return candles in freqtrade's format."""
     times = pd.date_range(T1, periods=5, freq="5min", unit="ms")
     columns = {"date": times, "open": CLOSES, "high": 50_000.0, "low": 0.0, "close": CLOSES, "volume": [0.0, 1.5, 2, 3, 4e-8]}
     return pd.DataFrame({**columns, **changes})
@@ -135,7 +135,7 @@ def test_a_number_of_json_is_its_text_and_no_float(take: Import, stored: Stored)
     assert (found.open, found.low, found.close, found.volume) == (LARGEST, SMALLEST, Decimal("0.30000000000000004"), SMALLEST)
 
 
-def test_a_volume_that_ccxt_does_not_know_is_0_and_is_said(take: Import, stored: Stored) -> None:
+def test_a_volume_that_ccxt_does_not_know_is_0_and_is_reported(take: Import, stored: Stored) -> None:
     Path("X-1m.json").write_text(json.dumps(candles(1, None, None)))
 
     out = take("X-1m.json")[1]
@@ -179,7 +179,7 @@ def test_a_csv_s_columns_and_times_are_understood(take: Import, stored: Stored, 
     assert stored() == [bar(T1, open=Decimal(1), high=Decimal(2), low=Decimal("0.5"), close=Decimal("1.5"), volume=Decimal(10))]
 
 
-def test_columns_of_other_names_are_told(take: Import, stored: Stored) -> None:
+def test_columns_with_other_names_are_mapped_by_an_option(take: Import, stored: Stored) -> None:
     Path("candles.csv").write_text("Tag,Erster,Hoch,Tief,Letzter,Menge,open\n2024-02-01 00:00,1,2,0.5,1.5,10,9\n")
     words = ("candles.csv", "--symbol", "BTCUSDT", "--timeframe", "1h")
     mapped = ("--map", "timestamp=Tag,open=Erster,high=Hoch", "--map", "low=Tief,close=Letzter,volume=Menge")
@@ -224,7 +224,7 @@ def write_times(*times: str) -> None:
     Path("X-1h.csv").write_text("\n".join(["time,open,high,low,close,volume", *lines, ""]))
 
 
-def test_naive_times_are_of_the_zone_that_is_told(take: Import, stored: Stored) -> None:
+def test_naive_times_are_of_the_given_zone(take: Import, stored: Stored) -> None:
     write_times("2024-02-01 01:00", "2024-07-01 02:00")
 
     assert take("X-1h.csv", *BERLIN)[0] == 0

@@ -1,4 +1,4 @@
-"""Imports of whole rows: what is stored already, ids that are taken, rows that no store would write, and any text."""
+"""Imports of complete rows: rows stored already, ids in use, rows that no store would write, and any text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def exported(db: DatabaseManager, folder: Path, format: str = "parquet") -
 
 
 async def exported_and_renamed(db: DatabaseManager, folder: Path) -> tuple[dict[str, Source], dict[str, list[dict[str, Any]]]]:
-    """Export three bars and a row of each other table, then make others of them; return the files and what was exported."""
+    """Export three bars and a row of each other table, then change the stored rows; return the files and the exported rows."""
     await OHLCVRepository(db).insert_many(hourly(3))
     await TradeRepository(db).insert(full_trade("A"))
     await PositionRepository(db).update_position(full_position())

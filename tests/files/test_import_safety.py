@@ -1,4 +1,4 @@
-"""Imports beside a running bot, and rows that contradict each other: nothing is lost without a word."""
+"""Imports beside a running bot, and rows that contradict each other: nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.whole_rows import TABLES
 
 
 async def exported(db: DatabaseManager, path: Path) -> Source:
-    """Store a trade of the id 1, export it and delete it."""
+    """Store a trade with the id 1, export it and delete it."""
     await TradeRepository(db, clock=Clock()).insert(trade("FILE"))
     await export(db, TableScope(["trades"]), path)
     await raw.run(db, "DELETE FROM trades")
@@ -73,7 +73,7 @@ Take = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def take(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Take:
-    """Run the import into an empty store; returns its exit code and what it printed."""
+    """Run the import into an empty store; returns its exit code and output."""
     monkeypatch.chdir(tmp_path)
     assert main(["migrate", sqlite_url]) == 0
     capsys.readouterr()
@@ -138,7 +138,7 @@ def test_a_row_that_contradicts_one_of_an_earlier_batch_is_refused(take: Take, c
 def test_the_same_row_again_is_taken_and_what_was_stored_is_overwritten(take: Take, count: Callable[[], int]) -> None:
     Path("before.json").write_text(arrays([minutes(9, "7")[-1]]))
     rows = minutes(12_000)
-    # the bar that is stored already comes late, where the batch before has a hole, between two that come again
+    # the bar that is stored already comes late, in a gap of the previous batch, between two repeated bars
     Path("x.json").write_text(arrays([*rows[:8], *rows[9:], *rows[:3], rows[8], rows[20]]))
 
     before, after = take("before.json", *AS_MINUTES), take("x.json", *AS_MINUTES)
@@ -182,9 +182,7 @@ def test_a_dump_whose_lines_contradict_each_other_is_refused(take: Take, count: 
         ),
     ],
 )
-def test_what_would_be_taken_for_something_else_is_refused(
-    take: Take, count: Callable[[], int], name: str, content: str, problem: str
-) -> None:
+def test_an_ambiguous_input_is_refused(take: Take, count: Callable[[], int], name: str, content: str, problem: str) -> None:
     Path(name).write_text(content)
 
     code, _, err = take(name, *AS_X)
@@ -201,7 +199,7 @@ def test_what_would_be_taken_for_something_else_is_refused(
         ("X-1h-2024-01.csv", "1704067260000,1,2,1,1,1,1704070799999,1,1,1,1,0\n", "1 off the timeframe's grid"),
     ],
 )
-def test_what_is_odd_is_stored_and_said(take: Take, count: Callable[[], int], name: str, content: str, note: str) -> None:
+def test_odd_values_are_stored_and_reported(take: Take, count: Callable[[], int], name: str, content: str, note: str) -> None:
     Path(name).write_text(content)
 
     code, out, err = take(name, *AS_X)

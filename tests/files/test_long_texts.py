@@ -1,4 +1,4 @@
-"""Long texts of strangers are gone through once: where they were gone through again and again, these tests reach their limit."""
+"""Long texts from strangers are scanned once; repeated scans would exceed the time limit of these tests."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_long_row_from_postgresql_is_not_copied_at_each_piece_of_it(monk
         return look(data)
 
     monkeypatch.setattr(parser, "_end_of_rows", counted)
-    # a text that began, with lines in it, and does not end
+    # an unterminated text with several lines
     await parser.take(b'1,"')
     for _ in range(1_000):
         await parser.take(b"line\n" * (_PIECE // 50))

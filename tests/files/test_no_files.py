@@ -1,4 +1,4 @@
-"""What is named as a file and is none: pipes, devices, sockets and directories are refused at once, and nothing is read."""
+"""Paths that are no regular files: pipes, devices, sockets and directories are refused at once and not read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES = ("BTCUSDT-1m-2024-02.csv", "BTCUSDT-1m-2024-02.zip", "x.parquet", "x.fe
 
 @pytest.fixture
 def listening(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
-    """Make a socket of a path."""
+    """Create a socket at a path."""
     with ExitStack() as opened:
 
         def listen(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exchange's own dumps, where they are: imported on every engine, each value read back by raw SQL."""
+"""The exchange's real dumps, if present: imported on every engine, each value read back by raw SQL."""
 
 from __future__ import annotations
 

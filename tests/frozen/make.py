@@ -1,9 +1,9 @@
-"""Makes the frozen databases of the schema's newest revision, in a folder named after it: ``python -m tests.frozen.make``.
+"""Creates the frozen databases of the schema's newest revision, in a folder named after it: ``python -m tests.frozen.make``.
 
 It writes an SQLite file and a DuckDB file, both compressed, a dump of PostgreSQL as plain SQL that any client executes, and
-``rows.json``: what they hold, and the commit whose code wrote them. Run it once for each revision, with the code that is to
-be released: what it writes stands for the databases that users have, so later revisions are upgraded from it and it is never
-made anew. Every run gives the same rows; the bytes of a file also depend on its engine.
+``rows.json``: their rows, and the commit whose code wrote them. Run it once for each revision, with the code that will
+be released: its databases represent those of users, so they are upgraded to later revisions and never
+recreated. Every run gives the same rows; the bytes of a file also depend on its engine.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tests.frozen.record import record_of
 from tests.frozen.rows import BIG_IDS, bars, events, is_changed, positions, trades, unchanged
 
 _HERE = Path(__file__).parent
-#: What decides what is written.
+#: The code that determines the rows.
 _CODE = ("iftb_store", "backends", "migrations")
-# psql's own commands, and settings that older servers do not know
+# psql's commands, and settings that older servers do not know
 _NOT_FOR_ALL = re.compile(rb"^(?:\\(?:un)?restrict \w+|SET transaction_timeout = 0;)\n", re.MULTILINE)
 
 ROWS: dict[TableSpec, list[Any]] = {BARS: bars(), TRADES: trades(), POSITIONS: positions(), EVENTS: events()}
@@ -57,7 +57,7 @@ async def fill(url: str) -> tuple[str, str]:
 
 
 async def _write(db: DatabaseManager, table: TableSpec, row: Any) -> None:
-    """Write a row by its repository, which gives it the next id; where it was changed later, change it."""
+    """Write a row by its repository, which gives it the next id; if it was changed later, change it."""
     clock = Clock(row.created_at)
     if table is BARS:
         await OHLCVRepository(db, clock=clock).insert_many([row])
@@ -79,7 +79,7 @@ async def _write(db: DatabaseManager, table: TableSpec, row: Any) -> None:
 
 
 async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
-    """Store rows as they are, with ids of their own, as a copy does."""
+    """Store rows unchanged, with their ids, as a copy does."""
     objects = [name for name, kind in table.kinds.items() if kind == ColumnKind.JSON]
     whole = [asdict(row) for row in rows]
     texts = [{name: json.dumps(record_of(row)[name]) for name in objects if row[name] is not None} for row in whole]
@@ -90,7 +90,7 @@ async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
 
 @contextmanager
 def _postgres() -> Iterator[tuple[str, Path]]:
-    """Run a server of its own; yield its URL and the folder of its programs."""
+    """Run a separate server; yield its URL and the folder of its programs."""
     with warnings.catch_warnings():
         # see tests/conftest.py
         warnings.simplefilter("ignore")
@@ -111,7 +111,7 @@ def _dump(url: str, programs: Path) -> bytes:
 
 
 def _commit() -> str:
-    """Return the commit that the code stands at; refuse code that no commit has."""
+    """Return the current commit; refuse code with uncommitted changes."""
     if _git("status", "--porcelain", "--", *_CODE):
         raise SystemExit(f"{', '.join(_CODE)} hold changes that no commit has; commit them first, then make the databases")
     return _git("log", "-1", "--format=%H", "--", *_CODE)
@@ -122,7 +122,7 @@ def _git(*words: str) -> str:
 
 
 def main() -> None:
-    """Make the databases and their record."""
+    """Create the databases and their record."""
     commit = _commit()
     with _postgres() as (postgres, programs), tempfile.TemporaryDirectory() as name:
         sqlite, duckdb = (Path(name) / "store.db", Path(name) / "store.duckdb")
@@ -136,7 +136,7 @@ def main() -> None:
         folder = _HERE / revision
         folder.mkdir()
         for path in (sqlite, duckdb):
-            # most of DuckDB's three megabytes are empty
+            # most of DuckDB's 3 MB are empty
             (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
         (folder / "store.sql").write_bytes(_dump(postgres, programs))
         (folder / "rows.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Rows as the JSON of a frozen record: decimals and times as text, so that two rows are equal where their records are."""
+"""Rows as the JSON of a frozen record: decimals and times as text, so that two rows are equal if their records are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def record_of(row: Any) -> dict[str, Any]:
-    """Return a row by column: decimals with 18 places, times in UTC with microseconds, JSON objects as they come back."""
+    """Return a row by column: decimals with 18 places, times in UTC with microseconds, JSON objects as they are read."""
     columns = row if isinstance(row, dict) else asdict(row)
     return {name: _recorded(value) for name, value in columns.items()}
 
@@ -22,7 +22,7 @@ def exact_text(record: dict[str, Any]) -> str:
 
 def _recorded(value: Any) -> Any:
     if isinstance(value, Decimal):
-        # as text is in no need of a context, where adding 18 places would be rounded to the 28 digits of the default one
+        # text needs no decimal context; adding 18 places would round to the default context's 28 digits
         digits = format(value, "f") if value else "0"
         whole, _, places = digits.partition(".")
         return f"{whole}.{places:0<18}"

@@ -1,4 +1,4 @@
-"""The rows of the frozen databases: 50 of each table, every column set and not set, the same at every run."""
+"""The rows of the frozen databases: 50 per table, every column set and not set, the same in every run."""
 
 from __future__ import annotations
 
@@ -106,20 +106,20 @@ def _id(number: int) -> int:
 
 
 def _kept_at(number: int) -> datetime:
-    """Return the time that the store keeps of a row: the calendar's edges for some, else a microsecond apart."""
+    """Return a row's created_at: the calendar's edges for some rows, otherwise a microsecond apart."""
     if number % 10 == 9:
         return _MOMENTS[number // 10]
     return datetime(2024, 3, 1, 12, tzinfo=UTC) + number * timedelta(hours=1, microseconds=1)
 
 
 def _changed_at(number: int) -> datetime:
-    """Return when a row is changed: every fourth one some time after it was written."""
+    """Return when a row is changed: every fourth row some time after it was written."""
     written = _kept_at(number)
     return written + timedelta(days=1, microseconds=7) if number % 4 == 0 else written
 
 
 def bars() -> list[OHLCVBar]:
-    """Return an ordinary series with a hole, then bars of series of their own with all that is odd."""
+    """Return an ordinary series with a gap, then odd bars, each in a separate series."""
     return [_ordinary_bar(number) if number < _ORDINARY else _odd_bar(number) for number in range(COUNT)]
 
 
@@ -197,7 +197,7 @@ def trades() -> list[Trade]:
 
 
 def positions() -> list[Position]:
-    """Return positions of each side and status; of each symbol one at most is open."""
+    """Return positions of each side and status; at most one per symbol is open."""
     return [
         Position(
             symbol=f"{number} {_pick(_NAMES, number)}",
@@ -246,12 +246,12 @@ def events() -> list[SystemEvent]:
 
 
 def is_changed(row: Trade | Position) -> bool:
-    """Tell whether a row was changed after it was written."""
+    """Return whether a row was changed after it was written."""
     return row.created_at != (row.updated_at if isinstance(row, Trade) else row.last_updated)
 
 
 def unchanged(row: Row) -> Row:
-    """Return a row as it was written first: open, where it was closed later."""
+    """Return a row as it was first written: open, if it was closed later."""
     if not is_changed(row):
         return row
     if isinstance(row, Trade):

@@ -1,1 +1,1 @@
-"""The PostgreSQL backend behind Debian's PgBouncer, which ``nox -s pgbouncer`` alone runs."""
+"""The PostgreSQL backend behind Debian's PgBouncer, which only ``nox -s pgbouncer`` runs."""

@@ -1,4 +1,4 @@
-"""A PgBouncer of a run, with Debian's defaults but for its port, its users and its mode."""
+"""A PgBouncer for a run, with Debian's defaults except its port, users and mode."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from time import monotonic, sleep
 
 from sqlalchemy import URL, make_url
 
-# whom Debian's package runs it as
+# the user as whom Debian's package runs it
 _USER = "postgres"
 _STARTED_WITHIN = 20.0
 
 
 @dataclass(frozen=True)
 class Bouncer:
-    """One that runs.
+    """A running PgBouncer.
 
     Attributes:
-        url: what leads through it, without a database.
+        url: URL through it, without a database.
         log: the file that it writes.
     """
 
@@ -39,9 +39,9 @@ class Bouncer:
 
 @contextmanager
 def running(server_url: str, mode: str, **settings: str) -> Iterator[Bouncer]:
-    """Run a PgBouncer in front of a server for the time of a block."""
+    """Run a PgBouncer in front of a server for the duration of a block."""
     server = make_url(server_url)
-    where = {
+    parameters = {
         "host": server.query.get("host", server.host or "localhost"),
         "port": server.port or 5432,
         "user": server.username,
@@ -52,18 +52,18 @@ def running(server_url: str, mode: str, **settings: str) -> Iterator[Bouncer]:
         "listen_addr": "127.0.0.1",
         "listen_port": port,
         "unix_socket_dir": "",
-        # no password is asked of a client; to the server it is the one of the line above
+        # no client needs a password; the server gets the one of the line above
         "auth_type": "any",
         "pool_mode": mode,
         **settings,
     }
     folder = Path(tempfile.mkdtemp(prefix="iftb-store-bouncer-"))
     ini = folder / "pgbouncer.ini"
-    database = " ".join(f"{name}={value}" for name, value in where.items() if value)
+    database = " ".join(f"{name}={value}" for name, value in parameters.items() if value)
     lines = ["[databases]", f"* = {database}", "[pgbouncer]", *(f"{name} = {value}" for name, value in options.items())]
     ini.write_text("\n".join(lines) + "\n")
     ini.chmod(0o600)
-    user = _unprivileged(str(where["host"])) if os.geteuid() == 0 else None
+    user = _unprivileged(str(parameters["host"])) if os.geteuid() == 0 else None
     if user is not None:
         for path in (folder, ini):
             shutil.chown(path, user)
@@ -79,7 +79,7 @@ def running(server_url: str, mode: str, **settings: str) -> Iterator[Bouncer]:
 
 
 def _unprivileged(host: str) -> str:
-    """Return the user to run it as, for it refuses root: the server's own, whom its socket may be open to alone."""
+    """Return the user to run it as, as it refuses root: the server's user, who may be the only one with access to its socket."""
     return Path(host, ".s.PGSQL.5432").owner() if host.startswith("/") else _USER
 
 

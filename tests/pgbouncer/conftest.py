@@ -11,13 +11,13 @@ import pytest
 
 from tests.pgbouncer.bouncer import Bouncer, running
 
-# a test that failed may have left a transaction open
+# a failed test may have left a transaction open
 _EMPTY = "SET lock_timeout = '20s'; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip where `nox -s pgbouncer` does not run: the tests need a package of Debian's."""
+    """Skip unless `nox -s pgbouncer` runs: the tests need a Debian package."""
     if "IFTB_STORE_TEST_PGBOUNCER" not in os.environ:
         pytest.skip("needs Debian's PgBouncer; `nox -s pgbouncer` runs it")
 
@@ -31,14 +31,14 @@ def session_pooler(postgres_server: str) -> Iterator[Bouncer]:
 
 @pytest.fixture(scope="session")
 def transaction_pooler(postgres_server: str) -> Iterator[Bouncer]:
-    """A PgBouncer that gives a client a server connection for one transaction, and for the next one another."""
+    """A PgBouncer that gives a client another server connection for each transaction."""
     with running(postgres_server, "transaction", server_round_robin="1", min_pool_size="3") as bouncer:
         yield bouncer
 
 
 @pytest.fixture
 def database(postgres_database: tuple[str, Callable[[str], None]]) -> str:
-    """URL of an empty database, past any pooler; the poolers' server connections to it stay, as they do in a bot's life."""
+    """Direct URL of an empty database; the poolers' server connections to it stay open, as with a long-running bot."""
     url, execute = postgres_database
     execute(_EMPTY)
     return url
@@ -46,7 +46,7 @@ def database(postgres_database: tuple[str, Callable[[str], None]]) -> str:
 
 @pytest.fixture
 async def admin(database: str) -> AsyncIterator[Any]:
-    """A connection to the database, past any pooler."""
+    """A direct connection to the database."""
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()

@@ -1,4 +1,4 @@
-"""The parts of the conformance suite that depend most on who holds the server's connection, behind PgBouncer in both modes."""
+"""The parts of the conformance suite that depend most on the server connection, behind PgBouncer in both modes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PooledConformance(
     OtherTablesAsArrowTests,
     WholeRowTests,
 ):
-    """What a pooler could harm: transactions, COPY and its staging table, reads that no transaction holds together."""
+    """What a pooler could break: transactions, COPY and its staging table, reads outside a transaction."""
 
 
 class TestSessionMode(PooledConformance):

@@ -1,4 +1,4 @@
-"""A server or a pooler that gives way: what our errors say of it behind PgBouncer, which has one SQLSTATE for all of its own."""
+"""A server or pooler that fails: iftb-store's errors behind PgBouncer, which has only one SQLSTATE for all its errors."""
 
 from __future__ import annotations
 

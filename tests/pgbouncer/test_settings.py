@@ -1,4 +1,4 @@
-"""What our connections set, where PgBouncer refuses it as a startup parameter: for one transaction, and for nobody else."""
+"""Connection settings that PgBouncer refuses as startup parameters: set for one transaction and for no other client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iftb_store.testing.samples import hourly, trade
 from tests.pgbouncer.bouncer import Bouncer, running
 
 _REFUSAL = "pooler error: unsupported startup parameter: statement_timeout"
-# time enough for all that is quick, on a busy machine too
+# enough time for quick statements, even on a busy machine
 _TIMEOUT = "2s"
 _SETTINGS = ("statement_timeout", "lock_timeout", "search_path", "jit", "default_transaction_isolation", "row_security")
 _READ_SETTINGS = "SELECT pg_backend_pid() AS number, array_agg(current_setting(name)) AS settings FROM unnest($1::text[]) AS name"
@@ -28,7 +28,7 @@ def with_options(url: str, **options: str) -> str:
 
 
 async def settings_of_each_connection(bouncer: Bouncer, database: str) -> dict[int, list[str]]:
-    """Return what another client finds set, by the server connections that the pooler gives it."""
+    """Return the settings that another client sees, by server connection."""
     found = {}
     async with AsyncExitStack() as stack:
         for _ in range(5):
@@ -75,7 +75,7 @@ async def test_statement_timeout_ends_a_read_outside_a_transaction(pooled_url: s
             await admin.execute("LOCK TABLE ohlcv")
             with pytest.raises(OperationalError, match="did not answer in time"):
                 await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1)
-            # the server was asked to end it, too
+            # the server was asked to cancel it, too
             await admin.execute("""DO $$ BEGIN
                 WHILE EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$""")
         assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1) == []

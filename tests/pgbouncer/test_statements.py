@@ -1,4 +1,4 @@
-"""Prepared statements behind PgBouncer in transaction mode: without the option an error that names it, never a wrong answer."""
+"""Prepared statements behind PgBouncer in transaction mode: without the option the error names it; no answer is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_statement_prepared_on_another_server_connection_names_the_optio
             await db.create_tables()
             await _CALLS[call](db)
             other = await asyncpg.connect(bouncer.through(database), statement_cache_size=0)
-            # takes the one server connection that there is so far
+            # uses the only server connection so far
             await other.execute("BEGIN")
             with pytest.raises(OperationalError, match=_OPTION) as caught:
                 await _CALLS[call](db)

@@ -1,4 +1,4 @@
-"""Arrow input before any engine sees it: what holds rows, foreign types, and each row and column that is refused."""
+"""Arrow input before any engine sees it: kinds of tables, foreign types, and each refused row and column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iftb_store.testing.samples import HOUR, INDIA, SMALLEST, T0, bar, hourly
 
 
 class _Exporter:
-    """Some library's data frame: all that is known of it is Arrow's PyCapsule interface."""
+    """A data frame of an unknown library, with only Arrow's PyCapsule interface."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -46,7 +46,7 @@ _HOLDERS: dict[str, Callable[[pa.Table], Any]] = {
     "an object with the PyCapsule interface": _Exporter,
     "a list of such objects": lambda table: [_Exporter(table.slice(0, 1)), _Exporter(table.slice(1))],
 }
-#: Types that hold the values of the column exactly, and are no Decimal(38,18), text or UTC microseconds.
+#: Types other than Decimal(38,18), text and UTC microseconds that hold the values of the column exactly.
 _FOREIGN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "large text": ("symbol", lambda column: column.cast(pa.large_string())),
     "text views": ("symbol", lambda column: column.cast(pa.string_view())),
@@ -68,7 +68,7 @@ _FOREIGN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "no count at all": ("trades_count", lambda column: pa.nulls(len(column))),
     "no quote volume at all": ("quote_volume", lambda column: pa.nulls(len(column))),
 }
-#: (column, its values in two rows, what the refusal says)
+#: (column, its values in two rows, the error's text)
 _ROWS_REFUSED: dict[str, tuple[str, Any, str]] = {
     "high below low": ("high", [Decimal(60_000), Decimal(1)], "high is below low"),
     "negative volume": ("volume", [Decimal(0), Decimal(-1)], "volume is negative"),

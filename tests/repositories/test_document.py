@@ -1,4 +1,4 @@
-"""The documented API: every code block of the storage layer's document runs, its models and signatures are ours."""
+"""The documented API: every code block of the storage layer's document runs, and its models and signatures match."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _BLOCK = re.compile(r"^#+ (?P<title>[^\n]+)\n(?:(?!^#+ ).)*?^```python\n(?P<code
 _HEADING = re.compile(r"^### (?P<name>\w+)\n\n(?P<lines>(?:- `[^\n]+\n?)+)", re.MULTILINE)
 _SIGNATURE = re.compile(r"- `(?P<prefix>async )?(?P<name>\w+)\((?P<arguments>.*?)\)(?P<result> -> .*?)?`")
 
-#: The document's code blocks by the heading above each, with the import root changed and nothing else.
+#: The document's code blocks by the heading above each; only the import root is changed.
 BLOCKS = {match["title"]: _ROOTS.sub("iftb_store", match["code"]) for match in _BLOCK.finditer(_TEXT)}
 MODELS = ("OHLCVBar", "Trade", "Position", "TradeStatistics")
 FIXTURE = "Testing"
 
-#: The names that the blocks take for granted, those of a running store apart.
+#: The names that the blocks presume, except those of a connected store.
 PRESUMED = {
     **{name: getattr(iftb_store, name) for name in iftb_store.__all__},
     "__name__": __name__,
@@ -53,7 +53,7 @@ _START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 class _Log:
-    """Stands for the document's structlog logger."""
+    """Replaces the document's structlog logger."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -63,13 +63,13 @@ class _Log:
 
 
 def create_bar(index: int) -> OHLCVBar:
-    """Make the bar that the document's bulk operations ask for."""
+    """Return the bar that the document's bulk operations use."""
     timestamp = _START + timedelta(hours=index)
     return OHLCVBar("BTCUSDT", "binance", "1h", timestamp, Decimal(3), Decimal(4), Decimal(1), Decimal(2), Decimal(5))
 
 
 async def run_block(title: str, names: dict[str, Any]) -> dict[str, Any]:
-    """Run one block as the document has it, awaiting at its top level; return its names."""
+    """Run one block unchanged, with top-level await; return its names."""
     code = compile(BLOCKS[title], f"<{title}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     coroutine = eval(code, names)
     if coroutine is not None:
@@ -166,10 +166,10 @@ def test_the_fixture_serves_a_test_of_a_bot(engine: str, tmp_path: Path, request
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_model_has_the_documented_fields_first_and_in_order(model: str) -> None:
-    wanted = _fields((await run_block(model, dict(PRESUMED)))[model])
+    documented = _fields((await run_block(model, dict(PRESUMED)))[model])
     ours = _fields(getattr(iftb_store, model))
-    assert ours[: len(wanted)] == wanted
-    assert dataclasses.MISSING not in [default for *_, default in ours[len(wanted) :]]
+    assert ours[: len(documented)] == documented
+    assert dataclasses.MISSING not in [default for *_, default in ours[len(documented) :]]
 
 
 @pytest.mark.parametrize(

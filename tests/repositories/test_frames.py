@@ -1,4 +1,4 @@
-"""Data frames in and out: what Polars and pandas make of our tables, and what we take from them."""
+"""Data frames: Polars and pandas read the store's tables, and the store writes their frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task that waits for what its own open session, or its parent's, holds: the write lock, or every place of the pool."""
+"""A task that waits for what its own or its parent's open session holds: the write lock, or every connection of the pool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store.testing.samples import trade
 
 @pytest.fixture(params=["sqlite", "duckdb"])
 def patient_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh file, on whose write lock nobody waits for long."""
+    """URL of a new file, with a short wait for its write lock."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url + ("?timeout=0.3" if request.param == "sqlite" else "?busy_timeout=1")
 
@@ -50,19 +50,19 @@ async def test_a_child_task_writes_once_its_parents_session_has_ended(db: Databa
 
 
 async def test_an_unrelated_task_gets_an_error_that_names_another_writer(db: DatabaseManager) -> None:
-    written, go_on = asyncio.Event(), asyncio.Event()
+    written, proceed = asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade())
             written.set()
-            await go_on.wait()
+            await proceed.wait()
 
     writer = asyncio.create_task(write())
     await written.wait()
     with pytest.raises(TransientError):
         await log(db)
-    go_on.set()
+    proceed.set()
     await writer
 
 

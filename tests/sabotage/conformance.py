@@ -1,4 +1,4 @@
-"""The conformance suite on the sabotaged backend; tests/test_sabotage.py runs it, by itself it is not collected."""
+"""The conformance suite on the sabotaged backend; tests/test_sabotage.py runs it, pytest does not collect it by itself."""
 
 from __future__ import annotations
 

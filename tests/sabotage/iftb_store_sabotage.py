@@ -1,6 +1,6 @@
-"""A fourth backend, SQLite underneath, that breaks one rule of the contract: the one that IFTB_STORE_SABOTAGE names.
+"""A fourth backend, based on SQLite, that breaks the rule of the contract that IFTB_STORE_SABOTAGE names.
 
-It enters through an entry point of its own, the dist-info directory beside it, as a stranger's backend would.
+It is found through its entry point in the dist-info directory beside it, like any third party's backend.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SabotagedBackend(SQLiteBackend):
 
 
 class _Silent:
-    """Stores that do all they are asked to, and whose every answer is empty."""
+    """Stores that do every call and return only empty results."""
 
     def __init__(self, sound: Any) -> None:
         self._sound = sound
@@ -179,7 +179,7 @@ class _Events:
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
         events = await self._sound.get_recent(severity, limit)
         if _SABOTAGE == "orders ties oldest first":
-            # a sort by time alone keeps the order of what ties
+            # a sort only by time keeps the order of equal times
             oldest_first = events[::-1]
             return sorted(oldest_first, key=lambda event: str(event.created_at), reverse=True)
         return events

@@ -1,1 +1,1 @@
-"""Tests of what the store promises where others mean harm."""
+"""Tests of what the store promises against malicious input and databases."""

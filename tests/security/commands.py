@@ -1,4 +1,4 @@
-"""Children that run every command that reads a database on one file, and report what each said and what it took."""
+"""Child processes that run every command that reads a database on one file, and report its output, time and memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from iftb_store.cli import main
 from tests.faults.children import forkserver
 from tests.faults.tally import PATIENCE
 
-#: Seconds of a processor that a command may take, however busy the machine is, and KiB that its process may hold.
+#: Seconds of CPU time that a command may take, and KiB of memory that its process may use.
 LONGEST, LARGEST = 20.0, 600 << 10
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a command ended with."""
+    """The result of a command."""
 
     command: str
     code: int
@@ -31,15 +31,15 @@ class Said:
 
     @property
     def clear(self) -> bool:
-        """Whether it is a success, or a refusal in one line of ours."""
+        """Whether it is a success, or a refusal in one line of iftb-store."""
         unclear = ("Traceback" in self.err, "--debug" in self.err, "\x1b" in self.out + self.err)
         lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        # these two name all that they find, and end with 1 then
+        # these two print all findings, then exit with 1
         return not any(unclear) and (self.code == 0 or len(lines) == 1 or self.command in ("doctor", "verify"))
 
 
 def commands(url: str, whole: str) -> list[tuple[str, ...]]:
-    """Return the commands; ``whole`` is the URL of a store that nobody has touched."""
+    """Return the commands; ``whole`` is the URL of an undamaged store."""
     path = url.partition(":///")[2]
     return [
         ("status", url),
@@ -54,18 +54,18 @@ def commands(url: str, whole: str) -> list[tuple[str, ...]]:
     ]
 
 
-def work(words: tuple[str, ...], folder: str, told: Connection) -> None:
-    """Run a command in a folder; report what it said, and the most memory that this process held."""
+def work(words: tuple[str, ...], folder: str, answer: Connection) -> None:
+    """Run a command in a folder; send its output and the peak memory of this process."""
     os.chdir(folder)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(words))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    told.send(Said(words[0], code, out.getvalue(), err.getvalue(), used.ru_utime + used.ru_stime, used.ru_maxrss))
+    answer.send(Said(words[0], code, out.getvalue(), err.getvalue(), used.ru_utime + used.ru_stime, used.ru_maxrss))
 
 
 def run(words: tuple[str, ...], folder: Path) -> Said | str:
-    """Run a command in a process of its own; return what it said, or why it said nothing."""
+    """Run a command in a separate process; return its result, or why there is none."""
     ours, theirs = forkserver().Pipe(duplex=False)
     child = forkserver().Process(target=work, args=(words, str(folder), theirs), daemon=True)
     child.start()
@@ -84,7 +84,7 @@ def run(words: tuple[str, ...], folder: Path) -> Said | str:
 
 
 def run_all(url: str, whole: str, folder: Path) -> tuple[list[Said], list[str]]:
-    """Run every command; return what each said, and what was wrong with them."""
+    """Run every command; return the results, and the problems with them."""
     ended = [run(words, folder) for words in commands(url, whole)]
     said = [one for one in ended if isinstance(one, Said)]
     wrong = [one for one in ended if isinstance(one, str)]

@@ -1,4 +1,4 @@
-"""A role of PostgreSQL that is no superuser, over tables with rows of another one's."""
+"""A PostgreSQL role that is no superuser, and another role's tables with rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DuckDB files as a stranger would make them: each attack changes a store that was whole."""
+"""Malicious DuckDB files: each attack changes a valid store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Attack = Callable[[duckdb.DuckDBPyConnection, random.Random, Path], None]
 
 
 def view_of_a_file(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Put a view over a file in the place of a table, with the table's own columns."""
+    """Replace a table by a view of a file, with the table's columns."""
     table = chance.choice(TABLES)
     reader = chance.choice(READERS[:2])
     kept = _columns(connection, table)
@@ -37,21 +37,21 @@ def view_of_a_file(connection: duckdb.DuckDBPyConnection, chance: random.Random,
 
 
 def view_that_never_ends(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Put a view whose first row never comes in the place of a table."""
+    """Replace a table by a view that never returns its first row."""
     table = chance.choice(TABLES)
     columns = ", ".join(f"{_sample(name, kind)} AS {name}" for name, kind in _columns(connection, table))
     _replaced(connection, table, f"SELECT {columns} FROM ({ENDLESS}) endless WHERE i < 0")
 
 
 def view_of_another_case(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Name the view as SQL would find it, and not as a comparison of texts would."""
+    """Name the view in another case: SQL finds it, a comparison of texts does not."""
     table = chance.choice(TABLES)
     connection.execute(f"DROP TABLE {table}")
     connection.execute(f"CREATE VIEW {table.upper()} AS SELECT * FROM read_text('{secret}')")
 
 
 def macro_of_a_function(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Shadow functions that our statements call."""
+    """Shadow functions that the store's statements call."""
     for name in chance.sample(FUNCTIONS, 3):
         parameters = chance.choice(["", "a", "a, b"])
         body = chance.choice(["42", "'x'", "TRUE", SECRET.format(secret)])
@@ -64,32 +64,32 @@ def macro_of_an_operator(connection: duckdb.DuckDBPyConnection, chance: random.R
 
 
 def table_macro(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Shadow the functions that list what is there; they would list nothing, or read a file."""
+    """Shadow the functions that list the schema: they list nothing, or read a file."""
     for name in ("duckdb_functions", "duckdb_tables", "duckdb_views", "duckdb_databases", "duckdb_columns"):
         body = chance.choice(["SELECT 'ohlcv' AS table_name", f"SELECT * FROM read_text('{secret}')", ENDLESS])
         connection.execute(f"CREATE MACRO {name}() AS TABLE {body}")
 
 
-def type_of_ours(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Shadow a type that is not DuckDB's innermost."""
+def shadowed_type(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
+    """Shadow a type that is an alias in DuckDB."""
     kind = chance.choice(["ENUM ('a')", "INTEGER", "STRUCT(a INTEGER)"])
     connection.execute(f"CREATE TYPE json AS {kind}")
 
 
 def trigger(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Do something else at each write."""
+    """Run another statement at each write."""
     first, second = chance.sample(TABLES[:4], 2)
     name = chance.choice(["tr", "a\x1b[2Jb", "tr" * 500])
     connection.execute(f'CREATE TRIGGER "{name}" AFTER INSERT ON {first} FOR EACH STATEMENT DELETE FROM {second}')
 
 
 def generated_column(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Compute a large value as a column is read."""
+    """Compute a large value when a column is read."""
     _redefined(connection, chance.choice(TABLES[:4]), "g VARCHAR GENERATED ALWAYS AS (repeat('x', 100000000))")
 
 
 def costly_expression(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Compute a large value as a row is written."""
+    """Compute a large value when a row is written."""
     table = chance.choice(TABLES[:4])
     parts = ("CHECK (length(repeat('x', 100000000)) > 1)", "g VARCHAR DEFAULT (repeat('x', 100000000))")
     _redefined(connection, table, chance.choice(parts))
@@ -109,12 +109,12 @@ def version(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret
 
 
 def long_texts(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Keep texts that are long, of which the file keeps little."""
+    """Store long texts that are small in the file."""
     connection.execute(f"UPDATE system_events SET message = repeat('{chance.choice('xyz')}', {chance.choice([10**5, 10**7])})")
 
 
 def objects_of_others(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret: Path) -> None:
-    """Keep views, macros and schemas of names that are not ours: they are never read."""
+    """Add views, macros and schemas with other names: they are never read."""
     connection.execute(f"CREATE VIEW mine AS SELECT * FROM read_text('{secret}')")
     connection.execute(f"CREATE VIEW duckdb_tables AS {ENDLESS}")
     connection.execute("CREATE SCHEMA system")
@@ -172,7 +172,7 @@ ATTACKS: tuple[Attack, ...] = (
     macro_of_a_function,
     macro_of_an_operator,
     table_macro,
-    type_of_ours,
+    shadowed_type,
     trigger,
     generated_column,
     costly_expression,
@@ -188,7 +188,7 @@ ATTACKS: tuple[Attack, ...] = (
 
 
 def change(path: Path, chance: random.Random, *, attack: Attack, secret: Path) -> None:
-    """Change a whole store."""
+    """Change a valid store."""
     with closing(duckdb.connect(str(path))) as connection:
         attack(connection, chance, secret)
 

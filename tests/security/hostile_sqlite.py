@@ -1,4 +1,4 @@
-"""SQLite files as a stranger would make them: each attack changes a store that was whole."""
+"""Malicious SQLite files: each attack changes a valid store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Attack = Callable[[sqlite3.Connection, random.Random], None]
 
 
 def view_that_never_ends(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Put a view whose rows never end in the place of a table, with the table's own columns."""
+    """Replace a table by a view with endless rows, with the table's columns."""
     table = chance.choice(TABLES)
     columns = ", ".join(f"i AS {row[1]}" for row in connection.execute(f"PRAGMA table_info({table})"))
     connection.execute(f"DROP TABLE {table}")
@@ -27,7 +27,7 @@ def view_that_never_ends(connection: sqlite3.Connection, chance: random.Random) 
 
 
 def view_of_views(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Put a view in the place of a table that takes ages to be compiled."""
+    """Replace a table by a view that takes ages to compile."""
     connection.execute("CREATE VIEW v0 AS SELECT 1 AS id")
     for number in range(1, 30):
         connection.execute(f"CREATE VIEW v{number} AS SELECT id FROM v{number - 1} UNION ALL SELECT id FROM v{number - 1}")
@@ -38,7 +38,7 @@ def view_of_views(connection: sqlite3.Connection, chance: random.Random) -> None
 
 
 def virtual_table(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Put a virtual table in the place of a table."""
+    """Replace a table by a virtual table."""
     table = chance.choice(TABLES)
     columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA table_info({table})"))
     connection.execute(f"DROP TABLE {table}")
@@ -49,7 +49,7 @@ def virtual_table(connection: sqlite3.Connection, chance: random.Random) -> None
 
 
 def trigger(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Never end a write, or undo others."""
+    """Make a write endless, or undo other writes."""
     table = chance.choice(TABLES)
     when = chance.choice(["BEFORE INSERT", "AFTER INSERT", "AFTER UPDATE", "BEFORE DELETE"])
     body = chance.choice([f"SELECT count(*) FROM ({ENDLESS})", "DELETE FROM trades"])
@@ -58,33 +58,33 @@ def trigger(connection: sqlite3.Connection, chance: random.Random) -> None:
 
 
 def trigger_behind_a_key(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Never end a delete, by a table that follows ours."""
+    """Make a delete endless, by a table that refers to ours."""
     connection.execute("CREATE TABLE notes (trade_id TEXT REFERENCES trades (trade_id) ON DELETE CASCADE)")
     connection.execute("INSERT INTO notes SELECT trade_id FROM trades")
     connection.execute(f"CREATE TRIGGER tr AFTER DELETE ON notes BEGIN SELECT count(*) FROM ({ENDLESS}); END")
 
 
 def generated_column(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Compute a large value as a row is read."""
+    """Compute a large value when a row is read."""
     table = chance.choice(TABLES)
     connection.execute(f"ALTER TABLE {table} ADD COLUMN g TEXT AS ({chance.choice([LARGE, f'length({LARGE})'])})")
 
 
 def costly_expression(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Compute something large or slow as a row is written, or looked at for damage."""
+    """Compute something large or slow when a row is written or checked for damage."""
     table, value = chance.choice(TABLES), chance.choice([f"length({LARGE}) > 0", SLOW, "length(randomblob(900000000)) > 0"])
     _redefine(connection, table, chance.choice([f"CHECK ({value})", f"g TEXT DEFAULT ({value})"]))
 
 
 def costly_table_of_others(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Do so in a table that is not ours, but is in the file."""
+    """Do so in another table of the file."""
     connection.execute("CREATE TABLE mine (a)")
     connection.executemany("INSERT INTO mine VALUES (?)", [(1,)] * 200)
     _redefine(connection, "mine", f"CHECK (length({LARGE}) > 0)")
 
 
 def costly_index(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Compute something for an index, or where it holds."""
+    """Compute something for an index, or for its condition."""
     table = chance.choice(TABLES[:4])
     sql = f"CREATE INDEX mine ON {table} ({{}})"
     connection.execute(sql.format("hex(symbol)"))
@@ -92,13 +92,13 @@ def costly_index(connection: sqlite3.Connection, chance: random.Random) -> None:
 
 
 def unknown_function(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Call what is not there, or what a schema may not."""
+    """Call a function that does not exist, or that a schema may not call."""
     call = chance.choice(["nothing(1)", "load_extension('x')", "regexp('a', 'b')", "'a' REGEXP 'b'", "'a' COLLATE nothing = 'b'"])
     _redefine(connection, chance.choice(TABLES[:4]), f"CHECK ({call})")
 
 
 def forged_schema(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Let the list of the schema's objects belie their definitions, or share pages."""
+    """Make the list of the schema's objects contradict their definitions, or share pages."""
     table = chance.choice(TABLES)
     connection.execute("PRAGMA writable_schema = ON")
     forged = (
@@ -125,7 +125,7 @@ def version(connection: sqlite3.Connection, chance: random.Random) -> None:
 
 
 def values(connection: sqlite3.Connection, chance: random.Random) -> None:
-    """Keep values that are none of their columns'."""
+    """Store values that do not fit their columns."""
     table = chance.choice(TABLES[:4])
     column = chance.choice([row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] != "id"])
     value = chance.choice([b"\xff\x00", "a\x00b", 1e308, -(2**63), "e" * 10**6, "\x1b[31m", None])
@@ -200,20 +200,20 @@ ATTACKS: tuple[Attack, ...] = (
 
 
 def change(path: Path, chance: random.Random, *, attack: Attack) -> None:
-    """Change a whole store."""
+    """Change a valid store."""
     with closing(sqlite3.connect(path)) as connection:
-        # or SQLite refuses to write what is meant
+        # otherwise SQLite refuses to write it
         connection.execute("PRAGMA ignore_check_constraints = ON")
         try:
             attack(connection, chance)
         except sqlite3.IntegrityError:
-            # a value that a constraint refuses: the file stays whole
+            # a value that a constraint refuses: the file stays valid
             connection.rollback()
         connection.commit()
 
 
 def _define(connection: sqlite3.Connection, name: str, sql: str, page: int | None = None) -> None:
-    """Write a definition that SQLite was not asked about."""
+    """Write a definition into the schema without SQLite's checks."""
     connection.execute("PRAGMA writable_schema = ON")
     if page is None:
         connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
@@ -224,7 +224,7 @@ def _define(connection: sqlite3.Connection, name: str, sql: str, page: int | Non
 def _redefine(connection: sqlite3.Connection, table: str, part: str) -> None:
     (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     if part.startswith("g "):
-        # before the constraints, where columns are
+        # before the constraints, in the place of columns
         _define(connection, table, sql.replace("(", f"({part}, ", 1))
     else:
         _define(connection, table, f"{sql.rstrip().removesuffix(')')}, {part})")

@@ -1,4 +1,4 @@
-"""What the tests of roles and rows share: how many rows there are, and statements of a superuser."""
+"""Shared by the tests of roles and rows: the number of rows, and statements of a superuser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROWS = 10
 
 
 async def fill(url: str, reader: str) -> None:
-    """Make the tables of a PostgreSQL database, store rows, and let a role read and write them."""
+    """Create the tables of a PostgreSQL database, store rows, and let a role read and write them."""
     async with DatabaseManager(url) as db:
         await db.create_tables()
         async with db.get_session() as session:

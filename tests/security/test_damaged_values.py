@@ -1,4 +1,4 @@
-"""Values that are none of their columns', in a file that somebody damaged: one error of ours, and never Python's own."""
+"""Values that do not fit their columns, in a damaged file: one error of iftb-store, never one of Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DuckDB is open to no other file and its settings cannot be changed, unless the URL says otherwise."""
+"""DuckDB cannot open other files and its settings cannot be changed, unless the URL allows it."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ async def test_a_backup_names_what_it_leaves_out(duckdb_url: str, tmp_path: Path
 
 async def test_a_backup_reports_its_progress_in_bytes(duckdb_url: str, tmp_path: Path) -> None:
     await fill(duckdb_url)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     async with DatabaseManager(duckdb_url) as db:
-        await db.ability(SupportsBackup).backup(str(tmp_path / "saved"), lambda done, total: told.append((done, total)))
-    assert told
-    assert all(0 < done <= total for done, total in told)
+        await db.ability(SupportsBackup).backup(str(tmp_path / "saved"), lambda done, total: reports.append((done, total)))
+    assert reports
+    assert all(0 < done <= total for done, total in reports)
     with duckdb.connect(str(tmp_path / "saved")) as connection:
         assert connection.execute("SELECT count(*) FROM ohlcv").fetchall() == [(ROWS["ohlcv"],)]

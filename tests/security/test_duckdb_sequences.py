@@ -1,4 +1,4 @@
-"""A DuckDB file's own sequences: a backup runs nothing of their text, and odd names stop none."""
+"""Other sequences in a DuckDB file: a backup runs none of their SQL text, and odd names stop none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases of strangers, made by hundreds: no command reads another file, holds much memory, takes long or fails unclearly."""
+"""Hundreds of malicious databases: no command reads another file, uses much memory, takes long or fails unclearly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def attacks(engine: str, secret: Path) -> list[tuple[str, Callable[[Path, random
 
 
 def make(engine: str, path: Path, number: int, secret: Path) -> str:
-    """Attack a whole store in the way of a number; return how."""
+    """Attack a valid store by the numbered attack; return its name."""
     ways = attacks(engine, secret)
     name, attack = ways[number % len(ways)]
     attack(path, random.Random(number))

@@ -1,4 +1,4 @@
-"""Databases that strangers made: what they hold in place of our tables is refused by name, and nothing of it is run."""
+"""Malicious databases: objects in place of our tables are refused by name, and none of them is run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def change_sqlite(path: Path, *statements: str) -> None:
 
 @pytest.fixture
 def stolen(tmp_path: Path, secret: Path) -> Path:
-    """A DuckDB store whose events are the text of a key."""
+    """A DuckDB store whose events table is a view of a key file's text."""
     path = tmp_path / "stolen.duckdb"
     asyncio.run(fill(f"duckdb:///{path}"))
     names = ("details", "symbol", "exchange", "trade_id", "position_id", "stack_trace")
@@ -75,7 +75,7 @@ def test_a_view_over_a_key_is_read_by_no_command(stolen: Path, run: Run) -> None
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_recursive_view_in_place_of_a_table_holds_nobody_up(tmp_path: Path, run: Run, table: str) -> None:
+def test_a_recursive_view_in_place_of_a_table_delays_nothing(tmp_path: Path, run: Run, table: str) -> None:
     path = tmp_path / "endless.db"
     asyncio.run(fill(f"sqlite:///{path}"))
     view = f"CREATE VIEW {table.upper()} AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
@@ -223,7 +223,7 @@ async def test_what_an_sqlite_table_would_run_is_refused(sqlite_url: str, statem
                 await call()
 
 
-async def test_tables_columns_and_indexes_of_one_s_own_stay_usable(sqlite_url: str) -> None:
+async def test_other_tables_columns_and_indexes_of_the_user_stay_usable(sqlite_url: str) -> None:
     await fill(sqlite_url)
     change_sqlite(
         Path(sqlite_url.removeprefix("sqlite:///")),

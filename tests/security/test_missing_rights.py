@@ -1,4 +1,4 @@
-"""Each command as a role of PostgreSQL that lacks a right: the owner's answer, or one sentence that names what to GRANT."""
+"""Each command as a PostgreSQL role that lacks a right: the owner's result, or one sentence that names the GRANT."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Command:
     """A command line.
 
     Attributes:
-        words: its words; what `Places.line` puts in stands in braces.
-        reads: the tables that it reads rows of.
+        words: its words; `Places.line` fills those in braces.
+        reads: the tables whose rows it reads.
         inserts: whether it inserts into them.
-        shows: whether it answers with the rows that its role is shown, and says that they may be a part.
+        shows: whether it returns the rows that its role can see, and reports that they may be incomplete.
     """
 
     words: str
@@ -78,7 +78,7 @@ _REVOKES = {
 
 
 def sentence(right: str, command: Command) -> str:
-    """Return what a command is to say, as a pattern; nothing where it needs no such right."""
+    """Return a pattern of a command's error; empty if it does not need the right."""
     if right == "usage":
         return r"the role {role} may not use the schema public.*GRANT USAGE ON SCHEMA public TO {role}"
     if right == "version":
@@ -94,7 +94,7 @@ def sentence(right: str, command: Command) -> str:
 
 @dataclass(frozen=True)
 class Places:
-    """A database in which a role lacks a right, and what commands work with beside it."""
+    """A database in which a role lacks a right, and the other databases and files that commands use."""
 
     right: str
     role: str
@@ -116,7 +116,7 @@ def places(
     reader: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Places]:
-    """One database for each right: what commands write into it is what it has."""
+    """One database for each right: commands write the rows that it has already."""
     name, folder = f"iftb_{uuid4().hex}", tmp_path_factory.mktemp("rights")
     server = postgres_connection(postgres_server)
     server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
@@ -128,7 +128,7 @@ def places(
     (folder / _DUMP).write_text("1704067200000,1,2,0.5,1.5,10,1704070799999,10,5,5,5,0\n")
     for command in ("import {url} {folder}/" + _DUMP, "copy {url} {copy}", "export {url} --table trades -o {folder}/kept.jsonl"):
         assert main(places.line(Command(command), places.owner)) == 0
-    # which the doctor looks at
+    # which the doctor examines
     asyncio.run(execute(places.owner, f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}"))
     asyncio.run(execute(places.owner, _REVOKES[request.param].format(role=reader)))
     yield places
@@ -151,12 +151,12 @@ def test_a_missing_right_is_named_and_nothing_is_taken_for_absent(places: Places
         return
     assert code == 1
     assert not re.search("(is|and) verified|equal: ", out + err)
-    # the doctor's findings are its answer
+    # the doctor's findings are its result
     assert len(re.findall("^error: ", err, re.MULTILINE)) == (0 if name == "doctor" and out else 1)
 
 
 def shape(out: str) -> str:
-    """Return an answer without what differs from role to role and from run to run."""
+    """Return an output without what differs between roles and runs."""
     return re.sub(r"in [\d.]+ ms|//\S*@", "", out)
 
 

@@ -1,4 +1,4 @@
-"""A schema that a role of PostgreSQL may not use is named, however search_path writes it, and never taken for an empty one."""
+"""A schema that a PostgreSQL role may not use is named, however search_path writes it, and never mistaken for an empty one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Closed:
 
     Attributes:
         owner: URL of a superuser.
-        reader: that of the role, whose search_path names the schema.
+        reader: URL of the role, whose search_path names the schema.
         schema: quoted as SQL.
         role: the role.
     """
@@ -41,7 +41,7 @@ class Closed:
 
     @property
     def grant(self) -> str:
-        """What opens the schema."""
+        """The GRANT that gives access to the schema."""
         return f"GRANT USAGE ON SCHEMA {self.schema} TO {self.role}"
 
 

@@ -1,4 +1,4 @@
-"""Bars in partitions of PostgreSQL: rows of one that is missing, or not read, are never taken for absent."""
+"""Bars in PostgreSQL partitions: rows of a missing or unreadable partition are never mistaken for absent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PARTED = f"""
 
 @pytest.fixture
 async def parted(owner: str, reader: str) -> str:
-    """URL of a superuser, over bars in two partitions that the reader has no right to but by way of their table."""
+    """URL of a superuser, over bars in two partitions that the reader may read only through their table."""
     await execute(owner, f"{_PARTED}; GRANT SELECT, INSERT, UPDATE, DELETE ON ohlcv TO {reader}")
     return owner
 
@@ -52,7 +52,7 @@ async def test_rights_and_policies_of_a_partition_hide_no_row_of_its_table(parte
 async def test_a_partition_that_is_being_detached_ends_a_copy_and_is_reported(parted: str, sqlite_url: str) -> None:
     await detach_by_half(parted)
     async with DatabaseManager(parted) as db:
-        # PostgreSQL itself says nothing
+        # PostgreSQL itself reports nothing
         assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 2 * ROWS)) < ROWS
         (finding,) = (finding for finding in await examine(db) if finding.kind == "detached partition")
     with pytest.raises(OperationalError, match=r"the partition late of ohlcv is being detached.*DETACH PARTITION late FINALIZE"):
@@ -63,7 +63,7 @@ async def test_a_partition_that_is_being_detached_ends_a_copy_and_is_reported(pa
 
 
 async def detach_by_half(url: str) -> None:
-    """Interrupt a DETACH CONCURRENTLY that waits for a reader; its first half stays."""
+    """Interrupt a DETACH CONCURRENTLY that waits for a reader; its first half remains."""
     reader, owner, observer = [await asyncpg.connect(url) for _ in range(3)]
     transaction = reader.transaction()
     await transaction.start()

@@ -1,4 +1,4 @@
-"""Rows that a role of PostgreSQL may not see are never taken for absent: transfers and the doctor read all rows, or fail."""
+"""Rows that a PostgreSQL role may not see are never mistaken for absent: transfers and the doctor read all rows or fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others put into a schema of the search_path is never called, nor taken for a table of ours."""
+"""Objects that others put into a schema of the search_path are never called, nor mistaken for the store's tables."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _EMPTY = """
 
 @dataclass(frozen=True)
 class Trapped:
-    """A database with traps in a schema of its own, and its user, who is no superuser.
+    """A database with traps in a separate schema, and its user, who is no superuser.
 
     Attributes:
-        url: has the traps in its search_path.
-        clean: has not.
+        url: URL with the traps in its search_path.
+        clean: URL without them.
         role: the user.
         admin: executes as a superuser.
     """
@@ -120,7 +120,7 @@ async def migrate(url: str) -> None:
 
 @pytest.mark.parametrize("few", [300, 1])
 def test_any_programme_calls_nothing_that_others_planted(filled: Trapped, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the ways of long batches, too: COPY and a staging table
+    # the methods for long batches, too: COPY and a staging table
     monkeypatch.setattr(iftb_store_postgres.bars, "FEW", few)
     compare_with_model({"PostgreSQL among traps": filled.url}, examples=6, seed=few)
 
@@ -169,7 +169,7 @@ async def test_trades_call_nothing_that_others_planted(filled: Trapped) -> None:
 def test_a_command_calls_nothing_that_others_planted(filled: Trapped, run: Run, words: tuple[str, ...]) -> None:
     code, out, err = run(words[0], filled.url, *words[1:])
     assert err == ""
-    # the doctor has a word on rows of every kind
+    # rows of every kind that the doctor reports
     assert code == 0 or (words == ("doctor",) and "warning" in out)
 
 

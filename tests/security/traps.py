@@ -1,4 +1,4 @@
-"""Functions and operators that shadow PostgreSQL's own where a call has no exact match in pg_catalog; none may be called."""
+"""Functions and operators that shadow PostgreSQL's if a call has no exact match in pg_catalog; none may be called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _ROOT = Path(__file__).parent.parent.parent
 _PACKAGES = ("iftb_store", "backends/iftb_store_postgres", "migrations/iftb_store_migrations")
 _CALLED = re.compile(r"\b([a-z_0-9]+)\s*\(", re.IGNORECASE)
 
-# Of one signature each: who may create in a schema of the search_path can write these. Nobody may execute them, so that even a
-# statement that finds no row fails where it means one of them.
+# One signature each: any role that may create in a schema of the search_path can write these. Nobody may execute them, so even a
+# statement that finds no row fails if it refers to one of them.
 _PLANT = """
 CREATE SCHEMA traps;
 SET search_path = traps;
@@ -66,7 +66,7 @@ RESET search_path
 
 
 def plant() -> str:
-    """Return the statements that make the schema traps: operators of any two types, and functions of any name that we call."""
+    """Return the statements that create the traps: operators of any two types, and functions of any name that the store calls."""
     sources = [path.read_text() for package in _PACKAGES for path in (_ROOT / package).rglob("*.py")]
     names = sorted({name.lower() for source in sources for name in _CALLED.findall(source)})
     return _PLANT.replace("{names}", ", ".join(f"'{name}'" for name in names))

@@ -1,4 +1,4 @@
-"""Dumps that harm a careless reader: archives built byte by byte, that lie, explode or point elsewhere, and endless lines."""
+"""Malicious dumps: archives built byte by byte that lie, explode or point to other files, and endless lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GIBIBYTE = 1 << 30
 
 
 class Entry:
-    """One entry of an archive, with whatever its headers claim."""
+    """One entry of an archive, with arbitrary claims in its headers."""
 
     def __init__(self, name: str | bytes, content: bytes = FIRST.encode(), **claims: int | bytes) -> None:
         self.name = name.encode() if isinstance(name, str) else name
@@ -30,7 +30,7 @@ class Entry:
         self.local_name = local_name if isinstance(local_name, bytes) else self.name
 
     def local(self) -> bytes:
-        """Return the entry as it stands before the directory."""
+        """Return the entry before the directory."""
         return struct.pack("<4s5H3I2H", b"PK\3\4", 20, *self._common(), len(self.local_name), 0) + self.local_name + self.packed
 
     def central(self, offset: int) -> bytes:
@@ -45,7 +45,7 @@ class Entry:
 def archive(
     *entries: Entry, overlapping: bool = False, more: bytes = b"", directory_size: int | None = None, offset: int | None = None
 ) -> bytes:
-    """Return an archive; overlapping entries share the first one's bytes, ``more`` stands in the directory before them."""
+    """Return an archive; overlapping entries share the first one's bytes, ``more`` precedes them in the directory."""
     body, directory = b"", more
     for entry in entries:
         directory += entry.central(0 if overlapping else len(body))
@@ -56,7 +56,7 @@ def archive(
 
 
 def bomb(line: bytes, total: int = 3 * _GIBIBYTE) -> bytes:
-    """Return a deflate stream of ``total`` bytes of one line again and again, without unpacking it here."""
+    """Return a deflate stream of ``total`` bytes of one repeated line, without unpacking it here."""
     count = (1 << 20) // len(line)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     first = packer.compress(line * count) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -65,7 +65,7 @@ def bomb(line: bytes, total: int = 3 * _GIBIBYTE) -> bytes:
 
 
 def write_hostile_dumps(folder: Path) -> dict[str, str]:
-    """Write the dumps; return what is said of each, as a pattern: an error, or the number of bars."""
+    """Write the dumps; return a pattern of each outcome: an error, or the number of bars."""
     zeros, lines = bomb(b"\0"), bomb(FIRST.encode())
     csv = Entry("x.csv")
     many = (Entry("x.txt", b"", method=_STORED).central(0)) * 400_000

@@ -1,4 +1,4 @@
-"""Small files of Parquet and Feather that would fill the memory, or last for ever, if they were believed."""
+"""Small Parquet and Feather files that would fill the memory or never end if their claims were trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_ONCE = "needs [0-9,]+ bytes at once"
 
 
 def parquet_bombs() -> dict[str, tuple[bytes, str]]:
-    """Return each file's bytes, and a pattern of what is said of it."""
+    """Return each file's bytes, and a pattern of its error."""
     text = crafted.BYTE_ARRAY
     zeros = zstd_zeros(_GIBIBYTE)
     page = Page(zeros, _GIBIBYTE, _GIBIBYTE // 8)
@@ -76,7 +76,7 @@ def parquet_bombs() -> dict[str, tuple[bytes, str]]:
 
 
 def feather_bombs() -> dict[str, tuple[bytes, str]]:
-    """Return each file's bytes, and a pattern of what is said of it."""
+    """Return each file's bytes, and a pattern of its error."""
     eight = pa.array([0], pa.int64()).take(pa.array([0] * 8))
     zeros = pa.Array.from_buffers(pa.int64(), 8_000_000, [None, pa.py_buffer(bytes(64_000_000))])
     views = struct.pack("<i4sii", 4 * _MEBIBYTE, b"xxxx", 0, 0) * 60_000
@@ -149,7 +149,7 @@ def web_of_fields(depth: int) -> bytes:
     start = 8
 
     def weave(table: FlatTable, field: int) -> None:
-        # the offsets of a vector count from their own place
+        # a vector's offsets count from their own position
         first, count = table._vector(field)
         if not count:
             return
@@ -242,11 +242,11 @@ def _lengths_changed(data: bytes, old: int, new: int) -> bytes:
 
 
 def _with_footer_of(data: bytes, message: bytes) -> bytes:
-    """Return a Feather file whose footer has the schema of a message: a table of its own before it, and nothing else."""
+    """Return a Feather file whose footer has the schema of a message: only a new table before it."""
     flat = message[8 : 8 + struct.unpack_from("<i", message, 4)[0]]
     header = FlatTable.root(flat).table(2)
     assert header is not None
-    # a root, a vtable of two fields, a table: the version, and where the schema is
+    # a root, a vtable of two fields, a table: the version, and the schema's position
     head = struct.pack("<IHHHHiIHxx", 12, 8, 12, 8, 4, 8, 0, 4)
     head = head[:16] + struct.pack("<I", len(head) - 16 + header._at) + head[20:]
     footer = head + flat
@@ -254,7 +254,7 @@ def _with_footer_of(data: bytes, message: bytes) -> bytes:
 
 
 def _blocks(data: bytes, count: int) -> bytes:
-    """Return a Feather file whose footer lists its one batch again and again."""
+    """Return a Feather file whose footer lists its only batch repeatedly."""
     length = struct.unpack_from("<i", data, len(data) - 10)[0]
     footer = bytearray(data[-10 - length : -10])
     table = FlatTable.root(bytes(footer))

@@ -1,4 +1,4 @@
-"""Parquet files made byte by byte, with whatever their footers and page headers claim."""
+"""Parquet files built byte by byte, with arbitrary claims in footers and page headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Field = tuple[int, int, Any]
 
 
 def zstd_zeros(count: int, again: int = 0) -> bytes:
-    """Return a frame of Zstandard of ``count`` bytes, all of them ``again``: four bytes for each 128 KiB."""
+    """Return a Zstandard frame of ``count`` bytes, all equal to ``again``: four bytes for each 128 KiB."""
     frame = bytearray(b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", count))
     while count:
         block = min(count, 1 << 17)
@@ -39,7 +39,7 @@ def thrift(*fields: Field) -> bytes:
 
 @dataclass
 class Page:
-    """A page: its bytes as they stand in the file, and what its header claims."""
+    """A page: its bytes in the file, and the claims of its header."""
 
     data: bytes
     unpacked: int
@@ -61,7 +61,7 @@ class Page:
 
 @dataclass
 class Column:
-    """A column: its pages, and what the footer claims of them."""
+    """A column: its pages, and the footer's claims about them."""
 
     pages: list[Page]
     type: int = INT64
@@ -103,7 +103,7 @@ def with_footer(body: bytes, footer: bytes) -> bytes:
 
 
 def candles(rows: int, column: Column, **others: Column) -> bytes:
-    """Return a file of candles all of whose columns are alike, but for some."""
+    """Return a file of candles whose columns are all alike, except ``others``."""
     return parquet(rows, {name: others.pop(name, column) for name in NAMES} | others)
 
 
@@ -120,8 +120,8 @@ def _chunk(name: str, column: Column, start: int, size: int, rows: int) -> bytes
         (9, I64, first if column.offset is None else column.offset),
         *([(11, I64, start)] if first != start else []),
     )
-    where: list[Field] = [(1, BINARY, column.file)] if column.file is not None else []
-    return thrift(*where, (2, I64, 0), (3, STRUCT, about), *column.more)
+    path: list[Field] = [(1, BINARY, column.file)] if column.file is not None else []
+    return thrift(*path, (2, I64, 0), (3, STRUCT, about), *column.more)
 
 
 def _value(kind: int, value: Any) -> bytes:

@@ -9,14 +9,14 @@ ENGINES = ("postgres", "sqlite", "duckdb")
 
 @dataclass
 class Case:
-    """How a fault is brought about, what is found, and whether statements mend it."""
+    """How a fault is caused, what the doctor finds, and whether its statements fix it."""
 
     found: tuple[str, str, str]
     faults: str
     engines: tuple[str, ...] = ENGINES
     where: str = ""
     rows: tuple[str, ...] = ()
-    mends: bool = True
+    is_fixed: bool = True
 
     def __str__(self) -> str:
         return f"{self.found[1]} {self.where}".replace(" ", "-")
@@ -33,12 +33,12 @@ POSITION = "symbol, exchange, side, entry_price, quantity, margin, entry_time, s
 
 
 def bare(table: str) -> str:
-    """Return what makes a table anew without its constraints, its defaults and its indexes."""
+    """Return the SQL that recreates a table without its constraints, defaults and indexes."""
     return f"CREATE TABLE bare AS SELECT * FROM {table}; DROP TABLE {table}; ALTER TABLE bare RENAME TO {table};"
 
 
 def ids_for(table: str) -> str:
-    """Return what gives rows without id one, and a created_at."""
+    """Return the SQL that gives rows without an id one, and a created_at."""
     largest = f"id = (SELECT MAX(id) + 1 FROM {table}), created_at = (SELECT MAX(created_at) FROM {table})"
     return f"UPDATE {table} SET {largest} WHERE id IS NULL"
 
@@ -136,7 +136,7 @@ CASES = [
         ("error", "unusable name", "trades"),
         "UPDATE trades SET exchange = ' ' WHERE id = 1",
         where="exchange",
-        mends=False,
+        is_fixed=False,
         engines=("postgres",),
     ),
     Case(
@@ -188,14 +188,14 @@ CASES = [
         ("postgres",),
         "side",
         ("2",),
-        mends=False,
+        is_fixed=False,
     ),
-    Case(("note", "holes", "ohlcv"), f"DELETE FROM ohlcv WHERE {AT_2}", where="binance BTCUSDT 1h", mends=False),
+    Case(("note", "holes", "ohlcv"), f"DELETE FROM ohlcv WHERE {AT_2}", where="binance BTCUSDT 1h", is_fixed=False),
     Case(
         ("note", "holes", "ohlcv"),
         "DELETE FROM ohlcv WHERE timeframe = '1M' AND timestamp = {time:2024-02-01 00:00:00}",
         where="binance BTCUSDT 1M",
-        mends=False,
+        is_fixed=False,
     ),
     Case(
         ("error", "duplicate trades", "trades"),
@@ -226,18 +226,21 @@ CASES = [
         rows=("4",),
     ),
     Case(
-        ("warning", "closed without exit", "trades"), "UPDATE trades SET exit_price = NULL WHERE id = 3", rows=("3",), mends=False
+        ("warning", "closed without exit", "trades"),
+        "UPDATE trades SET exit_price = NULL WHERE id = 3",
+        rows=("3",),
+        is_fixed=False,
     ),
     Case(("warning", "closed without exit", "trades"), "UPDATE trades SET exit_time = NULL WHERE id = 3", where="exit_time"),
     Case(
         ("warning", "exit before entry", "trades"),
         "UPDATE trades SET exit_time = {time:2023-12-31 23:00:00} WHERE id = 3",
         rows=("3",),
-        mends=False,
+        is_fixed=False,
     ),
     Case(("warning", "open with an exit", "trades"), "UPDATE trades SET action = 'open' WHERE id = 3", rows=("3",)),
     Case(("warning", "open with realized_pnl", "trades"), "UPDATE trades SET realized_pnl = {dec:1} WHERE id = 1", rows=("1",)),
-    Case(("warning", "open without a position", "trades"), "UPDATE positions SET status = 'closed' WHERE id = 1", mends=False),
+    Case(("warning", "open without a position", "trades"), "UPDATE positions SET status = 'closed' WHERE id = 1", is_fixed=False),
     Case(
         ("warning", "position without its trade", "positions"),
         "UPDATE positions SET trade_id = 'gone' WHERE id = 3",
@@ -251,8 +254,8 @@ CASES = [
     ),
     Case(("note", "event of an unknown trade", "system_events"), "UPDATE system_events SET trade_id = 'gone' WHERE id = 2"),
     Case(("note", "event of an unknown position", "system_events"), "UPDATE system_events SET position_id = 9 WHERE id = 2"),
-    Case(("note", "missing ids", "trades"), "DELETE FROM trades WHERE id = 2", where="id", rows=("2",), mends=False),
-    Case(("note", "missing ids", "system_events"), "DELETE FROM system_events WHERE id = 2", rows=("2",), mends=False),
+    Case(("note", "missing ids", "trades"), "DELETE FROM trades WHERE id = 2", where="id", rows=("2",), is_fixed=False),
+    Case(("note", "missing ids", "system_events"), "DELETE FROM system_events WHERE id = 2", rows=("2",), is_fixed=False),
     Case(("error", "sequence behind its ids", "trades"), "UPDATE trades SET id = 40 WHERE id = 3", SERVERS, "id", ("40",)),
     Case(("error", "sequence behind its ids", "ohlcv"), "UPDATE ohlcv SET id = 40 WHERE id = 3", SERVERS, "id", ("40",)),
     Case(("error", "unlogged table", "trades"), "ALTER TABLE trades SET UNLOGGED", ("postgres",)),
@@ -291,8 +294,8 @@ CASES = [
         ("postgres",),
         "index uq_positions_open",
     ),
-    Case(("error", "column missing", "ohlcv"), "ALTER TABLE ohlcv DROP COLUMN close", ("postgres", "duckdb"), mends=False),
+    Case(("error", "column missing", "ohlcv"), "ALTER TABLE ohlcv DROP COLUMN close", ("postgres", "duckdb"), is_fixed=False),
     Case(("error", "table missing", "system_events"), "DROP TABLE system_events"),
-    Case(("warning", "schema", "iftb_store_version"), "DELETE FROM iftb_store_version", mends=False),
-    Case(("error", "schema", "iftb_store_version"), "UPDATE iftb_store_version SET version_num = '9999'", mends=False),
+    Case(("warning", "schema", "iftb_store_version"), "DELETE FROM iftb_store_version", is_fixed=False),
+    Case(("error", "schema", "iftb_store_version"), "UPDATE iftb_store_version SET version_num = '9999'", is_fixed=False),
 ]

@@ -41,7 +41,7 @@ ROWS = {"ohlcv": 107, "trades": 3, "positions": 3, "system_events": 3}
 
 
 async def fill(url: str, now: datetime = NOW) -> None:
-    """Migrate an empty database and write the same rows into it, whatever its engine is."""
+    """Migrate an empty database and write the same rows into it on every engine."""
     clock = Clock(now)
     async with DatabaseManager(url) as db:
         await db.migrate()

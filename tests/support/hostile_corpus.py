@@ -1,4 +1,4 @@
-"""Files that strangers made: bombs, lies, damage and other files' names, of every format that is read."""
+"""Malicious files: bombs, lies, damage and names of other files, in every supported format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DUMP = "BTCUSDT-1m-2024-02"
 
 
 def write_corpus(folder: Path, number: int, dice: random.Random, secret: Path) -> list[Path]:
-    """Write so many files; some of them name ``secret``, a file that is none of theirs."""
+    """Write so many files; some of them name ``secret``, another file."""
     for name, content in (*_fixed(secret), *_dumps(folder)):
         (folder / name).write_bytes(content)
     whole = sorted(folder.iterdir())
@@ -33,7 +33,7 @@ def write_corpus(folder: Path, number: int, dice: random.Random, secret: Path) -
     while len(whole) < number:
         if dice.random() < 0.5:
             path = dice.choice(small)
-            # the name begins as before, as it tells the series
+            # the name keeps its beginning, which names the series
             whole.append(path.with_name(f"{path.stem} {len(whole)}{path.suffix}"))
             whole[-1].write_bytes(damaged(path.read_bytes(), dice))
         else:
@@ -94,7 +94,7 @@ def _made(dice: random.Random) -> Iterator[tuple[str, bytes]]:
 
 
 def _some(dice: random.Random) -> int:
-    """Return a number of any size, now and then one that no file holds."""
+    """Return a number of any size, sometimes larger than any file."""
     return dice.choice([dice.randrange(1 << dice.randrange(1, 31)), (1 << 31) - 1, -1, 0, dice.randrange(1, 100_000)])
 
 

@@ -1,6 +1,6 @@
 """A process that records what each first call imports on the event loop's thread: ``python -m tests.support.importing URL``.
 
-Every call is made in a fork, which has imported what connecting imports and nothing more.
+Every call runs in a fork that has imported only what connecting imports.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def main(url: str) -> None:
-    """Print, as JSON, what each call imported; an error's name is among it."""
+    """Print, as JSON, what each call imported, with the name of its error, if any."""
     db = DatabaseManager(url)
     found: dict[str, list[str]] = {}
     for name, call in CALLS.items():

@@ -1,4 +1,4 @@
-"""Runs Python where a folder can only be read: behind a mount of its own, or by its rights where the user is not root."""
+"""Runs Python with a read-only folder: by a separate mount, or by its rights if the user is not root."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import pytest
 
 @contextmanager
 def reading(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Run Python with these arguments; what it writes to its stdout and stderr comes as one."""
+    """Run Python with these arguments; stdout and stderr are one stream."""
     python = [sys.executable, *words]
     before = stat.S_IMODE(folder.stat().st_mode)
     if os.geteuid() == 0:
-        # root passes over rights
-        where = shlex.quote(str(folder))
-        mount = f"mount --bind {where} {where} && mount -o remount,ro,bind {where}"
+        # root ignores rights
+        quoted = shlex.quote(str(folder))
+        mount = f"mount --bind {quoted} {quoted} && mount -o remount,ro,bind {quoted}"
         if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
-            pytest.skip("this root may not mount a folder for reading alone")
+            pytest.skip("this root may not mount a read-only folder")
         command = ["unshare", "-m", "sh", "-c", f"{mount} && exec {shlex.join(python)}"]
     else:
         folder.chmod(0o500)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that says what a test has written for it, in pieces if need be, and keeps all that it hears."""
+"""A PostgreSQL server that sends a test's script, in pieces if needed, and records all that it receives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-#: What is sent: bytes, or what makes them of all that was heard; None waits for the client's next.
+#: One step: bytes to send, or a function of all received bytes; None waits for the client's next message.
 Step = bytes | Callable[[bytes], bytes] | None
 
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
@@ -37,7 +37,7 @@ class ScriptedServer:
 
     Attributes:
         script: what it sends after the client's first message, each step by itself.
-        tls: what it answers SSLRequest with; None has no TLS.
+        tls: the context for an SSLRequest; None refuses TLS.
         heard: all that clients sent after their first messages.
         connections: how many of them there were.
     """
@@ -70,7 +70,7 @@ class ScriptedServer:
                 continue
             writer.write(piece(self.heard) if callable(piece) else piece)
             await writer.drain()
-            # the next piece comes by itself: a turn of the loop, and the client's, which is in the same one
+            # the next piece is sent separately: after a turn of the loop, in which the client runs too
             for _ in range(3):
                 await asyncio.sleep(0)
         while data := await reader.read(65_536):
@@ -79,7 +79,7 @@ class ScriptedServer:
 
 @asynccontextmanager
 async def scripted(*script: Step, tls: ssl.SSLContext | None = None, at_once: bool = False) -> AsyncIterator[ScriptedServer]:
-    """Run a server for the time of the block; with TLS ``at_once`` it waits for no SSLRequest."""
+    """Run a server for the duration of the block; with TLS ``at_once`` it does not wait for an SSLRequest."""
     server = ScriptedServer(script, tls)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls if at_once else None)
     server.port = listening.sockets[0].getsockname()[1]
@@ -91,7 +91,7 @@ async def scripted(*script: Step, tls: ssl.SSLContext | None = None, at_once: bo
 
 @asynccontextmanager
 async def scripted_socket(folder: str, *script: Step) -> AsyncIterator[ScriptedServer]:
-    """Run a server on a Unix socket of ``folder`` for the time of the block."""
+    """Run a server on a Unix socket of ``folder`` for the duration of the block."""
     server = ScriptedServer(script)
     listening = await asyncio.start_unix_server(server.serve, f"{folder}/.s.PGSQL.5432")
     try:

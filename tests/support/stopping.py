@@ -1,6 +1,6 @@
-"""A command that gets a signal while its COMMIT is under way: ``python -m tests.support.stopping SIGNAL TIMES WORDS…``.
+"""A command that gets a signal during its COMMIT: ``python -m tests.support.stopping SIGNAL TIMES WORDS…``.
 
-The driver's own commit sends it, and goes on once the event loop has heard of it.
+The driver's commit sends it, and continues once the event loop has received it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Stop:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def send(self) -> None:
-        """Send them; in another thread than the loop's, until each has cancelled a task."""
+        """Send them from a thread other than the loop's, waiting until each has cancelled a task."""
         loop, self.loop = self.loop, None
         if loop is None:
             return
@@ -47,7 +47,7 @@ class Stop:
             return
         for sent in range(self._times):
             os.kill(os.getpid(), self._number)
-            while _cancellations(loop) <= sent:  # noqa: ASYNC110 - no event comes of a cancellation
+            while _cancellations(loop) <= sent:  # noqa: ASYNC110 - a cancellation sets no event
                 await asyncio.sleep(0)
 
 
@@ -56,7 +56,7 @@ def _cancellations(loop: asyncio.AbstractEventLoop) -> int:
 
 
 def stopped_main(number: int, times: int, words: list[str]) -> int:
-    """Run a command whose first COMMIT after its connection stood is hit."""
+    """Run a command whose first COMMIT after connecting gets the signals."""
     stop = Stop(number, times)
     connected = DatabaseManager.connect
 
@@ -86,7 +86,7 @@ def stopped_main(number: int, times: int, words: list[str]) -> int:
         changed.commit = hit(owner.commit)
     transaction: Any = asyncpg.transaction.Transaction
     transaction.commit = commit
-    # where a shell has started the tests in its background, it had SIGINT ignored
+    # a shell that starts the tests in the background makes them ignore SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(words)
 

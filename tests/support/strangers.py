@@ -1,4 +1,4 @@
-"""Work in a task that descends from no other: what is open in the test's own task is another's to it."""
+"""Runs work in a task without a parent: sessions of the test's task are those of another task to it."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ T = TypeVar("T")
 
 
 async def as_stranger(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in such a task and return its result."""
+    """Run ``work`` in a task without a parent and return its result."""
     return await asyncio.create_task(work, context=Context())

@@ -1,4 +1,4 @@
-"""Tells of every file that ever appears in a folder, and below, what its rights were: Linux's inotify, in a thread."""
+"""Records the rights of every file that ever appears in a folder and below: Linux's inotify, in a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watch:
-    """Use as a context manager; `seen` is whole once it has ended.
+    """A context manager; `seen` is complete after its end.
 
     Attributes:
         seen: the rights (lowest nine bits) that each path was ever seen with.

@@ -1,4 +1,4 @@
-"""A store whose rows are as odd as rows can be, and all of its rows, ids and kept times included."""
+"""A store with the oddest possible rows, and all of its rows, with ids and kept times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 
 
 async def fill(db: DatabaseManager) -> None:
-    """Store rows of all tables: extremes, odd texts, and columns that hold nothing."""
+    """Store rows in all tables: extremes, odd texts and NULL columns."""
     lowest = LARGEST.copy_negate()
     days = (0, 30, 31)
     bars = [bar(T0 + day * _DAY, symbol=symbol, close=Decimal(day).scaleb(-18)) for symbol in SYMBOLS for day in days]
@@ -37,7 +37,7 @@ async def fill(db: DatabaseManager) -> None:
     await trades.insert(replace(full_trade('T "2"\n,'), realized_pnl=lowest, fee=SMALLEST, decision_reasons={}))
     await positions.update_position(full_position())
     await positions.update_position(position(symbol="..", margin=LARGEST))
-    # what stands first in a file may be taken for the mark of its byte order
+    # the first text of a file may be mistaken for its byte order mark
     await events.log_event("\ufeff", "debug", "\ufeff")
     for text in TEXTS:
         await events.log_event("odd", "debug", text, {text: [text, {"deep": [1, 2.5, None, True]}]}, stack_trace=text)
@@ -45,7 +45,7 @@ async def fill(db: DatabaseManager) -> None:
 
 
 async def everything(db: DatabaseManager) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table as they are stored; JSON as what it means."""
+    """Return the stored rows of each table; JSON is decoded."""
     readers = [kind(db).read_arrow for kind in (OHLCVRepository, TradeRepository, PositionRepository, SystemEventRepository)]
     return {table: [_read(row) for row in (await read()).to_pylist()] for table, read in zip(TABLES, readers, strict=True)}
 

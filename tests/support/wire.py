@@ -1,4 +1,4 @@
-"""A TCP end before a PostgreSQL server that a test can make fall silent, turn away or drop what passes."""
+"""A TCP proxy in front of a PostgreSQL server that a test can silence, close or make drop messages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _COMMITTED = b"COMMIT\0"
 
 
 class Wire:
-    """Passes bytes on between asyncpg and the server.
+    """Forwards bytes between asyncpg and the server.
 
     Attributes:
-        turns_away: new connections are closed at once; those turned away are counted in ``turned_away``.
-        is_silent: what the client sends goes nowhere, and nothing comes back.
+        turns_away: new connections are closed at once; ``turned_away`` counts them.
+        is_silent: no bytes are forwarded in either direction.
         drops_commits: connections are cut when a COMMIT passes: None, "before" the server has it, or "after" its answer.
     """
 
@@ -68,7 +68,7 @@ class Wire:
             end.transport.abort()
 
     async def end(self) -> None:
-        """Wait for what still passes."""
+        """Wait until all bytes are forwarded."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -76,7 +76,7 @@ class Wire:
 
 @asynccontextmanager
 async def wire(server_url: str, **options: str) -> AsyncIterator[tuple[Wire, str]]:
-    """Open a wire to a server; yield it and the URL that leads through it."""
+    """Open a proxy to a server; yield it and the URL through it."""
     url = make_url(server_url)
     passing = Wire(url)
     listener = await asyncio.start_server(passing.accept, "127.0.0.1", 0)

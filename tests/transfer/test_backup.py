@@ -1,4 +1,4 @@
-"""Backups and their way back: from every engine into every engine, refused, broken off, damaged; and the two commands."""
+"""Backup and restore: from every engine into every engine, refused, interrupted, damaged; and the two commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def filled(url: str) -> AsyncIterator[DatabaseManager]:
 
 
 async def saved(url: str, path: str = "saved") -> DatabaseManager:
-    """Back a filled database up; return a manager of the backup."""
+    """Back up a filled database; return a manager of the backup."""
     async with filled(url) as db:
         await backup(db, path)
     return DatabaseManager(backup_url(path))
@@ -55,7 +55,7 @@ async def holds_the_examples(db: DatabaseManager) -> bool:
 
 @pytest.fixture(params=["postgres", "sqlite", "duckdb"])
 def origin(request: pytest.FixtureRequest) -> str:
-    """URL of the database that is backed up; of the engine's own restore, the one that is restored, too."""
+    """URL of the database that is backed up, and in the engine's own restore also restored."""
     fresh: str = request.getfixturevalue(f"{request.param}_url")
     return fresh
 
@@ -186,10 +186,10 @@ async def test_a_bot_that_writes_into_the_destination_meanwhile_loses_nothing(sq
 
 
 async def test_a_backup_that_is_only_read_needs_no_file_beside_it(origin: str, tmp_path: Path) -> None:
-    (tmp_path / "alone").mkdir()
-    async with await saved(origin, "alone/saved") as backup:
+    (tmp_path / "backups").mkdir()
+    async with await saved(origin, "backups/saved") as backup:
         assert await raw.count(backup, "trades") == EXAMPLES[1][1].num_rows
-        assert [path.name for path in (tmp_path / "alone").iterdir() if path.is_file()] == ["saved"]
+        assert [path.name for path in (tmp_path / "backups").iterdir() if path.is_file()] == ["saved"]
 
 
 async def test_a_cancelled_backup_does_not_run_on(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ async def test_a_cancelled_backup_does_not_run_on(sqlite_url: str, monkeypatch: 
 
     def endless(connection: sqlite3.Connection, stop: Any) -> None:
         loop.call_soon_threadsafe(begun.set)
-        # the event that ``stop`` asks
+        # the event that ``stop`` checks
         stop.__self__.wait()
         over.set()
         raise Stopped

@@ -1,4 +1,4 @@
-"""iftb-store copy: any engine into any other, what differs alone, and nothing over what the destination has of its own."""
+"""iftb-store copy: any engine into any other, only the differences, without overwriting the destination's own rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LATER = NOW + timedelta(days=1)
 def second(
     tmp_path: Path, postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
 ) -> Iterator[Callable[[str], str]]:
-    """Return the URL of a fresh destination on an engine; where the source is on PostgreSQL too, it is another database."""
+    """Return the URL of a new destination on an engine; if the source is on PostgreSQL too, it is another database."""
     made: list[str] = []
 
     def fresh(engine: str) -> str:
@@ -64,7 +64,7 @@ def source(tmp_path: Path) -> str:
 
 
 def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:
-    """Copy; return (inserted, updated, deleted) of what was touched."""
+    """Copy; return (inserted, updated, deleted) of each table that changed."""
     code, out, err = run("copy", *words, "--json")
     assert (code, err) == (0, "")
     found = {f"{item['table']} {item['series']}".strip(): item for item in json.loads(out)}
@@ -121,7 +121,7 @@ def test_every_value_goes_from_any_engine_to_any_other(
 
 
 async def grow(db: DatabaseManager, clock: Clock) -> None:
-    """Do what a bot does in a night."""
+    """Make the writes of a bot's night."""
     bars = OHLCVRepository(db, clock=clock)
     await bars.upsert_many([bar(T0 + 3 * HOUR, close=Decimal(50_001)), bar(T0 + 50 * HOUR), bar(T0, symbol="NEWUSDT")])
     trades = TradeRepository(db, clock=clock)
@@ -144,7 +144,7 @@ GROWTH = {
 
 
 async def add(db: DatabaseManager, clock: Clock) -> None:
-    """Write one row more into each table."""
+    """Write one more row into each table."""
     await OHLCVRepository(db, clock=clock).insert_many([bar(T0, symbol="NEWUSDT")])
     await TradeRepository(db, clock=clock).insert(trade("TRD-004"))
     await PositionRepository(db, clock=clock).update_position(position(symbol="NEWUSDT"))
@@ -266,9 +266,9 @@ def test_what_is_not_chosen_is_not_deleted_though_its_ids_lie_beside(source: str
 def test_a_dry_run_reports_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     write(destination, _nothing)
-    told = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])
-    assert {item["table"]: 0 for item in told} == dict.fromkeys(ROWS, 0)
-    assert sum(item["inserted"] for item in told) == sum(ROWS.values())
+    report = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])
+    assert {item["table"]: 0 for item in report} == dict.fromkeys(ROWS, 0)
+    assert sum(item["inserted"] for item in report) == sum(ROWS.values())
     assert not any(contents(destination).values())
     moved(run, source, destination)
     write(source, grow)
@@ -329,7 +329,7 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
-def test_what_would_take_the_place_of_a_row_of_the_destination_s_own_is_refused_before_anything_is_written(
+def test_a_row_that_would_replace_another_of_the_destination_is_refused(
     engine: str, own: Any, why: str, source: str, second: Callable[[str], str], run: Run
 ) -> None:
     destination = second(engine)
@@ -358,7 +358,7 @@ def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
 ) -> None:
     destination = second(engine)
     moved(run, source, destination)
-    # bars exchange their ids, and an open position becomes one of what another was of, which is closed
+    # bars swap their ids, and an open position gets the key of another one, which is closed
     change(
         source,
         "UPDATE ohlcv SET id = 10000 WHERE id = 5",
@@ -445,7 +445,7 @@ async def test_a_copy_made_while_a_bot_writes_is_a_snapshot(url: str, tmp_path: 
         assert counts[0] < sessions
 
 
-async def test_a_destination_that_is_written_to_meanwhile_is_not_called_equal(
+async def test_a_destination_with_writes_during_a_copy_is_not_reported_equal(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with DatabaseManager(source) as one, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as two:
@@ -469,7 +469,7 @@ def test_a_stopped_copy_says_how_to_resume(
     destination = second("sqlite")
     monkeypatch.setattr(partitions, "ROWS", 10)
     put, done = copying._put, 0
-    # where a shell has started the tests in its background, it had SIGINT ignored
+    # a shell that starts the tests in the background makes them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def stopped(*args: Any) -> None:

@@ -1,4 +1,4 @@
-"""iftb-store copy, verify and restore of what is odd: names that look alike, rows that stand twice, values that raw SQL broke."""
+"""iftb-store copy, verify and restore of odd rows: similar names, duplicates, values that raw SQL damaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prepared(url: str, work: Callable[[DatabaseManager], Any]) -> str:
 
 
 def alike(close: int) -> Callable[[DatabaseManager], Any]:
-    """Write a bar of each of three series whose names, joined by spaces, are the same text but for the last space."""
+    """Write a bar to each of three series whose names, joined by spaces, are almost the same text."""
     series = [("okx", "spot BTC"), ("okx spot", "BTC"), ("okx spot ", "BTC")]
     bars = [bar(T0, exchange=exchange, symbol=symbol, close=Decimal(close)) for exchange, symbol in series]
     return lambda db: OHLCVRepository(db).insert_many(bars)
@@ -164,5 +164,5 @@ async def raw_sql(url: str, *statements: str) -> None:
             await raw.run(db, sql)
 
 
-async def _delete(url: str, where: str) -> None:
-    await raw_sql(url, f"DELETE FROM ohlcv WHERE {where}")
+async def _delete(url: str, condition: str) -> None:
+    await raw_sql(url, f"DELETE FROM ohlcv WHERE {condition}")

@@ -1,4 +1,4 @@
-"""A copy into a store that has rows of its own, and is given more while it runs: none is lost, none is taken for another."""
+"""A copy into a store with other rows, which gets more during the copy: none is lost or mistaken for another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.filled import fill
 
 Put = Callable[[DatabaseManager, TableSpec, pa.Table], Awaitable[None]]
 
-#: What a bot on the destination does, by table.
+#: The writes of a bot on the destination, by table.
 _OWN: dict[str, Callable[[DatabaseManager], Awaitable[Any]]] = {
     "ohlcv": lambda db: OHLCVRepository(db).insert_many([bar(T0, symbol="OWN"), bar(T0 + 60 * HOUR)]),
     "trades": lambda db: TradeRepository(db).insert(trade("OWN", symbol="OWN")),
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def both(source: str, destination: str, *, copied: bool) -> AsyncIterator[tuple[DatabaseManager, DatabaseManager]]:
-    """Open both; the destination holds what the source does, or nothing but the tables."""
+    """Open both; the destination has the source's rows, or only tables."""
     async with DatabaseManager(source) as one, DatabaseManager(destination) as two:
         await prepare(two)
         if copied:
@@ -60,7 +60,7 @@ async def contents(db: DatabaseManager) -> dict[str, pa.Table]:
 
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Put], Put]], None]:
-    """Set what is done around each batch that a copy writes."""
+    """Set a function that wraps the write of each batch of a copy."""
 
     def around(made: Callable[[Put], Put]) -> None:
         monkeypatch.setattr(copying, "_put", made(copying._put))
@@ -68,9 +68,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Put], Put]
     return around
 
 
-async def test_a_changed_row_is_refused_though_rows_before_it_are_missing_in_the_destination(
-    source: str, sqlite_url: str
-) -> None:
+async def test_a_changed_row_is_refused_even_if_earlier_rows_are_missing(source: str, sqlite_url: str) -> None:
     async with both(source, sqlite_url, copied=True) as (one, two):
         await raw.run(two, "DELETE FROM ohlcv WHERE id <= 12")
         await raw.run(two, "UPDATE ohlcv SET trades_count = 777 WHERE id = 20")
@@ -80,9 +78,7 @@ async def test_a_changed_row_is_refused_though_rows_before_it_are_missing_in_the
         assert await contents(two) == before
 
 
-async def test_a_trade_id_of_a_row_that_is_not_chosen_is_refused_before_another_row_is_deleted_for_it(
-    source: str, url: str
-) -> None:
+async def test_a_trade_id_of_a_row_that_is_not_chosen_is_refused_before_a_delete(source: str, url: str) -> None:
     async with both(source, url, copied=True) as (one, two):
         await raw.run(two, "UPDATE trades SET trade_id = 'OTHER' WHERE id = 2")
         await raw.run(two, "UPDATE trades SET id = 9, trade_id = 'TRD-002', symbol = 'OWNUSDT' WHERE id = 3")
@@ -103,9 +99,7 @@ async def test_trades_with_swapped_trade_ids_are_put_right_if_rows_may_be_delete
 
 
 @pytest.mark.parametrize("table", ["ohlcv", "system_events"])
-async def test_an_id_past_which_hardly_any_would_be_left_is_refused_before_anything_is_written(
-    table: str, source: str, sqlite_url: str
-) -> None:
+async def test_an_id_near_the_largest_possible_one_is_refused_before_a_write(table: str, source: str, sqlite_url: str) -> None:
     async with both(source, sqlite_url, copied=False) as (one, two):
         await raw.run(one, f"UPDATE {table} SET id = {2**62 + 1} WHERE id = 2")
         with pytest.raises(StoreError, match=f"^{table}: a row of the source has the id {2**62 + 1}; .* a smaller id"):
@@ -145,7 +139,7 @@ async def test_rows_that_the_destination_is_given_while_a_copy_runs_stay_and_are
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_an_id_that_the_destination_gives_just_before_it_comes_is_refused_and_its_row_stays(
+async def test_an_id_that_the_destination_just_gave_is_refused_and_its_row_stays(
     table: str, source: str, url: str, meanwhile: Callable[[Callable[[Put], Put]], None]
 ) -> None:
     begun: list[TableSpec] = []

@@ -1,4 +1,4 @@
-"""The checksum that is the same on every engine."""
+"""The checksum, which is the same on every engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BARS_OF_THREE_DAYS.sort(key=lambda item: item.timestamp)
 
 
 def arrow(table: TableSpec, rows: list[Any]) -> pa.Table:
-    """Return rows as a scan gives them."""
+    """Return rows as a scan returns them."""
     columns = zip(*map(_values, rows), strict=True)
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, schema(table), strict=True)], schema=schema(table)
@@ -39,7 +39,7 @@ def _values(row: Any) -> list[Any]:
 
 
 def parts(table: TableSpec, rows: list[Any], step: int | None = None) -> list[Chunk]:
-    """Return the parts of rows that are taken a few at a time."""
+    """Return the chunks of rows that are added a few at a time."""
     whole, digester = arrow(table, rows), Digester(table)
     for first in range(0, len(rows), step or len(rows)):
         digester.take(whole.slice(first, step))
@@ -47,7 +47,7 @@ def parts(table: TableSpec, rows: list[Any], step: int | None = None) -> list[Ch
 
 
 def as_a_stranger_does(table: TableSpec, rows: list[Any]) -> str:
-    """Compute a checksum from the definition in `iftb_store.transfer.digests` alone."""
+    """Compute a checksum only from the definition in `iftb_store.transfer.digests`."""
     found: dict[int, list[bytes]] = {}
     for row in rows:
         number = (row.timestamp - EPOCH) // timedelta(days=1) if table is BARS else row.id // 10_000

@@ -1,4 +1,4 @@
-"""iftb-store verify: the same rows on any two engines, and what it says of those that differ."""
+"""iftb-store verify: the same rows on any two engines, and the report of rows that differ."""
 
 from __future__ import annotations
 
@@ -186,6 +186,6 @@ async def test_an_error_of_one_side_ends_the_other() -> None:
         finally:
             order.append("ended")
 
-    with pytest.raises(ValueError):  # noqa: PT011 - ours alone can be raised
+    with pytest.raises(ValueError):  # noqa: PT011 - nothing else can raise it
         await partitions.gather_both(fails(), waits())
     assert order == ["ended"]
