@@ -18,7 +18,7 @@ from benchmarks.show import table_of, terminal
 from benchmarks.timing import Contender, take_turns
 from iftb_store import OHLCVBar
 from iftb_store.schema.types import to_epoch_us
-from iftb_store.values.decimals import CONTEXT, from_sortable, plain, to_sortable
+from iftb_store.values.decimals import CONTEXT, format_plain, from_sortable, to_sortable
 
 _MIDDLE = 1 << 127
 _LARGEST = "99999999999999999999.99999999999999999"
@@ -58,7 +58,7 @@ def _from_blob(value: bytes) -> Decimal:
 REPRESENTATIONS = (
     Representation("plain TEXT", "TEXT", str, Decimal, "as str() gives it"),
     Representation(
-        "sortable TEXT (ours)", "TEXT", lambda value: to_sortable(plain(value) or "0"), from_sortable,
+        "sortable TEXT (ours)", "TEXT", lambda value: to_sortable(format_plain(value) or "0"), from_sortable,
         "value by value here; insert_many encodes whole columns, faster",
     ),
     Representation("INTEGER of 1E-8", "INTEGER", _to_scaled, _from_scaled, "8 places, up to 92 billion; SUM in SQL"),

@@ -21,7 +21,7 @@ from benchmarks.series import EXCHANGE, SYMBOL
 from benchmarks.timing import Work
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Trade
 from iftb_store.schema.types import EPOCH, to_epoch_us
-from iftb_store.values.decimals import plain, to_sortable
+from iftb_store.values.decimals import format_plain, to_sortable
 
 _MICROSECOND = timedelta(microseconds=1)
 _INSERT = f"INSERT INTO ohlcv ({', '.join(WRITTEN)}, created_at) VALUES ({', '.join('?' * (len(WRITTEN) + 1))})"
@@ -244,7 +244,7 @@ def _bars(rows: Iterable[Any]) -> list[OHLCVBar]:
 
 
 def _sortable(value: Decimal) -> str:
-    return to_sortable(plain(value) or "0")
+    return to_sortable(format_plain(value) or "0")
 
 
 def _encode(value: Any, encode: Any) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import ConfigurationError
-from iftb_store.values.display import is_text, shown
+from iftb_store.values.display import is_text, show
 
 #: The SQLite file in the working directory that is used if no variable is set.
 DEFAULT_FILE = "iftb.db"
@@ -201,7 +201,7 @@ def get_settings() -> Settings:
         return Settings(database=DatabaseSettings())
     except ValidationError as error:
         problems = [
-            f"{_variable(str(problem['loc'][0]))} is {shown(problem['input'])}: {problem['msg']}"
+            f"{_variable(str(problem['loc'][0]))} is {show(problem['input'])}: {problem['msg']}"
             for problem in error.errors(include_url=False, include_context=False)
         ]
     raise ConfigurationError("; ".join(problems))

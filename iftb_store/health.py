@@ -75,17 +75,17 @@ class Health:
     verified: bool | None = None
 
 
-def unreachable(problem: str) -> Health:
+def describe_unreachable(problem: str) -> Health:
     """Return the health of a database that could not be reached."""
     return Health(False, False, None, False, None, None, [problem], [])
 
 
-def advice(state: str) -> list[str]:
+def advise(state: str) -> list[str]:
     """Return the problem and its remedy for a schema state that cannot be used, otherwise nothing."""
     return [_ADVICE[state]] if state in _ADVICE else []
 
 
-def warnings_of(encoding: str | None) -> list[str]:
+def find_warnings(encoding: str | None) -> list[str]:
     """Return the warnings about the encoding of a database; ``encoding`` is None if the engine has only one."""
     if encoding in (None, "UTF8"):
         return []

@@ -27,7 +27,7 @@ from iftb_store.errors import (
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import Health, PoolState, SchemaStatus, advice, prove_writable, warnings_of
+from iftb_store.health import Health, PoolState, SchemaStatus, advise, find_warnings, prove_writable
 from iftb_store.protocols import (
     ISOLATIONS,
     Backend,
@@ -38,10 +38,10 @@ from iftb_store.protocols import (
     SupportsEncryption,
     SupportsMigrations,
 )
-from iftb_store.registry import backend_for
-from iftb_store.url import parse_url, shown_url, without_secrets
+from iftb_store.registry import find_backend
+from iftb_store.url import format_url, hide_secrets, parse_url
 from iftb_store.values import checks
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -86,16 +86,16 @@ class DatabaseManager:
         pool_size, max_overflow = checks.integer(pool_size, "pool_size", least=1), checks.integer(max_overflow, "max_overflow")
         checks.boolean(echo, "echo")
         database_url = parse_url(database_url)
-        self._backend: Backend = backend_for(database_url.drivername)(
+        self._backend: Backend = find_backend(database_url.drivername)(
             database_url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
         )
-        self._url = without_secrets(database_url)
+        self._url = hide_secrets(database_url)
         self._connected = False
         self._process = os.getpid()
         self._connecting = FairSemaphore()
 
     def __repr__(self) -> str:
-        return f"DatabaseManager({shown_url(self._url)!r})"
+        return f"DatabaseManager({format_url(self._url)!r})"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         refuse_pickling(self)
@@ -241,7 +241,7 @@ class DatabaseManager:
             Unsupported: the backend does not declare ISOLATION, and isolation is more than "read committed".
         """
         if not callable(work):
-            raise InvalidValueError(f"work must be an async function that takes a session, not {kind(work)}")
+            raise InvalidValueError(f"work must be an async function that takes a session, not {type_name(work)}")
         left = checks.integer(retries, "retries")
         checks.boolean(idempotent, "idempotent")
         self._check_isolation(isolation)
@@ -310,8 +310,8 @@ class DatabaseManager:
             if isinstance(self._backend, SupportsEncryption):
                 protection = await self._backend.read_encryption()
             schema = await self.status()
-            warnings += warnings_of(schema.encoding)
-            problems += advice(schema.state)
+            warnings += find_warnings(schema.encoding)
+            problems += advise(schema.state)
             if schema.missing_rights:
                 problems.append(schema.missing_rights)
             elif schema.tables:
@@ -360,7 +360,7 @@ class DatabaseManager:
             InvalidValueError: it is no such protocol.
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
-            raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {shown(protocol)}")
+            raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {show(protocol)}")
         self._require_connected()
         capability = _DECLARED.get(protocol)
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):
@@ -370,7 +370,7 @@ class DatabaseManager:
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:
-            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {shown(isolation)}")
+            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {show(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
             raise Unsupported(f"the backend of {self._url.get_backend_name()} supports only the isolation read committed")
 

@@ -269,7 +269,7 @@ class Stores(Protocol):
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the selected rows of one table in the order of its key, read from a snapshot.
 
-        The result has the schema of `iftb_store.batches.arrow.schema`: decimals as decimal128(38, 18), times as
+        The result has the schema of `iftb_store.batches.arrow.arrow_schema`: decimals as decimal128(38, 18), times as
         timestamp[us, UTC], JSON objects as their text. Text sorts by its bytes. With a limit the result may have fewer rows
         than that, but it is empty only if no more rows follow. If the database does not keep a key unique, all rows with
         the same key are returned together, even if they exceed the limit. With a size the rows hold at most that many bytes
@@ -280,8 +280,8 @@ class Stores(Protocol):
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store complete rows unchanged, with their ids and the times that the store otherwise sets; all or none.
 
-        ``rows`` has the schema of `iftb_store.batches.arrow.schema`; no id and no such time is NULL; the keys are distinct and
-        in order. Rows whose key is stored are overwritten in every column, the others are inserted. Bars of the batch may
+        ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; no id and no such time is NULL; the keys are distinct
+        and in order. Rows whose key is stored are overwritten in every column, the others are inserted. Bars of the batch may
         swap their ids, and positions may swap which of them is the open one. Ids that the store assigns later are greater
         than every id written.
 
@@ -297,7 +297,7 @@ class Stores(Protocol):
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete the rows with the keys in ``rows``, all or none; return the number of deleted rows.
 
-        ``rows`` has at least the columns of the key, typed as in `iftb_store.batches.arrow.schema`; the keys are distinct.
+        ``rows`` has at least the columns of the key, typed as in `iftb_store.batches.arrow.arrow_schema`; the keys are distinct.
         """
         ...
 

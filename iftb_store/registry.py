@@ -15,7 +15,7 @@ from iftb_store.protocols import Backend, Stores
 GROUP = "iftb_store.backends"
 
 
-def backend_for(scheme: str) -> type[Backend]:
+def find_backend(scheme: str) -> type[Backend]:
     """Return the backend class that is registered for a URL scheme.
 
     Raises:
@@ -34,7 +34,7 @@ def backend_for(scheme: str) -> type[Backend]:
     return _load(point)
 
 
-def stores_of(session: Any) -> Stores:
+def get_stores(session: Any) -> Stores:
     """Return the stores for a session of a manager, or for an AsyncSession of the app.
 
     Raises:
@@ -77,7 +77,7 @@ def require_arrow() -> None:
         )
 
 
-_by_dialect = cache(backend_for)
+_by_dialect = cache(find_backend)
 
 
 def _load(point: EntryPoint) -> type[Backend]:

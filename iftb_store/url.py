@@ -9,7 +9,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import URLError
-from iftb_store.values.display import is_text, kind
+from iftb_store.values.display import is_text, type_name
 
 # the part that SQLAlchemy reads as user and password
 _CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
@@ -25,7 +25,7 @@ def parse_url(url: str | URL) -> URL:
             another part, or a part of it is too long, or contains NUL or a lone surrogate.
     """
     if not isinstance(url, str | URL):
-        raise URLError(f"the database URL must be text, not {kind(url)}")
+        raise URLError(f"the database URL must be text, not {type_name(url)}")
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
@@ -74,13 +74,13 @@ def _has_options_for_credentials(url: str) -> bool:
     return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
-def without_secrets(url: URL) -> URL:
+def hide_secrets(url: URL) -> URL:
     """Return a URL with asterisks instead of its passwords; SQLAlchemy's repr shows those in the query."""
     query = {name: "***" for name in ("password", "sslpassword") if name in url.query}
     return url.set(password=url.password and "***").update_query_dict(query)
 
 
-def shown_url(url: URL) -> str:
+def format_url(url: URL) -> str:
     """Return a URL as text for people, with the password hidden."""
-    shown = without_secrets(url).render_as_string(hide_password=True)
+    shown = hide_secrets(url).render_as_string(hide_password=True)
     return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from iftb_store import DatabaseManager, StoreError, URLError
-from iftb_store.registry import GROUP, backend_for
+from iftb_store.registry import GROUP, find_backend
 
 _ROOT = Path(__file__).parent.parent
 _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
@@ -231,13 +231,13 @@ def test_two_claimants_of_a_scheme_are_an_error_that_names_both(tmp_path: Path, 
     with pytest.raises(
         StoreError, match=r"'sqlite' is registered by another_store:Backend \(another-store\) and iftb_store_sqlite:"
     ):
-        backend_for("sqlite")
+        find_backend("sqlite")
 
 
 def test_a_strangers_backend_enters_by_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(tmp_path, "another-store", "another = iftb_store_sqlite:SQLiteBackend")
     monkeypatch.syspath_prepend(tmp_path)
-    assert backend_for("another") is backend_for("sqlite")
+    assert find_backend("another") is find_backend("sqlite")
 
 
 def test_an_unknown_scheme_is_an_error_that_names_the_installed_ones() -> None:

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from iftb_store.batches.gc_pause import paused
+from iftb_store.batches.gc_pause import pause_gc
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def collections_of(work: Callable[[], object]) -> int:
 
 
 def make_many() -> None:
-    with paused():
+    with pause_gc():
         _ = [[] for _ in range(5_000)]
 
 
@@ -51,8 +51,8 @@ def test_a_pause_runs_no_collector_that_the_app_has_switched_off(forbid: Callabl
 
 
 def test_an_exception_in_a_pause_inside_another_ends_one_only() -> None:
-    with paused():
-        with pytest.raises(ZeroDivisionError), paused():
+    with pause_gc():
+        with pytest.raises(ZeroDivisionError), pause_gc():
             _ = 1 / 0
         assert not gc.isenabled()
     assert gc.isenabled()
@@ -60,7 +60,7 @@ def test_an_exception_in_a_pause_inside_another_ends_one_only() -> None:
 
 def test_the_collector_is_paused_until_the_last_of_two_threads_pauses_ends() -> None:
     inner = Thread(target=make_many)
-    with paused():
+    with pause_gc():
         inner.start()
         inner.join()
         assert not gc.isenabled()

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from iftb_store.batches.arrow import completed, schema
+from iftb_store.batches.arrow import arrow_schema, complete_rows
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
@@ -24,7 +24,7 @@ def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     if selection.limit is None:
         return _rows(cursor, selection)
     found: Iterator[pa.Table] = (_part(cursor, part) for part in _series(cursor, selection))
-    return next((part for part in found if part.num_rows), schema(selection.table).empty_table())
+    return next((part for part in found if part.num_rows), arrow_schema(selection.table).empty_table())
 
 
 def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
@@ -37,7 +37,7 @@ def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
         parts.append(part)
         left -= part.num_rows
         selection = replace(selection, after=(from_epoch_us(part["timestamp"][-1].value),))
-    return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
+    return pa.concat_tables(parts) if parts else arrow_schema(selection.table).empty_table()
 
 
 def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
@@ -74,7 +74,7 @@ def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     query = _Query(selection)
     ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
     if last is None:
-        return schema(selection.table).empty_table()
+        return arrow_schema(selection.table).empty_table()
     # the table has no key: what stands twice must not be cut in two, as nobody would go on with the second one
     return _rows(cursor, replace(selection, limit=None), last)
 
@@ -90,7 +90,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
         while True:
             last = _last(cursor, selection)
             if last is None:
-                return schema(selection.table).empty_table()
+                return arrow_schema(selection.table).empty_table()
             try:
                 fits = asked.fetch(*_fitting(selection, last))[0][0]
                 break
@@ -156,7 +156,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
         both = query.beside(key, ", ".join(sql for name, sql in shown.items() if name != key))
         sql = f"SELECT {', '.join(shown)} FROM {both} ORDER BY {key}"
     table, _ = cursor.table(sql, query.values)
-    return completed(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
+    return complete_rows(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
 
 
 class _Query:

@@ -27,13 +27,13 @@ from iftb_store.relational import (
     blame_parent,
     check_own_lock,
     own_sessions,
-    uncancelled,
+    run_to_end,
 )
 from iftb_store.values.file_identity import file_identity
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.connection import Database
-from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import mapped
+from iftb_store_duckdb.driver import Cursor, run_in_thread
+from iftb_store_duckdb.errors import map_error
 from iftb_store_duckdb.files import SpillFolder, create_log
 from iftb_store_duckdb.records import DuckDBStores
 from iftb_store_duckdb.session import DuckDBSession
@@ -131,7 +131,7 @@ class DuckDBBackend(Migrated):
                 self._connection = self._executor = None
                 self._closing = False
                 try:
-                    await in_thread(executor, connection.close)
+                    await run_in_thread(executor, connection.close)
                 finally:
                     self._spills.leave()
                     executor.shutdown(wait=False)
@@ -173,12 +173,12 @@ class DuckDBBackend(Migrated):
                     await session.finish()
                 except BaseException as error:
                     # whatever comes meanwhile: the write lock is every session's of this process
-                    await uncancelled(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
+                    await run_to_end(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
                     if isinstance(error, OperationalError) and session.ended == DISCONNECTED:
                         # what a call says that was interrupted is no reason
                         raise operational_error(DISCONNECTED, error) from error
                     raise
-                await uncancelled(session.close())
+                await run_to_end(session.close())
         finally:
             self._places.release()
 
@@ -216,12 +216,12 @@ class DuckDBBackend(Migrated):
             # not before the wait, in which the manager may have been disconnected
             connection, executor = self._connected()
             cursor = connection.cursor()
-            return await in_thread(executor, partial(alone, cursor), cursor.interrupt)
+            return await run_in_thread(executor, partial(alone, cursor), cursor.interrupt)
         except duckdb.Error as error:
-            raise mapped(error) from error
+            raise map_error(error) from error
         except DBAPIError as error:
             if isinstance(error.orig, duckdb.Error):
-                raise mapped(error.orig) from error.orig
+                raise map_error(error.orig) from error.orig
             raise
         finally:
             self._database.schema_checked = False

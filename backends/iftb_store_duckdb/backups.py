@@ -16,7 +16,7 @@ import duckdb
 
 from iftb_store.errors import operational_error
 from iftb_store.schema.revision import OUR_TABLES
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private
 from iftb_store_duckdb.opening import connect_closed
@@ -107,7 +107,7 @@ def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Run the definition of a table or an index, and nothing else that its text might hold."""
     statements = copy.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.CREATE:
-        raise operational_error(f"the file's own definition {shown(sql, 200)} is not one CREATE statement; it was not run")
+        raise operational_error(f"the file's own definition {show(sql, 200)} is not one CREATE statement; it was not run")
     copy.execute(statements[0])
 
 
@@ -127,7 +127,7 @@ def _warn_of_left_out(cursor: Cursor) -> None:
     triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
     others = sorted({*tables, *views, *triggers} - {*OUR_TABLES})
     if others:
-        _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(shown, others)))
+        _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(show, others)))
 
 
 def _quoted(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import decimals, times
+from iftb_store.batches.arrow import to_datetimes, to_decimals
 from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.errors import integrity_error
@@ -20,8 +20,8 @@ from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.arrow import whole_part
-from iftb_store_duckdb.driver import Cursor, slices
-from iftb_store_duckdb.resampling import resampled
+from iftb_store_duckdb.driver import Cursor, slice_rows
+from iftb_store_duckdb.resampling import resample
 from iftb_store_duckdb.session import DuckDBSession
 
 _DECIMAL = pa.decimal128(38, 18)
@@ -88,7 +88,7 @@ class DuckDBBars:
     ) -> list[Bucket]:
         """Return the buckets of a series by number."""
         values = [exchange, symbol, timeframe, start, end]
-        return await self._session.run(lambda cursor: resampled(cursor, buckets, values))
+        return await self._session.run(lambda cursor: resample(cursor, buckets, values))
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
         """Delete the bars with start <= timestamp <= end; return their number."""
@@ -112,7 +112,7 @@ class DuckDBBars:
 
         def read(cursor: Cursor) -> list[OHLCVBar]:
             found = whole_part(cursor, selection).select(_COLUMNS)
-            return [bar for part in slices(found) for bar in _objects(part, exchange, symbol, timeframe)]
+            return [bar for part in slice_rows(found) for bar in _objects(part, exchange, symbol, timeframe)]
 
         return await self._session.run(read)
 
@@ -258,7 +258,7 @@ def _bars(sql: str, series: tuple[str, str, str], *parameters: object) -> Callab
     def read(cursor: Cursor) -> list[OHLCVBar]:
         table, _ = cursor.table(sql, [*series, *parameters])
         bars: list[OHLCVBar] = []
-        for part in slices(table):
+        for part in slice_rows(table):
             bars.extend(_objects(part, *series))
         return bars
 
@@ -272,9 +272,9 @@ def _objects(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> map[
         repeat(symbol),
         repeat(exchange),
         repeat(timeframe),
-        times(timestamp),
-        *map(decimals, prices),
+        to_datetimes(timestamp),
+        *map(to_decimals, prices),
         trades_count.to_pylist(),
         number.to_pylist(),
-        times(created_at),
+        to_datetimes(created_at),
     )

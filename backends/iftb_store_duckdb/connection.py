@@ -11,8 +11,8 @@ import duckdb
 from iftb_store.errors import operational_error
 from iftb_store.relational import FairSemaphore
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store_duckdb.driver import Cursor, in_thread
-from iftb_store_duckdb.errors import FOREIGN, cannot_open, held_elsewhere
+from iftb_store_duckdb.driver import Cursor, run_in_thread
+from iftb_store_duckdb.errors import FOREIGN, cannot_open_error, is_held_elsewhere
 from iftb_store_duckdb.files import create_log, create_private, refuse_foreign
 from iftb_store_duckdb.locks import write_lock
 from iftb_store_duckdb.opening import connect_closed
@@ -46,16 +46,16 @@ class Database:
         opened: list[duckdb.DuckDBPyConnection] = []
         while True:
             try:
-                await in_thread(executor, lambda: opened.append(_open(self.options)))
+                await run_in_thread(executor, lambda: opened.append(_open(self.options)))
                 return opened.pop()
             except asyncio.CancelledError:
                 # the thread has gone on to its end, and the file would stay locked until the collector comes
                 for connection in opened:
-                    await in_thread(executor, connection.close)
+                    await run_in_thread(executor, connection.close)
                 raise
             except duckdb.Error as error:
-                if not held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
-                    raise cannot_open(self.options.path, error) from error
+                if not is_held_elsewhere(error) or asyncio.get_running_loop().time() >= deadline:
+                    raise cannot_open_error(self.options.path, error) from error
             except OSError as error:
                 raise operational_error(f"cannot open {self.options.path}: {error.strerror}", error) from error
             await asyncio.sleep(_RETRY_OPEN)

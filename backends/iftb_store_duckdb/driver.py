@@ -17,8 +17,8 @@ import duckdb
 import pyarrow as pa
 from sqlalchemy.log import InstanceLogger
 
-from iftb_store.batches.arrow import times
-from iftb_store.batches.gc_pause import age, paused
+from iftb_store.batches.arrow import to_datetimes
+from iftb_store.batches.gc_pause import age_objects, pause_gc
 
 T = TypeVar("T")
 # pyarrow's stubs know no more of a column than that it is one
@@ -34,7 +34,7 @@ INTERRUPT_EVERY = 0.01
 _names = count()
 
 
-async def in_thread(executor: Executor, work: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
+async def run_in_thread(executor: Executor, work: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
     """Run ``work`` in a thread and wait until it has ended, also when this task is cancelled meanwhile.
 
     Then ``interrupt`` is called again and again, as DuckDB ignores one that comes before its query runs; the
@@ -74,7 +74,7 @@ class Cursor:
 
     def rows(self, statement: str | duckdb.Statement, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows as Python values: aware UTC times, exact decimals and integers."""
-        return python_rows(*self.table(statement, parameters))
+        return to_python_rows(*self.table(statement, parameters))
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one query and return its rows as DuckDB's own client gives them: for few rows, none of them a time, the fastest."""
@@ -172,26 +172,26 @@ class Cursor:
         self._raw.close()
 
 
-def python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
+def to_python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
     """Return an Arrow table's rows; ``types`` are DuckDB's names of the columns' types."""
     rows: list[tuple[Any, ...]] = []
-    for part in slices(table):
+    for part in slice_rows(table):
         columns = [_values(column, kind) for column, kind in zip(part.columns, types, strict=True)]
         rows.extend(zip(*columns, strict=True))
     return rows
 
 
-def slices(table: pa.Table) -> Iterator[pa.Table]:
+def slice_rows(table: pa.Table) -> Iterator[pa.Table]:
     """Cut a table into parts of at most `SLICE` rows; the garbage collector pauses while they are worked on."""
-    with paused():
+    with pause_gc():
         for first in range(0, table.num_rows, SLICE):
             yield table.slice(first, SLICE)
-            age()
+            age_objects()
 
 
 def _values(column: Column, kind: str) -> list[Any]:
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
-        return times(column)
+        return to_datetimes(column)
     values = column.to_pylist()
     convert = _CONVERTED.get(kind)
     return values if convert is None else [None if value is None else convert(value) for value in values]

@@ -25,7 +25,7 @@ _READ_ONLY = re.compile(r"Read-only file system|Permission denied")
 FOREIGN = "not a valid DuckDB database file"
 
 
-def mapped(error: duckdb.Error) -> IntegrityError | OperationalError:
+def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
     """Return the error to raise for one of DuckDB's, chained to it; the message holds no parameters."""
     message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
     if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
@@ -47,14 +47,14 @@ def first_line(error: duckdb.Error) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
-def held_elsewhere(error: duckdb.Error) -> bool:
+def is_held_elsewhere(error: duckdb.Error) -> bool:
     """Tell whether a file could not be opened because another process has it."""
     return isinstance(error, duckdb.IOException) and _HELD.search(str(error)) is not None
 
 
-def cannot_open(path: str, error: duckdb.Error) -> OperationalError:
+def cannot_open_error(path: str, error: duckdb.Error) -> OperationalError:
     """Return the error for a database that could not be opened: what is wrong, and what to do next."""
-    if held_elsewhere(error):
+    if is_held_elsewhere(error):
         found = _HOLDER.search(str(error))
         holder = found[1] if found else "a process that DuckDB does not name"
         reason = (

@@ -17,7 +17,7 @@ from iftb_store.models import Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
-from iftb_store.values.decimals import CONTEXT, plain, trimmed
+from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
 from iftb_store_duckdb.arrow import read_rows
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
@@ -237,13 +237,13 @@ def _encode(name: str, value: Any) -> Any:
     if name in _JSON:
         return None if value is None else json_text(value, name)
     # a Decimal parameter is limited to 38 digits, zeros at its end counted in
-    return plain(value) if isinstance(value, Decimal) else value
+    return format_plain(value) if isinstance(value, Decimal) else value
 
 
 def _decode(name: str, value: Any) -> Any:
     if name in _JSON:
         return json_object(value)
-    return trimmed(value) if isinstance(value, Decimal) else value
+    return trim_zeros(value) if isinstance(value, Decimal) else value
 
 
 def _position_fields(position: Position, now: datetime) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from iftb_store.batches.arrow import decimals
+from iftb_store.batches.arrow import to_decimals
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.values.decimals import CONTEXT, trimmed
+from iftb_store.values.decimals import CONTEXT, trim_zeros
 from iftb_store_duckdb.driver import Cursor
 
 # DuckDB's own sum of DECIMAL(38,18) fails where a column's range ends: the whole parts and the rest
@@ -16,7 +16,7 @@ _SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({
 _MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
-def resampled(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
+def resample(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
     """Return the buckets of bars; ``values`` are their exchange, symbol and timeframe, and the ends of the window."""
     table, _ = cursor.table(_sql(buckets), values)
     number, *prices, volume, volume_rest, quote, quote_rest, trades, due = table.columns
@@ -24,7 +24,7 @@ def resampled(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[B
         Bucket(first, open_, high, low, close, sum_ or Decimal(0), quotes, None if count is None else int(count), bars)
         for first, open_, high, low, close, sum_, quotes, count, bars in zip(
             number.to_pylist(),
-            *map(decimals, prices),
+            *map(to_decimals, prices),
             _sums(volume, volume_rest),
             _sums(quote, quote_rest),
             trades.to_pylist(),
@@ -49,4 +49,4 @@ def _sql(buckets: Buckets) -> str:
 
 def _sums(whole: Any, rest: Any) -> list[Decimal | None]:
     parts = zip(whole.to_pylist(), rest.to_pylist(), strict=True)
-    return [None if high is None else trimmed(CONTEXT.add(high, low)) for high, low in parts]
+    return [None if high is None else trim_zeros(CONTEXT.add(high, low)) for high, low in parts]

@@ -16,9 +16,9 @@ from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientErro
 from iftb_store.protocols import Isolation
 from iftb_store.relational import ENDED, FairSemaphore, Turns, blame_parent, check_own_lock
 from iftb_store_duckdb.connection import Database
-from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, in_thread
-from iftb_store_duckdb.errors import mapped
-from iftb_store_duckdb.statements import Compiled, compiled, fetched, parsed
+from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, run_in_thread
+from iftb_store_duckdb.errors import map_error
+from iftb_store_duckdb.statements import Compiled, compile_statement, fetch_result, parse_statement
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class DuckDBSession:
             OperationalError: it fails for another reason; a transaction is lost with it, a read before the first write is not.
             Unsupported: several statements, or one that begins or ends a transaction.
         """
-        wanted = compiled(statement, params)
+        wanted = compile_statement(statement, params)
         async with self._turns:
             self._check_usable()
             await self._first()
@@ -73,7 +73,7 @@ class DuckDBSession:
             if isinstance(done, Result):
                 return done
             await self._begin()
-            return await self._driver(lambda cursor: fetched(cursor, done, wanted))
+            return await self._driver(lambda cursor: fetch_result(cursor, done, wanted))
 
     async def commit(self) -> None:
         """Make what was written so far durable and let the next writer go; the session goes on in a new transaction.
@@ -100,9 +100,9 @@ class DuckDBSession:
         if not self._writing:
             return
         try:
-            await in_thread(self._executor, self._cursor.commit)
+            await run_in_thread(self._executor, self._cursor.commit)
         except duckdb.Error as error:
-            raise await self._lose(mapped(error)) from error
+            raise await self._lose(map_error(error)) from error
         except asyncio.CancelledError:
             await self._end()
             raise
@@ -159,7 +159,7 @@ class DuckDBSession:
                     self._lost = operational_error(reason)
                     await self._end()
             finally:
-                await in_thread(self._executor, self._cursor.close)
+                await run_in_thread(self._executor, self._cursor.close)
 
     @property
     def ended(self) -> str | None:
@@ -187,7 +187,7 @@ class DuckDBSession:
     async def _end_reading(self) -> None:
         if self._reading:
             self._reading = False
-            await in_thread(self._executor, self._cursor.rollback)
+            await run_in_thread(self._executor, self._cursor.rollback)
 
     async def _begin(self) -> None:
         if self._only_reads:
@@ -223,9 +223,9 @@ class DuckDBSession:
 
     async def _driver(self, work: Callable[[Cursor], T]) -> T:
         try:
-            return await in_thread(self._executor, lambda: work(self._cursor), self._cursor.interrupt)
+            return await run_in_thread(self._executor, lambda: work(self._cursor), self._cursor.interrupt)
         except duckdb.Error as error:
-            raise await self._lose(mapped(error)) from error
+            raise await self._lose(map_error(error)) from error
         except (IntegrityError, StoreError):
             raise
         except BaseException as error:
@@ -246,7 +246,7 @@ class DuckDBSession:
 
     async def _end(self) -> None:
         try:
-            await in_thread(self._executor, self._cursor.rollback)
+            await run_in_thread(self._executor, self._cursor.rollback)
         finally:
             self._release()
 
@@ -265,15 +265,15 @@ def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | du
 
     ``inside`` an open transaction it is run there; else in one of its own, which is read-only, as autocommit would let it write.
     """
-    statement, reads = parsed(cursor, wanted.sql)
+    statement, reads = parse_statement(cursor, wanted.sql)
     if not reads:
         return statement
     try:
         if inside:
-            return fetched(cursor, statement, wanted)
+            return fetch_result(cursor, statement, wanted)
         cursor.begin_reading()
         try:
-            return fetched(cursor, statement, wanted)
+            return fetch_result(cursor, statement, wanted)
         finally:
             cursor.rollback()
     except duckdb.Error as error:

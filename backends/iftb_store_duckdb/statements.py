@@ -16,7 +16,7 @@ from sqlalchemy.exc import ObjectNotExecutableError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from iftb_store.errors import Unsupported
-from iftb_store_duckdb.driver import Cursor, python_rows
+from iftb_store_duckdb.driver import Cursor, to_python_rows
 
 _Process = Callable[[Any], Any]
 
@@ -50,7 +50,7 @@ class Compiled(NamedTuple):
     decoders: list[_Process | None]
 
 
-def compiled(statement: object, params: Any) -> Compiled:
+def compile_statement(statement: object, params: Any) -> Compiled:
     """Compile ``text("… :name")`` or another SQLAlchemy statement, with a dict of parameters or a list of dicts.
 
     Raises:
@@ -74,7 +74,7 @@ def compiled(statement: object, params: Any) -> Compiled:
     return Compiled(sql, parameters, _decoders(statement))
 
 
-def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
+def parse_statement(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
     """Parse one statement and tell whether it reads, as far as that shows before DuckDB looks at what it means.
 
     Raises:
@@ -90,7 +90,7 @@ def parsed(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
     return statement, kind in _READS or (kind == duckdb.StatementType.PRAGMA and _second_word(sql) in _READING_PRAGMAS)
 
 
-def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
+def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
     """Run a parsed statement for each of its parameter sets; return the rows of the last."""
     table, types = pa.table({}), list[str]()
     for parameters in wanted.parameters:
@@ -103,7 +103,7 @@ def fetched(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Re
     ):
         # DuckDB's own count of changed rows is no row of the statement
         return _result([], [])
-    rows = python_rows(table, types)
+    rows = to_python_rows(table, types)
     if len(wanted.decoders) == len(names) and any(wanted.decoders):
         rows = [tuple(map(_encoded, wanted.decoders, row)) for row in rows]
     return _result(names, rows)

@@ -19,11 +19,11 @@ from iftb_store.schema.revision import (
     LONGEST_DEFINITION,
     OUR_TABLES,
     foreign_collation,
-    foreign_part,
-    not_a_table,
+    foreign_part_error,
+    not_a_table_error,
 )
 from iftb_store.schema.table_spec import OUR_COLUMNS
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 #: Runs one query without parameters and returns its rows.
 Fetch = Callable[[str], list[tuple[Any, ...]]]
@@ -70,7 +70,7 @@ def refuse_shadows(fetch: Fetch) -> None:
 
 def _shadowed(what: str, name: str, kind: str) -> OperationalError:
     return operational_error(
-        f"the file has a {what} named {shown(name)}, which replaces DuckDB's own {kind} and could make any statement "
+        f"the file has a {what} named {show(name)}, which replaces DuckDB's own {kind} and could make any statement "
         "do something else; drop it with DuckDB itself if you trust the file, or use another one"
     )
 
@@ -84,14 +84,14 @@ def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
     """
     for (name,) in fetch(_VIEWS):
         if name.lower() in OUR_TABLES:
-            raise not_a_table(name, "view")
+            raise not_a_table_error(name, "view")
     for table, trigger in () if trusted else fetch(_TRIGGERS):
         if table.lower() in OUR_TABLES:
-            raise foreign_part(table, f"the trigger {shown(trigger)}")
+            raise foreign_part_error(table, f"the trigger {show(trigger)}")
     for table, sql in fetch(_TABLES):
         if table.lower() in OUR_TABLES:
             if len(sql) > LONGEST_DEFINITION and not trusted:
-                raise foreign_part(table, f"a definition of more than {LONGEST_DEFINITION:,} characters")
+                raise foreign_part_error(table, f"a definition of more than {LONGEST_DEFINITION:,} characters")
             tokens = _inside(sql)
             _refuse_collations(table, tokens)
             if not trusted:
@@ -123,10 +123,10 @@ def _refuse_collations(table: str, tokens: list[str]) -> None:
 
 def _refuse_expressions(table: str, tokens: list[str]) -> None:
     if any(tokens[place : place + 3] == ["GENERATED", "ALWAYS", "AS"] for place in range(len(tokens))):
-        raise foreign_part(table, "a generated column")
+        raise foreign_part_error(table, "a generated column")
     for name in _calls(tokens):
         if name not in HARMLESS_FUNCTIONS:
-            raise foreign_part(table, f"a default, a CHECK or an index that calls {shown(name)}")
+            raise foreign_part_error(table, f"a default, a CHECK or an index that calls {show(name)}")
 
 
 def _calls(tokens: list[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow as pa
 from pyarrow import csv
 
-from iftb_store.batches.arrow import TIME, completed, schema, unreadable
+from iftb_store.batches.arrow import TIME, arrow_schema, complete_rows, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store_postgres.reading import copy_out
@@ -33,7 +33,7 @@ _ISO = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 pa.scalar(0)
 
 
-def shown(column: str, kind: ColumnKind, connection: asyncpg.Connection) -> str:
+def column_sql(column: str, kind: ColumnKind, connection: asyncpg.Connection) -> str:
     """Return the SQL of a column as it is copied."""
     if kind == ColumnKind.TIME and not connection.get_settings().DateStyle.startswith("ISO"):
         return _ISO.format(column)
@@ -65,7 +65,7 @@ class _Parser:
     """Takes CSV as it comes; whole rows are parsed as soon as there are enough."""
 
     def __init__(self, selection: RowFilter) -> None:
-        wanted = schema(selection.table)
+        wanted = arrow_schema(selection.table)
         self._selection = selection
         self._types = {name: wanted.field(name).type for name in selection.columns}
         # a time of PostgreSQL's is UTC without saying so
@@ -89,7 +89,7 @@ class _Parser:
         """Return all rows."""
         await self._parse(whole=True)
         if not self._parts:
-            return schema(self._selection.table).empty_table()
+            return arrow_schema(self._selection.table).empty_table()
         return pa.concat_tables(self._parts)
 
     async def _parse(self, *, whole: bool) -> None:
@@ -116,7 +116,7 @@ class _Parser:
                 raise
             raise found from error
         columns = {name: table[name].cast(TIME) if kind == TIME else table[name] for name, kind in self._types.items()}
-        return completed(self._selection, columns, table.num_rows)
+        return complete_rows(self._selection, columns, table.num_rows)
 
     def _unreadable(self, text: pa.Buffer) -> StoreError | None:
         """Return the error for the first value that PostgreSQL has and no row of ours: NaN, infinity, a year before 1."""
@@ -126,7 +126,7 @@ class _Parser:
                 try:
                     value.cast(kind)
                 except pa.ArrowInvalid:
-                    return unreadable(self._selection.table, name, int(texts["id"][index].as_py()), value.as_py())
+                    return unreadable_value(self._selection.table, name, int(texts["id"][index].as_py()), value.as_py())
         return None
 
     def _table(self, text: pa.Buffer, types: Mapping[str, pa.DataType]) -> pa.Table:

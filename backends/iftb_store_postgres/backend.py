@@ -16,16 +16,16 @@ from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, operational_error
 from iftb_store.protocols import Capability, Encryption
-from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, obstacles, watch
+from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, watch
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import forget_variables, tls_problem
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
-from iftb_store_postgres.poolers import ignored_parameters, refused_parameter
+from iftb_store_postgres.poolers import find_ignored_parameters, find_refused_parameter
 from iftb_store_postgres.session import PostgresDriver
-from iftb_store_postgres.strangers import KINDS, tables_among
+from iftb_store_postgres.strangers import KINDS, find_tables
 from iftb_store_postgres.tls import SYSTEM, read_encryption, system_context, warn_of_plaintext
 from iftb_store_postgres.url import FOREVER, parse_options
 
@@ -107,7 +107,7 @@ class PostgresBackend(EngineBackend):
         names = [*tables, VERSION_TABLE]
         hidden = await session.run_sync(lambda own: find_hidden(own.connection(), names))
         # nobody inserts into the version's
-        found = [one for one in obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
+        found = [one for one in find_obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
         if found:
             raise operational_error(describe(found))
 
@@ -131,7 +131,7 @@ class PostgresBackend(EngineBackend):
         async with engine.connect() as connection:
             # in a transaction of its own: the work may have to set up its own before any query
             async with connection.begin():
-                tables_among((await connection.exec_driver_sql(KINDS)).all())
+                find_tables((await connection.exec_driver_sql(KINDS)).all())
             async with connection.begin():
                 if read_only:
                     # nobody else bounds the wait for a table that an operator or a migration has locked
@@ -165,7 +165,7 @@ class PostgresBackend(EngineBackend):
                 ssl=await self._system_context(),
             )
             if not self._knows_ignored:
-                self._refused |= await ignored_parameters(connection, sent)
+                self._refused |= await find_ignored_parameters(connection, sent)
                 self._knows_ignored = True
             if self._options.cache_size and not self._refused:
                 # behind a pooler, it would be set for others
@@ -177,7 +177,7 @@ class PostgresBackend(EngineBackend):
                 connection.terminate()
             if not isinstance(error, (*FAILURES, ValueError)):
                 raise
-            if (refused := refused_parameter(error, sent)) is not None:
+            if (refused := find_refused_parameter(error, sent)) is not None:
                 self._refused.add(refused)
                 return await self._connection(command_timeout, settings)
             where = (

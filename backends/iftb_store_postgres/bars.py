@@ -14,10 +14,10 @@ from typing import Literal
 
 import asyncpg
 
-from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, in_key_order
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, is_in_key_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
-from iftb_store.relational import import_modules, uncancelled
+from iftb_store.relational import import_modules, run_to_end
 from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import EPOCH
 from iftb_store.values import checks
@@ -37,7 +37,7 @@ _ARRAYS = f"""
         $9::text[], $10::text[], $11::text[]) AS batch ({", ".join(_COLUMNS[:11])})"""
 
 
-def key_of(table: str) -> str:
+def read_key(table: str) -> str:
     """Return the SQL of the columns of a bar's key, as they are compared: text as text, see `PostgresDriver.flavor`."""
     return ", ".join(f"{table}.{column}" if column == "timestamp" else f"CAST({table}.{column} AS text)" for column in KEY)
 
@@ -60,7 +60,7 @@ _UPSERT_SORTED = f"""
 # another writer stores meanwhile both say that it was new
 _UPSERT_COUNTED = f"""
     WITH written AS ({_UPSERT_SORTED} RETURNING EXISTS (
-        SELECT FROM ohlcv AS stored WHERE ({key_of("stored")}) = ({key_of("ohlcv")})) AS was_stored)
+        SELECT FROM ohlcv AS stored WHERE ({read_key("stored")}) = ({read_key("ohlcv")})) AS was_stored)
     SELECT count(*) FILTER (WHERE NOT was_stored), count(*) FILTER (WHERE was_stored) FROM written"""
 # bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
 # mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
@@ -69,7 +69,7 @@ _DIFFERS = f"""
     SELECT FROM pg_temp.iftb_store_upsert AS staged
     WHERE NOT EXISTS (
         SELECT FROM ohlcv
-        WHERE ({key_of("ohlcv")}) = ({key_of("staged")})
+        WHERE ({read_key("ohlcv")}) = ({read_key("staged")})
             AND ({", ".join(f"ohlcv.{column}" for column in VALUES)})
                 IS NOT DISTINCT FROM ({", ".join(f"staged.{column}" for column in VALUES)})
         OFFSET 0)
@@ -97,7 +97,7 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert bars in key order; a duplicate fails the statement."""
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
-    elif batch.ordered or await in_key_order(batch):
+    elif batch.ordered or await is_in_key_order(batch):
         await _copy(connection, "ohlcv", batch)
     else:
         await _stage(connection, batch)
@@ -130,10 +130,10 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool
     parts = await _parted(connection, batch)
     if parts is None:
         return False
-    new, changed = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
-    if changed:
-        await _stage(connection, changed)
-        await _upsert_staged(connection, changed)
+    new, known = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
+    if known:
+        await _stage(connection, known)
+        await _upsert_staged(connection, known)
     await insert(connection, new)
     return True
 
@@ -145,7 +145,7 @@ async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tup
     return inserted, updated
 
 
-def changed(status: str) -> int:
+def count_changed(status: str) -> int:
     """Return the number of rows that a command's status tells, e.g. 5 of ``INSERT 0 5``."""
     return int(status.rpartition(" ")[2])
 
@@ -170,7 +170,7 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
         bars = batch.bars[start : start + _COMPARED]
         moments = [bar.timestamp if bar.timestamp.tzinfo else bar.timestamp.replace(tzinfo=UTC) for bar in bars]
         window = str(moments[0]), str(moments[-1]), 2 * _COMPARED
-        found = await reading.copied(connection, _STORED, _STORED_BY, (*series, *window))
+        found = await reading.copy_bars(connection, _STORED, _STORED_BY, (*series, *window))
         if len(found) == 2 * _COMPARED:
             return None
         stored = {bar.timestamp: _GIVEN(bar) for bar in found}
@@ -196,19 +196,19 @@ async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") ->
     except BaseException as error:
         if not connection.is_closed():
             try:
-                await uncancelled(connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"))
+                await run_to_end(connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"))
             except Exception:
                 # a cancellation stays one
                 if isinstance(error, Exception):
                     raise
         raise
     # broken off, nobody would know whether there still is a savepoint to go back to
-    await uncancelled(connection.execute(f"RELEASE SAVEPOINT {name}"))
+    await run_to_end(connection.execute(f"RELEASE SAVEPOINT {name}"))
 
 
 async def _differs(connection: asyncpg.Connection) -> bool:
     """Tell whether a staged bar is new or not stored just so."""
-    return changed(await connection.execute(_DIFFERS)) > 0
+    return count_changed(await connection.execute(_DIFFERS)) > 0
 
 
 async def _upsert_staged(connection: asyncpg.Connection, batch: BarBatch) -> None:

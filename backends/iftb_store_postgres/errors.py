@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
 from iftb_store.schema.revision import OUR_TABLES
-from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes
+from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes_parameter
 
 _UNIQUE_VIOLATION, _CHECK_VIOLATION = "23505", "23514"
 _INTEGRITY_CLASS = "23"
@@ -118,11 +118,11 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return operational_error(f"{message}; {remedy}", error)
     if state in _PREPARED:
         return operational_error(f"{message}; {REMEDY}", error)
-    transient = state in _TRANSIENT or (state == PGBOUNCER and passes(message))
+    transient = state in _TRANSIENT or (state == PGBOUNCER and passes_parameter(message))
     return operational_error(_MEANING.get(state, message), error, transient=transient)
 
 
-def denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, writes: bool) -> OperationalError | None:
+def describe_denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, writes: bool) -> OperationalError | None:
     """Return the error that says what a role is to be granted for a statement of ours; None if no right to a table is missing.
 
     Args:

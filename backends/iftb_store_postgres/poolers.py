@@ -22,14 +22,14 @@ _REFUSAL = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s",]+))\s*(?:,|$)')
 
 
-def refused_parameter(error: BaseException, sent: Iterable[str]) -> str | None:
+def find_refused_parameter(error: BaseException, sent: Iterable[str]) -> str | None:
     """Return which of the startup parameters sent a pooler refuses with this error, None if it says no such thing."""
     if not isinstance(error, asyncpg.PostgresError) or (match := _REFUSAL.search(str(error))) is None:
         return None
     return next((name for name in sent if name.lower() == match[1].lower()), None)
 
 
-async def ignored_parameters(connection: asyncpg.Connection, sent: Mapping[str, str]) -> set[str]:
+async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[str, str]) -> set[str]:
     """Return which of the startup parameters that matter have no effect: a pooler may be told to ignore some."""
     try:
         # or a pooler may prepare the statement on one server connection and run it on another
@@ -43,7 +43,7 @@ async def ignored_parameters(connection: asyncpg.Connection, sent: Mapping[str, 
     return {name for name, setting in rows if setting != sent.get(name, setting)}
 
 
-def passes(message: str) -> bool:
+def passes_parameter(message: str) -> bool:
     """Tell whether what PgBouncer says may be otherwise at the next try."""
     return _NOT_NOW.search(message) is not None
 

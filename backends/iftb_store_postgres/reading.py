@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import asyncpg
 
-from iftb_store.batches.gc_pause import paused
+from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
 from iftb_store.schema.types import from_epoch_us
@@ -29,7 +29,7 @@ _SERIES = ("symbol", "exchange", "timeframe")
 _EXACT_AS_FLOAT = 2.0**52 / 1_000_000
 
 
-def bars_of(rows: Sequence[Row]) -> list[OHLCVBar]:
+def to_bars(rows: Sequence[Row]) -> list[OHLCVBar]:
     """Return rows in the order of OHLCVBar's fields, decimals as text, as bars."""
     symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, *rest = zip(*rows, strict=True)
     prices = (map(Decimal, column) for column in (open_, high, low, close, volume))
@@ -37,7 +37,7 @@ def bars_of(rows: Sequence[Row]) -> list[OHLCVBar]:
     return list(map(OHLCVBar, symbol, exchange, timeframe, timestamp, *prices, quotes, *rest))
 
 
-async def copied(connection: asyncpg.Connection, sql: str, names: Sequence[str], args: Row) -> list[OHLCVBar]:
+async def copy_bars(connection: asyncpg.Connection, sql: str, names: Sequence[str], args: Row) -> list[OHLCVBar]:
     """Run a query of one series' bars by time through COPY; ``names`` are its parameters', the series' among them."""
     given = dict(zip(names, args, strict=True))
     series = tuple(str(given[name]) for name in _SERIES)
@@ -48,7 +48,7 @@ async def copied(connection: asyncpg.Connection, sql: str, names: Sequence[str],
         nonlocal rest
         whole, newline, rest = (rest + data).rpartition(b"\n")
         if newline:
-            with paused():
+            with pause_gc():
                 bars.extend(_parsed(whole.decode(), series))
 
     query = f"SELECT {', '.join(_COLUMNS)} FROM ({sql}) AS bars ({_NAMES}) ORDER BY timestamp"

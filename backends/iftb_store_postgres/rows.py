@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 from iftb_store_postgres.arrow import pieces
-from iftb_store_postgres.bars import changed, savepoint, send
+from iftb_store_postgres.bars import count_changed, savepoint, send
 
 # keys of one DELETE
 _KEYS = 10_000
@@ -56,7 +56,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
         f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} "
         f"ON CONFLICT ({key}) DO UPDATE SET {changes} WHERE {_same(table, 'excluded')}"
     )
-    if changed(status) < rows.num_rows:
+    if count_changed(status) < rows.num_rows:
         raise integrity_error("the id of a row belongs to another row; none of the rows was stored")
 
 
@@ -75,7 +75,7 @@ async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa
     sql = f"DELETE FROM {table.name} USING ROWS FROM ({arrays}) AS gone ({', '.join(table.key)}) WHERE {same}"
     count = 0
     for first in range(0, rows.num_rows, _KEYS):
-        count += changed(await connection.execute(sql, *_keys(table, rows.slice(first, _KEYS))))
+        count += count_changed(await connection.execute(sql, *_keys(table, rows.slice(first, _KEYS))))
     return count
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.batches.bars import CHUNK, BarBatch
-from iftb_store.batches.gc_pause import paused
+from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import TradeTotals
@@ -26,20 +26,20 @@ from iftb_store.relational import (
     Statement,
     StoreSession,
     fitting_sql,
+    hold_connection,
     import_modules,
-    joined,
     note_error,
+    prepare_statement,
     scan_sql,
-    statement,
 )
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_text
-from iftb_store.values.decimals import trimmed
+from iftb_store.values.decimals import trim_zeros
 from iftb_store_postgres import bars as bulk
 from iftb_store_postgres import reading
-from iftb_store_postgres.errors import denied, translate
-from iftb_store_postgres.strangers import KINDS, tables_among
+from iftb_store_postgres.errors import describe_denied, translate
+from iftb_store_postgres.strangers import KINDS, find_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,7 +101,7 @@ class PostgresDriver:
 
     def decode_sum(self, parts: Row) -> Decimal:
         """There is one part, and PostgreSQL's sums are exact."""
-        return trimmed(parts[0])
+        return trim_zeros(parts[0])
 
     def decode_time(self, value: datetime) -> datetime:
         """Nothing is to be done: asyncpg gives aware UTC times."""
@@ -114,12 +114,12 @@ class PostgresDriver:
                 # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
                 if connection.get_server_version().major >= 14:
                     self._logger.info("COPY of %s", statement.sql)
-                    return await reading.copied(connection, statement.sql, statement.names, args)
+                    return await reading.copy_bars(connection, statement.sql, statement.names, args)
         rows = await self.read(statement, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
-            with paused():
-                bars += reading.bars_of(rows[first : first + CHUNK])
+            with pause_gc():
+                bars += reading.to_bars(rows[first : first + CHUNK])
             await asyncio.sleep(0)
         return bars
 
@@ -160,11 +160,11 @@ class PostgresDriver:
         """Run one writing statement; return how many rows it changed."""
         self._logger.info("%s", statement.sql)
         async with self._connection() as connection:
-            return bulk.changed(await connection.execute(statement.sql, *args))
+            return bulk.count_changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
-        made = statement(_TOTALS, self.flavor.dialect)
+        made = prepare_statement(_TOTALS, self.flavor.dialect)
         # no text here, which would be read anew for every row; the calendar's first moment goes as -infinity, which finds as much
         values = {"since": since, "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
@@ -180,13 +180,13 @@ class PostgresDriver:
                 ready, values = self._ready(fitting_sql(selection, self.flavor))
                 selection = replace(selection, limit=max(1, await connection.fetchval(ready.sql, *values)))
             ready, values = self._ready(
-                scan_sql(selection, self.flavor, lambda column, kind: arrow.shown(column, kind, connection))
+                scan_sql(selection, self.flavor, lambda column, kind: arrow.column_sql(column, kind, connection))
             )
             return await arrow.read_rows(connection, selection, ready.sql, values)
 
     def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, list[Any]]:
         sql, values = made
-        ready = statement(sql, self.flavor.dialect)
+        ready = prepare_statement(sql, self.flavor.dialect)
         self._logger.info("%s", ready.sql)
         return ready, [self.encode(values[name]) for name in ready.names]
 
@@ -225,7 +225,7 @@ class PostgresDriver:
             # which a pooler may keep to itself
             role = getattr(connection.get_settings(), "session_authorization", None)
             quoted = self.flavor.dialect.identifier_preparer.quote(role) if role else "…"
-            translated = denied(error, quoted, writes=writes) or translate(error)
+            translated = describe_denied(error, quoted, writes=writes) or translate(error)
             note_error(self._session, translated or error, gone=False)
             raise translated or error from error
         except asyncio.CancelledError as error:
@@ -254,7 +254,7 @@ class PostgresDriver:
     async def _connection(self, *, begin: bool = True, writes: bool = True) -> AsyncIterator[Any]:
         """Yield the driver's connection, in the session's transaction, for this call alone; translate what is raised."""
         session = self._session
-        async with joined(session) as pooled:
+        async with hold_connection(session) as pooled:
             # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
             adapter: Any = pooled.dbapi_connection
             driver: Any = pooled.driver_connection
@@ -280,7 +280,7 @@ async def _begin(adapter: Any, driver: Any) -> None:
 
 
 async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
-    tables = tables_among(await connection.fetch(KINDS))
+    tables = find_tables(await connection.fetch(KINDS))
     stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in tables else None
     return "ohlcv" in tables, stamped
 

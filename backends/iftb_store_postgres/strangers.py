@@ -7,7 +7,7 @@ from typing import Any
 
 from iftb_store.errors import operational_error
 from iftb_store.relational import Hidden, describe
-from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, foreign_collation, not_a_table
+from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, foreign_collation, not_a_table_error
 from iftb_store.schema.table_spec import OUR_COLUMNS
 
 _NAMES = ", ".join(f"'{name}'" for name in OUR_TABLES)
@@ -51,7 +51,7 @@ _TABLES = ("r", "p")
 _WORDS = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence", "i": "index", "I": "index", "c": "type"}
 
 
-def tables_among(rows: Iterable[Any]) -> set[str]:
+def find_tables(rows: Iterable[Any]) -> set[str]:
     """Return which of our names are tables, ordinary or partitioned, by the rows of `KINDS`.
 
     Raises:
@@ -67,7 +67,7 @@ def tables_among(rows: Iterable[Any]) -> set[str]:
     ]
     for name, kind, schema, _, _, collations in found:
         if not schema and kind not in _TABLES:
-            raise not_a_table(name, _WORDS.get(kind, f"relation of the kind {kind}"))
+            raise not_a_table_error(name, _WORDS.get(kind, f"relation of the kind {kind}"))
         for part in collations.split(",") if collations else ():
             column, _, collation = part.partition(" ")
             if column in OUR_COLUMNS[name]:

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, completed, schema, unreadable
+from iftb_store.batches.arrow import DECIMAL, TIME, arrow_schema, complete_rows, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
-from iftb_store.values.decimals import from_sortable, plain, to_sortable
+from iftb_store.values.decimals import format_plain, from_sortable, to_sortable
 from iftb_store.values.display import is_text
 
 #: Rows that one statement joins: a few milliseconds of one core.
@@ -51,7 +51,7 @@ def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) 
         # an error may have ended it already
         if alone and connection.in_transaction:
             connection.execute("COMMIT")
-    return pa.concat_tables(parts) if parts else schema(selection.table).empty_table()
+    return pa.concat_tables(parts) if parts else arrow_schema(selection.table).empty_table()
 
 
 def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> StoreError | None:
@@ -62,7 +62,7 @@ def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made
             values = dict(zip(selection.columns, row, strict=True))
             for name, value in values.items():
                 if not (_nullable(selection, name) if value is None else _sound(selection.table.kinds[name], value)):
-                    return unreadable(selection.table, name, values["id"], value)
+                    return unreadable_value(selection.table, name, values["id"], value)
     finally:
         connection.text_factory = usual
     return None
@@ -78,7 +78,7 @@ def _sound(kind: ColumnKind, value: Any) -> bool:
     if kind != ColumnKind.DECIMAL:
         return True
     try:
-        digits = plain(from_sortable(value))
+        digits = format_plain(from_sortable(value))
     except (ArithmeticError, LookupError):
         return False
     return digits is not None and to_sortable(digits) == value
@@ -108,12 +108,12 @@ def _last(selection: RowFilter, column: str, texts: list[str]) -> Any:
 
 
 def _converted(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
-    wanted = schema(selection.table)
+    wanted = arrow_schema(selection.table)
     columns = {
         name: _values(text, wanted.field(name).type, _nullable(selection, name), _between(selection, name))
         for name, text in zip(selection.columns, texts, strict=True)
     }
-    return completed(selection, columns, count)
+    return complete_rows(selection, columns, count)
 
 
 def _joined(selection: RowFilter, column: str) -> str:

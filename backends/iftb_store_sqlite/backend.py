@@ -23,12 +23,12 @@ from iftb_store.relational import (
     before_write,
     blame_parent,
     check_own_lock,
+    find_session,
     is_isolated,
     is_read,
     is_snapshot,
     may_write,
-    session_of,
-    uncancelled,
+    run_to_end,
     watch,
 )
 from iftb_store.values.file_identity import file_identity
@@ -36,7 +36,7 @@ from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.connection import Driver, Pool, StoreConnection, begin, configure
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
 from iftb_store_sqlite.session import SQLiteDriver
-from iftb_store_sqlite.storage import cannot_be_written, refused, require_no_log, version_of
+from iftb_store_sqlite.storage import is_not_writable, read_version, refused_error, require_no_log
 from iftb_store_sqlite.strangers import refuse_foreign_objects
 from iftb_store_sqlite.url import parse_options
 
@@ -167,7 +167,7 @@ class SQLiteBackend(EngineBackend):
                 await asyncio.shield(work)
             except asyncio.CancelledError:
                 stop.set()
-                await uncancelled(_ended(work))
+                await run_to_end(_ended(work))
                 raise
             except sqlite3.Error as error:
                 raise translate(error) from error
@@ -178,12 +178,12 @@ class SQLiteBackend(EngineBackend):
         try:
             return await self._opened(self._options.target)
         except RAISED as error:
-            if self._memory or not cannot_be_written(self._path, error):
+            if self._memory or not is_not_writable(self._path, error):
                 raise translate(error) from error
             if self._options.mode != "ro":
-                raise refused(self._path, error) from error
+                raise refused_error(self._path, error) from error
             require_no_log(self._path, error)
-            version = version_of(self._path)
+            version = read_version(self._path)
         try:
             connection = await self._opened(f"{self._options.target}&immutable=1")
         except RAISED as error:
@@ -256,7 +256,7 @@ def _begin_before_writes(
         return
     driver = connection.connection.dbapi_connection
     if not only_reads and driver is not None and not driver.driver_connection.in_transaction:
-        check_own_lock(driver.driver_connection.write_lock, session_of(connection))
+        check_own_lock(driver.driver_connection.write_lock, find_session(connection))
     if not (reads and only_reads):
         before_write(connection)
     if driver is None or driver.driver_connection.in_transaction:
@@ -264,7 +264,7 @@ def _begin_before_writes(
     try:
         driver.run_async(_begin_to_read if only_reads else _begin)
     except RAISED as error:
-        raise blame_parent(translate(error), driver.driver_connection.write_lock, session_of(connection)) from error
+        raise blame_parent(translate(error), driver.driver_connection.write_lock, find_session(connection)) from error
 
 
 async def _begin(connection: Any) -> None:

@@ -11,7 +11,7 @@ from itertools import chain, islice, repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarColumns
-from iftb_store.batches.gc_pause import age, paused
+from iftb_store.batches.gc_pause import age_objects, pause_gc
 from iftb_store.errors import readable
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row
@@ -56,17 +56,17 @@ def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLC
     """Run a query whose columns are OHLCVBar's fields."""
     cursor = connection.execute(sql, args)
     bars: list[OHLCVBar] = []
-    with paused():
+    with pause_gc():
         while rows := cursor.fetchmany(CHUNK):
             with readable("ohlcv"):
                 bars += to_bars(rows)
-            age()
+            age_objects()
     return bars
 
 
 def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> bool:
     """Check and write the next chunk; False where there is none."""
-    with paused():
+    with pause_gc():
         columns = next(chunks, None)
         if columns is None:
             return False
@@ -91,22 +91,22 @@ def write_whole(connection: sqlite3.Connection, writer: BarWriter, chunks: Itera
 
 def to_rows(columns: BarColumns, created_at: int) -> list[Row]:
     """Return checked bars as rows for the INSERT."""
-    decimals = (sortable(column) for column in columns[4:9])
-    quotes = optional(columns.quote_volume)
+    decimals = (to_sortables(column) for column in columns[4:9])
+    quotes = to_optional_sortables(columns.quote_volume)
     times = map(floordiv, map(sub, columns.timestamp, repeat(EPOCH)), repeat(_MICROSECOND))
     names = columns.exchange, columns.symbol, columns.timeframe
     return list(zip(*names, times, *decimals, quotes, columns.trades_count, repeat(created_at), strict=False))
 
 
-def optional(texts: Sequence[str | None]) -> Sequence[str | None]:
+def to_optional_sortables(texts: Sequence[str | None]) -> Sequence[str | None]:
     """Return a column of plain decimals, some of them missing, as `to_sortable` writes them."""
     given = [text for text in texts if text is not None]
     if len(given) == len(texts):
-        return sortable(given)
+        return to_sortables(given)
     return [None if text is None else to_sortable(text) for text in texts]
 
 
-def sortable(texts: Sequence[str]) -> Sequence[str]:
+def to_sortables(texts: Sequence[str]) -> Sequence[str]:
     """Return a column of plain decimals as `to_sortable` writes them."""
     joined = "\n".join(texts)
     if "-" in joined:

@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from iftb_store.relational import StorePool
 from iftb_store_sqlite.errors import RAISED
-from iftb_store_sqlite.storage import Version, version_of
+from iftb_store_sqlite.storage import Version, read_version
 from iftb_store_sqlite.url import Options
 
 # milliseconds; a cancellation is noticed in so long a time
@@ -163,7 +163,7 @@ class StoreConnection(aiosqlite.Connection):
         if self.read_as is None:
             return False
         path, version = self.read_as
-        return version is None or version_of(path) != version
+        return version is None or read_version(path) != version
 
     @property
     def in_transaction(self) -> bool:

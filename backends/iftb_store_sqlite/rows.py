@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.batches.arrow import DECIMAL, TIME, plain_texts
+from iftb_store.batches.arrow import DECIMAL, TIME, to_plain_texts
 from iftb_store.batches.bars import CHUNK
-from iftb_store.batches.gc_pause import paused
+from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store_sqlite.bars import optional
+from iftb_store_sqlite.bars import to_optional_sortables
 
 # as for bars: rows of one statement
 _ROWS = 200
@@ -34,7 +34,7 @@ def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table)
 
 def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> None:
     """Insert rows; a conflict fails the statement."""
-    with paused():
+    with pause_gc():
         rows = _stored(part, table.columns)
         one = f"({', '.join('?' * len(table.columns))})"
         sql = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES "
@@ -46,7 +46,7 @@ def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> 
 
 def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, columns: Sequence[str]) -> int:
     """Delete the rows with these values of columns, the key's among them; return how many there were."""
-    with paused():
+    with pause_gc():
         where = " AND ".join(f"{column} = ?" for column in columns)
         return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, columns)).rowcount
 
@@ -57,6 +57,6 @@ def _stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 
 def _values(column: Any) -> Sequence[Any]:
     if column.type == DECIMAL:
-        return optional(plain_texts(column))
+        return to_optional_sortables(to_plain_texts(column))
     values: Sequence[Any] = (column.cast(pa.int64()) if column.type == TIME else column).to_pylist()
     return values

@@ -28,12 +28,12 @@ from iftb_store.relational import (
     blame_parent,
     check_own_lock,
     fitting_sql,
+    hold_connection,
     import_modules,
-    joined,
     note_error,
+    prepare_statement,
+    run_to_end,
     scan_sql,
-    statement,
-    uncancelled,
 )
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -44,7 +44,7 @@ from iftb_store_sqlite.bars import INSERTER, KEEPER, UPSERTER, BarWriter, fetch_
 from iftb_store_sqlite.connection import begin, release, savepoint, undo
 from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.strangers import refuse_foreign_objects
-from iftb_store_sqlite.totals import TOTALS, sum_of, sums, trade_totals
+from iftb_store_sqlite.totals import TOTALS, add_parts, make_totals, sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,7 +90,7 @@ class SQLiteDriver:
 
     decode_decimal = staticmethod(from_sortable)
     decode_time = staticmethod(from_epoch_us)
-    decode_sum = staticmethod(sum_of)
+    decode_sum = staticmethod(add_parts)
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""
@@ -132,10 +132,10 @@ class SQLiteDriver:
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
         """See TradeStore.get_totals."""
-        made = statement(TOTALS, self.flavor.dialect)
+        made = prepare_statement(TOTALS, self.flavor.dialect)
         values = {"since": to_epoch_us(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
-        return trade_totals(row)
+        return make_totals(row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """See Stores.read_rows; in SQLite's thread."""
@@ -145,7 +145,7 @@ class SQLiteDriver:
         self._logger.info("scan of %s", selection.table.name)
 
         def ready(sql: str, values: dict[str, Any]) -> tuple[str, Row]:
-            made = statement(sql, self.flavor.dialect)
+            made = prepare_statement(sql, self.flavor.dialect)
             return made.sql, [self.encode(values[name]) for name in made.names]
 
         if selection.size is not None:
@@ -206,7 +206,7 @@ class SQLiteDriver:
                 yield connection
                 await connection.run(release, writes=True)
             except BaseException:
-                await uncancelled(connection.run(undo))
+                await run_to_end(connection.run(undo))
                 raise
 
     async def _run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
@@ -216,7 +216,7 @@ class SQLiteDriver:
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[_InTurn]:
         session = self._session
-        async with joined(session) as pooled:
+        async with hold_connection(session) as pooled:
             driver: Any = pooled.driver_connection
             if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                 try:

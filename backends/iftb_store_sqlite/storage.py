@@ -21,14 +21,14 @@ _REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 Version = tuple[int, ...]
 
 
-def cannot_be_written(path: str, error: BaseException) -> bool:
+def is_not_writable(path: str, error: BaseException) -> bool:
     """Tell whether a file that can be read failed to open because it, or its directory, cannot be written."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _REFUSED or not os.access(path, os.R_OK):
         return False
     return not (os.access(path, os.W_OK) and os.access(os.path.dirname(os.path.realpath(path)), os.W_OK))  # noqa: PTH120
 
 
-def refused(path: str, error: BaseException) -> OperationalError:
+def refused_error(path: str, error: BaseException) -> OperationalError:
     """Return the error for a file that was to be written."""
     return operational_error(
         f"the database file {path} cannot be written, or a log beside it cannot: its storage or permissions are read-only; "
@@ -52,7 +52,7 @@ def require_no_log(path: str, error: BaseException) -> None:
         )
 
 
-def version_of(path: str) -> Version | None:
+def read_version(path: str) -> Version | None:
     """Return the version of a file; None where a log lies beside it, or it is gone."""
     try:
         found = os.stat(path)  # noqa: PTH116

@@ -11,11 +11,11 @@ from iftb_store.schema.revision import (
     LONGEST_DEFINITION,
     OUR_TABLES,
     foreign_collation,
-    foreign_part,
-    not_a_table,
+    foreign_part_error,
+    not_a_table_error,
 )
 from iftb_store.schema.table_spec import FILLED_COLUMNS, OUR_COLUMNS
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 _VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
 _OBJECTS = f"""
@@ -57,9 +57,9 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
             triggers.append((table, name))
         elif kind in ("table", "view") and name.lower() in OUR_TABLES:
             if kind == "view" or _VIRTUAL.match(sql):
-                raise not_a_table(name, "view" if kind == "view" else "virtual table")
+                raise not_a_table_error(name, "view" if kind == "view" else "virtual table")
             if len(sql) > LONGEST_DEFINITION and not trusted:
-                raise foreign_part(name, f"a definition of more than {LONGEST_DEFINITION:,} characters")
+                raise foreign_part_error(name, f"a definition of more than {LONGEST_DEFINITION:,} characters")
             tables.append(name)
     for table in tables:
         _refuse_collations(connection, table)
@@ -72,7 +72,7 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
     for table, trigger in triggers:
         if table.lower() in changed:
             cause = "" if table.lower() in OUR_TABLES else " (run by a foreign key's action when a table of iftb-store changes)"
-            raise foreign_part(table, f"the trigger {shown(trigger)}{cause}")
+            raise foreign_part_error(table, f"the trigger {show(trigger)}{cause}")
     for table in tables:
         _refuse_expressions(connection, table)
 
@@ -102,22 +102,24 @@ def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[
 def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
     for _, column, _, _, default, _, hidden in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
         if hidden in _GENERATED:
-            raise foreign_part(table, f"the generated column {shown(column)}")
+            raise foreign_part_error(table, f"the generated column {show(column)}")
         # rows that were stored before the column was added need not hold it: the default is read for each of them
         ours = column.lower() in OUR_COLUMNS[table.lower()] and column.lower() not in FILLED_COLUMNS
         if ours and default is not None and default.upper() != "NULL":
-            raise foreign_part(table, f"a default of the column {shown(column)}")
+            raise foreign_part_error(table, f"a default of the column {show(column)}")
     try:
         # compiled and not run: it has every call of a default, a CHECK and an index
         program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
             raise
-        raise foreign_part(table, f"a default, a CHECK or an index that cannot be used ({shown(str(error), 200)})") from error
+        raise foreign_part_error(
+            table, f"a default, a CHECK or an index that cannot be used ({show(str(error), 200)})"
+        ) from error
     for _, operation, _, _, _, call, *_ in program:
         name = "||" if operation == "Concat" else str(call).partition("(")[0] if operation in _CALLS else None
         if name is not None and name not in HARMLESS_FUNCTIONS:
-            raise foreign_part(table, f"a default, a CHECK or an index that calls {shown(name)}")
+            raise foreign_part_error(table, f"a default, a CHECK or an index that calls {show(name)}")
 
 
 def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:

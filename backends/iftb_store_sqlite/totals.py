@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from iftb_store.protocols import TradeTotals
 from iftb_store.relational import Row
-from iftb_store.values.decimals import from_sortable, trimmed
+from iftb_store.values.decimals import from_sortable, trim_zeros
 
 # A decimal is 20 digits before and 18 after the point, cut into parts of 10, 10, 9 and 9 digits; a sum of a part over
 # 2**63 / 10**10, some 900 million, rows still fits. Negative numbers hold the nines' complement of their digits.
@@ -53,16 +53,16 @@ TOTALS = f"""
 
 
 def sums(column: str) -> list[str]:
-    """Return the aggregates that `sum_of` puts together: of a column of decimals that are not negative."""
+    """Return the aggregates that `add_parts` puts together: of a column of decimals that are not negative."""
     return _parts(column, f"{column} IS NOT NULL", negative=False)
 
 
-def sum_of(parts: Row) -> Decimal:
+def add_parts(parts: Row) -> Decimal:
     """Return the sum whose parts `sums` gave."""
-    return trimmed(_decimal(_whole(parts)))
+    return trim_zeros(_decimal(_whole(parts)))
 
 
-def trade_totals(row: Row) -> TradeTotals:
+def make_totals(row: Row) -> TradeTotals:
     """Put the parts of a row of `TOTALS` together."""
     trades, wins, losses, largest_win, largest_loss, *parts = row
     profit, loss, paid, rebated = (_whole(parts[first : first + 4]) for first in range(0, 16, 4))

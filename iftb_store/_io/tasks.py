@@ -24,7 +24,7 @@ async def import_modules(*names: str) -> None:
             _imported.add(name)
 
 
-async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Wait for the end of ``work`` even if this task is cancelled meanwhile, however often; then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

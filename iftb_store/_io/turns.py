@@ -27,7 +27,7 @@ def check_process(process: int, what: object) -> None:
         )
 
 
-def other_loop(what: str) -> NotConnectedError:
+def other_loop_error(what: str) -> NotConnectedError:
     """Return the error for a use in an event loop other than the one that opened it."""
     return NotConnectedError(
         f"{what} belongs to another event loop, in which it was opened; create a DatabaseManager for each event loop, "
@@ -65,7 +65,7 @@ class Turns:
     async def __aenter__(self) -> Turns:
         check_process(self._process, "the session")
         if self.is_foreign():
-            raise other_loop("the session")
+            raise other_loop_error("the session")
         task = asyncio.current_task()
         if self._owner is not None and self._owner is task:
             raise operational_error(_WITHIN)

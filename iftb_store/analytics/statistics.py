@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from iftb_store.models import TradeStatistics
 from iftb_store.protocols import TradeTotals
-from iftb_store.values.decimals import CONTEXT, SCALE, trimmed
+from iftb_store.values.decimals import CONTEXT, SCALE, trim_zeros
 
 _PLACES = Decimal(1).scaleb(-SCALE)
 
@@ -22,14 +22,14 @@ def trade_statistics(totals: TradeTotals) -> TradeStatistics:
         winning_trades=totals.wins,
         losing_trades=totals.losses,
         win_rate=_ratio(Decimal(100 * totals.wins), totals.trades),
-        gross_profit=trimmed(totals.profit),
-        gross_loss=trimmed(totals.loss),
-        net_pnl=trimmed(CONTEXT.subtract(totals.profit, totals.loss)),
-        total_fees=trimmed(totals.fees),
+        gross_profit=trim_zeros(totals.profit),
+        gross_loss=trim_zeros(totals.loss),
+        net_pnl=trim_zeros(CONTEXT.subtract(totals.profit, totals.loss)),
+        total_fees=trim_zeros(totals.fees),
         avg_win=_ratio(totals.profit, totals.wins),
         avg_loss=_ratio(totals.loss, totals.losses),
-        largest_win=trimmed(totals.largest_win),
-        largest_loss=trimmed(totals.largest_loss),
+        largest_win=trim_zeros(totals.largest_win),
+        largest_loss=trim_zeros(totals.largest_loss),
         profit_factor=_ratio(totals.profit, totals.loss) if totals.loss else None,
     )
 
@@ -38,4 +38,4 @@ def _ratio(numerator: Decimal, denominator: Decimal | int) -> Decimal:
     if not denominator:
         return Decimal(0)
     quotient = CONTEXT.divide(numerator, Decimal(denominator))
-    return trimmed(quotient.quantize(_PLACES, context=CONTEXT) if quotient.adjusted() < CONTEXT.prec - SCALE - 1 else quotient)
+    return trim_zeros(quotient.quantize(_PLACES, context=CONTEXT) if quotient.adjusted() < CONTEXT.prec - SCALE - 1 else quotient)

@@ -16,8 +16,8 @@ from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
-from iftb_store.values.decimals import PRECISION, SCALE, plain
-from iftb_store.values.display import shown
+from iftb_store.values.decimals import PRECISION, SCALE, format_plain
+from iftb_store.values.display import show
 
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
@@ -33,24 +33,24 @@ _TYPES: dict[ColumnKind, pa.DataType] = {
 
 
 @cache
-def schema(table: TableSpec) -> pa.Schema:
+def arrow_schema(table: TableSpec) -> pa.Schema:
     """Return the schema of a table's rows: the fields of its dataclass in their order."""
     return pa.schema([pa.field(column, _TYPES[kind]) for column, kind in table.kinds.items()])
 
 
-def completed(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
+def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
     """Return the columns that an engine read, and those whose value the selection fixes."""
-    complete = schema(selection.table)
+    complete = arrow_schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
     rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)
     _check(selection.table, rows)
     return rows
 
 
-def unreadable(table: TableSpec, column: str, number: object, value: object) -> StoreError:
+def unreadable_value(table: TableSpec, column: str, number: object, value: object) -> StoreError:
     """Return the error for a stored value that its column cannot have, e.g. written by raw SQL; ``number`` is the row's id."""
     return StoreError(
-        f"{table.name}: the {column} of the row with the id {shown(number)} cannot be read: it is {shown(value)}; "
+        f"{table.name}: the {column} of the row with the id {show(number)} cannot be read: it is {show(value)}; "
         "`iftb-store doctor` finds all such values and reports how to fix them"
     )
 
@@ -68,7 +68,7 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
         if bad is not None:
             index = pc.index(bad, True).as_py()
             value = column[index] if kind != ColumnKind.TIME else column[index].cast(pa.int64())
-            raise unreadable(table, name, rows["id"][index].as_py(), value.as_py())
+            raise unreadable_value(table, name, rows["id"][index].as_py(), value.as_py())
 
 
 class ArrowBatch(BarBatch):
@@ -88,10 +88,10 @@ class ArrowBatch(BarBatch):
         for first in range(0, len(self), size):
             exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
-            yield BarColumns._make((*names, times(timestamp), *map(plain_texts, prices), trades_count.to_pylist()))
+            yield BarColumns._make((*names, to_datetimes(timestamp), *map(to_plain_texts, prices), trades_count.to_pylist()))
 
 
-def times(column: Any) -> list[Any]:
+def to_datetimes(column: Any) -> list[Any]:
     """Return a column of times as aware UTC datetimes."""
     if column.null_count:
         return [None if value is None else from_epoch_us(value) for value in column.cast(pa.int64()).to_pylist()]
@@ -102,13 +102,13 @@ def times(column: Any) -> list[Any]:
     return list(map(datetime, *(part(naive).to_pylist() for part in fields), micro.to_pylist(), repeat(UTC)))
 
 
-def decimals(column: Any) -> list[Any]:
+def to_decimals(column: Any) -> list[Any]:
     """Return a column of DECIMAL(38,18) as Decimals, without trailing zeros."""
-    texts = plain_texts(column)
+    texts = to_plain_texts(column)
     return [None if text is None else Decimal(text) for text in texts] if column.null_count else list(map(Decimal, texts))
 
 
-def plain_texts(column: Any) -> list[Any]:
+def to_plain_texts(column: Any) -> list[Any]:
     """Return a column of DECIMAL(38,18) as plain digits, without trailing zeros."""
     text: Any = column.cast(pa.string())
     # Arrow writes 0 and values below 0.000001 with an exponent, whose zeros count
@@ -116,4 +116,4 @@ def plain_texts(column: Any) -> list[Any]:
     short: list[Any] = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
     if not pc.any(tiny).as_py():
         return short
-    return [plain(Decimal(value)) if value is not None and "E" in value else value for value in short]
+    return [format_plain(Decimal(value)) if value is not None and "E" in value else value for value in short]

@@ -17,7 +17,7 @@ from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import FIRST_US, LAST_US
 from iftb_store.values import checks
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import check_timeframe
 
 # its stubs do not allow plain values as arguments
@@ -53,7 +53,7 @@ class RowError(InvalidValueError):
         self.why = why
 
 
-async def gathered(data: object) -> pa.Table:
+async def collect_rows(data: object) -> pa.Table:
     """Return the rows of a table, record batch, reader or data frame (by Arrow's PyCapsule interface), or of several of these.
 
     An iterable is iterated here, as it may belong to this thread; exporting a part may take long, so another thread
@@ -75,7 +75,7 @@ async def gathered(data: object) -> pa.Table:
         raise InvalidValueError(f"data cannot be read as one Arrow table: {_first_line(error)}") from error
     raise InvalidValueError(
         "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
-        f"not {kind(data)}; bars as objects go to insert_many or upsert_many"
+        f"not {type_name(data)}; bars as objects go to insert_many or upsert_many"
     )
 
 
@@ -88,13 +88,13 @@ def _table(data: Any) -> pa.Table | None:
     return None
 
 
-def prepared(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
-    """Return rows checked, one per key and in key order; see `checked` and `in_order`."""
-    rows = checked(table, from_float=from_float)
-    return in_order(rows, last_wins=last_wins) if rows.num_rows else rows
+def prepare_rows(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
+    """Return rows checked, one per key and in key order; see `check_rows` and `sort_rows`."""
+    rows = check_rows(table, from_float=from_float)
+    return sort_rows(rows, last_wins=last_wins) if rows.num_rows else rows
 
 
-def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
+def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
     """Return the columns to write, with the types of `WRITTEN`; every row can be stored.
 
     Raises:
@@ -106,7 +106,7 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
         return WRITTEN.empty_table()
     columns: dict[str, Any] = {}
     for field in WRITTEN:
-        given = plain_column(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
+        given = decode_dictionary(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
         if given.null_count and field.name not in _OPTIONAL:
             raise _refused(table, pc.is_null(given), f"{field.name} is null")
         if given.null_count == len(given):
@@ -119,17 +119,17 @@ def checked(table: pa.Table, *, from_float: bool) -> pa.Table:
     return made
 
 
-def in_order(table: pa.Table, *, last_wins: bool) -> pa.Table:
+def sort_rows(table: pa.Table, *, last_wins: bool) -> pa.Table:
     """Return checked rows in key order, one per key.
 
     Raises:
         IntegrityError: a key is a duplicate, and ``last_wins`` is false.
     """
-    if not rises(table):
+    if not is_rising(table):
         # the sort keeps rows of one key in their order
         order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])
         table = table.take(order).combine_chunks()
-        again = repeated(table)
+        again = find_repeated(table)
         if again.true_count:
             if not last_wins:
                 raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
@@ -142,7 +142,7 @@ def _check_names(names: list[str]) -> None:
     unknown = [name for name in names if name not in BARS.columns]
     if unknown:
         raise InvalidValueError(
-            f"a bar has no column {shown(unknown[0])}; the columns that are written are {', '.join(BarColumns._fields)}, "
+            f"a bar has no column {show(unknown[0])}; the columns that are written are {', '.join(BarColumns._fields)}, "
             f"and {' and '.join(_KEPT)} are ignored"
         )
     if len(set(names)) < len(names):
@@ -153,7 +153,7 @@ def _check_names(names: list[str]) -> None:
         raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
 
 
-def plain_column(column: Any) -> Any:
+def decode_dictionary(column: Any) -> Any:
     """Return a column without dictionary encoding."""
     if not pa.types.is_dictionary(column.type):
         return column
@@ -237,7 +237,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
 def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
     for index, value in enumerate(given.to_pylist()):
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _refused_row(table, index, f"{name} {shown(value)} is not a decimal number")
+            return _refused_row(table, index, f"{name} {show(value)} is not a decimal number")
         try:
             checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
         except InvalidValueError as refusal:
@@ -266,13 +266,13 @@ def _refused_row(table: pa.Table, index: int, why: str) -> RowError:
 
 def _shown(cell: Any) -> str:
     try:
-        return shown(cell.to_pylist()[0])
+        return show(cell.to_pylist()[0])
     except (ValueError, OverflowError):
         # a time that Python's datetime cannot hold
         return f"({cell.type})"
 
 
-def rises(table: pa.Table) -> bool:
+def is_rising(table: pa.Table) -> bool:
     """Return whether rows are of one series, each later than the previous one."""
     if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
         return False
@@ -280,7 +280,7 @@ def rises(table: pa.Table) -> bool:
     return bool(pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py())
 
 
-def repeated(table: pa.Table) -> Any:
+def find_repeated(table: pa.Table) -> Any:
     """Return for each row except the last whether the next one has the same key."""
     count = table.num_rows - 1
     same: Any = None
@@ -304,4 +304,4 @@ def _remedy(given: pa.DataType) -> str:
 
 def _first_line(error: Exception) -> str:
     # Arrow quotes values, which may contain control characters of a terminal
-    return shown(next(iter(str(error).splitlines()), ""), 200)
+    return show(next(iter(str(error).splitlines()), ""), 200)

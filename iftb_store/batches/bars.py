@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
 from iftb_store.values import checks
-from iftb_store.values.decimals import plain
-from iftb_store.values.display import shown
+from iftb_store.values.decimals import format_plain
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS, check_timeframe
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class BarBatch:
             InvalidValueError: while iterating, at the first bar that cannot be stored, which the message names.
         """
         for first in range(0, len(self.bars), size):
-            yield bar_columns(self.bars[first : first + size], first, len(self.bars))
+            yield to_columns(self.bars[first : first + size], first, len(self.bars))
 
 
-def bar_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
+def to_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
     """Check bars and return them as columns; messages use ``first``, the index of the first bar in a batch of ``total``."""
     try:
         columns = _fast_columns(bars)
@@ -179,13 +179,13 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
     except InvalidValueError as error:
         raise InvalidValueError(f"bar {index + 1} of {total} ({_label(bar)}): {error}") from error
     decimals = (checked.open, checked.high, checked.low, checked.close, checked.volume)
-    quote = None if checked.quote_volume is None else plain(checked.quote_volume)
+    quote = None if checked.quote_volume is None else format_plain(checked.quote_volume)
     return (
         checked.exchange,
         checked.symbol,
         checked.timeframe,
         checked.timestamp,
-        *map(plain, decimals),
+        *map(format_plain, decimals),
         quote,
         checked.trades_count,
     )
@@ -224,10 +224,10 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
 
 def _label(bar: object) -> str:
     parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
-    return " ".join(shown(part) for part in parts)
+    return " ".join(show(part) for part in parts)
 
 
-async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
+async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
     """Return the bars as a batch without those that a later bar of the same key replaces.
 
     Raises:
@@ -245,13 +245,13 @@ async def distinct_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarB
     if len(last) < len(bars):
         # a bar that a later one replaces must be valid too, and is named by its index in the whole batch
         for first in range(0, len(bars), CHUNK):
-            bar_columns(bars[first : first + CHUNK], first, len(bars))
+            to_columns(bars[first : first + CHUNK], first, len(bars))
             await asyncio.sleep(0)
         bars = [bars[index] for index in last.values()]
     return BarBatch(bars, created_at, ordered=ordered)
 
 
-async def in_key_order(batch: BarBatch) -> bool:
+async def is_in_key_order(batch: BarBatch) -> bool:
     """Return whether the keys of a batch, which is not checked yet, are known to be in ascending order."""
     previous: list[_Key] = []
     for first in range(0, len(batch), CHUNK):
@@ -280,4 +280,4 @@ def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
             return keys
     except Exception:  # noqa: S110 - as in bar_columns
         pass
-    return list(zip(*bar_columns(bars, first, total)[:4], strict=True))
+    return list(zip(*to_columns(bars, first, total)[:4], strict=True))

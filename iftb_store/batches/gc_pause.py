@@ -13,7 +13,7 @@ _was_enabled = False
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def pause_gc() -> Iterator[None]:
     """Pause the collector for synchronous work, never across an await.
 
     Pauses may overlap, also in several threads; when the last one ends the collector is as it was before the first.
@@ -26,7 +26,7 @@ def paused() -> Iterator[None]:
         _pauses += 1
     try:
         yield
-        age()
+        age_objects()
     finally:
         with _guard:
             _pauses -= 1
@@ -34,7 +34,7 @@ def paused() -> Iterator[None]:
                 gc.enable()
 
 
-def age() -> None:
+def age_objects() -> None:
     """Move the thousands of objects made in a pause to the old generation, a portion at a time.
 
     Otherwise the first collection after the pause would scan all of them at once, or all objects of the process,

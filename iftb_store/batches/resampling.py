@@ -105,7 +105,7 @@ def _fitting(source: str) -> str:
     return f"those that can are {' '.join(fitting)}" if fitting else "no timeframe can"
 
 
-def resampled(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
+def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
     """Return the bars of buckets; ``series`` is their symbol, exchange and timeframe.
 
     Raises:

@@ -19,10 +19,10 @@ from iftb_store._io.atomic_files import private_files
 from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
-from iftb_store.cli.output import error_line, say
+from iftb_store.cli.output import print_error, say
 from iftb_store.cli.target import Terminated
 from iftb_store.errors import InvalidValueError, StoreError
-from iftb_store.values.display import in_one_line, without_password
+from iftb_store.values.display import hide_password, to_one_line
 
 FAILURE = 1
 WRONG_USAGE = 2
@@ -110,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED
     except Exception as error:
         if debug:
-            for line in without_password(traceback.format_exc()).splitlines():
+            for line in hide_password(traceback.format_exc()).splitlines():
                 say(line, stderr=True)
         message, code = _explained(error, debug)
         if message:
-            error_line(message)
+            print_error(message)
         return code
     return code if isinstance(code, int) else 0
 
@@ -123,7 +123,7 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
     """Return an error's message in one line, and the exit code."""
     if isinstance(error, TyperException):
         # without arguments Typer has printed the help already, and the message is empty
-        message = in_one_line(error.format_message()).rstrip(".")
+        message = to_one_line(error.format_message()).rstrip(".")
         return message and f"{message} (see iftb-store --help)", error.exit_code
     if isinstance(error, InvalidValueError):
         return str(error), WRONG_USAGE
@@ -135,4 +135,4 @@ def _explained(error: Exception, debug: bool) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}", FAILURE
     kind = "" if isinstance(error, SQLAlchemyError | OSError) else f"{type(error).__name__}: "
     hint = "" if debug else f"; {_DEBUG} shows the traceback"
-    return f"{kind}{in_one_line(str(error))}{hint}", FAILURE
+    return f"{kind}{to_one_line(str(error))}{hint}", FAILURE

@@ -10,10 +10,10 @@ import typer
 from rich.filesize import decimal
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import counted, error_line, json_out, say, table
+from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, run, shown, url_and_rest
-from iftb_store.cli.transfer import SHORT, Quiet, frugal
+from iftb_store.cli.target import Terminated, format_target, run, url_and_rest
+from iftb_store.cli.transfer import SHORT, Quiet, bound_memory
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -22,7 +22,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.transfer.backup import READ_ONLY, Backup
 from iftb_store.transfer.backup import backup as write_backup
 from iftb_store.url import parse_url
-from iftb_store.values.display import in_one_line
+from iftb_store.values.display import to_one_line
 
 if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
@@ -53,14 +53,14 @@ def backup(
     try:
         made = run(url, save)
     except (KeyboardInterrupt, Terminated):
-        error_line(f"stopped; nothing was written to {path}; run the same command again to start over")
+        print_error(f"stopped; nothing was written to {path}; run the same command again to start over")
         raise
     if as_json:
-        json_out({**asdict(made), "path": str(made.path)})
+        print_json({**asdict(made), "path": str(made.path)})
     elif not quiet:
         rows = sum(made.tables.values())
-        what = f"{counted(rows, 'row')}, {decimal(made.size)}, a database of {made.engine}"
-        say(f"saved {shown(url)} to {made.path}: {what}")
+        what = f"{format_count(rows, 'row')}, {decimal(made.size)}, a database of {made.engine}"
+        say(f"saved {format_target(url)} to {made.path}: {what}")
 
 
 def restore(
@@ -92,16 +92,16 @@ def restore(
         raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
 
     async def restored(db: DatabaseManager) -> list[Copied]:
-        async with DatabaseManager(frugal(address)) as source:
+        async with DatabaseManager(bound_memory(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
     try:
-        done = run(frugal(target), restored, create=True)
+        done = run(bound_memory(target), restored, create=True)
     except (KeyboardInterrupt, Terminated):
-        error_line("stopped; the rows written so far stay; run the same command again to resume")
+        print_error("stopped; the rows written so far stay; run the same command again to resume")
         raise
     if as_json:
-        json_out([asdict(part) for part in done])
+        print_json([asdict(part) for part in done])
     elif not quiet:
         figures = ["rows", "inserted", "updated", "deleted"]
         rows = [
@@ -113,13 +113,13 @@ def restore(
             )
             for part in done
         ]
-        table(["table", "series", *figures, "checksum"], rows, right=figures)
+        print_table(["table", "series", *figures, "checksum"], rows, right=figures)
         total = sum(part.source.rows for part in done)
-        say(f"restored and verified {path}: {counted(total, 'row')} in {shown(url)}")
+        say(f"restored and verified {path}: {format_count(total, 'row')} in {format_target(url)}")
 
 
 def _one_file(words: list[str]) -> str:
     if len(words) != 1 or not words[0]:
-        given = in_one_line(" ".join(words)) or "none"
+        given = to_one_line(" ".join(words)) or "none"
         raise InvalidValueError(f"exactly one FILE is required, e.g. bot.backup; given: {given} (a database URL contains ://)")
     return words[0]

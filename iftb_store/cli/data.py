@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
-from iftb_store.cli.output import clock_time, counted, json_out, moment, number, say, table
+from iftb_store.cli.output import format_clock_time, format_count, format_moment, format_number, print_json, print_table, say
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -19,9 +19,9 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
-from iftb_store.transfer.access import hidden_rows
+from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values.checks import SEVERITIES
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
 
 T = TypeVar("T")
@@ -80,12 +80,12 @@ def gaps(
     found, newest = _read(url, BARS, find)
     holes = [(before, after, _missing(before, after, series[1])) for before, after in found]
     if as_json:
-        json_out([{"last_before": before, "first_after": after, "missing": count} for before, after, count in holes])
+        print_json([{"last_before": before, "first_after": after, "missing": count} for before, after, count in holes])
     elif found:
-        rows = [(moment(before), moment(after), f"{count:,}") for before, after, count in holes]
-        table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
+        rows = [(format_moment(before), format_moment(after), f"{count:,}") for before, after, count in holes]
+        print_table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
         missing = sum(count for *_, count in holes)
-        say(f"{counted(len(found), 'gap')}, {counted(missing, 'bar')} missing (times in UTC)")
+        say(f"{format_count(len(found), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
     else:
         say(f"no gaps in {exchange} {' '.join(series)}" if newest else _none_of(series, exchange))
 
@@ -102,18 +102,18 @@ def latest(
     url, series = url_and_series(url, symbol, timeframe)
     bars = _read(url, BARS, lambda db: OHLCVRepository(db).get_latest(*series, limit, exchange))
     if as_json:
-        json_out(bars)
+        print_json(bars)
     elif bars:
         columns = ["open", "high", "low", "close", "volume"]
         rows = [
             (
-                moment(bar.timestamp),
-                *(number(getattr(bar, name)) for name in columns),
+                format_moment(bar.timestamp),
+                *(format_number(getattr(bar, name)) for name in columns),
                 "" if bar.trades_count is None else f"{bar.trades_count:,}",
             )
             for bar in bars
         ]
-        table(["time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
+        print_table(["time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
     else:
         say(_none_of(series, exchange))
 
@@ -127,7 +127,7 @@ def stats(
     """Show statistics of recently realized trades, e.g. win rate and net PnL."""
     figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
-        json_out(figures)
+        print_json(figures)
     else:
         statistics_table(figures)
 
@@ -136,7 +136,7 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
     """Show the open positions, oldest first."""
     found = _read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
     if as_json:
-        json_out(found)
+        print_json(found)
     elif found:
         figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
         titles = [name.replace("_", " ") for name in figures]
@@ -145,12 +145,12 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
                 str(item.id),
                 item.symbol,
                 item.side,
-                moment(item.entry_time.replace(microsecond=0)),
-                *(number(getattr(item, name)) for name in figures),
+                format_moment(item.entry_time.replace(microsecond=0)),
+                *(format_number(getattr(item, name)) for name in figures),
             )
             for item in found
         ]
-        table(["id", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
+        print_table(["id", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
     else:
         say(f"no open positions on {exchange}")
 
@@ -169,10 +169,13 @@ def events(
     """Show the newest system events, newest first."""
     found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(severity, limit))
     if as_json:
-        json_out(found)
+        print_json(found)
     elif found:
-        rows = [(clock_time(item.created_at), item.severity, item.event_type, item.symbol or "", item.message) for item in found]
-        table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
+        rows = [
+            (format_clock_time(item.created_at), item.severity, item.event_type, item.symbol or "", item.message)
+            for item in found
+        ]
+        print_table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
     else:
         say("no events are stored" if severity is None else f"no events of severity {severity} are stored")
 
@@ -183,11 +186,11 @@ def statistics_table(figures: TradeStatistics) -> None:
     money = ("gross_profit", "gross_loss", "net_pnl", "total_fees", "avg_win", "avg_loss", "largest_win", "largest_loss")
     rows = [
         *counts,
-        ("win_rate", f"{number(figures.win_rate, 2)} %"),
-        *((name, number(getattr(figures, name), _PLACES)) for name in money),
-        ("profit_factor", number(figures.profit_factor, _PLACES) or "none (no losses)"),
+        ("win_rate", f"{format_number(figures.win_rate, 2)} %"),
+        *((name, format_number(getattr(figures, name), _PLACES)) for name in money),
+        ("profit_factor", format_number(figures.profit_factor, _PLACES) or "none (no losses)"),
     ]
-    table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
+    print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
 
 
 def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
@@ -195,7 +198,7 @@ def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], A
 
     async def read(db: DatabaseManager) -> T:
         found = await work(db)
-        if hidden := await hidden_rows(db, [table]):
+        if hidden := await describe_hidden_rows(db, [table]):
             say(f"warning: {hidden}", stderr=True)
         return found
 
@@ -224,4 +227,4 @@ def time_option(text: str | None, option: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidValueError(f"{option} {shown(text)} is not a time; write it as 2024-02-29 or 2024-02-29T23:59") from error
+        raise InvalidValueError(f"{option} {show(text)} is not a time; write it as 2024-02-29 or 2024-02-29T23:59") from error

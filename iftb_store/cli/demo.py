@@ -16,7 +16,7 @@ from rich.text import Text
 
 from iftb_store.cli.data import statistics_table
 from iftb_store.cli.files import summary
-from iftb_store.cli.output import console, moment, number, say
+from iftb_store.cli.output import console, format_moment, format_number, say
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
@@ -90,7 +90,10 @@ async def _run(folder: Path) -> None:
 
         _step(4, "Gaps, found by a query in the database")
         for before, after in await OHLCVRepository(db).get_gaps(_SYMBOL, "1m"):
-            say(f"after {moment(before)} the next candle is {moment(after)}: {(after - before) // _MINUTE - 1} are missing")
+            say(
+                f"after {format_moment(before)} the next candle is {format_moment(after)}: "
+                f"{(after - before) // _MINUTE - 1} are missing"
+            )
 
         held = await OHLCVRepository(db).get_range(_SYMBOL, "1m", day + _ENTRY * _MINUTE, day + _EXIT * _MINUTE)
         await _trade(db, held[0], held[-1])
@@ -130,10 +133,17 @@ async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> Non
             )
         )
         await SystemEventRepository(session).log_event(
-            "trade_opened", "info", f"long {_QUANTITY} {_SYMBOL} at {number(opened.close)}", symbol=_SYMBOL, trade_id="DEMO-001"
+            "trade_opened",
+            "info",
+            f"long {_QUANTITY} {_SYMBOL} at {format_number(opened.close)}",
+            symbol=_SYMBOL,
+            trade_id="DEMO-001",
         )
     (position,) = await PositionRepository(db).get_open_positions()
-    say(f"long {position.quantity} {position.symbol} at {number(position.entry_price)}, margin {number(position.margin)}")
+    say(
+        f"long {position.quantity} {position.symbol} at {format_number(position.entry_price)}, "
+        f"margin {format_number(position.margin)}"
+    )
 
     _step(6, "Close: trade, position and event in one transaction")
     pnl = (closed.close - opened.close) * _QUANTITY
@@ -145,9 +155,13 @@ async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> Non
         if position.id is not None:
             await PositionRepository(session).close_position(position.id)
         await SystemEventRepository(session).log_event(
-            "trade_closed", "info", f"closed at {number(closed.close)}, pnl {number(pnl)}", symbol=_SYMBOL, trade_id="DEMO-001"
+            "trade_closed",
+            "info",
+            f"closed at {format_number(closed.close)}, pnl {format_number(pnl)}",
+            symbol=_SYMBOL,
+            trade_id="DEMO-001",
         )
-    say(f"closed at {number(closed.close)}: pnl {number(pnl)}, fee {number(fee)}; open positions left: none")
+    say(f"closed at {format_number(closed.close)}: pnl {format_number(pnl)}, fee {format_number(fee)}; open positions left: none")
 
 
 def _step(index: int, title: str) -> None:

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import console, counted, json_out, say
+from iftb_store.cli.output import console, format_count, print_json, say
 from iftb_store.cli.target import run
 from iftb_store.doctor import examine
 from iftb_store.doctor.findings import SEVERITY_ORDER, SHOWN_ROWS, Finding
-from iftb_store.values.display import printable
+from iftb_store.values.display import escape_unprintable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _INDENT = " " * 9
@@ -39,7 +39,7 @@ def doctor(
         findings = run(url, lambda db: examine(db))
     if not quiet:
         if as_json:
-            json_out(findings)
+            print_json(findings)
         else:
             _show(findings)
     if any(finding.severity != "note" for finding in findings):
@@ -54,7 +54,7 @@ def _show(findings: Sequence[Finding]) -> None:
         where = f"{finding.table} {finding.where}".strip()
         screen.print(_line(finding.severity, finding.kind, where, f"{finding.count:,}", _STYLES[finding.severity]))
         for line in filter(None, (_rows(finding), finding.remedy)):
-            folded = Text(printable(line)).wrap(screen, screen.width - len(_INDENT))
+            folded = Text(escape_unprintable(line)).wrap(screen, screen.width - len(_INDENT))
             for part in folded:
                 say(f"{_INDENT}{part.plain.rstrip()}")
         for statement in finding.statements:
@@ -62,7 +62,7 @@ def _show(findings: Sequence[Finding]) -> None:
             say(f"{statement};")
         say()
     counts = Counter(finding.severity for finding in findings)
-    said = ", ".join(counted(counts[severity], severity) for severity in SEVERITY_ORDER if counts[severity])
+    said = ", ".join(format_count(counts[severity], severity) for severity in SEVERITY_ORDER if counts[severity])
     say(said if counts["error"] + counts["warning"] else "; ".join(filter(None, ["no problems found", said])))
 
 
@@ -73,7 +73,7 @@ def _line(severity: str, finding: str, where: str, count: str, style: str) -> Ta
     line.add_column(width=_FINDING_WIDTH, overflow="fold")
     line.add_column(ratio=1 if is_terminal else None, overflow="fold")
     line.add_column(justify="right", min_width=_COUNT_WIDTH if is_terminal else None)
-    line.add_row(*(Text(printable(cell)) for cell in (severity, finding, where, count)))
+    line.add_row(*(Text(escape_unprintable(cell)) for cell in (severity, finding, where, count)))
     return line
 
 

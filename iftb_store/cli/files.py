@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, Url, time_option
-from iftb_store.cli.output import counted, error_line, json_out, moment, say
+from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import Terminated, run, url_and_rest
 from iftb_store.cli.transfer import Quiet
@@ -31,7 +31,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.values import checks
-from iftb_store.values.display import in_one_line, shown
+from iftb_store.values.display import show, to_one_line
 
 _NOTHING = "no row of this file was stored"
 _FILE_HELP = "Files, patterns, e.g. '*.zip', or folders of Parquet files (required)."
@@ -91,14 +91,14 @@ def export(
         done = run(url, export_it)
     except (KeyboardInterrupt, Terminated):
         left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
-        error_line(f"stopped; {left}; run the export again to start over")
+        print_error(f"stopped; {left}; run the export again to start over")
         raise
     if as_json and output != "-":
-        json_out({**asdict(done), "path": output})
+        print_json({**asdict(done), "path": output})
     elif not quiet:
-        files = "" if done.files == 1 else f" in {counted(done.files, 'file')}"
+        files = "" if done.files == 1 else f" in {format_count(done.files, 'file')}"
         where = "" if output == "-" else f" to {output}"
-        say(f"{table}: {counted(done.rows, 'row')}{where}{files}", stderr=output == "-")
+        say(f"{table}: {format_count(done.rows, 'row')}{where}{files}", stderr=output == "-")
 
 
 def import_(
@@ -168,12 +168,12 @@ def import_(
     try:
         run(url, import_all)
     except (KeyboardInterrupt, Terminated):
-        error_line(_stopped(done, len(paths), *under_way))
+        print_error(_stopped(done, len(paths), *under_way))
         raise
     if as_json:
-        json_out([{**asdict(result), "path": str(result.path)} for result in done])
+        print_json([{**asdict(result), "path": str(result.path)} for result in done])
     elif not quiet:
-        say(f"{len(done)} of {counted(len(paths), 'file')} imported, {_amount(done)}")
+        say(f"{len(done)} of {format_count(len(paths), 'file')} imported, {_amount(done)}")
     if len(done) < len(paths):
         raise typer.Exit(1)
 
@@ -184,9 +184,13 @@ def summary(result: ImportedFile) -> str:
         return f"{_name(result.path)}: empty, 0 rows"
     what = result.table if result.series is None else " ".join(result.series)
     unit = "bar" if result.table == BARS.name else "row"
-    time = "" if result.first is None or result.last is None else f", {moment(result.first)} to {moment(result.last)} UTC"
+    time = (
+        ""
+        if result.first is None or result.last is None
+        else f", {format_moment(result.first)} to {format_moment(result.last)} UTC"
+    )
     notes = f" ({'; '.join(result.notes)})" if result.notes else ""
-    return f"{_name(result.path)}: {what}, {counted(result.rows, unit)}{time}{notes}"
+    return f"{_name(result.path)}: {what}, {format_count(result.rows, unit)}{time}{notes}"
 
 
 def _name(path: Path) -> str:
@@ -197,7 +201,7 @@ def _name(path: Path) -> str:
 
 def _amount(done: Sequence[ImportedFile]) -> str:
     unit = "bar" if all(result.table == BARS.name for result in done) else "row"
-    return counted(sum(result.rows for result in done), unit)
+    return format_count(sum(result.rows for result in done), unit)
 
 
 def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Commit[ImportedFile]]) -> str:
@@ -209,7 +213,7 @@ def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Com
         elif commit.result is not None:
             done = done if commit.result in done else [*done, commit.result]
             state = ""
-    stored = f"{len(done)} of {counted(files, 'file')} stored, {_amount(done)}"
+    stored = f"{len(done)} of {format_count(files, 'file')} stored, {_amount(done)}"
     return f"stopped with {stored}; {state}it is safe to import all of them again"
 
 
@@ -224,7 +228,7 @@ def _source(path: Path, hints: Hints) -> Source | None:
 
 def _refused(path: Path, error: Exception) -> None:
     problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-    error_line(f"{problem}; {_NOTHING}")
+    print_error(f"{problem}; {_NOTHING}")
 
 
 async def _import_one(
@@ -236,9 +240,9 @@ async def _import_one(
     except (DumpError, OSError) as error:
         _refused(source.path, error)
     except TradeConflictError as error:
-        error_line(f"{source.path}: {error}; {_NOTHING}")
+        print_error(f"{source.path}: {error}; {_NOTHING}")
     except IntegrityError as error:
-        error_line(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
+        print_error(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
     return None
 
 
@@ -264,7 +268,7 @@ def _hints(
         ours, sign, theirs = word.partition("=")
         if ours not in BarColumns._fields or not sign or not theirs:
             raise InvalidValueError(
-                f"--map {shown(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
+                f"--map {show(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
         columns[ours] = theirs
     for option, value in (("symbol", symbol), ("exchange", exchange)):
@@ -280,7 +284,7 @@ def _zone(name: str | None) -> ZoneInfo | None:
     try:
         return None if name is None else ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
-        raise InvalidValueError(f"--tz {shown(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error
+        raise InvalidValueError(f"--tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error
 
 
 def _files(pattern: str) -> list[Path]:
@@ -297,7 +301,7 @@ def _files(pattern: str) -> list[Path]:
         return [path]
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
-        raise InvalidValueError(f"there is no file {in_one_line(pattern)}; a database URL contains :// or starts with env:")
+        raise InvalidValueError(f"there is no file {to_one_line(pattern)}; a database URL contains :// or starts with env:")
     return found
 
 

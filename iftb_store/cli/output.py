@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.values import display
-from iftb_store.values.decimals import CONTEXT, plain
-from iftb_store.values.display import printable
+from iftb_store.values.decimals import CONTEXT, format_plain
+from iftb_store.values.display import escape_unprintable
 
 # wide enough for any row: a pipe has no width to wrap at
 _PIPE_WIDTH = 10_000
@@ -31,50 +31,50 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(line: str = "", *, stderr: bool = False) -> None:
     """Print one line to stdout or stderr; terminal control characters, e.g. from a file name, are replaced."""
-    print(printable(line), file=sys.stderr if stderr else sys.stdout)
+    print(escape_unprintable(line), file=sys.stderr if stderr else sys.stdout)
 
 
-def error_line(message: str) -> None:
+def print_error(message: str) -> None:
     """Print ``error: …`` on one line to stderr; possible passwords are removed, and a long line is cut in the middle."""
     print(display.error_line(message), file=sys.stderr)  # noqa: T201 - see say
 
 
-def counted(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """Return a number and its noun: ``1 bar``, ``43,200 bars``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def json_out(value: object) -> None:
+def print_json(value: object) -> None:
     """Print one JSON document: decimals as strings of plain digits, times as ISO 8601 in UTC."""
     print(json.dumps(_json(value), indent=2))  # noqa: T201 - see say; JSON is ASCII
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Print a table; a cell that is too wide is wrapped, never cut off."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
+        shown.add_row(*(Text(escape_unprintable(cell)) for cell in row))
     console().print(shown)
 
 
-def number(value: Decimal | None, places: int | None = None) -> str:
+def format_number(value: Decimal | None, places: int | None = None) -> str:
     """Return plain digits, rounded half-even to ``places`` if given; an empty text for None."""
     if value is None:
         return ""
     if places is not None and -value.as_tuple().exponent > places:  # type: ignore[operator]
         value = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN, context=CONTEXT)
-    return plain(value) or format(value, "f")
+    return format_plain(value) or format(value, "f")
 
 
-def moment(value: datetime) -> str:
+def format_moment(value: datetime) -> str:
     """Return a time in UTC for people, with seconds only if it has any: ``2024-02-29 23:59``."""
     utc = value.astimezone(UTC).replace(tzinfo=None)
     return utc.isoformat(" ", "auto" if utc.second or utc.microsecond else "minutes")
 
 
-def clock_time(value: datetime | None) -> str:
+def format_clock_time(value: datetime | None) -> str:
     """Return a time that the store set, e.g. created_at, in UTC, to the second."""
     return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
@@ -87,7 +87,7 @@ def _json(value: Any) -> Any:
     if isinstance(value, list):
         return [_json(item) for item in value]
     if isinstance(value, Decimal):
-        return number(value)
+        return format_number(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     return value

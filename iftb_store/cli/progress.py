@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from iftb_store.cli.output import console
-from iftb_store.values.display import printable
+from iftb_store.values.display import escape_unprintable
 
 # seconds between two plain lines
 _OFTEN = 10.0
@@ -32,7 +32,7 @@ class Progress:
     @contextmanager
     def step(self, name: str, unit: str = "rows") -> Iterator[Callable[[int, int | None], None]]:
         """Show one step while it runs; yield a progress callback that takes (units done, units in all or None)."""
-        task = self._bars.add_task(printable(name), total=None, unit=unit)
+        task = self._bars.add_task(escape_unprintable(name), total=None, unit=unit)
         said = monotonic()
 
         def tell(done: int, total: int | None) -> None:
@@ -40,7 +40,7 @@ class Progress:
             self._bars.update(task, completed=done, total=total)
             if self._lines is not None and monotonic() - said >= _OFTEN:
                 said = monotonic()
-                self._lines.print(Text.assemble(f"{printable(name)}: ", self._amount(task)))
+                self._lines.print(Text.assemble(f"{escape_unprintable(name)}: ", self._amount(task)))
 
         with self._bars:
             try:

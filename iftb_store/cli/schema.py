@@ -8,11 +8,11 @@ import typer
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import counted, error_line, json_out, say, table
-from iftb_store.cli.target import Terminated, run, shown
+from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
+from iftb_store.cli.target import Terminated, format_target, run
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
-from iftb_store.health import Health, unreachable
+from iftb_store.health import Health, describe_unreachable
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 
@@ -30,12 +30,12 @@ def migrate(url: Url = None) -> None:
     try:
         run(address, DatabaseManager.migrate, create=True)
     except (KeyboardInterrupt, Terminated):
-        error_line(
+        print_error(
             "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
             "migrating again is safe"
         )
         raise
-    say(f"{shown(address)}: the schema is at revision {HEAD}")
+    say(f"{format_target(address)}: the schema is at revision {HEAD}")
 
 
 def status(url: Url = None, as_json: Json = False) -> None:
@@ -47,14 +47,14 @@ def status(url: Url = None, as_json: Json = False) -> None:
     try:
         found = run(address, lambda db: db.health())
     except DBAPIError as error:
-        found = unreachable(str(error.orig))
+        found = describe_unreachable(str(error.orig))
     except SchemaError as error:
         # the file does not exist
         if not as_json:
             raise
-        found = unreachable(str(error))
+        found = describe_unreachable(str(error))
     if as_json:
-        json_out({"database": shown(address), **asdict(found)})
+        print_json({"database": format_target(address), **asdict(found)})
     else:
         _show(address, found)
     if not found.healthy:
@@ -64,7 +64,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
 def _show(address: str, found: Health) -> None:
     state, pool = found.schema, found.pool
     facts = [
-        ("database", shown(address)),
+        ("database", format_target(address)),
         ("reachable", "no" if found.round_trip is None else f"yes, in {found.round_trip * 1_000:.1f} ms"),
     ]
     for name, is_so in (("encrypted", found.encrypted), ("verified", found.verified)):
@@ -79,16 +79,16 @@ def _show(address: str, found: Health) -> None:
             ("writable", "yes" if found.writable else "no"),
         ]
     if pool is not None:
-        facts.append(("pool", f"{pool.in_use} of {counted(pool.capacity, 'connection')} in use"))
+        facts.append(("pool", f"{pool.in_use} of {format_count(pool.capacity, 'connection')} in use"))
     for name, value in facts:
         say(f"{name:<9} {value}")
     if state is not None and state.tables:
         say()
-        table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
+        print_table(["table", "rows"], [(name, f"{rows:,}") for name, rows in state.tables.items()], right=["rows"])
     if state is not None and state.policies:
         say(f"{', '.join(state.policies)}: row-level security; the counts include only the rows that this role can see")
     for problem in found.problems:
-        error_line(problem)
+        print_error(problem)
     for warning in found.warnings:
         say(f"warning: {warning}", stderr=True)
     if state is not None and state.state == "unstamped":

@@ -14,8 +14,8 @@ from sqlalchemy import URL
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
-from iftb_store.url import parse_url, shown_url
-from iftb_store.values.display import in_one_line
+from iftb_store.url import format_url, parse_url
+from iftb_store.values.display import to_one_line
 
 URL_HELP = "Database URL, or env:NAME (default: IFTB_STORE_URL, or the DB_ variables)."
 
@@ -54,14 +54,14 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
-            f"SYMBOL and TIMEFRAME are required, e.g. BTCUSDT 1m; given: {in_one_line(' '.join(rest)) or 'neither'}"
+            f"SYMBOL and TIMEFRAME are required, e.g. BTCUSDT 1m; given: {to_one_line(' '.join(rest)) or 'neither'}"
         )
     return url, (rest[0], rest[1])
 
 
-def shown(url: str | None) -> str:
+def format_target(url: str | None) -> str:
     """Return the URL as text for people, with the password hidden."""
-    return shown_url(parse_url(resolve_url(url)))
+    return format_url(parse_url(resolve_url(url)))
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:

@@ -12,9 +12,9 @@ from sqlalchemy import URL
 
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_option
-from iftb_store.cli.output import counted, error_line, json_out, say, table
+from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, require_file, run, shown
+from iftb_store.cli.target import Terminated, format_target, require_file, run
 from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
@@ -92,7 +92,7 @@ def copy(
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
         if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
-            say(f"{shown(destination)}: created the tables")
+            say(f"{format_target(destination)}: created the tables")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
         under_way.append(copying)
         return await copying.run(dry=dry_run)
@@ -100,14 +100,14 @@ def copy(
     try:
         done = _run_both(source, destination, work, scope, create=not dry_run)
     except (KeyboardInterrupt, Terminated):
-        moved = counted(under_way[0].moved if under_way else 0, "row")
-        error_line(
+        moved = format_count(under_way[0].moved if under_way else 0, "row")
+        print_error(
             f"stopped with {moved} copied, which stay, and perhaps one more batch, whose COMMIT was in progress; "
             "run the same command again to resume"
         )
         raise
     if as_json:
-        json_out([asdict(item) | {"unchanged": item.unchanged} for item in done])
+        print_json([asdict(item) | {"unchanged": item.unchanged} for item in done])
     elif not quiet:
         _show_copied(done, dry_run, delete)
         if scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done):
@@ -142,7 +142,7 @@ def verify(
     found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
     equal = all(item.equal for item in found)
     if as_json:
-        json_out([asdict(item) | {"equal": item.equal} for item in found])
+        print_json([asdict(item) | {"equal": item.equal} for item in found])
     elif not quiet:
         rows = [
             (
@@ -156,22 +156,22 @@ def verify(
             )
             for item in found
         ]
-        table(
+        print_table(
             ["table", "series", "rows SRC", "rows DST", "checksum SRC", "checksum DST", "equal"],
             rows,
             right=["rows SRC", "rows DST"],
         )
     for item in found:
         for difference in item.differences:
-            error_line(_difference(item.table, difference))
+            print_error(_difference(item.table, difference))
     if not equal:
         raise typer.Exit(1)
     if scope.chosen and not any(item.source.rows for item in found):
         # a mistyped name must not look like a successful verification
-        error_line(f"{_NOTHING}; nothing was compared")
+        print_error(f"{_NOTHING}; nothing was compared")
         raise typer.Exit(1)
     if not (quiet or as_json):
-        say(f"equal: {counted(sum(item.source.rows for item in found), 'row')} in each")
+        say(f"equal: {format_count(sum(item.source.rows for item in found), 'row')} in each")
 
 
 def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
@@ -186,13 +186,13 @@ def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
         )
         for item in done
     ]
-    table(["table", "series", *columns, "checksum", "equal"], rows, right=columns)
-    moved = counted(sum(item.inserted + item.updated for item in done), "row")
+    print_table(["table", "series", *columns, "checksum", "equal"], rows, right=columns)
+    moved = format_count(sum(item.inserted + item.updated for item in done), "row")
     say(f"{moved} to be copied; nothing was written" if dry else f"{moved} copied, and the copy is verified")
     kept = sum(item.kept for item in done)
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
-        say(f"{counted(kept, 'row')} only in DST; {why}")
+        say(f"{format_count(kept, 'row')} only in DST; {why}")
 
 
 def _verdict(item: Any) -> str:
@@ -227,7 +227,7 @@ def _run_both(
     ours, theirs = resolve_url(source), resolve_url(destination)
     # Arrow's default pool keeps memory that was freed
     pa.set_memory_pool(pa.system_memory_pool())
-    other = DatabaseManager(frugal(theirs))
+    other = DatabaseManager(bound_memory(theirs))
 
     async def both(first: DatabaseManager) -> T:
         if not create:
@@ -237,10 +237,10 @@ def _run_both(
         async with other as second:
             return await work(first, second)
 
-    return run(frugal(ours), both)
+    return run(bound_memory(ours), both)
 
 
-def frugal(address: str | URL) -> URL:
+def bound_memory(address: str | URL) -> URL:
     """Return the URL with limits on the engine's memory in this process, if the URL sets none.
 
     By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.

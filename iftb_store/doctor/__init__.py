@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
-from iftb_store.doctor.checks import look
+from iftb_store.doctor.checks import run_checks
 from iftb_store.doctor.findings import SEVERITY_ORDER, Finding, Severity
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
@@ -57,7 +57,7 @@ def examine_rows(conn: Connection) -> list[Finding]:
     # what is told of one value would only confuse what is told of a row
     sound: dict[str, str] = {}
     for table in Base.metadata.tables.values():
-        wrong = look(conn, engine, table, list(value_checks(engine, table)))
+        wrong = run_checks(conn, engine, table, list(value_checks(engine, table)))
         sound[table.name] = readable_sql(engine, table, table.columns) if wrong else ""
         findings += wrong
     sound_keys = readable_sql(engine, BARS, [BARS.columns[name] for name in KEY]) if sound[BARS.name] else ""

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, Check, SeriesRows, found, not_first
+from iftb_store.doctor.checks import HERE, Check, SeriesRows, make_finding, not_first
 from iftb_store.doctor.findings import Finding
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
@@ -77,7 +77,7 @@ def _single(conn: Connection, engine: Engine, sound: str) -> Iterator[Finding]:
     for series, found_here in told:
         for check, count in zip(_checks(engine, off_grid(engine, series.timeframe)), found_here, strict=True):
             if count:
-                yield found(conn, engine, check, count, only=sound, series=series)
+                yield make_finding(conn, engine, check, count, only=sound, series=series)
     yield from _more_series(more, "there are invalid bars")
 
 
@@ -106,7 +106,7 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
     for series, (duplicates, holes, missing) in told:
         if duplicates:
-            yield found(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
+            yield make_finding(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
         if holes:
             yield _holes(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")

@@ -58,14 +58,14 @@ class SeriesRows:
         self.literal = " AND ".join(f"{name} = {engine.literal(value)}" for name, value in zip(SERIES, key, strict=True))
 
 
-def look(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]) -> list[Finding]:
+def run_checks(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]) -> list[Finding]:
     """Return what checks of one table find in it."""
     counts = ", ".join(f"COUNT(*) FILTER (WHERE {check.condition})" for check in checks)
     row = conn.execute(text(f"SELECT {counts} FROM {table.name}")).one()
-    return [found(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
+    return [make_finding(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
 
 
-def found(
+def make_finding(
     conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: SeriesRows | None = None
 ) -> Finding:
     """Return the finding of a check that holds for ``count`` rows.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.checks import Check, conjunction, found, not_first
+from iftb_store.doctor.checks import Check, conjunction, make_finding, not_first
 from iftb_store.doctor.findings import SHOWN_ROWS, Finding
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
@@ -161,12 +161,12 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
         repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
         count = conn.execute(text(f"SELECT SUM(more) FROM ({repeated}) repeated")).scalar_one()
         if count:
-            yield found(conn, engine, check, int(count))
+            yield make_finding(conn, engine, check, int(count))
     for check in _checks(engine):
         condition = conjunction(check.condition, sound[check.table.name])
         count = conn.execute(text(f"SELECT COUNT(*) FROM {check.table.name} WHERE {condition}")).scalar_one()
         if count:
-            yield found(conn, engine, check, count, only=sound[check.table.name])
+            yield make_finding(conn, engine, check, count, only=sound[check.table.name])
 
 
 def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:

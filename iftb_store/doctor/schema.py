@@ -12,10 +12,10 @@ from sqlalchemy.schema import AddConstraint
 from iftb_store.doctor.findings import Finding, Severity
 from iftb_store.doctor.sql import Engine
 from iftb_store.errors import SchemaError
-from iftb_store.health import advice
+from iftb_store.health import advise
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
-from iftb_store.schema.visibility import Hidden, find_hidden, obstacles
+from iftb_store.schema.visibility import Hidden, find_hidden, find_obstacles
 
 if TYPE_CHECKING:
     from iftb_store_migrations import Difference
@@ -46,7 +46,7 @@ def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bo
     if state == "unstamped":
         found = [_revision("warning", "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them")]
     elif state != "current":
-        return [_revision("error", *advice(state))], False
+        return [_revision("error", *advise(state))], False
     else:
         found = []
     differences = list(_differences(conn, engine, found))
@@ -54,7 +54,7 @@ def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bo
     whole = not any(one.actual is None and (one.part or "column").startswith("column") for one in differences)
     hidden = find_hidden(conn, [*Base.metadata.tables])
     found += map(_hidden, (one for one in hidden if one.kind != "insert"))
-    return found, whole and not obstacles(hidden)
+    return found, whole and not find_obstacles(hidden)
 
 
 def _hidden(one: Hidden) -> Finding:

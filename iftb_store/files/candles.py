@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from iftb_store.batches.arrow import TIME
-from iftb_store.batches.arrow_input import WRITTEN, RowError, plain_column
+from iftb_store.batches.arrow_input import WRITTEN, RowError, decode_dictionary
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.options import Hints
 from iftb_store.schema.table_spec import SERIES
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -53,7 +53,7 @@ _DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ZONED = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
-def plain_name(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Return a column's name as it is compared: in small letters, words joined by underscores."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") or name
 
@@ -62,7 +62,7 @@ def plain_name(name: str) -> str:
 KNOWN = frozenset(name for column, aliases in _ALIASES.items() for name in (column, *aliases))
 
 
-def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
+def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
     """Return the file's name of each of our columns that it has.
 
     Raises:
@@ -71,13 +71,13 @@ def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     plain: dict[str, list[str]] = {}
     for name in names:
-        plain.setdefault(plain_name(name), []).append(name)
+        plain.setdefault(normalise_name(name), []).append(name)
     if "__index_level_0__" in names:
         plain["__index_level_0__"] = ["__index_level_0__"]
     for column, aliases in _ALIASES.items():
         if column in mapped:
             if mapped[column] not in names:
-                raise InvalidValueError(f"has no column {shown(mapped[column])}; its columns are {_listed(names)}")
+                raise InvalidValueError(f"has no column {show(mapped[column])}; its columns are {_listed(names)}")
             found[column] = mapped[column]
             continue
         meant = plain.get(column) or [name for alias in aliases for name in plain.get(alias, []) if name not in mapped.values()]
@@ -85,7 +85,7 @@ def columns_of(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
             # an index without a name, as pandas writes it
             meant = plain.get("", [])
         if len(meant) > 1:
-            both = " and ".join(shown(name) for name in meant[:2])
+            both = " and ".join(show(name) for name in meant[:2])
             raise InvalidValueError(f"{both} could both be the {column}; select one, e.g. --map {column}={meant[0]}")
         if meant:
             found[column] = meant[0]
@@ -133,7 +133,7 @@ class Candles:
             if pa.types.is_floating(column.type) and ours != "timestamp":
                 if not self._may_be_floats:
                     raise InvalidValueError(
-                        f"its column {shown(self._columns[ours])} holds floats, which are not exact decimals; "
+                        f"its column {show(self._columns[ours])} holds floats, which are not exact decimals; "
                         "use --decimals from-float to store the shortest decimal of each"
                     )
                 self._floats = True
@@ -141,7 +141,7 @@ class Candles:
         if self._may_lack_volume and taken["volume"].null_count:
             self._without_volume += taken["volume"].null_count
             taken["volume"] = pc.fill_null(taken["volume"].cast(pa.string()), "0")
-        if "trades_count" in taken and _is_text((counts := plain_column(taken["trades_count"])).type):
+        if "trades_count" in taken and _is_text((counts := decode_dictionary(taken["trades_count"])).type):
             taken["trades_count"] = _counts(counts)
         for name in SERIES:
             value = self._series[name]
@@ -157,14 +157,14 @@ class Candles:
             return
         for value in pc.unique(column).to_pylist():
             if name == "timeframe" and value != wanted:
-                raise InvalidValueError(f"its column {name} holds {shown(value)}, which contradicts {wanted}")
+                raise InvalidValueError(f"its column {name} holds {show(value)}, which contradicts {wanted}")
             if self._seen.setdefault(name, value) != value:
                 raise InvalidValueError(
-                    f"--{name} {wanted} would merge {shown(self._seen[name])} and {shown(value)} into one series"
+                    f"--{name} {wanted} would merge {show(self._seen[name])} and {show(value)} into one series"
                 )
 
     def _times(self, column: Any) -> Any:
-        column = plain_column(column)
+        column = decode_dictionary(column)
         kind = column.type
         if pa.types.is_timestamp(kind):
             return column if kind.tz is not None else self._local(column)
@@ -173,7 +173,7 @@ class Candles:
         if pa.types.is_integer(kind):
             return self._epochs(column.cast(pa.string()))
         if not _is_text(kind):
-            raise InvalidValueError(f"the times in {shown(self._columns['timestamp'])} are of the type {kind}, not times")
+            raise InvalidValueError(f"the times in {show(self._columns['timestamp'])} are of the type {kind}, not times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         whole = pc.match_substring_regex(text, _WHOLE)
         # what follows a first one that is whole is refused where it is not
@@ -199,7 +199,7 @@ class Candles:
         wrong = pc.fill_null(pc.or_(wrong, pc.invert(pc.match_substring_regex(text, _WHOLE))), True)
         # read as epochs, those of ten digits are of the thirties, those of twelve of 1976
         if len(text) and pc.all(pc.match_substring_regex(text, _JOINED), skip_nulls=False).as_py():
-            why = f"time {shown(text[0].as_py())} reads as a date without separators; write it as 2024-02-29T23:59:00"
+            why = f"time {show(text[0].as_py())} reads as a date without separators; write it as 2024-02-29T23:59:00"
             raise RowError(0, len(text), "", why)
         if self._unit is None or pc.any(wrong).as_py():
             index = pc.index(wrong, True).as_py() if self._unit else 0
@@ -208,7 +208,7 @@ class Candles:
                 if self._unit
                 else "not a number of s, ms, us or ns since 1970"
             )
-            raise RowError(index, len(text), "", f"time {shown(text[index].as_py())} is {said}")
+            raise RowError(index, len(text), "", f"time {show(text[index].as_py())} is {said}")
         return text.cast(pa.int64()).cast(_EPOCHS[self._unit])
 
     def _local(self, column: Any) -> Any:
@@ -236,7 +236,7 @@ class Candles:
         return pa.chunked_array([pa.array(made, TIME)])
 
 
-def by_nature_floats(names: list[str]) -> bool:
+def has_floats(names: list[str]) -> bool:
     """Tell whether a file's columns are those of freqtrade, whose values are floats."""
     return set(names) == _FREQTRADE
 
@@ -259,7 +259,7 @@ def _first_no_time(text: Any, wanted: pa.DataType) -> RowError:
             pa.scalar(value, pa.string()).cast(wanted)
         except pa.ArrowInvalid:
             zone = "; the first times have an offset" if wanted == TIME else ""
-            return RowError(index, len(text), "", f"time {shown(value)} is not a time like 2024-02-29T23:59:00{zone}")
+            return RowError(index, len(text), "", f"time {show(value)} is not a time like 2024-02-29T23:59:00{zone}")
     return RowError(0, len(text), "", "its times cannot be read")
 
 
@@ -268,7 +268,7 @@ def _counts(column: Any) -> Any:
     bad = pc.invert(pc.match_substring_regex(text, r"^\d{1,18}$"))
     if pc.any(bad).as_py():
         index = pc.index(bad, True).as_py()
-        raise RowError(index, len(text), "", f"trades_count {shown(text[index].as_py())} is not a whole number")
+        raise RowError(index, len(text), "", f"trades_count {show(text[index].as_py())} is not a whole number")
     return text.cast(pa.int64())
 
 
@@ -277,4 +277,4 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(shown(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")
+    return ", ".join(show(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")

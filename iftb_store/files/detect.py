@@ -11,7 +11,7 @@ from typing import BinaryIO
 from iftb_store.files.formats import format_by_suffix
 from iftb_store.files.readers.binance import COLUMNS, DumpError, open_file, series_in_name
 from iftb_store.files.readers.texts import PACKING_DAMAGE, TextFile, is_packed
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import MONTH, SECONDS
 
 # of a header; a thousand columns
@@ -37,7 +37,7 @@ class FileKind(Enum):
     NOTHING = "JSON lines without one"
 
 
-def kind_of(path: Path) -> FileKind:
+def detect_format(path: Path) -> FileKind:
     """Tell what a file is.
 
     Raises:
@@ -70,7 +70,7 @@ def kind_of(path: Path) -> FileKind:
             try:
                 head = packed.read(_HEAD)
             except PACKING_DAMAGE as error:
-                raise DumpError(f"{path}: cannot be read ({shown(str(error), 100)[1:-1]})") from error
+                raise DumpError(f"{path}: cannot be read ({show(str(error), 100)[1:-1]})") from error
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
         return FileKind.JSON
@@ -79,7 +79,7 @@ def kind_of(path: Path) -> FileKind:
     return FileKind.CSV if _named(text) else FileKind.DUMP
 
 
-def header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
+def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
     """Return the names of a CSV's columns and what separates them; the stream stands after the header.
 
     Raises:
@@ -92,7 +92,7 @@ def header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
     return names, separator
 
 
-def series_of(path: Path, *, traded: bool = True) -> tuple[str | None, str | None]:
+def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None, str | None]:
     """Return (symbol, timeframe) as a file's name tells them, None where it does not.
 
     Names are those of Binance's dumps (FILUSDT-1m-2023-04.zip) and of freqtrade's candles: BTC_USDT-5m.feather holds the

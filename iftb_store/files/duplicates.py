@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow_input import WRITTEN, RowError, repeated, rises
+from iftb_store.batches.arrow_input import WRITTEN, RowError, find_repeated, is_rising
 from iftb_store.batches.bars import KEY
 from iftb_store.files.spans import Spans
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import from_epoch_us
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS
 
 # its stubs know nothing of plain values among the arguments
@@ -44,11 +44,11 @@ class Repeats:
             InvalidValueError: they hold too many series, or their times too many holes, to be remembered.
         """
         order: Any = pa.array(range(rows.num_rows), pa.int64())
-        if not rises(rows):
+        if not is_rising(rows):
             order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in KEY])
             rows = rows.take(order)
             count = rows.num_rows - 1
-            again = repeated(rows)
+            again = find_repeated(rows)
             if again.true_count:
                 wrong = pc.and_(again, _differs(rows.slice(0, count), rows.slice(1)))
                 _refuse_first(rows.slice(1), order.slice(1), wrong)
@@ -101,4 +101,4 @@ def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
         row: dict[str, Any] = rows.slice(pc.index(order, index).as_py(), 1).select(KEY).to_pylist()[0]
         exchange, symbol, timeframe, moment = row.values()
         bar = f"{exchange} {symbol} {timeframe} {moment.replace(tzinfo=None).isoformat(' ')}"
-        raise RowError(index, rows.num_rows, "", _WHY.format(shown(bar, 200)[1:-1]))
+        raise RowError(index, rows.num_rows, "", _WHY.format(show(bar, 200)[1:-1]))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from iftb_store._io.tasks import uncancelled
+from iftb_store._io.tasks import run_to_end
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.formats import TEXT_FORMATS, format_of
+from iftb_store.files.formats import TEXT_FORMATS, choose_format
 from iftb_store.files.outputs import check_target, new_file, new_folder
-from iftb_store.files.writers import PartitionedWriter, Writer, described, writer
+from iftb_store.files.writers import PartitionedWriter, Writer, describe_schema, open_writer
 from iftb_store.protocols import ConnectedStore
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
@@ -79,7 +79,7 @@ async def export(
             raise InvalidValueError("only bars can be partitioned, and only as Parquet; leave --partitioned out")
         format = "parquet"
     else:
-        format = format_of(path, format)
+        format = choose_format(path, format)
     if path is None and format not in TEXT_FORMATS:
         raise InvalidValueError(f"{format} cannot be written to a stream; give a file, or use {' or '.join(TEXT_FORMATS)}")
     if path is not None:
@@ -89,15 +89,15 @@ async def export(
     with _open(target, table, format, partitioned, overwrite) as sink:
         async with open_snapshot(db, scope.tables) as session:
             total = 0 if progress is None else sum(count for _, count in await find_partitions(session, scope))
-            stores = stores_of(session)
+            stores = get_stores(session)
             for selection in scope.selections(table):
                 async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
                     async for batch in batches:
-                        await uncancelled(asyncio.to_thread(sink.write, batch))
+                        await run_to_end(asyncio.to_thread(sink.write, batch))
                         rows += batch.num_rows
                         if progress is not None:
                             progress(rows, total)
-        await uncancelled(asyncio.to_thread(sink.close))
+        await run_to_end(asyncio.to_thread(sink.close))
     return Exported(path, table.name, format, rows, sink.files)
 
 
@@ -107,10 +107,10 @@ def _open(target: Path | BinaryIO, table: TableSpec, format: str, partitioned: b
         sink: Writer
         if partitioned and isinstance(target, Path):
             folder = streams.enter_context(new_folder(target, overwrite=overwrite))
-            sink = PartitionedWriter(folder, streams.enter_context(ExitStack()), described(table))
+            sink = PartitionedWriter(folder, streams.enter_context(ExitStack()), describe_schema(table))
         else:
             stream = streams.enter_context(new_file(target, overwrite=overwrite)) if isinstance(target, Path) else target
-            sink = writer(stream, table, format)
+            sink = open_writer(stream, table, format)
         try:
             yield sink
         except BaseException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 FORMATS = ("parquet", "feather", "csv", "jsonl")
 #: Those that are text, and can be written to a stream.
@@ -34,7 +34,7 @@ def format_by_suffix(path: Path) -> str | None:
     return _SUFFIXES.get(path.suffix.lower())
 
 
-def format_of(path: Path | None, wanted: str | None) -> str:
+def choose_format(path: Path | None, wanted: str | None) -> str:
     """Return the format that is asked for, or that of a file's suffix.
 
     Raises:
@@ -42,13 +42,13 @@ def format_of(path: Path | None, wanted: str | None) -> str:
     """
     if wanted is not None:
         if wanted not in FORMATS:
-            raise InvalidValueError(f"there is no format {shown(wanted)}; the formats are {', '.join(FORMATS)}")
+            raise InvalidValueError(f"there is no format {show(wanted)}; the formats are {', '.join(FORMATS)}")
         return wanted
     if path is None:
         raise InvalidValueError(f"output to stdout needs --format, one of {', '.join(TEXT_FORMATS)}")
     found = format_by_suffix(path)
     if found is None:
         raise InvalidValueError(
-            f"{shown(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
+            f"{show(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
         )
     return found

@@ -14,23 +14,23 @@ from urllib.parse import unquote
 
 from sqlalchemy import text
 
-from iftb_store._io.tasks import uncancelled
+from iftb_store._io.tasks import run_to_end
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.commits import Commit, finish_commit
-from iftb_store.files.detect import FileKind, kind_of, series_of
+from iftb_store.files.detect import FileKind, detect_format, read_series_in_name
 from iftb_store.files.formats import PARTITION, TABLE, VERSION
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 from iftb_store.models import Trade
 from iftb_store.protocols import Capability, ConnectedStore, Stores
-from iftb_store.registry import require_arrow, stores_of
+from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, name_text
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ class Source:
 
     def __init__(self, path: Path, hints: Hints) -> None:
         self.path = path
-        self.kind = kind_of(path)
+        self.kind = detect_format(path)
         self.table: TableSpec | None = None
         self.hints = hints
         self.fixed: dict[str, str] = {}
         self.columns: dict[str, str] = {}
         self.dump: KlineDump | None = None
-        self.named = series_of(path, traded=hints.symbol is None)
+        self.named = read_series_in_name(path, traded=hints.symbol is None)
         if hints.timeframe is not None and self.named[1] not in (None, hints.timeframe):
             raise InvalidValueError(
                 f"{path}: its name contradicts --timeframe {hints.timeframe}; leave the option out, or rename the file"
@@ -121,9 +121,9 @@ class Source:
         told = reader.facts.get(TABLE, b"").decode(errors="replace")
         self.table = next((table for table in TABLES.values() if set(table.columns) == names), None)
         if told and (self.table is None or self.table.name != told):
-            version = shown(reader.facts.get(VERSION, b"").decode(errors="replace"))
+            version = show(reader.facts.get(VERSION, b"").decode(errors="replace"))
             raise DumpError(
-                f"{self.path}: iftb-store {version} wrote it from the table {shown(told)}, but its columns are not those of that "
+                f"{self.path}: iftb-store {version} wrote it from the table {show(told)}, but its columns are not those of that "
                 "table here; import it with that version"
             )
 
@@ -139,10 +139,10 @@ class Source:
             raise DumpError(f"{self.path}: is damaged: the description of its series cannot be read") from error
 
     def _find_columns(self, reader: Reader) -> None:
-        from iftb_store.files.candles import columns_of
+        from iftb_store.files.candles import match_columns
 
         try:
-            self.columns = columns_of(reader.names, self.hints.columns)
+            self.columns = match_columns(reader.names, self.hints.columns)
         except InvalidValueError as error:
             raise InvalidValueError(f"{self.path}: {error}") from error
         folder = self.fixed.get("timeframe")
@@ -252,9 +252,9 @@ class Batches:
         return self
 
     def __next__(self) -> pa.Table:
-        from iftb_store.files.readers.base import damage_named
+        from iftb_store.files.readers.base import name_damage
 
-        with rows_named(self._path, self._read), damage_named(self._path):
+        with name_row(self._path, self._read), name_damage(self._path):
             batch = next(self._tables, None)
             rows = None if batch is None else self._make(batch)
         if batch is None or rows is None:
@@ -298,8 +298,8 @@ async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, 
     taken = _Taken(source)
     with closing(Batches(source)) as batches:
         write = _written(session, source, insert, new_ids)
-        while (rows := await uncancelled(asyncio.to_thread(next, batches, None))) is not None:
-            with rows_named(source.path, batches.before):
+        while (rows := await run_to_end(asyncio.to_thread(next, batches, None))) is not None:
+            with name_row(source.path, batches.before):
                 taken.add(rows, await write(rows) if rows.num_rows else 0)
             if progress is not None:
                 progress(*batches.progress)
@@ -314,10 +314,10 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
     """Return what makes rows of ours of a file's batches, the columns that it takes, and its notes when all is read."""
     import pyarrow as pa
 
-    from iftb_store.batches.arrow_input import checked
-    from iftb_store.files.candles import Candles, by_nature_floats
+    from iftb_store.batches.arrow_input import check_rows
+    from iftb_store.files.candles import Candles, has_floats
     from iftb_store.files.quality import Oddities
-    from iftb_store.files.rows import whole_rows
+    from iftb_store.files.rows import check_complete_rows
 
     if source.table is None:
         binary = source.kind in (FileKind.PARQUET, FileKind.FEATHER)
@@ -325,14 +325,14 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
             source.hints,
             source.columns,
             source.series,
-            floats=source.hints.from_float or (binary and by_nature_floats(reader.names)),
+            floats=source.hints.from_float or (binary and has_floats(reader.names)),
             no_volume=getattr(reader, "arrays", False),
         )
 
         oddities, unnamed = Oddities(), getattr(reader, "arrays", False)
 
         def bars(batch: pa.Table) -> pa.Table:
-            rows = checked(candles.bars(batch), from_float=True)
+            rows = check_rows(candles.bars(batch), from_float=True)
             oddities.take(rows, unnamed=unnamed)
             return rows
 
@@ -343,7 +343,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
         for name, value in source.fixed.items():
             if name not in batch.column_names:
                 batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), batch.num_rows))
-        return whole_rows(table, batch)
+        return check_complete_rows(table, batch)
 
     return whole, [name for name in table.columns if name in reader.names], list
 
@@ -352,7 +352,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
     """Return what writes a batch of rows and says how many there were."""
     from iftb_store.files.duplicates import Repeats
 
-    stores, repeats = stores_of(session), Repeats()
+    stores, repeats = get_stores(session), Repeats()
     table = source.table
 
     async def candles(rows: pa.Table) -> int:
@@ -460,7 +460,7 @@ def _bounds(rows: pa.Table, column: str, before: list[Any]) -> list[Any]:
 
 
 @contextmanager
-def rows_named(path: Path, before: int) -> Iterator[None]:
+def name_row(path: Path, before: int) -> Iterator[None]:
     """Name the file and the row in an error about a batch; ``before`` are the rows of earlier batches."""
     from iftb_store.batches.arrow_input import RowError
 

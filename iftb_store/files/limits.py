@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -73,7 +73,7 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
         kind = made.field(name).type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not _is_plain(inner):
-            raise ValueError(f"the column {shown(name)} has the type {shown(str(kind))[1:-1]}, which is never stored")
+            raise ValueError(f"the column {show(name)} has the type {show(str(kind))[1:-1]}, which is never stored")
         width += max(_NARROWEST, 0 if _is_text(kind) or pa.types.is_null(kind) else kind.bit_width // 8)
     return width
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import plain_texts
+from iftb_store.batches.arrow import to_plain_texts
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import LONGEST_TEXT
@@ -55,7 +55,7 @@ def _joined(lines: list[str]) -> bytes:
 
 def _csv_cells(kind: ColumnKind, column: Any) -> Any:
     if kind == ColumnKind.DECIMAL:
-        return pa.array(plain_texts(column), pa.string())
+        return pa.array(to_plain_texts(column), pa.string())
     if kind == ColumnKind.TIME:
         return _iso(column)
     if kind == ColumnKind.INTEGER:
@@ -68,7 +68,7 @@ def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
     encode: Callable[[Any], str] = '"{}"'.format
     values = column
     if kind == ColumnKind.DECIMAL:
-        return ["null" if text is None else f'"{text}"' for text in plain_texts(column)]
+        return ["null" if text is None else f'"{text}"' for text in to_plain_texts(column)]
     if kind == ColumnKind.TIME:
         values = _iso(column)
     elif kind == ColumnKind.INTEGER:

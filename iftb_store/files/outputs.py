@@ -13,7 +13,7 @@ from typing import BinaryIO
 from iftb_store._io.atomic_files import NO_LINK, WINDOWS, fsync, open_descriptor, publish, try_lock
 from iftb_store.errors import InvalidValueError, operational_error
 from iftb_store.schema.table_spec import SERIES
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.file_identity import database_of, read_engine
 
 PARTIAL = ".partial"
@@ -29,11 +29,11 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
         InvalidValueError: it is there and ``overwrite`` is not set, or is of another kind than what would be written, or it is
             a database, or the name of a file that one keeps beside it.
     """
-    name = shown(str(path), 200)
+    name = show(str(path), 200)
     if not path.name or "\0" in str(path):
         raise InvalidValueError(f"{name} is not a file name")
     if (database := database_of(path)) is not None:
-        raise InvalidValueError(f"{name} belongs to the database {shown(str(database), 200)}; give another name")
+        raise InvalidValueError(f"{name} belongs to the database {show(str(database), 200)}; give another name")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     partial, old = (path.with_name(path.name + suffix) for suffix in (PARTIAL, ".old"))
     for left in (partial, old):
         if left.exists() and not _is_export(left):
-            raise InvalidValueError(f"{shown(str(left), 200)} is in the way and was not created by an export; move it away")
+            raise InvalidValueError(f"{show(str(left), 200)} is in the way and was not created by an export; move it away")
     make_folder(partial)
     with nullcontext() if WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
         try:
@@ -125,9 +125,9 @@ def _claim(descriptor: int, partial: Path, path: Path) -> None:
     found = os.fstat(descriptor)
     is_file, is_folder = stat.S_ISREG(found.st_mode) and found.st_nlink == 1, stat.S_ISDIR(found.st_mode)
     if found.st_uid != os.geteuid() or not (is_file or is_folder):
-        raise InvalidValueError(f"{shown(str(partial), 200)} is in the way and was not created by an export; move it away")
+        raise InvalidValueError(f"{show(str(partial), 200)} is in the way and was not created by an export; move it away")
     if not try_lock(descriptor, partial):
-        raise operational_error(f"another export to {shown(str(path), 200)} is running; wait for it")
+        raise operational_error(f"another export to {show(str(path), 200)} is running; wait for it")
     if is_file:
         os.fchmod(descriptor, _OWNER_FILE)
 

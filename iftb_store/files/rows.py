@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store.batches.arrow import schema
-from iftb_store.batches.arrow_input import WRITTEN, RowError, checked, in_order
+from iftb_store.batches.arrow import arrow_schema
+from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, sort_rows
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values import checks
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -29,21 +29,21 @@ _OBJECT, _ITEM, _MOST_PARSED = 240, 72, 160 << 20
 _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
 
 
-def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
+def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     """Return rows with the schema of their table, in the order of its key, each of which can be stored.
 
     Raises:
         RowError: one that cannot, or has a key that stood there before.
         InvalidValueError: a column of a foreign type.
     """
-    wanted = schema(table)
+    wanted = arrow_schema(table)
     typed = {name: _typed(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
     for name in table.columns:
         if typed[name].null_count and table.required(name):
             raise _refused(given, pc.is_null(typed[name]), f"{name} is null")
     rows = pa.table(typed)
     if table is BARS:
-        values = checked(rows.select(WRITTEN.names), from_float=False)
+        values = check_rows(rows.select(WRITTEN.names), from_float=False)
         taken: dict[str, Any] = {name: values[name] if name in WRITTEN.names else typed[name] for name in table.columns}
         rows = pa.table(taken)
     for name, kind in table.kinds.items():
@@ -58,7 +58,7 @@ def whole_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     if table is BARS:
         _check_times(rows, "created_at")
         try:
-            return in_order(rows, last_wins=False)
+            return sort_rows(rows, last_wins=False)
         except IntegrityError:
             _refuse_second(rows, BARS.key)
             raise
@@ -103,7 +103,7 @@ def _first_wrong(column: Any, name: str, kind: ColumnKind, wanted: pa.DataType) 
             column = column.slice(0, half)
         else:
             index, column = index + half, column.slice(half)
-    value = shown(column[0].cast(pa.string()).as_py())
+    value = show(column[0].cast(pa.string()).as_py())
     more = {
         ColumnKind.TIME: ", e.g. 2024-02-29T23:59:00.000000Z",
         ColumnKind.DECIMAL: " with at most 20 digits before and 18 after the point",
@@ -141,7 +141,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
     for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
         if values in before:
             named = " ".join(map(str, values))
-            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {shown(named, 200)} is a duplicate; leave one out")
+            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {show(named, 200)} is a duplicate; leave one out")
         before.add(values)
 
 
@@ -154,7 +154,7 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
         except InvalidValueError:
             raise
         except ValueError as error:
-            raise InvalidValueError(f"{name} is not a JSON object: {shown(str(error))}") from error
+            raise InvalidValueError(f"{name} is not a JSON object: {show(str(error))}") from error
         except RecursionError as error:
             raise InvalidValueError(f"{name} is nested too deeply") from error
 

@@ -16,7 +16,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from iftb_store import __version__
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import PARTITION, REVISION, TABLE, VERSION
 from iftb_store.files.limits import split_texts
@@ -24,7 +24,7 @@ from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.outputs import create, make_folder
 from iftb_store.schema.revision import HEAD
 from iftb_store.schema.table_spec import SERIES, TableSpec
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 # its stubs know nothing of plain values among the arguments
 pc: Any = pyarrow.compute
@@ -172,9 +172,7 @@ class PartitionedWriter:
         for name, value in zip((*SERIES, "month"), place, strict=True):
             part = f"{name}={quote(value, safe='')}"
             if len(part) > _LONGEST_NAME:
-                raise InvalidValueError(
-                    f"the {name} {shown(value)} is too long for a folder's name; export without --partitioned"
-                )
+                raise InvalidValueError(f"the {name} {show(value)} is too long for a folder's name; export without --partitioned")
             folder /= part
             make_folder(folder)
         series = json.dumps(dict(zip(SERIES, place, strict=False)))
@@ -185,16 +183,16 @@ class PartitionedWriter:
         self.files += 1
 
 
-def described(table: TableSpec) -> pa.Schema:
+def describe_schema(table: TableSpec) -> pa.Schema:
     """Return a table's schema that says whose it is."""
     facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: HEAD}
-    return schema(table).with_metadata(facts)
+    return arrow_schema(table).with_metadata(facts)
 
 
-def writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
+def open_writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
     """Return what writes rows of a table to a stream."""
     if format == "csv":
         return TextWriter(stream, csv_header(table), partial(csv_lines, table))
     if format == "jsonl":
         return TextWriter(stream, b"", partial(json_lines, table))
-    return ArrowWriter(stream, described(table), format)
+    return ArrowWriter(stream, describe_schema(table), format)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from iftb_store._io.semaphore import FairSemaphore
-from iftb_store._io.tasks import import_modules, uncancelled
+from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
-from iftb_store.relational.driver import Flavor, Row, Statement, statement
+from iftb_store.relational.driver import Flavor, Row, Statement, prepare_statement
 from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
@@ -15,15 +15,15 @@ from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
     before_write,
+    find_session,
+    hold_connection,
     is_isolated,
     is_snapshot,
-    joined,
     note_error,
-    session_of,
     watch,
 )
 from iftb_store.relational.stores import RelationalStores
-from iftb_store.schema.visibility import Hidden, describe, find_hidden, obstacles
+from iftb_store.schema.visibility import Hidden, describe, find_hidden, find_obstacles
 
 __all__ = [
     "DISCONNECTED",
@@ -45,19 +45,19 @@ __all__ = [
     "check_own_lock",
     "describe",
     "find_hidden",
+    "find_obstacles",
+    "find_session",
     "fitting_sql",
+    "hold_connection",
     "import_modules",
     "is_isolated",
     "is_read",
     "is_snapshot",
-    "joined",
     "may_write",
     "note_error",
-    "obstacles",
     "own_sessions",
+    "prepare_statement",
+    "run_to_end",
     "scan_sql",
-    "session_of",
-    "statement",
-    "uncancelled",
     "watch",
 ]

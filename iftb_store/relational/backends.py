@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex
 from sqlalchemy import Pool, QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from iftb_store._io.tasks import uncancelled
-from iftb_store._io.turns import other_loop
+from iftb_store._io.tasks import run_to_end
+from iftb_store._io.turns import other_loop_error
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.protocols import Isolation
 from iftb_store.relational.migrated import Migrated
@@ -85,7 +85,7 @@ class EngineBackend(Migrated):
         finally:
             # a cancelled wait also ends
             left = list(self.sessions) if left is None else left
-            await uncancelled(self._close(engine, left))
+            await run_to_end(self._close(engine, left))
 
     async def _close(self, engine: AsyncEngine, left: list[StoreSession]) -> None:
         await asyncio.gather(*(close_now(session, self) for session in left))
@@ -112,7 +112,7 @@ class EngineBackend(Migrated):
             if self._loop is loop:
                 return
             if self._loop is not None and not self._loop.is_closed():
-                raise other_loop("the manager")
+                raise other_loop_error("the manager")
             pool = self._engine.pool
             # callers that hold the engine keep using it; its old connections are left behind
             self._engine.sync_engine.dispose(close=False)

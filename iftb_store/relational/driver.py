@@ -148,18 +148,18 @@ class Driver(Protocol):
 
 
 @lru_cache(maxsize=1024)
-def statement(sql: str, dialect: Dialect) -> Statement:
+def prepare_statement(sql: str, dialect: Dialect) -> Statement:
     """Return the compiled statement of a SQL text, cached per dialect."""
     return Statement(sql, dialect)
 
 
 async def read(driver: Driver, sql: str, **values: Any) -> Sequence[Row]:
     """Run a query with named values."""
-    made = statement(sql, driver.flavor.dialect)
+    made = prepare_statement(sql, driver.flavor.dialect)
     return await driver.read(made, [driver.encode(values[name]) for name in made.names])
 
 
 async def write(driver: Driver, sql: str, values: Mapping[str, Any], *, savepoint: bool = False) -> Sequence[Row]:
     """Run a writing statement with named values."""
-    made = statement(sql, driver.flavor.dialect)
+    made = prepare_statement(sql, driver.flavor.dialect)
     return await driver.write(made, [driver.encode(values[name]) for name in made.names], savepoint=savepoint)

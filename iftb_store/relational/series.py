@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from iftb_store.errors import readable
 from iftb_store.models import Series
-from iftb_store.relational.driver import read, statement
+from iftb_store.relational.driver import prepare_statement, read
 from iftb_store.relational.resampling import ResampleStatements
 from iftb_store.values.timeframes import SECONDS
 
@@ -60,6 +60,8 @@ class SeriesStatements(ResampleStatements):
         """See OHLCVStore.delete_range."""
         driver = self._driver
         between = " AND ".join(map(driver.flavor.time_parameter.format, ("start", "end")))
-        made = statement(f"DELETE FROM ohlcv WHERE {driver.flavor.series} AND timestamp BETWEEN {between}", driver.flavor.dialect)
+        made = prepare_statement(
+            f"DELETE FROM ohlcv WHERE {driver.flavor.series} AND timestamp BETWEEN {between}", driver.flavor.dialect
+        )
         values = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe, "start": start, "end": end}
         return await driver.change(made, [driver.encode(values[name]) for name in made.names])

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransa
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import await_
 
-from iftb_store._io.tasks import uncancelled
+from iftb_store._io.tasks import run_to_end
 from iftb_store._io.turns import Turns
 from iftb_store.errors import (
     READS_ONLY,
@@ -274,7 +274,7 @@ def is_isolated(connection: Connection) -> bool:
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
-def session_of(connection: Connection) -> StoreSession | None:
+def find_session(connection: Connection) -> StoreSession | None:
     """Return the manager's session that uses a connection, if any."""
     reference = _owners.get(connection, {}).get(_SESSION)
     return None if reference is None else reference()
@@ -377,7 +377,7 @@ async def open_session(
                 await _commit(session)
         except BaseException as error:
             turns.end(ENDED, undone=True)
-            await uncancelled(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
+            await run_to_end(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
         finally:
             # otherwise its next use would check out a connection that nobody returns
@@ -442,7 +442,7 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 
 
 @asynccontextmanager
-async def joined(session: AsyncSession) -> AsyncIterator[Any]:
+async def hold_connection(session: AsyncSession) -> AsyncIterator[Any]:
     """Wait for the turn in a session, flush its pending ORM objects and yield its pooled connection for this call only.
 
     Statements on the driver's connection inside the block bypass SQLAlchemy, which cannot use the connection meanwhile.

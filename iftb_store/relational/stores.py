@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.protocols import TradeTotals
-from iftb_store.relational.driver import Driver, Flavor, Row, read, statement, write
+from iftb_store.relational.driver import Driver, Flavor, Row, prepare_statement, read, write
 from iftb_store.relational.series import SeriesStatements
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.values.checks import json_object
@@ -127,7 +127,7 @@ class _Bars(SeriesStatements):
         return await self._read(sql, False, exchange=exchange, symbol=symbol, timeframe=timeframe, limit=limit)
 
     async def _read(self, sql: str, many: bool, **values: Any) -> list[OHLCVBar]:
-        made = statement(sql, self._driver.flavor.dialect)
+        made = prepare_statement(sql, self._driver.flavor.dialect)
         return await self._driver.read_bars(made, [self._driver.encode(values[name]) for name in made.names], many=many)
 
     async def get_gaps(self, symbol: str, timeframe: str, exchange: str, window: Window) -> list[tuple[datetime, datetime]]:

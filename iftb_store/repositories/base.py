@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import Capability, ConnectedStore, Session, Stores
-from iftb_store.registry import require_arrow, stores_of
+from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.streams import Stream, record_batches
-from iftb_store.schema.scope import selected
+from iftb_store.schema.scope import make_filter
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values import checks
-from iftb_store.values.display import kind
+from iftb_store.values.display import type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,11 +29,11 @@ def utc_now() -> datetime:
 
 
 @asynccontextmanager
-async def opened_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+async def open_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
     """Open a session and yield its stores; with ``snapshot`` they read a snapshot, if the backend supports it."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
-        yield stores_of(session)
+        yield get_stores(session)
 
 
 class Repository:
@@ -51,9 +51,9 @@ class Repository:
             InvalidValueError: the clock is not callable.
         """
         if not callable(clock):
-            raise InvalidValueError(f"clock must be a function that returns the time, not {kind(clock)}")
+            raise InvalidValueError(f"clock must be a function that returns the time, not {type_name(clock)}")
         self._manager = session if isinstance(session, ConnectedStore) else None
-        self._fixed = None if isinstance(session, ConnectedStore) else stores_of(session)
+        self._fixed = None if isinstance(session, ConnectedStore) else get_stores(session)
         self._clock = clock
 
     @asynccontextmanager
@@ -61,7 +61,7 @@ class Repository:
         if self._fixed is not None:
             yield self._fixed
         elif self._manager is not None:
-            async with opened_stores(self._manager, snapshot=snapshot) as stores:
+            async with open_stores(self._manager, snapshot=snapshot) as stores:
                 yield stores
 
     async def _table(self, selection: RowFilter) -> pa.Table:
@@ -104,7 +104,7 @@ class ArrowReads(Repository):
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end.
         """
-        return await self._table(selected(self._scanned, start, end, symbol=symbol, exchange=exchange))
+        return await self._table(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange))
 
     def stream_arrow(
         self,
@@ -121,4 +121,4 @@ class ArrowReads(Repository):
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end, or batch_size is below 1.
         """
-        return self._stream(selected(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)
+        return self._stream(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)

@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.batches.bars import BarBatch, distinct_batch
-from iftb_store.batches.resampling import Buckets, resampled
+from iftb_store.batches.bars import BarBatch, make_batch
+from iftb_store.batches.resampling import Buckets, make_bars
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, Series, UpsertReport
 from iftb_store.registry import require_arrow
 from iftb_store.repositories.base import Repository
 from iftb_store.repositories.streams import Stream
-from iftb_store.schema.scope import check_order, selected
+from iftb_store.schema.scope import check_window, make_filter
 from iftb_store.schema.table_spec import BARS
 from iftb_store.values import checks
 from iftb_store.values.timeframes import check_timeframe, shift
@@ -65,7 +65,7 @@ class OHLCVRepository(Repository):
             InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
         """
         checks.boolean(report, "report")
-        batch = await distinct_batch(_bars(bars), self._now())
+        batch = await make_batch(_bars(bars), self._now())
         inserted = updated = 0
         if len(batch):
             async with self._stores() as stores:
@@ -123,7 +123,7 @@ class OHLCVRepository(Repository):
         checks.boolean(partial, "partial")
         async with self._stores() as stores:
             found = await stores.ohlcv.resample(*window, buckets)
-        return resampled(buckets, found, (window[0], window[4], wanted), partial=partial)
+        return make_bars(buckets, found, (window[0], window[4], wanted), partial=partial)
 
     async def list_series(self) -> list[Series]:
         """Return all stored series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
@@ -180,7 +180,7 @@ class OHLCVRepository(Repository):
         first = None if start is None else checks.utc(start, "start")
         last = None if end is None else checks.utc(end, "end")
         if first is not None and last is not None:
-            check_order(first, last)
+            check_window(first, last)
         before = None if first is None else _beyond(first, series[1], -1, "start")
         after = None if last is None else _beyond(last, series[1], 1, "end")
         async with self._stores() as stores:
@@ -204,7 +204,7 @@ class OHLCVRepository(Repository):
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end, or the timeframe is unknown.
         """
-        return await self._table(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
+        return await self._table(make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
 
     async def write_arrow(
         self,
@@ -242,10 +242,10 @@ class OHLCVRepository(Repository):
         require_arrow()
         await import_modules("iftb_store.batches.arrow_input")
         from iftb_store.batches.arrow import ArrowBatch
-        from iftb_store.batches.arrow_input import gathered, prepared
+        from iftb_store.batches.arrow_input import collect_rows, prepare_rows
 
-        given = await gathered(data)
-        table = await asyncio.to_thread(prepared, given, from_float=decimals is not None, last_wins=mode == "upsert")
+        given = await collect_rows(data)
+        table = await asyncio.to_thread(prepare_rows, given, from_float=decimals is not None, last_wins=mode == "upsert")
         if table.num_rows:
             batch = ArrowBatch(table, self._now())
             async with self._stores() as stores:
@@ -298,7 +298,7 @@ class OHLCVRepository(Repository):
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
         """
-        return self._stream(selected(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
+        return self._stream(make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
 
     async def _lists(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, size: int
@@ -331,7 +331,7 @@ def _window(
 ) -> tuple[str, str, datetime, datetime, str]:
     names = _series(symbol, timeframe, exchange)
     first, last = checks.utc(start, "start"), checks.utc(end, "end")
-    check_order(first, last)
+    check_window(first, last)
     return names[0], names[1], first, last, names[2]
 
 

@@ -16,7 +16,7 @@ from iftb_store.repositories.base import ArrowReads
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.table_spec import TRADES
 from iftb_store.values import checks
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 
 class TradeRepository(ArrowReads):
@@ -57,7 +57,7 @@ class TradeRepository(ArrowReads):
         differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
         if differing:
             raise TradeConflictError(
-                f"a trade with trade_id {shown(checked.trade_id)} is already stored (id {stored.id}) with another "
+                f"a trade with trade_id {show(checked.trade_id)} is already stored (id {stored.id}) with another "
                 f"{', '.join(differing)}; use update({stored.id}, …) to change it, or another trade_id for another trade",
                 differing,
             )
@@ -147,4 +147,4 @@ def _check_field_names(changes: dict[str, Any]) -> None:
         if name in known:
             raise InvalidValueError(f"{name} is set by the store and cannot be changed")
         settable = ", ".join(field for field in TRADE_CHECKS if field != "trade_id")
-        raise InvalidValueError(f"a trade has no field {shown(name)}; the fields that can be set are {settable}")
+        raise InvalidValueError(f"a trade has no field {show(name)}; the fields that can be set are {settable}")

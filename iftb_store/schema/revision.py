@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.errors import SchemaError
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 #: The Alembic version table of iftb-store; an app can have its own ``alembic_version`` in the same database.
 VERSION_TABLE = "iftb_store_version"
@@ -50,18 +50,18 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
     )
 
 
-def not_a_table(name: str, kind: str) -> SchemaError:
+def not_a_table_error(name: str, kind: str) -> SchemaError:
     """Return the error for a name of iftb-store that is not a table; reading it could run foreign code."""
     return SchemaError(
-        f"{shown(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
+        f"{show(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
         "created it; drop or rename it, or use another database"
     )
 
 
-def foreign_part(table: str, part: str) -> SchemaError:
+def foreign_part_error(table: str, part: str) -> SchemaError:
     """Return the error for a part of a table that could run foreign code, e.g. a trigger or a generated column."""
     return SchemaError(
-        f"the table {shown(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
+        f"the table {show(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
         "code of whoever created it; drop that part, use another database, or, if you trust whoever made it, add "
         "?trusted=true to the URL (a backup that is restored by its path is never trusted; copy from its URL instead)"
     )
@@ -70,7 +70,7 @@ def foreign_part(table: str, part: str) -> SchemaError:
 def foreign_collation(table: str, column: str, collation: str) -> SchemaError:
     """Return the error for a column whose texts are not compared byte by byte: one row would be taken for another."""
     return SchemaError(
-        f"the column {shown(column)} of the table {shown(table)} has the collation {shown(collation)}, in which different "
+        f"the column {show(column)} of the table {show(table)} has the collation {show(collation)}, in which different "
         "texts can be equal, so that one row would be taken for another; nothing was read; create the table without that "
         "collation, or use another database"
     )

@@ -9,7 +9,7 @@ from itertools import product
 from iftb_store.errors import InvalidValueError
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.values import checks
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
 
 _CHECKS: dict[str, Callable[[object, str], str]] = {
@@ -64,11 +64,11 @@ class TableScope:
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:
         """Yield one row filter of a table for each combination of the selected exchanges, symbols and timeframes."""
         for values in product(*self._chosen.values()):
-            yield selected(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
+            yield make_filter(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
 
     def _require(self, name: str) -> None:
         if name not in TABLES:
-            raise InvalidValueError(f"there is no table {shown(name)}; the tables are {', '.join(TABLES)}")
+            raise InvalidValueError(f"there is no table {show(name)}; the tables are {', '.join(TABLES)}")
         for column in self._chosen:
             if column not in TABLES[name].columns:
                 raise InvalidValueError(
@@ -76,7 +76,7 @@ class TableScope:
                 )
 
 
-def selected(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
+def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
     """Return a filter for the rows of a table in a time window, with the given column values.
 
     Raises:
@@ -85,11 +85,11 @@ def selected(table: TableSpec, start: datetime | None, end: datetime | None, **e
     given = {name: None if value is None else _CHECKS.get(name, checks.name_text)(value, name) for name, value in equal.items()}
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
     if first is not None and last is not None:
-        check_order(first, last)
+        check_window(first, last)
     return RowFilter(table, {name: value for name, value in given.items() if value is not None}, first, last)
 
 
-def check_order(start: datetime, end: datetime) -> None:
+def check_window(start: datetime, end: datetime) -> None:
     """Refuse a window that ends before it starts."""
     if start > end:
         raise InvalidValueError(f"start {start.isoformat()} is after end {end.isoformat()}")

@@ -109,7 +109,7 @@ def find_hidden(conn: Connection, tables: Sequence[str]) -> list[Hidden]:
     return [Hidden(*row) for row in conn.execute(_HIDDEN, {"tables": list(tables)}).all()]
 
 
-def obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
+def find_obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
     """Return the reasons why a role cannot read every row or, if ``insert``, cannot insert."""
     return [one for one in hidden if one.kind not in _REPORTED or (insert and one.kind == "insert")]
 

@@ -24,7 +24,7 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import EVENTS, RowFilter
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import (
@@ -267,7 +267,7 @@ class OtherTablesAsArrowTests(SuiteFixtures):
         found: list[list[Any]] = []
         selection = RowFilter(EVENTS, {"symbol": "A"}, limit=5, size=1_000)
         async with db.get_session() as session:
-            while (rows := await stores_of(session).read_rows(selection)).num_rows:
+            while (rows := await get_stores(session).read_rows(selection)).num_rows:
                 found.append(rows["event_type"].to_pylist())
                 selection = replace(selection, after=(rows["id"][-1].as_py(),))
         assert [name for names in found for name in names] == ["0", "1", "3", "4", "5", "6", "7", "8", "9"]

@@ -25,8 +25,8 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
-from iftb_store.batches.arrow import schema
-from iftb_store.registry import stores_of
+from iftb_store.batches.arrow import arrow_schema
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
@@ -76,25 +76,25 @@ def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
     rows = [
         {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
     ]
-    return pa.Table.from_pylist(rows, schema(table))
+    return pa.Table.from_pylist(rows, arrow_schema(table))
 
 
 async def write_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
     """Store complete rows in a new session."""
     async with db.get_session() as session:
-        await stores_of(session).write_rows(table, rows)
+        await get_stores(session).write_rows(table, rows)
 
 
 async def delete_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> int:
     """Delete rows in a new session."""
     async with db.get_session() as session:
-        return await stores_of(session).delete_rows(table, rows)
+        return await get_stores(session).delete_rows(table, rows)
 
 
 async def stored(db: DatabaseManager, table: TableSpec) -> pa.Table:
     """Return all rows of a table."""
     async with db.get_session() as session:
-        return await stores_of(session).read_rows(RowFilter(table))
+        return await get_stores(session).read_rows(RowFilter(table))
 
 
 def _bars() -> pa.Table:
@@ -216,8 +216,8 @@ class WholeRowTests(SuiteFixtures):
     @_EXAMPLES
     async def test_no_rows_are_nothing_to_put_or_drop(self, db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
         async with db.get_session() as session:
-            await stores_of(session).write_rows(table, rows.slice(0, 0))
-            dropped = await stores_of(session).delete_rows(table, rows.slice(0, 0))
+            await get_stores(session).write_rows(table, rows.slice(0, 0))
+            dropped = await get_stores(session).delete_rows(table, rows.slice(0, 0))
         assert (dropped, (await stored(db, table)).num_rows) == (0, 0)
 
     async def test_many_rows_are_inserted_beside_those_that_are_overwritten(self, db: DatabaseManager) -> None:
@@ -251,8 +251,8 @@ class WholeRowTests(SuiteFixtures):
     async def test_another_row_has_an_id_once_that_of_the_one_who_had_it_is_dropped(self, db: DatabaseManager) -> None:
         await write_rows(db, TRADES, _trades_named("a", "b", "c"))
         async with db.get_session() as session:
-            await stores_of(session).delete_rows(TRADES, _trades_named("a", "b"))
-            await stores_of(session).write_rows(TRADES, _trades_named("b", "a"))
+            await get_stores(session).delete_rows(TRADES, _trades_named("a", "b"))
+            await get_stores(session).write_rows(TRADES, _trades_named("b", "a"))
         assert await stored(db, TRADES) == _trades_named("b", "a", "c")
 
     async def test_the_open_position_moves_from_one_row_to_another(self, db: DatabaseManager) -> None:
@@ -300,8 +300,8 @@ class WholeRowTests(SuiteFixtures):
         async with db.get_session() as session:
             await OHLCVRepository(session).insert_many([bar(symbol="EARLIER")])
             with pytest.raises(IntegrityError):
-                await stores_of(session).write_rows(table, rows)
-            await stores_of(session).write_rows(BARS, _numbered(3, 50))
+                await get_stores(session).write_rows(table, rows)
+            await get_stores(session).write_rows(BARS, _numbered(3, 50))
         assert await stored(db, table) == before
         assert await raw.count(db, "ohlcv") == 4
 
@@ -318,8 +318,8 @@ class WholeRowTests(SuiteFixtures):
     async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
         await write_rows(db, TRADES, _trades_named("a", "b"))
         async with db.get_session() as session:
-            await stores_of(session).write_rows(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
-            await stores_of(session).delete_rows(TRADES, _trades_named("a"))
+            await get_stores(session).write_rows(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
+            await get_stores(session).delete_rows(TRADES, _trades_named("a"))
             await session.rollback()
         assert await stored(db, TRADES) == _trades_named("a", "b")
 
@@ -328,7 +328,7 @@ class WholeRowTests(SuiteFixtures):
         await write_rows(db, BARS, _numbered(10))
         with suppress(OperationalError):
             async with db.get_session() as session:
-                task = asyncio.create_task(stores_of(session).write_rows(BARS, _numbered(_MANY, 50_000)))
+                task = asyncio.create_task(get_stores(session).write_rows(BARS, _numbered(_MANY, 50_000)))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 task.cancel()

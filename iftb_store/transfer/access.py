@@ -11,10 +11,10 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store.values.display import kind
+from iftb_store.values.display import type_name
 
 
-async def require_whole(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
+async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
     """Let a session's transaction read all rows of some tables, or fail; see `iftb_store.protocols.SupportsWholeReads`.
 
     Raises:
@@ -25,27 +25,27 @@ async def require_whole(session: Any, tables: Iterable[TableSpec], *, insert: bo
         await backend.require_whole(session, [table.name for table in tables], insert=insert)
 
 
-async def hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) -> str:
+async def describe_hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) -> str:
     """Return why rows of tables that this role may read are hidden from it, and the remedy; empty if none are."""
     async with db.get_session() as session:
         try:
-            await require_whole(session, tables)
+            await require_complete_reads(session, tables)
         except OperationalError as error:
             return str(error.orig)
     return ""
 
 
 @asynccontextmanager
-async def whole_session(
+async def open_complete_session(
     db: ConnectedStore, tables: Iterable[TableSpec], *, insert: bool = False, isolation: Isolation | None = None
 ) -> AsyncIterator[Any]:
     """Open a session that reads all rows of some tables, or fails.
 
     Raises:
-        OperationalError: as `require_whole`.
+        OperationalError: as `require_complete_reads`.
     """
     async with db.get_session(isolation=isolation) as session:
-        await require_whole(session, tables, insert=insert)
+        await require_complete_reads(session, tables, insert=insert)
         yield session
 
 
@@ -56,10 +56,10 @@ def check_store(value: object, name: str) -> None:
         InvalidValueError: it is something else, such as a URL or a session.
     """
     if not isinstance(value, ConnectedStore):
-        raise InvalidValueError(f"{name} must be a connected store, e.g. a DatabaseManager, not {kind(value)}")
+        raise InvalidValueError(f"{name} must be a connected store, e.g. a DatabaseManager, not {type_name(value)}")
 
 
-async def require_two(source: ConnectedStore, destination: ConnectedStore) -> None:
+async def require_distinct(source: ConnectedStore, destination: ConnectedStore) -> None:
     """Refuse to copy or compare tables with themselves.
 
     Raises:

@@ -18,13 +18,13 @@ from iftb_store._io.tasks import import_modules
 from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
-from iftb_store.registry import backend_for, stores_of
+from iftb_store.registry import find_backend, get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
-from iftb_store.transfer.access import check_store, require_whole
-from iftb_store.transfer.progress import ProgressFactory, silent
+from iftb_store.transfer.access import check_store, require_complete_reads
+from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.url import parse_url
 from iftb_store.values import checks
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 from iftb_store.values.file_identity import BESIDE, database_of, file_identity
 
 #: The engine of backups of an engine that has no way of its own, and how each is opened to be read alone.
@@ -93,19 +93,19 @@ async def backup(
     try:
         address = parse_url(URL.create(engine, database=os.fspath(partial)))
         # its driver may not be imported yet, which would hold up the event loop
-        await asyncio.to_thread(backend_for, engine)
+        await asyncio.to_thread(find_backend, engine)
         # refuses what its engine cannot open
         writer = DatabaseManager(address)
     except URLError as error:
         raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
     _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
     if step is not None and not callable(step):
-        raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {kind(step)}")
-    step = step or silent
+        raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {type_name(step)}")
+    step = step or report_nothing
     async with source.get_session() as session:
-        await require_whole(session, (BARS, TRADES, POSITIONS, EVENTS))
+        await require_complete_reads(session, (BARS, TRADES, POSITIONS, EVENTS))
         # raises where there are no tables
-        await stores_of(session).read_rows(RowFilter(EVENTS, limit=1))
+        await get_stores(session).read_rows(RowFilter(EVENTS, limit=1))
     with _folder(folder):
         if own_way:
             with step("backup") as tell:
@@ -190,7 +190,7 @@ def _empty(place: int) -> None:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {kind(path)}")
+        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
     given = checks.text(os.fspath(path), "path")
     if not given or not (target := Path(given).absolute()).name:
         raise InvalidValueError("the path of the backup is empty; give one, e.g. bot.backup")
@@ -219,4 +219,4 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
-    return shown(os.fspath(path), _LONGEST_NAME)
+    return show(os.fspath(path), _LONGEST_NAME)

@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, func, select
 
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import CollisionError, StoreError, readable
 from iftb_store.protocols import ConnectedStore
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, GREATEST_ID, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText
-from iftb_store.transfer.access import whole_session
+from iftb_store.transfer.access import open_complete_session
 from iftb_store.transfer.diff import RowDiff, select_rows
 from iftb_store.transfer.plan import LastCommitted, Partition, RowReader, read_batches, where_conditions
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 T = TypeVar("T")
 
@@ -65,11 +65,11 @@ class Collisions:
     @property
     def closing(self) -> pa.Table:
         """The rows, as they come, of positions that are open in the destination: what keeps their places from others."""
-        return pa.concat_tables([schema(self._table).empty_table(), *self._closing])
+        return pa.concat_tables([arrow_schema(self._table).empty_table(), *self._closing])
 
     async def begin(self) -> None:
         """Look at what the destination has."""
-        async with whole_session(self._destination, [self._table]) as session:
+        async with open_complete_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
                 ((count, last),) = (await session.execute(counts)).all()
@@ -157,7 +157,7 @@ class Collisions:
         Raises:
             CollisionError: a bar of the source has one of them.
         """
-        async with whole_session(self._destination, [self._table]) as session:
+        async with open_complete_session(self._destination, [self._table]) as session:
             condition = self._columns.id.between(self._greatest + 1, last)
             theirs = dict(await self._bars(session, condition))
         for part in _parts(list(theirs)):
@@ -182,13 +182,13 @@ class Collisions:
         for part in _parts(list(ids)):
             condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
             names = ("id", "trade_id", "exchange", "symbol", "entry_time")
-            async with whole_session(self._destination, [self._table]) as session:
+            async with open_complete_session(self._destination, [self._table]) as session:
                 found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
             for row in found.all():
                 its: dict[str, Any] = dict(zip(names, row, strict=True))
                 if not (self._delete and _is_chosen(its, partition.selection)):
                     raise CollisionError(
-                        f"trades: the source's trade {shown(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
+                        f"trades: the source's trade {show(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
                         f"the destination with the id {its['id']}; {REMEDY}"
                     )
 
@@ -209,7 +209,7 @@ class Collisions:
             series = " ".join(row[name] for name in ("exchange", "symbol", "timeframe"))
             return f"bar {series} {row['timestamp'].isoformat(' ')}"
         values = " ".join(str(row[name]) for name in self._table.identity)
-        return f"{self._table.model.__name__.lower()} {shown(values)}"
+        return f"{self._table.model.__name__.lower()} {show(values)}"
 
 
 class _Numbers:
@@ -272,14 +272,14 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
         with readable(table.name):
             found += [tuple(row) for row in (await session.execute(newest)).all()]
     if not found:
-        return await stores_of(session).read_rows(RowFilter(table, limit=1))
+        return await get_stores(session).read_rows(RowFilter(table, limit=1))
     number, *key = max(found)
     if number > GREATEST_ID:
         raise StoreError(
             f"{table.name}: a row of the source has the id {number}; ids above {GREATEST_ID} would leave too few ids for "
             f"new rows in the destination; give the row a smaller id in the source, or {REMEDY}"
         )
-    rows = await stores_of(session).read_rows(_of(table, number, key))
+    rows = await get_stores(session).read_rows(_of(table, number, key))
     # a bar that stands twice is told where the whole series is read
     return rows.slice(0, 1)
 

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.batches.arrow import unreadable
+from iftb_store.batches.arrow import unreadable_value
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
 from iftb_store.protocols import Capability, ConnectedStore
-from iftb_store.registry import require_arrow, stores_of
+from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
-from iftb_store.transfer.access import require_two, require_whole, whole_session
+from iftb_store.transfer.access import open_complete_session, require_complete_reads, require_distinct
 from iftb_store.transfer.conflicts import REMEDY, Collisions, is_other_row, read_greatest_id, rows_to_write_first
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
-from iftb_store.transfer.digests import Chunk, Digester, checksum, no_json, places
+from iftb_store.transfer.digests import Chunk, Digester, compute_checksum, find_invalid_json, read_positions
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition
-from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, silent
-from iftb_store.transfer.verify import Contents, contents, format_key, format_value, row_differences
-from iftb_store.values.display import shown
+from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, report_nothing
+from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
+from iftb_store.values.display import show
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -122,10 +122,10 @@ class Copy:
         *,
         on_conflict: Conflict = "source-wins",
         delete: bool = False,
-        step: ProgressFactory = silent,
+        step: ProgressFactory = report_nothing,
     ) -> None:
         if on_conflict not in CONFLICTS:
-            raise InvalidValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {shown(on_conflict)}")
+            raise InvalidValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {show(on_conflict)}")
         require_arrow()
         self._source = source
         self._destination = destination
@@ -153,11 +153,11 @@ class Copy:
             StoreError: an id of the source is so great that hardly any lies past it; nothing was written. Or the destination
                 changed meanwhile, so that it is not equal at the end.
         """
-        await require_two(self._source, self._destination)
+        await require_distinct(self._source, self._destination)
         await reading.require_schema(self._source, self._scope.tables)
         await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
         async with reading.open_snapshot(self._source, self._scope.tables) as session:
-            ours = stores_of(session)
+            ours = get_stores(session)
             last = {table: await read_greatest_id(session, self._scope, table) for table in self._scope.tables}
             plans = await self._plans(session, ours)
             checked = {
@@ -172,7 +172,7 @@ class Copy:
     async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
         """Find the parts that differ."""
         here = await reading.find_partitions(session, self._scope)
-        async with whole_session(self._destination, self._scope.tables) as other:
+        async with open_complete_session(self._destination, self._scope.tables) as other:
             there = await reading.find_partitions(other, self._scope)
         empty = [table for table in self._scope.tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
         total = sum(rows for partition, rows in here + there if partition.table not in empty)
@@ -193,9 +193,9 @@ class Copy:
             reading.digest_partition(ours, partition, tell=count), reading.digest_partition(self._theirs, partition, tell=count)
         )
         runs = reading.find_dirty_ranges(mine, its)
-        copied = Copied(partition.table.name, partition.series, contents(mine), equal=not runs)
+        copied = Copied(partition.table.name, partition.series, summarise(mine), equal=not runs)
         equal = copied.source.rows - sum(run.rows for run in runs)
-        return _Plan(partition, copied, False, runs, equal, [checksum(_within(mine, run)) for run in runs])
+        return _Plan(partition, copied, False, runs, equal, [compute_checksum(_within(mine, run)) for run in runs])
 
     async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
         """Count what is to be moved and refuse what must not be."""
@@ -234,7 +234,7 @@ class Copy:
     @staticmethod
     def _refuse_change(table: TableSpec, diff: RowDiff) -> None:
         mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (diff.changed, diff.stored))
-        first = row_differences(table, mine, its)[0]
+        first = compare_values(table, mine, its)[0]
         raise CollisionError(
             f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
             f"{format_value(first.destination)} in the destination; nothing was written; without --on-conflict refuse the source "
@@ -291,10 +291,10 @@ class Copy:
             async for rows in coming:
                 await reading.gather_both(asyncio.to_thread(digester.take, rows), writer.add(rows))
         parts = digester.parts()
-        plan.copied.source = contents(parts)
+        plan.copied.source = summarise(parts)
         plan.copied.inserted = plan.copied.source.rows
         plan.runs = [DirtyRange(parts[0].number, parts[-1].number, True, plan.copied.inserted)] if parts else []
-        plan.proofs = [checksum(parts)] if parts else []
+        plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
     async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
@@ -305,7 +305,7 @@ class Copy:
                 plan.copied.kept = 0
                 for run, proof in zip(plan.runs, plan.proofs, strict=True):
                     found = await reading.digest_partition(self._theirs, plan.partition, run, count)
-                    if checksum(found) != proof:
+                    if compute_checksum(found) != proof:
                         plan.copied.kept += await self._require_all(ours, plan, run)
                 plan.copied.equal = True
 
@@ -369,7 +369,7 @@ class _Writer:
         Raises:
             StoreError: two rows have one key.
         """
-        where = places(rows, self._table)
+        where = read_positions(rows, self._table)
         twice: Any = pc.equal(where[1:], where[:-1])
         if pc.any(twice).as_py():
             first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
@@ -398,8 +398,8 @@ class _Writer:
 
 async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
     async def write_rows(session: Any) -> None:
-        await require_whole(session, [table], insert=True)
-        await stores_of(session).write_rows(table, rows)
+        await require_complete_reads(session, [table], insert=True)
+        await get_stores(session).write_rows(table, rows)
 
     try:
         await destination.run(write_rows, idempotent=True)
@@ -410,17 +410,17 @@ async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
             f"another row, written there during the copy, may have the same key or id; {REMEDY}; the rows copied before stay"
         ) from error
     except OperationalError as error:
-        found = no_json(rows, table)
+        found = find_invalid_json(rows, table)
         if found is None:
             raise
         # SQLite keeps any text there
-        raise unreadable(table, *found) from error
+        raise unreadable_value(table, *found) from error
 
 
 async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
     async def delete_rows(session: Any) -> None:
-        await require_whole(session, [table])
-        await stores_of(session).delete_rows(table, rows)
+        await require_complete_reads(session, [table])
+        await get_stores(session).delete_rows(table, rows)
 
     await destination.run(delete_rows, idempotent=True)
 

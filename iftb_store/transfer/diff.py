@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
-from iftb_store.transfer.digests import canonical, places
+from iftb_store.transfer.digests import encode_rows, read_positions
 from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, next_or_none, prefetch, read_batches
 
 
@@ -55,7 +55,7 @@ async def compare_partition(
 ) -> AsyncGenerator[RowDiff]:
     """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
     if run.fresh and partition.table is BARS:
-        none = schema(partition.table).empty_table()
+        none = arrow_schema(partition.table).empty_table()
         async with aclosing(prefetch(read_batches(source, partition, run))) as coming:
             async for rows in coming:
                 yield RowDiff(rows, none, none, none, 0, _repeated(partition.table, rows, none))
@@ -68,12 +68,12 @@ async def compare_partition(
 
 def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
     """Compare rows by their keys."""
-    ours, theirs = places(source, table), places(destination, table)
+    ours, theirs = read_positions(source, table), read_positions(destination, table)
     where: Any = pc.index_in(ours, value_set=theirs)
     is_new: Any = pc.is_null(where)
     known = source.filter(pc.invert(is_new))
     stored = destination.take(where.drop_null())
-    differs: Any = pc.not_equal(canonical(known, table), canonical(stored, table))
+    differs: Any = pc.not_equal(encode_rows(known, table), encode_rows(stored, table))
     extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
     changed = known.filter(differs)
     same = known.num_rows - changed.num_rows
@@ -97,7 +97,7 @@ def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
 def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
     """Return the keys that stand more than once, in their order."""
     found: dict[int, Repeated] = {}
-    both = [(rows, places(rows, table)) for rows in (source, destination)]
+    both = [(rows, read_positions(rows, table)) for rows in (source, destination)]
     for rows, where in both:
         again: Any = pc.equal(where[1:], where[:-1])
         for index in pc.indices_nonzero(again).to_pylist():
@@ -127,5 +127,5 @@ async def _aligned(
 
 
 def _last(rows: pa.Table, table: TableSpec) -> int:
-    last: int = places(rows.slice(rows.num_rows - 1), table)[0].as_py()
+    last: int = read_positions(rows.slice(rows.num_rows - 1), table)[0].as_py()
     return last

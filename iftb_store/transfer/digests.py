@@ -53,13 +53,13 @@ def part_size(table: TableSpec) -> int:
     return DAY if table is BARS else IDS
 
 
-def places(rows: pa.Table, table: TableSpec) -> Any:
+def read_positions(rows: pa.Table, table: TableSpec) -> Any:
     """Return where rows stand in the order of their series or table, as int64: their time in microseconds, or their id."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
 
-def canonical(rows: pa.Table, table: TableSpec) -> Any:
+def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
     """Return the bytes of each row."""
     if sys.byteorder != "little":  # pragma: no cover - as Arrow's buffers are those of the machine
         raise NotImplementedError("checksums are computed on little-endian machines only")
@@ -70,7 +70,7 @@ def canonical(rows: pa.Table, table: TableSpec) -> Any:
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement="")
 
 
-def checksum(parts: Iterable[Chunk]) -> str:
+def compute_checksum(parts: Iterable[Chunk]) -> str:
     """Return the checksum of parts in their order."""
     over = blake2b(digest_size=_SIZE)
     for part in parts:
@@ -94,7 +94,7 @@ class Digester:
         """Take the rows that follow."""
         if not rows.num_rows:
             return
-        joined = canonical(rows, self._table)
+        joined = encode_rows(rows, self._table)
         _, offsets, data = joined.buffers()
         ends = memoryview(offsets).cast("q")[joined.offset :]
         content = memoryview(data)
@@ -117,7 +117,7 @@ class Digester:
 
     def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
         """Yield (number of the part, its first row, the row after its last)."""
-        where = places(rows, self._table)
+        where = read_positions(rows, self._table)
         numbers = memoryview(where.buffers()[1]).cast("q")[where.offset : where.offset + len(where)]
         first = 0
         while first < len(numbers):
@@ -135,7 +135,7 @@ def _pieces(column: Any, kind: ColumnKind) -> list[Any]:
         return [mark, _as_bytes(column, _WIDTHS[kind])]
     text: Any = column.cast(pa.large_binary())
     if kind == ColumnKind.JSON:
-        text = pa.array([None if value is None else canonical_json(value) for value in column.to_pylist()], pa.large_binary())
+        text = pa.array([None if value is None else normalise_json(value) for value in column.to_pylist()], pa.large_binary())
     return [mark, _as_bytes(pc.binary_length(text).cast(pa.int64()), 8), text]
 
 
@@ -144,7 +144,7 @@ def _as_bytes(column: Any, width: int) -> Any:
     return fixed.cast(pa.large_binary())
 
 
-def no_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
+def find_invalid_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
     """Return the column, the id and the text of the first value that should be JSON and is none."""
     for name in (name for name, kind in table.kinds.items() if kind == ColumnKind.JSON):
         for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
@@ -155,7 +155,7 @@ def no_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
     return None
 
 
-def canonical_json(text: str) -> bytes:
+def normalise_json(text: str) -> bytes:
     """Return the one text of all those that mean this JSON object."""
     try:
         return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

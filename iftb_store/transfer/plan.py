@@ -12,17 +12,17 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import pyarrow as pa
 from sqlalchemy import ColumnElement, Table, func, select
 
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import StoreError
 from iftb_store.protocols import Capability, ConnectedStore
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.schema.types import CastText, from_epoch_us
-from iftb_store.transfer.access import whole_session
-from iftb_store.transfer.digests import Chunk, Digester, part_size, places
-from iftb_store.values.display import names, shown
+from iftb_store.transfer.access import open_complete_session
+from iftb_store.transfer.digests import Chunk, Digester, part_size, read_positions
+from iftb_store.values.display import join_names, show
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,8 +50,8 @@ class LastCommitted:
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """See `iftb_store.protocols.Stores.read_rows`."""
-        async with whole_session(self._db, [selection.table]) as session:
-            return await stores_of(session).read_rows(selection)
+        async with open_complete_session(self._db, [selection.table]) as session:
+            return await get_stores(session).read_rows(selection)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Partition:
     @property
     def series(self) -> str:
         """What its rows have in common, such as ``binance BTCUSDT 1m``; nothing where they are a whole table's."""
-        return names(self.selection.equal.values())
+        return join_names(self.selection.equal.values())
 
     @property
     def name(self) -> str:
@@ -106,9 +106,9 @@ def open_snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAs
     """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
 
     Raises:
-        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_whole`.
+        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_complete_reads`.
     """
-    return whole_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
+    return open_complete_session(db, tables, isolation="snapshot" if Capability.ISOLATION in db.capabilities else None)
 
 
 async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, insert: bool = False) -> None:
@@ -121,16 +121,16 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
 
     Raises:
         SchemaError: it has none, or they stand at another revision; the message names the command.
-        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_whole`.
+        OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_complete_reads`.
     """
-    async with whole_session(db, tables, insert=insert) as session:
-        await stores_of(session).read_rows(RowFilter(tables[0], limit=1))
+    async with open_complete_session(db, tables, insert=insert) as session:
+        await get_stores(session).read_rows(RowFilter(tables[0], limit=1))
 
 
 async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
     """Return the partitions of a scope that a store has, with the number of their rows, in the order of tables and keys."""
     # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
-    await stores_of(session).read_rows(RowFilter(scope.tables[0], limit=1))
+    await get_stores(session).read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
         columns = Base.metadata.tables[table.name]
@@ -141,7 +141,7 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
             for *series, count in rows:
                 for name, value in zip(keys, series, strict=True):
                     if not isinstance(value, str):
-                        what = f"{table.name}: a row's {name} cannot be read: it is {shown(value)}"
+                        what = f"{table.name}: a row's {name} cannot be read: it is {show(value)}"
                         raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in SERIES if name in equal}
@@ -245,8 +245,8 @@ async def next_or_none(source: AsyncGenerator[T]) -> T | None:
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
     """Return the rows up to a place, and those past it."""
     if rows is None:
-        return schema(table).empty_table(), None
-    where = places(rows, table)
+        return arrow_schema(table).empty_table(), None
+    where = read_positions(rows, table)
     count = bisect_right(range(len(where)), until, key=lambda index: where[index].as_py())
     return rows.slice(0, count), rows.slice(count)
 

@@ -12,6 +12,6 @@ ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
 
 
 @contextmanager
-def silent(name: str) -> Iterator[ProgressCallback]:
+def report_nothing(name: str) -> Iterator[ProgressCallback]:
     """Show nothing of a step."""
     yield lambda done, total: None

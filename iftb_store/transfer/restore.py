@@ -14,12 +14,12 @@ from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, St
 from iftb_store.protocols import ConnectedStore
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store.transfer.access import require_two, whole_session
+from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
 from iftb_store.transfer.diff import compare_partition
 from iftb_store.transfer.plan import LastCommitted, digest_partition, find_dirty_ranges, find_partitions, open_snapshot
-from iftb_store.transfer.progress import ProgressFactory, silent
+from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.transfer.verify import format_key
 from iftb_store.url import parse_url
 from iftb_store.values.file_identity import read_engine
@@ -52,7 +52,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 
 
 async def restore(
-    backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = silent
+    backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = report_nothing
 ) -> list[Copied]:
     """Restore all rows of a backup, with all ids and times, and verify the result; return the result for each part.
 
@@ -72,7 +72,7 @@ async def restore(
         OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
         StoreError: the destination was written to meanwhile.
     """
-    await require_two(backup, destination)
+    await require_distinct(backup, destination)
     await _check(backup, step)
     await prepare(destination)
     if not overwrite:
@@ -113,7 +113,7 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
     """Name the first row that the destination would lose."""
     remedy = "nothing was written; restore into an empty database, or use --overwrite"
     scope = TableScope([part.table])
-    async with open_snapshot(backup, scope.tables) as session, whole_session(destination, scope.tables) as other:
+    async with open_snapshot(backup, scope.tables) as session, open_complete_session(destination, scope.tables) as other:
         found = [*await find_partitions(session, scope), *await find_partitions(other, scope)]
     partition = next(partition for partition, _ in found if partition.series == part.series)
     ours, theirs = LastCommitted(backup), LastCommitted(destination)

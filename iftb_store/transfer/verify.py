@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 from iftb_store.protocols import ConnectedStore
-from iftb_store.registry import require_arrow, stores_of
+from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
-from iftb_store.transfer.access import require_two
+from iftb_store.transfer.access import require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
-from iftb_store.transfer.digests import Chunk, canonical_json, checksum
+from iftb_store.transfer.digests import Chunk, compute_checksum, normalise_json
 from iftb_store.transfer.plan import (
     DirtyRange,
     Partition,
@@ -28,8 +28,8 @@ from iftb_store.transfer.plan import (
     require_schema,
     sort_partitions,
 )
-from iftb_store.transfer.progress import ProgressFactory, silent
-from iftb_store.values.display import names
+from iftb_store.transfer.progress import ProgressFactory, report_nothing
+from iftb_store.values.display import join_names
 
 #: How many rows that differ are named of a series or table.
 NAMED = 5
@@ -85,7 +85,11 @@ class Verified:
 
 
 async def verify(
-    source: ConnectedStore, destination: ConnectedStore, scope: TableScope | None = None, *, step: ProgressFactory = silent
+    source: ConnectedStore,
+    destination: ConnectedStore,
+    scope: TableScope | None = None,
+    *,
+    step: ProgressFactory = report_nothing,
 ) -> list[Verified]:
     """Compare two stores, or the same selection of both; each is read from a snapshot in bounded memory, and not changed.
 
@@ -103,11 +107,11 @@ async def verify(
     """
     require_arrow()
     scope = scope or TableScope()
-    await require_two(source, destination)
+    await require_distinct(source, destination)
     for db in (source, destination):
         await require_schema(db, scope.tables)
     async with open_snapshot(source, scope.tables) as ours, open_snapshot(destination, scope.tables) as theirs:
-        stores = stores_of(ours), stores_of(theirs)
+        stores = get_stores(ours), get_stores(theirs)
         found = await gather_both(find_partitions(ours, scope), find_partitions(theirs, scope))
         total = sum(rows for part in found for _, rows in part)
         done = 0
@@ -127,16 +131,18 @@ async def verify(
 async def _verified(ours: RowReader, theirs: RowReader, partition: Partition, count: Callable[[int], None]) -> Verified:
     one, two = await gather_both(digest_partition(ours, partition, tell=count), digest_partition(theirs, partition, tell=count))
     differing = find_dirty_ranges(one, two)
-    found = await differences(ours, theirs, partition, differing) if differing else []
-    return Verified(partition.table.name, partition.series, contents(one), contents(two), found)
+    found = await find_differences(ours, theirs, partition, differing) if differing else []
+    return Verified(partition.table.name, partition.series, summarise(one), summarise(two), found)
 
 
-def contents(parts: list[Chunk]) -> Contents:
+def summarise(parts: list[Chunk]) -> Contents:
     """Return what parts are together."""
-    return Contents(sum(part.rows for part in parts), checksum(parts))
+    return Contents(sum(part.rows for part in parts), compute_checksum(parts))
 
 
-async def differences(ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]) -> list[Difference]:
+async def find_differences(
+    ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]
+) -> list[Difference]:
     """Return the values of the first rows that differ."""
     found: list[Difference] = []
     count = 0
@@ -159,11 +165,11 @@ def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Differe
     for rows, counts in ((chunk.new, (1, 0)), (extra, (0, 1))):
         found += [[Difference(key, None, *counts)] for key in rows.slice(0, NAMED).select(table.key).to_pylist()]
     for one, two in zip(chunk.changed.slice(0, NAMED).to_pylist(), chunk.stored.slice(0, NAMED).to_pylist(), strict=True):
-        found.append(row_differences(table, one, two))
+        found.append(compare_values(table, one, two))
     return sorted(found, key=lambda row: row[0].row[table.key[-1]])
 
 
-def row_differences(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+def compare_values(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
     """Return the values in which a row of two stores differs."""
     key = {name: ours[name] for name in table.key}
     return [
@@ -174,12 +180,12 @@ def row_differences(table: TableSpec, ours: dict[str, Any], theirs: dict[str, An
 
 
 def _comparable(table: TableSpec, column: str, value: Any) -> Any:
-    return canonical_json(value) if table.kinds[column] == ColumnKind.JSON and value is not None else value
+    return normalise_json(value) if table.kinds[column] == ColumnKind.JSON and value is not None else value
 
 
 def format_key(row: dict[str, Any]) -> str:
     """Return the values of a key for a person."""
-    return " ".join(names([value]) if isinstance(value, str) else format_value(value) for value in row.values())
+    return " ".join(join_names([value]) if isinstance(value, str) else format_value(value) for value in row.values())
 
 
 def format_value(value: Any) -> str:

@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, plain, quantize
-from iftb_store.values.display import exactly_str, kind, shown
+from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, format_plain, quantize
+from iftb_store.values.display import exactly_str, show, type_name
 
 T = TypeVar("T")
 
@@ -35,14 +35,14 @@ _MOST_JSON_VALUES = 250_000
 def text(value: object, name: str) -> str:
     """Return text that every engine can store: any Unicode except NUL and lone surrogates."""
     if not isinstance(value, str):
-        raise InvalidValueError(f"{name} must be text, not {kind(value)}")
+        raise InvalidValueError(f"{name} must be text, not {type_name(value)}")
     if "\0" in value:
-        raise InvalidValueError(f"{name} {shown(value)} contains a NUL character, which no engine stores; remove it")
+        raise InvalidValueError(f"{name} {show(value)} contains a NUL character, which no engine stores; remove it")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError(
-            f"{name} {shown(value)} contains a lone surrogate, which is not text; decode it correctly first"
+            f"{name} {show(value)} contains a lone surrogate, which is not text; decode it correctly first"
         ) from error
     return exactly_str(value)
 
@@ -53,7 +53,7 @@ def name_text(value: object, name: str) -> str:
     if not checked or checked.isspace():
         raise InvalidValueError(f"{name} is empty; give a name")
     if len(checked) > LONGEST_NAME:
-        raise InvalidValueError(f"{name} {shown(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are allowed")
+        raise InvalidValueError(f"{name} {show(checked)} is {len(checked)} characters long; at most {LONGEST_NAME} are allowed")
     return checked
 
 
@@ -65,14 +65,14 @@ def optional(check: Callable[[object, str], T], value: object, name: str) -> T |
 def choice(value: object, name: str, choices: Collection[str]) -> str:
     """Return a word that is one of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
+        raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {show(value)}")
     return exactly_str(value)
 
 
 def exact_decimal(value: object, name: str) -> Decimal:
     """Return a Decimal that DECIMAL(38,18) holds exactly: prices, quantities, volumes, fees, margin, pnl."""
     number = decimal(value, name)
-    digits = plain(number)
+    digits = format_plain(number)
     if digits is None:
         raise InvalidValueError(
             f"{name} {digits_shown(number)} does not fit {INTEGER_DIGITS} digits before and {SCALE} after the point; "
@@ -84,7 +84,7 @@ def exact_decimal(value: object, name: str) -> Decimal:
 def quotient(value: object, name: str) -> Decimal:
     """Return a Decimal rounded half-even to 18 places: percentages, leverage and scores."""
     number = decimal(value, name)
-    digits = plain(number)
+    digits = format_plain(number)
     if digits is not None:
         return Decimal(digits)
     try:
@@ -96,7 +96,7 @@ def quotient(value: object, name: str) -> Decimal:
 def integer(value: object, name: str, least: int = 0) -> int:
     """Return a whole number of at most 64 bits and at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidValueError(f"{name} must be a whole number, not {kind(value)} {shown(value)}")
+        raise InvalidValueError(f"{name} must be a whole number, not {type_name(value)} {show(value)}")
     if not least <= value <= _INT64_MAX:
         shown_value = value if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
         raise InvalidValueError(f"{name} must lie between {least} and {_INT64_MAX}, not {shown_value}")
@@ -106,14 +106,14 @@ def integer(value: object, name: str, least: int = 0) -> int:
 def boolean(value: object, name: str) -> bool:
     """Return True or False; values that are only truthy or falsy are refused."""
     if not isinstance(value, bool):
-        raise InvalidValueError(f"{name} must be True or False, not {kind(value)} {shown(value)}")
+        raise InvalidValueError(f"{name} must be True or False, not {type_name(value)} {show(value)}")
     return value
 
 
 def seconds(value: object, name: str) -> float:
     """Return a number of seconds to wait, 0 or more, with a maximum."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
-        raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {shown(value)}")
+        raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {show(value)}")
     return float(value)
 
 
@@ -121,7 +121,7 @@ def utc(value: object, name: str) -> datetime:
     """Return a time as aware UTC; a naive time is UTC."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
-        raise InvalidValueError(f"{name} must be a datetime, not {kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{name} must be a datetime, not {type_name(value)} {show(value)}{remedy}")
     if getattr(value, "nanosecond", 0):
         raise InvalidValueError(f"{name} {value} is more precise than microseconds; round it first")
     try:
@@ -131,13 +131,13 @@ def utc(value: object, name: str) -> datetime:
         return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
     except Exception as error:
         # a foreign tzinfo may raise whatever it likes
-        raise InvalidValueError(f"{name} {shown(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
+        raise InvalidValueError(f"{name} {show(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
 
 
 def json_text(value: object, name: str) -> str:
     """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
     if not isinstance(value, dict):
-        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {kind(value)}")
+        raise InvalidValueError(f"{name} must be a dict (a JSON object), not {type_name(value)}")
     return json.dumps(_json_value(value, name, 0, iter(range(_MOST_JSON_VALUES))), allow_nan=False)
 
 
@@ -174,19 +174,19 @@ def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> 
         return _json_time(value, path)
     if isinstance(value, dict):
         return {
-            _json_key(key, path): _json_value(item, _deeper(path, shown(key, 20)), depth + 1, places)
+            _json_key(key, path): _json_value(item, _deeper(path, show(key, 20)), depth + 1, places)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [_json_value(item, _deeper(path, index), depth + 1, places) for index, item in enumerate(value)]
     raise InvalidValueError(
-        f"{path} is {kind(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
+        f"{path} is {type_name(value)}, which JSON cannot hold; use text, numbers, lists, dicts, None, Decimal or datetime"
     )
 
 
 def _json_key(key: object, path: str) -> str:
     if not isinstance(key, str):
-        raise InvalidValueError(f"{path} has the key {shown(key)}, {kind(key)}; the keys of JSON objects must be text")
+        raise InvalidValueError(f"{path} has the key {show(key)}, {type_name(key)}; the keys of JSON objects must be text")
     return text(key, f"a key of {path}")
 
 

@@ -6,7 +6,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 
 PRECISION = 38
 SCALE = 18
@@ -57,10 +57,10 @@ def decimal(value: object, name: str) -> Decimal:
             )
         return Decimal(value)
     remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
-    raise InvalidValueError(f"{name} must be a Decimal, not {kind(value)} {shown(value)}{remedy}")
+    raise InvalidValueError(f"{name} must be a Decimal, not {type_name(value)} {show(value)}{remedy}")
 
 
-def plain(value: Decimal) -> str | None:
+def format_plain(value: Decimal) -> str | None:
     """Return a finite decimal as plain digits without an exponent, or None if DECIMAL(38,18) cannot hold it exactly.
 
     Zeros at the end of the fraction are removed, and zero is never negative, so that equal values give equal text.
@@ -75,7 +75,7 @@ def plain(value: Decimal) -> str | None:
     return text if _PLAIN.fullmatch(text) else None
 
 
-def trimmed(value: Decimal) -> Decimal:
+def trim_zeros(value: Decimal) -> Decimal:
     """Return a number of any size without zeros at the end of its fraction and without an exponent."""
     text = format(value, "f")
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)

@@ -17,26 +17,26 @@ _NEXT_OPTION = re.compile(r"&\w+=")
 _HALF_A_LINE = 500
 
 
-def kind(value: object) -> str:
+def type_name(value: object) -> str:
     """Return the name of a value's type."""
     return "None" if value is None else type(value).__name__
 
 
-def shown(value: object, limit: int = 60) -> str:
+def show(value: object, limit: int = 60) -> str:
     """Return a value for an error message: ASCII, cut if it is long; for a container or an object only its type."""
     if isinstance(value, str):
         text = ascii(exactly_str(value)[:limit])
         return text if len(value) <= limit and len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
     if not isinstance(value, _SHOWN):
-        return f"({kind(value)})"
+        return f"({type_name(value)})"
     try:
         shown_value = ascii(value)
     except Exception:  # a foreign __repr__, or an int with more digits than Python converts
-        return f"({kind(value)})"
+        return f"({type_name(value)})"
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
 
 
-def names(values: Iterable[str]) -> str:
+def join_names(values: Iterable[str]) -> str:
     """Return names separated by spaces; a name that is empty or contains white space is quoted."""
     return " ".join(value if value.split() == [value] and value[0] not in "'\"" else repr(value) for value in values)
 
@@ -55,12 +55,12 @@ def is_text(value: str) -> bool:
     return True
 
 
-def in_one_line(words: str) -> str:
+def to_one_line(words: str) -> str:
     """Return a user's input on one line, without a possible user and password, even if these contain line breaks."""
-    return without_password(" ".join(words.split()))
+    return hide_password(" ".join(words.split()))
 
 
-def without_password(message: str) -> str:
+def hide_password(message: str) -> str:
     """Remove a possible user and password from a text that quotes a user's input, wherever in a line a URL may be.
 
     Everything from a line's first colon to its last @ may be credentials. Each line is scanned once, as it may be long.
@@ -87,14 +87,14 @@ def _line_without_password(line: str) -> str:
     return "".join(pieces) + line[done:]
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Replace terminal control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def error_line(message: str) -> str:
     """Return ``error: …`` on one line; possible passwords are removed, and a long line is cut in the middle."""
-    line = printable(in_one_line(message))
+    line = escape_unprintable(to_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
     return f"error: {line}"

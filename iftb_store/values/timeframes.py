@@ -6,7 +6,7 @@ from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.display import exactly_str, shown
+from iftb_store.values.display import exactly_str, show
 
 #: The calendar month, the only timeframe whose step has no fixed length.
 MONTH = "1M"
@@ -30,7 +30,7 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
     known = exactly_str(timeframe) if isinstance(timeframe, str) else None
     if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
-        raise InvalidValueError(f"{given}unknown timeframe {shown(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
+        raise InvalidValueError(f"{given}unknown timeframe {show(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
     return known
 
 

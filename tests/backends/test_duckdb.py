@@ -22,7 +22,7 @@ from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.errors import SchemaError, Unsupported, URLError
 from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.tables import Base
-from iftb_store_duckdb.errors import cannot_open
+from iftb_store_duckdb.errors import cannot_open_error
 from iftb_store_duckdb.locks import write_lock
 from tests.support.strangers import as_stranger
 
@@ -143,7 +143,7 @@ async def test_connect_waits_for_a_file_that_another_process_gives_back(duckdb_u
 
 
 def test_a_holder_that_duckdb_does_not_name_is_still_a_holder() -> None:
-    error = cannot_open("a.duckdb", duckdb.IOException("Could not set lock on file"))
+    error = cannot_open_error("a.duckdb", duckdb.IOException("Could not set lock on file"))
 
     assert "another process has it open: a process that DuckDB does not name" in str(error)
 

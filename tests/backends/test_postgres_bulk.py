@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.samples import T0, hourly
 
@@ -80,14 +80,14 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
     """No bar was stored when COPY into the table was chosen; COPY then waits for those of the first writer."""
     await OHLCVRepository(db).insert_many(hourly(3, volume=Decimal(7)))
     async with db.get_session() as session:
-        rows = await stores_of(session).read_rows(RowFilter(BARS))
-        await stores_of(session).delete_rows(BARS, rows)
+        rows = await get_stores(session).read_rows(RowFilter(BARS))
+        await get_stores(session).delete_rows(BARS, rows)
     async with db.get_session() as holder:
         await OHLCVRepository(holder).insert_many(hourly(3)[1:])
 
         async def write_rows() -> None:
             async with db.get_session() as session:
-                await stores_of(session).write_rows(BARS, rows)
+                await get_stores(session).write_rows(BARS, rows)
 
         task = asyncio.create_task(write_rows())
         await until_blocked(admin, task)

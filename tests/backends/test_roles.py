@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.doctor import examine
 from iftb_store.protocols import SupportsMigrations
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import TRADES, RowFilter
 from iftb_store.testing import BackendConformance
 from iftb_store.testing.samples import hourly, position, trade
@@ -152,7 +152,7 @@ async def test_a_bot_that_may_not_move_the_sequences_gets_the_grant_it_lacks(mig
     async with DatabaseManager(migrated.urls["bot"]) as db:
         with pytest.raises(OperationalError, match=r"GRANT UPDATE ON SEQUENCE public\.trades_id_seq"):
             async with db.get_session() as session:
-                await stores_of(session).write_rows(TRADES, await stores_of(session).read_rows(RowFilter(TRADES)))
+                await get_stores(session).write_rows(TRADES, await get_stores(session).read_rows(RowFilter(TRADES)))
 
 
 async def test_the_analyst_examines_all_that_it_may_read(migrated: Roles) -> None:

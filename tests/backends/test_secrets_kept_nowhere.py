@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, StoreError, URLError
 from iftb_store.cli import main
 from iftb_store.config import DatabaseSettings, Settings
-from iftb_store.values.display import without_password
+from iftb_store.values.display import hide_password
 from tests.cli.test_secrets import ENCODED, PASSWORD, SECRET, collect_error_text
 from tests.faults.cancelling import Cancelled
 from tests.support.scripted_server import LETS_IN, NOTICE, READY, authentication, scripted
@@ -216,7 +216,7 @@ def test_no_part_of_a_password_in_a_mistyped_url_is_printed(
 def test_cutting_passwords_out_of_a_long_text_goes_through_it_once(piece: str) -> None:
     # by the old patterns it took 14 s for 200,000 characters, and a hundred times as long for ten times as many
     text = f"{piece * (4_000_000 // len(piece))}\npassword={SECRET}"
-    assert SECRET not in without_password(text)
+    assert SECRET not in hide_password(text)
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy])

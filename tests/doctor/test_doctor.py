@@ -33,7 +33,7 @@ from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE,
 from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import T0, position, trade
-from iftb_store.values.decimals import plain, to_sortable
+from iftb_store.values.decimals import format_plain, to_sortable
 from tests.cli.test_cli_health import read_only
 from tests.support.doctor_faults import BAR, CASES, ENGINES, TWICE, Case
 
@@ -359,7 +359,7 @@ def test_plain_digits_become_the_sortable_text_that_python_makes(sqlite: Callabl
 @pytest.mark.parametrize("digits", ["01.50", "-0", "-0.0", ".5", "5.", "000", "-.50", "-007"])
 def test_digits_written_carelessly_become_sortable_too(sqlite: Callable[[str, object], Any], digits: str) -> None:
     sortable = AS_SORTABLE_NEGATIVE if sqlite(PLAIN_NEGATIVE, digits) else AS_SORTABLE
-    assert sqlite(sortable, digits) == to_sortable(plain(Decimal(digits)) or "")
+    assert sqlite(sortable, digits) == to_sortable(format_plain(Decimal(digits)) or "")
 
 
 _NOT_SORTABLE = [

@@ -26,16 +26,16 @@ from iftb_store import (
     TradeConflictError,
     TradeRepository,
 )
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.cli import main
-from iftb_store.files.detect import kind_of
+from iftb_store.files.detect import detect_format
 from iftb_store.files.export import export
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.choice import open_reader
-from iftb_store.files.rows import whole_rows
+from iftb_store.files.rows import check_complete_rows
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import EVENTS, TRADES, TableSpec
 from iftb_store.testing import raw
@@ -276,13 +276,13 @@ _TRADE = st.fixed_dictionaries(
 def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[TableSpec, list[dict[str, Any]]], format: str) -> None:
     table, values = rows
     numbered = [{**_texts_of_json(row), "id": index + 1} for index, row in enumerate(values)]
-    given_rows = pa.Table.from_pylist(numbered, schema(table))
+    given_rows = pa.Table.from_pylist(numbered, arrow_schema(table))
     (batch,) = given_rows.combine_chunks().to_batches()
     path = tmp_path / f"rows.{format}"
     path.write_bytes(csv_header(table) + csv_lines(table, batch) if format == "csv" else json_lines(table, batch))
 
-    reader = open_reader(path, kind_of(path))
-    found = pa.concat_tables([whole_rows(table, part) for part in reader.tables(list(table.columns))])
+    reader = open_reader(path, detect_format(path))
+    found = pa.concat_tables([check_complete_rows(table, part) for part in reader.tables(list(table.columns))])
     reader.close()
 
     assert [_texts_of_json(row, back=True) for row in found.to_pylist()] == [

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from iftb_store import DatabaseManager, InvalidValueError, URLError
-from iftb_store.batches.arrow_input import checked
+from iftb_store.batches.arrow_input import check_rows
 from iftb_store.cli import main
 from iftb_store.relational import is_read
 from iftb_store.schema.table_spec import EVENTS, RowFilter
@@ -75,7 +75,7 @@ def table(**columns: Any) -> pa.Table:
 )
 def test_a_long_text_that_is_no_number(digits: str) -> None:
     with pytest.raises(InvalidValueError, match=r"close .* is not a decimal number"):
-        checked(table(close=[digits]), from_float=False)
+        check_rows(table(close=[digits]), from_float=False)
 
 
 @pytest.mark.parametrize("host", [":" * 4_000 + "!", "a:" * 2_000 + "%", "a" * 4_000 + "%"])

@@ -16,7 +16,7 @@ import pytest
 
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
-from iftb_store.files.detect import kind_of
+from iftb_store.files.detect import detect_format
 from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
@@ -56,7 +56,7 @@ def test_it_is_refused_with_a_remedy(tmp_path: Path, listening: Callable[[Path],
     made(tmp_path / name, kind, listening)
 
     with pytest.raises(DumpError, match=f"{name}: is a {kind} and not a file; "):
-        kind_of(tmp_path / name)
+        detect_format(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

@@ -26,9 +26,9 @@ from typing import Any
 import pyarrow as pa
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.protocols import Session
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
@@ -85,7 +85,7 @@ async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
     texts = [{name: json.dumps(record_of(row)[name]) for name in objects if row[name] is not None} for row in whole]
     columns = [row | text for row, text in zip(whole, texts, strict=True)]
     in_order = sorted(columns, key=lambda row: [row[name] for name in table.key])
-    await stores_of(session).write_rows(table, pa.Table.from_pylist(in_order, schema(table)))
+    await get_stores(session).write_rows(table, pa.Table.from_pylist(in_order, arrow_schema(table)))
 
 
 @contextmanager

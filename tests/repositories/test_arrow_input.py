@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import InvalidValueError
-from iftb_store.batches.arrow_input import WRITTEN, gathered, prepared
+from iftb_store.batches.arrow_input import WRITTEN, collect_rows, prepare_rows
 from iftb_store.testing.arrow_writes import kind_of, table_of, with_column
 from iftb_store.testing.samples import HOUR, INDIA, SMALLEST, T0, bar, hourly
 
@@ -105,7 +105,7 @@ _COLUMNS_REFUSED: dict[str, tuple[str, Any, str]] = {
 
 
 def ready(data: Any, *, from_float: bool = False, last_wins: bool = True) -> pa.Table:
-    return prepared(asyncio.run(gathered(data)), from_float=from_float, last_wins=last_wins)
+    return prepare_rows(asyncio.run(collect_rows(data)), from_float=from_float, last_wins=last_wins)
 
 
 @pytest.mark.parametrize("holder", _HOLDERS)

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from iftb_store_duckdb.backups import back_up
-from iftb_store_duckdb.driver import Cursor, in_thread
+from iftb_store_duckdb.driver import Cursor, run_in_thread
 from iftb_store_duckdb.url import Options
 from tests.support.filled import fill
 
@@ -88,7 +88,7 @@ async def test_a_cancellation_reaches_the_connection_that_writes_the_copy() -> N
             with cursor.interrupting(copy):
                 copy.execute(LOOP).fetchall()
 
-        task = asyncio.create_task(in_thread(executor, work, cursor.interrupt))
+        task = asyncio.create_task(run_in_thread(executor, work, cursor.interrupt))
         await asyncio.wait([task], timeout=0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

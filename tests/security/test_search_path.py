@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 import iftb_store_postgres.bars
 from iftb_store import DatabaseManager, OHLCVRepository, SchemaError, TradeRepository
 from iftb_store.doctor import examine
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, TRADES, RowFilter
 from iftb_store.testing.machine import compare_with_model
 from iftb_store.testing.samples import HOUR, T0, full_trade, hourly, trade
@@ -256,7 +256,7 @@ async def test_tables_named_as_our_temporary_ones_stay_unchanged(postgres_url: s
         await OHLCVRepository(db).upsert_many(hourly(1_000), report=True)
         async with db.get_session() as session:
             for table in (TRADES, BARS):
-                await stores_of(session).write_rows(table, await stores_of(session).read_rows(RowFilter(table)))
+                await get_stores(session).write_rows(table, await get_stores(session).read_rows(RowFilter(table)))
             for name in names:
                 assert (await session.execute(text(f"SELECT count(*) FROM public.{name}"))).scalar_one() == 0
 

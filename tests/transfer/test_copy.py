@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import make_url
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store.testing import raw
@@ -78,7 +78,7 @@ def contents(url: str) -> dict[str, list[dict[str, Any]]]:
 
     async def read() -> dict[str, list[dict[str, Any]]]:
         async with DatabaseManager(url) as db, db.get_session() as session:
-            return {name: (await stores_of(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
+            return {name: (await get_stores(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
 
     return asyncio.run(read())
 

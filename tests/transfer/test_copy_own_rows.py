@@ -14,7 +14,7 @@ import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.errors import CollisionError
-from iftb_store.registry import stores_of
+from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.testing import raw
@@ -55,7 +55,7 @@ async def both(source: str, destination: str, *, copied: bool) -> AsyncIterator[
 
 async def contents(db: DatabaseManager) -> dict[str, pa.Table]:
     async with db.get_session() as session:
-        return {name: await stores_of(session).read_rows(RowFilter(table)) for name, table in TABLES.items()}
+        return {name: await get_stores(session).read_rows(RowFilter(table)) for name, table in TABLES.items()}
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iftb_store.batches.arrow import schema
+from iftb_store.batches.arrow import arrow_schema
 from iftb_store.models import SystemEvent
 from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, ColumnKind, TableSpec
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, full_bar, full_trade, hourly, trade
-from iftb_store.transfer.digests import Chunk, Digester, canonical_json, checksum
+from iftb_store.transfer.digests import Chunk, Digester, compute_checksum, normalise_json
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BARS_OF_THREE_DAYS = [
@@ -30,7 +30,8 @@ def arrow(table: TableSpec, rows: list[Any]) -> pa.Table:
     """Return rows as a scan returns them."""
     columns = zip(*map(_values, rows), strict=True)
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema(table), strict=True)], schema=schema(table)
+        [pa.array(column, field.type) for column, field in zip(columns, arrow_schema(table), strict=True)],
+        schema=arrow_schema(table),
     )
 
 
@@ -90,7 +91,7 @@ EVENTS_OF_THREE_RANGES = [
     ],
 )
 def test_a_checksum_is_what_its_definition_says_and_stays_what_it_was(table: TableSpec, rows: list[Any], known: str) -> None:
-    assert checksum(parts(table, rows)) == as_a_stranger_does(table, rows) == known
+    assert compute_checksum(parts(table, rows)) == as_a_stranger_does(table, rows) == known
 
 
 def test_parts_are_days_of_a_series_and_ranges_of_ids() -> None:
@@ -123,9 +124,9 @@ def test_null_is_not_nothing() -> None:
 
 @pytest.mark.parametrize("text", ['{"a":1,"b":[2.5]}', '{ "b" : [2.5], "a" : 1 }', '{"b": [2.50], "a": 1}'])
 def test_json_is_compared_by_what_it_means(text: str) -> None:
-    assert canonical_json(text) == b'{"a":1,"b":[2.5]}'
+    assert normalise_json(text) == b'{"a":1,"b":[2.5]}'
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1e400}', "[" * 100_000, f"[{'9' * 5_000}]"])
 def test_what_json_cannot_hold_is_compared_as_text(text: str) -> None:
-    assert canonical_json(text) == text.encode()
+    assert normalise_json(text) == text.encode()

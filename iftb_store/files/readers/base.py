@@ -15,7 +15,7 @@ from iftb_store.files.limits import check_views
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import BARS
-from iftb_store.values.display import shown
+from iftb_store.values.display import show
 
 # rows in one batch, of bars and of tables whose rows hold long texts
 _BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
@@ -54,7 +54,7 @@ class Reader(Protocol):
 
 
 @contextmanager
-def damage_named(path: Path) -> Generator[None]:
+def name_damage(path: Path) -> Generator[None]:
     """Turn whatever is raised on damage into a DumpError that names the file; an OSError that names a file is no damage."""
     try:
         yield
@@ -64,7 +64,7 @@ def damage_named(path: Path) -> Generator[None]:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         # it may quote the file's content
-        reason = shown(next(iter(str(error).splitlines()), type(error).__name__), 200)[1:].rstrip("'\"")
+        reason = show(next(iter(str(error).splitlines()), type(error).__name__), 200)[1:].rstrip("'\"")
         raise DumpError(f"{path}: cannot be read ({reason})") from error
 
 
@@ -89,5 +89,5 @@ def validate(batch: pa.RecordBatch) -> pa.Table:
     batch.validate(full=True)
     for field in batch.schema:
         if pa.types.is_decimal(field.type) and abs(field.type.scale) > field.type.precision:
-            raise ValueError(f"the column {shown(field.name)} has the type {field.type}, which is not a type of decimals")
+            raise ValueError(f"the column {show(field.name)} has the type {field.type}, which is not a type of decimals")
     return pa.Table.from_batches([batch])

@@ -28,7 +28,7 @@ from iftb_store.protocols import ConnectedStore
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import integer, name_text
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
 
 #: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
@@ -143,7 +143,7 @@ class KlineDump:
         self, path: str | PathLike[str], *, symbol: str | None = None, timeframe: str | None = None, exchange: str = "binance"
     ) -> None:
         if not isinstance(path, str | PathLike) or "\0" in str(path):
-            raise InvalidValueError(f"the path of a dump must be text without NUL or a Path, not {kind(path)} {shown(path)}")
+            raise InvalidValueError(f"the path of a dump must be text without NUL or a Path, not {type_name(path)} {show(path)}")
         self.path = Path(path)
         if self.path.suffix.lower() not in (".csv", ".zip"):
             raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
@@ -193,7 +193,7 @@ class KlineDump:
             if isinstance(error, OSError) and error.filename is not None:
                 raise
             # it may quote a name from the archive
-            reason = shown(str(error), 200)[1:].rstrip("'\"")
+            reason = show(str(error), 200)[1:].rstrip("'\"")
             raise DumpError(f"{self.path}: the archive is damaged ({reason}); download it again") from error
 
     @contextmanager
@@ -280,7 +280,7 @@ class KlineDump:
         if not names[0][:1].isalpha():
             return False
         if tuple(names[: len(_HEADER)]) != _HEADER or len(names) != len(COLUMNS):
-            raise self._error(1, f"{shown(line)} is not the header of a kline dump; its columns are {', '.join(COLUMNS)}")
+            raise self._error(1, f"{show(line)} is not the header of a kline dump; its columns are {', '.join(COLUMNS)}")
         return True
 
     def _bar(self, line: str, number: int) -> OHLCVBar:
@@ -310,22 +310,22 @@ class KlineDump:
         """Say what is wrong with a line, or take it where it is only rare: a sign, an exponent, zeros past 18 places."""
         fields = line.split(",")
         if len(fields) != len(COLUMNS):
-            raise self._error(number, f"{len(fields)} columns instead of {len(COLUMNS)}; the line may be cut off: {shown(line)}")
+            raise self._error(number, f"{len(fields)} columns instead of {len(COLUMNS)}; the line may be cut off: {show(line)}")
         values: dict[str, Decimal] = {}
         for name, field in zip(COLUMNS[:-1], fields, strict=False):
             if name.endswith("time"):
                 if not re.fullmatch(_TIME, field, re.ASCII):
                     raise self._error(
-                        number, f"{name} {shown(field)} is neither epoch milliseconds (13 digits) nor microseconds (16 digits)"
+                        number, f"{name} {show(field)} is neither epoch milliseconds (13 digits) nor microseconds (16 digits)"
                     )
                 continue
             try:
                 values[name] = Decimal(field if _ANY_NUMBER.fullmatch(field) else "not a number")
             except InvalidOperation:
-                raise self._error(number, f"{name} {shown(field)} is not a number") from None
+                raise self._error(number, f"{name} {show(field)} is not a number") from None
         count = values["trades count"]
         if count != count.to_integral_value() or abs(count.adjusted()) > 18:
-            raise self._error(number, f"trades count {shown(fields[8])} is not a whole number")
+            raise self._error(number, f"trades count {show(fields[8])} is not a whole number")
         self._check_times(fields[0], fields[6], number)
         bar = OHLCVBar(
             self.symbol,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from iftb_store.files.detect import header
+from iftb_store.files.detect import read_header
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.readers.texts import TextFile
 
@@ -22,7 +22,7 @@ class CsvReader:
         self._text = TextFile(path)
         self.size = self._text.size
         self.facts: dict[bytes, bytes] = {}
-        self.names, self._separator = header(self._text, path)
+        self.names, self._separator = read_header(self._text, path)
 
     @property
     def bytes_read(self) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from iftb_store.batches.arrow_input import RowError
-from iftb_store.files.candles import KNOWN, plain_name
+from iftb_store.files.candles import KNOWN, normalise_name
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.texts import TextFile
 from iftb_store.schema.scope import TABLES
-from iftb_store.values.display import kind, shown
+from iftb_store.values.display import show, type_name
 
 #: What stands in a candle of ccxt and freqtrade, in this order.
 CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
@@ -90,14 +90,14 @@ class JsonReader:
             if not isinstance(row, list) or len(row) != len(self.names):
                 raise RowError(index, rows, "", f"is not an array of {len(self.names)} values")
         elif not isinstance(row, dict):
-            raise RowError(index, rows, "", f"is not an object but {kind(row)}")
+            raise RowError(index, rows, "", f"is not an object but {type_name(row)}")
         elif self._whole and row.keys() != set(self.names):
             odd = sorted(row.keys() ^ set(self.names))
-            raise RowError(index, rows, "", f"has other names than the first row: {shown(odd[0])}")
+            raise RowError(index, rows, "", f"has other names than the first row: {show(odd[0])}")
         elif not row.keys() <= self._known:
             late = row.keys() - self._known
-            for name in sorted(name for name in late if plain_name(name) in KNOWN):
-                raise RowError(index, rows, "", f"has {shown(name)}, which the first row lacks; add it there, as null")
+            for name in sorted(name for name in late if normalise_name(name) in KNOWN):
+                raise RowError(index, rows, "", f"has {show(name)}, which the first row lacks; add it there, as null")
             if len(self._known) < _MOST_NAMES:
                 self._known |= late
 
@@ -160,12 +160,12 @@ class _Elements:
             try:
                 return self.decoder.raw_decode(self._buffer, self._at)
             except (ValueError, ArithmeticError) as error:
-                problem = shown(getattr(error, "msg", str(error)), 80)[1:-1]
+                problem = show(getattr(error, "msg", str(error)), 80)[1:-1]
             except RecursionError:
                 problem = "nested too deeply"
             held = len(self._buffer) - self._at
             if self._ended or held >= longest:
-                raise self._error(f"{problem}: {shown(self._buffer[self._at : self._at + 40])}")
+                raise self._error(f"{problem}: {show(self._buffer[self._at : self._at + 40])}")
             # as much again as there is, so that what is long is not parsed time and again
             self._read(min(max(_READ, held), max(_READ, longest - held)))
 
@@ -207,7 +207,7 @@ def _column(name: str, values: list[Any]) -> Any:
         return _made(name, [None if value is None else str(value) for value in values], pa.string())
     index = next(index for index, value in enumerate(values) if type(value) not in (str, int, type(None)))
     hint = "; write decimals as text" if isinstance(values[index], float) else ""
-    raise RowError(index, len(values), "", f"{name} is {kind(values[index])} {shown(values[index])}{hint}")
+    raise RowError(index, len(values), "", f"{name} is {type_name(values[index])} {show(values[index])}{hint}")
 
 
 def _made(name: str, values: list[Any], wanted: pa.DataType) -> Any:
@@ -218,5 +218,5 @@ def _made(name: str, values: list[Any], wanted: pa.DataType) -> Any:
             try:
                 pa.scalar(value, wanted)
             except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-                raise RowError(index, len(values), "", f"{name} {shown(value)} cannot be stored") from error
+                raise RowError(index, len(values), "", f"{name} {show(value)} cannot be stored") from error
         raise
