@@ -3,106 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+
 import json
+
 import os
+
 import re
+
 import signal
+
 from collections.abc import Callable, Iterator
+
 from datetime import timedelta
+
 from decimal import Decimal
+
 from itertools import product
+
 from pathlib import Path
+
 from typing import Any
 
 import pytest
+
 from sqlalchemy import make_url
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+
 from iftb_store.registry import get_stores
+
 from iftb_store.schema.scope import TABLES
+
 from iftb_store.schema.table_spec import RowFilter
+
 from iftb_store.testing import raw
+
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+
 from iftb_store.transfer import conflicts as collisions
+
 from iftb_store.transfer import copy as copying
+
 from iftb_store.transfer import diff
+
 from iftb_store.transfer import plan as partitions
+
 from iftb_store.transfer.copy import Copy, prepare
+
 from tests.conftest import Run
+
 from tests.support.filled import ROWS, fill
 
-ENGINES = ("postgres", "sqlite", "duckdb")
-_LATER = NOW + timedelta(days=1)
-
-
-@pytest.fixture
-def second(
-    tmp_path: Path, postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
-) -> Iterator[Callable[[str], str]]:
-    """Return the URL of a new destination on an engine; if the source is on PostgreSQL too, it is another database."""
-    made: list[str] = []
-
-    def fresh(engine: str) -> str:
-        if engine != "postgres":
-            return f"{engine}:///{tmp_path / f'destination.{engine}'}"
-        name = f"iftb_copy_{os.getpid()}_{len(made)}"
-        postgres_connection(postgres_server)(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-        made.append(name)
-        return make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-
-    yield fresh
-    for name in made:
-        postgres_connection(postgres_server)(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    """URL of a SQLite file that holds what `fill` writes."""
-    url = f"sqlite:///{tmp_path / 'source.db'}"
-    asyncio.run(fill(url))
-    return url
-
-
-def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:
-    """Copy; return (inserted, updated, deleted) of each table that changed."""
-    code, out, err = run("copy", *words, "--json")
-    assert (code, err) == (0, "")
-    found = {f"{item['table']} {item['series']}".strip(): item for item in json.loads(out)}
-    assert all(item["equal"] for item in found.values())
-    counts = {name: (item["inserted"], item["updated"], item["deleted"]) for name, item in found.items()}
-    return {name: count for name, count in counts.items() if any(count)}
-
-
-def contents(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Return every row."""
-
-    async def read() -> dict[str, list[dict[str, Any]]]:
-        async with DatabaseManager(url) as db, db.get_session() as session:
-            return {name: (await get_stores(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
-
-    return asyncio.run(read())
-
-
-def change(url: str, *statements: str) -> None:
-    """Run raw SQL."""
-
-    async def work() -> None:
-        async with DatabaseManager(url) as db:
-            for sql in statements:
-                await raw.run(db, sql)
-
-    asyncio.run(work())
-
-
-def write(url: str, work: Callable[[DatabaseManager, Clock], Any], now: Any = _LATER) -> None:
-    """Write through the repositories."""
-
-    async def connected() -> None:
-        async with DatabaseManager(url) as db:
-            await db.migrate()
-            await work(db, Clock(now))
-
-    asyncio.run(connected())
+from tests.transfer.copies import ENGINES, LATER, moved, contents, change, write, grow, own_bars
 
 
 @pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
@@ -118,20 +70,6 @@ def test_every_value_goes_from_any_engine_to_any_other(
     assert contents(destination) == contents(source)
     assert run("verify", source, destination)[0] == 0
     assert moved(run, source, destination) == {}
-
-
-async def grow(db: DatabaseManager, clock: Clock) -> None:
-    """Make the writes of a bot's night."""
-    bars = OHLCVRepository(db, clock=clock)
-    await bars.upsert_many([bar(T0 + 3 * HOUR, close=Decimal(50_001)), bar(T0 + 50 * HOUR), bar(T0, symbol="NEWUSDT")])
-    trades = TradeRepository(db, clock=clock)
-    await trades.update(2, action="close", exit_price=Decimal(1))
-    await trades.insert(trade("TRD-004"))
-    positions = PositionRepository(db, clock=clock)
-    for item in await positions.get_open_positions():
-        await positions.close_position(item.id or 0)
-    await positions.update_position(position(entry_time=_LATER))
-    await SystemEventRepository(db, clock=clock).log_event("tick", "info", "again")
 
 
 GROWTH = {
@@ -198,32 +136,6 @@ def test_ids_that_are_given_later_lie_past_those_that_came(
         assert min(new) > max(row["id"] for row in before)
 
 
-def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
-    source: str, second: Callable[[str], str], run: Run
-) -> None:
-    destination = second("sqlite")
-    moved(run, source, destination)
-    change(destination, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
-    write(source, grow)
-    before = contents(destination)
-    code, _, err = run("copy", source, destination, "--on-conflict", "refuse", "--table", "ohlcv", "--end", "2024-01-03T01:30")
-    assert code == 1
-    assert err == (
-        "error: ohlcv binance BTCUSDT 1h 2024-01-01 03:00:00+00:00: the close is 50001 in the source and 12500.75 in the "
-        "destination; nothing was written; without --on-conflict refuse the source wins\n"
-    )
-    assert contents(destination) == before
-    moved(run, source, destination)
-    assert contents(destination) == contents(source)
-
-
-def test_without_changes_there_is_nothing_to_refuse(source: str, second: Callable[[str], str], run: Run) -> None:
-    destination = second("sqlite")
-    moved(run, source, destination, "--end", "2024-01-01T05:00")
-    assert moved(run, source, destination, "--table", "ohlcv", "--on-conflict", "refuse")
-    assert moved(run, source, destination, "--table", "ohlcv") == {}
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_rows_that_only_the_destination_has_stay_or_are_deleted(
     engine: str, source: str, second: Callable[[str], str], run: Run
@@ -281,10 +193,6 @@ async def _nothing(db: DatabaseManager, clock: Clock) -> None:
     pass
 
 
-async def _own_bars(db: DatabaseManager, clock: Clock) -> None:
-    await OHLCVRepository(db, clock=clock).insert_many(hourly(3, symbol="OWN"))
-
-
 async def _own_trade(db: DatabaseManager, clock: Clock) -> None:
     await TradeRepository(db, clock=clock).insert(trade("OWN"))
 
@@ -314,7 +222,7 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     ("own", "why"),
     [
         (
-            _own_bars,
+            own_bars,
             r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the same id (\d) as the destination's "
             r"bar binance OWN 1h 2024-01-01 0\d:00:00\+00:00",
         ),
@@ -340,36 +248,6 @@ def test_a_row_that_would_replace_another_of_the_destination_is_refused(
     assert re.match(f"error: {why}", err), err
     assert "copy into another database" in err
     assert contents(destination) == before
-
-
-def test_rows_of_the_destination_s_own_may_stand_beside_those_that_come(
-    source: str, second: Callable[[str], str], run: Run
-) -> None:
-    destination = second("sqlite")
-    write(destination, _own_bars)
-    change(destination, "UPDATE ohlcv SET id = id + 1000")
-    assert moved(run, source, destination)
-    assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 3
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
-    engine: str, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    destination = second(engine)
-    moved(run, source, destination)
-    # bars swap their ids, and an open position gets the key of another one, which is closed
-    change(
-        source,
-        "UPDATE ohlcv SET id = 10000 WHERE id = 5",
-        "UPDATE ohlcv SET id = 5 WHERE id = 6",
-        "UPDATE ohlcv SET id = 6 WHERE id = 10000",
-        "UPDATE positions SET status = 'closed' WHERE id = 3",
-        "UPDATE positions SET symbol = 'BTCUSDT', side = 'long', exchange = 'binance' WHERE id = 1",
-    )
-    monkeypatch.setattr(partitions, "ROWS", 1)
-    assert moved(run, source, destination) == {"ohlcv binance BTCUSDT 1h": (0, 2, 0), "positions": (0, 2, 0)}
-    assert contents(destination) == contents(source)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -527,8 +405,3 @@ def test_a_destination_at_another_revision_is_left_as_it_is(source: str, second:
 def test_quiet_says_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     assert run("copy", source, second("sqlite"), "--quiet") == (0, "", "")
 
-
-def test_an_unknown_rule_for_conflicts_is_refused(source: str) -> None:
-    manager = DatabaseManager(source)
-    with pytest.raises(StoreError, match="on_conflict must be one of source-wins, refuse, not 'merge'"):
-        Copy(manager, manager, on_conflict="merge")  # type: ignore[arg-type]

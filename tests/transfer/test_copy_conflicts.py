@@ -1,0 +1,120 @@
+"""Rows that a copy must not overwrite, and unique values that go from row to row."""
+
+from __future__ import annotations
+
+import asyncio
+
+import json
+
+import os
+
+import re
+
+import signal
+
+from collections.abc import Callable, Iterator
+
+from datetime import timedelta
+
+from decimal import Decimal
+
+from itertools import product
+
+from pathlib import Path
+
+from typing import Any
+
+import pytest
+
+from sqlalchemy import make_url
+
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+
+from iftb_store.registry import get_stores
+
+from iftb_store.schema.scope import TABLES
+
+from iftb_store.schema.table_spec import RowFilter
+
+from iftb_store.testing import raw
+
+from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+
+from iftb_store.transfer import conflicts as collisions
+
+from iftb_store.transfer import copy as copying
+
+from iftb_store.transfer import diff
+
+from iftb_store.transfer import plan as partitions
+
+from iftb_store.transfer.copy import Copy, prepare
+
+from tests.conftest import Run
+
+from tests.support.filled import ROWS, fill
+
+from tests.transfer.copies import ENGINES, LATER, moved, contents, change, write, grow, own_bars
+
+
+def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
+    source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination)
+    change(destination, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
+    write(source, grow)
+    before = contents(destination)
+    code, _, err = run("copy", source, destination, "--on-conflict", "refuse", "--table", "ohlcv", "--end", "2024-01-03T01:30")
+    assert code == 1
+    assert err == (
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 03:00:00+00:00: the close is 50001 in the source and 12500.75 in the "
+        "destination; nothing was written; without --on-conflict refuse the source wins\n"
+    )
+    assert contents(destination) == before
+    moved(run, source, destination)
+    assert contents(destination) == contents(source)
+
+
+def test_without_changes_there_is_nothing_to_refuse(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    moved(run, source, destination, "--end", "2024-01-01T05:00")
+    assert moved(run, source, destination, "--table", "ohlcv", "--on-conflict", "refuse")
+    assert moved(run, source, destination, "--table", "ohlcv") == {}
+
+
+def test_rows_of_the_destination_s_own_may_stand_beside_those_that_come(
+    source: str, second: Callable[[str], str], run: Run
+) -> None:
+    destination = second("sqlite")
+    write(destination, own_bars)
+    change(destination, "UPDATE ohlcv SET id = id + 1000")
+    assert moved(run, source, destination)
+    assert len(contents(destination)["ohlcv"]) == ROWS["ohlcv"] + 3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_unique_may_go_from_row_to_row_also_in_other_batches(
+    engine: str, source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = second(engine)
+    moved(run, source, destination)
+    # bars swap their ids, and an open position gets the key of another one, which is closed
+    change(
+        source,
+        "UPDATE ohlcv SET id = 10000 WHERE id = 5",
+        "UPDATE ohlcv SET id = 5 WHERE id = 6",
+        "UPDATE ohlcv SET id = 6 WHERE id = 10000",
+        "UPDATE positions SET status = 'closed' WHERE id = 3",
+        "UPDATE positions SET symbol = 'BTCUSDT', side = 'long', exchange = 'binance' WHERE id = 1",
+    )
+    monkeypatch.setattr(partitions, "ROWS", 1)
+    assert moved(run, source, destination) == {"ohlcv binance BTCUSDT 1h": (0, 2, 0), "positions": (0, 2, 0)}
+    assert contents(destination) == contents(source)
+
+
+def test_an_unknown_rule_for_conflicts_is_refused(source: str) -> None:
+    manager = DatabaseManager(source)
+    with pytest.raises(StoreError, match="on_conflict must be one of source-wins, refuse, not 'merge'"):
+        Copy(manager, manager, on_conflict="merge")  # type: ignore[arg-type]
+
