@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-
-import json
-
-import os
-
-import re
-
-import subprocess
-
-import sys
-
-import zipfile
-
-from dataclasses import replace
-
 from datetime import UTC, datetime, timedelta
-
 from decimal import Decimal
-
 from pathlib import Path
-
-import pytest
-
-from sqlalchemy import func, make_url, select
 
 from iftb_store import (
     DatabaseManager,
     OHLCVBar,
     OHLCVRepository,
-    Position,
-    PositionRepository,
-    SystemEventRepository,
-    Trade,
-    TradeRepository,
-    __version__,
 )
-
-from iftb_store.cli import main
-
-from iftb_store.schema.tables import Base
-
-from tests.conftest import Run
-
-
 
 START = datetime(2024, 2, 1, tzinfo=UTC)
 
@@ -78,4 +43,3 @@ def store_bars(url: str, *bars: OHLCVBar) -> None:
             await OHLCVRepository(db).insert_many(bars)
 
     asyncio.run(insert())
-

@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-
-import json
-
 import os
-
 import re
-
 import subprocess
-
 import sys
-
-import zipfile
-
-from dataclasses import replace
-
-from datetime import UTC, datetime, timedelta
-
-from decimal import Decimal
-
 from pathlib import Path
 
 import pytest
-
-from sqlalchemy import func, make_url, select
+from sqlalchemy import make_url
 
 from iftb_store import (
     DatabaseManager,
-    OHLCVBar,
-    OHLCVRepository,
-    Position,
-    PositionRepository,
-    SystemEventRepository,
-    Trade,
-    TradeRepository,
     __version__,
 )
-
-from iftb_store.cli import main
-
 from iftb_store.schema.tables import Base
-
+from tests.cli.stores import bar, line, store_bars, write_dump
 from tests.conftest import Run
-
-from tests.cli.stores import START, MINUTE, line, write_dump, bar, store_bars
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -279,4 +251,3 @@ def test_a_pipe_that_closes_early_is_quiet(stored: str) -> None:
 
     assert err == b""
     assert running.returncode == 1
-

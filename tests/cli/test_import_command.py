@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-
 import json
-
 import os
-
-import re
-
-import subprocess
-
 import sys
-
 import zipfile
-
-from dataclasses import replace
-
-from datetime import UTC, datetime, timedelta
-
 from decimal import Decimal
-
 from pathlib import Path
 
 import pytest
-
-from sqlalchemy import func, make_url, select
+from sqlalchemy import func, select
 
 from iftb_store import (
     DatabaseManager,
-    OHLCVBar,
-    OHLCVRepository,
-    Position,
-    PositionRepository,
-    SystemEventRepository,
-    Trade,
-    TradeRepository,
-    __version__,
 )
-
-from iftb_store.cli import main
-
 from iftb_store.schema.tables import Base
-
+from tests.cli.stores import line, write_dump
 from tests.conftest import Run
-
-from tests.cli.stores import START, MINUTE, line, write_dump, bar, store_bars
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -163,4 +135,3 @@ def test_the_exchanges_own_dumps_go_in_whole_and_twice(run: Run, url: str) -> No
     (newest,) = json.loads(run("latest", url, "FILUSDT", "1m", "--limit", "1", "--json")[1])
     names = ["open", "high", "low", "close", "volume", "quote_volume"]
     assert [Decimal(newest[name]) for name in names] == [Decimal(last[column]) for column in (1, 2, 3, 4, 5, 7)]
-

@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-
 import json
-
-import os
-
 import re
-
-import subprocess
-
-import sys
-
-import zipfile
-
 from dataclasses import replace
-
 from datetime import UTC, datetime, timedelta
-
 from decimal import Decimal
-
-from pathlib import Path
 
 import pytest
 
-from sqlalchemy import func, make_url, select
-
 from iftb_store import (
     DatabaseManager,
-    OHLCVBar,
-    OHLCVRepository,
     Position,
     PositionRepository,
     SystemEventRepository,
     Trade,
     TradeRepository,
-    __version__,
 )
-
-from iftb_store.cli import main
-
-from iftb_store.schema.tables import Base
-
+from tests.cli.stores import START, bar, store_bars
 from tests.conftest import Run
-
-from tests.cli.stores import START, MINUTE, line, write_dump, bar, store_bars
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -229,4 +203,3 @@ def test_events_of_one_severity_are_shown_as_json(run: Run, stored: str) -> None
         {"price": "1.10"},
     )
     assert run("events", stored, "--severity", "debug")[1] == "no events of severity debug are stored\n"
-

@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-
 import json
-
-import os
-
-import re
-
-import signal
-
-from collections.abc import Callable, Iterator
-
+from collections.abc import Callable
 from datetime import timedelta
-
 from decimal import Decimal
-
-from itertools import product
-
-from pathlib import Path
-
 from typing import Any
 
-import pytest
-
-from sqlalchemy import make_url
-
-from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
-
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.registry import get_stores
-
 from iftb_store.schema.scope import TABLES
-
 from iftb_store.schema.table_spec import RowFilter
-
 from iftb_store.testing import raw
-
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
-
-from iftb_store.transfer import conflicts as collisions
-
-from iftb_store.transfer import copy as copying
-
-from iftb_store.transfer import diff
-
-from iftb_store.transfer import plan as partitions
-
-from iftb_store.transfer.copy import Copy, prepare
-
 from tests.conftest import Run
-
-from tests.support.filled import ROWS, fill
-
-
 
 ENGINES = ("postgres", "sqlite", "duckdb")
 
@@ -120,4 +81,3 @@ async def grow(db: DatabaseManager, clock: Clock) -> None:
 
 async def own_bars(db: DatabaseManager, clock: Clock) -> None:
     await OHLCVRepository(db, clock=clock).insert_many(hourly(3, symbol="OWN"))
-

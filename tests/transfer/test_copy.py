@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-
 import json
-
 import os
-
 import re
-
 import signal
-
-from collections.abc import Callable, Iterator
-
-from datetime import timedelta
-
-from decimal import Decimal
-
+from collections.abc import Callable
 from itertools import product
-
 from pathlib import Path
-
 from typing import Any
 
 import pytest
-
 from sqlalchemy import make_url
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
-
-from iftb_store.registry import get_stores
-
-from iftb_store.schema.scope import TABLES
-
-from iftb_store.schema.table_spec import RowFilter
-
 from iftb_store.testing import raw
-
-from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
-
+from iftb_store.testing.samples import T0, Clock, bar, hourly, position, trade
 from iftb_store.transfer import conflicts as collisions
-
 from iftb_store.transfer import copy as copying
-
 from iftb_store.transfer import diff
-
 from iftb_store.transfer import plan as partitions
-
 from iftb_store.transfer.copy import Copy, prepare
-
 from tests.conftest import Run
-
 from tests.support.filled import ROWS, fill
-
-from tests.transfer.copies import ENGINES, LATER, moved, contents, change, write, grow, own_bars
+from tests.transfer.copies import ENGINES, change, contents, grow, moved, own_bars, write
 
 
 @pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
@@ -404,4 +375,3 @@ def test_a_destination_at_another_revision_is_left_as_it_is(source: str, second:
 
 def test_quiet_says_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     assert run("copy", source, second("sqlite"), "--quiet") == (0, "", "")
-

@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import json
-
-import os
-
-import re
-
-import signal
-
-from collections.abc import Callable, Iterator
-
-from datetime import timedelta
-
-from decimal import Decimal
-
-from itertools import product
-
-from pathlib import Path
-
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from sqlalchemy import make_url
-
-from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
-
-from iftb_store.registry import get_stores
-
-from iftb_store.schema.scope import TABLES
-
-from iftb_store.schema.table_spec import RowFilter
-
-from iftb_store.testing import raw
-
-from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
-
-from iftb_store.transfer import conflicts as collisions
-
-from iftb_store.transfer import copy as copying
-
-from iftb_store.transfer import diff
-
+from iftb_store import DatabaseManager, StoreError
 from iftb_store.transfer import plan as partitions
-
-from iftb_store.transfer.copy import Copy, prepare
-
+from iftb_store.transfer.copy import Copy
 from tests.conftest import Run
-
-from tests.support.filled import ROWS, fill
-
-from tests.transfer.copies import ENGINES, LATER, moved, contents, change, write, grow, own_bars
+from tests.support.filled import ROWS
+from tests.transfer.copies import ENGINES, change, contents, grow, moved, own_bars, write
 
 
 def test_a_row_that_was_changed_in_the_destination_is_overwritten_or_refused(
@@ -117,4 +74,3 @@ def test_an_unknown_rule_for_conflicts_is_refused(source: str) -> None:
     manager = DatabaseManager(source)
     with pytest.raises(StoreError, match="on_conflict must be one of source-wins, refuse, not 'merge'"):
         Copy(manager, manager, on_conflict="merge")  # type: ignore[arg-type]
-
