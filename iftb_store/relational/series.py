@@ -21,12 +21,18 @@ class SeriesStatements(ResampleStatements):
         decode = self._driver.decode_time
         return [
             Series(
-                exchange, symbol, timeframe, decode(first), decode(last), count, await self._missing(exchange, symbol, timeframe)
+                exchange,
+                symbol,
+                timeframe,
+                decode(first),
+                decode(last),
+                count,
+                await self._count_missing(exchange, symbol, timeframe),
             )
             for exchange, symbol, timeframe, first, last, count in await read(self._driver, sql)
         ]
 
-    async def _missing(self, exchange: str, symbol: str, timeframe: str) -> int:
+    async def _count_missing(self, exchange: str, symbol: str, timeframe: str) -> int:
         if timeframe not in SECONDS:
             return 0
         seconds = SECONDS[timeframe]

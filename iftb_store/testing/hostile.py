@@ -286,7 +286,7 @@ async def _quantize(one: Try) -> int:
     return 0
 
 
-def _made_by(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
+def _attempt_repository(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
     """Return an attempt for a repository's session and clock: the clock itself and the time that it returns."""
 
     async def attempt(one: Try) -> int:
@@ -311,7 +311,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "backup": (("path", "overwrite", "step"), _backup),
     "OHLCVRepository.__init__": (
         ("session", "clock"),
-        _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
+        _attempt_repository(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
     ),
     "OHLCVRepository.insert_many": (("bars",), _insert_bars),
     "OHLCVRepository.upsert_many": (("bars", "report"), _report_upsert),
@@ -322,7 +322,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     **SERIES_METHODS,
     "TradeRepository.__init__": (
         ("session", "clock"),
-        _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
+        _attempt_repository(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
     ),
     "TradeRepository.insert": (("trade",), _insert_trade),
     "TradeRepository.record": (("trade",), _record_trade),
@@ -333,7 +333,9 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "TradeRepository.get_statistics": (("days", "exchange"), _get_statistics),
     "PositionRepository.__init__": (
         ("session", "clock"),
-        _made_by(PositionRepository, lambda positions, number: positions.update_position(position(exchange=f"C{number}"))),
+        _attempt_repository(
+            PositionRepository, lambda positions, number: positions.update_position(position(exchange=f"C{number}"))
+        ),
     ),
     "PositionRepository.get_open_positions": (("exchange",), _get_open_positions),
     "PositionRepository.get_position": (("symbol", "exchange", "side"), _get_position),
@@ -341,7 +343,7 @@ METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "PositionRepository.close_position": (("position_id",), _close_position),
     "SystemEventRepository.__init__": (
         ("session", "clock"),
-        _made_by(SystemEventRepository, lambda events, number: events.log_event("E", "info", "")),
+        _attempt_repository(SystemEventRepository, lambda events, number: events.log_event("E", "info", "")),
     ),
     "SystemEventRepository.log_event": (
         (

@@ -23,7 +23,7 @@ async def _delete_range(one: Try) -> int:
     return 0
 
 
-def _reading_arrow(made: Any) -> Attempt:
+def _attempt_read(made: Any) -> Attempt:
     async def read(one: Try) -> int:
         arguments = one.changed()
         _assert_selected(await made(one.session).read_arrow(**arguments), arguments)
@@ -32,7 +32,7 @@ def _reading_arrow(made: Any) -> Attempt:
     return read
 
 
-def _streaming_arrow(made: Any) -> Attempt:
+def _attempt_stream(made: Any) -> Attempt:
     async def read(one: Try) -> int:
         arguments = one.changed()
         async with made(one.session).stream_arrow(**arguments) as stream:
@@ -57,9 +57,9 @@ async def _resample(one: Try) -> int:
 METHODS: dict[str, tuple[tuple[str, ...], Attempt]] = {
     "OHLCVRepository.write_arrow": (("data", "mode", "decimals"), _write_arrow),
     "OHLCVRepository.delete_range": (_RANGE, _delete_range),
-    **{f"{made.__name__}.read_arrow": (_SELECTION, _reading_arrow(made)) for made in _ARROW_READS},
-    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _streaming_arrow(made)) for made in _ARROW_READS},
-    "OHLCVRepository.read_arrow": (_RANGE, _reading_arrow(OHLCVRepository)),
-    "OHLCVRepository.stream_arrow": ((*_RANGE, "batch_size"), _streaming_arrow(OHLCVRepository)),
+    **{f"{made.__name__}.read_arrow": (_SELECTION, _attempt_read(made)) for made in _ARROW_READS},
+    **{f"{made.__name__}.stream_arrow": ((*_SELECTION, "batch_size"), _attempt_stream(made)) for made in _ARROW_READS},
+    "OHLCVRepository.read_arrow": (_RANGE, _attempt_read(OHLCVRepository)),
+    "OHLCVRepository.stream_arrow": ((*_RANGE, "batch_size"), _attempt_stream(OHLCVRepository)),
     "OHLCVRepository.resample": (("symbol", "source", "target", "start", "end", "exchange", "partial"), _resample),
 }
