@@ -15,7 +15,7 @@ _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
 _ENTRY = re.compile(r"^([\w.-]+)==(\S+)(?: ; .*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 
 
-def required(held: dict[str, list[str]]) -> list[Requirement]:
+def list_required(held: dict[str, list[str]]) -> list[Requirement]:
     """Return the requirements that a lock file must contain, without their own dependencies."""
     extras, groups = held["extras"], held["groups"]
     own = _PROJECT["project"]
@@ -41,7 +41,7 @@ def test_a_lock_file_holds_what_is_required(name: str, held: dict[str, list[str]
 
     # it contains nothing else
     assert _ENTRY.sub("", text) == ""
-    wrong = [str(one) for one in required(held) if entries.get(canonicalize_name(one.name), "0") not in one.specifier]
+    wrong = [str(one) for one in list_required(held) if entries.get(canonicalize_name(one.name), "0") not in one.specifier]
     assert wrong == [], "`nox -s lock` writes the lock files anew"
 
 

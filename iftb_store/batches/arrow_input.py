@@ -108,7 +108,7 @@ def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
     for field in WRITTEN:
         given = decode_dictionary(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
         if given.null_count and field.name not in _OPTIONAL:
-            raise _refused(table, pc.is_null(given), f"{field.name} is null")
+            raise _build_row_error(table, pc.is_null(given), f"{field.name} is null")
         if given.null_count == len(given):
             # whatever type a data frame gives a column without values
             columns[field.name] = pa.nulls(len(given), field.type)
@@ -181,7 +181,7 @@ def _names(table: pa.Table, name: str, given: Any) -> Any:
             try:
                 _NAMED[name](value, name)
             except InvalidValueError as error:
-                raise _refused(table, pc.equal(texts, value), str(error)) from error
+                raise _build_row_error(table, pc.equal(texts, value), str(error)) from error
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise InvalidValueError(f"the column {name} holds bytes that are not text (UTF-8)") from error
     return texts
@@ -197,14 +197,14 @@ def _times(table: pa.Table, given: Any) -> Any:
     except pa.ArrowInvalid as error:
         if given.type.unit == "ns":
             finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
-            raise _refused(table, finer, "timestamp is more precise than microseconds; round it first") from error
+            raise _build_row_error(table, finer, "timestamp is more precise than microseconds; round it first") from error
         raise InvalidValueError(
             f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
         ) from error
     numbers = times.cast(pa.int64())
     outside = pc.or_(pc.less(numbers, FIRST_US), pc.greater(numbers, LAST_US))
     if pc.any(outside).as_py():
-        raise _refused(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
+        raise _build_row_error(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
     return times
 
 
@@ -216,7 +216,7 @@ def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
     except pa.ArrowInvalid as error:
         raise InvalidValueError(f"the column trades_count must hold whole numbers of 64 bits: {_first_line(error)}") from error
     if pc.any(pc.less(counts, 0)).as_py():
-        raise _refused(table, pc.less(counts, 0), "trades_count is negative")
+        raise _build_row_error(table, pc.less(counts, 0), "trades_count is negative")
     return counts
 
 
@@ -237,34 +237,34 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
 def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
     for index, value in enumerate(given.to_pylist()):
         if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _refused_row(table, index, f"{name} {show(value)} is not a decimal number")
+            return _build_row_error_at(table, index, f"{name} {show(value)} is not a decimal number")
         try:
             checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
         except InvalidValueError as refusal:
-            return _refused_row(table, index, str(refusal))
+            return _build_row_error_at(table, index, str(refusal))
     return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")
 
 
 def _check_values(table: pa.Table) -> None:
     below = pc.less(table["high"], table["low"])
     if pc.any(below).as_py():
-        raise _refused(table, below, "high is below low")
+        raise _build_row_error(table, below, "high is below low")
     for name in ("volume", "quote_volume"):
         negative = pc.less(table[name], pa.scalar(Decimal(0), DECIMAL))
         if pc.any(negative).as_py():
-            raise _refused(table, negative, f"{name} is negative")
+            raise _build_row_error(table, negative, f"{name} is negative")
 
 
-def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:
-    return _refused_row(table, pc.index(wrong, True).as_py(), why)
+def _build_row_error(table: pa.Table, wrong: Any, why: str) -> RowError:
+    return _build_row_error_at(table, pc.index(wrong, True).as_py(), why)
 
 
-def _refused_row(table: pa.Table, index: int, why: str) -> RowError:
-    row = " ".join(_shown(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
+def _build_row_error_at(table: pa.Table, index: int, why: str) -> RowError:
+    row = " ".join(_format_cell(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
     return RowError(index, table.num_rows, row, why)
 
 
-def _shown(cell: Any) -> str:
+def _format_cell(cell: Any) -> str:
     try:
         return show(cell.to_pylist()[0])
     except (ValueError, OverflowError):

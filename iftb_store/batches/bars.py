@@ -109,7 +109,7 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
     exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
         *map(_COLUMNS, bars), strict=True
     )
-    if not all(_named(name) for name in {*exchange, *symbol}) or not SECONDS.keys() >= set(timeframe):
+    if not all(_is_plain_name(name) for name in {*exchange, *symbol}) or not SECONDS.keys() >= set(timeframe):
         return None
     if set(map(type, timestamp)) != {datetime}:
         return None
@@ -143,7 +143,7 @@ def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
     return texts if _DECIMALS.fullmatch(joined) else None
 
 
-def _named(name: object) -> bool:
+def _is_plain_name(name: object) -> bool:
     return (
         type(name) is str
         and name.isascii()

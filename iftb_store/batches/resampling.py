@@ -58,7 +58,7 @@ class Buckets:
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
             raise InvalidValueError(
-                f"the target {target} cannot be computed from bars of the source {source}; {_fitting(source)}"
+                f"the target {target} cannot be computed from bars of the source {source}; {_list_targets(source)}"
             )
         self.source = step
         self.origin = origin(target)
@@ -95,7 +95,7 @@ class Buckets:
         return f"COUNT(*) FILTER (WHERE {moment} % CAST({self.source * 1_000_000} AS BIGINT) = 0)"
 
 
-def _fitting(source: str) -> str:
+def _list_targets(source: str) -> str:
     step = SECONDS[source]
     fitting = [
         name

@@ -51,7 +51,7 @@ class StorePool(AsyncAdaptedQueuePool):
             self._places.release()
             raise
         try:
-            self._cared_for(record, self._look)
+            self._discard_on_error(record, self._look)
         except BaseException:
             self._put_back(record)
             raise
@@ -59,7 +59,7 @@ class StorePool(AsyncAdaptedQueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
-            self._cared_for(record, self._settle)
+            self._discard_on_error(record, self._settle)
         finally:
             self._put_back(record)
 
@@ -70,7 +70,7 @@ class StorePool(AsyncAdaptedQueuePool):
             self._places.release()
 
     @staticmethod
-    def _cared_for(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
+    def _discard_on_error(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
         """Discard a connection if ``care`` fails; its slot stays, for a new one."""
         if record.dbapi_connection is None:
             return

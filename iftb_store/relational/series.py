@@ -30,12 +30,12 @@ class SeriesStatements(ResampleStatements):
                     decode(first),
                     decode(last),
                     count,
-                    await self._missing(exchange, symbol, timeframe),
+                    await self._count_missing(exchange, symbol, timeframe),
                 )
                 for exchange, symbol, timeframe, first, last, count in rows
             ]
 
-    async def _missing(self, exchange: str, symbol: str, timeframe: str) -> int:
+    async def _count_missing(self, exchange: str, symbol: str, timeframe: str) -> int:
         if timeframe not in SECONDS:
             return 0
         seconds = SECONDS[timeframe]

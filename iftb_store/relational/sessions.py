@@ -135,7 +135,7 @@ class StoreSession(AsyncSession):
         return bool(self.sync_session.info[_ISOLATION] == "snapshot")
 
 
-def _queued(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+def _queue_calls(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
     """Return a method of a session, or of its transaction, that waits for its turn."""
 
     @functools.wraps(call)
@@ -160,9 +160,9 @@ QUEUED = (
     "refresh", "reset", "rollback", "run_sync", "scalar",
 )  # fmt: skip
 for _name in QUEUED:
-    setattr(StoreSession, _name, _queued(getattr(AsyncSession, _name)))
+    setattr(StoreSession, _name, _queue_calls(getattr(AsyncSession, _name)))
 for _name in ("__aexit__", "commit", "rollback", "start"):
-    setattr(_QueuedTransaction, _name, _queued(getattr(AsyncSessionTransaction, _name)))
+    setattr(_QueuedTransaction, _name, _queue_calls(getattr(AsyncSessionTransaction, _name)))
 
 
 class _QueuedCursor:

@@ -28,15 +28,15 @@ class BulkTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(size, volume=Decimal(7))[::2])
         fresh = [replace(bar, quote_volume=Decimal(index)) for index, bar in enumerate(hourly(size))]
         assert await OHLCVRepository(db).upsert_many(fresh) == size
-        assert [as_given(found) for found in await _stored(db)] == fresh
+        assert [as_given(found) for found in await _read_bars(db)] == fresh
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_a_second_upsert_of_the_same_bars_changes_nothing(self, db: DatabaseManager, clock: Clock, size: int) -> None:
         await OHLCVRepository(db).upsert_many(hourly(size))
-        before = await _stored(db)
+        before = await _read_bars(db)
         clock.advance(HOUR)
         await OHLCVRepository(db).upsert_many(hourly(size))
-        assert await _stored(db) == before
+        assert await _read_bars(db) == before
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_upsert_sets_optional_values_of_a_stored_batch_back_to_none(self, db: DatabaseManager, size: int) -> None:
@@ -44,14 +44,14 @@ class BulkTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(whole)
         bare = [replace(bar, quote_volume=None, trades_count=None) for bar in whole]
         await OHLCVRepository(db).upsert_many(bare)
-        assert [as_given(found) for found in await _stored(db)] == bare
+        assert [as_given(found) for found in await _read_bars(db)] == bare
 
     @pytest.mark.parametrize("size", [300, 1_000])
     async def test_upsert_finds_stored_bars_by_naive_times_too(self, db: DatabaseManager, size: int) -> None:
         await OHLCVRepository(db).insert_many(hourly(size)[::2])
         naive = [replace(bar, timestamp=bar.timestamp.replace(tzinfo=None), volume=Decimal(3)) for bar in hourly(size)]
         await OHLCVRepository(db).upsert_many(naive)
-        assert [(found.timestamp, found.volume) for found in await _stored(db)] == [
+        assert [(found.timestamp, found.volume) for found in await _read_bars(db)] == [
             (T0 + index * HOUR, Decimal(3)) for index in range(size)
         ]
 
@@ -67,7 +67,7 @@ class BulkTests(SuiteFixtures):
         mixed = [bar for pair in zip(hourly(400), hourly(400, symbol="ADABTC"), strict=True) for bar in reversed(pair)]
         await OHLCVRepository(db).insert_many(mixed[::3])
         await OHLCVRepository(db).upsert_many([replace(bar, volume=Decimal(4)) for bar in mixed])
-        assert {found.volume for symbol in ("BTCUSDT", "ADABTC") for found in await _stored(db, symbol)} == {Decimal(4)}
+        assert {found.volume for symbol in ("BTCUSDT", "ADABTC") for found in await _read_bars(db, symbol)} == {Decimal(4)}
 
     @pytest.mark.parametrize("method", ["insert_many", "upsert_many"])
     @pytest.mark.parametrize("size", [1, 301])
@@ -75,7 +75,7 @@ class BulkTests(SuiteFixtures):
         for text in _AWKWARD:
             await getattr(OHLCVRepository(db), method)(hourly(size, symbol=text, exchange=text))
         for text in _AWKWARD:
-            assert [as_given(found) for found in await _stored(db, text, text)] == hourly(size, symbol=text, exchange=text)
+            assert [as_given(found) for found in await _read_bars(db, text, text)] == hourly(size, symbol=text, exchange=text)
 
     @pytest.mark.parametrize("size", [300, 301, 2_500])
     async def test_a_large_upsert_names_the_place_of_a_bar_that_cannot_be_stored(self, db: DatabaseManager, size: int) -> None:
@@ -84,7 +84,7 @@ class BulkTests(SuiteFixtures):
         wrong[size - 2] = replace(wrong[size - 2], close=Decimal("NaN"))
         with pytest.raises(InvalidValueError, match=f"bar {size - 1} of {size} "):
             await OHLCVRepository(db).upsert_many(wrong)
-        assert [as_given(found) for found in await _stored(db)] == hourly(size)[::2]
+        assert [as_given(found) for found in await _read_bars(db)] == hourly(size)[::2]
 
     @pytest.mark.parametrize("size", [300, 301, 2_500])
     async def test_a_refused_batch_leaves_the_earlier_writes_of_its_session(self, db: DatabaseManager, size: int) -> None:
@@ -93,7 +93,7 @@ class BulkTests(SuiteFixtures):
             await repository.upsert_many(hourly(size))
             with pytest.raises(IntegrityError):
                 await repository.insert_many([*hourly(size, symbol="ADABTC"), hourly(size)[-1]])
-        assert [len(await _stored(db)), len(await _stored(db, "ADABTC"))] == [size, 0]
+        assert [len(await _read_bars(db)), len(await _read_bars(db, "ADABTC"))] == [size, 0]
 
     async def test_a_long_range_is_read_exactly_in_any_context_of_the_caller(self, db: DatabaseManager) -> None:
         times = (_FIRST, datetime(1827, 4, 1, 1, 2, 3, 456789, UTC), datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC), _LAST)
@@ -105,5 +105,5 @@ class BulkTests(SuiteFixtures):
         assert [as_given(stored) for stored in found] == bars
 
 
-async def _stored(db: DatabaseManager, symbol: str = "BTCUSDT", exchange: str = "binance") -> list[OHLCVBar]:
+async def _read_bars(db: DatabaseManager, symbol: str = "BTCUSDT", exchange: str = "binance") -> list[OHLCVBar]:
     return await OHLCVRepository(db).get_range(symbol, "1h", *_ALL, exchange)

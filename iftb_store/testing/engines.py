@@ -133,7 +133,7 @@ class Engine:
             return f": {found} rows of {', '.join(_TABLES)} instead of {counts}"
         names = ", ".join(item.name for item in fields(Position))
         stored = await raw.fetch(self._manager, f"SELECT {names} FROM positions ORDER BY id")
-        positions = [Position(*map(_decoded, fields(Position), row)) for row in stored]
+        positions = [Position(*map(_decode, fields(Position), row)) for row in stored]
         return self.difference(list(state.positions.values()), positions)
 
     def forget(self, kept: set[Number]) -> None:
@@ -147,13 +147,13 @@ class Engine:
             return self._difference_of_errors(expected, found)
         if isinstance(expected, list | tuple):
             if not isinstance(found, list | tuple) or len(expected) != len(found):
-                return _unlike(expected, found)
+                return _describe_difference(expected, found)
             pairs = enumerate(zip(expected, found, strict=True))
             found_differences = (f"[{index}]{reason}" for index, pair in pairs if (reason := self.difference(*pair)))
             return next(found_differences, None)
         if is_dataclass(expected):
             if type(expected) is not type(found):
-                return _unlike(expected, found)
+                return _describe_difference(expected, found)
             names = (item.name for item in fields(expected))
             return next(
                 (
@@ -165,19 +165,21 @@ class Engine:
             )
         if isinstance(expected, Number):
             return self._learn(expected, found)
-        return None if _same(expected, found) else _unlike(expected, found)
+        return None if _same(expected, found) else _describe_difference(expected, found)
 
     def _difference_of_errors(self, expected: Any, found: Any) -> str | None:
         if isinstance(expected, Duplicate):
-            return None if type(found) is IntegrityError else _unlike("an IntegrityError", found)
+            return None if type(found) is IntegrityError else _describe_difference("an IntegrityError", found)
         expected_text = _NUMBER.sub(lambda found: str(self._with_ids(Number(found[1], int(found[2])))), str(expected))
         if type(expected) is type(found) and str(found) == expected_text:
             return None
-        return _unlike(f"{type(expected).__name__}({expected_text!r})" if isinstance(expected, Exception) else expected, found)
+        return _describe_difference(
+            f"{type(expected).__name__}({expected_text!r})" if isinstance(expected, Exception) else expected, found
+        )
 
     def _learn(self, number: Number, found: Any) -> str | None:
         if type(found) is not int:
-            return _unlike(number, found)
+            return _describe_difference(number, found)
         known = self._ids.setdefault(number, found)
         owner = self._numbers.setdefault((number.table, found), number)
         if known != found or owner != number:
@@ -206,7 +208,7 @@ async def _app_session(manager: DatabaseManager) -> AsyncIterator[AsyncSession]:
         await session.commit()
 
 
-def _decoded(column: Field[Any], stored: Any) -> Any:
+def _decode(column: Field[Any], stored: Any) -> Any:
     kind = str(column.type)
     if stored is None or kind.startswith(("str", "int")):
         return stored
@@ -221,5 +223,5 @@ def _same(expected: Any, found: Any) -> bool:
     return type(expected) is type(found) and bool(expected == found)
 
 
-def _unlike(expected: object, found: object) -> str:
+def _describe_difference(expected: object, found: object) -> str:
     return f": {found!r} instead of {expected!r}"

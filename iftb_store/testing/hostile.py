@@ -296,7 +296,7 @@ async def _quantize(one: Try) -> int:
     return 0
 
 
-def _made_by(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
+def _attempt_repository(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
     """Return an attempt for a repository's session and clock: the clock itself and the time that it returns."""
 
     async def attempt(one: Try) -> int:
@@ -321,7 +321,9 @@ METHODS: dict[str, Attempt] = {
     "DatabaseManager.ability": _ability,
     "backup": _backup,
     "examine": _examine,
-    "OHLCVRepository.__init__": _made_by(OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])),
+    "OHLCVRepository.__init__": _attempt_repository(
+        OHLCVRepository, lambda bars, number: bars.insert_many([bar(exchange=f"C{number}")])
+    ),
     "OHLCVRepository.insert_many": _insert_bars,
     "OHLCVRepository.upsert_many": _report_upsert,
     "OHLCVRepository.get_range": _get_range,
@@ -329,7 +331,7 @@ METHODS: dict[str, Attempt] = {
     "OHLCVRepository.get_gaps": _get_gaps,
     "OHLCVRepository.stream_range": _stream_range,
     **SERIES_METHODS,
-    "TradeRepository.__init__": _made_by(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
+    "TradeRepository.__init__": _attempt_repository(TradeRepository, lambda trades, number: trades.insert(trade(f"C{number}"))),
     "TradeRepository.insert": _insert_trade,
     "TradeRepository.record": _record_trade,
     "TradeRepository.update": _update_trade,
@@ -337,14 +339,16 @@ METHODS: dict[str, Attempt] = {
     "TradeRepository.get_recent": _get_recent_trades,
     "TradeRepository.get_by_symbol": _get_trades_by_symbol,
     "TradeRepository.get_statistics": _get_statistics,
-    "PositionRepository.__init__": _made_by(
+    "PositionRepository.__init__": _attempt_repository(
         PositionRepository, lambda positions, number: positions.update_position(position(exchange=f"C{number}"))
     ),
     "PositionRepository.get_open_positions": _get_open_positions,
     "PositionRepository.get_position": _get_position,
     "PositionRepository.update_position": _update_position,
     "PositionRepository.close_position": _close_position,
-    "SystemEventRepository.__init__": _made_by(SystemEventRepository, lambda events, number: events.log_event("E", "info", "")),
+    "SystemEventRepository.__init__": _attempt_repository(
+        SystemEventRepository, lambda events, number: events.log_event("E", "info", "")
+    ),
     "SystemEventRepository.log_event": _log_event,
     "SystemEventRepository.get_recent_events": _get_recent_events,
     "quantize": _quantize,

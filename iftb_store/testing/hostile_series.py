@@ -21,7 +21,7 @@ async def _delete_range(one: Try) -> int:
     return 0
 
 
-def _reading_arrow(made: Any) -> Attempt:
+def _attempt_read(made: Any) -> Attempt:
     async def read(one: Try) -> int:
         arguments = one.changed()
         _assert_selected(await made(one.session).read_arrow(**arguments), arguments)
@@ -30,7 +30,7 @@ def _reading_arrow(made: Any) -> Attempt:
     return read
 
 
-def _streaming_arrow(made: Any) -> Attempt:
+def _attempt_stream(made: Any) -> Attempt:
     async def read(one: Try) -> int:
         arguments = one.changed()
         async with made(one.session).stream_arrow(**arguments) as stream:
@@ -55,7 +55,7 @@ async def _resample(one: Try) -> int:
 METHODS: dict[str, Attempt] = {
     "OHLCVRepository.write_arrow": _write_arrow,
     "OHLCVRepository.delete_range": _delete_range,
-    **{f"{made.__name__}.read_arrow": _reading_arrow(made) for made in (*_ARROW_READS, OHLCVRepository)},
-    **{f"{made.__name__}.stream_arrow": _streaming_arrow(made) for made in (*_ARROW_READS, OHLCVRepository)},
+    **{f"{made.__name__}.read_arrow": _attempt_read(made) for made in (*_ARROW_READS, OHLCVRepository)},
+    **{f"{made.__name__}.stream_arrow": _attempt_stream(made) for made in (*_ARROW_READS, OHLCVRepository)},
     "OHLCVRepository.resample": _resample,
 }

@@ -89,7 +89,7 @@ class Silent:
     __str__ = __repr__
 
 
-def _nested(levels: int) -> dict[str, Any]:
+def _nest(levels: int) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(levels):
         value = {"a": value}
@@ -102,7 +102,7 @@ def _circular() -> dict[str, Any]:
     return value
 
 
-def _doubled(levels: int) -> dict[str, Any]:
+def _nest_twice(levels: int) -> dict[str, Any]:
     value: Any = "x"
     for _ in range(levels):
         value = [value, value]
@@ -233,9 +233,9 @@ OTHERS: dict[str, Any] = {
     "a dict with a number for a key": {1: 2},
     "a dict with an object": {"a": Silent()},
     "a dict in itself": _circular(),
-    "a dict of 99 levels": _nested(99),
-    "a dict of 10,000 levels": _nested(10_000),
-    "a dict that doubles 40 times": _doubled(40),
+    "a dict of 99 levels": _nest(99),
+    "a dict of 10,000 levels": _nest(10_000),
+    "a dict that doubles 40 times": _nest_twice(40),
 }
 
 #: The values that every parameter gets.

@@ -50,7 +50,7 @@ def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: i
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         clock = samples.Clock()
         stack = AsyncExitStack()
-        engines = runner.run(_connected(stack, urls, clock))
+        engines = runner.run(_connect(stack, urls, clock))
         loop = runner.get_loop()
 
         @seeded(seed)
@@ -79,7 +79,7 @@ def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: i
             runner.run(stack.aclose())
 
 
-async def _connected(stack: AsyncExitStack, urls: Mapping[str, str], clock: samples.Clock) -> list[Engine]:
+async def _connect(stack: AsyncExitStack, urls: Mapping[str, str], clock: samples.Clock) -> list[Engine]:
     engines = []
     for name, url in urls.items():
         manager = await stack.enter_async_context(DatabaseManager(url))

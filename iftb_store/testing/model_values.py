@@ -60,7 +60,7 @@ def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
     found = []
     for index, bar in enumerate(bars):
         try:
-            found.append(_checked_bar(bar))
+            found.append(_check_bar(bar))
         except InvalidValueError as error:
             label = " ".join(shown(part) for part in (bar.exchange, bar.symbol, bar.timeframe, bar.timestamp))
             raise InvalidValueError(f"bar {index + 1} of {len(bars)} ({label}): {error}") from None
@@ -78,7 +78,7 @@ def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
     return {field: _field(field, kinds[field], value) for field, value in changes.items()}
 
 
-def _checked_bar(bar: OHLCVBar) -> OHLCVBar:
+def _check_bar(bar: OHLCVBar) -> OHLCVBar:
     found = checked(bar)
     if found.high < found.low:
         raise InvalidValueError(f"high {found.high} is below low {found.low}")

@@ -50,7 +50,7 @@ print("unharmed")
 """
 
 
-async def stored_bars(db: DatabaseManager) -> int:
+async def count_bars(db: DatabaseManager) -> int:
     """Return the number of stored bars of a series."""
     return len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h"))
 
@@ -64,7 +64,7 @@ class PlaceTests(SuiteFixtures):
         def loops() -> list[Any]:
             manager = DatabaseManager(url)
             asyncio.run(manager.connect())
-            found = [asyncio.run(stored_bars(manager)) for _ in range(3)]
+            found = [asyncio.run(count_bars(manager)) for _ in range(3)]
             asyncio.run(TradeRepository(manager).insert(trade()))
             asyncio.run(manager.disconnect())
             return [*found, manager.in_use]
@@ -76,7 +76,7 @@ class PlaceTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(3))
 
         async def many(manager: DatabaseManager) -> list[int]:
-            return await asyncio.gather(*(stored_bars(manager) for _ in range(30)))
+            return await asyncio.gather(*(count_bars(manager) for _ in range(30)))
 
         def loops() -> list[list[int]]:
             manager = DatabaseManager(url, pool_size=2, max_overflow=0)
@@ -95,7 +95,7 @@ class PlaceTests(SuiteFixtures):
             found = set()
             for _ in range(20):
                 try:
-                    found.add(await stored_bars(db))
+                    found.add(await count_bars(db))
                 except NotConnectedError as error:
                     found.add("another event loop" in str(error))
             return found

@@ -137,7 +137,7 @@ class UpdatePositionTests(SuiteFixtures):
         stored = await opened(db)
         stored.current_price = Decimal("50123.5")
         await PositionRepository(db).update_position(stored)
-        assert as_given(await opened_again(db)) == position(current_price=Decimal("50123.5"))
+        assert as_given(await read_open_position(db)) == position(current_price=Decimal("50123.5"))
 
     async def test_an_unknown_id_is_an_error(self, db: DatabaseManager) -> None:
         with pytest.raises(NotFoundError, match=str(_UNKNOWN_ID)):
@@ -167,7 +167,7 @@ class UpdatePositionTests(SuiteFixtures):
         assert len(await PositionRepository(db).get_open_positions()) == 2
 
 
-async def opened_again(db: DatabaseManager) -> Position:
+async def read_open_position(db: DatabaseManager) -> Position:
     """Return the only open position on binance."""
     (found,) = await PositionRepository(db).get_open_positions()
     return found

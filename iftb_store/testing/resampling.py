@@ -17,7 +17,9 @@ _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_99
 _REFUSED = [("1h", "1m"), ("1h", "1h"), ("3m", "5m"), ("3d", "1w"), ("1w", "1M"), ("1M", "1M"), ("1M", "1d"), ("2h", "3d ")]
 
 
-async def resampled(db: DatabaseManager, bars: list[OHLCVBar], source: str, target: str, **options: Any) -> list[OHLCVBar]:
+async def store_and_resample(
+    db: DatabaseManager, bars: list[OHLCVBar], source: str, target: str, **options: Any
+) -> list[OHLCVBar]:
     """Store bars and return the resampled ones of the target timeframe."""
     await OHLCVRepository(db).insert_many(bars)
     return await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL, **options)
@@ -41,7 +43,7 @@ class ResampleTests(SuiteFixtures):
             bar(symbol="ETHUSDT"),
             bar(exchange="kraken"),
         ]
-        assert await resampled(db, given, "1h", "2h") == [
+        assert await store_and_resample(db, given, "1h", "2h") == [
             bar(
                 T0,
                 timeframe="2h",
@@ -59,24 +61,24 @@ class ResampleTests(SuiteFixtures):
         half = Decimal("49999999999999999999.5")
         given = [bar(T0, volume=half, quote_volume=SMALLEST), bar(T0 + HOUR, volume=half, quote_volume=LARGEST - 1)]
         given[1].quote_volume = Decimal("99999999999999999998.999999999999999999")
-        (found,) = await resampled(db, given, "1h", "2h")
+        (found,) = await store_and_resample(db, given, "1h", "2h")
         assert (found.volume, found.quote_volume) == (Decimal("99999999999999999999"), Decimal("99999999999999999999"))
 
     @pytest.mark.parametrize(("name", "value"), [("volume", LARGEST), ("quote_volume", LARGEST), ("trades_count", 2**63 - 1)])
     async def test_a_sum_past_its_columns_range_is_an_error(self, db: DatabaseManager, name: str, value: Any) -> None:
         given = [bar(T0, **{name: value}), bar(T0 + HOUR, **{name: value})]
         with pytest.raises(InvalidValueError, match=f"the sum of {name} in the bar of 2024-01-01 00:00:00"):
-            await resampled(db, given, "1h", "2h")
+            await store_and_resample(db, given, "1h", "2h")
 
     async def test_a_sum_over_a_bar_that_has_none_is_none(self, db: DatabaseManager) -> None:
         given = [bar(T0, trades_count=1), bar(T0 + HOUR, quote_volume=Decimal(1))]
-        (found,) = await resampled(db, given, "1h", "2h")
+        (found,) = await store_and_resample(db, given, "1h", "2h")
         assert (found.quote_volume, found.trades_count) == (None, None)
 
     async def test_only_whole_buckets_come_unless_parts_are_asked_for(self, db: DatabaseManager) -> None:
         given = hourly(12)
         del given[5]
-        whole = await resampled(db, given[1:], "1h", "4h")
+        whole = await store_and_resample(db, given[1:], "1h", "4h")
         parts = await OHLCVRepository(db).resample("BTCUSDT", "1h", "4h", *_ALL, partial=True)
         assert [item.timestamp for item in whole] == [T0 + 8 * HOUR]
         assert [(item.timestamp, item.open, item.volume) for item in parts] == [
@@ -86,7 +88,7 @@ class ResampleTests(SuiteFixtures):
         ]
 
     async def test_a_bar_off_the_grid_makes_no_bucket_whole(self, db: DatabaseManager) -> None:
-        assert await resampled(db, [bar(T0), bar(T0 + HOUR / 2)], "1h", "2h") == []
+        assert await store_and_resample(db, [bar(T0), bar(T0 + HOUR / 2)], "1h", "2h") == []
 
     async def test_the_ends_of_the_window_count_and_cut_buckets(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(8))
@@ -95,19 +97,19 @@ class ResampleTests(SuiteFixtures):
 
     async def test_weeks_begin_on_monday(self, db: DatabaseManager) -> None:
         thursday = datetime(1969, 12, 25, tzinfo=UTC)
-        found = await resampled(db, [bar(thursday + day * _DAY, timeframe="1d") for day in range(20)], "1d", "1w")
+        found = await store_and_resample(db, [bar(thursday + day * _DAY, timeframe="1d") for day in range(20)], "1d", "1w")
         assert [item.timestamp for item in found] == [datetime(1969, 12, 29, tzinfo=UTC), datetime(1970, 1, 5, tzinfo=UTC)]
 
     async def test_months_begin_on_the_first(self, db: DatabaseManager) -> None:
         given = [bar(datetime(1968, 1, 31, tzinfo=UTC) + day * _DAY, timeframe="1d") for day in range(60)]
-        found = await resampled(db, given, "1d", "1M")
+        found = await store_and_resample(db, given, "1d", "1M")
         assert [(item.timestamp, item.volume) for item in found] == [(datetime(1968, 2, 1, tzinfo=UTC), given[0].volume * 29)]
 
     async def test_buckets_before_1970_and_at_the_calendars_ends_are_those_of_the_grid(self, db: DatabaseManager) -> None:
         starts = [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 20, tzinfo=UTC), datetime(9999, 12, 31, 20, tzinfo=UTC)]
         given = [bar(start + hour * HOUR, timeframe="2h") for start in starts for hour in (0, 2)]
         given.append(bar(_ALL[1], timeframe="2h"))
-        assert [item.timestamp for item in await resampled(db, given, "2h", "4h")] == starts
+        assert [item.timestamp for item in await store_and_resample(db, given, "2h", "4h")] == starts
 
     async def test_a_session_resamples_its_own_bars_and_nothing_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
@@ -116,7 +118,7 @@ class ResampleTests(SuiteFixtures):
         assert [series.timeframe for series in await OHLCVRepository(db).list_series()] == ["1h"]
 
     async def test_nothing_makes_nothing(self, db: DatabaseManager) -> None:
-        assert await resampled(db, [], "1h", "4h", partial=True) == []
+        assert await store_and_resample(db, [], "1h", "4h", partial=True) == []
 
     @pytest.mark.parametrize(("source", "target"), _REFUSED)
     async def test_a_target_that_is_no_multiple_is_refused(self, db: DatabaseManager, source: str, target: str) -> None:
@@ -124,7 +126,7 @@ class ResampleTests(SuiteFixtures):
             await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL)
 
     async def test_what_comes_out_can_be_written(self, db: DatabaseManager) -> None:
-        made = await resampled(db, hourly(48), "1h", "1d")
+        made = await store_and_resample(db, hourly(48), "1h", "1d")
         await OHLCVRepository(db).insert_many(made)
         stored = await OHLCVRepository(db).get_range("BTCUSDT", "1d", T0, T0 + timedelta(days=2))
         assert [(item.close, item.volume) for item in stored] == [(item.close, item.volume) for item in made]

@@ -50,7 +50,7 @@ def transient() -> OperationalError:
     return operational_error("a conflict", transient=True)
 
 
-def adding(number: int, after_reading: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+def increment_fee(number: int, after_reading: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
     """Return work that reads a trade's fee and writes it plus one."""
 
     async def add(session: Any) -> None:
@@ -146,7 +146,7 @@ class RunTests(SuiteFixtures):
     async def test_no_update_is_lost_under_isolation(self, db: DatabaseManager, isolation: Isolation) -> None:
         needs(db, Capability.ISOLATION)
         number = await TradeRepository(db).insert(trade(fee=Decimal(0)))
-        await asyncio.gather(*(db.run(adding(number, at_once), isolation=isolation, retries=50) for _ in range(10)))
+        await asyncio.gather(*(db.run(increment_fee(number, at_once), isolation=isolation, retries=50) for _ in range(10)))
         assert raw.number(await raw.value(db, "SELECT fee FROM trades")) == Decimal(10)
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)

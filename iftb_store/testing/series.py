@@ -20,7 +20,7 @@ _SERIES = ("BTCUSDT", "1h")
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
-async def missing(db: DatabaseManager, bars: list[OHLCVBar]) -> int:
+async def count_missing(db: DatabaseManager, bars: list[OHLCVBar]) -> int:
     """Store bars of one series and return how many are missing."""
     await OHLCVRepository(db).insert_many(bars)
     (series,) = await OHLCVRepository(db).list_series()
@@ -47,14 +47,14 @@ class SeriesTests(SuiteFixtures):
 
     async def test_bars_are_missing_between_the_first_and_the_last(self, db: DatabaseManager) -> None:
         given = hourly(10)
-        assert await missing(db, [*given[:2], *given[3:4], *given[7:]]) == 4
+        assert await count_missing(db, [*given[:2], *given[3:4], *given[7:]]) == 4
 
     async def test_bars_off_the_grid_fill_no_hole(self, db: DatabaseManager) -> None:
-        assert await missing(db, [bar(T0), bar(T0 + 1.5 * HOUR), bar(T0 + 2 * HOUR), bar(T0 + 2.5 * HOUR)]) == 1
+        assert await count_missing(db, [bar(T0), bar(T0 + 1.5 * HOUR), bar(T0 + 2 * HOUR), bar(T0 + 2.5 * HOUR)]) == 1
 
     async def test_months_are_missing_by_the_calendar(self, db: DatabaseManager) -> None:
         moments = [datetime(2023, 11, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)]
-        assert await missing(db, [bar(moment, timeframe="1M") for moment in moments]) == 3
+        assert await count_missing(db, [bar(moment, timeframe="1M") for moment in moments]) == 3
 
     async def test_a_timeframe_that_raw_sql_stored_is_listed_too(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
@@ -64,7 +64,7 @@ class SeriesTests(SuiteFixtures):
 
     async def test_what_is_missing_is_what_the_gaps_hold(self, db: DatabaseManager) -> None:
         moments = [T0 + index * index * timedelta(minutes=7) for index in range(40)]
-        count = await missing(db, [bar(moment, timeframe="5m") for moment in moments])
+        count = await count_missing(db, [bar(moment, timeframe="5m") for moment in moments])
         gaps = await OHLCVRepository(db).get_gaps("BTCUSDT", "5m")
         assert count == sum(-((after - before) // -timedelta(minutes=5)) - 1 for before, after in gaps)
 

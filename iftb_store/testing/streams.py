@@ -24,7 +24,7 @@ _SIZES = [1, 3, 6, 7, 8]
 _WAYS = ["lists", "record batches"]
 
 
-def streamed(way: str, repository: OHLCVRepository, size: int) -> Any:
+def open_stream(way: str, repository: OHLCVRepository, size: int) -> Any:
     """Return a stream of the series, as lists of bars or as record batches."""
     if way == "lists":
         return repository.stream_range(*_SERIES, *_ALL, batch_size=size)
@@ -41,7 +41,7 @@ async def all_times(stream: AsyncIterator[Any]) -> list[datetime]:
     return [moment async for batch in stream for moment in times_of(batch)]
 
 
-def scattered() -> list[OHLCVBar]:
+def make_scattered_bars() -> list[OHLCVBar]:
     """Return bars of several series, with a gap, off the grid, at the ends of the calendar, and of a sparse series."""
     odd = [T0, T0 + timedelta(microseconds=1), T0 + timedelta(days=400), *_ALL]
     return [
@@ -73,7 +73,7 @@ class StreamTests(SuiteFixtures):
 
     @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
     async def test_record_batches_hold_every_row_once_in_the_tables_order(self, db: DatabaseManager, size: int) -> None:
-        await OHLCVRepository(db).insert_many(scattered())
+        await OHLCVRepository(db).insert_many(make_scattered_bars())
         table = await OHLCVRepository(db).read_arrow()
         batches = [batch async for batch in OHLCVRepository(db).stream_arrow(batch_size=size)]
         assert {batch.schema == table.schema for batch in batches} == {True}
@@ -89,20 +89,20 @@ class StreamTests(SuiteFixtures):
         assert await all_times(repository.stream_arrow(*_SERIES, start, end, batch_size=2)) == expected
 
     async def test_bars_off_the_grid_and_far_apart_are_streamed_whole(self, db: DatabaseManager) -> None:
-        odd = [bar for bar in scattered() if bar.timeframe == "1s"]
+        odd = [bar for bar in make_scattered_bars() if bar.timeframe == "1s"]
         await OHLCVRepository(db).insert_many(odd)
         stream = OHLCVRepository(db).stream_range("BTCUSDT", "1s", *_ALL, "kraken", batch_size=2)
         assert await all_times(stream) == sorted(bar.timestamp for bar in odd)
 
     @pytest.mark.parametrize("way", _WAYS)
     async def test_an_empty_selection_streams_nothing(self, db: DatabaseManager, way: str) -> None:
-        assert await all_times(streamed(way, OHLCVRepository(db), 3)) == []
+        assert await all_times(open_stream(way, OHLCVRepository(db), 3)) == []
 
     @pytest.mark.parametrize("way", _WAYS)
     async def test_a_stream_of_the_manager_shows_a_snapshot(self, db: DatabaseManager, way: str) -> None:
         needs(db, Capability.ISOLATION)
         await OHLCVRepository(db).insert_many(hourly(_BARS))
-        async with streamed(way, OHLCVRepository(db), 2) as stream:
+        async with open_stream(way, OHLCVRepository(db), 2) as stream:
             first = times_of(await anext(stream))
             await OHLCVRepository(db).upsert_many(hourly(_BARS + 5, volume=bar().volume + 1))
             async with db.get_session() as session:
@@ -115,7 +115,7 @@ class StreamTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(4))
         async with db.get_session() as session:
             repository = OHLCVRepository(session)
-            stream = streamed(way, repository, 2)
+            stream = open_stream(way, repository, 2)
             seen = times_of(await anext(stream))
             await repository.insert_many([bar(T0 - HOUR), bar(T0 + 4 * HOUR)])
             seen += await all_times(stream)
@@ -126,7 +126,7 @@ class StreamTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(_BARS))
         async with db.get_session() as session:
             repository = OHLCVRepository(session)
-            async for batch in streamed(way, repository, 2):
+            async for batch in open_stream(way, repository, 2):
                 await repository.upsert_many([bar(moment, symbol="COPY") for moment in times_of(batch)])
                 await session.commit()
         copied = await OHLCVRepository(db).get_range("COPY", "1h", *_ALL)
@@ -143,7 +143,7 @@ class StreamTests(SuiteFixtures):
     @pytest.mark.parametrize("way", _WAYS)
     async def test_two_streams_run_side_by_side(self, db: DatabaseManager, way: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(_BARS))
-        streams = [streamed(way, OHLCVRepository(db), 2) for _ in range(2)]
+        streams = [open_stream(way, OHLCVRepository(db), 2) for _ in range(2)]
         found = [[*times_of(await anext(stream))] for stream in streams]
         for times, stream in zip(found, streams, strict=True):
             times += await all_times(stream)
@@ -152,7 +152,7 @@ class StreamTests(SuiteFixtures):
     @pytest.mark.parametrize("way", _WAYS)
     async def test_a_stream_that_was_read_holds_no_connection(self, db: DatabaseManager, way: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(_BARS))
-        stream = streamed(way, OHLCVRepository(db), 2)
+        stream = open_stream(way, OHLCVRepository(db), 2)
         await anext(stream)
         assert db.in_use == 1
         await all_times(stream)
@@ -161,7 +161,7 @@ class StreamTests(SuiteFixtures):
     @pytest.mark.parametrize("way", _WAYS)
     async def test_a_closed_stream_holds_no_connection_and_gives_no_more(self, db: DatabaseManager, way: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(_BARS))
-        stream = streamed(way, OHLCVRepository(db), 2)
+        stream = open_stream(way, OHLCVRepository(db), 2)
         await anext(stream)
         await stream.aclose()
         await stream.aclose()
@@ -169,7 +169,7 @@ class StreamTests(SuiteFixtures):
 
     @pytest.mark.parametrize("way", _WAYS)
     async def test_a_stream_that_was_never_read_holds_nothing(self, db: DatabaseManager, way: str) -> None:
-        async with streamed(way, OHLCVRepository(db), 2):
+        async with open_stream(way, OHLCVRepository(db), 2):
             assert db.in_use == 0
 
     @pytest.mark.parametrize("way", _WAYS)
@@ -177,7 +177,7 @@ class StreamTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(_BARS))
 
         async def consume() -> None:
-            async with streamed(way, OHLCVRepository(db), 2) as stream:
+            async with open_stream(way, OHLCVRepository(db), 2) as stream:
                 async for _ in stream:
                     raise ZeroDivisionError
 
@@ -188,7 +188,7 @@ class StreamTests(SuiteFixtures):
     @pytest.mark.parametrize("way", _WAYS)
     async def test_a_bare_break_gives_the_connection_back_soon(self, db: DatabaseManager, way: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(_BARS))
-        async for _ in streamed(way, OHLCVRepository(db), 2):
+        async for _ in open_stream(way, OHLCVRepository(db), 2):
             break
         async with asyncio.timeout(30):
             while db.in_use:  # noqa: ASYNC110 - there is no event: Python closes it in another task
@@ -200,7 +200,7 @@ class StreamTests(SuiteFixtures):
         reading = asyncio.Event()
 
         async def consume() -> None:
-            async with streamed(way, OHLCVRepository(db), 2) as stream:
+            async with open_stream(way, OHLCVRepository(db), 2) as stream:
                 async for _ in stream:
                     reading.set()
                     await asyncio.Event().wait()
@@ -225,7 +225,7 @@ class StreamTests(SuiteFixtures):
     async def test_a_batch_size_below_one_is_refused_at_once(self, db: DatabaseManager, size: Any) -> None:
         for way in _WAYS:
             with pytest.raises(InvalidValueError, match="batch_size"):
-                streamed(way, OHLCVRepository(db), size)
+                open_stream(way, OHLCVRepository(db), size)
 
 
 class SnapshotTests(SuiteFixtures):

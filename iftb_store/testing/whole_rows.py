@@ -155,20 +155,20 @@ _EXAMPLES = pytest.mark.parametrize(
 )
 
 
-def _kept(item: Trade | Position, number: int) -> Any:
+def _set_kept_fields(item: Trade | Position, number: int) -> Any:
     times: dict[str, Any] = {name: NOW for name in ("created_at", "updated_at", "last_updated") if name in item.__slots__}
     return replace(item, id=number, **times)
 
 
-def _trades_named(*names: str) -> pa.Table:
-    return rows_of(TRADES, [_kept(trade(name), number) for number, name in enumerate(names, 1)])
+def _make_trades(*names: str) -> pa.Table:
+    return rows_of(TRADES, [_set_kept_fields(trade(name), number) for number, name in enumerate(names, 1)])
 
 
-def _positions_with(*statuses: str) -> pa.Table:
-    return rows_of(POSITIONS, [_kept(position(status=status), number) for number, status in enumerate(statuses, 1)])
+def _make_positions(*statuses: str) -> pa.Table:
+    return rows_of(POSITIONS, [_set_kept_fields(position(status=status), number) for number, status in enumerate(statuses, 1)])
 
 
-def _events_of(count: int) -> pa.Table:
+def _make_events(count: int) -> pa.Table:
     return rows_of(EVENTS, [SystemEvent("tick", "info", "", id=number, created_at=NOW) for number in range(1, count + 1)])
 
 
@@ -179,7 +179,7 @@ def _at(rows: pa.Table, **values: Any) -> pa.Table:
 
 
 @cache
-def _numbered(count: int, first: int = 1) -> pa.Table:
+def _make_bars(count: int, first: int = 1) -> pa.Table:
     return rows_of(BARS, [replace(item, id=first + index, created_at=NOW) for index, item in enumerate(hourly(count))])
 
 
@@ -221,8 +221,8 @@ class WholeRowTests(SuiteFixtures):
         assert (dropped, (await stored(db, table)).num_rows) == (0, 0)
 
     async def test_many_rows_are_inserted_beside_those_that_are_overwritten(self, db: DatabaseManager) -> None:
-        await write_rows(db, BARS, _numbered(_MANY).slice(_MANY // 3, _MANY // 3))
-        rows = _numbered(_MANY, 50_000)
+        await write_rows(db, BARS, _make_bars(_MANY).slice(_MANY // 3, _MANY // 3))
+        rows = _make_bars(_MANY, 50_000)
         await write_rows(db, BARS, rows)
         assert await stored(db, BARS) == rows
         assert await delete_rows(db, BARS, rows.slice(2)) == _MANY - 2
@@ -240,45 +240,53 @@ class WholeRowTests(SuiteFixtures):
         assert await raw.value(db, "SELECT id FROM system_events WHERE event_type = 'new'") > 100 + len(_TEXTS) - 1
 
     async def test_ids_below_those_given_already_take_nothing_back(self, db: DatabaseManager) -> None:
-        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("far"), 5_000)]))
-        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("near"), 1)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_set_kept_fields(trade("far"), 5_000)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_set_kept_fields(trade("near"), 1)]))
         assert await TradeRepository(db).insert(trade("next")) > 5_000
 
     async def test_a_row_below_all_ids_that_a_store_gives_is_put_too(self, db: DatabaseManager) -> None:
-        await write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("low"), -5)]))
+        await write_rows(db, TRADES, rows_of(TRADES, [_set_kept_fields(trade("low"), -5)]))
         assert await TradeRepository(db).insert(trade("next")) > -5
 
     async def test_another_row_has_an_id_once_that_of_the_one_who_had_it_is_dropped(self, db: DatabaseManager) -> None:
-        await write_rows(db, TRADES, _trades_named("a", "b", "c"))
+        await write_rows(db, TRADES, _make_trades("a", "b", "c"))
         async with db.get_session() as session:
-            await get_stores(session).delete_rows(TRADES, _trades_named("a", "b"))
-            await get_stores(session).write_rows(TRADES, _trades_named("b", "a"))
-        assert await stored(db, TRADES) == _trades_named("b", "a", "c")
+            await get_stores(session).delete_rows(TRADES, _make_trades("a", "b"))
+            await get_stores(session).write_rows(TRADES, _make_trades("b", "a"))
+        assert await stored(db, TRADES) == _make_trades("b", "a", "c")
 
     async def test_the_open_position_moves_from_one_row_to_another(self, db: DatabaseManager) -> None:
         for statuses in (("open", "closed"), ("closed", "open"), ("open", "liquidated")):
-            await write_rows(db, POSITIONS, _positions_with(*statuses))
-        assert await stored(db, POSITIONS) == _positions_with("open", "liquidated")
+            await write_rows(db, POSITIONS, _make_positions(*statuses))
+        assert await stored(db, POSITIONS) == _make_positions("open", "liquidated")
 
     async def test_two_bars_exchange_their_ids(self, db: DatabaseManager) -> None:
-        await write_rows(db, BARS, _numbered(2))
-        swapped = _numbered(2).set_column(11, "id", pa.array([2, 1]))
+        await write_rows(db, BARS, _make_bars(2))
+        swapped = _make_bars(2).set_column(11, "id", pa.array([2, 1]))
         await write_rows(db, BARS, swapped)
         assert await stored(db, BARS) == swapped
 
     @pytest.mark.parametrize(
         ("table", "before", "rows"),
         [
-            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("a"), 1), _kept(trade("b"), 9)])),
-            (TRADES, _trades_named("a", "b"), rows_of(TRADES, [_kept(trade("a"), 1), _kept(trade("other"), 2)])),
-            (TRADES, _trades_named("a", "b"), _trades_named("b", "a")),
-            (POSITIONS, _positions_with("closed"), _at(_positions_with("open", "closed"), created_at=T0)),
-            (EVENTS, _events_of(3), _at(_events_of(5), created_at=T0)),
-            (EVENTS, _events_of(3), _at(_events_of(5), event_type="other")),
-            (EVENTS, _events_of(3), _at(_events_of(5), message="other")),
-            (TRADES, _trades_named("a"), rows_of(TRADES, [_kept(trade("b"), 7), _kept(trade("b"), 8)])),
-            (POSITIONS, _positions_with("open"), rows_of(POSITIONS, [_kept(position(), 2)])),
-            (POSITIONS, _positions_with("closed"), rows_of(POSITIONS, [_kept(position(), 2), _kept(position(), 3)])),
+            (TRADES, _make_trades("a", "b"), rows_of(TRADES, [_set_kept_fields(trade("a"), 1), _set_kept_fields(trade("b"), 9)])),
+            (
+                TRADES,
+                _make_trades("a", "b"),
+                rows_of(TRADES, [_set_kept_fields(trade("a"), 1), _set_kept_fields(trade("other"), 2)]),
+            ),
+            (TRADES, _make_trades("a", "b"), _make_trades("b", "a")),
+            (POSITIONS, _make_positions("closed"), _at(_make_positions("open", "closed"), created_at=T0)),
+            (EVENTS, _make_events(3), _at(_make_events(5), created_at=T0)),
+            (EVENTS, _make_events(3), _at(_make_events(5), event_type="other")),
+            (EVENTS, _make_events(3), _at(_make_events(5), message="other")),
+            (TRADES, _make_trades("a"), rows_of(TRADES, [_set_kept_fields(trade("b"), 7), _set_kept_fields(trade("b"), 8)])),
+            (POSITIONS, _make_positions("open"), rows_of(POSITIONS, [_set_kept_fields(position(), 2)])),
+            (
+                POSITIONS,
+                _make_positions("closed"),
+                rows_of(POSITIONS, [_set_kept_fields(position(), 2), _set_kept_fields(position(), 3)]),
+            ),
         ],
         ids=[
             "trade_id",
@@ -301,14 +309,14 @@ class WholeRowTests(SuiteFixtures):
             await OHLCVRepository(session).insert_many([bar(symbol="EARLIER")])
             with pytest.raises(IntegrityError):
                 await get_stores(session).write_rows(table, rows)
-            await get_stores(session).write_rows(BARS, _numbered(3, 50))
+            await get_stores(session).write_rows(BARS, _make_bars(3, 50))
         assert await stored(db, table) == before
         assert await raw.count(db, "ohlcv") == 4
 
     async def test_a_row_that_another_session_has_under_way_is_not_overwritten(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             number = await TradeRepository(session).insert(trade("own"))
-            putting = asyncio.create_task(write_rows(db, TRADES, rows_of(TRADES, [_kept(trade("other"), number)])))
+            putting = asyncio.create_task(write_rows(db, TRADES, rows_of(TRADES, [_set_kept_fields(trade("other"), number)])))
             for _ in range(1_000):
                 await asyncio.sleep(0)
         with pytest.raises(IntegrityError):
@@ -316,21 +324,21 @@ class WholeRowTests(SuiteFixtures):
         assert (await stored(db, TRADES))["trade_id"].to_pylist() == ["own"]
 
     async def test_what_was_put_is_rolled_back_with_its_session(self, db: DatabaseManager) -> None:
-        await write_rows(db, TRADES, _trades_named("a", "b"))
+        await write_rows(db, TRADES, _make_trades("a", "b"))
         async with db.get_session() as session:
-            await get_stores(session).write_rows(TRADES, _trades_named("a", "b", "c", "d", "e").slice(1))
-            await get_stores(session).delete_rows(TRADES, _trades_named("a"))
+            await get_stores(session).write_rows(TRADES, _make_trades("a", "b", "c", "d", "e").slice(1))
+            await get_stores(session).delete_rows(TRADES, _make_trades("a"))
             await session.rollback()
-        assert await stored(db, TRADES) == _trades_named("a", "b")
+        assert await stored(db, TRADES) == _make_trades("a", "b")
 
     @pytest.mark.parametrize("turns", [1, 5, 30, 300, 1_000])
     async def test_rows_put_by_a_task_that_is_cancelled_are_all_there_or_none(self, db: DatabaseManager, turns: int) -> None:
-        await write_rows(db, BARS, _numbered(10))
+        await write_rows(db, BARS, _make_bars(10))
         with suppress(OperationalError):
             async with db.get_session() as session:
-                task = asyncio.create_task(get_stores(session).write_rows(BARS, _numbered(_MANY, 50_000)))
+                task = asyncio.create_task(get_stores(session).write_rows(BARS, _make_bars(_MANY, 50_000)))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-        assert await stored(db, BARS) in (_numbered(10), _numbered(_MANY, 50_000))
+        assert await stored(db, BARS) in (_make_bars(10), _make_bars(_MANY, 50_000))

@@ -200,7 +200,7 @@ def differences(conn: Connection) -> list[Difference]:
 
     Read only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
     """
-    return list(_compare(_READ[conn.dialect.name](conn), _expected(conn)))
+    return list(_compare(_READ[conn.dialect.name](conn), _read_expected(conn)))
 
 
 def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
@@ -210,7 +210,7 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
     """
     if conn.dialect.name != "postgresql" or conn.execute(_MAY_CREATE).scalar_one():
         return differences(conn), True
-    found = _compare(_READ[conn.dialect.name](conn), _named(conn.dialect))
+    found = _compare(_READ[conn.dialect.name](conn), _list_parts(conn.dialect))
     return [difference for difference in found if difference.actual is None], False
 
 
@@ -245,7 +245,7 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
         )
 
 
-def _named(dialect: Dialect) -> Catalog:
+def _list_parts(dialect: Dialect) -> Catalog:
     """Return the parts of the models, without definitions, which only the engine can write."""
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
@@ -256,28 +256,28 @@ def _named(dialect: Dialect) -> Catalog:
     return catalog
 
 
-def _expected(conn: Connection) -> Catalog:
+def _read_expected(conn: Connection) -> Catalog:
     if conn.dialect.name == "postgresql":
         savepoint = conn.begin_nested()
         try:
             conn.execute(text("SET LOCAL search_path TO pg_temp"))
-            return _created(conn)
+            return _create_and_read(conn)
         finally:
             savepoint.rollback()
-    return _expected_in_memory(conn.dialect.name)
+    return _read_expected_in_memory(conn.dialect.name)
 
 
 @cache
-def _expected_in_memory(dialect: str) -> Catalog:
+def _read_expected_in_memory(dialect: str) -> Catalog:
     engine = create_engine({"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[dialect])
     try:
         with engine.begin() as fresh:
-            return _created(fresh)
+            return _create_and_read(fresh)
     finally:
         engine.dispose()
 
 
-def _created(conn: Connection) -> Catalog:
+def _create_and_read(conn: Connection) -> Catalog:
     Base.metadata.create_all(conn, checkfirst=False)
     return _READ[conn.dialect.name](conn)
 
@@ -311,7 +311,7 @@ def _gather(rows: Iterable[Sequence[str]]) -> Catalog:
 
 
 def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
-    sql = _normal(sql)
+    sql = _normalise(sql)
     if kind == "index":
         yield f"index {name}", sql
         return
@@ -328,13 +328,13 @@ def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
         yield "option", options.strip()
 
 
-def _normal(sql: str) -> str:
+def _normalise(sql: str) -> str:
     """Remove comments and quotes of names, and normalise case and spaces, outside of text literals."""
     pieces = re.split(r"('(?:[^']|'')*')", _COMMENT.sub(" ", sql))
-    return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _folded(piece)) for piece in pieces)
+    return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _fold(piece)) for piece in pieces)
 
 
-def _folded(piece: str) -> str:
+def _fold(piece: str) -> str:
     # no space beside brackets and commas, as each writer sets it differently
     return re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", piece.lower()))
 

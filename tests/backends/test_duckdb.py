@@ -45,7 +45,7 @@ def bar(hour: int = 0, price: str = "100", **other: Any) -> OHLCVBar:
     return OHLCVBar("BTCUSDT", "binance", "1h", moment, value, value, value, value, Decimal(1), **other)
 
 
-async def bars_stored(db: DatabaseManager) -> int:
+async def count_bars(db: DatabaseManager) -> int:
     async with db.get_session() as session:
         count: int = (await session.execute(text("SELECT count(*) FROM ohlcv"))).scalar()
         return count
@@ -85,7 +85,7 @@ async def test_of_two_managers_that_insert_one_key_at_once_exactly_one_wins(db: 
         )
 
     assert sorted(type(result).__name__ for result in results) == ["IntegrityError"] * 3 + ["int"]
-    assert await bars_stored(db) == 1
+    assert await count_bars(db) == 1
 
 
 async def test_managers_in_different_event_loops_share_the_write_lock(db: DatabaseManager, duckdb_url: str) -> None:
@@ -100,7 +100,7 @@ async def test_managers_in_different_event_loops_share_the_write_lock(db: Databa
 
     with pytest.raises(IntegrityError, match="already stored"):
         await elsewhere
-    assert await bars_stored(db) == 2
+    assert await count_bars(db) == 2
 
 
 async def test_a_writer_whose_wait_times_out_gets_the_name_of_the_other(db: DatabaseManager, duckdb_url: str) -> None:
@@ -117,7 +117,7 @@ async def test_readers_continue_while_a_session_writes(db: DatabaseManager) -> N
     async with db.get_session() as session:
         await OHLCVRepository(session).insert_many([bar()])
 
-        assert await bars_stored(db) == 0
+        assert await count_bars(db) == 0
 
 
 async def test_a_file_that_another_process_holds_names_the_holder(duckdb_url: str, holder: Process) -> None:
@@ -183,7 +183,7 @@ async def test_a_read_only_manager_reads_and_refuses_to_write(duckdb_url: str) -
         await OHLCVRepository(writer).insert_many([bar()])
 
     async with DatabaseManager(f"{duckdb_url}?access_mode=read_only") as reader:
-        assert await bars_stored(reader) == 1
+        assert await count_bars(reader) == 1
         with pytest.raises(OperationalError, match="read-only"):
             await OHLCVRepository(reader).insert_many([bar(1)])
 
@@ -231,7 +231,7 @@ async def test_a_database_in_memory_is_one_for_its_manager_and_no_other(url: str
         await first.create_tables()
         await OHLCVRepository(first).insert_many([bar()])
 
-        assert await bars_stored(first) == 1
+        assert await count_bars(first) == 1
         with pytest.raises(SchemaError):
             await OHLCVRepository(second).insert_many([bar()])
 
@@ -398,7 +398,7 @@ async def test_sessions_beyond_the_pool_wait_for_a_place(duckdb_url: str) -> Non
 
         await asyncio.gather(*(OHLCVRepository(db).insert_many([bar(hour)]) for hour in range(5)))
 
-        assert await bars_stored(db) == 5
+        assert await count_bars(db) == 5
 
 
 async def test_disconnecting_rolls_open_sessions_back_and_lets_go_of_the_file(duckdb_url: str, path: Path) -> None:
@@ -419,7 +419,7 @@ async def test_disconnecting_rolls_open_sessions_back_and_lets_go_of_the_file(du
 
 
 async def test_tables_that_vanish_are_a_schema_error_that_names_the_command(db: DatabaseManager) -> None:
-    await bars_stored(db)
+    await count_bars(db)
     await OHLCVRepository(db).insert_many([bar()])
     async with db.get_session() as session:
         await session.execute(text("DROP TABLE ohlcv"))
@@ -436,7 +436,7 @@ async def test_migration_work_that_fails_is_rolled_back_and_mapped(db: DatabaseM
     with pytest.raises(OperationalError, match="nothing_there"):
         await db.ability(SupportsMigrations).with_connection(work)
 
-    assert await bars_stored(db) == 0
+    assert await count_bars(db) == 0
 
 
 async def test_echo_logs_statements_without_parameters(duckdb_url: str, caplog: pytest.LogCaptureFixture) -> None:

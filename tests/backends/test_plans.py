@@ -50,7 +50,7 @@ class ExplainingSQLite(SQLiteDriver):
     plan: Sequence[Row] = ()
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        self.plan = await super().read(_explained(statement, "EXPLAIN QUERY PLAN"), args)
+        self.plan = await super().read(_explain(statement, "EXPLAIN QUERY PLAN"), args)
         return []
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
@@ -64,7 +64,7 @@ class ExplainingPostgres(PostgresDriver):
     plan: dict[str, Any]
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        ((plan,),) = await super().read(_explained(statement, "EXPLAIN (ANALYZE, FORMAT JSON)"), args)
+        ((plan,),) = await super().read(_explain(statement, "EXPLAIN (ANALYZE, FORMAT JSON)"), args)
         self.plan = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
         return []
 
@@ -130,7 +130,7 @@ def steps_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(step for part in plan.get("Plans", []) for step in steps_of(part))]
 
 
-def _explained(statement: Statement, verb: str) -> Statement:
+def _explain(statement: Statement, verb: str) -> Statement:
     explained = Statement.__new__(Statement)
     explained.sql, explained.names = f"{verb} {statement.sql}", statement.names
     return explained

@@ -53,14 +53,14 @@ def interrupted(path: Path, tmp_path: Path) -> Path:
     return asyncio.run(copy_while_open())
 
 
-def said(path: Path, mode: str) -> tuple[int, str]:
+def run_gaps(path: Path, mode: str) -> tuple[int, str]:
     """Return the exit code and output of the command gaps."""
     with reading(path.parent, "-m", "iftb_store", "gaps", f"sqlite:///{path}?mode={mode}", "BTCUSDT", "1h") as running:
         out, _ = running.communicate(timeout=60)
     return running.returncode, out
 
 
-def counted(path: Path) -> str:
+def count_bars(path: Path) -> str:
     """Return what a process reads with mode=ro."""
     with reading(path.parent, "-c", _COUNTING, f"sqlite:///{path}?mode=ro") as running:
         out, _ = running.communicate("\n\n", timeout=60)
@@ -68,18 +68,18 @@ def counted(path: Path) -> str:
 
 
 def test_a_file_on_read_only_storage_is_read_with_mode_ro(path: Path) -> None:
-    assert counted(path) == "5\n5\n"
+    assert count_bars(path) == "5\n5\n"
 
 
 def test_a_file_without_a_write_ahead_log_is_read_there_too(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-    assert counted(path) == "5\n5\n"
+    assert count_bars(path) == "5\n5\n"
 
 
 @pytest.mark.parametrize("mode", ["rw", "rwc"])
 def test_another_mode_says_that_mode_ro_reads_it(path: Path, mode: str) -> None:
-    code, out = said(path, mode)
+    code, out = run_gaps(path, mode)
     assert code == 1
     assert f"{path} cannot be written" in out
     assert "mode=ro" in out
@@ -98,12 +98,12 @@ def test_duckdb_reads_such_a_file_with_access_mode_read_only(tmp_path: Path) -> 
 
 
 def test_a_log_with_rows_is_read_if_its_index_lies_beside_it(interrupted: Path) -> None:
-    assert counted(interrupted) == "10\n10\n"
+    assert count_bars(interrupted) == "10\n10\n"
 
 
 def test_a_log_without_its_index_is_an_error_that_says_what_helps(interrupted: Path) -> None:
     interrupted.with_name("store.db-shm").unlink()
-    code, out = said(interrupted, "ro")
+    code, out = run_gaps(interrupted, "ro")
     assert code == 1
     assert f"{interrupted}-wal holds committed rows" in out
     assert "open it once where it can be written" in out

@@ -35,7 +35,7 @@ def read_only(url: str) -> str:
     return made.update_query_dict(options).render_as_string(hide_password=False)
 
 
-def probed(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, dict[str, object]]:
+def probe_status(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, dict[str, object]]:
     """Return the exit code and output of `status --json`."""
     capsys.readouterr()
     code = main(["status", url, "--json"])
@@ -44,15 +44,15 @@ def probed(capsys: pytest.CaptureFixture[str], url: str) -> tuple[int, dict[str,
 
 
 def test_a_healthy_database_is_reachable_writable_and_at_the_head(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = probed(capsys, migrated)
+    code, found = probe_status(capsys, migrated)
     assert code == 0
     assert (found["healthy"], found["reachable"], found["writable"], found["problems"]) == (True, True, True, [])
     assert found["pool"] == {"in_use": 0, "capacity": 15}
 
 
 def test_the_probe_leaves_no_rows(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
-    probed(capsys, migrated)
-    probed(capsys, migrated)
+    probe_status(capsys, migrated)
+    probe_status(capsys, migrated)
 
     async def log_first_event() -> tuple[int, int]:
         async with DatabaseManager(migrated) as db:
@@ -75,7 +75,7 @@ def test_the_table_says_the_same(migrated: str, capsys: pytest.CaptureFixture[st
 
 def test_a_database_without_tables_is_not_healthy(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(make_empty(url))
-    code, found = probed(capsys, url)
+    code, found = probe_status(capsys, url)
     assert (code, found["reachable"], found["writable"]) == (1, True, False)
     assert "iftb-store migrate" in str(found["problems"])
 
@@ -86,7 +86,7 @@ def test_a_read_only_database_is_not_writable(
 ) -> None:
     url = request.getfixturevalue(f"{engine}_url")
     assert main(["migrate", url]) == 0
-    code, found = probed(capsys, read_only(url))
+    code, found = probe_status(capsys, read_only(url))
     assert (code, found["reachable"], found["writable"]) == (1, True, False)
     assert "read-only" in str(found["problems"])
 
@@ -105,7 +105,7 @@ def postgres_without_writes(postgres_url: str, postgres_database: tuple[str, Cal
 def test_a_postgres_that_takes_no_writes_is_not_writable(
     postgres_without_writes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = probed(capsys, postgres_without_writes)
+    code, found = probe_status(capsys, postgres_without_writes)
     assert (code, found["reachable"], found["writable"]) == (1, True, False)
     assert "read-only" in str(found["problems"])
 
@@ -114,7 +114,7 @@ def test_a_postgres_that_takes_no_writes_is_not_writable(
     "url", ["postgresql://bot:s3cret-sentinel@127.0.0.1:9/iftb?sslmode=disable", "sqlite:////no/such/file.db"]
 )
 def test_a_database_that_cannot_be_reached_is_reported_in_json_too(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = probed(capsys, url)
+    code, found = probe_status(capsys, url)
     assert (code, found["reachable"], found["pool"]) == (1, False, None)
     assert found["problems"] != []
     assert "s3cret" not in json.dumps(found)

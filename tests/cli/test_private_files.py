@@ -59,12 +59,12 @@ def names(watch: Watch) -> set[str]:
     return {path.name for path in watch.seen}
 
 
-def spilled(watch: Watch) -> bool:
+def has_spilled(watch: Watch) -> bool:
     """Return whether DuckDB spilled to the disk."""
     return any(name.startswith("duckdb_temp") for name in names(watch))
 
 
-def left_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Return the files that are there now."""
     return [path.name for path in folder.iterdir()]
 
@@ -95,18 +95,18 @@ async def test_on_duckdb(folder: Path, option: str) -> None:
     with Watch(folder) as watch:
         await use(f"duckdb:///{folder / 'bot.duckdb'}?memory_limit=40MB&threads=1{option.format(folder)}", "duckdb")
     assert names(watch) >= {"bot.duckdb", "bot.duckdb.wal", "spilled" if option else "bot.duckdb.tmp"}
-    assert spilled(watch), "the test shows nothing"
+    assert has_spilled(watch), "the test shows nothing"
     assert open_to_others(watch, folder) == []
-    assert left_in(folder) == ["bot.duckdb"]
+    assert list_files(folder) == ["bot.duckdb"]
 
 
 async def test_in_memory_on_duckdb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     with Watch(folder) as watch:
         await use_memory("duckdb:///:memory:?memory_limit=40MB&threads=1")
-    assert spilled(watch), "the test shows nothing"
+    assert has_spilled(watch), "the test shows nothing"
     assert open_to_others(watch, folder) == []
-    assert left_in(folder) == []
+    assert list_files(folder) == []
 
 
 async def use_memory(url: str) -> None:
@@ -127,9 +127,9 @@ async def test_of_read_only_readers_on_duckdb_one_of_whom_leaves(folder: Path) -
             await (await asyncio.create_subprocess_exec(sys.executable, *command, stderr=PIPE)).communicate()
             async with db.get_session() as session:
                 await session.execute(text(_SORT))
-    assert spilled(watch), "the test shows nothing"
+    assert has_spilled(watch), "the test shows nothing"
     assert open_to_others(watch, folder) == []
-    assert left_in(folder) == ["bot.duckdb"]
+    assert list_files(folder) == ["bot.duckdb"]
 
 
 def test_a_folder_that_the_user_names_is_left_as_it_is(folder: Path) -> None:

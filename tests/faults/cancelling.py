@@ -85,21 +85,21 @@ async def state(db: DatabaseManager, name: str) -> tuple[Any, ...]:
     )
 
 
-async def _stored_bars(db: DatabaseManager, name: str) -> int:
+async def _store_bars(db: DatabaseManager, name: str) -> int:
     await OHLCVRepository(db).insert_many(hourly(_BARS, symbol=name))
     return 0
 
 
-async def _stored_bar(db: DatabaseManager, name: str) -> int:
+async def _store_bar(db: DatabaseManager, name: str) -> int:
     await OHLCVRepository(db).insert_many([bar(symbol=name)])
     return 0
 
 
-async def _stored_trade(db: DatabaseManager, name: str) -> int:
+async def _store_trade(db: DatabaseManager, name: str) -> int:
     return await TradeRepository(db).insert(trade(name, symbol=name))
 
 
-async def _stored_position(db: DatabaseManager, name: str) -> int:
+async def _store_position(db: DatabaseManager, name: str) -> int:
     await PositionRepository(db).update_position(replace(position(), symbol=name))
     found = await PositionRepository(db).get_position(name)
     assert found is not None
@@ -107,7 +107,7 @@ async def _stored_position(db: DatabaseManager, name: str) -> int:
     return found.id
 
 
-async def _drained(stream: AsyncIterable[Any]) -> None:
+async def _drain(stream: AsyncIterable[Any]) -> None:
     async for _ in stream:
         pass
 
@@ -124,56 +124,56 @@ def _changed(name: str, number: int | None) -> Any:
 CASES = {
     "OHLCVRepository.insert_many": Case(lambda on, name, _: OHLCVRepository(on).insert_many(hourly(_BARS, symbol=name))),
     "OHLCVRepository.upsert_many": Case(
-        lambda on, name, _: OHLCVRepository(on).upsert_many(hourly(_BARS, symbol=name, volume=Decimal(7))), _stored_bars
+        lambda on, name, _: OHLCVRepository(on).upsert_many(hourly(_BARS, symbol=name, volume=Decimal(7))), _store_bars
     ),
     "OHLCVRepository.get_range": Case(
-        lambda on, name, _: OHLCVRepository(on).get_range(name, "1h", T0, T0 + _LONG * HOUR), _stored_bars
+        lambda on, name, _: OHLCVRepository(on).get_range(name, "1h", T0, T0 + _LONG * HOUR), _store_bars
     ),
-    "OHLCVRepository.get_latest": Case(lambda on, name, _: OHLCVRepository(on).get_latest(name, "1h"), _stored_bar),
+    "OHLCVRepository.get_latest": Case(lambda on, name, _: OHLCVRepository(on).get_latest(name, "1h"), _store_bar),
     "OHLCVRepository.get_gaps": Case(
-        lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _stored_bar
+        lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _store_bar
     ),
-    "OHLCVRepository.read_arrow": Case(lambda on, name, _: OHLCVRepository(on).read_arrow(name, "1h"), _stored_bar),
+    "OHLCVRepository.read_arrow": Case(lambda on, name, _: OHLCVRepository(on).read_arrow(name, "1h"), _store_bar),
     "OHLCVRepository.stream_range": Case(
-        lambda on, name, _: _drained(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
-        _stored_bars,
+        lambda on, name, _: _drain(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
+        _store_bars,
     ),
     "OHLCVRepository.stream_arrow": Case(
-        lambda on, name, _: _drained(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _stored_bars
+        lambda on, name, _: _drain(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _store_bars
     ),
     "OHLCVRepository.write_arrow": Case(lambda on, name, _: OHLCVRepository(on).write_arrow(_table(name), mode="insert")),
     "OHLCVRepository.delete_range": Case(
-        lambda on, name, _: OHLCVRepository(on).delete_range(name, "1h", T0, T0 + _BARS * HOUR), _stored_bars
+        lambda on, name, _: OHLCVRepository(on).delete_range(name, "1h", T0, T0 + _BARS * HOUR), _store_bars
     ),
     "OHLCVRepository.resample": Case(
-        lambda on, name, _: OHLCVRepository(on).resample(name, "1h", "1d", T0, T0 + _BARS * HOUR), _stored_bars
+        lambda on, name, _: OHLCVRepository(on).resample(name, "1h", "1d", T0, T0 + _BARS * HOUR), _store_bars
     ),
-    "OHLCVRepository.list_series": Case(lambda on, _, __: OHLCVRepository(on).list_series(), _stored_bar),
+    "OHLCVRepository.list_series": Case(lambda on, _, __: OHLCVRepository(on).list_series(), _store_bar),
     "TradeRepository.insert": Case(lambda on, name, _: TradeRepository(on).insert(trade(name, symbol=name))),
     "TradeRepository.record": Case(lambda on, name, _: TradeRepository(on).record(trade(name, symbol=name))),
-    "TradeRepository.update": Case(lambda on, _, number: TradeRepository(on).update(number, fee=Decimal(7)), _stored_trade),
-    "TradeRepository.read_arrow": Case(lambda on, _, __: TradeRepository(on).read_arrow(), _stored_trade),
-    "TradeRepository.stream_arrow": Case(lambda on, _, __: _drained(TradeRepository(on).stream_arrow()), _stored_trade),
-    "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _stored_trade),
-    "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _stored_trade),
-    "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _stored_trade),
-    "TradeRepository.get_statistics": Case(lambda on, _, __: TradeRepository(on).get_statistics(), _stored_trade),
+    "TradeRepository.update": Case(lambda on, _, number: TradeRepository(on).update(number, fee=Decimal(7)), _store_trade),
+    "TradeRepository.read_arrow": Case(lambda on, _, __: TradeRepository(on).read_arrow(), _store_trade),
+    "TradeRepository.stream_arrow": Case(lambda on, _, __: _drain(TradeRepository(on).stream_arrow()), _store_trade),
+    "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _store_trade),
+    "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _store_trade),
+    "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _store_trade),
+    "TradeRepository.get_statistics": Case(lambda on, _, __: TradeRepository(on).get_statistics(), _store_trade),
     "PositionRepository.get_open_positions": Case(
-        lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _stored_position
+        lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _store_position
     ),
-    "PositionRepository.read_arrow": Case(lambda on, _, __: PositionRepository(on).read_arrow(), _stored_position),
-    "PositionRepository.stream_arrow": Case(lambda on, _, __: _drained(PositionRepository(on).stream_arrow()), _stored_position),
-    "PositionRepository.get_position": Case(lambda on, name, _: PositionRepository(on).get_position(name), _stored_position),
+    "PositionRepository.read_arrow": Case(lambda on, _, __: PositionRepository(on).read_arrow(), _store_position),
+    "PositionRepository.stream_arrow": Case(lambda on, _, __: _drain(PositionRepository(on).stream_arrow()), _store_position),
+    "PositionRepository.get_position": Case(lambda on, name, _: PositionRepository(on).get_position(name), _store_position),
     "PositionRepository.update_position": Case(
-        lambda on, name, number: PositionRepository(on).update_position(_changed(name, number)), _stored_position
+        lambda on, name, number: PositionRepository(on).update_position(_changed(name, number)), _store_position
     ),
     "PositionRepository.close_position": Case(
-        lambda on, _, number: PositionRepository(on).close_position(number), _stored_position
+        lambda on, _, number: PositionRepository(on).close_position(number), _store_position
     ),
     "SystemEventRepository.log_event": Case(
         lambda on, name, _: SystemEventRepository(on).log_event("tick", "info", "", symbol=name)
     ),
     "SystemEventRepository.read_arrow": Case(lambda on, _, __: SystemEventRepository(on).read_arrow()),
-    "SystemEventRepository.stream_arrow": Case(lambda on, _, __: _drained(SystemEventRepository(on).stream_arrow())),
+    "SystemEventRepository.stream_arrow": Case(lambda on, _, __: _drain(SystemEventRepository(on).stream_arrow())),
     "SystemEventRepository.get_recent_events": Case(lambda on, _, __: SystemEventRepository(on).get_recent_events(limit=5)),
 }

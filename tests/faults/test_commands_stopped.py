@@ -88,7 +88,7 @@ def other(tmp_path: Path) -> str:
 
 
 @contextmanager
-def locked_tables(url: str, execute: Callable[[str], None]) -> Iterator[None]:
+def lock_tables(url: str, execute: Callable[[str], None]) -> Iterator[None]:
     execute(f"BEGIN; LOCK TABLE {TABLES}")
     try:
         yield
@@ -97,7 +97,7 @@ def locked_tables(url: str, execute: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def locked_file(path: Path, *statements: str) -> Iterator[None]:
+def lock_file(path: Path, *statements: str) -> Iterator[None]:
     holder = sqlite3.connect(path, isolation_level=None)
     for statement in statements:
         holder.execute(statement)
@@ -137,7 +137,7 @@ def blocked(request: pytest.FixtureRequest, tmp_path: Path) -> Blocked:
         url = request.getfixturevalue("postgres_url")
         _, execute = request.getfixturevalue("postgres_database")
         asyncio.run(fill(url))
-        return Blocked(f"{url}&statement_timeout=300s", READS | WRITES, lambda: locked_tables(url, execute))
+        return Blocked(f"{url}&statement_timeout=300s", READS | WRITES, lambda: lock_tables(url, execute))
     scheme = request.param.partition(",")[0]
     asyncio.run(fill(f"{scheme}:///{path}"))
     if scheme == "duckdb":
@@ -145,8 +145,8 @@ def blocked(request: pytest.FixtureRequest, tmp_path: Path) -> Blocked:
     url = f"sqlite:///{path}?timeout=300"
     if request.param == "sqlite":
         statements = ["PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "SELECT * FROM ohlcv"]
-        return Blocked(url, READS | WRITES, lambda: locked_file(path, *statements))
-    return Blocked(url, WRITES, lambda: locked_file(path, "BEGIN IMMEDIATE"))
+        return Blocked(url, READS | WRITES, lambda: lock_file(path, *statements))
+    return Blocked(url, WRITES, lambda: lock_file(path, "BEGIN IMMEDIATE"))
 
 
 @pytest.mark.parametrize("sent", SIGNALS)

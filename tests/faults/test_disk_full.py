@@ -61,7 +61,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
                 tally.note("lost", f"the error is not clear: {error}")
             if place == "disk" and limit is None:
                 limits.grow(folder, str(_ROOM + 1_000_000))
-            linked.judge(tally, asyncio.run(opened_and_written(url, 1_000_000)), {*acknowledged, 1_000_000})
+            linked.judge(tally, asyncio.run(open_and_write(url, 1_000_000)), {*acknowledged, 1_000_000})
             assert main(["status", url]) == 0
         for file in folder.glob("bot*"):
             file.unlink()
@@ -97,7 +97,7 @@ def clear(error: object) -> bool:
     return isinstance(error, str) and not error.startswith("not ours") and re.search(_CLEAR, error) is not None
 
 
-async def opened_and_written(url: str, number: int) -> dict[int, linked.Counts]:
+async def open_and_write(url: str, number: int) -> dict[int, linked.Counts]:
     async with DatabaseManager(url) as db:
         async with db.get_session() as session:
             await linked.write(session, number)

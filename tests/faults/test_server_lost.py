@@ -147,7 +147,7 @@ async def test_a_server_that_stops_answering_is_an_error_in_time_and_the_pool_re
         await db.create_tables()
         for number in range(rounds("server stopped")):
             async with tally.bounded():
-                await write_stopped(db, first + number)
+                await write_while_stopped(db, first + number)
                 await linked.write(db, kept + number)
                 assert db.in_use == 0
         stored = await linked.found(db, first)
@@ -193,7 +193,7 @@ async def fill(url: str, full: AsyncExitStack) -> None:
     pytest.fail("the server took more connections than it has")
 
 
-async def write_stopped(db: DatabaseManager, number: int) -> None:
+async def write_while_stopped(db: DatabaseManager, number: int) -> None:
     """Stop the session's backend process during the session, like a host that hangs, until the session has failed."""
     stopped: list[int] = []
 

@@ -98,7 +98,7 @@ async def test_a_session_that_caught_a_cancellation_commits_all_or_raises(db: Da
         symbol = f"M{index}"
         number, before = await prepared(db, CASES[name], symbol)
         async with db.get_session() as session:
-            work = Cancelled(called(CASES[name], session, symbol, number))
+            work = Cancelled(make_call(CASES[name], session, symbol, number))
             await asyncio.create_task(work)
         measured.append((work.awaits, before[0], (await everything(db, symbol))[0]))
     for index in range(rounds(FAULT)):
@@ -126,7 +126,7 @@ async def cancel_and_continue(db: DatabaseManager, case: Case, symbol: str, numb
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("first", "info", "", symbol=symbol)
             try:
-                await asyncio.create_task(Cancelled(called(case, session, symbol, number), at, turns))
+                await asyncio.create_task(Cancelled(make_call(case, session, symbol, number), at, turns))
             except asyncio.CancelledError:
                 outcome = "cancelled"
     except OperationalError:
@@ -134,7 +134,7 @@ async def cancel_and_continue(db: DatabaseManager, case: Case, symbol: str, numb
     return outcome
 
 
-async def called(case: Case, session: Any, symbol: str, number: int) -> None:
+async def make_call(case: Case, session: Any, symbol: str, number: int) -> None:
     await case.call(session, symbol, number)
 
 

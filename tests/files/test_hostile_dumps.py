@@ -60,7 +60,7 @@ def content(lines: int = 40) -> bytes:
     ).encode()
 
 
-def packed(compression: int) -> bytes:
+def pack(compression: int) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", compression) as archive:
         archive.writestr(f"{NAME}.csv", content())
@@ -94,7 +94,7 @@ def read(path: Path) -> list[OHLCVBar]:
     return [bar for batch in KlineDump(path).batches() for bar in batch]
 
 
-def read_or_refused(path: Path) -> list[OHLCVBar] | None:
+def read_or_refuse(path: Path) -> list[OHLCVBar] | None:
     """Return the bars, each of which can be stored, or None after an error that names the file."""
     try:
         bars = read(path)
@@ -112,7 +112,7 @@ def read_or_refused(path: Path) -> list[OHLCVBar] | None:
 @pytest.mark.parametrize("kind", ["csv", "deflated", "stored"])
 def test_a_damaged_dump_is_refused_or_every_bar_can_be_stored(tmp_path: Path, kind: str) -> None:
     compressions = {"deflated": zipfile.ZIP_DEFLATED, "stored": zipfile.ZIP_STORED}
-    whole = packed(compressions[kind]) if kind in compressions else content()
+    whole = pack(compressions[kind]) if kind in compressions else content()
     path = tmp_path / (f"{NAME}.csv" if kind == "csv" else f"{NAME}.zip")
     path.write_bytes(whole)
     undamaged = read(path)
@@ -121,7 +121,7 @@ def test_a_damaged_dump_is_refused_or_every_bar_can_be_stored(tmp_path: Path, ki
     for _ in range(rounds("damaged dump")):
         damage = damaged(whole, dice)
         path.write_bytes(damage)
-        bars = read_or_refused(path)
+        bars = read_or_refuse(path)
         refused += bars is None
         # an archive has a checksum of its content
         assert kind == "csv" or bars in (None, undamaged), damage
@@ -137,7 +137,7 @@ def test_a_damaged_dump_of_the_exchange_is_refused_or_every_bar_can_be_stored(tm
     dice = random.Random(None if SOAK else name)
     for _ in range(rounds("damaged real dump" if name.endswith("zip") else "damaged dump")):
         path.write_bytes(damaged(whole, dice))
-        read_or_refused(path)
+        read_or_refuse(path)
 
 
 @pytest.mark.soaks("damaged dump imported", "each of the three")
@@ -204,7 +204,7 @@ def test_a_damaged_value_is_read_as_stored_or_named_by_an_error(
     path = tmp_path / f"{NAME}.csv"
     path.write_bytes("".join(line + end for line in lines).encode(encoding, "replace"))
 
-    bars = read_or_refused(path)
+    bars = read_or_refuse(path)
 
     if bars is not None:
         rows = [line.split(",") for line in path.read_text("utf-8-sig").split("\n") if line.rstrip("\r")]

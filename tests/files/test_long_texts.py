@@ -15,7 +15,7 @@ from iftb_store.cli import main
 from iftb_store.relational import is_read
 from iftb_store.schema.table_spec import EVENTS, RowFilter
 from iftb_store.testing.samples import bar
-from iftb_store_migrations.catalog import _normal
+from iftb_store_migrations.catalog import _normalise
 from iftb_store_postgres.arrow import _PIECE, _Parser
 
 COMMENTS = ["/**/", "/* a */ ", "--\n", "-- b\n\n", "/*-- */", "/* /* */\n", "--*/\n", " \t\n"]
@@ -60,7 +60,7 @@ async def test_a_statement_with_ten_thousand_comments_runs_on_every_engine(url: 
 
 @pytest.mark.parametrize("piece", ["/* ", "--", "'", "'' ", "/*'", " ( ", "\t ,", "CONSTRAINT ", '"`['])
 def test_a_definition_in_a_stranger_s_schema_of_any_length(piece: str) -> None:
-    assert len(_normal(f"CREATE TABLE ohlcv (a) {piece * (600_000 // len(piece))}")) < 1_000_000
+    assert len(_normalise(f"CREATE TABLE ohlcv (a) {piece * (600_000 // len(piece))}")) < 1_000_000
 
 
 def table(**columns: Any) -> pa.Table:

@@ -12,7 +12,7 @@ from typing import Any
 def record_of(row: Any) -> dict[str, Any]:
     """Return a row by column: decimals with 18 places, times in UTC with microseconds, JSON objects as they are read."""
     columns = row if isinstance(row, dict) else asdict(row)
-    return {name: _recorded(value) for name, value in columns.items()}
+    return {name: _record(value) for name, value in columns.items()}
 
 
 def exact_text(record: dict[str, Any]) -> str:
@@ -20,7 +20,7 @@ def exact_text(record: dict[str, Any]) -> str:
     return json.dumps(record, sort_keys=True)
 
 
-def _recorded(value: Any) -> Any:
+def _record(value: Any) -> Any:
     if isinstance(value, Decimal):
         # text needs no decimal context; adding 18 places would round to the default context's 28 digits
         digits = format(value, "f") if value else "0"

@@ -19,7 +19,7 @@ class Entry:
         self.name = name.encode() if isinstance(name, str) else name
         method = int(claims.get("method", _DEFLATED))
         packed = claims.get("packed")
-        self.packed = packed if isinstance(packed, bytes) else _deflated(content) if method == _DEFLATED else content
+        self.packed = packed if isinstance(packed, bytes) else _deflate(content) if method == _DEFLATED else content
         self.flags = int(claims.get("flags", 0))
         self.method = method
         self.crc = int(claims.get("crc", zlib.crc32(content)))
@@ -117,6 +117,6 @@ def write_hostile_dumps(folder: Path) -> dict[str, str]:
     return expected
 
 
-def _deflated(content: bytes) -> bytes:
+def _deflate(content: bytes) -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(content) + packer.flush()

@@ -18,7 +18,7 @@ from iftb_store.transfer import plan as partitions
 from tests.conftest import Run
 
 
-def prepared(url: str, work: Callable[[DatabaseManager], Any]) -> str:
+def fill_store(url: str, work: Callable[[DatabaseManager], Any]) -> str:
     """Migrate an empty database and write into it; return its URL."""
 
     async def connected() -> None:
@@ -40,7 +40,7 @@ def alike(close: int) -> Callable[[DatabaseManager], Any]:
 def test_series_whose_names_look_alike_are_copied_and_compared_each_for_itself(
     sqlite_url: str, duckdb_url: str, run: Run
 ) -> None:
-    prepared(sqlite_url, alike(1))
+    fill_store(sqlite_url, alike(1))
     code, out, _ = run("copy", sqlite_url, duckdb_url, "--json")
     copied = [item for item in json.loads(out) if item["table"] == "ohlcv"]
     assert code == 0
@@ -59,7 +59,7 @@ def test_series_whose_names_look_alike_are_copied_and_compared_each_for_itself(
 def test_what_a_restore_would_overwrite_is_named_by_its_own_series(
     sqlite_url: str, duckdb_url: str, tmp_path: Path, run: Run
 ) -> None:
-    prepared(sqlite_url, alike(1))
+    fill_store(sqlite_url, alike(1))
     assert run("backup", sqlite_url, str(tmp_path / "backup"))[0] == 0
     assert run("copy", sqlite_url, duckdb_url)[0] == 0
     asyncio.run(raw_sql(duckdb_url, "UPDATE ohlcv SET close = 2 WHERE exchange = 'okx spot'"))
@@ -72,7 +72,7 @@ def test_what_a_restore_would_overwrite_is_named_by_its_own_series(
 def test_a_duplicate_bar_is_found_wherever_two_batches_meet(
     number: int, sqlite_url: str, duckdb_url: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(12)))
+    fill_store(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(12)))
     monkeypatch.setattr(partitions, "ROWS", 4)
     assert run("copy", sqlite_url, duckdb_url)[0] == 0
     asyncio.run(raw_sql(duckdb_url, f"INSERT INTO ohlcv SELECT * REPLACE (7 AS close) FROM ohlcv WHERE id = {number}"))
@@ -88,7 +88,7 @@ def test_a_duplicate_bar_is_found_wherever_two_batches_meet(
 
 @pytest.mark.parametrize("chosen", [["--symbol", "BTCUSD"], ["--table", "trades", "--start", "2030-01-01"]])
 def test_if_no_row_was_chosen_nothing_is_compared(chosen: list[str], sqlite_url: str, duckdb_url: str, run: Run) -> None:
-    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(1)))
+    fill_store(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(1)))
     code, out, err = run("copy", sqlite_url, duckdb_url, *chosen)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "neither SRC nor DST has a row that matches the options"
@@ -123,7 +123,7 @@ def test_a_value_that_its_column_cannot_hold_is_named_with_its_row(
         for number in range(3):
             await SystemEventRepository(db).log_event("start", "info", str(number))
 
-    url = prepared(request.getfixturevalue(f"{engine}_url"), rows)
+    url = fill_store(request.getfixturevalue(f"{engine}_url"), rows)
     for (table, column), values in _DAMAGE[engine].items():
         asyncio.run(raw_sql(url, f"CREATE TABLE sound AS SELECT * FROM {table} WHERE id = 2"))
         for value in values:
@@ -136,7 +136,7 @@ def test_a_value_that_its_column_cannot_hold_is_named_with_its_row(
 
 @pytest.mark.parametrize("engine", ["postgres", "duckdb"])
 def test_an_event_with_invalid_json_is_named(engine: str, request: pytest.FixtureRequest, sqlite_url: str, run: Run) -> None:
-    prepared(sqlite_url, lambda db: SystemEventRepository(db).log_event("start", "info", "", details={"a": 1}))
+    fill_store(sqlite_url, lambda db: SystemEventRepository(db).log_event("start", "info", "", details={"a": 1}))
     asyncio.run(raw_sql(sqlite_url, "UPDATE system_events SET details = '[not json'"))
     code, _, err = run("copy", sqlite_url, request.getfixturevalue(f"{engine}_url"))
     assert code == 1
@@ -144,14 +144,14 @@ def test_an_event_with_invalid_json_is_named(engine: str, request: pytest.Fixtur
 
 
 def test_a_series_whose_name_is_no_text_is_reported(sqlite_url: str, duckdb_url: str, run: Run) -> None:
-    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
+    fill_store(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
     asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET symbol = x'ff00' WHERE id = 2"))
     code, _, err = run("copy", sqlite_url, duckdb_url)
     assert (code, err.partition(";")[0]) == (1, "error: ohlcv: a row's symbol cannot be read: it is b'\\xff\\x00'")
 
 
 def test_a_series_of_a_timeframe_that_nobody_knows_is_copied(sqlite_url: str, duckdb_url: str, run: Run) -> None:
-    prepared(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
+    fill_store(sqlite_url, lambda db: OHLCVRepository(db).insert_many(hourly(3)))
     asyncio.run(raw_sql(sqlite_url, "UPDATE ohlcv SET timeframe = '7x'"))
     assert run("copy", sqlite_url, duckdb_url)[0] == 0
     assert run("verify", duckdb_url, sqlite_url)[0] == 0
