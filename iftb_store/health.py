@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
@@ -13,6 +13,13 @@ _ADVICE = {
     "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` updates it",
     "ahead": "the schema was created by a newer version of iftb-store; install that version: pip install --upgrade iftb-store",
 }
+
+
+class Encryption(NamedTuple):
+    """Whether a connection is encrypted, and whether the server's certificate and host name were verified."""
+
+    encrypted: bool
+    verified: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,11 @@ from iftb_store.errors import (
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import Health, PoolState, SchemaStatus, advise, find_warnings, prove_writable
+from iftb_store.health import Encryption, Health, PoolState, SchemaStatus, advise, find_warnings, prove_writable
 from iftb_store.protocols import (
     ISOLATIONS,
     Backend,
     Capability,
-    Encryption,
     Isolation,
     SupportsBackup,
     SupportsEncryption,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(slots=True)
@@ -148,3 +148,16 @@ class TradeStatistics:
     largest_win: Decimal
     largest_loss: Decimal
     profit_factor: Decimal | None = None
+
+
+class TradeTotals(NamedTuple):
+    """Exact sums over realized trades, 0 if there are none; `iftb_store.analytics.statistics` computes the statistics."""
+
+    trades: int
+    wins: int
+    losses: int
+    profit: Decimal
+    loss: Decimal
+    fees: Decimal
+    largest_win: Decimal
+    largest_loss: Decimal

@@ -18,16 +18,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from sqlalchemy import URL, Connection, Executable, Result
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.health import SchemaStatus
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
+from iftb_store.health import Encryption, SchemaStatus
+from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:
@@ -68,32 +67,15 @@ class Session(Protocol):
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters."""
+        ...
 
     async def commit(self) -> None:
         """Commit the writes so far; the session continues in a new transaction."""
+        ...
 
     async def rollback(self) -> None:
         """Roll back the writes since the last commit; the session continues in a new transaction."""
-
-
-class TradeTotals(NamedTuple):
-    """Exact sums over realized trades, 0 if there are none; `iftb_store.analytics.statistics` computes the statistics."""
-
-    trades: int
-    wins: int
-    losses: int
-    profit: Decimal
-    loss: Decimal
-    fees: Decimal
-    largest_win: Decimal
-    largest_loss: Decimal
-
-
-class Encryption(NamedTuple):
-    """Whether a connection is encrypted, and whether the server's certificate and host name were verified."""
-
-    encrypted: bool
-    verified: bool
+        ...
 
 
 class OHLCVStore(Protocol):
@@ -109,6 +91,7 @@ class OHLCVStore(Protocol):
             IntegrityError: a key is already stored or is a duplicate in the batch.
             InvalidValueError: from the batch, which checks each bar when it is read; nothing is inserted then.
         """
+        ...
 
     async def upsert_many(self, batch: BarBatch) -> None:
         """Insert the bars whose key is new and overwrite the values of the others; all or none.
@@ -116,9 +99,11 @@ class OHLCVStore(Protocol):
         The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Rows are written in key order,
         so that two writers of the same keys do not deadlock.
         """
+        ...
 
     async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
         """Do the same as upsert_many; return (number of inserted bars, number of stored bars with a changed value)."""
+        ...
 
     async def list_series(self) -> list[Series]:
         """Return all series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
@@ -126,6 +111,7 @@ class OHLCVStore(Protocol):
         ``missing`` is the sum over the gaps of get_gaps of the number of bars that fit strictly between the two times of a
         gap. It is 0 for an unknown timeframe, which only raw SQL can have stored.
         """
+        ...
 
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
@@ -134,20 +120,25 @@ class OHLCVStore(Protocol):
 
         Sums are exact and may exceed the range of a column.
         """
+        ...
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
         """Delete the bars with start <= timestamp <= end; return their number."""
+        ...
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         """Return the bars with start <= timestamp <= end, oldest first."""
+        ...
 
     async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         """Return the first ``limit`` bars with start <= timestamp <= end, oldest first; fewer only if there are no more."""
+        ...
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
         """Return the newest bars, newest first."""
+        ...
 
     async def get_gaps(
         self,
@@ -162,6 +153,7 @@ class OHLCVStore(Protocol):
         used, plus two imaginary bars at ``before`` and ``after``, one step outside the window. There is a gap between two
         neighbours that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
         """
+        ...
 
 
 class TradeStore(Protocol):
@@ -173,27 +165,34 @@ class TradeStore(Protocol):
         Raises:
             IntegrityError: the trade_id is already stored.
         """
+        ...
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
         """Set columns of one trade, except id and trade_id; return False if the id is unknown."""
+        ...
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
         """Return the trade with this id (assigned by the store), or None."""
+        ...
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
         """Return the trade with this trade_id (assigned by the bot), committed or written by this session, or None."""
+        ...
 
     async def get_recent(self, limit: int) -> list[Trade]:
         """Return the newest trades of all exchanges by entry_time, then id; newest first."""
+        ...
 
     async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
         """Return the newest trades of one symbol by entry_time, then id; newest first."""
+        ...
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
         """Sum up the trades whose realized_pnl is set and whose exit_time (or updated_at, if that is None) is >= since.
 
         Sums are exact and may exceed the range of a column.
         """
+        ...
 
 
 class PositionStore(Protocol):
@@ -201,15 +200,18 @@ class PositionStore(Protocol):
 
     async def get_open(self, exchange: str) -> list[Position]:
         """Return the open positions, oldest first by entry_time, then id."""
+        ...
 
     async def find_open(self, symbol: str, exchange: str) -> list[Position]:
         """Return the open positions of one symbol: none, one, or one per side."""
+        ...
 
     async def upsert(self, position: Position, now: datetime) -> None:
         """Update every field of the open position with the same (exchange, symbol, side), or insert the position.
 
         created_at of a stored position stays; last_updated becomes now. It is atomic, also if two sessions call it at once.
         """
+        ...
 
     async def update(self, position: Position, now: datetime) -> bool:
         """Update every field of the open position with this id; return False if no open position has the id.
@@ -217,12 +219,15 @@ class PositionStore(Protocol):
         Raises:
             IntegrityError: another open position has the new (exchange, symbol, side).
         """
+        ...
 
     async def close(self, position_id: int, now: datetime) -> bool:
         """Set status to closed and last_updated to now; return False if no open position has the id."""
+        ...
 
     async def exists(self, position_id: int) -> bool:
         """Return whether any position, open or not, has this id."""
+        ...
 
 
 class EventStore(Protocol):
@@ -230,9 +235,11 @@ class EventStore(Protocol):
 
     async def insert(self, event: SystemEvent, now: datetime) -> None:
         """Insert one event with created_at = now."""
+        ...
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
         """Return the newest events by created_at, then id, newest first; of one severity, or of all if it is None."""
+        ...
 
 
 class Stores(Protocol):
@@ -247,6 +254,7 @@ class Stores(Protocol):
         the same key are returned together, even if they exceed the limit. With a size the rows hold at most that many bytes
         of text, but there is at least one row.
         """
+        ...
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store complete rows unchanged, with their ids and the times that the store otherwise sets; all or none.
@@ -263,28 +271,34 @@ class Stores(Protocol):
                 an open position belongs to a stored row that is not overwritten, or to another row of the batch. The id of a
                 bar is checked only if the database keeps it unique or the check is cheap; otherwise check it before.
         """
+        ...
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete the rows with the keys in ``rows``, all or none; return the number of deleted rows.
 
         ``rows`` has at least the columns of the key, typed as in `iftb_store.batches.arrow.arrow_schema`; the keys are distinct.
         """
+        ...
 
     @property
     def ohlcv(self) -> OHLCVStore:
         """Bars."""
+        ...
 
     @property
     def trades(self) -> TradeStore:
         """Trades."""
+        ...
 
     @property
     def positions(self) -> PositionStore:
         """Positions."""
+        ...
 
     @property
     def events(self) -> EventStore:
         """System events."""
+        ...
 
 
 class Backend(Protocol):
@@ -298,18 +312,22 @@ class Backend(Protocol):
         Raises:
             URLError: the URL lacks a required part or has an option that the backend does not know.
         """
+        ...
 
     @property
     def engine(self) -> AsyncEngine | None:
         """The SQLAlchemy engine of a connected backend, or None if it has none."""
+        ...
 
     @property
     def in_use(self) -> int:
         """The number of connections in use by sessions and `with_connection`; 0 before connect and when all are returned."""
+        ...
 
     @property
     def capacity(self) -> int:
         """The maximum number of connections that sessions can have at a time."""
+        ...
 
     async def connect(self) -> None:
         """Open the database and check that it answers; no schema is needed.
@@ -317,12 +335,14 @@ class Backend(Protocol):
         Raises:
             OperationalError: it cannot be reached or opened; the message gives the reason and contains no password.
         """
+        ...
 
     async def identity(self) -> str:
         """Return a text that identifies the tables of this connected backend.
 
         It is equal for two backends if and only if they work on the same tables, whatever URLs they were opened with.
         """
+        ...
 
     async def disconnect(self, grace: float) -> None:
         """Wait at most ``grace`` seconds for open sessions, then roll back and close the rest, then close every connection.
@@ -330,6 +350,7 @@ class Backend(Protocol):
         No new session is opened from the start of this call. A session that was closed by it raises OperationalError when it
         is used later, and on a clean exit if it had something to commit.
         """
+        ...
 
     def session(self, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
@@ -340,10 +361,12 @@ class Backend(Protocol):
         writer wait. If an error that was caught inside the block has ended the transaction, a clean exit rolls back and
         raises an OperationalError that names the first error; a TransientError if the first error was one.
         """
+        ...
 
     @classmethod
     def stores(cls, session: Any) -> Stores:
         """Return the stores for a session of this backend or, with the capability SQLALCHEMY, of the app."""
+        ...
 
 
 @runtime_checkable
@@ -356,15 +379,19 @@ class SupportsMigrations(Protocol):
         Unless ``read_only`` (for a migration), only one caller works at a time; the others wait for a limited time. With
         ``read_only`` (for status), it waits for no writer and takes no lock.
         """
+        ...
 
     async def migrate(self) -> None:
         """Create or update the schema; see `iftb_store.DatabaseManager.migrate`."""
+        ...
 
     async def create_tables(self) -> None:
         """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
+        ...
 
     async def status(self) -> SchemaStatus:
         """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
 
 
 @runtime_checkable
@@ -377,6 +404,7 @@ class SupportsBackup(Protocol):
     @property
     def backup_query(self) -> dict[str, str]:
         """The options of the URL that opens a backup, besides those that open it read-only: whether it is trusted, say."""
+        ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
@@ -389,6 +417,7 @@ class SupportsBackup(Protocol):
         Raises:
             OperationalError: the file cannot be written, or the database is damaged.
         """
+        ...
 
 
 @runtime_checkable
@@ -401,6 +430,7 @@ class SupportsEncryption(Protocol):
         Raises:
             OperationalError: the server does not answer.
         """
+        ...
 
 
 @runtime_checkable
@@ -422,6 +452,7 @@ class SupportsWholeReads(Protocol):
             OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
                 The message names the tables, the reason and the remedy.
         """
+        ...
 
 
 @runtime_checkable
@@ -431,9 +462,11 @@ class ConnectedStore(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The optional capabilities that its backend declares."""
+        ...
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
         """Open a session; see `iftb_store.DatabaseManager.get_session`."""
+        ...
 
     async def run(
         self,
@@ -444,18 +477,23 @@ class ConnectedStore(Protocol):
         idempotent: bool = False,
     ) -> T:
         """Run ``work(session)`` in a transaction; see `iftb_store.DatabaseManager.run`."""
+        ...
 
     async def identity(self) -> str:
         """Return a text that identifies its tables; see `iftb_store.DatabaseManager.identity`."""
+        ...
 
     async def status(self) -> SchemaStatus:
         """Return the state of its schema; see `iftb_store.DatabaseManager.status`."""
+        ...
 
     async def migrate(self) -> None:
         """Create or update its schema; see `iftb_store.DatabaseManager.migrate`."""
+        ...
 
     async def create_tables(self) -> None:
         """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
+        ...
 
     def ability(self, protocol: type[A]) -> A:
         """Return its backend as one of the optional protocols, e.g. `SupportsBackup`.
@@ -463,3 +501,4 @@ class ConnectedStore(Protocol):
         Raises:
             Unsupported: the backend does not implement or declare it.
         """
+        ...

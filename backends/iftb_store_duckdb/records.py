@@ -13,8 +13,7 @@ import pyarrow as pa
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import integrity_error, readable
-from iftb_store.models import Position, SystemEvent, Trade
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import Position, SystemEvent, Trade, TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import TransientError, operational_error
-from iftb_store.protocols import Capability, Encryption
+from iftb_store.health import Encryption
+from iftb_store.protocols import Capability
 from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, watch
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last

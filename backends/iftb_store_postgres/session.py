@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.errors import SchemaError, Unsupported
-from iftb_store.models import OHLCVBar
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import OHLCVBar, TradeTotals
 from iftb_store.relational import (
     Flavor,
     Row,

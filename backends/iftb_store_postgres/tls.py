@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from iftb_store.errors import URLError
-from iftb_store.protocols import Encryption
+from iftb_store.health import Encryption
 
 #: As ``sslrootcert``: the authorities that the operating system trusts.
 SYSTEM = "system"

@@ -17,8 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.errors import SchemaError, operational_error
-from iftb_store.models import OHLCVBar
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import OHLCVBar, TradeTotals
 from iftb_store.relational import (
     Flavor,
     Row,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import TradeTotals
 from iftb_store.relational import Row
 from iftb_store.values.decimals import from_sortable, trim_zeros
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.models import TradeStatistics
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import TradeStatistics, TradeTotals
 from iftb_store.values.decimals import CONTEXT, SCALE, trim_zeros
 
 _PLACES = Decimal(1).scaleb(-SCALE)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import Dialect, text
 
 from iftb_store.batches.bars import BarBatch
-from iftb_store.models import OHLCVBar
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import OHLCVBar, TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:

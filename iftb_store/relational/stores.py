@@ -8,8 +8,7 @@ from functools import cache, lru_cache
 from typing import Any, Generic, TypeVar
 
 from iftb_store.errors import integrity_error, readable
-from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
-from iftb_store.protocols import TradeTotals
+from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade, TradeTotals
 from iftb_store.relational.driver import Driver, Flavor, Row, prepare_statement, read, write
 from iftb_store.relational.series import SeriesStatements
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec

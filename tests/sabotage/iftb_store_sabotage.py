@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.batches.bars import BarBatch
-from iftb_store.protocols import EventStore, Isolation, OHLCVStore, PositionStore, Stores, TradeStore, TradeTotals
+from iftb_store.models import TradeTotals
+from iftb_store.protocols import EventStore, Isolation, OHLCVStore, PositionStore, Stores, TradeStore
 from iftb_store.schema.types import to_epoch_us
 from iftb_store_sqlite import SQLiteBackend
 
