@@ -496,9 +496,5 @@ class ConnectedStore(Protocol):
         ...
 
     def ability(self, protocol: type[A]) -> A:
-        """Return its backend as one of the optional protocols, e.g. `SupportsBackup`.
-
-        Raises:
-            Unsupported: the backend does not implement or declare it.
-        """
+        """Return its backend as an optional protocol, e.g. `SupportsBackup`; see `iftb_store.DatabaseManager.ability`."""
         ...
