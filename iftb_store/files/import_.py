@@ -123,8 +123,8 @@ class Source:
         if told and (self.table is None or self.table.name != told):
             version = show(reader.facts.get(VERSION, b"").decode(errors="replace"))
             raise DumpError(
-                f"{self.path}: iftb-store {version} wrote it from the table {show(told)}, but its columns are not those of that "
-                "table here; import it with that version"
+                f"{self.path}: iftb-store {version} exported this file from the table {show(told)}, whose columns differ in the "
+                f"installed version; import it with iftb-store {version}"
             )
 
     def _partition(self, facts: dict[bytes, bytes]) -> dict[str, str]:

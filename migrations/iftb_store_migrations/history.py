@@ -70,8 +70,8 @@ def current(conn: Connection) -> str | None:
     found = sorted(str(row[0]) for row in conn.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).all())
     if len(found) > 1:
         raise SchemaError(
-            f"the schema's history cannot be followed: {VERSION_TABLE} holds the revisions {', '.join(found)}; leave there "
-            "the one that the tables stand at"
+            f"the schema's revision is ambiguous: {VERSION_TABLE} holds {', '.join(found)}; delete all but the one that matches "
+            "the tables"
         )
     return found[0] if found else None
 
@@ -180,4 +180,4 @@ def _as_schema_error() -> Iterator[None]:
     try:
         yield
     except (CommandError, RevisionError) as error:
-        raise SchemaError(f"the schema's history cannot be followed: {error}") from error
+        raise SchemaError(f"the schema's revisions cannot be followed: {error}") from error

@@ -226,7 +226,7 @@ async def test_a_file_of_another_version_s_columns_is_refused(tmp_path: Path) ->
     )
     pq.write_table(rows, tmp_path / "trades.parquet")
 
-    with pytest.raises(DumpError, match=r"iftb-store '9\.0' wrote it from the table 'trades', but its columns are not those"):
+    with pytest.raises(DumpError, match=r"iftb-store '9\.0' exported this file from the table 'trades', whose columns differ"):
         Source(tmp_path / "trades.parquet", Hints())
 
 
