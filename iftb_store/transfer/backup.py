@@ -43,9 +43,9 @@ class Backup:
 
     Attributes:
         path: the file.
-        engine: the scheme of the URL that opens it, such as sqlite.
-        size: its bytes.
-        tables: the rows of each table.
+        engine: the URL scheme that opens the file, e.g. sqlite.
+        size: the size of the file in bytes.
+        tables: number of rows by table name.
     """
 
     path: Path

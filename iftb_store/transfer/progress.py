@@ -13,5 +13,5 @@ ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
 
 @contextmanager
 def report_nothing(name: str) -> Iterator[ProgressCallback]:
-    """Show nothing of a step."""
+    """Report no progress: the step's progress callback does nothing."""
     yield lambda done, total: None
