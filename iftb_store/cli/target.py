@@ -46,7 +46,7 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
 
 
 def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
-    """Return (URL or None, (symbol, timeframe)).
+    """Split a command's arguments into (URL or None, (symbol, timeframe)).
 
     Raises:
         InvalidValueError: the number of arguments is wrong.

@@ -232,7 +232,7 @@ def _run_both(
     async def both(first: DatabaseManager) -> T:
         if not create:
             require_file(theirs)
-        # before anything is created
+        # check SRC before anything is created in DST
         await require_schema(first, scope.tables)
         async with other as second:
             return await work(first, second)

@@ -20,7 +20,7 @@ _MOST_NAMED = 50
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A condition that holds for a row if the row has a certain problem.
+    """A problem that a row can have: the SQL condition that finds such rows, and the contents of the finding to report.
 
     Attributes:
         kind: the `Finding.kind` to report.

@@ -395,7 +395,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
 
 
 async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, insert: bool) -> None:
-    """Check that no stored row is in the way of these rows.
+    """Check that these rows would overwrite no other row, or, with ``insert``, no row at all.
 
     A stored row is the same row as a new one if its id, its created_at and its identity columns are equal.
 

@@ -67,7 +67,7 @@ def check_at_once(needed: int, part: str) -> None:
 
 
 def check_types(made: pa.Schema, columns: list[str]) -> int:
-    """Return the minimum bytes of one decoded row of these columns; texts count only as a fixed minimum.
+    """Return the minimum bytes of one decoded row of these columns; a text counts as 8 bytes, whatever its length.
 
     Raises:
         ValueError: a column has a type whose decoded size the number of rows does not limit, or that is never stored.

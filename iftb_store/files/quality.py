@@ -26,7 +26,7 @@ class Oddities:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks for the user on the number of such bars, because the doctor would report them later."""
+        """Remarks for the user on the number of such bars, because the doctor would report each later."""
         return [
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
             *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),

@@ -14,7 +14,7 @@ _MOST_SPANS, _MOST_KEYS = 400_000, 100_000
 
 
 class Spans:
-    """The times of each series of one file, as spans; each remainder of a time divided by the step has separate spans."""
+    """The times of each series of one file, as spans; times with different remainders modulo the step are in separate spans."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[Hashable, int], list[Span]] = {}

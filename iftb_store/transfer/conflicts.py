@@ -69,7 +69,7 @@ class Collisions:
     def closing(self) -> pa.Table:
         """The source's rows for those positions that are open in the destination and are going to be overwritten.
 
-        They are written first, because an open position blocks another open one of the same exchange, symbol and side.
+        They are written first, because such a row may close a position, and only one can be open per exchange, symbol and side.
         """
         return pa.concat_tables([arrow_schema(self._table).empty_table(), *self._closing])
 

@@ -137,11 +137,14 @@ class Copy:
         self.moved = 0
 
     async def run(self, *, dry: bool = False) -> list[Copied]:
-        """Copy the rows; return the result for each series and each table.
+        """Copy the rows; return the results in the order of tables and series.
 
         Args:
             dry: report what would be copied or refused, and write nothing. Then nothing is verified, and rows for an empty
                 table have no checksum.
+
+        Returns:
+            One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
 
         Raises:
             CollisionError: a row of the source has the id or another unique value of a different row in the destination.

@@ -61,7 +61,7 @@ def read_positions(rows: pa.Table, table: TableSpec) -> Any:
 
 def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
     """Return the encoded bytes of each row, as the module's docstring defines them."""
-    if sys.byteorder != "little":  # pragma: no cover - as Arrow's buffers are those of the machine
+    if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []
     for name in table.columns:
@@ -106,7 +106,7 @@ class Digester:
             self._rows += last - first
 
     def parts(self) -> list[Chunk]:
-        """Return the chunks; call this once, after the last batch."""
+        """Return the chunks; call this after the last batch."""
         self._end()
         return self._parts
 

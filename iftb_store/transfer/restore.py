@@ -67,7 +67,7 @@ async def restore(
         step: the progress callback.
 
     Returns:
-        One result for each series of bars and each other table; empty if the backup has no rows.
+        One result for each series of bars, and one for each other table, even if it has no rows.
 
     Raises:
         InvalidValueError: the backup and the destination are the same database.

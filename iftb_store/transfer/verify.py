@@ -100,7 +100,7 @@ async def verify(
         step: the progress callback.
 
     Returns:
-        One result for each series of bars and each other table; empty if neither store has a selected row.
+        One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
 
     Raises:
         InvalidValueError: the source and the destination are the same database.
