@@ -1,4 +1,4 @@
-"""The command ``iftb-store``: the list of its commands, and how an error becomes a message and an exit code."""
+"""The command ``iftb-store``: the list of its commands, and the conversion of errors to messages and exit codes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _COMPLETE = "_IFTB_STORE_COMPLETE"
 
 
 def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return a function that completes the beginning of one of the values."""
+    """Return a completion function, which returns the values that begin with the incomplete word."""
 
     def completed(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -26,13 +26,13 @@ timeframes = one_of(TIMEFRAMES)
 
 
 def timeframes_without_url(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a timeframe in the place of SYMBOL if the URL was left out, as all arguments then move up by one."""
+    """Complete a timeframe at the position of SYMBOL if the URL was left out, because all arguments then move up by one."""
     first = ctx.params.get("url")
     return timeframes(incomplete) if isinstance(first, str) and not is_url(first) else []
 
 
 def join_words_of_bash() -> None:
-    """Join the words that bash splits at each colon, so that a URL does not look like three arguments."""
+    """Join the words that bash splits at each colon, so that a URL is not read as three arguments."""
     if os.environ.get(_COMPLETE) != "complete_bash":
         return
     words, here = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))

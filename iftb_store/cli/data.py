@@ -26,7 +26,7 @@ from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
 
 T = TypeVar("T")
 
-# quotients have 18 decimal places, too many to read
+# quotients have 18 decimal places, which are too many to read
 _PLACES = 8
 
 Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)]

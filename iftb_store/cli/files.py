@@ -288,7 +288,10 @@ def _zone(name: str | None) -> ZoneInfo | None:
 
 
 def _files(pattern: str) -> list[Path]:
-    """Return the files of a path, folder (its Parquet files) or pattern; not every shell expands patterns itself."""
+    """Return the file of a path, the Parquet files of a folder, or the files that match a pattern.
+
+    Patterns are expanded here because not every shell does.
+    """
     if not pattern:
         raise InvalidValueError("FILE is an empty text; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
     path = Path(pattern)

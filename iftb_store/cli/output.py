@@ -19,7 +19,7 @@ from iftb_store.values import display
 from iftb_store.values.decimals import CONTEXT, format_plain
 from iftb_store.values.display import escape_unprintable
 
-# wide enough for any row: a pipe has no width to wrap at
+# a pipe has no width, so rows are never wrapped there
 _PIPE_WIDTH = 10_000
 
 

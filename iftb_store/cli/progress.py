@@ -1,4 +1,4 @@
-"""Progress of a long command: on a terminal a bar with rate and time left, otherwise a plain line every 10 seconds."""
+"""Progress of a long command: on a terminal a bar with rate and remaining time, otherwise a plain line every 10 seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, unit: str = "rows") -> Iterator[Callable[[int, int | None], None]]:
-        """Show one step while it runs; yield a progress callback that takes (units done, units in all or None)."""
+        """Show the progress of one step while the block runs; yield a callback that takes (units done, total units or None)."""
         task = self._bars.add_task(escape_unprintable(name), total=None, unit=unit)
         said = monotonic()
 

@@ -1,4 +1,4 @@
-"""The database that a command works on: from a literal URL, env:NAME, or the settings."""
+"""Finds the database that a command works on, from a URL, env:NAME or the settings, and runs the command's work on it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
 
 
 def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
-    """Return (URL or None, (symbol, timeframe)).
+    """Split a command's arguments into (URL or None, (symbol, timeframe)).
 
     Raises:
         InvalidValueError: the number of arguments is wrong.
@@ -65,9 +65,14 @@ def format_target(url: str | None) -> str:
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
-    """Connect to the database, do the work in a new event loop, disconnect.
+    """Connect to the database, do the work in a new event loop, and disconnect; return the result of the work.
 
     If Ctrl-C or SIGTERM comes after the work is done, it only ends the wait for connections to close; the result is returned.
+
+    Args:
+        url: the database URL, env:NAME, or None for the settings.
+        work: the function that is called with the connected manager.
+        create: whether a missing database file may be created.
 
     Raises:
         Terminated: SIGTERM was received, and the work was cancelled, as with Ctrl-C.

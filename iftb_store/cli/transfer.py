@@ -52,7 +52,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors.")]
 # memory bounds for each database: enough for a batch, an index of trades and a checkpoint; more would only be cache
 _BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
 _NOTHING = "neither SRC nor DST has a row that matches the options"
-#: How many characters of a checksum are shown to people.
+#: Number of characters of a checksum that are shown.
 SHORT = 12
 
 
@@ -232,7 +232,7 @@ def _run_both(
     async def both(first: DatabaseManager) -> T:
         if not create:
             require_file(theirs)
-        # before anything is created
+        # check SRC before anything is created in DST
         await require_schema(first, scope.tables)
         async with other as second:
             return await work(first, second)

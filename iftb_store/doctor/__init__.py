@@ -32,7 +32,7 @@ async def examine(db: ConnectedStore) -> list[Finding]:
         The findings, worst first; empty if there are no problems.
 
     Raises:
-        InvalidValueError: db is no connected store.
+        InvalidValueError: ``db`` is not a connected store.
         NotConnectedError: before connect().
         Unsupported: the backend does not declare MIGRATIONS, or the doctor does not support its engine.
     """
@@ -44,17 +44,17 @@ async def examine(db: ConnectedStore) -> list[Finding]:
 
 
 def examine_schema(conn: Connection) -> tuple[list[Finding], bool]:
-    """Return what is wrong with the tables themselves, and whether their rows can be examined."""
+    """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
     return schema_findings(conn, find_engine(conn))
 
 
 def examine_rows(conn: Connection) -> list[Finding]:
-    """Return what is wrong with the rows, from one state of the database; the transaction must be a fresh one."""
+    """Return the problems of the rows, read from one snapshot; the connection's transaction must not have begun."""
     engine = find_engine(conn)
     for statement in engine.begin:
         conn.exec_driver_sql(statement)
     findings: list[Finding] = []
-    # what is told of one value would only confuse what is told of a row
+    # conditions that exclude rows with an invalid value: such a row is reported once for the value, not again by other checks
     sound: dict[str, str] = {}
     for table in Base.metadata.tables.values():
         wrong = run_checks(conn, engine, table, list(value_checks(engine, table)))

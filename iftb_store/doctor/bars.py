@@ -1,4 +1,4 @@
-"""What can be wrong with bars: duplicates, times off the grid, impossible prices, holes."""
+"""Checks of bars: duplicates, times off the timeframe's grid, impossible prices, and gaps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.timeframes import MONTH, SECONDS, grid
 
-#: So many series are told of, the worst first; the others are found once these are mended.
+#: Maximum number of series that are reported, the worst first; run the doctor again after fixing these to find more.
 MOST_SERIES = 100
 
 _US = 1_000_000
@@ -30,14 +30,21 @@ _OFF_GRID = (
 
 
 def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) -> Iterator[Finding]:
-    """Yield what is wrong with bars whose values, or whose keys, can be reckoned with: conditions, empty where all can."""
+    """Yield the problems of bars.
+
+    Args:
+        conn: the connection.
+        engine: the engine's SQL fragments.
+        sound: the SQL condition that all values of a bar are valid; empty if all bars are.
+        sound_keys: the SQL condition that all key values of a bar are valid; empty if those of all bars are.
+    """
     yield from _single(conn, engine, sound)
     yield from _neighbours(conn, engine, sound_keys)
 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
-    """Return the condition that a bar does not begin where one of its timeframe can."""
-    # of three days the grid is the day: bars of one series on two grids of three days show as holes
+    """Return the SQL condition that a bar does not begin at a time on the timeframe's grid."""
+    # for 3d the grid is one day: if a series contains bars of two three-day grids, they are reported as gaps
     origin, step = grid(timeframe)
     length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"
     off = f"({engine.microseconds.format('timestamp')} - {to_epoch_us(origin)}) % {length} <> 0"
@@ -45,7 +52,7 @@ def off_grid(engine: Engine, timeframe: str) -> str:
 
 
 def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
-    """Return the checks of single bars; what is a note comes last."""
+    """Return the checks of single bars; those that yield only notes come last."""
     zero = engine.zero
     negative_volume = f"(volume < {zero} OR quote_volume < {zero} OR trades_count < 0)"
     negative_price = f"(open < {zero} OR high < {zero} OR low < {zero} OR close < {zero})"
@@ -128,7 +135,7 @@ def _holes(series: SeriesRows, holes: int, missing: int) -> Finding:
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"
     if series.symbol.startswith("-"):
-        # or it would be taken for an option
+        # without -- a symbol that begins with a dash would be read as an option
         command = f"iftb-store gaps --exchange {exchange} -- URL {symbol} {timeframe}"
     verb = "bar is" if missing == 1 else "bars are"
     remedy = f"{missing:,} {verb} missing; `{command}` lists them, `iftb-store import` fills them"
@@ -142,9 +149,16 @@ def _bars(sound: str) -> str:
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
 ) -> tuple[list[tuple[SeriesRows, Sequence[int]]], int]:
-    """Return series of which an aggregate is not 0, and the aggregates; those first of which it is one of the ``urgent`` first.
+    """Return the series for which an aggregate is above 0, each with its aggregates; and how many more there are.
 
-    The number says how many more there are.
+    At most `MOST_SERIES` are returned. Series for which one of the first ``urgent`` aggregates is above 0 come first.
+
+    Args:
+        conn: the connection.
+        engine: the engine's SQL fragments.
+        aggregates: SQL expressions that count problems.
+        rows: the SQL after FROM that selects the rows.
+        urgent: number of aggregates at the beginning of the list that count errors or warnings, not notes.
     """
     names = [f"found_{index}" for index in range(len(aggregates))]
     selected = ", ".join(f"{sql} AS {name}" for sql, name in zip(aggregates, names, strict=True))

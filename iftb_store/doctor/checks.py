@@ -1,4 +1,4 @@
-"""Runs checks in the engine: counts in one pass over a table, then the first few rows of what was found."""
+"""Runs checks in the engine: first counts all problems in one read of a table, then reads the first few rows of each."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from iftb_store.doctor.findings import SHOWN_ROWS, Finding, Severity
 from iftb_store.doctor.sql import Engine, text_of, time_of
 from iftb_store.schema.table_spec import SERIES
 
-#: Stands in a condition for the series that it is about.
+#: Placeholder in a condition; it is replaced by the condition that selects the series.
 HERE = "<series>"
 
-# so many rows are named by their ids in a statement, more by the condition that finds them
+# a fixing statement names up to this many rows by their ids, and selects more by the condition that finds them
 _MOST_NAMED = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A condition on a row that says that something is wrong with it.
+    """A problem that a row can have: the SQL condition that finds such rows, and the contents of the finding to report.
 
     Attributes:
-        kind: see `Finding`, as the severity and the remedy.
-        severity: see there.
-        table: of the row.
-        where: see there.
-        condition: SQL, in which `HERE` may stand.
-        remedy: see there.
-        mend: the statement that mends the rows, up to its WHERE; None where there is none.
-        before: statements that are to be run before it.
+        kind: the `Finding.kind` to report.
+        severity: the `Finding.severity` to report.
+        table: the table of the row.
+        where: the `Finding.where` to report.
+        condition: the SQL condition; it may contain `HERE`.
+        remedy: the `Finding.remedy` to report.
+        mend: the statement that fixes the rows, without its WHERE clause; None if no statement can.
+        before: statements to run before ``mend``.
     """
 
     kind: str
@@ -44,13 +44,13 @@ class Check:
 
 
 class SeriesRows:
-    """One series of bars, as values and as SQL."""
+    """One series of bars, as values and as SQL conditions."""
 
     def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
         self.values: dict[str, object] = dict(zip(SERIES, key, strict=True))
         self.exchange, self.symbol, self.timeframe = map(text_of, key)
         self.shown = f"{self.exchange} {self.symbol} {self.timeframe}"
-        #: With the parameters `values`, and as a statement that stands by itself.
+        #: The condition that selects the series: with bound parameters (`values`), and with literals, to be printed.
         self.condition = " AND ".join(
             f"{engine.compared.format(name)} = {engine.compared.format(engine.text_parameter.format(name))}"
             for name in self.values
@@ -59,7 +59,7 @@ class SeriesRows:
 
 
 def run_checks(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]) -> list[Finding]:
-    """Return what checks of one table find in it."""
+    """Run the checks of one table and return their findings."""
     counts = ", ".join(f"COUNT(*) FILTER (WHERE {check.condition})" for check in checks)
     row = conn.execute(text(f"SELECT {counts} FROM {table.name}")).one()
     return [make_finding(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
@@ -68,15 +68,15 @@ def run_checks(conn: Connection, engine: Engine, table: Table, checks: Sequence[
 def make_finding(
     conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: SeriesRows | None = None
 ) -> Finding:
-    """Return the finding of a check that holds for ``count`` rows.
+    """Return the finding of a check that found problems.
 
     Args:
         conn: the connection.
-        engine: its fragments.
-        check: what was found.
-        count: of the rows.
-        only: of these alone, where it is a condition.
-        series: of this one alone.
+        engine: the engine's SQL fragments.
+        check: the check.
+        count: the number of rows that have the problem.
+        only: an SQL condition that limits the check to some rows; empty for all rows.
+        series: the series to which the check is limited; None for all.
     """
     name, values = check.table.name, series.values if series else {}
     where, literal = conjunction(check.condition, only), check.condition
@@ -85,7 +85,7 @@ def make_finding(
         literal = conjunction(series.literal, literal.replace(HERE, series.literal))
     statements: tuple[str, ...] = ()
     if check.mend is not None:
-        # with the condition of ``only``, the longer one would not be understood
+        # the printed statement must not contain the condition in ``only``, which is too long to understand
         named = _named(conn, name, where, values, count) or ("" if only else literal)
         statements = (*check.before, f"{check.mend} WHERE {named}") if named else ()
     waits = check.mend is not None and not statements
@@ -102,7 +102,7 @@ def make_finding(
 
 
 def _named(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
-    """Return the condition that names a few rows by their ids; nothing where there are many, or the ids are not theirs alone."""
+    """Return a condition that selects the rows by their ids; empty if there are too many, or other rows have the same ids."""
     if count > _MOST_NAMED:
         return ""
     ids = [id_ for (id_,) in conn.execute(text(f"SELECT id FROM {table} WHERE {condition} ORDER BY id"), values)]
@@ -116,7 +116,7 @@ def _named(conn: Connection, table: str, condition: str, values: Mapping[str, ob
 def first_rows(
     conn: Connection, engine: Engine, table: Table, condition: str, values: Mapping[str, object], *, is_series: bool
 ) -> tuple[str, ...]:
-    """Return the ids of the first few rows, of bars their times, with their series where these may be several."""
+    """Return the first few rows as text: the times of bars, with their series unless it is known; the ids of other rows."""
     if table.name != "ohlcv":
         sql = f"SELECT id FROM {table.name} WHERE {condition} ORDER BY id LIMIT {SHOWN_ROWS}"
         return tuple(str(id_) for (id_,) in conn.execute(text(sql), values))
@@ -127,12 +127,12 @@ def first_rows(
 
 
 def conjunction(*conditions: str, by: str = " AND ") -> str:
-    """Return the condition that all of these hold; an empty one always does."""
+    """Join conditions that must all hold; empty conditions are left out."""
     return by.join(filter(None, conditions))
 
 
 def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
-    """Return the condition that an older row has the same key, among those ``which`` holds for."""
+    """Return the SQL condition that another row with a smaller id has the same key, among the rows that meet ``which``."""
     numbered = (
         f"SELECT {engine.row} AS place, ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY id, {engine.row}) AS number "
         f"FROM {table.name} WHERE {which}"

@@ -1,4 +1,4 @@
-"""What can be wrong between rows: trades that were closed by halves, positions and events without what they name, ids."""
+"""Checks across rows: trades that are only partly closed, positions and events whose trade is missing, and ids."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UPDATE_TRADE = (
 
 
 def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
-    """Return the condition that columns of text are the same in two tables."""
+    """Return the SQL condition that text columns have the same values in two tables."""
     compared = engine.compared.format
     return conjunction(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
 
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
-    """Return what is checked of one row and those that it names."""
+    """Return the checks of a row together with the rows that it refers to."""
     trade_of_position, trade_of_event = (
         f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table, 'trade_id')}" for table in ("positions", "system_events")
     )
@@ -123,7 +123,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
 
 
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield each unique key, the condition under which it is unique, and the check that finds its duplicates."""
+    """Yield each unique key, the condition under which it must be unique, and the check that finds its duplicates."""
     keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
     for table, key, which, kind, remedy, mend in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
@@ -156,7 +156,13 @@ def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
 
 
 def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> Iterator[Finding]:
-    """Yield what is wrong between rows; ``sound`` are, by table, conditions that a row can be reckoned with, empty for all."""
+    """Yield the problems across rows.
+
+    Args:
+        conn: the connection.
+        engine: the engine's SQL fragments.
+        sound: for each table the SQL condition that all values of a row are valid; empty if all rows are.
+    """
     for key, which, check in _once(engine):
         repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
         count = conn.execute(text(f"SELECT SUM(more) FROM ({repeated}) repeated")).scalar_one()
@@ -170,7 +176,10 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
 
 
 def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
-    """Yield where ids are missing, and where the next one would be one that is there."""
+    """Yield a finding for each table in which ids are missing (except bars), or in which the next id may be in use already.
+
+    If this role may not read the sequences, that is a finding too.
+    """
     unseen = []
     for table in (BARS, TRADES, POSITIONS, EVENTS):
         sql = f"SELECT MIN(id), MAX(id), COUNT(*) FILTER (WHERE id IS NOT NULL) FROM {table.name}"

@@ -1,4 +1,4 @@
-"""What can be wrong with the tables themselves: the revision, and columns, constraints and indexes missing or other."""
+"""Checks of the schema: the revision, and columns, constraints and indexes that are missing or different."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store.schema.visibility import Hidden, find_hidden, find_obstacles
 if TYPE_CHECKING:
     from iftb_store_migrations import Difference
 
-# without these, rows are lost or stand twice
+# parts without which rows are lost or duplicated
 _MATTERS = (
     "table",
     "column",
@@ -36,7 +36,7 @@ _AFTER = "fix the problems in the rows first, or this fix fails"
 
 
 def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bool]:
-    """Return what is wrong with the schema, and whether it is whole enough for the rows to be examined."""
+    """Return the problems of the schema, and whether it is complete enough to examine the rows."""
     from iftb_store_migrations import current, present_tables, state_of
 
     try:
@@ -75,9 +75,9 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
     if not complete:
         remedy = "this role may not create temporary tables, so only names were compared; run the doctor as the owner"
         found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))
-    # what is not one of ours is its maker's
+    # skip what iftb-store does not expect: users may add tables, columns and indexes
     yield from (difference for difference in differences if difference.expected is not None)
-    # names that are not ours may hold anything
+    # names of users' indexes may contain any character
     quoted = conn.dialect.identifier_preparer.quote
     if engine.invalid:
         for table, index, is_unique in conn.execute(text(engine.invalid)):
@@ -134,7 +134,7 @@ def _finding(difference: Difference, count: int, remedy: str, statements: list[s
 
 
 def _wants_new_table(difference: Difference) -> bool:
-    """Tell whether the rows can stay, but not in the table as it is."""
+    """Return whether the fix needs a new table, into which the rows are copied."""
     part = difference.part or ""
     return part.startswith("constraint") or (part.startswith("column") and difference.actual is not None)
 
@@ -170,7 +170,7 @@ def _altered(conn: Connection, difference: Difference, name: str) -> Iterator[st
         return
     column = Base.metadata.tables[difference.table].columns[name]
     alter = f"ALTER TABLE {difference.table} ALTER COLUMN {name}"
-    # a definition begins with the type: numeric(38,18) NOT NULL DEFAULT now()
+    # a definition begins with its type, e.g. numeric(38,18) NOT NULL DEFAULT now()
     types = [definition.split(" NOT NULL")[0].split(" DEFAULT")[0].split(" IDENTITY")[0] for definition in (actual, expected)]
     if types[0] != types[1]:
         yield f"{alter} TYPE {column.type.compile(dialect=conn.dialect)}"
@@ -183,7 +183,7 @@ def _altered(conn: Connection, difference: Difference, name: str) -> Iterator[st
 
 
 def _rebuilt(table: str, made: list[tuple[str | None, str]]) -> Iterator[str]:
-    """Yield what makes a table anew with its rows, where the engine alters no constraint."""
+    """Yield the statements that create a table again and copy its rows, for engines that cannot alter constraints."""
     columns = ", ".join(Base.metadata.tables[table].columns.keys())
     yield from (f"DROP INDEX IF EXISTS {part.removeprefix('index ')}" for part, _ in made if part is not None)
     yield f"ALTER TABLE {table} RENAME TO {table}_before"

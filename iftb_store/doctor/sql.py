@@ -1,4 +1,4 @@
-"""How the SQL of an examination differs from engine to engine: what cannot be read, and how a value is written."""
+"""The SQL that differs between engines: how to find unreadable values, and how to write a value."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 
 @dataclass(frozen=True)
 class Engine:
-    """Fragments of one engine's SQL; ``{}`` stands for a column.
+    """The SQL fragments of one engine; ``{}`` is replaced by a column, or by a table's name.
 
     Attributes:
-        begin: the first statements of the transaction: one state of the database, every row of it, nothing written.
-        row: what identifies a row, also where all of its columns are another's.
-        unreadable: by the kind of a column, the condition that a value in it (not NULL) cannot be read back as written.
-        microseconds: a time that can be read as whole microseconds since 1970-01-01 UTC.
-        month: the number of its calendar month in UTC.
-        day: the day of that month.
+        begin: the first statements of the transaction: it then reads one snapshot, sees every row, and writes nothing.
+        row: identifies a row, even if all of its columns are equal to those of another row.
+        unreadable: by kind of column, the condition that a value (not NULL) cannot be read back as it was written.
+        microseconds: a readable time as whole microseconds since 1970-01-01 UTC.
+        month: the number of a time's calendar month in UTC, counted from the year 0.
+        day: the day of the month of a time in UTC.
         shown_time: a time as text, or as a number of microseconds.
-        shown_text: text as the driver can give it, whatever bytes it has.
-        text_parameter: a parameter that takes what `shown_text` gave.
-        character: the function that makes a character of its number.
-        divided: the division of whole numbers.
-        zero: a decimal's zero.
+        shown_text: a text in a form that the driver can return, whatever bytes it contains.
+        text_parameter: a bound parameter that accepts a value selected with `shown_text`.
+        character: the function that returns the character with a given number.
+        divided: the operator of integer division.
+        zero: zero in the engine's form of decimals.
         now: the present time.
         new_id: a new id for a row of a table.
-        sequence: the last number of a table's sequence, and whether it may be looked at; empty where there is none.
-        set_sequence: moves a table's sequence to its largest id.
-        leaves_gaps: ids are missing where a transaction was rolled back.
-        invalid: the indexes of our tables that the engine does not use, and whether they are unique.
-        unlogged: our tables that a crash of the engine would empty.
-        creators: schemas of the search_path that others than their owners, and those of our tables, may create in, and who.
-        plain_decimals: conditions that a decimal stands there as plain digits where the engine wants another form, and how
-            it is made of them.
-        compared: text as it is compared: of any type but PostgreSQL's own text others may have put operators into its
-            search_path.
-        lag: the window function of the row before.
+        sequence: the query for the last number of a table's sequence and whether this role may read it; empty if the engine
+            has no sequences.
+        set_sequence: the statement that moves a table's sequence to its largest id.
+        leaves_gaps: whether a transaction that is rolled back leaves a gap in the ids.
+        invalid: the query for indexes of iftb-store's tables that the engine does not use, and whether they are unique.
+        unlogged: the query for tables of iftb-store that a crash of the engine would empty.
+        creators: the query for schemas in the search_path in which other roles may create objects, and for these roles; the
+            owners of the schemas and of iftb-store's tables are left out.
+        plain_decimals: if the engine stores decimals in another form, pairs of the condition that a value is a decimal in
+            plain digits, and the expression that converts it.
+        compared: a text as it must be compared. On PostgreSQL it is cast to text, because other roles may have put operators
+            for other types into the search_path.
+        lag: the window function that returns a value of the row before.
     """
 
     begin: tuple[str, ...]
@@ -69,7 +71,7 @@ class Engine:
     lag: str = "LAG"
 
     def literal(self, value: str | bytes) -> str:
-        """Return text that `shown_text` gave as SQL that can be printed and run."""
+        """Return the SQL expression, fit to be printed and run, for a text selected with `shown_text`."""
         try:
             shown = value.decode() if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
@@ -90,7 +92,7 @@ def _quoted(text: str) -> str:
 
 
 _POSTGRESQL = Engine(
-    # a part of the rows, as row-level security shows it, is an error
+    # if row-level security hides rows, reading raises an error instead of returning only some rows
     begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SET LOCAL row_security = off"),
     row="(CAST(tableoid AS text) || CAST(ctid AS text))",
     unreadable={
@@ -98,7 +100,7 @@ _POSTGRESQL = Engine(
         "time": "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
         "json": "json_typeof({}) NOT IN ('object', 'null')",
     },
-    # of pg_catalog's own operators and functions, see `iftb_store_postgres.session.PostgresDriver`
+    # uses only operators and functions of pg_catalog, see `iftb_store_postgres.session.PostgresDriver`
     microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
     month=(
         "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
@@ -119,7 +121,7 @@ _POSTGRESQL = Engine(
         FROM (SELECT CAST(CAST(pg_catalog.pg_get_serial_sequence('{0}', 'id') AS regclass) AS oid) AS sequence) ours
         JOIN pg_catalog.pg_class ON pg_class.oid = sequence JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         JOIN pg_catalog.pg_sequences ON schemaname = nspname AND sequencename = relname""",
-    # never back: one that was set forward may not have been drawn from yet
+    # never moves the sequence back, because it may have been moved forward and not been used yet
     set_sequence=(
         "SELECT setval(pg_get_serial_sequence('{0}', 'id'), "
         "GREATEST((SELECT MAX(id) FROM {0}), nextval(pg_get_serial_sequence('{0}', 'id'))))"
@@ -130,7 +132,7 @@ _POSTGRESQL = Engine(
         WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
             AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
         ORDER BY 1, 2""",
-    # every member of a role may what it may; a superuser may all
+    # every member of a role has the role's rights; superusers are left out, because they have all rights
     creators="""
         SELECT CAST(pg_catalog.quote_ident(CAST(nspname AS text)) AS text),
             CASE WHEN grantee = CAST(0 AS oid) THEN 'PUBLIC'
@@ -165,14 +167,14 @@ _SQLITE = Engine(
         "json": "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
     },
     microseconds="{}",
-    # the remainder brings times before 1970 down to their own second
+    # subtracting the remainder rounds times before 1970 down to their second
     month=(
         "(CAST(strftime('%Y', ({0} - ((({0}) % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch') AS INTEGER) * 12 + "
         "CAST(strftime('%m', ({0} - ((({0}) % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch') AS INTEGER))"
     ),
     day="CAST(strftime('%d', {} / 1000000, 'unixepoch') AS INTEGER)",
     shown_time="{}",
-    # text of other bytes than UTF-8 would not come out of the driver
+    # the driver cannot return text that is not valid UTF-8
     shown_text="CAST({} AS BLOB)",
     text_parameter="CAST(:{} AS TEXT)",
     character="char",
@@ -215,10 +217,10 @@ _ENGINES = {"postgresql": _POSTGRESQL, "sqlite": _SQLITE, "duckdb": _DUCKDB}
 
 
 def find_engine(conn: Connection) -> Engine:
-    """Return the fragments for a connection.
+    """Return the SQL fragments for a connection's engine.
 
     Raises:
-        Unsupported: no engine of that dialect is known here.
+        Unsupported: the doctor does not support the engine.
     """
     try:
         return _ENGINES[conn.dialect.name]
@@ -229,12 +231,12 @@ def find_engine(conn: Connection) -> Engine:
 
 
 def text_of(value: Any) -> str:
-    """Return text that `Engine.shown_text` gave."""
+    """Return a value selected with `Engine.shown_text` as text."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def time_of(value: Any) -> str:
-    """Return a time that `Engine.shown_time` gave, as people write it in UTC."""
+    """Return a value selected with `Engine.shown_time` as a time in UTC for people."""
     if isinstance(value, int) and FIRST_US <= value <= LAST_US:
         return from_epoch_us(value).replace(tzinfo=None).isoformat(" ")
     return text_of(value).removesuffix("+00")

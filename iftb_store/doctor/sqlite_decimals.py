@@ -1,6 +1,6 @@
-"""SQLite's sortable text of decimals in SQL: whether a value is one, and how one is made of plain digits.
+"""SQL conditions and expressions for SQLite's sortable text of decimals: whether a value is valid, and its conversion.
 
-See `iftb_store.values.decimals.to_sortable`; everything here is run by SQLite itself, over any number of rows.
+See `iftb_store.values.decimals.to_sortable`. SQLite evaluates all of this, over any number of rows.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from iftb_store.values.decimals import INTEGER_DIGITS, SCALE
 
 
 def _malformed(digits: str, end: str, zero: str) -> str:
-    """Return the condition that a letter is not followed by so many digits, then nothing or a point and up to 18 more.
+    """Return the SQL condition that the letter of a sortable text is not followed by a well-formed number.
 
-    ``end`` is what closes a negative number, ``zero`` the digit that stands for a zero: it neither begins a longer number
-    nor ends a fraction. One pass of GLOB is cheap, cutting text is not: this runs over every decimal of a database.
+    A well-formed number has exactly the number of digits that the letter stands for, then optionally a point and up to 18 more
+    digits. One pass of GLOB is cheap, but cutting text is not, and this condition runs over every decimal of a database.
+
+    Args:
+        digits: an SQL expression for the number of digits before the point.
+        end: the character that ends a negative number; empty for others.
+        zero: the digit that stands for a zero, which must not begin a longer number or end a fraction.
     """
     closing = len(end)
     return (
@@ -27,7 +32,7 @@ _LETTER = "unicode({0})"
 _NON_NEGATIVE = _malformed(f"({_LETTER} - 96)", "", "0")
 _NEGATIVE = _malformed(f"(85 - {_LETTER})", "~", "9")
 
-#: The condition that a value (not NULL) is no sortable text.
+#: The condition that a value (not NULL) is not a valid sortable text.
 UNSORTABLE = (
     f"(typeof({{0}}) <> 'text' OR CASE WHEN {_LETTER} BETWEEN 97 AND {96 + INTEGER_DIGITS} THEN {_NON_NEGATIVE}"
     f" WHEN {_LETTER} BETWEEN {85 - INTEGER_DIGITS} AND 84 THEN {{0}} NOT GLOB '*~' OR {{0}} = 'T9~' OR {_NEGATIVE}"
@@ -37,7 +42,7 @@ UNSORTABLE = (
 
 _BODY = "ltrim({0}, '-')"
 _POINT = f"instr({_BODY} || '.', '.')"
-# the digits before and after the point, without zeros that say nothing
+# the digits before and after the point, without leading and trailing zeros
 _WHOLE = f"ltrim(substr({_BODY}, 1, {_POINT} - 1), '0')"
 _FRACTION = f"rtrim(substr({_BODY}, {_POINT} + 1), '0')"
 _IS_PLAIN = (
@@ -48,7 +53,7 @@ _IS_PLAIN = (
 _DIGITS = f"max(length({_WHOLE}), 1)"
 _NUMBER = f"substr('0' || {_WHOLE}, -{_DIGITS}) || rtrim('.' || {_FRACTION}, '.')"
 
-#: The conditions that a value is a decimal as people write it, such as 1.5, and would fit; and what `to_sortable` gives for it.
+#: For decimals in plain digits, e.g. 1.5, that are within the limits: the condition, and the expression for `to_sortable`.
 PLAIN = f"({_IS_PLAIN} AND {{0}} NOT GLOB '-*[1-9]*')"
 AS_SORTABLE = f"char(96 + {_DIGITS}) || {_NUMBER}"
 PLAIN_NEGATIVE = f"({_IS_PLAIN} AND {{0}} GLOB '-*[1-9]*')"

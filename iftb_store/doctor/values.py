@@ -1,4 +1,4 @@
-"""Single values that cannot be right: NULL where none may be, what cannot be read back, unusable names, unknown words."""
+"""Checks of single values: NULL in a required column, values that cannot be read back, unusable names, unknown words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KINDS = {
 
 
 def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
-    """Yield what is checked of each value by itself."""
+    """Yield the checks that look at each value separately."""
     for column in table.columns:
         name = column.name
         if not column.nullable:
@@ -37,13 +37,13 @@ def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
         if unusable is not None:
             kind, condition, known = unusable
             if wrong is not None:
-                # it is told of once
+                # do not report a value twice
                 condition = f"NOT {wrong} AND {condition}"
             yield _wrong(kind, table, column, condition, f"{name} {known}")
 
 
 def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -> str:
-    """Return the condition that every value of these columns can be reckoned with."""
+    """Return the SQL condition that all values of these columns are valid."""
     parts = []
     for column in columns:
         wrong, unusable = _unreadable(engine, column), _unusable(engine, table, column)
@@ -68,7 +68,10 @@ def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
 
 
 def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
-    """Return the kind, the condition and the rule of a column whose text is one of a few words, or a name."""
+    """Return the kind of problem, the SQL condition and the rule of a column that holds one of a few words, or a name.
+
+    The result is None if the column has no such rule.
+    """
     choices = describe_column(column).choices
     if choices:
         words = ", ".join(f"'{choice}'" for choice in choices)

@@ -1,1 +1,1 @@
-"""Tables as files: Parquet, Feather, CSV and JSON lines, written and read back exactly, and what other tools leave."""
+"""Import and export: writes tables as Parquet, Feather, CSV or JSON lines, and reads these and other tools' files exactly."""

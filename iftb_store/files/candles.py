@@ -1,4 +1,4 @@
-"""Candles of other tools' files: their columns found by name, their times understood, each a bar of one series or several."""
+"""Converts candles from files of other tools to bars: finds the columns by name and reads the times."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from iftb_store.files.options import Hints
 from iftb_store.schema.table_spec import SERIES
 from iftb_store.values.display import show
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-#: What may be left out of a file: the series is told by options or the file's name, too.
+#: Columns that a file may lack; the series may also come from the options or the file's name.
 OPTIONAL = ("quote_volume", "trades_count", *SERIES)
 
 _ALIASES = {
@@ -37,7 +37,7 @@ _ALIASES = {
     "symbol": ("pair", "ticker"),
     "timeframe": ("interval",),
 }
-#: Just these, as floats: what freqtrade writes.
+#: The columns of freqtrade's files, which contain floats.
 _FREQTRADE = {"date", "open", "high", "low", "close", "volume"}
 _UNITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
 _EPOCHS: dict[str, Any] = {
@@ -47,26 +47,30 @@ _EPOCHS: dict[str, Any] = {
     "ns": pa.timestamp("ns", "UTC"),
 }
 _WHOLE = r"^\d+(\.0*)?$"
-# 20240229, 2024022923, 202402292359, 20240229235900
+# dates without separators: 20240229, 2024022923, 202402292359, 20240229235900
 _JOINED = r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?)?$"
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ZONED = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
 def normalise_name(name: str) -> str:
-    """Return a column's name as it is compared: in small letters, words joined by underscores."""
+    """Return a column's name in the form used for comparisons: lower case, with words joined by underscores."""
     return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") or name
 
 
-#: All that a column may be called for its meaning to be known.
+#: All column names that are recognised.
 KNOWN = frozenset(name for column, aliases in _ALIASES.items() for name in (column, *aliases))
 
 
 def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]:
-    """Return the file's name of each of our columns that it has.
+    """Return the file's column name for each column of iftb-store that the file has.
+
+    Args:
+        names: the file's column names.
+        mapped: the names that the user gave, by column of iftb-store.
 
     Raises:
-        InvalidValueError: one that is needed is missing, or two names mean the same.
+        InvalidValueError: the file lacks a required column, or two of its names could both be the same column.
     """
     found: dict[str, str] = {}
     plain: dict[str, list[str]] = {}
@@ -82,7 +86,7 @@ def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]
             continue
         meant = plain.get(column) or [name for alias in aliases for name in plain.get(alias, []) if name not in mapped.values()]
         if not meant and column == "timestamp":
-            # an index without a name, as pandas writes it
+            # pandas writes an index without a name as a column with an empty name
             meant = plain.get("", [])
         if len(meant) > 1:
             both = " and ".join(show(name) for name in meant[:2])
@@ -97,10 +101,10 @@ def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]
 
 
 class Candles:
-    """Makes bars of the batches of one file, whose unit of time does not change.
+    """Converts the batches of one file to bars; all numeric times in the file must have the same unit.
 
     Attributes:
-        notes: what a person should know of how the file was taken.
+        notes: remarks for the user on how the file was read.
     """
 
     def __init__(
@@ -115,18 +119,18 @@ class Candles:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of how the file was taken."""
+        """Remarks for the user on how the file was read."""
         return [
             *(["floats stored as their shortest decimals"] if self._floats else []),
             *([f"{self._without_volume:,} without a volume, stored with volume 0"] if self._without_volume else []),
         ]
 
     def bars(self, given: pa.Table) -> pa.Table:
-        """Return a batch with our names and times, and its series; what cannot be stored is refused by what writes it.
+        """Return a batch with the columns of iftb-store, times in UTC, and the series; `check_rows` checks the values later.
 
         Raises:
-            RowError: a time that is none.
-            InvalidValueError: a column of a foreign type, or a series that contradicts what was said of it.
+            RowError: a time cannot be read.
+            InvalidValueError: a column has a type that does not fit, or a series that contradicts the options.
         """
         taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
         for ours, column in taken.items():
@@ -176,10 +180,10 @@ class Candles:
             raise InvalidValueError(f"the times in {show(self._columns['timestamp'])} are of the type {kind}, not times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         whole = pc.match_substring_regex(text, _WHOLE)
-        # what follows a first one that is whole is refused where it is not
+        # if the first time is a number, all others must be numbers too; `_epochs` reports the first that is not
         if pc.all(whole).as_py() or whole[0].as_py():
             return self._epochs(pc.replace_substring_regex(text, r"^(\d+)\.0*$", r"\1"))
-        # ISO 8601 with a point or a comma, a T or a space, with a zone or without
+        # text is ISO 8601: with a point or a comma, a T or a space, and with or without an offset
         text = pc.replace_substring_regex(text, r"(\d) (Z|[+-]\d)", r"\1\2")
         day = pc.match_substring_regex(text, _DAY)
         text = pc.if_else(day, pc.binary_join_element_wise(text, "T00:00:00", ""), text)
@@ -197,7 +201,7 @@ class Candles:
         self._unit = self._unit or unit
         wrong = pc.invert(pc.is_in(lengths, pa.array([size for size, name in _UNITS.items() if name == self._unit], pa.int32())))
         wrong = pc.fill_null(pc.or_(wrong, pc.invert(pc.match_substring_regex(text, _WHOLE))), True)
-        # read as epochs, those of ten digits are of the thirties, those of twelve of 1976
+        # such text could also be an epoch (10 digits are in the 2030s, 12 digits in 1976), but it is more likely a date
         if len(text) and pc.all(pc.match_substring_regex(text, _JOINED), skip_nulls=False).as_py():
             why = f"time {show(text[0].as_py())} reads as a date without separators; write it as 2024-02-29T23:59:00"
             raise RowError(0, len(text), "", why)
@@ -237,7 +241,7 @@ class Candles:
 
 
 def has_floats(names: list[str]) -> bool:
-    """Tell whether a file's columns are those of freqtrade, whose values are floats."""
+    """Return whether a file has exactly the columns of freqtrade, whose values are floats."""
     return set(names) == _FREQTRADE
 
 

@@ -1,4 +1,4 @@
-"""The COMMIT of a long work that may be stopped meanwhile: what is known of it afterwards."""
+"""Tracks the COMMIT of a long operation, so that its outcome is known even if the operation is cancelled."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from iftb_store.errors import CommitOutcomeUnknown
 
 T = TypeVar("T")
 
-# seconds that a cancellation waits for a COMMIT under way; a server may wait for its disk, or for a standby
+# seconds that a cancellation waits for a COMMIT in progress; a server may wait for its disk or for a standby
 _WAIT = 10.0
 
 
 class Commit(Generic[T]):
-    """How far the COMMIT of a work is.
+    """The progress of an operation's COMMIT.
 
     Attributes:
-        state: "not sent", and nothing of the work is stored; "sent", and it is stored whole or not at all; or "done".
-        result: what the work returned; None before its COMMIT is done.
+        state: "not sent": nothing is stored. "sent": either everything or nothing is stored. "done": everything is stored.
+        result: the return value of the operation; None until its COMMIT is done.
     """
 
     def __init__(self) -> None:
@@ -28,18 +28,18 @@ class Commit(Generic[T]):
         self.result: T | None = None
 
     def begin(self) -> None:
-        """Note that a transaction begins: nothing of it is stored."""
+        """Record that a transaction begins; nothing is stored yet."""
         self.state = "not sent"
 
     def send(self) -> None:
-        """Note that the COMMIT is what comes next."""
+        """Record that the COMMIT is sent next."""
         self.state = "sent"
 
 
 async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
-    """Return what ``work`` returns; cancelled during its COMMIT, wait for that first, so that ``commit`` tells what came of it.
+    """Return the result of ``work``. If cancelled during the COMMIT, wait for its end first, so that ``commit`` has the outcome.
 
-    Cancelled once more, or after some seconds, it waits no longer, and the outcome is unknown.
+    A second cancellation, or a timeout after some seconds, ends the wait; the outcome is then unknown.
     """
     running = asyncio.ensure_future(work)
     try:
@@ -50,7 +50,7 @@ async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
                 await asyncio.wait([running], timeout=_WAIT)
         running.cancel()
         while not running.done():
-            # it is rolled back, however often this task is cancelled meanwhile
+            # wait until the transaction is rolled back, even if this task is cancelled again meanwhile
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         _settle(running, commit)

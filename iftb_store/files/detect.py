@@ -1,4 +1,4 @@
-"""What a file is, told by its content: the first bytes, and of text its first line; and the series that its name tells."""
+"""Detects the format of a file from its content (first bytes or first line), and the series from its name."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from iftb_store.files.readers.texts import PACKING_DAMAGE, TextFile, is_packed
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import MONTH, SECONDS
 
-# of a header; a thousand columns
+# maximum bytes of a header, enough for a thousand columns
 _HEAD = 1 << 16
 _MOST_COLUMNS = 1_000
 _DUMP_HEADER = [column.replace(" ", "_") for column in COLUMNS[:7]]
 _BOM = b"\xef\xbb\xbf"
-# BTC_USDT-5m.feather, BTC_USDT_USDT-1h-futures.feather: the pair's / and : are underscores, M is Mo
+# freqtrade's names, e.g. BTC_USDT-5m.feather or BTC_USDT_USDT-1h-futures.feather: / and : are written _, and M is Mo
 _FREQTRADE = re.compile(r"(?P<pair>\w[\w-]*?)-(?P<timeframe>\d+[A-Za-z]{1,2})(?:-(?P<candles>[A-Za-z_]+))?(?:\.\w+)+")
-# of a future, whose candles are those of its trades
+# kinds of candles in freqtrade's file names that are computed from trades; None if the name has no kind
 _TRADED = (None, "spot", "futures")
 
 
 class FileKind(Enum):
-    """What a file holds."""
+    """The format of a file."""
 
     DUMP = "a kline dump"
     PARQUET = "Parquet"
@@ -38,17 +38,17 @@ class FileKind(Enum):
 
 
 def detect_format(path: Path) -> FileKind:
-    """Tell what a file is.
+    """Return the format of a file.
 
     Raises:
-        DumpError: nothing that is read, a pipe or a device.
+        DumpError: the format is not supported, the file is empty, or the path is a pipe, a device or a directory.
         OSError: the file cannot be read.
     """
     with open_file(path) as stream:
         head = stream.read(_HEAD)
     if not head:
         if format_by_suffix(path) == "jsonl":
-            # an export of no rows
+            # an export without rows
             return FileKind.NOTHING
         raise DumpError(f"{path}: is empty")
     binary = {b"PAR1": FileKind.PARQUET, b"ARROW1": FileKind.FEATHER, b"PK\3\4": FileKind.DUMP, b"PK\5\6": FileKind.DUMP}
@@ -80,10 +80,10 @@ def detect_format(path: Path) -> FileKind:
 
 
 def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
-    """Return the names of a CSV's columns and what separates them; the stream stands after the header.
+    """Return the column names of a CSV file and the separator; the stream is then positioned after the header.
 
     Raises:
-        DumpError: the first line is no header.
+        DumpError: the first line is not a header.
     """
     line = stream.readline(_HEAD).removeprefix(_BOM)
     names, separator = _split(line)
@@ -93,14 +93,18 @@ def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
 
 
 def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None, str | None]:
-    """Return (symbol, timeframe) as a file's name tells them, None where it does not.
+    """Return (symbol, timeframe) from a file's name, each None if the name does not contain it.
 
-    Names are those of Binance's dumps (FILUSDT-1m-2023-04.zip) and of freqtrade's candles: BTC_USDT-5m.feather holds the
-    pair BTC/USDT, BTC_USDT_USDT-1h-futures.feather the pair BTC/USDT:USDT.
+    Two forms are recognised: Binance's dumps (FILUSDT-1m-2023-04.zip) and freqtrade's candles. BTC_USDT-5m.feather contains the
+    pair BTC/USDT, and BTC_USDT_USDT-1h-futures.feather the pair BTC/USDT:USDT.
+
+    Args:
+        path: the file.
+        traded: refuse candles that are not computed from trades.
 
     Raises:
-        DumpError: freqtrade's name for candles of another kind than those of trades (mark, index, funding_rate), where they
-            must be ``traded``.
+        DumpError: freqtrade's name says that the candles are not computed from trades (mark, index, funding_rate), and
+            ``traded`` is True.
     """
     found = series_in_name(path)
     if found != (None, None):
@@ -130,7 +134,7 @@ def _named(text: bytes) -> bool:
 
 
 def _split(line: bytes) -> tuple[list[str], str]:
-    """Return the cells of a line, and what separates them."""
+    """Return the cells of a line and the separator; no cells if the line is not valid CSV."""
     text = line.decode("utf-8", "replace").rstrip("\r\n")
     separator = max(",;\t", key=text.count)
     try:

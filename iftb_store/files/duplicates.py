@@ -1,4 +1,4 @@
-"""Bars that a file holds more than once: the same again is harmless, other values are refused, wherever in the file they are."""
+"""Finds bars that a file contains more than once: equal duplicates are harmless, duplicates with other values are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
 _VALUES = [name for name in WRITTEN.names if name not in KEY]
@@ -28,20 +28,20 @@ _WHY = (
 
 
 class Repeats:
-    """Knows the bars of one file that were written, as spans of times."""
+    """Remembers the bars of one file that were written so far, as spans of times, to find duplicates in later batches."""
 
     def __init__(self) -> None:
         self._spans = Spans()
 
     async def refuse(self, rows: pa.Table, session: Any) -> int:
-        """Refuse bars that contradict others of the batch, or of the batches before, which ``session`` has written.
+        """Check that bars do not contradict other bars of the batch, or bars of earlier batches, which ``session`` has written.
 
         Returns:
-            How many of the bars are new in the file.
+            The number of bars that are new in the file.
 
         Raises:
-            RowError: one that does.
-            InvalidValueError: they hold too many series, or their times too many holes, to be remembered.
+            RowError: a row has other values than an earlier row with the same key.
+            InvalidValueError: the bars have too many series, or their times too many gaps, to be remembered.
         """
         order: Any = pa.array(range(rows.num_rows), pa.int64())
         if not is_rising(rows):
@@ -74,7 +74,7 @@ class Repeats:
 
 
 def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    """Return the rows of each series, and where they begin in rows in key order."""
+    """Return the rows of each series, each with its first index in ``rows``, which must be in key order."""
     counted = rows.group_by(list(SERIES), use_threads=False).aggregate([([], "count_all")])
     counts: list[Any] = counted["count_all"].to_pylist()
     parts, first = [], 0
@@ -94,7 +94,7 @@ def _differs(one: pa.Table, other: pa.Table) -> Any:
 
 
 def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
-    """Refuse the first row of the file that is wrong; ``order`` tells where in the batch each row stood."""
+    """Raise RowError for the first row of the file that is wrong; ``order`` holds each row's index in the batch."""
     places = order.filter(wrong)
     if len(places):
         index: int = pc.min(places).as_py()

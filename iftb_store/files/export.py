@@ -1,4 +1,4 @@
-"""Writes the rows of one table to a file or a folder, read from a snapshot, in constant memory."""
+"""Writes the rows of one table, read from a snapshot, to a file or a folder; memory use does not grow with the table."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store.transfer.plan import find_partitions, open_snapshot
 
-# of bars a few megabytes; the rows of other tables may hold long texts, so few that DuckDB, which reads those of 2,048 rows to
-# give one, need not do so often
+# 65,536 bars take a few megabytes, but rows of other tables may contain long texts. The limit is not smaller because DuckDB
+# reads 2,048 rows even to return one.
 _BARS_AT_ONCE, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 65_536, 2_000, 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: ``path`` is None where it went to a stream."""
+    """The result of an export; ``path`` is None if the rows were written to a stream."""
 
     path: Path | None
     table: str
@@ -47,11 +47,11 @@ async def export(
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Exported:
-    """Write the rows of one table with all columns, including ids and times set by the store, in the order of its key.
+    """Write the rows of one table with all columns, including ids and times set by the store, in key order.
 
     All rows are read from one snapshot. The file appears under its name only when it is complete and on the disk; only its
     owner can read it. Decimals are exact in every format: decimal128(38, 18) in Parquet and Feather, plain digits in CSV, text
-    in JSON; times are UTC, in text ISO 8601 with microseconds.
+    in JSON. Times are UTC; in text formats they are ISO 8601 with microseconds.
 
     Args:
         db: a connected manager whose schema is in place.
@@ -60,15 +60,18 @@ async def export(
         format: parquet, feather, csv or jsonl; None for the format of the file's suffix.
         partitioned: write bars to a folder of Parquet files by exchange, symbol, timeframe and month.
         overwrite: replace an existing file or folder.
-        progress: called after each batch with (rows written, rows in all).
+        progress: called after each batch with (rows written, total rows).
+
+    Returns:
+        The path, the table, the format and the number of rows and files written.
 
     Raises:
         InvalidValueError: the target already exists or is a database, or the options contradict each other; nothing is
             written.
-        OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
-            they are not selected: nobody could see that a file lacks some.
+        OperationalError: another export to the target is running; or rows of the table are hidden from this role. That is
+            an error even if they are not selected, because nobody could see that the file is incomplete.
         MissingDriverError: pyarrow is not installed; the message contains the install command.
-        OSError: the file cannot be written; nothing of it remains.
+        OSError: the file cannot be written; the incomplete file is removed.
     """
     if len(scope.tables) != 1:
         raise InvalidValueError("a file contains one table; select one with --table")
@@ -116,6 +119,6 @@ def _open(target: Path | BinaryIO, table: TableSpec, format: str, partitioned: b
         except BaseException as error:
             sink.abandon()
             if isinstance(error, OSError) and error.filename is None and isinstance(target, Path):
-                # a full disk, say; the message is to name the file
+                # e.g. a full disk: the error does not name the file, but the message must
                 raise OSError(error.errno, error.strerror or str(error), str(target)) from error
             raise

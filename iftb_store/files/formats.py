@@ -1,4 +1,4 @@
-"""The formats of files that are written, and what a file says of itself."""
+"""The formats in which files are written, and the metadata that a file contains about itself."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.values.display import show
 
 FORMATS = ("parquet", "feather", "csv", "jsonl")
-#: Those that are text, and can be written to a stream.
+#: The text formats, which can be written to a stream.
 TEXT_FORMATS = ("csv", "jsonl")
 
-#: What the schema of a Parquet or Feather file says: its table, the version that wrote it and the revision of the schema.
+#: Metadata keys in the schema of a Parquet or Feather file: the table, the version that wrote it, the schema's revision.
 TABLE, VERSION, REVISION = b"iftb_store.table", b"iftb_store.version", b"iftb_store.schema.revision"
-#: The columns that are left out of a file of a partitioned folder, and their values, as JSON.
+#: Metadata key of a file in a partitioned folder: the columns that the file leaves out and their values, as JSON.
 PARTITION = b"iftb_store.partition"
 
-#: Bytes of the longest row of text that is written or read; what would be longer is refused, not held in memory.
+#: Maximum bytes of a row in a text format, written or read; a longer row is refused, not held in memory.
 LONGEST_ROW = 4 << 20
 
 _SUFFIXES = {
@@ -30,15 +30,15 @@ _SUFFIXES = {
 
 
 def format_by_suffix(path: Path) -> str | None:
-    """Return the format that a file's suffix tells."""
+    """Return the format for a file's suffix, None if the suffix is unknown."""
     return _SUFFIXES.get(path.suffix.lower())
 
 
 def choose_format(path: Path | None, wanted: str | None) -> str:
-    """Return the format that is asked for, or that of a file's suffix.
+    """Return the requested format, or the format for the file's suffix.
 
     Raises:
-        InvalidValueError: an unknown one, or none that could be told.
+        InvalidValueError: the format is unknown, or none is requested and the suffix does not give one.
     """
     if wanted is not None:
         if wanted not in FORMATS:

@@ -1,4 +1,4 @@
-"""Stores what a file holds, wholly or not at all: whole rows of ours with their ids, candles of other tools, dumps."""
+"""Stores the rows of a file, all or none: an export of iftb-store with its ids, candles of other tools, or a kline dump."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from iftb_store.files.readers.base import Reader
 
-# rows at a time
+# number of stored rows that are read at a time to compare their ids
 _LOOKED_AT = 2_000
-# bytes of what a file says of its series; cut there, it is JSON no more
+# maximum bytes of the series' description in a file's metadata; a longer one is cut off, and is then not valid JSON
 _LONGEST_PARTITION = 1 << 16
 
 Progress = Callable[[int, int | None], None]
@@ -48,16 +48,16 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class ImportedFile:
-    """What one file brought.
+    """The result of importing one file.
 
     Attributes:
         path: the file.
-        table: where its rows are; empty where a file without any does not tell it.
-        rows: how many were written; a bar that several rows of the file repeat counts once.
-        series: (exchange, symbol, timeframe) of its bars, where they are all of one.
-        first: the earliest of their times, None where there are no rows.
-        last: the latest.
-        notes: what a person should know of how the file was taken.
+        table: the table of the rows; empty if the file has no rows and does not name its table.
+        rows: number of rows written; bars that the file contains more than once count once.
+        series: (exchange, symbol, timeframe) of the bars if all belong to one series, otherwise None.
+        first: the earliest time of the rows, None if there are no rows.
+        last: the latest time of the rows, None if there are no rows.
+        notes: remarks for the user on how the file was read, e.g. that floats were converted.
     """
 
     path: Path
@@ -70,19 +70,20 @@ class ImportedFile:
 
 
 class Source:
-    """A file to be imported: what it holds, found out without reading it whole.
+    """A file to import. Its format and columns are detected without reading all of it.
 
     Attributes:
         path: the file.
-        kind: what it is.
-        table: the table whose whole rows it holds, ids and kept times included; None where it holds candles.
-        named: (symbol, timeframe) as its name tells them.
+        kind: the format of the file.
+        table: the table of an export, whose rows are complete, with ids and times set by the store; None for candles.
+        named: (symbol, timeframe) from the file's name, each None if the name does not contain it.
 
     Raises:
-        DumpError: it is damaged, or nothing that is read.
-        InvalidValueError: what its name or columns do not tell was not told either.
-        MissingDriverError: it is no dump, and pyarrow is not installed.
-        OSError: it cannot be read.
+        DumpError: the file is damaged, or its format is not supported.
+        InvalidValueError: neither the file's name and columns nor the hints give the symbol or another required value, or they
+            contradict each other.
+        MissingDriverError: the file is not a kline dump, and pyarrow is not installed.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path, hints: Hints) -> None:
@@ -110,7 +111,7 @@ class Source:
                 self._find_columns(reader)
 
     def open(self) -> Reader:
-        """Open the file."""
+        """Open the file and return its reader."""
         from iftb_store.files.readers.choice import open_reader
 
         return open_reader(self.path, self.kind)
@@ -128,7 +129,7 @@ class Source:
             )
 
     def _partition(self, facts: dict[bytes, bytes]) -> dict[str, str]:
-        """Return what the folders of a partitioned export tell of the file."""
+        """Return the series of a file in a partitioned export, from the file's metadata or the names of its folders."""
         if PARTITION not in facts:
             found = (part.partition("=") for part in self.path.absolute().parts)
             return {name: unquote(value) for name, sign, value in found if sign and name in SERIES}
@@ -160,7 +161,11 @@ class Source:
 
     @property
     def series(self) -> dict[str, str | None]:
-        """What is known of the series of a file of candles, where its columns do not tell it or are overruled."""
+        """The series of a file of candles: each value comes from the hints, the file's name or its folders.
+
+        A value is None if only the file's column gives it. A value in the hints overrules the file's column. The exchange is
+        binance if nothing gives it.
+        """
         told = {"exchange": self.hints.exchange, "symbol": self.hints.symbol, "timeframe": self.hints.timeframe}
         named = {"symbol": self.named[0], "timeframe": self.named[1]}
         rest = {name: None if name in self.columns else value for name, value in {**named, **self.fixed}.items()}
@@ -191,8 +196,11 @@ async def import_file(
         insert: refuse rows that are already stored, instead of overwriting them.
         new_ids: store the rows of an export under new ids and times, as if the bot wrote them: only bars, which are identified
             by their series and time, and trades, which are identified by their trade_id and must be equal if already stored.
-        progress: called after each batch with (bytes read, bytes in all).
+        progress: called after each batch with (bytes read, total bytes).
         commit: reports after a cancellation whether the file is stored.
+
+    Returns:
+        The number of rows written, their series and time span; 0 rows for an empty export.
 
     Raises:
         DumpError: the file is damaged, or a row cannot be stored; the message names the file and the row.
@@ -235,10 +243,10 @@ def _dump(path: Path, hints: Hints) -> KlineDump:
 
 
 class Batches:
-    """The rows of a file, batch after batch, as they are stored: each of them can be.
+    """Iterates over the rows of a file as batches that are converted and checked, ready to be stored.
 
     Attributes:
-        before: how many rows of the file came before the last batch.
+        before: number of rows of the file that came before the last batch.
     """
 
     def __init__(self, source: Source) -> None:
@@ -264,12 +272,12 @@ class Batches:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """About how many bytes of the file were read, of how many."""
+        """The approximate number of bytes read so far, and the size of the file."""
         return self._reader.bytes_read, self._reader.size
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of how the file was taken."""
+        """Remarks for the user on how the file was read."""
         return self._notes()
 
     def close(self) -> None:
@@ -290,7 +298,7 @@ async def _stored(
     if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
         async with db.get_session() as session:
             return await work(session)
-    # a row that another session had under way under an id of the file's, when it was looked for, would else be overwritten
+    # repeatable read: otherwise a row that another session writes under one of the ids after the check would be overwritten
     return await db.run(work, isolation="repeatable read", idempotent=not insert)
 
 
@@ -311,7 +319,10 @@ async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, 
 
 
 def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Table], list[str], Callable[[], list[str]]]:
-    """Return what makes rows of ours of a file's batches, the columns that it takes, and its notes when all is read."""
+    """Return three things: a function that converts a batch, the columns to read, and a function that returns the notes.
+
+    The notes are complete once all batches were converted.
+    """
     import pyarrow as pa
 
     from iftb_store.batches.arrow_input import check_rows
@@ -349,14 +360,14 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
 
 
 def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
-    """Return what writes a batch of rows and says how many there were."""
+    """Return a function that writes a batch of rows and returns how many of them are new in the file."""
     from iftb_store.files.duplicates import Repeats
 
     stores, repeats = get_stores(session), Repeats()
     table = source.table
 
     async def candles(rows: pa.Table) -> int:
-        # a bar that stood in an earlier batch is none more
+        # a bar that an earlier batch contained already is not counted again
         count = await repeats.refuse(rows, session)
         await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert")
         return count
@@ -371,7 +382,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
     async def whole(rows: pa.Table) -> int:
         count = rows.num_rows
         if table is BARS:
-            # with insert it finds what is stored already; what it writes is written over at once
+            # with insert, `candles` refuses bars that are already stored; `write_rows` then overwrites them with complete rows
             count = await (candles(rows) if insert else repeats.refuse(rows, session))
         elif table is not None:
             await _refuse_others(stores, table, rows, insert)
@@ -384,9 +395,12 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
 
 
 async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, insert: bool) -> None:
-    """Refuse rows whose id is that of another row, or of any row where none may be overwritten.
+    """Check that these rows would overwrite no other row, or, with ``insert``, no row at all.
 
-    A row is known again by what no update changes.
+    A stored row is the same row as a new one if its id, its created_at and its identity columns are equal.
+
+    Raises:
+        IntegrityError: an id belongs to another row; or, with ``insert``, an id is already stored.
     """
     names = list(dict.fromkeys(("id", "created_at", *table.identity)))
     given: dict[int, Any] = {row["id"]: row for row in rows.select(names).to_pylist()}
@@ -402,7 +416,7 @@ async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, inser
 
 
 class _Taken:
-    """What came of a file so far."""
+    """The totals of the rows of a file that were written so far."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -413,7 +427,7 @@ class _Taken:
         self.rows = self._repeated = 0
 
     def add(self, rows: pa.Table, written: int) -> None:
-        """Take in the rows of a batch, and how many of them the file did not hold before."""
+        """Add the rows of a batch; ``written`` is the number of those that the file did not contain before."""
         self.rows += written
         self._repeated += rows.num_rows - written
         for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
@@ -421,12 +435,12 @@ class _Taken:
                 bounds[:] = _bounds(rows, column, bounds)
         if self._table is BARS:
             for name, values in self._series.items():
-                # two tell that they are not one
+                # two values are enough to show that the rows do not belong to one series
                 if len(values) < 2:
                     values.update(value for value in rows[name].unique().to_pylist() if value is not None)
 
     async def refuse_shared_ids(self, session: Any) -> None:
-        """Refuse bars whose id another bar has: no engine keeps that itself everywhere."""
+        """Raise IntegrityError if two bars have the same id; not every engine has a unique constraint on it."""
         if not self._ids:
             return
         sql = "SELECT id FROM ohlcv WHERE id BETWEEN :low AND :high GROUP BY id HAVING count(*) > 1 LIMIT 1"
@@ -435,7 +449,7 @@ class _Taken:
             raise integrity_error(f"the id {found[0]} belongs to another bar")
 
     def result(self, notes: list[str]) -> ImportedFile:
-        """Return the account of the file."""
+        """Return the result of the import."""
         one = all(len(values) == 1 for values in self._series.values())
         series = tuple(next(iter(self._series[name])) for name in SERIES) if one else None
         first, last = self._times or (None, None)
@@ -461,7 +475,11 @@ def _bounds(rows: pa.Table, column: str, before: list[Any]) -> list[Any]:
 
 @contextmanager
 def name_row(path: Path, before: int) -> Iterator[None]:
-    """Name the file and the row in an error about a batch; ``before`` are the rows of earlier batches."""
+    """Add the file and the row to an error about a batch; ``before`` is the number of rows in earlier batches.
+
+    Raises:
+        DumpError: in place of any InvalidValueError that is raised in the block.
+    """
     from iftb_store.batches.arrow_input import RowError
 
     try:

@@ -1,4 +1,4 @@
-"""What a file may unpack to, as zip and gzip have it: a bound on the whole, and one on what is held at once."""
+"""Limits on the size of a file's decompressed content: in total, and for the part that is in memory at once."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import pyarrow.compute
 
 from iftb_store.values.display import show
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-#: Bytes of the longest text in a row of a file that is no text itself.
+#: Maximum bytes of text in a row of a binary file.
 LONGEST_TEXT = 16 << 20
-#: What one row group, or one record batch, may need in memory while it is decoded.
+#: Maximum bytes of memory that one row group or record batch may need while it is decoded.
 MOST_AT_ONCE = 192 << 20
-#: Columns in a file, those within others included.
+#: Maximum number of columns in a file, including columns nested in others.
 MOST_COLUMNS = 2_000
-#: Text that describes a file: names, metadata.
+#: Maximum bytes of text that describes a file: names and metadata.
 LONGEST_FACTS = 16 << 20
 
-# a year of minutes that never move passes
+# maximum ratio of decompressed to file size; a year of one-minute bars whose prices never change stays below it
 _LARGEST_RATIO, _RATIO_FLOOR = 200, 32 << 20
-# of texts: one trace of an error may well stand in a hundred thousand events
+# the same for files with text columns; one traceback may well be repeated in a hundred thousand events
 _LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR = 1_000, 256 << 20
-# of text in a batch: what is made of it takes several times as much
+# maximum bytes of text in a batch; converting it takes several times as much memory
 _TEXT_AT_ONCE = 16 << 20
-# of text in the views of a column of a batch
+# maximum bytes of text that the views in one column of a batch may refer to
 _MOST_VIEWED = 1 << 30
-# bytes of a value: narrower ones become decimals or times
+# minimum bytes counted for a value, because narrower values are converted to decimals or times
 _NARROWEST = 8
 
 
 def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
-    """Refuse a file of ``size`` bytes that holds this many bytes.
+    """Check the ratio of a file's decompressed size to its file size.
 
     Args:
-        unpacked: what it holds.
-        size: the bytes of the file.
-        texts: whether texts are among what it holds.
+        unpacked: the decompressed size in bytes.
+        size: the file size in bytes.
+        texts: whether ``unpacked`` includes texts, which may be compressed more.
 
     Raises:
-        ValueError: they are more than any real file of the size holds.
+        ValueError: the ratio is higher than in any valid file.
     """
     ratio, floor = (_LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR) if texts else (_LARGEST_RATIO, _RATIO_FLOOR)
     if unpacked > max(floor, size * ratio):
@@ -51,10 +51,14 @@ def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
 
 
 def check_at_once(needed: int, part: str) -> None:
-    """Refuse a part of a file that needs too much memory.
+    """Check that a part of a file does not need too much memory.
+
+    Args:
+        needed: the bytes of memory that the part needs.
+        part: the name of the part for the message.
 
     Raises:
-        ValueError: the message names the part and the remedy.
+        ValueError: the part needs more than `MOST_AT_ONCE`; the message names the part and the remedy.
     """
     if needed > MOST_AT_ONCE:
         raise ValueError(
@@ -63,10 +67,10 @@ def check_at_once(needed: int, part: str) -> None:
 
 
 def check_types(made: pa.Schema, columns: list[str]) -> int:
-    """Return the bytes of one row of these columns when decoded, as far as its types tell them.
+    """Return the minimum bytes of one decoded row of these columns; a text counts as 8 bytes, whatever its length.
 
     Raises:
-        ValueError: one has a type whose size its length does not bound, or that holds nothing that is stored.
+        ValueError: a column has a type whose decoded size the number of rows does not limit, or that is never stored.
     """
     width = 0
     for name in columns:
@@ -79,10 +83,10 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
 
 
 def check_views(batch: pa.RecordBatch) -> None:
-    """Refuse views that make one text stand in very many rows, before all of them are looked at.
+    """Check that views do not repeat texts in very many rows, before the whole batch is validated.
 
     Raises:
-        ValueError: they do.
+        ValueError: the views of a column refer to more text than any valid file has.
     """
     for column in batch.columns:
         if pa.types.is_string_view(column.type) and (length := pc.sum(_lengths_in(column)).as_py() or 0) > _MOST_VIEWED:
@@ -90,16 +94,16 @@ def check_views(batch: pa.RecordBatch) -> None:
 
 
 class TextSplitter:
-    """Parts the batches of a file whose texts are long; a text may stand in the file once and in many rows."""
+    """Splits batches with long texts into smaller ones; a text may be stored once in the file and repeated in many rows."""
 
     def __init__(self, size: int) -> None:
         self._size, self._total = size, 0
 
     def split(self, rows: pa.Table) -> Generator[pa.Table]:
-        """Yield the rows in parts whose texts are short enough together.
+        """Yield the rows in parts, each with a limited amount of text.
 
         Raises:
-            ValueError: one row is longer than any that is read, or all so far hold more than a file of the size can.
+            ValueError: one row is longer than the maximum, or the texts so far are more than a file of this size can contain.
         """
         lengths = _row_lengths(rows)
         self._total += sum(lengths)
@@ -108,10 +112,10 @@ class TextSplitter:
 
 
 def split_texts(rows: pa.Table) -> Generator[pa.Table]:
-    """Yield rows that are to be written in parts whose texts are short enough together.
+    """Yield the rows in parts, each with a limited amount of text, for writing.
 
     Raises:
-        ValueError: one row is longer than any that is read.
+        ValueError: one row is longer than the maximum that can be read.
     """
     yield from _split(rows, _row_lengths(rows))
 
@@ -132,7 +136,7 @@ def _split(rows: pa.Table, lengths: list[int]) -> Generator[pa.Table]:
 
 
 def _row_lengths(rows: pa.Table) -> list[int]:
-    """Return the bytes of each row's texts; one sum where all of them together are few."""
+    """Return the bytes of text in each row; if the total is small, return only the total, as a single item."""
     found = [lengths for column in rows.columns if (lengths := _lengths(column)) is not None]
     total = sum(pc.sum(lengths).as_py() or 0 for lengths in found)
     if total <= _TEXT_AT_ONCE:
@@ -157,7 +161,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _lengths(column: Any) -> Any:
-    """Return the bytes of a column's texts, row by row, 0 for NULL; None of a column without text."""
+    """Return the bytes of text in each row of a column, 0 for NULL; None if the column does not contain text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         if not _is_text(kind.value_type):
@@ -173,9 +177,10 @@ def _lengths(column: Any) -> Any:
 def _lengths_in(texts: Any) -> Any:
     if not pa.types.is_string_view(texts.type):
         return pc.binary_length(texts).cast(pa.int64())
-    # of the 16 bytes of each view the first four are its length; no kernel tells it, and as text one buffer may stand in each row
+    # Read each length from the first 4 of the 16 bytes of its view: no Arrow kernel returns the lengths of views, and a cast to
+    # text would copy a buffer once for every row that refers to it.
     count = texts.offset + len(texts)
     views: Any = pa.Array.from_buffers(pa.int32(), 4 * count, [None, texts.buffers()[1]])
     lengths = views.take(pa.array(range(4 * texts.offset, 4 * count, 4), pa.int64())).cast(pa.int64())
-    # below 0 none is valid, which is found out later
+    # a negative length is invalid, which the later validation reports
     return pc.if_else(texts.is_valid(), pc.max_element_wise(lengths, 0), pa.scalar(0, pa.int64()))

@@ -1,4 +1,4 @@
-"""Rows as text, exactly: a batch as lines of CSV or of JSON."""
+"""Converts a batch of rows to lines of CSV or JSON, without loss."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.limits import LONGEST_TEXT
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
 _ISO = "%Y-%m-%dT%H:%M:%SZ"
-# an empty text without quotes is NULL; a reader drops a mark of byte order that stands where it begins
+# an empty text must be quoted, or it would be read as NULL; and a reader drops an unquoted byte order mark at the beginning
 _QUOTED = r'[,"\r\n]|^\s|\s$|^$|^\x{FEFF}'
 
 
 def csv_header(table: TableSpec) -> bytes:
-    """Return the line of the columns' names."""
+    """Return the header line with the column names."""
     return f"{','.join(table.columns)}\n".encode()
 
 
 def csv_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
-    """Return rows as lines of CSV: plain digits, times in ISO 8601, text quoted where need be, nothing for NULL."""
+    """Return rows as lines of CSV: plain digits, times in ISO 8601, text quoted if necessary, an empty cell for NULL."""
     cells = [_csv_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     lines = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="")
     return _joined(lines.to_pylist())
 
 
 def json_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
-    """Return rows as JSON objects, one a line: decimals and times as text, JSON objects as such."""
+    """Return rows as JSON objects, one per line: decimals and times as text, values of JSON columns as JSON objects."""
     cells = [_json_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     template = "{" + ", ".join(f'"{name}": %s' for name in table.columns) + "}"
     return _joined([template % row for row in zip(*cells, strict=True)])
@@ -44,7 +44,7 @@ def json_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
 
 def _joined(lines: list[str]) -> bytes:
     joined = "\n".join([*lines, ""]).encode()
-    # only then can one of them be too long
+    # a line can be longer than the limit only if the whole text is
     if len(joined) > LONGEST_ROW and (longest := max(len(line.encode()) for line in lines)) > LONGEST_ROW:
         raise InvalidValueError(
             f"a row makes a line of {longest:,} bytes; the maximum is {LONGEST_ROW:,} in text formats, "
@@ -76,7 +76,7 @@ def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
     elif kind == ColumnKind.TEXT:
         encode = _json_text
     else:
-        # whatever an engine keeps of it, it is one line
+        # an engine may store the JSON with line breaks, so it is written anew on one line
         encode = _json_object
     return ["null" if value is None else encode(value) for value in values.to_pylist()]
 

@@ -1,4 +1,4 @@
-"""What the user says of files that do not say it themselves."""
+"""Options of the user for files that do not contain all necessary information."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from zoneinfo import ZoneInfo
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user says of files that do not say it themselves.
+    """Options of the user for files that do not contain all necessary information.
 
     Attributes:
-        symbol: of a file whose name does not tell it, or instead of that.
-        timeframe: of a file whose name does not tell it.
-        exchange: of files without a column of that name; None for binance.
-        columns: a file's name for each of our columns.
-        zone: of times that name none; None for UTC.
-        fold: which of the two is meant where a clock that was set back shows a time twice; None refuses it.
-        from_float: take floats, as the shortest decimal that gives each.
+        symbol: the symbol, if the file's name does not contain it, or to replace it.
+        timeframe: the timeframe, if the file's name does not contain it.
+        exchange: the exchange, if the file has no such column; None for binance.
+        columns: the file's column name for each column of iftb-store.
+        zone: the time zone of times without an offset; None for UTC.
+        fold: which of two times is meant if a local time occurs twice because clocks are set back; None refuses such times.
+        from_float: accept floats and store the shortest decimal of each.
     """
 
     symbol: str | None = None

@@ -1,4 +1,4 @@
-"""Where an export goes: a file or a folder that stands under its name only once it is whole, for its owner alone."""
+"""The target of an export: a file or folder that appears under its name only when complete, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TOP = f"{SERIES[0]}="
 
 
 def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
-    """Refuse a path that may not be written.
+    """Check that an export may write to a path.
 
     Raises:
-        InvalidValueError: it is there and ``overwrite`` is not set, or is of another kind than what would be written, or it is
-            a database, or the name of a file that one keeps beside it.
+        InvalidValueError: the path exists and ``overwrite`` is False; or it exists and is not a file (or, with ``folder``,
+            not the folder of an export); or it is a database, or a file that belongs to a database.
     """
     name = show(str(path), 200)
     if not path.name or "\0" in str(path):
@@ -50,17 +50,17 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Open a file that takes its name at a clean end, and is gone after an error.
+    """Open a file that gets its name if the block ends without an error, and is deleted after an error.
 
     Raises:
-        InvalidValueError: another has taken the name meanwhile, and ``overwrite`` is not set.
-        OperationalError: another export to the file is under way.
+        InvalidValueError: a file of that name was created meanwhile, and ``overwrite`` is False.
+        OperationalError: another export to the file is running.
     """
     partial = path.with_name(path.name + PARTIAL)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     with _alone(partial, path, flags) as descriptor, open(descriptor, "wb", closefd=False) as stream:
         try:
-            # what a run that was killed has left
+            # remove the content that an interrupted export left
             os.ftruncate(descriptor, 0)
             yield stream
             stream.flush()
@@ -73,17 +73,17 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
                 partial.unlink(missing_ok=True)
             raise
     if WINDOWS:
-        # where no open file is renamed
+        # Windows cannot rename an open file
         partial.replace(path)
 
 
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Make a folder that takes its name at a clean end, and is gone after an error.
+    """Create a folder that gets its name if the block ends without an error, and is deleted after an error.
 
     Raises:
-        InvalidValueError: as `new_file`, or what is in the way is no export's.
-        OperationalError: another export to the folder is under way.
+        InvalidValueError: as in `new_file`, or a folder of that name was not created by an export.
+        OperationalError: another export to the folder is running.
     """
     partial, old = (path.with_name(path.name + suffix) for suffix in (PARTIAL, ".old"))
     for left in (partial, old):
@@ -106,7 +106,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            # also that of a run that was killed in between
+            # restores the old folder too if an earlier run was killed between the two renames
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
@@ -114,7 +114,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
-    """Open what is written under another name first, and keep other exports out of it."""
+    """Open and lock the file or folder with the temporary name; yield its descriptor."""
     with open_descriptor(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
         if not WINDOWS:
             _claim(descriptor, partial, path)
@@ -133,12 +133,12 @@ def _claim(descriptor: int, partial: Path, path: Path) -> None:
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new file for its owner alone."""
+    """Create a file that only its owner can read, and open it for writing."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), _OWNER_FILE), "wb")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for its owner alone, unless it is there."""
+    """Create a folder that only its owner can read, unless it exists."""
     with suppress(FileExistsError):
         path.mkdir(_OWNER_FOLDER)
 

@@ -1,4 +1,4 @@
-"""What is odd about bars of others that are stored all the same: it may be theirs, or a wrong timeframe, zone or column."""
+"""Counts bars that look wrong but are stored: the source may have such bars, or the timeframe, zone or columns are wrong."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from iftb_store.batches.arrow_input import RowError
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.timeframes import MONTH, grid
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
 _ORDER = "are the columns time, open, high, low, close, volume, in this order?"
 
 
 class Oddities:
-    """Counts odd bars."""
+    """Counts bars that look wrong."""
 
     def __init__(self) -> None:
         self._off_grid = self._beyond = 0
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of them, for the doctor would tell of each."""
+        """Remarks for the user on the number of such bars, because the doctor would report each later."""
         return [
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
             *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
         ]
 
     def take(self, rows: pa.Table, *, unnamed: bool) -> None:
-        """Count the odd ones of checked bars.
+        """Count the bars that look wrong; the rows are already checked.
+
+        Args:
+            rows: the bars.
+            unnamed: whether the file has no column names, so that a wrong order of its columns is possible.
 
         Raises:
-            RowError: most of them are, and their columns are ``unnamed``: they come in another order.
+            RowError: in most rows open or close is not between low and high, and the columns are ``unnamed``.
         """
         low, high = rows["low"], rows["high"]
         outside = [

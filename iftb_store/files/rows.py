@@ -1,4 +1,4 @@
-"""Whole rows that came from a file: typed and checked as the repositories check what they are given, ids and kept times too."""
+"""Complete rows from a file, with ids and times set by the store: converted to the table's types and checked."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from iftb_store.schema.types import from_epoch_us
 from iftb_store.values import checks
 from iftb_store.values.display import show
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-# about what Python takes for an object with one name, and for an item of a list, in bytes; and the most of them all
+# approximate bytes that Python needs for an object with one name and for an item of a list; and the maximum for a text
 _OBJECT, _ITEM, _MOST_PARSED = 240, 72, 160 << 20
 
 _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
 
 
 def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
-    """Return rows with the schema of their table, in the order of its key, each of which can be stored.
+    """Return rows with the schema of their table, in key order; each of them can be stored.
 
     Raises:
-        RowError: one that cannot, or has a key that stood there before.
-        InvalidValueError: a column of a foreign type.
+        RowError: a row cannot be stored, or has the same key as an earlier row.
+        InvalidValueError: a column has a type that does not fit.
     """
     wanted = arrow_schema(table)
     typed = {name: _typed(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
@@ -94,7 +94,7 @@ def _typed(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
 
 def _first_wrong(column: Any, name: str, kind: ColumnKind, wanted: pa.DataType) -> InvalidValueError:
     index = 0
-    # halving it finds the row without a look at each
+    # a binary search finds the row without converting each value
     while len(column) > 1:
         half = len(column) // 2
         try:
@@ -136,7 +136,7 @@ def _check_values(table: TableSpec, rows: pa.Table) -> None:
 
 
 def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
-    """Refuse the first row whose key is that of a row before."""
+    """Raise RowError for the first row that has the same key as an earlier row."""
     before = set[tuple[Any, ...]]()
     for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
         if values in before:
@@ -162,7 +162,11 @@ def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str]
 
 
 def _parsable(value: str, name: str) -> str:
-    """Refuse a text whose objects and lists would fill the memory, before it is parsed."""
+    """Return a JSON text unchanged, after a check that its objects and lists would not fill the memory when parsed.
+
+    Raises:
+        InvalidValueError: the text contains too many values.
+    """
     if len(value) > LONGEST_ROW and _OBJECT * value.count("{") + _ITEM * (value.count(",") + value.count("[")) > _MOST_PARSED:
         raise InvalidValueError(f"{name} is too large: its {len(value):,} characters contain more values than can be stored")
     return value

@@ -1,4 +1,4 @@
-"""Times that a file held so far, as spans without a hole: of a real file there are few."""
+"""Times that a file contained so far, stored as spans without gaps; a real file has few of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from iftb_store.errors import InvalidValueError
 
 Span = tuple[int, int]
 
-# some 130 bytes each, and a key each three times as much
+# a span takes about 130 bytes, and a key about three times as much
 _MOST_SPANS, _MOST_KEYS = 400_000, 100_000
 
 
 class Spans:
-    """The times of each series of one file, apart for each place that they have between two steps."""
+    """The times of each series of one file, as spans; times with different remainders modulo the step are in separate spans."""
 
     def __init__(self) -> None:
         self._spans: dict[tuple[Hashable, int], list[Span]] = {}
@@ -22,16 +22,16 @@ class Spans:
         self._count = 0
 
     def add(self, series: Hashable, times: list[int], step: int) -> list[int]:
-        """Take in the times of a batch and return those that came before, in order.
+        """Add the times of a batch and return those that were added before, in ascending order.
 
         Args:
-            series: whose times they are.
-            times: in order, none of them twice.
-            step: what lies between two times if there is no hole.
+            series: the series of the times.
+            times: the times in ascending order, without duplicates.
+            step: the distance between two consecutive times if there is no gap.
 
         Raises:
-            InvalidValueError: the file holds too many series; or a time may have come before, which is not known any more,
-                as the times have too many holes.
+            InvalidValueError: the file contains too many series; or a time may have been added before, which is no longer
+                known because the times have too many gaps.
         """
         if len({time % step for time in times}) == 1:
             return self._add((series, times[0] % step), times, step)
@@ -73,7 +73,7 @@ def _spans_of(times: list[int], step: int) -> list[Span]:
 
 
 def _shared(before: list[Span], spans: list[Span], step: int) -> list[int]:
-    """Return the times that two lists of spans have in common."""
+    """Return the times that two lists of spans have in common, in the order of ``spans``."""
     lasts = [last for _, last in before]
     found: list[int] = []
     for first, last in spans:

@@ -26,17 +26,17 @@ from iftb_store.schema.revision import HEAD
 from iftb_store.schema.table_spec import SERIES, TableSpec
 from iftb_store.values.display import show
 
-# its stubs know nothing of plain values among the arguments
+# the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-# of a folder's name, on every file system
+# maximum length of a folder's name that every file system supports
 _LONGEST_NAME = 255
-# rows of a row group or a record batch, and bytes: it is read at once
+# maximum rows and bytes of a row group or record batch, because it is read into memory as a whole
 _ROWS, _BYTES = 131_072, 32 << 20
 
 
 class Writer(Protocol):
-    """Takes batches, one after the other, and ``close`` when there are no more."""
+    """Takes record batches one after the other; call ``close`` after the last one."""
 
     files: int
 
@@ -45,16 +45,16 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what ends the file."""
+        """Write the end of the file."""
         ...
 
     def abandon(self) -> None:
-        """Write nothing more: the stream is about to be closed."""
+        """Write nothing more, because the stream is about to be closed after an error."""
         ...
 
 
 class TextWriter:
-    """CSV or JSON lines."""
+    """Writes CSV or JSON lines."""
 
     files = 1
 
@@ -68,15 +68,15 @@ class TextWriter:
         self._stream.write(self._lines(batch))
 
     def close(self) -> None:
-        """Text needs no end."""
+        """Flush the stream; text formats have no footer."""
         self._stream.flush()
 
     def abandon(self) -> None:
-        """Nothing waits to be written."""
+        """Do nothing: all rows are already written to the stream."""
 
 
 class ArrowWriter:
-    """Parquet, in row groups of some 131,072 rows, or Feather, in batches of as many."""
+    """Writes Parquet in row groups of about 131,072 rows, or Feather in record batches of the same size."""
 
     files = 1
 
@@ -94,7 +94,7 @@ class ArrowWriter:
         """Write the rows of a batch.
 
         Raises:
-            InvalidValueError: one is longer than any that is read back.
+            InvalidValueError: a row is longer than the maximum that can be read back.
         """
         try:
             parts = list(split_texts(pa.Table.from_batches([batch])))
@@ -107,13 +107,13 @@ class ArrowWriter:
                 self._flush()
 
     def close(self) -> None:
-        """Write what ends the file."""
+        """Write the remaining rows and the end of the file."""
         self._flush()
         self._writer.close()
 
     def abandon(self) -> None:
         """Write nothing more."""
-        # a Parquet writer that goes would else write its end, and complain that it cannot
+        # otherwise the deleted Parquet writer would try to write the footer and report an error
         if isinstance(self._writer, pq.ParquetWriter):
             self._writer.is_open = False
 
@@ -125,10 +125,10 @@ class ArrowWriter:
 
 
 class PartitionedWriter:
-    """A folder of Parquet files, one a series and month: exchange=/symbol=/timeframe=/month=2024-02/bars.parquet.
+    """Writes a folder of Parquet files, one per series and month: exchange=/symbol=/timeframe=/month=2024-02/bars.parquet.
 
-    Names are percent-encoded. The files leave the columns of the folders out, as readers of such folders expect it; what
-    these hold stands in a file's metadata, too.
+    Folder names are percent-encoded. The files leave out the columns that the folder names contain, as readers of partitioned
+    folders expect; the values of these columns are in the file's metadata too.
     """
 
     def __init__(self, folder: Path, streams: ExitStack, made: pa.Schema) -> None:
@@ -142,7 +142,7 @@ class PartitionedWriter:
         self._writer: ArrowWriter | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write the rows of a batch, which stand in the order of their series and time."""
+        """Write the rows of a batch, which must be in the order of series and time."""
         months = pc.strftime(batch.column("timestamp").cast(pa.timestamp("us")), format="%Y-%m")
         keys = zip(*(batch.column(name).to_pylist() for name in SERIES), months.to_pylist(), strict=True)
         first = 0
@@ -155,7 +155,7 @@ class PartitionedWriter:
             first += count
 
     def close(self) -> None:
-        """End the last file."""
+        """Write the end of the last file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -184,13 +184,13 @@ class PartitionedWriter:
 
 
 def describe_schema(table: TableSpec) -> pa.Schema:
-    """Return a table's schema that says whose it is."""
+    """Return the Arrow schema of a table, with the table's name, the version and the schema revision as metadata."""
     facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: HEAD}
     return arrow_schema(table).with_metadata(facts)
 
 
 def open_writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
-    """Return what writes rows of a table to a stream."""
+    """Return the writer of a table's rows to a stream, for a format."""
     if format == "csv":
         return TextWriter(stream, csv_header(table), partial(csv_lines, table))
     if format == "jsonl":

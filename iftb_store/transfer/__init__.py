@@ -1,1 +1,1 @@
-"""Store to store: copy, compare, verify, back up, restore."""
+"""Transfers between stores: copy, compare, verify, back up, restore."""

@@ -1,4 +1,4 @@
-"""Sessions that read all rows of a table or fail: those of transfers, which must not take a part for the whole."""
+"""Sessions that either can read every row of a table or fail, so that a transfer never mistakes some rows for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store.values.display import type_name
 
 
 async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
-    """Let a session's transaction read all rows of some tables, or fail; see `iftb_store.protocols.SupportsWholeReads`.
+    """Check that a session's transaction can read all rows of the tables; see `iftb_store.protocols.SupportsWholeReads`.
 
     Raises:
         OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
@@ -26,7 +26,7 @@ async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, i
 
 
 async def describe_hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) -> str:
-    """Return why rows of tables that this role may read are hidden from it, and the remedy; empty if none are."""
+    """Return why rows of these tables are hidden from this role, with the remedy; an empty text if no rows are hidden."""
     async with db.get_session() as session:
         try:
             await require_complete_reads(session, tables)
@@ -39,10 +39,10 @@ async def describe_hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) 
 async def open_complete_session(
     db: ConnectedStore, tables: Iterable[TableSpec], *, insert: bool = False, isolation: Isolation | None = None
 ) -> AsyncIterator[Any]:
-    """Open a session that reads all rows of some tables, or fails.
+    """Open a session that can read all rows of the tables, or fail.
 
     Raises:
-        OperationalError: as `require_complete_reads`.
+        OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
     """
     async with db.get_session(isolation=isolation) as session:
         await require_complete_reads(session, tables, insert=insert)
@@ -50,20 +50,20 @@ async def open_complete_session(
 
 
 def check_store(value: object, name: str) -> None:
-    """Refuse what is no connected store.
+    """Check that an argument is a connected store.
 
     Raises:
-        InvalidValueError: it is something else, such as a URL or a session.
+        InvalidValueError: the argument is something else, e.g. a URL or a session.
     """
     if not isinstance(value, ConnectedStore):
         raise InvalidValueError(f"{name} must be a connected store, e.g. a DatabaseManager, not {type_name(value)}")
 
 
 async def require_distinct(source: ConnectedStore, destination: ConnectedStore) -> None:
-    """Refuse to copy or compare tables with themselves.
+    """Check that the source and the destination are different databases.
 
     Raises:
-        InvalidValueError: the two work on the same tables.
+        InvalidValueError: both work on the same tables.
     """
     if await source.identity() == await destination.identity():
         raise InvalidValueError("the source and the destination are the same database; give another one")

@@ -1,4 +1,4 @@
-"""Backups: all tables in one file, written while sessions continue; it is checked before it gets its name."""
+"""Backups: all tables in one file, written while sessions continue. The file is checked before it gets its final name."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
 from iftb_store.values.file_identity import BESIDE, database_of, file_identity
 
-#: The engine of backups of an engine that has no way of its own, and how each is opened to be read alone.
+#: The engine of the backup file if a backend has no backup method; and the URL options that open a backup read-only.
 PORTABLE = "sqlite"
 READ_ONLY = {"sqlite": {"mode": "ro"}, "duckdb": {"access_mode": "read_only"}}
 
-# characters of a path in a message
+# maximum number of characters of a path in a message
 _LONGEST_NAME = 300
-# in a folder of ours, where a database is written
+# file name that identifies the temporary folder of a backup
 _MARK = ".iftb-store-backup"
 
 
@@ -43,9 +43,9 @@ class Backup:
 
     Attributes:
         path: the file.
-        engine: the scheme of the URL that opens it, such as sqlite.
-        size: its bytes.
-        tables: the rows of each table.
+        engine: the URL scheme that opens the file, e.g. sqlite.
+        size: the size of the file in bytes.
+        tables: number of rows by table name.
     """
 
     path: Path
@@ -59,25 +59,25 @@ async def backup(
 ) -> Backup:
     """Write all tables to a file, as a snapshot, while sessions continue; return the file's size and row counts.
 
-    A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original; that of DuckDB
-    contains only the tables of iftb-store, and a warning names what is left out. A backup of PostgreSQL is an SQLite database
-    and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with all ids and times.
-    Only its owner can read the file. It is written in the folder ``path``.partial, opened, and then moved to its name, which
-    never holds an incomplete backup.
+    A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original. The backup of
+    DuckDB contains only the tables of iftb-store, and a warning names the tables that are left out. A backup of PostgreSQL is
+    an SQLite database and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with
+    all ids and times. Only the owner can read the file. It is written in the folder ``path``.partial, opened as a check, and
+    then moved to its final name, so that name never refers to an incomplete backup.
 
     Args:
         source: the connected store, e.g. a DatabaseManager.
-        path: the file; its folder exists.
+        path: the file to write; its folder must exist.
         overwrite: replace an existing file.
         step: the progress callback: called with the name of a step, it returns a context manager that yields a function,
-            which is called with (amount done, amount in all or None) in bytes, for PostgreSQL in rows.
+            which is called with (amount done, total amount or None), in bytes, or in rows for PostgreSQL.
 
     Returns:
-        The file's path, engine and size, and the rows of each table.
+        The file's path, engine and size, and the number of rows of each table.
 
     Raises:
         InvalidValueError: the file already exists or is in use, its folder does not exist, or an argument has another type.
-        SchemaError: there are no tables of iftb-store, or their revision is another.
+        SchemaError: the database has no tables of iftb-store, or their revision is another.
         MissingDriverError: an extra is not installed; the message contains the install command.
         OperationalError: the file cannot be written, the database is damaged, another backup to the file is running, or
             rows are hidden from this role.
@@ -92,9 +92,9 @@ async def backup(
     partial = folder / target.name
     try:
         address = parse_url(URL.create(engine, database=os.fspath(partial)))
-        # its driver may not be imported yet, which would hold up the event loop
+        # import the driver in a thread, because the import would block the event loop
         await asyncio.to_thread(find_backend, engine)
-        # refuses what its engine cannot open
+        # raises URLError if the engine cannot open the path
         writer = DatabaseManager(address)
     except URLError as error:
         raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
@@ -104,7 +104,7 @@ async def backup(
     step = step or report_nothing
     async with source.get_session() as session:
         await require_complete_reads(session, (BARS, TRADES, POSITIONS, EVENTS))
-        # raises where there are no tables
+        # raises SchemaError if there are no tables
         await get_stores(session).read_rows(RowFilter(EVENTS, limit=1))
     with _folder(folder):
         if own_way:
@@ -129,24 +129,26 @@ async def _copied(source: ConnectedStore, writer: DatabaseManager, step: Progres
     async with writer:
         await writer.create_tables()
         await Copy(source, writer, step=step).run()
-    # alone, as a log is not given up while another connection is open; a file that is only read should need none beside it
+    # SQLite leaves WAL mode only if no other connection is open; without WAL a file that is only read needs no second file
     async with writer, writer.engine.connect() as connection:
         await connection.exec_driver_sql("PRAGMA journal_mode = MEMORY")
 
 
 @contextmanager
 def _folder(folder: Path) -> Iterator[None]:
-    """Make a folder that is ours alone for a file and what its engine puts beside it; what a killed run has left there goes.
+    """Create a private folder for the backup file and the files that the engine adds, and delete it at the end.
+
+    Files that an interrupted backup left in the folder are deleted first.
 
     Raises:
-        InvalidValueError: what is there is not of a backup; it stays as it is.
-        OperationalError: it cannot be made, or another backup works in it.
+        InvalidValueError: a file or folder of this name exists and was not created by a backup; it is not changed.
+        OperationalError: the folder cannot be created, or another backup is using it.
     """
     try:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         with _own(folder) as place:
-            # first of all and until the end, so that what a killed run leaves is known for ours
+            # the mark is created first and deleted last, so that the next backup recognises the folder if this one is killed
             os.close(os.open(_MARK, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=place))
             try:
                 _empty(place)
@@ -163,7 +165,12 @@ def _folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _own(folder: Path) -> Iterator[int]:
-    """Open a folder that a backup has made, and keep others out."""
+    """Open and lock a folder that a backup created; yield its file descriptor.
+
+    Raises:
+        InvalidValueError: the path is not a folder that a backup of this user created.
+        OperationalError: another backup has locked the folder.
+    """
     foreign = InvalidValueError(
         f"{_shown(folder)} is in the way and was not created by a backup; move it, or give the backup another name"
     )
@@ -211,7 +218,7 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in BESIDE:
-            # its log would be taken for the new file's
+            # the engine would apply a journal left by the old file to the new one
             if (beside := target.with_name(target.name + suffix)).exists():
                 raise InvalidValueError(f"{_shown(beside)} shows that {name} is or was in use; close it, or give another name")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Finds what a copy must not write: rows of the source whose id, or other unique value, is a row of the destination's own."""
+"""Finds source rows that must not be copied: their id or another unique value belongs to a different destination row."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ T = TypeVar("T")
 _OPEN_KEY = ("exchange", "symbol", "side")
 REMEDY = "copy into another database, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
 
-# parameters of one statement
+# maximum number of bound parameters in one statement
 _MOST = 500
 
 
 def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
-    """Tell of each changed row whether the destination's row of its id is another one, not the same as it was."""
+    """Return, for each changed row, whether the destination's row with the same id is a different row.
+
+    A different row has another value in a column of `TableSpec.identity`; otherwise it is an older version of the row.
+    """
     differs: Any = pc.is_null(compared.changed["id"])
     for name in table.identity:
         differs = pc.or_(differs, pc.not_equal(compared.changed[name], compared.stored[name]))
@@ -40,9 +43,9 @@ def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
 
 
 class Collisions:
-    """Is shown all that a copy would write into one table, and refuses what belongs to other rows there.
+    """Examines the rows that a copy would write into one table, and refuses those that conflict with destination rows.
 
-    With ``delete`` the chosen rows that only the destination has are going to be deleted, so that they are in nobody's way.
+    With ``delete``, the selected rows that only the destination has will be deleted before; they cause no conflict.
     """
 
     def __init__(self, table: TableSpec, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
@@ -59,16 +62,19 @@ class Collisions:
 
     @property
     def exchanged(self) -> bool:
-        """Whether a bar gets the id that another one has and loses."""
+        """Return whether a bar is to get an id that another bar of the destination loses."""
         return self._wanted.meets(self._freed)
 
     @property
     def closing(self) -> pa.Table:
-        """The rows, as they come, of positions that are open in the destination: what keeps their places from others."""
+        """The source's rows for those positions that are open in the destination and are going to be overwritten.
+
+        They are written first, because such a row may close a position, and only one can be open per exchange, symbol and side.
+        """
         return pa.concat_tables([arrow_schema(self._table).empty_table(), *self._closing])
 
     async def begin(self) -> None:
-        """Look at what the destination has."""
+        """Read what the checks need to know of the destination: number and greatest id of the bars, and the open positions."""
         async with open_complete_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
@@ -80,19 +86,26 @@ class Collisions:
                 self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
 
     def known(self, rows: int) -> None:
-        """Leave so many rows of the destination out of account: the source has them, with the same ids."""
+        """Exclude this number of destination bars from the check: the source has the same bars with the same ids."""
         self._foreign -= rows
 
     @property
     def impossible(self) -> bool:
-        """Whether no id can be another bar's, as the source has all that the destination has; then nothing new need be read."""
+        """Return whether no conflict of ids is possible, because the source has every bar of the destination with its id.
+
+        In that case the new bars need not be read for the check.
+        """
         return self._table is BARS and self._foreign <= 0
 
     async def take(self, partition: Partition, compared: RowDiff) -> None:
-        """Take what is to be written, and what is there in its place.
+        """Check the rows to be written against the rows that they would replace.
+
+        Args:
+            partition: the partition of the rows.
+            compared: the differences in one range of keys.
 
         Raises:
-            CollisionError: a row's id is that of another row, or its trade_id is stored with another id.
+            CollisionError: a row's id belongs to a different row, or its trade_id is stored under another id.
         """
         if self._table is BARS:
             self._take_bars(compared)
@@ -105,7 +118,7 @@ class Collisions:
                 f"{self._named(its)}; {REMEDY}"
             )
         if self._table is TRADES:
-            # of rows that are deleted first, for others that have their ids, what comes may be another trade
+            # with delete, a changed row may replace a different row, which is deleted first; its trade_id is then a new one
             renamed = compared.changed.filter(is_other_row(self._table, compared))
             await self._refuse_trade_ids(partition, pa.concat_tables([compared.new, renamed]))
         if self._table is POSITIONS:
@@ -115,7 +128,7 @@ class Collisions:
         """Refuse conflicts that only the complete comparison shows.
 
         Raises:
-            CollisionError: a bar's id is that of another bar, or a position would be the second open one.
+            CollisionError: a bar's id belongs to another bar, or a second position would be open for the same key.
         """
         if self._wanted and not self.impossible:
             await self._refuse_ids()
@@ -152,10 +165,13 @@ class Collisions:
                     raise self._collision(number, its, [bar for _, bar in found])
 
     async def meanwhile(self, last: int) -> None:
-        """Refuse ids of bars that the destination has given since `begin`, up to the last one that is to be written.
+        """Check the bars that the destination stored since `begin`.
+
+        Args:
+            last: the greatest id that the copy is going to write.
 
         Raises:
-            CollisionError: a bar of the source has one of them.
+            CollisionError: another bar of the source has the id of one of these bars.
         """
         async with open_complete_session(self._destination, [self._table]) as session:
             condition = self._columns.id.between(self._greatest + 1, last)
@@ -166,7 +182,7 @@ class Collisions:
                     raise self._collision(number, theirs[number], [bar])
 
     async def _bars(self, session: Any, condition: ColumnElement[bool]) -> list[tuple[int, dict[str, Any]]]:
-        """Return ids and keys of bars."""
+        """Return the ids and keys of the bars that meet a condition."""
         named = [self._columns[name] for name in ("id", *BARS.key)]
         rows = (await session.execute(select(*named).where(condition))).all()
         return [(number, dict(zip(BARS.key, key, strict=True))) for number, *key in rows]
@@ -213,7 +229,7 @@ class Collisions:
 
 
 class _Numbers:
-    """A set of numbers that takes one bit for each where they lie close together, as ids do."""
+    """A set of integers that uses one bit per number; compact for numbers that lie close together, as ids do."""
 
     _BITS = 16
 
@@ -228,7 +244,7 @@ class _Numbers:
         return page is not None and bool(page[(number & (1 << self._BITS) - 1) >> 3] >> (number & 7) & 1)
 
     def add(self, numbers: Any) -> None:
-        """Add a column of numbers."""
+        """Add the numbers of a column."""
         low = (1 << self._BITS) - 1
         for number in numbers.to_pylist():
             page = self._pages.get(number >> self._BITS)
@@ -237,7 +253,7 @@ class _Numbers:
             page[(number & low) >> 3] |= 1 << (number & 7)
 
     def meets(self, other: _Numbers) -> bool:
-        """Tell whether the two have a number in common."""
+        """Return whether the two sets have a number in common."""
         return any(
             int.from_bytes(page) & int.from_bytes(other._pages[number])
             for number, page in self._pages.items()
@@ -259,10 +275,10 @@ def _parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
 
 
 async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) -> pa.Table:
-    """Return the row of the greatest id among the chosen ones; none where none is chosen.
+    """Return the row with the greatest id among the selected rows; an empty table if no row is selected.
 
     Raises:
-        StoreError: past that id the destination would have hardly any for its own rows.
+        StoreError: the id is so great that the destination would have too few ids for new rows.
     """
     columns = Base.metadata.tables[table.name]
     named = [columns.c[name] for name in ("id", *(table.key if table is BARS else ()))]
@@ -280,12 +296,12 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
             f"new rows in the destination; give the row a smaller id in the source, or {REMEDY}"
         )
     rows = await get_stores(session).read_rows(_of(table, number, key))
-    # a bar that stands twice is told where the whole series is read
+    # the copy reports a duplicate bar later, when it reads the whole series
     return rows.slice(0, 1)
 
 
 async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.Table, closing: pa.Table) -> pa.Table:
-    """Return what is written first: ``row``, unless the destination has it, and the positions that others wait for."""
+    """Return the rows to write first: ``row``, unless the destination has it, and the positions in ``closing``."""
     values = row.to_pylist()[0]
     stored = await destination.read_rows(_of(table, values["id"], [values[name] for name in table.key] if table is BARS else []))
     is_stored: Any = pc.is_in(row["id"], value_set=stored["id"].combine_chunks())
@@ -295,7 +311,7 @@ async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.
 
 
 def _of(table: TableSpec, number: int, key: list[Any]) -> RowFilter:
-    """Return the selection of one row: of a bar by its key, as there is no scan by its id."""
+    """Return the selection of one row: a bar is selected by its key, because the id of bars has no index."""
     if table is not BARS:
         return RowFilter(table, after=(number - 1,), limit=1)
     *series, moment = key

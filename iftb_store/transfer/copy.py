@@ -1,4 +1,4 @@
-"""Copies one store into another, or a part of it: only what differs, in bounded memory, and proves the copy."""
+"""Copies the rows of one store that are missing or different in another, in bounded memory, and verifies the copy."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Copied:
     Attributes:
         table: the table's name.
         series: the series of the bars, e.g. ``binance BTCUSDT 1m``; empty for a whole table.
-        source: the source's rows and their checksum.
-        inserted: rows that the destination did not have.
-        updated: rows that had other values in the destination.
-        deleted: rows that only the destination had, if ``delete`` was given.
-        kept: rows that only the destination has.
-        equal: whether it was verified that the destination has every row of the source; if ``kept`` is 0, and no others.
+        source: the number of rows in the source and their checksum.
+        inserted: number of rows that the destination lacked.
+        updated: number of rows that had other values in the destination.
+        deleted: number of rows that only the destination had and that were deleted, if ``delete`` was given.
+        kept: number of rows that only the destination has.
+        equal: whether it was verified that the destination has every row of the source; if ``kept`` is 0, it has no other rows.
     """
 
     table: str
@@ -58,19 +58,19 @@ class Copied:
 
     @property
     def unchanged(self) -> int:
-        """The source's rows that the destination had already."""
+        """The number of source rows that the destination already had with the same values."""
         return self.source.rows - self.inserted - self.updated
 
 
 @dataclass
 class _Plan:
-    """What is to be done about one partition.
+    """The work to do for one partition.
 
     Attributes:
-        whole: the destination's table is empty, so that all rows are moved as they are read for the first time.
-        runs: otherwise the parts that differ.
-        equal: how many rows are in the others.
-        proofs: the checksum of the source's parts of each run.
+        whole: whether the destination's table is empty, so that all rows are written during the first read of the source.
+        runs: the ranges of chunks that differ, if ``whole`` is False.
+        equal: number of rows in the chunks that do not differ.
+        proofs: for each run, the checksum of its chunks in the source.
     """
 
     partition: Partition
@@ -86,17 +86,17 @@ class Copy:
 
     The source is read from one snapshot, so that bars, trades, positions and events are consistent. Ids and the times set by
     the store are copied too; ids that the destination assigns later are greater. A refused copy fails before it writes
-    anything. Rows are committed in batches: an interrupted copy resumes when called again. Parts with equal checksums are
-    skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared.
+    anything. Rows are committed in batches: an interrupted copy resumes when called again. Chunks with equal checksums are
+    skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared with the source.
 
     Two rows are the same if their keys are equal: the series and the timestamp of bars; the id of other rows, together with
-    the trade_id of a trade, the created_at of a position, or the created_at, type and message of an event. A row with the id
-    of a different row is not a newer version of it but a conflict, as is a trade_id or an open position that is stored under
-    another id.
+    the trade_id of a trade, the created_at of a position, or the created_at, type and message of an event. A source row whose
+    id belongs to a different row in the destination is a conflict, not a newer version of that row. A trade_id or an open
+    position that the destination stores under another id is a conflict too.
 
     The destination may be written to during the copy: the row with the greatest id of each table is written first, so that
-    ids which the destination assigns afterwards are greater than all copied ids. If a row was written just before with an id
-    or a trade_id that is to be copied, the copy fails; that row is not overwritten.
+    ids which the destination assigns afterwards are greater than all copied ids. If another client has just written a row
+    with an id or a trade_id that is to be copied, the copy fails and does not overwrite that row.
 
     With ``delete``, and if bars swap their ids, rows that conflict with others are deleted before any are written, in separate
     transactions: after an interrupted copy the destination lacks these rows until the copy is called again.
@@ -107,7 +107,7 @@ class Copy:
         scope: the selection of rows; None for all.
         on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises
             before anything is written.
-        delete: delete the selected rows that only the destination has; otherwise they stay and are counted.
+        delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
         step: the progress callback.
 
     Attributes:
@@ -137,21 +137,24 @@ class Copy:
         self.moved = 0
 
     async def run(self, *, dry: bool = False) -> list[Copied]:
-        """Copy; return what was done, series by series and table by table.
+        """Copy the rows; return the results in the order of tables and series.
 
         Args:
-            dry: find out what there is to do, and what is to be refused, and write nothing; no checksum is proved then, and
-                there is none of what goes into an empty table.
+            dry: report what would be copied or refused, and write nothing. Then nothing is verified, and rows for an empty
+                table have no checksum.
+
+        Returns:
+            One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
 
         Raises:
-            CollisionError: a row of the source would take the place of one of the destination's own; nothing was written,
-                unless the destination's row came meanwhile.
-            InvalidValueError: the two are the same database.
-            SchemaError: one of the two has no schema that can be used.
-            OperationalError: rows of one of the two are hidden from its role, or the destination's may not insert; nothing was
-                written.
-            StoreError: an id of the source is so great that hardly any lies past it; nothing was written. Or the destination
-                changed meanwhile, so that it is not equal at the end.
+            CollisionError: a row of the source has the id or another unique value of a different row in the destination.
+                Nothing was written, unless the destination's row was added during the copy.
+            InvalidValueError: the source and the destination are the same database.
+            SchemaError: the source or the destination has no usable schema.
+            OperationalError: rows of the source or the destination are hidden from its role, or the destination's role may not
+                insert; nothing was written.
+            StoreError: an id of the source is so great that it would leave too few ids for new rows; nothing was written. Or
+                the destination changed during the copy and is not equal to the source at the end.
         """
         await require_distinct(self._source, self._destination)
         await reading.require_schema(self._source, self._scope.tables)
@@ -170,7 +173,7 @@ class Copy:
         return [plan.copied for plan in plans]
 
     async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
-        """Find the parts that differ."""
+        """Return a plan for each partition, with the ranges of chunks that differ."""
         here = await reading.find_partitions(session, self._scope)
         async with open_complete_session(self._destination, self._scope.tables) as other:
             there = await reading.find_partitions(other, self._scope)
@@ -198,7 +201,7 @@ class Copy:
         return _Plan(partition, copied, False, runs, equal, [compute_checksum(_within(mine, run)) for run in runs])
 
     async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
-        """Count what is to be moved and refuse what must not be."""
+        """Count the rows to insert, update and delete, and raise if a row must not be written."""
         collisions = Collisions(table, session, self._destination, delete=self._delete)
         if not any(plan.runs for plan in plans):
             return collisions
@@ -258,7 +261,7 @@ class Copy:
                     if first.num_rows:
                         await _put(self._destination, table, first)
                     if table is BARS:
-                        # as PostgreSQL keeps none from having the id of another
+                        # a unique constraint is no protection here: on PostgreSQL two bars may have the same id
                         await checked[table].meanwhile(last[table]["id"][0].as_py())
                 writer = _Writer(self._destination, table, self._wrote(count))
                 for plan in chosen_plans:
@@ -272,7 +275,7 @@ class Copy:
                 await writer.flush()
 
     async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
-        """Delete what is to be deleted, and what has an id or a trade_id that another row is to get."""
+        """Delete the rows to be deleted, and the rows whose id or trade_id another row is about to get."""
         table = plan.partition.table
         async for diff in self._changes(ours, plan, plan.runs):
             doomed = [diff.extra.filter(select_rows(diff.extra, plan.partition.selection))] if self._delete else []
@@ -298,7 +301,7 @@ class Copy:
         plan.copied.equal = not parts
 
     async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
-        """Read again what was written, and compare it with the source's checksums; where more is there, with its rows."""
+        """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
             count = _counting(tell, None)
             for plan in plans:
@@ -310,9 +313,13 @@ class Copy:
                 plan.copied.equal = True
 
     async def _require_all(self, ours: Any, plan: _Plan, run: DirtyRange) -> int:
-        """Refuse a run that lacks a row of the source, or has one twice; return how many are the destination's own."""
+        """Return the number of rows in a run that only the destination has.
+
+        Raises:
+            StoreError: the destination lacks a row of the source, has other values in it, or one of the stores has a duplicate.
+        """
         kept = 0
-        # where the destination had none it may have been given some meanwhile
+        # a range that was empty in the destination before may have been written to by other clients during the copy
         async with aclosing(compare_partition(ours, self._theirs, plan.partition, run._replace(fresh=False))) as found:
             async for diff in found:
                 kept += pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
@@ -338,11 +345,11 @@ class Copy:
 
 
 async def prepare(destination: ConnectedStore, scope: TableScope | None = None) -> bool:
-    """Create the tables where a database has none; tell whether it had none.
+    """Create the tables if a database has none; return whether they were created.
 
     Raises:
-        SchemaError: it has some that stand at another revision; the message names the command.
-        OperationalError: rows of what is copied are hidden from this role, or it may not insert any.
+        SchemaError: the tables have another revision; the message names the command.
+        OperationalError: rows of the selected tables are hidden from this role, or it may not insert rows.
     """
     try:
         await reading.require_schema(destination, (scope or TableScope()).tables, insert=True)
@@ -355,7 +362,7 @@ async def prepare(destination: ConnectedStore, scope: TableScope | None = None) 
 
 
 class _Writer:
-    """Writes rows of one table in batches, each a transaction."""
+    """Writes rows of one table in batches, each in a separate transaction."""
 
     def __init__(self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None]) -> None:
         self._destination = destination
@@ -364,10 +371,10 @@ class _Writer:
         self._clear()
 
     async def add(self, rows: pa.Table) -> None:
-        """Write rows of one series or table, now or with those that follow.
+        """Add rows of one series or table, and write them when the batch is full.
 
         Raises:
-            StoreError: two rows have one key.
+            StoreError: two rows have the same key.
         """
         where = read_positions(rows, self._table)
         twice: Any = pc.equal(where[1:], where[:-1])
@@ -381,7 +388,7 @@ class _Writer:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write the rows that were added and not yet written."""
         if not self._rows:
             return
         rows = pa.concat_tables(self._waiting).combine_chunks()
@@ -413,7 +420,7 @@ async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
         found = find_invalid_json(rows, table)
         if found is None:
             raise
-        # SQLite keeps any text there
+        # SQLite stores any text in a JSON column
         raise unreadable_value(table, *found) from error
 
 

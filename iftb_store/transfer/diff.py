@@ -1,4 +1,4 @@
-"""Compares two stores' rows of the same range of keys, step by step."""
+"""Compares the rows of two stores, one range of keys at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, n
 
 
 class Repeated(NamedTuple):
-    """A key that more than one row has, as raw SQL can bring about where the database does not keep it unique.
+    """A key that more than one row has; raw SQL can create such rows if the database has no unique constraint on the key.
 
     Attributes:
-        key: its values, by column.
-        source: how many rows of the source have it.
-        destination: how many of the destination.
+        key: the values of the key, by column.
+        source: number of source rows with this key.
+        destination: number of destination rows with this key.
     """
 
     key: dict[str, Any]
@@ -31,15 +31,15 @@ class Repeated(NamedTuple):
 
 
 class RowDiff(NamedTuple):
-    """Rows of the same range of keys in two stores.
+    """The differences between two stores in one range of keys.
 
     Attributes:
         new: the source's rows whose key the destination lacks.
-        changed: the source's rows of which the destination has other values.
-        stored: what the destination has of these, in the same order.
+        changed: the source's rows that have other values in the destination.
+        stored: the destination's versions of the rows in ``changed``, in the same order.
         extra: the destination's rows whose key the source lacks.
-        same: how many rows both have with the same values.
-        twice: the keys of which one of the two has more rows than one.
+        same: number of rows that both stores have with the same values.
+        twice: the keys that more than one row has in the source or in the destination.
     """
 
     new: pa.Table
@@ -53,7 +53,10 @@ class RowDiff(NamedTuple):
 async def compare_partition(
     source: RowReader, destination: RowReader, partition: Partition, run: DirtyRange
 ) -> AsyncGenerator[RowDiff]:
-    """Compare the rows of a run; of the destination those that have the same keys, be they chosen or not."""
+    """Yield the differences in the chunks of ``run``, one range of keys at a time.
+
+    The destination is searched for the same keys in `Partition.unbounded`, so ``extra`` may contain rows outside the selection.
+    """
     if run.fresh and partition.table is BARS:
         none = arrow_schema(partition.table).empty_table()
         async with aclosing(prefetch(read_batches(source, partition, run))) as coming:
@@ -67,7 +70,7 @@ async def compare_partition(
 
 
 def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
-    """Compare rows by their keys."""
+    """Return the differences between rows of the source and of the destination; rows are matched by their keys."""
     ours, theirs = read_positions(source, table), read_positions(destination, table)
     where: Any = pc.index_in(ours, value_set=theirs)
     is_new: Any = pc.is_null(where)
@@ -82,7 +85,7 @@ def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> R
 
 
 def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
-    """Tell of each row whether it is one of a selection."""
+    """Return, for each row, whether it belongs to a selection."""
     wanted: Any = pc.is_valid(rows["id"])
     for name, value in selection.equal.items():
         column: Any = rows[name]
@@ -95,7 +98,7 @@ def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
 
 
 def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
-    """Return the keys that stand more than once, in their order."""
+    """Return the keys that more than one row of the source or of the destination has, in key order."""
     found: dict[int, Repeated] = {}
     both = [(rows, read_positions(rows, table)) for rows in (source, destination)]
     for rows, where in both:
@@ -110,7 +113,7 @@ def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list
 async def _aligned(
     table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
-    """Yield the rows of two partitions in steps of the same range of keys."""
+    """Yield pairs of tables, one from each partition, whose rows cover the same range of keys."""
     try:
         one, two = await next_or_none(left), await next_or_none(right)
         while one is not None or two is not None:

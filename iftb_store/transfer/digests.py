@@ -1,19 +1,19 @@
-"""A checksum over rows that is the same on every engine: over their values, not over how an engine keeps them.
+"""A checksum over rows that is the same on every engine, because it covers the values and not their storage format.
 
-A row is the bytes of its columns, one after the other, in the order of `TableSpec.columns` (the fields of OHLCVBar, Trade,
-Position, SystemEvent), ids and the times that the store keeps included. A column is one byte 0 where it is NULL, or else one
-byte 1 and then
+A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.columns` (the fields of
+OHLCVBar, Trade, Position, SystemEvent), including ids and the times set by the store. NULL is encoded as one byte 0; any
+other value as one byte 1 followed by
 
 - an integer as 8 bytes, signed; a time as the integer of its microseconds since 1970-01-01 UTC;
 - a decimal as 16 bytes, signed: the integer of its value times 10**18;
-- text as the number of its UTF-8 bytes, 8 bytes, and these;
-- a JSON object as such text, in its canonical form: `json.dumps` of what `json.loads` made of it, with sorted keys, without
-  white space, in ASCII. What is no JSON is its text as it stands.
+- text as the number of its UTF-8 bytes, in 8 bytes, followed by these bytes;
+- a JSON object as text in canonical form: the result of `json.loads`, written by `json.dumps` with sorted keys, without
+  white space, in ASCII. Text that is not valid JSON is encoded unchanged.
 
-All integers are little-endian. A part is the bars of one series on one day in UTC, of the other tables the rows whose
-``id // 10_000`` is the same. The digest of a part is BLAKE2b with 16 bytes over its rows in the order of the key. The
-checksum of a series, or of a table without series, is BLAKE2b with 16 bytes, in hexadecimal, over its parts in their order:
-of each the number of the part (days since 1970-01-01, or id // 10_000) and the number of its rows, 8 bytes each, and its digest.
+All integers are little-endian. A chunk is the bars of one series on one day in UTC, or the rows of another table whose
+``id // 10_000`` is the same. The digest of a chunk is BLAKE2b with 16 bytes over its rows in key order. The checksum of a
+series, or of a table without series, is BLAKE2b with 16 bytes, in hexadecimal, over its chunks in their order. Each chunk
+contributes its number (days since 1970-01-01, or id // 10_000) and its number of rows, 8 bytes each, and its digest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 
-#: How many microseconds of time, or ids, are one part.
+#: Size of a chunk: microseconds of time, or number of ids.
 DAY = 86_400_000_000
 IDS = 10_000
 
@@ -41,7 +41,7 @@ _WIDTHS = {ColumnKind.INTEGER: 8, ColumnKind.TIME: 8, ColumnKind.DECIMAL: 16}
 
 
 class Chunk(NamedTuple):
-    """A part of a series or a table: its number, how many rows it has, and their digest."""
+    """A chunk of a series or a table: its number, the number of its rows, and their digest."""
 
     number: int
     rows: int
@@ -49,19 +49,19 @@ class Chunk(NamedTuple):
 
 
 def part_size(table: TableSpec) -> int:
-    """Return how many values of `place` belong to one part."""
+    """Return the size of a chunk: microseconds for bars, number of ids for other tables."""
     return DAY if table is BARS else IDS
 
 
 def read_positions(rows: pa.Table, table: TableSpec) -> Any:
-    """Return where rows stand in the order of their series or table, as int64: their time in microseconds, or their id."""
+    """Return the positions of rows in the order of their series or table, as int64: microseconds for bars, ids otherwise."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
 
 def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the bytes of each row."""
-    if sys.byteorder != "little":  # pragma: no cover - as Arrow's buffers are those of the machine
+    """Return the encoded bytes of each row, as the module's docstring defines them."""
+    if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []
     for name in table.columns:
@@ -71,7 +71,7 @@ def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
 
 
 def compute_checksum(parts: Iterable[Chunk]) -> str:
-    """Return the checksum of parts in their order."""
+    """Return the checksum over chunks, which must be in order."""
     over = blake2b(digest_size=_SIZE)
     for part in parts:
         over.update(b"".join(number.to_bytes(8, "little", signed=True) for number in part[:2]))
@@ -80,7 +80,7 @@ def compute_checksum(parts: Iterable[Chunk]) -> str:
 
 
 class Digester:
-    """Takes the rows of one series, or of one table without series, batch by batch in the order of their key."""
+    """Computes the chunks of one series, or of one table without series, from batches of rows in key order."""
 
     def __init__(self, table: TableSpec) -> None:
         self._table = table
@@ -91,7 +91,7 @@ class Digester:
         self._over = blake2b(digest_size=_SIZE)
 
     def take(self, rows: pa.Table) -> None:
-        """Take the rows that follow."""
+        """Add the next rows in key order."""
         if not rows.num_rows:
             return
         joined = encode_rows(rows, self._table)
@@ -106,7 +106,7 @@ class Digester:
             self._rows += last - first
 
     def parts(self) -> list[Chunk]:
-        """Return the parts, when all rows were taken."""
+        """Return the chunks; call this after the last batch."""
         self._end()
         return self._parts
 
@@ -116,7 +116,7 @@ class Digester:
         self._number, self._rows, self._over = None, 0, blake2b(digest_size=_SIZE)
 
     def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
-        """Yield (number of the part, its first row, the row after its last)."""
+        """Yield (number of the chunk, index of its first row, index after its last row)."""
         where = read_positions(rows, self._table)
         numbers = memoryview(where.buffers()[1]).cast("q")[where.offset : where.offset + len(where)]
         first = 0
@@ -145,7 +145,7 @@ def _as_bytes(column: Any, width: int) -> Any:
 
 
 def find_invalid_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
-    """Return the column, the id and the text of the first value that should be JSON and is none."""
+    """Return the column, the id and the text of the first value in a JSON column that is not valid JSON; None if all are."""
     for name in (name for name, kind in table.kinds.items() if kind == ColumnKind.JSON):
         for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
             try:
@@ -156,9 +156,9 @@ def find_invalid_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] 
 
 
 def normalise_json(text: str) -> bytes:
-    """Return the one text of all those that mean this JSON object."""
+    """Return the canonical form of a JSON object, in bytes; text that is not valid JSON is returned unchanged."""
     try:
         return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, RecursionError):
-        # raw SQL can have stored what is none
+        # raw SQL can have stored text that is not valid JSON
         return text.encode()

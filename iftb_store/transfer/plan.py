@@ -1,4 +1,4 @@
-"""What a transfer works through: partitions of two stores, read batch by batch, and the ranges of them that differ."""
+"""The work list of a transfer: partitions of two stores, read batch by batch, and the ranges in which they differ."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from iftb_store.values.display import join_names, show
 T = TypeVar("T")
 U = TypeVar("U")
 
-#: Rows of a batch, and its bytes, at most; rows that turn out long make the next batches shorter.
+#: Maximum number of rows and of bytes in a batch; if rows are long, the next batches have fewer rows.
 ROWS = 16_384
 BYTES = 2 << 20
-# A batch is looked through before it is read; there is no use in a look at many more rows than it can hold.
+# The store measures the rows of a batch before it reads them; measuring many more rows than fit would be wasted work.
 _FIRST, _GROWTH = 512, 8
 
 
 class RowReader(Protocol):
-    """What selections can be read from: the stores of a session, or `LastCommitted`."""
+    """An object that reads the rows of a selection: the stores of a session, or `LastCommitted`."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """See `iftb_store.protocols.Stores.read_rows`."""
@@ -43,7 +43,7 @@ class RowReader(Protocol):
 
 
 class LastCommitted:
-    """Reads each batch, whole, in a session of its own, and so keeps no connection from those who write."""
+    """Reads each batch completely in a separate session, so that no connection is held between batches."""
 
     def __init__(self, db: ConnectedStore) -> None:
         self._db = db
@@ -56,44 +56,48 @@ class LastCommitted:
 
 @dataclass(frozen=True)
 class Partition:
-    """One series of bars, or the chosen rows of another table: rows in the order of one number, their time or their id."""
+    """One series of bars, or the selected rows of another table, in the order of their timestamp or their id."""
 
     selection: RowFilter
 
     @property
     def table(self) -> TableSpec:
-        """The table."""
+        """The table of the rows."""
         return self.selection.table
 
     @property
     def series(self) -> str:
-        """What its rows have in common, such as ``binance BTCUSDT 1m``; nothing where they are a whole table's."""
+        """The series, e.g. ``binance BTCUSDT 1m``; empty if the partition is not limited to one series."""
         return join_names(self.selection.equal.values())
 
     @property
     def name(self) -> str:
-        """The table and the series."""
+        """The table and the series, as text for people."""
         return f"{self.table.name} {self.series}" if self.selection.equal else self.table.name
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells it from all others of a scope; the name is for people."""
+        """The key that identifies the partition within a scope; `name` is only for people."""
         return self.table.name, *self.selection.equal.values()
 
     @property
     def unbounded(self) -> Partition:
-        """The rows that have these keys, be they chosen or not: bars are chosen by their keys, other rows are not."""
+        """Return the partition in which the destination is searched for the same keys.
+
+        For bars it is the same partition, as bars are selected by columns of their key. Other rows are selected by columns
+        that are not part of the key, so for these it is the whole table.
+        """
         return self if self.table is BARS else Partition(RowFilter(self.table))
 
 
 class DirtyRange(NamedTuple):
-    """Parts that differ and follow each other.
+    """A range of consecutive chunks that all differ between two stores.
 
     Attributes:
-        first: the number of the first.
-        last: the number of the last.
-        fresh: whether the destination has none of them.
-        rows: how many rows the source has in them.
+        first: the number of the first chunk.
+        last: the number of the last chunk.
+        fresh: whether the destination has no row in any of these chunks.
+        rows: number of rows that the source has in these chunks.
     """
 
     first: int
@@ -103,7 +107,7 @@ class DirtyRange(NamedTuple):
 
 
 def open_snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAsyncContextManager[Any]:
-    """Open a session that reads a snapshot of some tables, if the backend can, and every row of them.
+    """Open a session that can read every row of the tables, from a snapshot if the backend supports it.
 
     Raises:
         OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_complete_reads`.
@@ -112,15 +116,15 @@ def open_snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAs
 
 
 async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, insert: bool = False) -> None:
-    """Refuse a database whose tables cannot be used as a whole.
+    """Check that the tables of a database can be read completely.
 
     Args:
         db: a connected manager.
-        tables: those that are used.
-        insert: whether rows are going to be inserted into them.
+        tables: the tables to be used.
+        insert: whether rows are going to be inserted into the tables.
 
     Raises:
-        SchemaError: it has none, or they stand at another revision; the message names the command.
+        SchemaError: the database has no tables, or they have another revision; the message names the command.
         OperationalError: rows are hidden from this role, see `iftb_store.transfer.access.require_complete_reads`.
     """
     async with open_complete_session(db, tables, insert=insert) as session:
@@ -128,8 +132,12 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
 
 
 async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
-    """Return the partitions of a scope that a store has, with the number of their rows, in the order of tables and keys."""
-    # SQL of a session's own does not look at the schema, and what is no table of ours must not be read
+    """Return the partitions of a scope that a store has, each with its number of rows, in the order of tables and keys.
+
+    Raises:
+        StoreError: a key column holds a value that is not text.
+    """
+    # read_rows checks the schema, which session.execute does not: a table that iftb-store did not create must not be read
     await get_stores(session).read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
@@ -150,7 +158,7 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
 
 
 def sort_partitions(found: list[Partition]) -> list[Partition]:
-    """Return each of the partitions once, in the order in which they are copied."""
+    """Return the partitions in the order in which they are copied, without duplicates."""
     tables: dict[str, dict[tuple[str, ...], Partition]] = {}
     for partition in found:
         tables.setdefault(partition.table.name, {})[partition.key] = partition
@@ -162,7 +170,7 @@ def sort_partitions(found: list[Partition]) -> list[Partition]:
 
 
 async def read_batches(store: RowReader, partition: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
-    """Yield the rows of a partition, or of a run of its parts, in order, in tables of bounded size."""
+    """Yield the rows of a partition, or of one run of its chunks, in key order, as tables of bounded size."""
     selection, limit = partition.selection, ROWS
     if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
@@ -184,7 +192,10 @@ async def read_batches(store: RowReader, partition: Partition, run: DirtyRange |
 
 
 async def prefetch(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Yield what a generator yields; the next is fetched while this one is worked on, so close it where it is left."""
+    """Yield the items of a generator, and fetch the next item while the caller works on the current one.
+
+    If the caller does not consume all items, it must close this generator.
+    """
     coming = asyncio.ensure_future(next_or_none(source))
     try:
         while (item := await coming) is not None:
@@ -197,7 +208,7 @@ async def prefetch(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
 
 
 async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """Wait for both; where one fails or all is cancelled, neither runs on."""
+    """Wait for both and return both results; if one fails or the caller is cancelled, the other is cancelled."""
     tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
     try:
         return await asyncio.gather(*tasks)
@@ -210,7 +221,14 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 async def digest_partition(
     store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
 ) -> list[Chunk]:
-    """Return the parts of a partition, or of a run of it, with their digests."""
+    """Return the chunks of a partition, or of one run of them, with their digests.
+
+    Args:
+        store: where the rows are read.
+        partition: the partition.
+        run: the range of chunks; None for all.
+        tell: called with the number of rows of each batch.
+    """
     digester = Digester(partition.table)
     async with aclosing(prefetch(read_batches(store, partition, run))) as coming:
         async for rows in coming:
@@ -221,7 +239,7 @@ async def digest_partition(
 
 
 def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
-    """Return the parts that differ; those that follow each other are one run."""
+    """Return the ranges of chunks that differ; consecutive chunks are joined into one range."""
     ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
     found: list[DirtyRange] = []
     before: int | None = None
@@ -238,12 +256,12 @@ def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[Dir
 
 
 async def next_or_none(source: AsyncGenerator[T]) -> T | None:
-    """Return the next item, or None at the end."""
+    """Return the next item of a generator, or None at its end."""
     return await anext(source, None)
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
-    """Return the rows up to a place, and those past it."""
+    """Return the rows up to and including a position, and the rows after it; None as the rows gives an empty table and None."""
     if rows is None:
         return arrow_schema(table).empty_table(), None
     where = read_positions(rows, table)
@@ -261,7 +279,7 @@ def _narrowed(selection: RowFilter, run: DirtyRange) -> RowFilter:
 
 
 def where_conditions(columns: Table, selection: RowFilter) -> Iterator[ColumnElement[bool]]:
-    """Yield what rows of a selection meet, but for the place after which it goes on."""
+    """Yield the SQL conditions of a selection, without the condition for ``after``."""
     for name, value in selection.equal.items():
         yield CastText(columns.c[name]) == value
     if selection.start is not None:

@@ -1,17 +1,17 @@
-"""How far a transfer is: reported step by step to whoever asks."""
+"""Types of the callbacks that report the progress of a transfer, step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-#: Called with how much is done, of how much; None if nobody knows.
+#: Called with the amount done and the total amount, which is None if it is unknown.
 ProgressCallback = Callable[[int, int | None], None]
-#: Begins a step of the work by its name, as `iftb_store.cli.progress.Progress.step` does.
+#: Starts a step, given its name, as `iftb_store.cli.progress.Progress.step` does.
 ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
 
 
 @contextmanager
 def report_nothing(name: str) -> Iterator[ProgressCallback]:
-    """Show nothing of a step."""
+    """Report no progress: the step's progress callback does nothing."""
     yield lambda done, total: None

@@ -1,4 +1,4 @@
-"""Restores a backup into a store of any engine: what its file is, whether it is whole, and what the store would lose."""
+"""Restores a backup into a store of any engine, after it has checked that the file is intact and no rows would be lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from iftb_store.transfer.verify import format_key
 from iftb_store.url import parse_url
 from iftb_store.values.file_identity import read_engine
 
-# each reads a table whole, and of SQLite's its indexes; DuckDB compares checksums as it reads
+# statements that read each table completely: SQLite also checks the indexes, DuckDB compares checksums as it reads
 _READ_ALL = {
     "sqlite": [f"PRAGMA quick_check({name})" for name in TABLES],
     "duckdb": [f"SELECT bit_xor(hash(stored)) FROM {name} AS stored" for name in TABLES],
@@ -32,13 +32,13 @@ _READ_ALL = {
 
 
 def backup_url(path: str | os.PathLike[str]) -> URL:
-    """Return the URL that opens a file to be read, be it called whatever: its engine is told by its content.
+    """Return a read-only URL for a backup file. The engine is detected from the file's content, not from its name.
 
     Raises:
-        InvalidValueError: it is not there, cannot be read, or is no database of SQLite or DuckDB.
+        InvalidValueError: the file does not exist, cannot be read, or is not an SQLite or DuckDB database.
     """
     shown = os.fspath(path)
-    # refuses what is no name of a file
+    # raises if the path is not a valid file name
     address = parse_url(URL.create("sqlite", database=os.fspath(Path(shown).absolute())))
     try:
         engine = read_engine(Path(shown))
@@ -62,15 +62,19 @@ async def restore(
     Args:
         backup: a connected manager for the backup file, see `backup_url`.
         destination: the connected manager to restore into.
-        overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise both are refused.
+        overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise the restore
+            fails if there are such rows.
         step: the progress callback.
 
+    Returns:
+        One result for each series of bars, and one for each other table, even if it has no rows.
+
     Raises:
-        InvalidValueError: the two are the same database.
+        InvalidValueError: the backup and the destination are the same database.
         CollisionError: the destination has a row that differs from the backup or is not in it; nothing was written.
         SchemaError: the backup has no tables of iftb-store; or the tables of the backup or destination have another revision.
         OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
-        StoreError: the destination was written to meanwhile.
+        StoreError: another client wrote to the destination during the restore.
     """
     await require_distinct(backup, destination)
     await _check(backup, step)
@@ -90,7 +94,12 @@ async def restore(
 
 
 async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
-    """Read a backup once, as a whole."""
+    """Read every table of a backup completely, to find damage before anything is written.
+
+    Raises:
+        SchemaError: the backup has no tables of iftb-store.
+        OperationalError: the backup cannot be read.
+    """
     try:
         state = await backup.status()
         if state.state == "empty":
@@ -110,7 +119,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
 
 
 async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
-    """Name the first row that the destination would lose."""
+    """Raise a CollisionError that names the first row of the destination that the restore would overwrite or delete."""
     remedy = "nothing was written; restore into an empty database, or use --overwrite"
     scope = TableScope([part.table])
     async with open_snapshot(backup, scope.tables) as session, open_complete_session(destination, scope.tables) as other:

@@ -1,4 +1,4 @@
-"""Proves that two stores hold the same rows, or names the first that differ."""
+"""Checks that two stores hold the same rows, and reports the first rows that differ."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from iftb_store.transfer.plan import (
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.values.display import join_names
 
-#: How many rows that differ are named of a series or table.
+#: Maximum number of different rows that are reported for a series or table.
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Contents:
-    """How many rows a store has of a series or table, and their checksum; see `iftb_store.transfer.digests`."""
+    """The number of rows that a store has in a series or table, and their checksum; see `iftb_store.transfer.digests`."""
 
     rows: int
     checksum: str
@@ -49,9 +49,9 @@ class Difference:
 
     Attributes:
         row: the values of the row's key, by column.
-        column: the column; None where not both have one row of this key.
-        source: its value in the source; where there is no column, how many rows of this key the source has.
-        destination: the same of the destination.
+        column: the column; None unless both stores have exactly one row with this key.
+        source: the value in the source; if ``column`` is None, the number of source rows with this key.
+        destination: the value in the destination; if ``column`` is None, the number of destination rows with this key.
     """
 
     row: dict[str, Any]
@@ -62,14 +62,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of one series of bars, or of another table.
+    """The result of comparing one series of bars, or another table.
 
     Attributes:
         table: the table's name.
-        series: what the rows have in common, such as ``binance BTCUSDT 1m``; empty where they are a whole table's.
-        source: the source's rows and checksum.
-        destination: the destination's.
-        differences: the values of the first `NAMED` rows that differ.
+        series: the series, e.g. ``binance BTCUSDT 1m``; empty for a whole table.
+        source: the number of rows in the source and their checksum.
+        destination: the number of rows in the destination and their checksum.
+        differences: the values that differ in the first `NAMED` rows that differ.
     """
 
     table: str
@@ -80,7 +80,7 @@ class Verified:
 
     @property
     def equal(self) -> bool:
-        """Whether both stores have the same rows with the same values."""
+        """Return whether both stores have the same rows with the same values."""
         return self.source == self.destination
 
 
@@ -91,7 +91,7 @@ async def verify(
     *,
     step: ProgressFactory = report_nothing,
 ) -> list[Verified]:
-    """Compare two stores, or the same selection of both; each is read from a snapshot in bounded memory, and not changed.
+    """Compare two stores, or the same selection of both. Each is read from a snapshot, in bounded memory, and not changed.
 
     Args:
         source: a connected manager.
@@ -99,10 +99,13 @@ async def verify(
         scope: the selection of rows; None for all.
         step: the progress callback.
 
+    Returns:
+        One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
+
     Raises:
-        InvalidValueError: the two are the same database.
-        SchemaError: one of the two has no schema that can be used.
-        OperationalError: rows of one of the two are hidden from its role.
+        InvalidValueError: the source and the destination are the same database.
+        SchemaError: the source or the destination has no usable schema.
+        OperationalError: rows of the source or the destination are hidden from its role.
         MissingDriverError: pyarrow is not installed; the message contains the install command.
     """
     require_arrow()
@@ -136,14 +139,14 @@ async def _verified(ours: RowReader, theirs: RowReader, partition: Partition, co
 
 
 def summarise(parts: list[Chunk]) -> Contents:
-    """Return what parts are together."""
+    """Return the total number of rows in the chunks, and the checksum over all of them."""
     return Contents(sum(part.rows for part in parts), compute_checksum(parts))
 
 
 async def find_differences(
     ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]
 ) -> list[Difference]:
-    """Return the values of the first rows that differ."""
+    """Return the values that differ in the first `NAMED` rows that differ."""
     found: list[Difference] = []
     count = 0
     for run in differing:
@@ -158,7 +161,7 @@ async def find_differences(
 
 
 def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Difference]]:
-    """Return what differs of each of the first rows, in the order of their keys."""
+    """Return a list of differences for each of the first rows that differ, in key order."""
     table = partition.table
     extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]
@@ -170,7 +173,7 @@ def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Differe
 
 
 def compare_values(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
-    """Return the values in which a row of two stores differs."""
+    """Return the values that differ between the source's and the destination's version of a row."""
     key = {name: ours[name] for name in table.key}
     return [
         Difference(key, name, ours[name], theirs[name])
@@ -184,12 +187,12 @@ def _comparable(table: TableSpec, column: str, value: Any) -> Any:
 
 
 def format_key(row: dict[str, Any]) -> str:
-    """Return the values of a key for a person."""
+    """Return the values of a key as text for people."""
     return " ".join(join_names([value]) if isinstance(value, str) else format_value(value) for value in row.values())
 
 
 def format_value(value: Any) -> str:
-    """Return a value for a person: plain digits, ISO 8601, or the text."""
+    """Return a value as text for people: plain digits, a time in ISO 8601, NULL for None, or the text."""
     if isinstance(value, Decimal):
         digits = format(value, "f")
         return digits.rstrip("0").rstrip(".") if "." in digits else digits

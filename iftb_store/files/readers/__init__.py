@@ -1,1 +1,1 @@
-"""Files read into rows, a reader for each format."""
+"""Readers of files, one for each format."""

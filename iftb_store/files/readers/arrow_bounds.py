@@ -1,4 +1,4 @@
-"""What a Feather file needs to be decoded, from its footer and the lengths of its buffers, before Arrow decodes any of it."""
+"""Checks the memory that decoding a Feather file needs, from its footer and buffer lengths, before Arrow decodes it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _MAGIC = b"ARROW1"
 _CONTINUED = b"\xff\xff\xff\xff"
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _TIMESTAMP, _UNION = 10, 14
-# blocks of a file, and the bytes of the dictionaries of all its columns, which stay in memory
+# maximum number of batches and of dictionaries, and maximum bytes of all dictionaries, which stay in memory
 _MOST_BLOCKS, _MOST_DICTIONARIES, _DICTIONARY_BYTES = 100_000, 1_000, 32 << 20
-# of a batch's description: three buffers a column, and those of views
+# maximum bytes of a batch's metadata: it describes three buffers per column, and more for columns of views
 _LONGEST_DESCRIPTION = 4 << 20
 _DEEPEST = 64
-# Block of Arrow's File.fbs: offset, length of the description, length of the body
+# struct format of Block in Arrow's File.fbs: offset, length of the metadata, length of the body
 _BLOCK = "qi4xq"
 
 
 class ArrowBounds:
-    """The footer of a Feather file, whose schema fits the memory.
+    """The footer of a Feather file, whose schema was checked to fit into memory.
 
     Raises:
-        ValueError: it is damaged, or describes more than any real file holds.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, or describes more than any valid file contains.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,10 +38,10 @@ class ArrowBounds:
         _check_schema(self._footer.table(1), self._footer)
 
     def check_batches(self, width: int) -> None:
-        """Look at the description of every batch, whose rows have this many bytes.
+        """Check the metadata of every batch; ``width`` is the minimum number of bytes of a decoded row.
 
         Raises:
-            ValueError: one needs too much memory, or they unpack to more than a file of the size can hold.
+            ValueError: a batch needs too much memory, or all batches together are larger than a file of this size can contain.
         """
         self._seen: dict[int, tuple[int, int, int]] = {}
         with open_file(self._path) as self._file:
@@ -74,7 +74,7 @@ class ArrowBounds:
             check_at_once(unpacked + packed, "record batch")
 
     def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:
-        """Return (bytes when unpacked, bytes of the body, rows) of a block."""
+        """Return (decompressed bytes, compressed bytes or 0, number of rows) of a batch."""
         offset, length, _ = block
         if offset in self._seen:
             return self._seen[offset]
@@ -104,7 +104,7 @@ class ArrowBounds:
         return found
 
     def _unpacked(self, at: int, size: int) -> int:
-        # -1 says that the bytes are not compressed
+        # a length of -1 means that the bytes are not compressed
         length = int.from_bytes(self._read(at, 8), "little", signed=True)
         if size < 8 or length < -1:
             raise ValueError("a buffer is damaged")
@@ -119,10 +119,10 @@ class ArrowBounds:
 
 
 def check_schema_message(data: bytes) -> None:
-    """Refuse Arrow's message of a schema that describes more than any real file holds.
+    """Check that an Arrow schema message does not describe more than any valid file contains.
 
     Raises:
-        ValueError: it does, or is damaged.
+        ValueError: the schema is too large or damaged.
     """
     _check_schema(_message(data).table(2))
 
@@ -136,7 +136,11 @@ def _message(data: bytes) -> FlatTable:
 
 
 def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> None:
-    """Count what Arrow keeps once for each time that it is mentioned, though it may stand in the file only once."""
+    """Check the number of columns and the bytes of text in a schema.
+
+    A part that the file contains once may be referred to many times. Each reference counts, because Arrow copies the part for
+    each.
+    """
     if made is None:
         raise ValueError("its schema is missing")
     text = _check_facts(made, 2, 0)
@@ -168,7 +172,7 @@ def _some(table: FlatTable, field: int) -> list[FlatTable]:
 
 
 def _check_facts(table: FlatTable, field: int, before: int) -> int:
-    """Return the bytes of the names and values of a table's metadata, and those before."""
+    """Return ``before`` plus the bytes of the names and values of a table's metadata."""
     text = before
     for fact in table.tables(field):
         text += 64 + fact.text_length(0) + fact.text_length(1)

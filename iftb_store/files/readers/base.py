@@ -1,4 +1,4 @@
-"""What a reader of a file has, and an error for whatever is damaged."""
+"""The interface of all readers, and the conversion of errors on damaged files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import BARS
 from iftb_store.values.display import show
 
-# rows in one batch, of bars and of tables whose rows hold long texts
+# maximum rows in one batch: of bars, and of tables whose rows may contain long texts
 _BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
-# what Arrow, zlib and their kind raise on damage; Arrow's own errors are among them
+# errors that Arrow, zlib and other libraries raise on damage; all errors of Arrow are among them
 _DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, EOFError, zlib.error)
 
 
 class Reader(Protocol):
-    """A file's rows.
+    """Reads the rows of a file.
 
     Attributes:
-        names: its columns.
-        facts: what its schema says of itself.
+        names: the names of the columns.
+        facts: the metadata of the file's schema.
     """
 
     names: list[str]
@@ -36,16 +36,16 @@ class Reader(Protocol):
 
     @property
     def size(self) -> int:
-        """The file's bytes."""
+        """The size of the file in bytes."""
         ...
 
     @property
     def bytes_read(self) -> int:
-        """About how many of them were read."""
+        """The approximate number of bytes of the file that were read so far."""
         ...
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch after batch."""
+        """Yield these columns of the rows, batch by batch."""
         ...
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Reader(Protocol):
 
 @contextmanager
 def name_damage(path: Path) -> Generator[None]:
-    """Turn whatever is raised on damage into a DumpError that names the file; an OSError that names a file is no damage."""
+    """Convert any error on a damaged file to a DumpError that names the file; an OSError with a file name is kept."""
     try:
         yield
     except StoreError:
@@ -63,13 +63,13 @@ def name_damage(path: Path) -> Generator[None]:
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        # it may quote the file's content
+        # the error may contain text from the file, so it is escaped
         reason = show(next(iter(str(error).splitlines()), type(error).__name__), 200)[1:].rstrip("'\"")
         raise DumpError(f"{path}: cannot be read ({reason})") from error
 
 
 def rows_at_once(names: list[str]) -> int:
-    """Return how many rows of these columns one batch may have."""
+    """Return the maximum number of rows in a batch with these columns."""
     return (
         _ROWS_AT_ONCE
         if any(set(names) == set(table.columns) for table in TABLES.values() if table is not BARS)
@@ -78,12 +78,12 @@ def rows_at_once(names: list[str]) -> int:
 
 
 def validate(batch: pa.RecordBatch) -> pa.Table:
-    """Return a batch as a table, checked to its last value.
+    """Return a batch as a table after all of its values were validated.
 
     Raises:
-        ValueError: it is damaged, as is what Arrow raises.
+        ValueError: the batch is damaged; Arrow's own ArrowInvalid is a ValueError too.
     """
-    # offsets, text and decimals of a damaged file would else crash whatever reads them
+    # invalid offsets, text or decimals of a damaged file would crash the code that reads them later
     batch.validate()
     check_views(batch)
     batch.validate(full=True)

@@ -31,7 +31,7 @@ from iftb_store.values.checks import integer, name_text
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
 
-#: Bars in one batch: some tens of milliseconds of reading, a few megabytes.
+#: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
 
 COLUMNS = (
@@ -51,12 +51,12 @@ COLUMNS = (
 
 _HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time")
 _LONGEST_LINE = 1_000
-# deflate reaches about 25 on candles that never move, and 1,032 at most
+# deflate compresses candles whose prices never change about 25 times, and anything at most 1,032 times
 _LARGEST_RATIO = 200
 _RATIO_FLOOR = 1 << 20
-# some 20,000 entries of an archive's directory
+# maximum bytes of an archive's directory, enough for about 20,000 entries
 _LONGEST_READ = 1 << 20
-# what zipfile and zlib raise on damage, by trial with flipped, cut and spliced bytes
+# errors that zipfile and zlib raise on damage, found by tests with flipped, cut and spliced bytes
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error)
 
 _NAME = re.compile(r"(?P<symbol>[^-\s]+)-(?P<timeframe>\d+[A-Za-z]+)-\d{4}-\d{2}(?!\d)")
@@ -68,21 +68,21 @@ _MICROSECONDS_A_UNIT = {13: 1_000, 16: 1}
 
 
 class DumpError(StoreError):
-    """A dump that cannot be taken as it stands; the message names the file and, where it is one line's fault, the line."""
+    """A file that cannot be imported; the message names the file and, if one line is the cause, the line."""
 
 
 def open_file(path: Path) -> io.FileIO:
     """Open a file to read its bytes.
 
     Raises:
-        DumpError: it is a pipe, a device, a socket or a directory: reading it may never end, or take something away.
-        OSError: it cannot be read.
+        DumpError: the path is a pipe, a device, a socket or a directory; reading a pipe may never end or may consume data.
+        OSError: the file cannot be read.
     """
-    # to open one may wait already, or do something
+    # check before opening, because opening a pipe may block and opening a device may have side effects
     _check_is_file(path, path.stat().st_mode)
     file = io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
     try:
-        # what stood there a moment ago may be gone
+        # check again, because the file may have been replaced between the check and the open
         _check_is_file(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
         file.close()
@@ -99,9 +99,9 @@ def _check_is_file(path: Path, mode: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What one file brought: its series, the number of bars written, the first and the last opening time.
+    """The result of importing one dump: its series, the number of bars written, the first and the last opening time.
 
-    ``off_grid`` are those that do not begin where a bar of the timeframe does, as where a file's name tells a wrong one.
+    ``off_grid`` is the number of bars that do not begin at a multiple of the timeframe, e.g. because the file's name is wrong.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class Imported:
 
 
 class _ArchiveFile(io.BufferedReader):
-    """An archive's file; zipfile reads the whole directory at once, as long as the archive says that it is."""
+    """An archive file that limits the size of a read: zipfile reads the whole directory at once, at the size the file claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
@@ -126,17 +126,17 @@ class _ArchiveFile(io.BufferedReader):
 
 
 class KlineDump:
-    """One dump file: a .csv, or a .zip with one .csv in it, with or without a header line.
+    """One dump file: a .csv, or a .zip that contains one .csv, with or without a header line.
 
-    Symbol and timeframe come from the file's name (``FILUSDT-1m-2023-04.zip``) where they are not given.
+    The symbol and timeframe come from the file's name (``FILUSDT-1m-2023-04.zip``) unless they are given.
 
     Attributes:
-        size: bytes of the csv, decompressed; known once reading began.
-        bytes_read: how many of them were read.
+        size: decompressed bytes of the csv; known once reading began.
+        bytes_read: number of these bytes read so far.
 
     Raises:
-        InvalidValueError: the name tells no symbol or timeframe, and none is given; it is neither .csv nor .zip; an
-            unknown timeframe; or an argument that is no text.
+        InvalidValueError: the name does not contain the symbol or timeframe and it is not given; the file is neither .csv
+            nor .zip; the timeframe is unknown; or an argument is not text.
     """
 
     def __init__(
@@ -166,11 +166,11 @@ class KlineDump:
         """Yield the bars in the file's order, at most ``size`` at a time.
 
         Opening times are epoch milliseconds (13 digits, the years 2001 to 2286) or microseconds (16 digits, the same
-        years), never both in one file. Every bar can be stored as it is.
+        years), never both in one file. Every bar can be stored unchanged.
 
         Raises:
-            DumpError: while iterating: a damaged archive or line, a line that is no kline, or no bars at all.
-            InvalidValueError: size below 1.
+            DumpError: while iterating: a damaged archive or line, a line that is not a kline, or no bars in the file.
+            InvalidValueError: ``size`` is below 1.
         """
         most = integer(size, "size", least=1)
         self.bytes_read = 0
@@ -186,13 +186,13 @@ class KlineDump:
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
-        # an OSError that names a file is no damage
+        # an OSError that has a file name, e.g. a missing file, is not damage
         try:
             yield
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise
-            # it may quote a name from the archive
+            # the error may contain a name from the archive, so it is escaped
             reason = show(str(error), 200)[1:].rstrip("'\"")
             raise DumpError(f"{self.path}: the archive is damaged ({reason}); download it again") from error
 
@@ -236,7 +236,7 @@ class KlineDump:
         return member
 
     def _check_size(self) -> None:
-        # zipfile is content with less than the archive promises where the sum is right
+        # zipfile accepts less data than the archive claims if the checksum is right
         if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
             raise DumpError(
                 f"{self.path}: the archive is damaged (it contains {self.bytes_read:,} bytes and claims {self.size:,}); "
@@ -307,7 +307,11 @@ class KlineDump:
         return bar
 
     def _unusual_bar(self, line: str, number: int) -> OHLCVBar:
-        """Say what is wrong with a line, or take it where it is only rare: a sign, an exponent, zeros past 18 places."""
+        """Return the bar of a line in a rare form: with a sign, an exponent, or zeros beyond 18 decimal places.
+
+        Raises:
+            DumpError: the line is not a kline; the message says why.
+        """
         fields = line.split(",")
         if len(fields) != len(COLUMNS):
             raise self._error(number, f"{len(fields)} columns instead of {len(COLUMNS)}; the line may be cut off: {show(line)}")
@@ -354,11 +358,11 @@ class KlineDump:
 
 
 def series_in_name(path: Path) -> tuple[str | None, str | None]:
-    """Return (symbol, timeframe) as a dump's name tells them, e.g. ``FILUSDT-1m-2023-04.zip``; None where it does not."""
+    """Return (symbol, timeframe) from a dump's name, e.g. ``FILUSDT-1m-2023-04.zip``; (None, None) for other names."""
     match = _NAME.match(path.name)
     if match is None:
         return None, None
-    # the exchange writes months as 1mo where file names do not tell capitals apart
+    # the exchange writes months as 1mo, because some file systems ignore case, and 1m is a minute
     timeframe = MONTH if match["timeframe"] == "1mo" else match["timeframe"]
     return match["symbol"], timeframe
 
@@ -371,18 +375,21 @@ async def import_klines(
     progress: Callable[[int, int], None] | None = None,
     commit: Commit[Any] | None = None,
 ) -> Imported:
-    """Store the bars of one dump in one transaction: all of them, or nothing.
+    """Store the bars of one dump in one transaction: all of them, or none.
 
     Args:
         db: a connected manager whose schema is in place.
         dump: the file; it is read batch by batch.
-        insert: refuse bars that are stored already instead of overwriting them.
-        progress: called after each batch with (bytes read, bytes in all).
-        commit: is told when the COMMIT comes, see `iftb_store.files.commits.finish_commit`.
+        insert: refuse bars that are already stored, instead of overwriting them.
+        progress: called after each batch with (bytes read, total bytes).
+        commit: records when the COMMIT is sent, see `iftb_store.files.commits.finish_commit`.
+
+    Returns:
+        The series, the number of bars written, and the first and last opening time.
 
     Raises:
         DumpError: the file is damaged.
-        IntegrityError: with ``insert``, a bar is stored already or stands twice in the file.
+        IntegrityError: with ``insert``, a bar is already stored or is a duplicate in the file.
     """
     count = off_grid = 0
     first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
@@ -393,7 +400,7 @@ async def import_klines(
         with closing(dump.batches()) as batches:
             for batch in batches:
                 await write(batch)
-                # a bar that stood in an earlier batch is none more
+                # a bar that an earlier batch contained already is not counted again
                 times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
                 count += len(times) - len(spans.add(dump.symbol, times, step))
                 first = min(first, min(bar.timestamp for bar in batch))

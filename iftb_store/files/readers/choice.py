@@ -1,4 +1,4 @@
-"""The reader for a file's format."""
+"""Chooses the reader for a file's format."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from iftb_store.files.readers.parquet import ParquetReader
 
 
 def open_reader(path: Path, kind: FileKind) -> Reader:
-    """Open a file that is no dump.
+    """Open a file and return the reader for its format; kline dumps are read by `KlineDump` instead.
 
     Raises:
-        DumpError: it is damaged.
-        OSError: it cannot be read.
+        DumpError: the file is damaged.
+        OSError: the file cannot be read.
     """
     made: dict[FileKind, Callable[[Path], Reader]] = {
         FileKind.PARQUET: ParquetReader,

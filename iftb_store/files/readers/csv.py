@@ -1,4 +1,4 @@
-"""CSV, batch after batch in bounded memory."""
+"""Reads CSV batch by batch in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1 << 20
 
 
 class CsvReader:
-    """CSV with a header; every column is text, and NULL where a cell is empty and has no quotes."""
+    """Reads CSV with a header. Every column is text; an empty cell without quotes is NULL."""
 
     def __init__(self, path: Path) -> None:
         self._text = TextFile(path)
@@ -26,11 +26,11 @@ class CsvReader:
 
     @property
     def bytes_read(self) -> int:
-        """About how many bytes of the file were read."""
+        """The approximate number of bytes of the file that were read so far."""
         return self._text.bytes_read
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch after batch."""
+        """Yield these columns of the rows, batch by batch."""
         if not self._text.peek(1):
             return
         texts = dict.fromkeys(columns, pa.string())

@@ -1,4 +1,4 @@
-"""Feather, which is Arrow's own file, batch after batch in bounded memory."""
+"""Reads Feather, which is the Arrow IPC file format, batch by batch in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iftb_store.files.readers.base import rows_at_once, validate
 
 
 class FeatherReader:
-    """Feather, which is Arrow's own file."""
+    """Reads Feather, which is the Arrow IPC file format."""
 
     def __init__(self, path: Path) -> None:
         self.size, self.bytes_read = path.stat().st_size, 0
@@ -23,7 +23,7 @@ class FeatherReader:
         self.names, self.facts = list(made.names), dict(made.metadata or {})
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch after batch."""
+        """Yield these columns of the rows, batch by batch."""
         self._bounds.check_batches(check_types(self._schema, columns))
         places, rows = [self.names.index(name) for name in columns], rows_at_once(self.names)
         texts = TextSplitter(self.size)

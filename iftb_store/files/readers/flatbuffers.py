@@ -1,4 +1,4 @@
-"""Reads tables of FlatBuffers by the place of their fields: the metadata of Arrow's files."""
+"""Reads FlatBuffers tables by field number; Arrow files store their metadata in this format."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 
 class FlatTable:
-    """A table within bytes; every place is checked against their length.
+    """A table within a buffer of bytes; every offset is checked against the buffer's length.
 
     Raises:
-        ValueError: the bytes are no such table.
+        ValueError: the bytes are not a valid table.
     """
 
     def __init__(self, data: bytes, at: int) -> None:
@@ -21,31 +21,31 @@ class FlatTable:
 
     @classmethod
     def root(cls, data: bytes) -> FlatTable:
-        """Return the table that the bytes begin with."""
+        """Return the root table of a buffer."""
         return cls(data, struct.unpack_from("<I", data)[0] if len(data) >= 4 else -1)
 
     def integer(self, field: int, code: str, default: int = 0) -> int:
-        """Return a whole number."""
+        """Return an integer field; ``code`` is its format in `struct`."""
         at = self._place(field)
         return default if at is None else self._number(f"<{code}", at)
 
     def table(self, field: int) -> FlatTable | None:
-        """Return a table, or None."""
+        """Return a field that is a table, or None if the field is missing."""
         at = self._place(field)
         return None if at is None else FlatTable(self._data, self._followed(at))
 
     def text_length(self, field: int) -> int:
-        """Return the bytes of a text, 0 if there is none."""
+        """Return the number of bytes of a text field, 0 if the field is missing."""
         return self._vector(field)[1]
 
     def tables(self, field: int) -> Iterator[FlatTable]:
-        """Yield the tables of a vector."""
+        """Yield the tables of a field that is a vector of tables."""
         start, count = self._vector(field)
         for index in range(count):
             yield FlatTable(self._data, self._followed(start + 4 * index))
 
     def structs(self, field: int, code: str) -> Iterator[tuple[int, ...]]:
-        """Yield the structs of a vector."""
+        """Yield the structs of a field that is a vector of structs; ``code`` is their format in `struct`."""
         start, count = self._vector(field)
         size = struct.calcsize(f"<{code}")
         if start + count * size > len(self._data):

@@ -1,4 +1,4 @@
-"""Reads JSON without holding it: an array of candles or of objects, of any length on one line, or an object a line."""
+"""Reads JSON in bounded memory: an array of candles or objects, even on one long line, or one object per line."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from iftb_store.files.readers.texts import TextFile
 from iftb_store.schema.scope import TABLES
 from iftb_store.values.display import show, type_name
 
-#: What stands in a candle of ccxt and freqtrade, in this order.
+#: The values of a candle of ccxt and freqtrade, in this order.
 CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
-#: What stands in one of Binance's own.
+#: The values of a candle of Binance, in this order.
 KLINE = [*CANDLE, "close_time", "quote_volume", "trades_count", "taker_volume", "taker_quote_volume", "ignored"]
 
-# rows in one batch, and characters: objects take many times as much as their text
+# maximum rows and characters in a batch; parsed objects take many times as much memory as their text
 _BATCH, _LONGEST_BATCH = 10_000, 2 << 20
 _READ = 1 << 16
-# names that are remembered as known to mean nothing
+# maximum number of unknown names that are remembered, so that each is checked only once
 _MOST_NAMES = 1_000
-# the longest array that is a candle, with room to spare
+# maximum characters of an array that is a candle, with a margin
 _LONGEST_CANDLE = 1 << 12
 _SPACE = " \t\r\n"
 
@@ -37,13 +37,13 @@ def _refuse(word: str) -> None:
     raise ValueError(f"{word} is not a number")
 
 
-# numbers as their text, which is exact
+# parses numbers as their text, which is exact
 _EXACT = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
 _PLAIN = json.JSONDecoder(parse_constant=_refuse)
 
 
 class JsonReader:
-    """JSON. Numbers come as text, except within whole rows of ours, whose decimals are text already."""
+    """Reads JSON. Numbers are returned as text, except in rows of an export, whose decimals are already text."""
 
     def __init__(self, path: Path) -> None:
         self._text = TextFile(path)
@@ -51,7 +51,7 @@ class JsonReader:
         self.facts: dict[bytes, bytes] = {}
         self._elements = _Elements(path, self._text)
         first = self._elements.peek()
-        #: Candles as arrays, which may lack the volume.
+        #: Whether the rows are arrays; candles in arrays may lack the volume.
         self.arrays = isinstance(first, list)
         if isinstance(first, list):
             self.names = {len(names): names for names in (CANDLE, KLINE)}.get(len(first), [])
@@ -69,11 +69,11 @@ class JsonReader:
 
     @property
     def bytes_read(self) -> int:
-        """About how many bytes of the file were read."""
+        """The approximate number of bytes of the file that were read so far."""
         return self._text.bytes_read
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch after batch."""
+        """Yield these columns of the rows, batch by batch."""
         places = {name: place for place, name in enumerate(self.names)}
         cell: Callable[[Any, str], Any] = (lambda row, name: row[places[name]]) if self.arrays else dict.get
         while rows := self._elements.batch():
@@ -103,7 +103,7 @@ class JsonReader:
 
 
 class _Elements:
-    """The elements of the one array, or the objects of all lines, parsed one at a time."""
+    """Parses one at a time the elements of the array, or the objects of all lines."""
 
     def __init__(self, path: Path, stream: TextFile) -> None:
         self._path, self._stream = path, stream
@@ -115,14 +115,14 @@ class _Elements:
         self._at += self._in_array
 
     def peek(self) -> Any:
-        """Return the first element, or None; it is read again."""
+        """Return the first element without consuming it, or None if there is none."""
         if self._next_character() in ("", "]"):
             return None
         value, _ = self._element()
         return value
 
     def batch(self) -> list[Any]:
-        """Return the next elements, none at the end: as many as are short enough together."""
+        """Return the next elements, limited in number and in length; an empty list at the end."""
         self._passed, rows = 0, list[Any]()
         while len(rows) < _BATCH and self._passed < _LONGEST_BATCH:
             try:
@@ -166,7 +166,7 @@ class _Elements:
             held = len(self._buffer) - self._at
             if self._ended or held >= longest:
                 raise self._error(f"{problem}: {show(self._buffer[self._at : self._at + 40])}")
-            # as much again as there is, so that what is long is not parsed time and again
+            # read as much again as is in the buffer, so that a long element is not parsed too often
             self._read(min(max(_READ, held), max(_READ, longest - held)))
 
     def _next_character(self) -> str:
@@ -186,7 +186,7 @@ class _Elements:
             text = self._characters.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             raise self._error("bytes that are not text (UTF-8)") from error
-        # the character before the place tells a comma at an array's end
+        # keep the character before the position: a comma there means that the array ends with a comma
         kept = max(self._at - 1, 0)
         self._buffer, self._at = self._buffer[kept:] + text, self._at - kept
 
@@ -195,7 +195,11 @@ class _Elements:
 
 
 def _column(name: str, values: list[Any]) -> Any:
-    """Return values as text, whole numbers, or the text of objects."""
+    """Return a column of whole numbers or of text; objects are converted to their JSON text.
+
+    Raises:
+        RowError: a value is neither text, a whole number, an object nor null.
+    """
     kinds = set(map(type, values)) - {type(None)}
     if not kinds:
         return pa.nulls(len(values))

@@ -1,4 +1,4 @@
-"""Parquet, batch after batch in bounded memory."""
+"""Reads Parquet batch by batch in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from iftb_store.files.limits import TextSplitter
 from iftb_store.files.readers.base import rows_at_once, validate
 from iftb_store.files.readers.parquet_bounds import check_footer, groups_within_bounds
 
-# of a footer: text, and the columns, row groups and facts it lists
+# limits while a footer is parsed: bytes of one text, and number of columns, row groups and metadata entries in one list
 _LONGEST_FACT, _MOST_FACTS = 16 << 20, 200_000
 
 
 class ParquetReader:
-    """Parquet, read page by page."""
+    """Reads Parquet, page by page."""
 
     def __init__(self, path: Path) -> None:
         self.size, self.bytes_read = path.stat().st_size, 0
@@ -26,7 +26,7 @@ class ParquetReader:
         with self._opened() as file:
             self._schema = made = file.schema_arrow
             self.names, self.facts = list(made.names), dict(made.metadata or {})
-            # a text that stands in many rows is kept once, or a small file would fill the memory
+            # read text columns as dictionaries: a text that is repeated in many rows is kept in memory once
             texts = [field.name for field in made if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
         self._file = self._opened(texts)
 
@@ -42,7 +42,7 @@ class ParquetReader:
         )
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch after batch."""
+        """Yield these columns of the rows, batch by batch."""
         metadata, rows = self._file.metadata, 0
         total, texts = metadata.num_rows, TextSplitter(self.size)
         for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, rows_at_once(self.names)):

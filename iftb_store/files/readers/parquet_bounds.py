@@ -1,4 +1,4 @@
-"""What a Parquet file needs to be decoded, from its footer and the headers of its pages, before Arrow decodes any of it."""
+"""Checks the memory that decoding a Parquet file needs, from its footer and page headers, before Arrow decodes it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from iftb_store.files.readers.arrow_bounds import check_schema_message
 from iftb_store.files.readers.binance import open_file
 from iftb_store.files.readers.thrift import BINARY, LIST, STRUCT, CompactReader
 
-# of a footer: column chunks, which Arrow keeps in about a kilobyte each, and structs and elements of lists of any kind
+# limits of a footer: column chunks, each of which takes Arrow about a kilobyte; and all structs and list elements
 _MOST_CHUNKS, _MOST_ELEMENTS = 50_000, 600_000
-# bytes read for a page's header: nearly all are shorter than the first, and none is longer than the last
+# bytes to read for a page header: try the sizes in order, as nearly all headers fit into the first; the last is the maximum
 _HEADER_SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
-# bytes of text that rows read together may have
+# maximum bytes of text in rows that are read together
 _TEXT_AT_ONCE = 16 << 20
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
-# of a page's three kinds of header: the field, and of its fields the number of values and the encoding
+# for each kind of page header, by its field number: the field numbers of the number of values and of the encoding
 _HEADERS = {5: (1, 2), 7: (1, 2), 8: (1, 4)}
-# how often an entry of a text's dictionary stands in memory: its place, and a hash table's slots
+# bytes of memory for an entry in a dictionary of texts, besides its text: its offset and the slots of a hash table
 _ENTRY = 80
 _DELTA_TEXTS = {6: "DELTA_LENGTH_BYTE_ARRAY", 7: "DELTA_BYTE_ARRAY"}
-# Arrow reads so many bytes past a chunk of some old writers
+# Arrow reads this many bytes past a column chunk, in files of some old writers
 _PADDING = 100
 
 
@@ -42,21 +42,21 @@ class _Page:
 
 @dataclass
 class _Chunk:
-    """What a column chunk needs."""
+    """The memory that one column chunk needs."""
 
     unpacked: int = 0
     pages: int = 0
     at_once: int = 0
     dictionary: int = 0
-    # bytes of a text's row
+    # bytes of text per row
     density: float = 0.0
 
 
 def check_footer(path: Path) -> None:
-    """Refuse a footer that would fill the memory when it is parsed.
+    """Check that a footer would not fill the memory when it is parsed.
 
     Raises:
-        ValueError: it is damaged, or describes more than any real file holds.
+        ValueError: the footer is damaged, or describes more than any valid file contains.
         OSError: the file cannot be read.
     """
     with open_file(path) as file:
@@ -85,17 +85,17 @@ def check_footer(path: Path) -> None:
 def groups_within_bounds(
     path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int
 ) -> Generator[tuple[list[int], int]]:
-    """Yield row groups that can be decoded together, and how many of their rows at once.
+    """Yield row groups that can be decoded together, and the maximum number of their rows to read at once.
 
     Args:
         path: the file.
-        metadata: its footer as Arrow has it.
-        made: its schema.
-        columns: which of them are decoded.
-        rows: the most rows at once.
+        metadata: the file's footer as parsed by Arrow.
+        made: the file's Arrow schema.
+        columns: the columns to decode.
+        rows: the maximum number of rows to read at once.
 
     Raises:
-        ValueError: they unpack to too much, or need too much memory at once, or are damaged.
+        ValueError: the row groups are too large when decompressed, need too much memory at once, or are damaged.
     """
     size = path.stat().st_size
     width = check_types(made, columns)
@@ -126,7 +126,11 @@ def _rows_at_once(rows: int, density: float) -> int:
 
 
 def _walk(file: Any, size: int, facts: Any) -> _Chunk:
-    """Read the headers of a chunk's pages."""
+    """Return the memory that a column chunk needs, from the headers of its pages.
+
+    Raises:
+        ValueError: the chunk is damaged, or no valid writer creates such pages.
+    """
     start = facts.data_page_offset
     if facts.has_dictionary_page and 0 < facts.dictionary_page_offset < start:
         start = facts.dictionary_page_offset
@@ -142,7 +146,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
             raise ValueError("a page lies beyond its end")
         chunk.pages += 1
         chunk.unpacked += page.unpacked
-        # pages of few values and bytes: no writer makes them, and reading their headers takes long
+        # no writer creates many pages with few values and bytes, and reading their headers takes long
         if chunk.pages > 100 + seen // 16 + chunk.unpacked // 4_096:
             raise ValueError("its pages contain almost nothing, which no valid file does")
         if page.encoding in _DELTA_TEXTS and page.kind != _DICTIONARY:
@@ -151,7 +155,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
                 "write it with plain or dictionary encoding"
             )
         if page.kind == _DICTIONARY:
-            # an entry has at least a byte, or of a text the four of its length
+            # an entry takes at least one byte; an entry of text takes at least the four bytes of its length
             if page.values > page.unpacked:
                 raise ValueError("a dictionary claims more entries than it has bytes")
             chunk.dictionary += page.packed + 3 * page.unpacked + (_ENTRY * page.values if is_text else 0)
@@ -165,7 +169,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
 
 
 def _page(file: Any, at: int, size: int) -> tuple[_Page, int]:
-    """Return a page's header and its length."""
+    """Return the header of a page and the header's length in bytes."""
     for length in _HEADER_SIZES:
         file.seek(at)
         reader = CompactReader(file.read(length))
@@ -223,7 +227,7 @@ def _skip_groups(reader: CompactReader) -> None:
 
 
 def _check_facts(reader: CompactReader) -> None:
-    """Pass over the metadata, and look at Arrow's own schema in it."""
+    """Read the metadata of the footer, and check the Arrow schema in it."""
     for kind in reader.items():
         if kind != STRUCT:
             raise ValueError("its metadata is invalid")

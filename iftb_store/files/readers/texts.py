@@ -1,4 +1,4 @@
-"""Files of text, packed by gzip or not, read in bounded memory."""
+"""Reads text files, plain or compressed with gzip, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from iftb_store.files.readers.binance import open_file
 
-# deflate reaches about 25 on candles that never move, and 1,032 at most
+# deflate compresses candles whose prices never change about 25 times, and anything at most 1,032 times
 _LARGEST_RATIO, _RATIO_FLOOR = 200, 1 << 20
-#: What a damaged archive raises.
+#: Errors that a damaged gzip file raises.
 PACKING_DAMAGE = (EOFError, OSError, ValueError, zlib.error)
 
 
 def is_packed(head: bytes) -> bool:
-    """Tell whether bytes begin as gzip's do."""
+    """Return whether a file's first bytes are those of gzip."""
     return head.startswith(b"\x1f\x8b")
 
 
 class TextFile(io.BufferedReader):
-    """A file of text, packed by gzip or not.
+    """A text file, plain or compressed with gzip.
 
     Attributes:
-        size: bytes of the file as it stands.
-        path: where it is.
+        size: size of the file on disk in bytes.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class TextFile(io.BufferedReader):
 
     @property
     def bytes_read(self) -> int:
-        """About how many bytes of the file were read."""
+        """The approximate number of bytes of the file on disk that were read so far."""
         return self.size if self._file.closed else self._file.tell()
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class TextFile(io.BufferedReader):
 
 
 class _Unpacked(io.RawIOBase):
-    """What gzip packed, as long as it is not many times as much as the file."""
+    """The decompressed content of a gzip file; refuses content that is too large in relation to the file."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -70,7 +70,7 @@ class _Unpacked(io.RawIOBase):
             data = self._decoder.decompress(more, len(buffer))
             self._rest = self._decoder.unconsumed_tail
             if self._decoder.eof:
-                # more than one file may stand one after the other
+                # a gzip file may consist of several compressed parts, one after the other
                 self._rest = self._decoder.unused_data or self._file.read(1 << 14)
                 if self._rest:
                     self._decoder = zlib.decompressobj(wbits=31)

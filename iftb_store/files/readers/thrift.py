@@ -1,4 +1,4 @@
-"""Reads Thrift's compact protocol field by field, and passes over what nobody asks for: Parquet's footer and page headers."""
+"""Reads Thrift's compact protocol, which Parquet uses in footers and page headers; fields that are not needed are skipped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _DEEPEST = 32
 
 
 class CompactReader:
-    """A cursor in bytes.
+    """Reads values from bytes, one after the other.
 
     Attributes:
-        at: where it stands.
-        elements: how many structs, and elements of lists, it passed over.
+        at: the position of the next byte to read.
+        elements: number of structs and list elements that were read or skipped.
 
     Raises:
         EOFError: the bytes end too early.
-        ValueError: they are no such message.
+        ValueError: the bytes are not a valid message.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -27,7 +27,7 @@ class CompactReader:
         self.at = self.elements = 0
 
     def fields(self) -> Generator[tuple[int, int]]:
-        """Yield (number, type) of each field of a struct; the caller reads or skips each value before the next."""
+        """Yield (number, type) of each field of a struct; the caller must read or skip each value before the next."""
         number, seen = 0, set[int]()
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._signed()
@@ -37,7 +37,7 @@ class CompactReader:
             yield number, head & 15
 
     def items(self) -> Generator[int]:
-        """Yield the type of each element of a list; the caller reads or skips each before the next."""
+        """Yield the type of each element of a list; the caller must read or skip each element before the next."""
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._varint()
         for _ in range(count):
@@ -45,18 +45,18 @@ class CompactReader:
             yield head & 15
 
     def integer(self, kind: int) -> int:
-        """Read a whole number."""
+        """Read an integer."""
         if kind not in _INTEGERS:
             raise ValueError("a field is not a whole number")
         return self._signed()
 
     def binary(self) -> bytes:
-        """Read bytes."""
+        """Read a byte string."""
         length = self._varint()
         return self._passed(length)
 
     def skip(self, kind: int, depth: int = 0) -> None:
-        """Pass over a value."""
+        """Skip a value."""
         if kind in _INTEGERS:
             self._varint()
         elif kind == BINARY:
@@ -65,7 +65,7 @@ class CompactReader:
             self._skip_struct(depth)
         elif kind in (LIST, SET):
             for item in self.items():
-                # a bool of a list has a byte, one of a struct has none
+                # a boolean takes one byte in a list, but no byte in a struct, where the field's type is its value
                 self.skip(BYTE if item in (TRUE, FALSE) else item, depth + 1)
         elif kind in (BYTE, DOUBLE):
             self._passed(1 if kind == BYTE else 8)
