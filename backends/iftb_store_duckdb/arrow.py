@@ -88,7 +88,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
     DuckDB reads the texts of all rows between two ids at once, even to compute their lengths. If these are too large for DuckDB's
     memory, the query is repeated for fewer rows. The first failure would end the transaction, so the query runs in another one.
-    If rows have changed there, only the changed rows are larger than computed.
+    If rows have changed between the two transactions, only these rows can be larger than the query computed.
     """
     with cursor.apart() as asked:
         while True:

@@ -107,7 +107,7 @@ class SpillFolder:
                     _made.add(self.path)
 
     def leave(self) -> None:
-        """Remove the folder if `enter` made it private, no other user in this process is left, and it is empty."""
+        """Remove the folder if it is empty, was created or made private by this process, and is not used by it any more."""
         with _guard, suppress(OSError):
             _users[self.path] -= 1
             if _users[self.path] == 0:

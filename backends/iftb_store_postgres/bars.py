@@ -96,7 +96,7 @@ _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    """Insert bars in key order; a duplicate raises UniqueViolationError and nothing is inserted."""
+    """Insert bars in key order; a duplicate raises asyncpg.UniqueViolationError."""
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
     elif batch.ordered or await is_in_key_order(batch):

@@ -51,8 +51,7 @@ _MEANING = {
 _TRANSIENT = frozenset(
     ("08000", "08001", "08003", "08006", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05")
 )
-#: SQLSTATEs that leave the outcome of a COMMIT unknown: those of _OUTCOME_UNKNOWN always, the others of _NO_ANSWER only while a
-#: COMMIT runs.
+#: SQLSTATEs that leave the outcome of a COMMIT unknown: _OUTCOME_UNKNOWN always, _NO_ANSWER only while a COMMIT runs.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
 _GRANT = "work as a role that has this right, or let the owner GRANT it to this one"

@@ -52,11 +52,11 @@ _WORDS = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "seq
 
 
 def find_tables(rows: Iterable[Any]) -> set[str]:
-    """Return which names of iftb-store's tables are tables, ordinary or partitioned; ``rows`` are the rows of `KINDS`.
+    """Return the tables of iftb-store that exist, ordinary or partitioned; ``rows`` are the rows of the query `KINDS`.
 
     Raises:
-        SchemaError: a name is something other than a table, or one of our columns has a collation in which different texts can be
-            equal.
+        SchemaError: the name of a table belongs to something else, or a column of iftb-store has a collation in which different
+            texts can be equal.
         OperationalError: a table is in a schema that this role may not use, or the role may not read the version table.
     """
     found = list(rows)

@@ -80,9 +80,9 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
 
 
 def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
-    """Return the tables that can change when a table of iftb-store changes, in lower case.
+    """Return in lower case the tables that can change when a table of iftb-store changes.
 
-    These are our tables, and those of ``tables`` that an action of a foreign key changes as a consequence.
+    The result has iftb-store's own tables, and each table in ``tables`` that a foreign key's action changes as a consequence.
     """
     followers: dict[str, list[str]] = {}
     waiting, seen = list(tables), set[str]()

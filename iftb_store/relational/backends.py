@@ -73,7 +73,7 @@ class EngineBackend(Migrated):
         return int(self._pool["pool_size"] + self._pool["max_overflow"])
 
     async def disconnect(self, grace: float) -> None:
-        """Close all sessions and connections; see `iftb_store.protocols.Backend.disconnect`."""
+        """Wait for open sessions, then close them and every connection; see `iftb_store.protocols.Backend.disconnect`."""
         self.enter_loop()
         engine = self._engine
         if engine is None:

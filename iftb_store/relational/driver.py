@@ -34,7 +34,7 @@ class Statement:
 
 @dataclass(frozen=True, eq=False)
 class Flavor:
-    """The SQL dialect of one driver, as templates of SQL expressions; ``{}`` stands for the name of a column or a parameter.
+    """The SQL dialect of one driver, as templates of SQL expressions in which ``{}`` is the name of a column or a parameter.
 
     Attributes:
         dialect: the SQLAlchemy dialect for which statements are compiled.
@@ -49,8 +49,8 @@ class Flavor:
         sums: returns the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
         text_column: a text column in a comparison.
         text_parameter: the parameter in a comparison with a text column.
-        lag: the window function that returns the previous row's value. ``text_column``, ``text_parameter`` and ``lag`` keep
-            their defaults unless somebody could define a function or an operator that the engine would use in place of its own.
+        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if
+            the engine could call a function or an operator that a user defined instead of the built-in one.
     """
 
     dialect: Dialect

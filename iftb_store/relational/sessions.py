@@ -59,7 +59,7 @@ _ROLLBACK_TIME = 5.0
 # seconds between two interrupts of a call that has to stop
 _INTERRUPT_EVERY = 0.05
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
-# the connections on which a COMMIT was sent last, including connections of the application's own sessions
+# connections that have sent a COMMIT and begun no transaction since, including connections of the application's own sessions
 _committing: WeakSet[Connection] = WeakSet()
 
 
@@ -67,13 +67,7 @@ class Translate(Protocol):
     """Converts a driver's exception into the error to raise; returns None to leave the conversion to SQLAlchemy."""
 
     def __call__(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
-        """Convert a driver's exception.
-
-        Args:
-            error: the driver's exception.
-            lost: whether the connection is closed.
-            committing: whether a COMMIT was running.
-        """
+        """Convert a driver's ``error``; ``lost``: the connection is closed; ``committing``: a COMMIT was running."""
         ...
 
 

@@ -251,7 +251,7 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
 
 
 def _list_parts(dialect: Dialect) -> Catalog:
-    """Return the names of the models' parts without definitions, as only the engine can write those."""
+    """Return the models' parts with empty definitions, because only the engine can write the definitions."""
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
     }

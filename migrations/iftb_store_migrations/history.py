@@ -85,7 +85,8 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
 
     Raises:
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
-            newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown.
+            newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown;
+            or a table would call an operator or a function that somebody else defined.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn), _as_schema_error():
