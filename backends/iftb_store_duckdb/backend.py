@@ -50,12 +50,10 @@ class DuckDBBackend(Migrated):
     """One DuckDB database in a file or in memory.
 
     Sessions write one after the other and read concurrently; at most pool_size + max_overflow sessions are open at a time. The
-    time
-    zone of every connection to the database in this process is set to UTC. No extension is ever downloaded.
+    time zone of every connection to the database in this process is set to UTC. No extension is ever downloaded.
 
     The file may come from a stranger. So SQL cannot read or write other files, attach databases or change settings, unless the
-    URL
-    has ``external_access=true``. Triggers, generated columns and expressions that were added to the tables of iftb-store are
+    URL has ``external_access=true``. Triggers, generated columns and expressions that were added to the tables of iftb-store are
     refused, unless the URL has ``trusted=true``.
     """
 
@@ -152,8 +150,7 @@ class DuckDBBackend(Migrated):
 
         Raises:
             OperationalError: this task has all sessions open itself, or no other session was closed within 30 seconds; or, on a
-                clean
-                exit, an error that was caught in the block had ended the transaction.
+                clean exit, an error that was caught in the block had ended the transaction.
         """
         self._connected()
         if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
@@ -242,8 +239,7 @@ class DuckDBBackend(Migrated):
         """Copy the tables of iftb-store, read from one snapshot, into a new database file.
 
         ``progress`` is called with the size of the copy and of the source in bytes. Tables and columns of others are not copied;
-        a
-        warning names them. See `iftb_store.protocols.Backend.backup`.
+        a warning names them. See `iftb_store.protocols.Backend.backup`.
         """
         loop = asyncio.get_running_loop()
 

@@ -78,8 +78,7 @@ class Database:
 
         Raises:
             SchemaError: the tables are missing or are at another revision, a name belongs to something else than a table, or a
-                table
-                runs code that somebody else added.
+                table runs code that somebody else added.
         """
         refuse_foreign_objects(cursor.fetch, trusted=self.options.trusted)
         found = cursor.rows(

@@ -38,8 +38,7 @@ async def run_in_thread(executor: Executor, work: Callable[[], T], interrupt: Ca
     """Run ``work`` in a thread and wait until it has ended, even if this task is cancelled meanwhile.
 
     After a cancellation ``interrupt`` is called repeatedly, because DuckDB ignores an interrupt that arrives before its query
-    runs.
-    The cancellation is raised once the thread has finished with the connection.
+    runs. The cancellation is raised once the thread has finished with the connection.
     """
     job = asyncio.get_running_loop().run_in_executor(executor, work)
     cancelled: asyncio.CancelledError | None = None

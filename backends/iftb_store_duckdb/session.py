@@ -27,10 +27,8 @@ class DuckDBSession:
     """The session that `DatabaseManager.get_session` yields on DuckDB; it is used like an AsyncSession.
 
     Before the first write, each read sees everything that is committed. The first write waits for the write lock, which all
-    sessions
-    of this process on the file share, and holds it until commit, rollback or the end of the session. An isolated session takes
-    the
-    lock for its first statement, even for a read, so that nothing that it has read changes before it commits.
+    sessions of this process on the file share, and holds it until commit, rollback or the end of the session. An isolated session
+    takes the lock for its first statement, even for a read, so that nothing that it has read changes before it commits.
     """
 
     def __init__(
@@ -64,8 +62,7 @@ class DuckDBSession:
         Raises:
             IntegrityError: the statement violates a constraint; the transaction is rolled back.
             OperationalError: the statement fails for another reason. An open transaction is rolled back; before the first write
-                there
-                is none, so the session stays usable.
+                there is none, so the session stays usable.
             Unsupported: the text contains several statements, or one that begins or ends a transaction.
         """
         wanted = compile_statement(statement, params)

@@ -83,8 +83,7 @@ def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
 
     Raises:
         SchemaError: a name belongs to a view; or a table has a trigger, a generated column, or an expression that calls a
-            function
-            that could do harm; or one of its columns has a collation.
+            function that could do harm; or one of its columns has a collation.
     """
     for (name,) in fetch(_VIEWS):
         if name.lower() in OUR_TABLES:

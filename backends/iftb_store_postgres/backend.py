@@ -43,10 +43,10 @@ class PostgresBackend(EngineBackend):
     """PostgreSQL through SQLAlchemy and asyncpg, with a pool that checks each connection before handing it out.
 
     URLs: ``postgresql://user:password@host:5432/database``. The schemes ``postgres://`` and ``postgresql+asyncpg://`` are
-    accepted
-    too; the directory of a Unix socket goes into ``?host=``.
+    accepted too; the directory of a Unix socket goes into ``?host=``.
 
     Options of the URL:
+
     - libpq's ``sslmode`` (or ``ssl``), ``sslrootcert``, ``sslcert``, ``sslkey`` and other TLS options;
     - ``connect_timeout``: seconds (default: 10);
     - ``statement_timeout``: e.g. 500ms, 60s, 5min (default: 60s; 0 for none);
@@ -199,7 +199,8 @@ class PostgresBackend(EngineBackend):
             )
             problem = self._tls_problem(error)
             if not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-                # the first attempt was over TLS, and the error names the refusal of a second one without TLS, which says less
+                # that error is the server's answer over TLS, which says more than the guard's refusal of the next attempt,
+                # without TLS
                 problem = guarded.refusal or problem
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)

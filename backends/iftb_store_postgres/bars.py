@@ -161,8 +161,7 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
 
     Returns:
         None if the batch is not one series in order, if more stored bars than expected lie between its times, if the server is
-        too
-        old, or if writing the lists separately would break key order: some stored bar differs and a new bar comes before a
+        too old, or if writing the lists separately would break key order: some stored bar differs and a new bar comes before a
         stored one.
     """
     try:

@@ -50,10 +50,10 @@ class SQLiteBackend(EngineBackend):
     """SQLite through SQLAlchemy and aiosqlite: WAL, synchronous FULL, foreign keys on, BEGIN IMMEDIATE at the first write.
 
     URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite:///:memory:`` for one database that lives as long as
-    the
-    manager and allows one session at a time.
+    the manager and allows one session at a time.
 
     Options of the URL:
+
     - ``timeout`` (or ``busy_timeout``): seconds to wait for another writer (default: 30);
     - ``mode``: ``ro``, ``rw`` (the file must exist) or ``rwc`` (the default); ``ro`` also reads a file on read-only storage;
     - ``cache_size``: KiB of pages that each connection may cache (default: 65536);

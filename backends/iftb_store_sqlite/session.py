@@ -170,8 +170,7 @@ class SQLiteDriver:
         """Store rows; see Stores.write_rows.
 
         Stored versions of the rows are deleted first, so that other rows of the batch may take their unique values. A different
-        row
-        with the id of one of these rows is not deleted, so the insert fails.
+        row with the id of one of these rows is not deleted, so the insert fails.
         """
         if not rows.num_rows:
             return

@@ -15,8 +15,8 @@ _imported: set[str] = set()
 async def import_modules(*names: str) -> None:
     """Import modules in a thread, once each, because pyarrow or Alembic takes a tenth of a second or more.
 
-    A later import statement then finds the modules loaded. That statement must not run before this function has returned:
-    Python locks each module during its import, so the statement would block the event loop until the thread is done.
+    A later import statement then finds the modules loaded. That statement must not run before this function has returned: Python
+    locks each module during its import, so the statement would block the event loop until the thread is done.
     """
     for name in names:
         if name not in _imported:

@@ -49,8 +49,8 @@ class Flavor:
         sums: returns the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
         text_column: a text column in a comparison.
         text_parameter: the parameter in a comparison with a text column.
-        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if
-            the engine could call a function or an operator that a user defined instead of the built-in one.
+        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
+            engine could call a function or an operator that a user defined instead of the built-in one.
     """
 
     dialect: Dialect

@@ -24,9 +24,9 @@ _ALL_OWN = (
 class StorePool(AsyncAdaptedQueuePool):
     """Hands out connections in order of arrival, checks each at checkout, and resets each at checkin.
 
-    A caller waits at most the pool's timeout, in any event loop. The check and the reset run in this class, which always
-    releases the slot of the pool. A cancellation during SQLAlchemy's own checkout and checkin events loses the slot for good
-    (SQLAlchemy 2.1.9).
+    A caller waits at most the pool's timeout, in any event loop. The check and the reset run in this class, which always releases
+    the slot of the pool. A cancellation during SQLAlchemy's own checkout and checkin events loses the slot for good (SQLAlchemy
+    2.1.9).
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

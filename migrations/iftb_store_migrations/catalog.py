@@ -181,8 +181,7 @@ class Difference:
     """A part of a table, e.g. "index ix_trades_recent", that differs from the models; ``part`` None means the whole table.
 
     ``actual`` is the definition in the database, None if the part is missing. ``expected`` is the definition of the models, None
-    if
-    the models have no such part.
+    if the models have no such part.
     """
 
     table: str

@@ -80,13 +80,12 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
     """Upgrade the schema to a revision; do nothing if it is already at that revision.
 
     The schema may be missing or at an older revision. Tables without a recorded revision are adopted if they are identical to
-    this
-    version's.
+    this version's.
 
     Raises:
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
-            newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown;
-            or a table would call an operator or a function that somebody else defined.
+            newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown; or
+            a table would call an operator or a function that somebody else defined.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn), _as_schema_error():
@@ -136,8 +135,7 @@ def adopt_or_refuse(conn: Connection) -> None:
 
     Raises:
         SchemaError: the tables differ or belong to other roles; or a newer version migrated them; or the newest revision is
-            recorded
-            and a table is missing.
+            recorded and a table is missing.
     """
     revision, tables = current(conn), present_tables(conn)
     if revision is not None:
