@@ -1,4 +1,4 @@
-"""The DuckDB backend: Arrow in and out, one writer at a time, no blocking call on the event loop."""
+"""The DuckDB backend of iftb-store: data in and out through Arrow, one writer at a time, no blocking call on the event loop."""
 
 from iftb_store_duckdb.backend import DuckDBBackend
 

@@ -1,4 +1,4 @@
-"""Rows of DuckDB as Arrow, as it gives them; part by part without a scan of the whole table for each."""
+"""Reads DuckDB rows as Arrow tables, part by part, without a scan of the whole table for each part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _LONGEST_MONTH = 31 * 86_400
 
 
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the rows of a selection; with a limit, the next ones of one series, or of one table without series."""
+    """Return the rows of a selection.
+
+    With a limit these are the next rows of one series, or of the table if it has no series.
+    """
     if selection.limit is None:
         return _rows(cursor, selection)
     found: Iterator[pa.Table] = (_part(cursor, part) for part in _series(cursor, selection))
@@ -28,7 +31,7 @@ def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the next rows of one series, as many as its limit unless there are no more."""
+    """Return the next rows of one series: as many as the limit, or fewer only if no more rows follow."""
     parts, left = list[pa.Table](), selection.limit or 0
     while left > 0:
         part = read_rows(cursor, replace(selection, limit=left))
@@ -41,7 +44,7 @@ def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
-    """Yield the selection of each series that follows, beginning where ``after`` stands."""
+    """Yield a selection for each remaining series, beginning with the series that contains ``selection.after``."""
     names, after = selection.order[:-1], selection.after
     if not names:
         yield selection
@@ -61,13 +64,13 @@ def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
 
 
 def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the next rows of a selection that has but one column in its order."""
+    """Return the next rows of a selection that is ordered by a single column."""
     if selection.size is not None:
         return _fitting_part(cursor, selection)
     (key,) = selection.order
     until, limit = _guess(selection), selection.limit or 0
     if until is not None:
-        # as there is no index, only bounds on both sides save the scan of all that follows
+        # there is no index, so only bounds on both sides avoid a scan of all later rows
         found = _rows(cursor, replace(selection, limit=None if key == "id" else limit + 1), until)
         if limit < 2 * found.num_rows <= 2 * limit:
             return found
@@ -75,16 +78,17 @@ def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
     if last is None:
         return arrow_schema(selection.table).empty_table()
-    # the table has no key: what stands twice must not be cut in two, as nobody would go on with the second one
+    # the table has no primary key: rows with the same key must stay in one part, because reading resumes after the part's last
+    # key
     return _rows(cursor, replace(selection, limit=None), last)
 
 
 def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the next rows that hold together as much text as is wanted; ids tell them apart.
+    """Return the next rows whose texts together fit into ``selection.size``, at least one row; the rows are ordered by id.
 
-    DuckDB reads the texts of all rows between two ids at once, even to tell their lengths: where these are too many for its
-    memory, it is asked for fewer. A transaction would end with the first refusal, so it is asked in another one; should rows
-    have changed there, these alone are longer than was thought.
+    DuckDB reads the texts of all rows between two ids at once, even to compute their lengths. If these are too large for DuckDB's
+    memory, the query is repeated for fewer rows. The first failure would end the transaction, so the query runs in another one.
+    If rows have changed between the two transactions, only these rows can be larger than the query computed.
     """
     with cursor.apart() as asked:
         while True:
@@ -103,7 +107,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _last(cursor: Cursor, selection: RowFilter) -> Any:
-    """Return the key of the last of the next rows; None where no more follow."""
+    """Return the key of the last of the next rows, or None if no more rows follow."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
         query = _Query(selection)
@@ -117,7 +121,7 @@ def _last(cursor: Cursor, selection: RowFilter) -> Any:
 
 
 def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
-    """Return the query for the key of the last row that fits, and its parameters."""
+    """Return the query for the key of the last row that fits into ``selection.size``, and the query's parameters."""
     (key,) = selection.order
     query = _Query(selection)
     query.conditions.append(f"{key} <= {query.bound(until)}")
@@ -128,7 +132,7 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
 
 
 def _guess(selection: RowFilter) -> Any:
-    """Return where the next rows end if none is missing; None where nobody can tell."""
+    """Return the key at which the next rows end if none is missing, or None if that cannot be computed."""
     (key,), limit = selection.order, selection.limit or 0
     after: Any = None if selection.after is None else selection.after[0]
     if key == "id":
@@ -137,7 +141,7 @@ def _guess(selection: RowFilter) -> Any:
     if place is None:
         return None
     try:
-        # raw SQL may have made one up
+        # raw SQL may have stored an unknown timeframe
         return place + timedelta(seconds=(SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH) * limit)
     except (KeyError, OverflowError):
         return None
@@ -147,7 +151,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
     query, kinds = _Query(selection), selection.table.kinds
     if until is not None:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
-    # DuckDB's JSON is a type of its own to Arrow
+    # Arrow sees DuckDB's JSON as a separate type
     shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == ColumnKind.JSON else name for name in selection.columns}
     if until is None or selection.order != ("id",) or selection.limit is not None:
         sql = query.sql(", ".join(shown.values()), ", ".join(selection.order))
@@ -160,7 +164,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
 
 
 class _Query:
-    """The conditions of a selection and their parameters."""
+    """The SQL conditions of a selection, and the values of their parameters."""
 
     def __init__(self, selection: RowFilter) -> None:
         self._selection = selection
@@ -174,20 +178,20 @@ class _Query:
             self.conditions.append(f"{_tuple(selection.order)} > {_tuple(map(self.bound, selection.after))}")
 
     def bound(self, value: Any) -> str:
-        """Return what stands for a value in the SQL."""
+        """Add a value to the parameters and return the SQL that refers to it."""
         self.values.append(to_epoch_us(value) if isinstance(value, datetime) else value)
         mark = f"${len(self.values)}"
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
     def beside(self, key: str, columns: str) -> str:
-        """Return the key of each row and other columns of it, as a table.
+        """Return the SQL of a table that has each row's key and other columns, read by two scans.
 
-        A scan that gives the column which its condition is of too reads all texts of 2,048 rows to give one.
+        If one scan returns the column of its condition as well, DuckDB reads the texts of all 2,048 rows to return one.
         """
         return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
 
     def sql(self, columns: str, order: str = "") -> str:
-        """Return the SELECT; the limit is of rows in an order."""
+        """Return the SELECT statement; the selection's limit applies only with ``order``."""
         where = f"WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
         limit = "" if self._selection.limit is None else f"LIMIT {self._selection.limit}"
         return f"SELECT {columns} FROM {self._selection.table.name} {where}" + (f" ORDER BY {order} {limit}" if order else "")
@@ -195,5 +199,5 @@ class _Query:
 
 def _tuple(parts: Iterable[str]) -> str:
     listed = list(parts)
-    # DuckDB skips nothing where one value stands in brackets
+    # DuckDB skips no rows if a single value is in parentheses
     return listed[0] if len(listed) == 1 else f"({', '.join(listed)})"

@@ -1,4 +1,4 @@
-"""The DuckDB backend: opens the file, hands out sessions, runs migrations."""
+"""DuckDBBackend: opens one DuckDB database, opens sessions on it and runs migrations."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ _WAIT_FOR_SESSION = 30.0
 class DuckDBBackend(Migrated):
     """One DuckDB database in a file or in memory.
 
-    Sessions write one after the other and read side by side; at most pool_size + max_overflow are open at a time. The
-    time zone of every connection to the database in this process is set to UTC, and no extension is ever downloaded. SQL reads
-    and writes no other file, attaches no database and changes no setting, unless the URL has ``external_access=true``: the
-    file may be a stranger's. Triggers, generated columns and expressions of one's own on our tables need ``trusted=true``.
+    Sessions write one after the other and read concurrently; at most pool_size + max_overflow sessions are open at a time. The
+    time zone of every connection to the database in this process is set to UTC. No extension is ever downloaded.
+
+    The file may come from a stranger. So SQL cannot read or write other files, attach databases or change settings, unless the
+    URL has ``external_access=true``. Triggers, generated columns and expressions that were added to the tables of iftb-store are
+    refused, unless the URL has ``trusted=true``.
     """
 
     backup_scheme: ClassVar[str] = "duckdb"
@@ -78,31 +80,33 @@ class DuckDBBackend(Migrated):
 
     @property
     def engine(self) -> AsyncEngine | None:
-        """None: sessions are not SQLAlchemy's."""
+        """Always None: sessions do not use a SQLAlchemy engine."""
         return None
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """A backup of a trusted file is as trustworthy."""
+        """The URL options for opening a backup of this database: a backup of a trusted file is trusted too."""
         return {"trusted": "true"} if self._options.trusted else {}
 
     @property
     def in_use(self) -> int:
-        """The sessions that hold a connection; migrations have one of their own."""
+        """The number of sessions that hold a connection; migrations use a separate connection."""
         return self._places.taken
 
     @property
     def capacity(self) -> int:
-        """The sessions that can be open at a time."""
+        """The largest number of sessions that can be open at a time."""
         return self._size
 
     async def connect(self) -> None:
-        """Open the file, waiting connect_timeout seconds for one that another process holds; create it where it is missing.
+        """Open the file, or create it if it does not exist.
+
+        If another process holds the file, wait at most connect_timeout seconds for it.
 
         Raises:
-            OperationalError: it cannot be opened; the message says why.
+            OperationalError: the file cannot be opened; the message gives the reason.
         """
-        # one thread a session, so that none waits for another's statement, and one for migrations
+        # one thread per session, so that no session waits for another's statement, and one thread for migrations
         executor = ThreadPoolExecutor(self._size + 1, thread_name_prefix="iftb-store-duckdb")
         deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
         try:
@@ -116,14 +120,14 @@ class DuckDBBackend(Migrated):
         self._database.schema_checked = False
 
     async def disconnect(self, grace: float) -> None:
-        """Wait for open sessions at most ``grace`` seconds, roll back and close those left, then close the database."""
+        """Wait at most ``grace`` seconds for open sessions, roll back and close the remaining ones, then close the database."""
         connection, executor = self._connected()
         self._closing = True
         left: list[DuckDBSession] | None = None
         try:
             left = await self._sessions.end(grace)
         finally:
-            # a cancelled wait is over too
+            # if the wait was cancelled, close every session that is still open
             left = list(self._sessions) if left is None else left
             try:
                 await asyncio.gather(*(session.close(DISCONNECTED, interrupt=True) for session in left))
@@ -137,7 +141,7 @@ class DuckDBBackend(Migrated):
                     executor.shutdown(wait=False)
 
     async def identity(self) -> str:
-        """The file by its device and number; in memory, this backend."""
+        """Return a text that identifies the database: the file's device and inode number, or this backend for :memory:."""
         return f"memory {id(self)}" if self._options.in_memory else file_identity(self._options.path)
 
     @asynccontextmanager
@@ -145,8 +149,8 @@ class DuckDBBackend(Migrated):
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
         Raises:
-            OperationalError: no place was free for 30 seconds; or, on a clean exit, an error that was caught inside took
-                the transaction with it.
+            OperationalError: this task has all sessions open itself, or no other session was closed within 30 seconds; or, on a
+                clean exit, an error that was caught in the block had ended the transaction.
         """
         self._connected()
         if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
@@ -160,10 +164,10 @@ class DuckDBBackend(Migrated):
                 "close sessions sooner, or raise pool_size or max_overflow"
             )
         try:
-            # not before the wait, in which the manager may have been disconnected
+            # not before the wait, because the manager may be disconnected during it
             connection, executor = self._connected()
             cursor = Cursor(connection.cursor(), self._logger)
-            # nothing changes in a database that is open read-only
+            # a database that is open read-only does not change, so no isolation is needed
             wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
             session = DuckDBSession(self._database, cursor, executor, wanted)
             session.iftb_store_backend = self
@@ -172,10 +176,10 @@ class DuckDBBackend(Migrated):
                     yield session
                     await session.finish()
                 except BaseException as error:
-                    # whatever comes meanwhile: the write lock is every session's of this process
+                    # whatever happens meanwhile: all sessions of this process share the write lock
                     await run_to_end(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
                     if isinstance(error, OperationalError) and session.ended == DISCONNECTED:
-                        # what a call says that was interrupted is no reason
+                        # the error of the interrupted call does not give the reason
                         raise operational_error(DISCONNECTED, error) from error
                     raise
                 await run_to_end(session.close())
@@ -184,16 +188,19 @@ class DuckDBBackend(Migrated):
 
     @classmethod
     def stores(cls, session: Any) -> DuckDBStores:
-        """Return the stores that work in a session of this backend."""
+        """Return the stores that read and write in a session of this backend."""
         return DuckDBStores(session)
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` with a SQLAlchemy connection in one transaction, under the write lock unless it only reads.
+        """Run ``work`` with a SQLAlchemy connection in one transaction and return its result.
+
+        Unless ``read_only`` is true, the transaction holds the write lock.
 
         Raises:
-            SchemaError: one of our names is something else than a table, or a table of ours runs what another wrote.
+            SchemaError: a name of an iftb-store table belongs to something else, or such a table runs code that somebody else
+                added.
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
-            IntegrityError: a constraint refused a statement.
+            IntegrityError: a statement violated a constraint.
         """
         self._connected()
         if not read_only:
@@ -213,7 +220,7 @@ class DuckDBBackend(Migrated):
             return _with_sqlalchemy(cursor, work)
 
         try:
-            # not before the wait, in which the manager may have been disconnected
+            # not before the wait, because the manager may be disconnected during it
             connection, executor = self._connected()
             cursor = connection.cursor()
             return await run_in_thread(executor, partial(alone, cursor), cursor.interrupt)
@@ -229,9 +236,10 @@ class DuckDBBackend(Migrated):
                 self._lock.release()
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Copy our tables from one snapshot into a database of their own; ``progress`` is called with its bytes and the source's.
+        """Copy the tables of iftb-store, read from one snapshot, into a new database file.
 
-        See `iftb_store.protocols.Backend.backup`. Tables and columns of others are not copied; a warning names them.
+        ``progress`` is called with the size of the copy and of the source in bytes. Tables and columns of others are not copied;
+        a warning names them. See `iftb_store.protocols.Backend.backup`.
         """
         loop = asyncio.get_running_loop()
 

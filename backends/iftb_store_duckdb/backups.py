@@ -1,6 +1,6 @@
-"""A backup of a DuckDB database: our tables, read in one snapshot and written through a second DuckDB as Arrow batches.
+"""Backs up a DuckDB database: reads the tables of iftb-store in one snapshot and writes them to a second DuckDB as Arrow batches.
 
-DuckDB's own copy would attach the new file, which a database that is closed to other files cannot do.
+DuckDB's own copy would have to attach the new file, which is not possible without access to other files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from iftb_store_duckdb.url import Options
 _log = logging.getLogger(__name__)
 
 _HERE = "database_name = current_database() AND schema_name = current_schema()"
-# as many as DuckDB keeps in a row group: written once, not merged later
+# the number of rows in one of DuckDB's row groups, so that a group is written once and not merged later
 _ROWS = 122_880
-# of tables with long texts: DuckDB works on so many at once
+# for tables with long texts: the number of rows that DuckDB processes at once
 _LONG_ROWS = 2_048
 _SHORT = ("ohlcv",)
 _BATCH = "iftb_store_batch"
@@ -38,14 +38,18 @@ _STORED = f"""
     SELECT column_name FROM duckdb_columns() WHERE {_HERE} AND table_name = $1 AND NOT is_generated ORDER BY column_index"""
 _TRIGGERS = f"SELECT trigger_name, table_name FROM duckdb_triggers() WHERE {_HERE}"
 _LITERAL = re.compile(r"\"(?:[^\"]|\"\")*\"|'((?:[^']|'')*)'")
-# the last part of a name that may have a schema's before it
+# the last part of a name that may be qualified with a schema
 _LAST_NAME = re.compile(r"(?:\"((?:[^\"]|\"\")*)\"|([^\".]+))\s*$")
 
 
 def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, int], None]) -> None:
-    """Copy our tables with their keys, indexes, defaults and sequences into the new file ``path``.
+    """Copy the tables of iftb-store with their keys, indexes, defaults and sequences into the new file ``path``.
 
-    The cursor is in a transaction, whose snapshot is read. ``tell`` is called after each batch with the bytes done and in all.
+    Args:
+        cursor: a cursor in a transaction, whose snapshot is copied.
+        options: the options of the database's URL.
+        path: the path of the new file.
+        tell: called after each batch with the bytes written, and the larger of these and the size of the source.
     """
     create_private(Path(path))
     create_log(path)
@@ -68,7 +72,8 @@ def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int],
     for table in OUR_TABLES:
         if table not in tables:
             continue
-        # the table's own definition, which was looked through: what the doctor finds wrong with it can be saved, too
+        # use the table's own definition, which was checked, so that a table in which the doctor finds problems can be backed up
+        # too
         _create(copy, tables[table])
         _copy_rows(cursor, copy, table, lambda: tell(_size(path)))
     for table, sql in cursor.fetch(f"SELECT table_name, sql FROM duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"):
@@ -78,13 +83,13 @@ def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int],
 
 def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions: list[str]) -> None:
     named = {name for sql in definitions for name in _names_in_literals(sql)}
-    # not before the snapshot: they have moved past every id in it
+    # the sequences are read after the snapshot began, so they have moved past every id in it
     for name, start, low, high, step, cycle, last in cursor.fetch(_SEQUENCES):
         if name.lower() not in named:
             continue
-        # of one that has no values left it lies past the end
+        # the next value of an exhausted sequence lies outside its range
         start = min(max(start, low), high)
-        # never the stored text, in which DuckDB does not quote the name
+        # not the stored definition, in which DuckDB does not quote the name
         quoted = _quoted(name)
         copy.execute(
             f"CREATE SEQUENCE {quoted} INCREMENT BY {int(step)} MINVALUE {int(low)} MAXVALUE {int(high)} START {int(start)} "
@@ -96,7 +101,7 @@ def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions
 
 
 def _names_in_literals(sql: str) -> Iterator[str]:
-    """Yield in lower case every name that a literal of a definition could mean, as in ``nextval('main."My Seq"')``."""
+    """Yield in lower case every name that a text literal in a definition could refer to, as in ``nextval('main."My Seq"')``."""
     for literal in _LITERAL.finditer(sql):
         name = _LAST_NAME.search(literal[1].replace("''", "'")) if literal[1] else None
         if name:
@@ -104,7 +109,7 @@ def _names_in_literals(sql: str) -> Iterator[str]:
 
 
 def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Run the definition of a table or an index, and nothing else that its text might hold."""
+    """Run the definition of a table or an index; raise if its text contains anything else."""
     statements = copy.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.CREATE:
         raise operational_error(f"the file's own definition {show(sql, 200)} is not one CREATE statement; it was not run")
@@ -112,7 +117,7 @@ def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell: Callable[[], None]) -> None:
-    # generated ones are computed anew
+    # generated columns are computed again in the copy
     stored = ", ".join(_quoted(name) for (name,) in cursor.fetch(_STORED, [table]))
     for batch in cursor.batches(f"SELECT {stored} FROM {table}", _ROWS if table in _SHORT else _LONG_ROWS):
         copy.register(_BATCH, batch)

@@ -1,4 +1,4 @@
-"""Bars on DuckDB: in bulk through Arrow, checked by a join under the write lock, as the table has no key."""
+"""The bars store on DuckDB: writes in bulk through Arrow, and checks keys with a join, as the table has no primary key."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ _SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
 _COUNT = "SELECT count(*) FROM ohlcv"
 _COLUMNS = [name for name in BARS.columns if name not in KEY or name == "timestamp"]
 _READ = ", ".join(_COLUMNS)
-# with no expression over them, DuckDB reads the other columns for the newest bars alone
+# without expressions in the SELECT list, DuckDB reads the other columns only for the newest bars
 _LATEST = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} {{}} ORDER BY timestamp DESC LIMIT $4"
 _LONGEST_MONTH = 31 * 86_400
 _FIRST = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 
 
 class DuckDBBars:
-    """Bars of one session."""
+    """The store of bars of one session."""
 
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
     async def insert_many(self, batch: BarBatch) -> None:
-        """Insert all bars or none."""
+        """Insert all bars of a batch, or none if a key is stored already or is a duplicate."""
         table = await _arrow(batch)
         await self._session.run(lambda cursor: _insert(cursor, table, batch.created_at), write=True)
 
     async def upsert_many(self, batch: BarBatch) -> None:
-        """Insert the bars whose key is new and overwrite the values of those others that differ."""
+        """Insert the bars whose key is new, and overwrite the values of stored bars that differ."""
         table = await _arrow(batch)
         await self._session.run(lambda cursor: _upsert(cursor, table, batch.created_at), write=True)
 
     async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Upsert, and count the new rows and those that changed."""
+        """Upsert the bars of a batch; return (number of new bars, number of changed bars)."""
         table = await _arrow(batch)
 
         def work(cursor: Cursor) -> tuple[int, int]:
-            # under the write lock nobody else adds a row
+            # no other session can add a row, because this one holds the write lock
             ((before,),) = cursor.fetch(_COUNT)
             written = _upsert(cursor, table, batch.created_at)
             ((after,),) = cursor.fetch(_COUNT)
@@ -70,7 +70,7 @@ class DuckDBBars:
         return await self._session.run(work, write=True)
 
     async def list_series(self) -> list[Series]:
-        """Return all series, and how many bars each lacks."""
+        """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
 
         def read(cursor: Cursor) -> list[Series]:
             sql = """
@@ -86,7 +86,7 @@ class DuckDBBars:
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """Return the buckets of a series by number."""
+        """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
         values = [exchange, symbol, timeframe, start, end]
         return await self._session.run(lambda cursor: resample(cursor, buckets, values))
 
@@ -106,7 +106,7 @@ class DuckDBBars:
     async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
-        """Return the first of the bars with start <= timestamp <= end, oldest first."""
+        """Return the first ``limit`` bars with start <= timestamp <= end, oldest first."""
         series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
         selection = RowFilter(BARS, series, start, end, limit=limit)
 
@@ -125,7 +125,7 @@ class DuckDBBars:
             ((newest,),) = cursor.fetch(f"SELECT epoch_us(max(timestamp)) FROM ohlcv WHERE {_SERIES}", series)
             if newest is None:
                 return []
-            # with a bound DuckDB skips all but the newest rows; where these have great holes it finds too few
+            # with a lower bound DuckDB reads only the newest rows; if there are large gaps among these, it finds too few
             if newest - span > _FIRST:
                 bound = "AND timestamp >= make_timestamptz($5::BIGINT)"
                 found = _bars(_LATEST.format(bound), series, limit, newest - span)(cursor)
@@ -142,7 +142,7 @@ class DuckDBBars:
         exchange: str,
         window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every hole, oldest first, computed in the engine."""
+        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
         start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
         parameters: list[Any] = [exchange, symbol, timeframe]
 
@@ -174,13 +174,13 @@ async def _arrow(batch: BarBatch) -> pa.Table:
             parts.append(_record_batch(columns))
             await asyncio.sleep(0)
         else:
-            # the first array that a process makes has Arrow import pandas, if there is one: a fifth of a second
+            # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
             parts.append(await asyncio.to_thread(_record_batch, columns))
     return pa.Table.from_batches(parts)
 
 
 def _record_batch(columns: BarColumns) -> pa.RecordBatch:
-    # Arrow parses decimal text exactly, and faster than it takes Decimals
+    # Arrow parses decimal text exactly, and faster than it converts Decimals
     arrays = [
         pa.array(column, pa.string()).cast(kind) if kind == _DECIMAL else pa.array(column, kind)
         for column, kind in zip(columns, _TYPES, strict=True)
@@ -196,7 +196,7 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
             twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
             _refuse(cursor.rows(twice), "is a duplicate in the batch")
         columns = ", ".join(f"stored.{name}" for name in KEY)
-        # the bounds let DuckDB skip all that was stored for other times
+        # the bounds let DuckDB skip all bars of other times
         clash = (
             f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} "
             "WHERE stored.timestamp BETWEEN $1 AND $2 LIMIT 1"
@@ -242,7 +242,7 @@ def _span(table: pa.Table) -> tuple[datetime, datetime]:
 
 
 def _distinct(table: pa.Table) -> bool:
-    """Tell whether the bars are one series in order of time, as they mostly are: then no key stands twice."""
+    """Return whether the bars are one series in order of time, as most batches are: then no key is a duplicate."""
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
     if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
         return False

@@ -1,4 +1,4 @@
-"""A DuckDB database: how it is opened, what its sessions share, and how a transaction that writes begins."""
+"""Opens a DuckDB database, and holds what its sessions share: the options, the write lock, the check of the schema."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ENGINE = "SELECT type FROM system.main.duckdb_databases() WHERE database_name =
 
 
 class Database:
-    """What the sessions of one backend share.
+    """The state that the sessions of one backend share.
 
     Attributes:
-        options: those of the URL.
+        options: the options of the URL.
         lock: the write lock, which all sessions of this process on the file share.
-        schema_checked: whether the schema's revision was looked at and found usable.
+        schema_checked: whether the schema's revision was checked and is usable.
     """
 
     def __init__(self, options: Options) -> None:
@@ -38,10 +38,10 @@ class Database:
         self.schema_checked = False
 
     async def open(self, executor: Executor, deadline: float) -> duckdb.DuckDBPyConnection:
-        """Open the file, waiting until the deadline for one that another process holds.
+        """Open the file; if another process holds it, retry until the deadline.
 
         Raises:
-            OperationalError: it cannot be opened; the message says why.
+            OperationalError: the file cannot be opened; the message gives the reason.
         """
         opened: list[duckdb.DuckDBPyConnection] = []
         while True:
@@ -49,7 +49,8 @@ class Database:
                 await run_in_thread(executor, lambda: opened.append(_open(self.options)))
                 return opened.pop()
             except asyncio.CancelledError:
-                # the thread has gone on to its end, and the file would stay locked until the collector comes
+                # the thread may have opened the file, which would stay locked until Python's garbage collector closes the
+                # connection
                 for connection in opened:
                     await run_in_thread(executor, connection.close)
                 raise
@@ -61,10 +62,10 @@ class Database:
             await asyncio.sleep(_RETRY_OPEN)
 
     def begin(self, cursor: Cursor) -> None:
-        """Begin a write transaction; its log is created with the database file's own permissions.
+        """Begin a transaction that writes, after creating the log with the permissions of the database file.
 
         Raises:
-            OperationalError: the database is open read-only, or the log cannot be made.
+            OperationalError: the database is open read-only, or the log cannot be created.
         """
         if self.options.read_only:
             raise operational_error("the database is read-only; open it without access_mode=read_only to write")
@@ -73,10 +74,11 @@ class Database:
         cursor.begin()
 
     def check_schema(self, cursor: Cursor) -> None:
-        """Look for our tables and their revision.
+        """Check that the tables of iftb-store exist and that their revision is the current one.
 
         Raises:
-            SchemaError: they are missing, stand at another revision, are no tables, or run what another wrote.
+            SchemaError: the tables are missing or are at another revision, a name belongs to something else than a table, or a
+                table runs code that somebody else added.
         """
         refuse_foreign_objects(cursor.fetch, trusted=self.options.trusted)
         found = cursor.rows(
@@ -91,18 +93,18 @@ class Database:
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
     if not options.in_memory and not options.read_only and not Path(options.path).exists():
-        # where a link leads, or DuckDB would make that file by the umask
+        # create the file that a symbolic link points to; DuckDB would create it with the permissions of the umask
         create_private(Path(options.path).resolve())
     try:
         connection = connect_closed(options)
     except duckdb.Error:
-        # only now: to close a file that this process has open would give up DuckDB's lock on it
+        # only after DuckDB failed: closing a file that this process has open would release DuckDB's lock on it
         refuse_foreign(Path(options.path))
         raise
     try:
         ((engine,),) = connection.execute(_ENGINE).fetchall()
         if engine != "duckdb":
-            # an extension of the user's reads such a file
+            # an extension that the user has installed reads files of another format
             raise duckdb.IOException(FOREIGN)
         refuse_shadows(lambda sql: connection.execute(sql).fetchall())
     except BaseException:

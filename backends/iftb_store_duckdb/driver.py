@@ -1,4 +1,4 @@
-"""DuckDB's blocking calls: run in a thread, interrupted when their task is cancelled; results come as Arrow."""
+"""Runs DuckDB's blocking calls in threads, interrupts them if their task is cancelled, and returns results as Arrow tables."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from iftb_store.batches.arrow import to_datetimes
 from iftb_store.batches.gc_pause import age_objects, pause_gc
 
 T = TypeVar("T")
-# pyarrow's stubs know no more of a column than that it is one
+# pyarrow's type stubs do not describe columns in detail
 Column: TypeAlias = Any
 
-#: Rows converted in one go: a C loop over more would hold Python's global lock, and so the event loop, too long.
+#: Number of rows converted at once: a longer loop in C would hold Python's global lock, and block the event loop, too long.
 SLICE = 10_000
 
 _READ_ONLY = re.compile("(?:transaction is launched|which is attached) in read-only mode")
 
-#: Seconds between two interrupts, as DuckDB ignores one that comes before its query runs.
+#: Seconds between two interrupts; repeated, because DuckDB ignores an interrupt that arrives before its query runs.
 INTERRUPT_EVERY = 0.01
 _names = count()
 
 
 async def run_in_thread(executor: Executor, work: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
-    """Run ``work`` in a thread and wait until it has ended, also when this task is cancelled meanwhile.
+    """Run ``work`` in a thread and wait until it has ended, even if this task is cancelled meanwhile.
 
-    Then ``interrupt`` is called again and again, as DuckDB ignores one that comes before its query runs; the
-    cancellation goes on once the thread has let go of the connection.
+    After a cancellation ``interrupt`` is called repeatedly, because DuckDB ignores an interrupt that arrives before its query
+    runs. The cancellation is raised once the thread has finished with the connection.
     """
     job = asyncio.get_running_loop().run_in_executor(executor, work)
     cancelled: asyncio.CancelledError | None = None
@@ -56,7 +56,7 @@ async def run_in_thread(executor: Executor, work: Callable[[], T], interrupt: Ca
 
 
 class Cursor:
-    """One connection to the database, for one thread at a time."""
+    """One connection to the database; only one thread may use it at a time."""
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, logger: logging.Logger | InstanceLogger) -> None:
         self._raw = raw
@@ -64,7 +64,7 @@ class Cursor:
         self._others: tuple[duckdb.DuckDBPyConnection, ...] = ()
 
     def table(self, statement: str | duckdb.Statement, parameters: Sequence[Any] = ()) -> tuple[pa.Table, list[str]]:
-        """Run one statement; return its result and the names of its columns' types in DuckDB."""
+        """Run one statement; return its result and the names of the columns' DuckDB types."""
         self._logger.info("%s", statement if isinstance(statement, str) else statement.query)
         relation = self._raw.sql(statement, params=list(parameters) or None)
         if relation is None:
@@ -77,12 +77,15 @@ class Cursor:
         return to_python_rows(*self.table(statement, parameters))
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one query and return its rows as DuckDB's own client gives them: for few rows, none of them a time, the fastest."""
+        """Run one query and return its rows as DuckDB's Python client converts them.
+
+        This is the fastest way to read a few rows without times.
+        """
         self._logger.info("%s", sql)
         return self._raw.execute(sql, parameters).fetchall()
 
     def batches(self, sql: str, size: int) -> Iterator[pa.RecordBatch]:
-        """Run one query and yield its rows in batches of at most ``size``, as they are read."""
+        """Run one query and yield its rows in batches of at most ``size`` rows, while they are read."""
         self._logger.info("%s", sql)
         reader = self._raw.sql(sql).to_arrow_reader(size)
         while True:
@@ -91,17 +94,17 @@ class Cursor:
             except StopIteration:
                 return
             except OSError as error:
-                # what Arrow makes of DuckDB's own errors
+                # Arrow raises DuckDB's own errors as OSError
                 raise duckdb.IOException(str(error)) from error
             yield batch
 
     def statements(self, sql: str) -> list[duckdb.Statement]:
-        """Parse."""
+        """Parse a SQL text into its statements."""
         return self._raw.extract_statements(sql)
 
     @contextmanager
     def registered(self, table: pa.Table) -> Iterator[str]:
-        """Make an Arrow table readable by SQL under the name that is given back."""
+        """Make an Arrow table readable by SQL for the duration of the block; yield the name to use in SQL."""
         name = f"iftb_store_batch_{next(_names)}"
         self._raw.register(name, table)
         try:
@@ -112,7 +115,7 @@ class Cursor:
 
     @contextmanager
     def apart(self) -> Iterator[Cursor]:
-        """Open another connection to the database: what fails there does not end the transaction here."""
+        """Open another connection to the database; an error on it does not end this connection's transaction."""
         other = Cursor(self._raw.cursor(), self._logger)
         try:
             yield other
@@ -121,7 +124,7 @@ class Cursor:
 
     @contextmanager
     def interrupting(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Let an interrupt reach another connection, too, on which this cursor's thread works meanwhile."""
+        """Let `interrupt` also stop ``other``, a connection on which this cursor's thread works during the block."""
         self._others = (*self._others, other)
         try:
             yield
@@ -134,13 +137,13 @@ class Cursor:
         self._raw.begin()
 
     def begin_reading(self) -> None:
-        """Begin a transaction in which DuckDB refuses what writes to the database, see `would_write`."""
+        """Begin a transaction in which DuckDB refuses to write to the database; see `would_write`."""
         self._logger.info("BEGIN TRANSACTION READ ONLY")
         self._raw.execute("BEGIN TRANSACTION READ ONLY")
 
     @staticmethod
     def would_write(error: duckdb.Error) -> bool:
-        """Tell whether DuckDB refused a statement because it writes and the transaction or file is read-only: nothing was run."""
+        """Return whether DuckDB refused a statement, without running it, because it writes in a read-only transaction or file."""
         return (
             isinstance(error, duckdb.TransactionException | duckdb.InvalidInputException)
             and _READ_ONLY.search(str(error)) is not None
@@ -152,17 +155,17 @@ class Cursor:
         self._raw.commit()
 
     def rollback(self) -> None:
-        """Roll back the transaction, if there is one."""
+        """Roll back the transaction; do nothing if there is none."""
         self._logger.info("ROLLBACK")
         with suppress(duckdb.TransactionException, duckdb.ConnectionException, duckdb.FatalException):
             while True:
-                # an interrupt that was meant for the statement before comes too late for it
+                # a late interrupt, meant for the previous statement, may stop the rollback instead
                 with suppress(duckdb.InterruptException):
                     self._raw.rollback()
                     return
 
     def interrupt(self) -> None:
-        """Stop what another thread runs here, unless that has just closed the connection."""
+        """Stop the statement that another thread is running on this connection; do nothing if the connection is closed."""
         for connection in (self._raw, *self._others):
             with suppress(duckdb.ConnectionException):
                 connection.interrupt()
@@ -173,7 +176,7 @@ class Cursor:
 
 
 def to_python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return an Arrow table's rows; ``types`` are DuckDB's names of the columns' types."""
+    """Convert an Arrow table to rows of Python values; ``types`` are the names of the columns' DuckDB types."""
     rows: list[tuple[Any, ...]] = []
     for part in slice_rows(table):
         columns = [_values(column, kind) for column, kind in zip(part.columns, types, strict=True)]
@@ -182,7 +185,7 @@ def to_python_rows(table: pa.Table, types: Sequence[str]) -> list[tuple[Any, ...
 
 
 def slice_rows(table: pa.Table) -> Iterator[pa.Table]:
-    """Cut a table into parts of at most `SLICE` rows; the garbage collector pauses while they are worked on."""
+    """Split a table into parts of at most `SLICE` rows; the garbage collector pauses while the caller handles a part."""
     with pause_gc():
         for first in range(0, table.num_rows, SLICE):
             yield table.slice(first, SLICE)
@@ -198,7 +201,7 @@ def _values(column: Column, kind: str) -> list[Any]:
 
 
 def _duration(value: Any) -> timedelta:
-    # as DuckDB's own client counts a month
+    # DuckDB's own client also counts a month as 30 days
     return timedelta(days=30 * value.months + value.days, microseconds=value.nanoseconds // 1_000)
 
 
@@ -206,5 +209,5 @@ def _integer(value: Decimal | int) -> int:
     return int(value)
 
 
-# Arrow has no 128-bit integer; DuckDB sends a decimal in its place
+# Arrow has no 128-bit integer, so DuckDB sends a decimal instead
 _CONVERTED: dict[str, Callable[[Any], Any]] = {"HUGEINT": _integer, "UHUGEINT": _integer, "INTERVAL": _duration}

@@ -1,4 +1,4 @@
-"""DuckDB's exceptions as SQLAlchemy's IntegrityError and OperationalError, told apart by their type."""
+"""Translates DuckDB's exceptions by type into SQLAlchemy's IntegrityError and OperationalError."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error
 
-# texts of ours, where DuckDB's own text quotes the value that it refused
+# messages that replace DuckDB's own if it would quote the rejected value
 _TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.ConstraintException, "the row violates a constraint of the table: a duplicate key, a missing or an unknown value"),
     (duckdb.InterruptException, "the statement was interrupted"),
@@ -26,10 +26,10 @@ FOREIGN = "not a valid DuckDB database file"
 
 
 def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
-    """Return the error to raise for one of DuckDB's, chained to it; the message holds no parameters."""
+    """Return the error to raise for an exception of DuckDB; its message contains no parameters."""
     message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
     if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
-        # it works on 2,048 rows at once, however long their texts are
+        # DuckDB processes 2,048 rows at once, however long their texts are
         message = f"{message}; give DuckDB more memory in the URL, e.g. ?memory_limit=1GB"
     if isinstance(error, duckdb.PermissionException) and _CLOSED in message:
         message = f"{message}; your SQL needs ?external_access=true in the URL to work with files"
@@ -37,23 +37,23 @@ def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
         message = f"{message}; set threads, memory_limit or temp_directory in the URL, and others with ?external_access=true"
     if isinstance(error, duckdb.ConstraintException):
         return integrity_error(message, error)
-    # a conflict with another transaction
+    # a TransactionException is a conflict with another transaction
     return operational_error(message, error, transient=isinstance(error, duckdb.TransactionException))
 
 
 def first_line(error: duckdb.Error) -> str:
-    """Return what DuckDB says before it quotes the statement."""
+    """Return the first line of DuckDB's message, shortened to 300 characters; later lines quote the statement."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def is_held_elsewhere(error: duckdb.Error) -> bool:
-    """Tell whether a file could not be opened because another process has it."""
+    """Return whether a file could not be opened because another process has it open."""
     return isinstance(error, duckdb.IOException) and _HELD.search(str(error)) is not None
 
 
 def cannot_open_error(path: str, error: duckdb.Error) -> OperationalError:
-    """Return the error for a database that could not be opened: what is wrong, and what to do next."""
+    """Return the error for a database that could not be opened; the message gives the reason and the remedy."""
     if is_held_elsewhere(error):
         found = _HOLDER.search(str(error))
         holder = found[1] if found else "a process that DuckDB does not name"

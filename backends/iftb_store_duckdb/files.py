@@ -1,4 +1,4 @@
-"""The files of a database, made before DuckDB opens them: it makes them by the umask, which is the whole process's."""
+"""Creates a database's files before DuckDB opens them, because DuckDB applies the umask, which belongs to the whole process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _made: set[str] = set()
 
 
 def create_private(path: Path) -> None:
-    """Create a database that its owner alone can read.
+    """Create a database file that only its owner can read.
 
-    DuckDB takes no empty file; so it makes one in a private directory, whose link then appears under the final name,
-    unless another process was faster.
+    DuckDB does not open an empty file. So DuckDB creates the file in a private directory, and a hard link then gives it its final
+    name, unless another process has created a file of that name first.
     """
-    # where no link can be made, DuckDB says what is wrong with the path, or creates the file itself
+    # if no link can be created, DuckDB reports what is wrong with the path, or creates the file itself
     with suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / "new.duckdb"
         duckdb.connect(str(fresh)).close()
@@ -36,10 +36,10 @@ def create_private(path: Path) -> None:
 
 
 def create_log(path: str) -> None:
-    """Create the log beside a database, where it is missing, with the database's own rights.
+    """Create the log file beside a database with the database file's permissions, if the log does not exist.
 
     Raises:
-        OperationalError: it cannot be made.
+        OperationalError: the log cannot be created.
     """
     try:
         mode = Path(path).stat().st_mode & 0o666
@@ -50,10 +50,10 @@ def create_log(path: str) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse what is no DuckDB database: DuckDB would look for an extension that reads such a file, SQLite's say.
+    """Raise if a file is not a DuckDB database: DuckDB would look for an extension that reads its format, e.g. SQLite's.
 
     Raises:
-        duckdb.IOException: it is none.
+        duckdb.IOException: the file is not a DuckDB database.
     """
     with suppress(OSError):
         if read_engine(path) != "duckdb":
@@ -61,9 +61,9 @@ def refuse_foreign(path: Path) -> None:
 
 
 class SpillFolder:
-    """The folder for what does not fit in memory, its owner's alone: DuckDB would make it for everyone to read.
+    """The folder for data that does not fit in memory, readable only by its owner; DuckDB would create it readable by everyone.
 
-    DuckDB leaves a folder that was there before it, so the last of this process to leave removes it.
+    DuckDB does not remove a folder that it did not create, so the last user of the folder in this process removes it.
     """
 
     def __init__(self, path: str, *, given: bool) -> None:
@@ -71,10 +71,10 @@ class SpillFolder:
         self._given = given
 
     def check(self) -> None:
-        """Refuse a folder that somebody else put there to read what is written into it; one that the user names is left alone.
+        """Raise if somebody else may have created the folder to read the data in it; a folder that the URL names is not checked.
 
         Raises:
-            OperationalError: it is a link, no folder, or another's.
+            OperationalError: the path is a link or a file, or the folder belongs to another user.
         """
         if self._given:
             return
@@ -82,7 +82,7 @@ class SpillFolder:
         try:
             found = path.lstat()
         except OSError:
-            # nothing is there, or what opens the database says what is wrong
+            # nothing exists at the path, or opening the database will report the problem
             return
         is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
         if not stat.S_ISDIR(found.st_mode) or not is_ours:
@@ -92,7 +92,10 @@ class SpillFolder:
             )
 
     def enter(self) -> None:
-        """Make the folder; where it cannot be made, DuckDB says so when it wants it. One that the user names may be there."""
+        """Create the folder, and count this user of it; a folder that the URL names may already exist.
+
+        If it cannot be created, DuckDB reports that when it needs the folder.
+        """
         with _guard, suppress(OSError):
             _users[self.path] += 1
             try:
@@ -104,7 +107,7 @@ class SpillFolder:
                     _made.add(self.path)
 
     def leave(self) -> None:
-        """Remove the folder, if it is ours, nobody else of this process uses it and nothing is in it."""
+        """Remove the folder if it is empty, was created or made private by this process, and is not used by it any more."""
         with _guard, suppress(OSError):
             _users[self.path] -= 1
             if _users[self.path] == 0:

@@ -1,4 +1,4 @@
-"""The one write lock that this process has for each DuckDB file."""
+"""The write locks of DuckDB files: one per file in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _write_locks: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()
 
 
 def write_lock(path: str) -> FairSemaphore:
-    """Return the one write lock that this process has for a database file, named by its real path."""
+    """Return the write lock of a database file, one per file in this process; ``path`` is the file's real path."""
     with _guard:
         lock = _write_locks.get(path)
         if lock is None:
@@ -22,7 +22,7 @@ def write_lock(path: str) -> FairSemaphore:
 
 
 def _forget() -> None:
-    # in a forked child: whoever held one of them is not there
+    # in a forked child, because the task that held a lock does not exist there
     global _guard
     _guard = threading.Lock()
     _write_locks.clear()

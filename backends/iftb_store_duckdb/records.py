@@ -1,4 +1,4 @@
-"""Trades, positions and events on DuckDB, and the four stores of a session together."""
+"""The stores of trades, positions and events on DuckDB, and the class that holds the four stores of a session."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from iftb_store_duckdb.session import DuckDBSession
 
 _Model = TypeVar("_Model", bound=Trade | Position | SystemEvent)
 
-# A sum as (whole part, rest). DuckDB's own sum of DECIMAL(38,18) fails where a column's range ends; split in two it takes
-# five times as long and ends nowhere.
+# The selected pair is (whole part, rest) of a sum. DuckDB's own sum of DECIMAL(38,18) overflows at the end of the column's range.
+# A sum of two halves takes five times as long and does not overflow.
 _SUM = "NULL, sum({0}) {1}"
 _SPLIT_SUM = "sum(trunc({0})::HUGEINT) {1}, sum({0} - trunc({0})) {1}"
 
@@ -34,7 +34,7 @@ _JSON = ("decision_reasons", "llm_analysis", "details")
 
 
 class DuckDBStores:
-    """The four stores of one session."""
+    """The four stores of one session: bars, trades, positions and events."""
 
     def __init__(self, session: DuckDBSession) -> None:
         self.ohlcv = DuckDBBars(session)
@@ -44,27 +44,27 @@ class DuckDBStores:
         self._session = session
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """Return the selected rows."""
+        """Return the rows of a selection; see Stores.read_rows."""
         return await self._session.run(lambda cursor: read_rows(cursor, selection))
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """Store whole rows as they are."""
+        """Store complete rows unchanged; see Stores.write_rows."""
         if rows.num_rows:
             await self._session.run(lambda cursor: write_rows(cursor, table, rows), write=True)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """Delete the rows whose keys are given; return how many there were."""
+        """Delete the stored rows that have the keys of ``rows``; return the number of deleted rows."""
         return await self._session.run(lambda cursor: delete_rows(cursor, table, rows), write=True) if rows.num_rows else 0
 
 
 class DuckDBTrades:
-    """Trades of one session."""
+    """The store of trades of one session."""
 
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
     async def insert(self, trade: Trade, now: datetime) -> int:
-        """Insert one trade with created_at = updated_at = now and return its new id."""
+        """Insert one trade with created_at = updated_at = ``now``; return its new id."""
 
         def work(cursor: Cursor) -> int:
             if cursor.rows("SELECT 1 FROM trades WHERE trade_id = $1", [trade.trade_id]):
@@ -74,7 +74,7 @@ class DuckDBTrades:
         return await self._session.run(work, write=True)
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        """Set columns of one trade; False where the id is unknown."""
+        """Set columns of one trade; return False if no trade has this id."""
 
         def work(cursor: Cursor) -> bool:
             return _update(cursor, "trades", fields, "id = $1", trade_id)
@@ -82,29 +82,29 @@ class DuckDBTrades:
         return await self._session.run(work, write=True)
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return one trade."""
+        """Return the trade with this id, or None."""
         found = await self._session.run(lambda cursor: _select(cursor, Trade, "trades", "WHERE id = $1", trade_id))
         return found[0] if found else None
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return one trade by the bot's own name for it."""
+        """Return the trade with this trade_id, which the bot assigned, or None."""
         found = await self._session.run(lambda cursor: _select(cursor, Trade, "trades", "WHERE trade_id = $1", trade_id))
         return found[0] if found else None
 
     async def get_recent(self, limit: int) -> list[Trade]:
-        """Return the newest trades of all exchanges, newest first."""
+        """Return the newest ``limit`` trades of all exchanges, newest first."""
         return await self._session.run(
             lambda cursor: _select(cursor, Trade, "trades", "ORDER BY entry_time DESC, id DESC LIMIT $1", limit)
         )
 
     async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
-        """Return the newest trades of one symbol, newest first."""
+        """Return the newest ``limit`` trades of one symbol of an exchange, newest first."""
         rest = "WHERE exchange = $1 AND symbol = $2 ORDER BY entry_time DESC, id DESC LIMIT $3"
         return await self._session.run(lambda cursor: _select(cursor, Trade, "trades", rest, exchange, symbol, limit))
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Sum up the trades realized since then, exactly."""
-        # an overflow inside a transaction would end it
+        """Return exact totals of an exchange's trades that were realized since a time."""
+        # inside a transaction an overflow would end the transaction, so use the slower sum there
         if not self._session.writing:
             try:
                 return await self._totals(_SUM, exchange, since)
@@ -136,23 +136,23 @@ class DuckDBTrades:
 
 
 class DuckDBPositions:
-    """Positions of one session."""
+    """The store of positions of one session."""
 
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
     async def get_open(self, exchange: str) -> list[Position]:
-        """Return the open positions, oldest first."""
+        """Return the open positions of an exchange, oldest first."""
         rest = "WHERE exchange = $1 AND status = 'open' ORDER BY entry_time, id"
         return await self._session.run(lambda cursor: _select(cursor, Position, "positions", rest, exchange))
 
     async def find_open(self, symbol: str, exchange: str) -> list[Position]:
-        """Return the open positions of one symbol."""
+        """Return the open positions of one symbol of an exchange, oldest first."""
         rest = "WHERE exchange = $1 AND symbol = $2 AND status = 'open' ORDER BY entry_time, id"
         return await self._session.run(lambda cursor: _select(cursor, Position, "positions", rest, exchange, symbol))
 
     async def upsert(self, position: Position, now: datetime) -> None:
-        """Update every field of the open position of the same (exchange, symbol, side), or insert this one."""
+        """Overwrite the open position of the same (exchange, symbol, side), or insert the position if there is none."""
 
         def work(cursor: Cursor) -> None:
             found = _open_ids(cursor, position)
@@ -164,7 +164,7 @@ class DuckDBPositions:
         await self._session.run(work, write=True)
 
     async def update(self, position: Position, now: datetime) -> bool:
-        """Update every field of the open position with this id; False where no open one has it."""
+        """Update every field of the open position with this id; return False if no open position has the id."""
 
         def work(cursor: Cursor) -> bool:
             if not cursor.rows("SELECT 1 FROM positions WHERE id = $1 AND status = 'open'", [position.id]):
@@ -176,29 +176,29 @@ class DuckDBPositions:
         return await self._session.run(work, write=True)
 
     async def close(self, position_id: int, now: datetime) -> bool:
-        """Set status closed and last_updated now; False where no open position has this id."""
+        """Set status to closed and last_updated to ``now``; return False if no open position has this id."""
         changes = {"status": "closed", "last_updated": now}
         return await self._session.run(
             lambda cursor: _update(cursor, "positions", changes, "id = $1 AND status = 'open'", position_id), write=True
         )
 
     async def exists(self, position_id: int) -> bool:
-        """Tell whether any position, open or not, has this id."""
+        """Return whether any position, open or not, has this id."""
         return bool(await self._session.run(lambda cursor: cursor.rows("SELECT 1 FROM positions WHERE id = $1", [position_id])))
 
 
 class DuckDBEvents:
-    """System events of one session."""
+    """The store of system events of one session."""
 
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
     async def insert(self, event: SystemEvent, now: datetime) -> None:
-        """Insert one event with created_at = now."""
+        """Insert one event with created_at = ``now``."""
         await self._session.run(lambda cursor: _insert(cursor, "system_events", event, {"created_at": now}), write=True)
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
-        """Return the newest events, of one severity or of all; newest first."""
+        """Return the newest ``limit`` events of one severity, or of all severities if it is None, newest first."""
         rest = "WHERE $1::VARCHAR IS NULL OR severity = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
         return await self._session.run(lambda cursor: _select(cursor, SystemEvent, "system_events", rest, severity, limit))
 
@@ -235,7 +235,7 @@ def _encoded(values: Iterable[tuple[str, Any]]) -> list[Any]:
 def _encode(name: str, value: Any) -> Any:
     if name in _JSON:
         return None if value is None else json_text(value, name)
-    # a Decimal parameter is limited to 38 digits, zeros at its end counted in
+    # a Decimal parameter may have at most 38 digits, including trailing zeros, so pass it as text
     return format_plain(value) if isinstance(value, Decimal) else value
 
 

@@ -1,4 +1,4 @@
-"""Bars of a coarser timeframe on DuckDB."""
+"""Aggregates bars to a coarser timeframe on DuckDB."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.values.decimals import CONTEXT, trim_zeros
 from iftb_store_duckdb.driver import Cursor
 
-# DuckDB's own sum of DECIMAL(38,18) fails where a column's range ends: the whole parts and the rest
+# DuckDB's own sum of DECIMAL(38,18) overflows at the end of the column's range, so whole parts and fractions are summed
+# separately
 _SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({0} - trunc({0}))"
 _MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
 def resample(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
-    """Return the buckets of bars; ``values`` are their exchange, symbol and timeframe, and the ends of the window."""
+    """Return the bars of a series aggregated by bucket.
+
+    ``values`` are the exchange, the symbol, the timeframe, and the first and the last time.
+    """
     table, _ = cursor.table(_sql(buckets), values)
     number, *prices, volume, volume_rest, quote, quote_rest, trades, due = table.columns
     return [

@@ -1,4 +1,4 @@
-"""Whole rows into DuckDB: Arrow in, checked by joins under the write lock, as a refused row would end the transaction."""
+"""Stores complete rows from Arrow in DuckDB; joins check them first, because a rejected row would end the transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iftb_store.schema.table_spec import BARS, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
-# what is unique beside the key, and of which rows
+# the unique columns besides the key, and the SQL condition of the rows among which they are unique
 _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
     "ohlcv": (("id",), "true"),
     "trades": (("trade_id",), "true"),
@@ -22,7 +22,7 @@ _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
-    """Store rows as they are; see Stores.write_rows."""
+    """Store rows unchanged; see Stores.write_rows."""
     with cursor.registered(rows) as batch:
         _check(cursor, table, rows, batch)
         _delete(cursor, table, rows, batch)
@@ -32,13 +32,13 @@ def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
 
 
 def delete_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> int:
-    """Delete the rows with these keys; return how many there were."""
+    """Delete the stored rows that have the keys of ``rows``; return the number of deleted rows."""
     with cursor.registered(rows) as batch:
         return _delete(cursor, table, rows, batch)
 
 
 def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int:
-    # the bounds let DuckDB skip all that was stored for other times, or under other ids
+    # the bounds let DuckDB skip all rows with other times or ids
     bound, bounds = _bounds(table.key[-1], rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
     sql = f"DELETE FROM {table.name} AS stored USING {batch} AS fresh WHERE {same} AND {bound}"
@@ -47,7 +47,11 @@ def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int
 
 
 def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
-    """Refuse rows that cannot stand beside each other, beside stored ones that are not overwritten, or in place of others."""
+    """Raise IntegrityError if the rows violate uniqueness.
+
+    That is: an id belongs to another stored row, or unique columns are equal in two rows of the batch, or in a row of the batch
+    and a stored row that is not overwritten.
+    """
     if table.identity:
         bound, bounds = _bounds("id", rows)
         differs = " OR ".join(f"stored.{name} <> fresh.{name}" for name in table.identity)
@@ -81,13 +85,13 @@ def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:
 
 
 def _move_sequence(cursor: Cursor, table: TableSpec, highest: int) -> None:
-    """Move the sequence of the ids past those that were written; it stays there also where the transaction is rolled back."""
+    """Move the sequence of ids past the largest id that was written; a rollback of the transaction does not move it back."""
     name = f"{table.name}_id_seq"
     ((last,),) = cursor.fetch(
         "SELECT last_value FROM duckdb_sequences() WHERE sequence_name = $1"
         " AND schema_name = current_schema() AND database_name = current_database()",
         [name],
     )
-    # NULL before the first one, which is 1
+    # last_value is NULL before the first value, which is 1
     if (last or 0) < highest:
         cursor.fetch(f"SELECT setval('{name}', $1)", [highest])

@@ -1,4 +1,4 @@
-"""A session on DuckDB: reads in autocommit until its first write, then one transaction under the write lock."""
+"""A session on DuckDB: reads run in autocommit until the first write; then one transaction holds the write lock."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 class DuckDBSession:
-    """What `DatabaseManager.get_session` yields on DuckDB; its life cycle is an AsyncSession's.
+    """The session that `DatabaseManager.get_session` yields on DuckDB; it is used like an AsyncSession.
 
-    Each read before the first write sees the last committed state. The first write waits for the write lock, which all
-    sessions of this process on the file share, and holds it until commit, rollback or the session's end. An isolated session
-    takes it for its first statement, be it a read: nothing that it has read changes before it commits.
+    Before the first write, each read sees everything that is committed. The first write waits for the write lock, which all
+    sessions of this process on the file share, and holds it until commit, rollback or the end of the session. An isolated session
+    takes the lock for its first statement, even for a read, so that nothing that it has read changes before it commits.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DuckDBSession:
         executor: Executor,
         isolation: Isolation | None,
     ) -> None:
-        #: What gives the session its stores.
+        #: The backend, which gives the session its stores.
         self.iftb_store_backend: Any = None
         self._database = database
         self._cursor = cursor
@@ -57,12 +57,13 @@ class DuckDBSession:
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
 
-        A statement that might write takes the write lock first. Times come back as aware UTC, decimals as Decimals.
+        A statement that might write takes the write lock first. Times are returned as aware UTC datetimes, decimals as Decimals.
 
         Raises:
-            IntegrityError: a constraint refuses it; the transaction is lost.
-            OperationalError: it fails for another reason; a transaction is lost with it, a read before the first write is not.
-            Unsupported: several statements, or one that begins or ends a transaction.
+            IntegrityError: the statement violates a constraint; the transaction is rolled back.
+            OperationalError: the statement fails for another reason. An open transaction is rolled back; before the first write
+                there is none, so the session stays usable.
+            Unsupported: the text contains several statements, or one that begins or ends a transaction.
         """
         wanted = compile_statement(statement, params)
         async with self._turns:
@@ -76,19 +77,19 @@ class DuckDBSession:
             return await self._driver(lambda cursor: fetch_result(cursor, done, wanted))
 
     async def commit(self) -> None:
-        """Make what was written so far durable and let the next writer go; the session goes on in a new transaction.
+        """Commit the session's writes and release the write lock; the session continues in a new transaction.
 
         Raises:
-            OperationalError: the transaction was lost to an earlier error, or cannot be committed.
+            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
         """
         async with self._turns:
             await self._commit()
 
     async def finish(self) -> None:
-        """Let no further call begin, wait for the one that is running, and commit.
+        """Refuse further calls, wait for the running call, and commit.
 
         Raises:
-            OperationalError: see `commit`.
+            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
         """
         self._turns.end(ENDED)
         async with self._turns.last():
@@ -109,7 +110,7 @@ class DuckDBSession:
         self._release()
 
     async def rollback(self) -> None:
-        """Undo what was written since the last commit; the session goes on in a new transaction."""
+        """Undo all writes since the last commit; the session continues in a new transaction."""
         async with self._turns:
             self._lost = None
             await self._end_reading()
@@ -117,16 +118,18 @@ class DuckDBSession:
                 await self._end()
 
     async def run(self, work: Callable[[Cursor], T], *, write: bool = False) -> T:
-        """Run a store's work on the session's connection; a write takes the lock and begins the transaction first.
+        """Run a store's work on the session's connection and return its result.
+
+        A write takes the write lock and begins the transaction first.
 
         Raises:
-            SchemaError: the tables are missing or stand at another revision.
+            SchemaError: the tables are missing or are at another revision.
         """
         async with self._turns:
             self._check_usable()
             if not self._database.schema_checked:
                 await self._driver(self._database.check_schema)
-                # an uncommitted schema proves nothing to the next session
+                # a schema that is not committed yet proves nothing to the next session
                 self._database.schema_checked = not self._writing
             await self._first()
             if write:
@@ -141,9 +144,11 @@ class DuckDBSession:
                 raise
 
     async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
-        """Roll back what is not committed, let the next writer go and close the connection.
+        """Roll back uncommitted writes, release the write lock and close the connection.
 
-        With ``interrupt`` the statement that another task may be running here is stopped first.
+        Args:
+            reason: the error message of later calls.
+            interrupt: whether to stop a statement that another task is running in this session first.
         """
         self._turns.end(reason, undone=True)
         while interrupt and self._turns.busy:
@@ -163,21 +168,21 @@ class DuckDBSession:
 
     @property
     def ended(self) -> str | None:
-        """Why no call can begin any more."""
+        """The reason why no call can begin any more, or None."""
         return self._turns.ended
 
     @property
     def writing(self) -> bool:
-        """Whether a transaction is open, which an error would end."""
+        """Whether a writing transaction is open, which an error would end."""
         return self._writing
 
     @property
     def iftb_store_write_lock(self) -> FairSemaphore | None:
-        """The write lock of the database, while this session holds it."""
+        """The write lock of the database if this session holds it, else None."""
         return self._lock if self._writing else None
 
     async def _first(self) -> None:
-        """Begin the transaction where the first statement does so, be it a read."""
+        """Begin the transaction if the session's first statement begins it, even if that statement only reads."""
         if self._isolated:
             await self._begin()
         if self._only_reads and not self._reading:
@@ -211,14 +216,14 @@ class DuckDBSession:
             )
             raise blame_parent(late, self._lock, self)
         self._writing = True
-        # a transaction begun before the lock was ours would not see what the last writer committed
+        # a transaction that began before the lock was granted would not see what the last writer committed
         await self._driver(self._database.begin)
 
     def _stop_waiting(self) -> None:
-        """Let the call that waits for the write lock give up."""
+        """Make the call that waits for the write lock stop waiting."""
         if self._wait is not None:
             with suppress(RuntimeError):
-                # over already
+                # the wait has already ended
                 self._wait.reschedule(0)
 
     async def _driver(self, work: Callable[[Cursor], T]) -> T:
@@ -234,7 +239,7 @@ class DuckDBSession:
 
     async def _lose(self, failure: IntegrityError | OperationalError) -> IntegrityError | OperationalError:
         if self._writing:
-            # before the wait, in which this task may be cancelled
+            # set before the rollback, because this task may be cancelled during it
             self._lost = operational_error(
                 f"the session's writes were rolled back after an error: {failure.orig}; "
                 "call session.rollback() to continue without them",
@@ -261,9 +266,10 @@ class DuckDBSession:
 
 
 def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:
-    """Run a statement that only reads; give one that writes back parsed, with nothing of it run.
+    """Run a statement if it only reads; if it writes, return it parsed, with nothing executed.
 
-    ``inside`` an open transaction it is run there; else in one of its own, which is read-only, as autocommit would let it write.
+    If ``inside`` is true, the statement runs in the open transaction. Otherwise it runs in a read-only transaction, because in
+    autocommit a write would take effect.
     """
     statement, reads = parse_statement(cursor, wanted.sql)
     if not reads:

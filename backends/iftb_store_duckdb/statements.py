@@ -1,4 +1,4 @@
-"""SQLAlchemy's statements for DuckDB: text and parameters out of them, its Result out of the rows."""
+"""Compiles SQLAlchemy statements for DuckDB, and converts DuckDB's rows to SQLAlchemy's Result."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _Process = Callable[[Any], Any]
 
 
 class _Dialect(PGDialect):
-    # DuckDB speaks PostgreSQL's SQL; the name finds what tables.py says of DuckDB
+    # DuckDB uses PostgreSQL's SQL dialect; the name selects the types that tables.py defines for DuckDB
     name = "duckdb"
     supports_native_decimal = True
 
 
 _DIALECT: Dialect = _Dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-# what DuckDB itself refuses in a transaction that is read-only, where it would write after all: nextval(), a WITH that inserts,
-# EXPLAIN ANALYZE of a write; DESCRIBE, SHOW and SUMMARIZE are SELECT to it
+# DuckDB itself refuses the exceptions that write, in a read-only transaction: nextval(), a WITH that inserts, EXPLAIN ANALYZE of
+# a write. DuckDB classifies DESCRIBE, SHOW and SUMMARIZE as SELECT
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-# others change settings or write the file's log into it
+# the other pragmas change settings, or write the log into the database file
 _NAMES_OF_PRAGMAS = """
     collations database_list database_size functions metadata_info platform show show_databases show_tables show_tables_expanded
     storage_info table_info user_agent version
 """
 _READING_PRAGMAS = frozenset(_NAMES_OF_PRAGMAS.split())
-# a comment that never ends is one to the end
+# an unterminated comment extends to the end
 _SKIPPED = re.compile(r"[\s;]+|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _WORD = re.compile(r"\w+")
 
 
 class Compiled(NamedTuple):
-    """A statement as DuckDB takes it: its text, one list of values for each execution, and what decodes its columns."""
+    """A statement for DuckDB: its text, one list of values per execution, and the functions that decode its columns."""
 
     sql: str
     parameters: list[list[Any]]
@@ -54,12 +54,12 @@ def compile_statement(statement: object, params: Any) -> Compiled:
     """Compile ``text("… :name")`` or another SQLAlchemy statement, with a dict of parameters or a list of dicts.
 
     Raises:
-        sqlalchemy.exc.ObjectNotExecutableError: something else, e.g. plain text.
+        sqlalchemy.exc.ObjectNotExecutableError: ``statement`` is something else, e.g. plain text.
     """
     if not isinstance(statement, ClauseElement):
         raise ObjectNotExecutableError(statement)
     if isinstance(statement, Insert):
-        # or SQLAlchemy would ask for the new ids on its own
+        # otherwise SQLAlchemy would add a RETURNING clause for the new ids
         statement = statement.inline()
     sets: list[Mapping[str, Any]] = [params or {}] if isinstance(params, Mapping) or not params else list(params)
     compiler = statement.compile(dialect=_DIALECT, column_keys=list(sets[0]) or None)
@@ -75,10 +75,10 @@ def compile_statement(statement: object, params: Any) -> Compiled:
 
 
 def parse_statement(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
-    """Parse one statement and tell whether it reads, as far as that shows before DuckDB looks at what it means.
+    """Parse one statement; return it and whether it reads, judged before DuckDB binds it.
 
     Raises:
-        Unsupported: several statements, none, or one that begins or ends a transaction.
+        Unsupported: the text has no statement, several statements, or one that begins or ends a transaction.
     """
     statements = cursor.statements(sql)
     if len(statements) != 1:
@@ -91,7 +91,7 @@ def parse_statement(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
 
 
 def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
-    """Run a parsed statement for each of its parameter sets; return the rows of the last."""
+    """Run a parsed statement once per set of parameters; return the rows of the last execution."""
     table, types = pa.table({}), list[str]()
     for parameters in wanted.parameters:
         table, types = cursor.table(statement, parameters)
@@ -101,7 +101,7 @@ def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) 
         and "returning" not in wanted.sql.lower()
         and _kind(statement) != duckdb.StatementType.SELECT
     ):
-        # DuckDB's own count of changed rows is no row of the statement
+        # DuckDB returns the number of changed rows as a row, which is not a row of the statement
         return _result([], [])
     rows = to_python_rows(table, types)
     if len(wanted.decoders) == len(names) and any(wanted.decoders):
@@ -110,7 +110,7 @@ def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) 
 
 
 def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
-    """Return a statement's type; None for one that DuckDB parses, and its client has no name for."""
+    """Return the type of a statement, or None if DuckDB's Python client has no name for its type."""
     try:
         return statement.type
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a stranger's DuckDB file could run, refused before anything of it is read: macros, views, triggers, expressions.
+"""Refuses a DuckDB file whose macros, views, triggers or expressions could run somebody else's code, before any row is read.
 
-A macro of a built-in's name takes its place, `+` and count included, so the queries here name the system's own functions in
-full and use no operator but comparisons, which no macro can replace.
+A macro with the name of a built-in function replaces that function, even `+` and count. So the queries here qualify the system's
+functions, and use no operators but comparisons, which no macro can replace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Fetch = Callable[[str], list[tuple[Any, ...]]]
 
 _OWN = "database_name = system.main.current_database()"
 _HERE = f"{_OWN} AND schema_name = system.main.current_schema()"
-# by the database that holds it, not by the flag "internal", which a file could carry
+# judged by the database that contains the object; the flag "internal" could be set by a file
 _NAMES = (
     ("function", "SELECT function_name, database_name FROM system.main.duckdb_functions()"),
     ("type", "SELECT type_name, database_name FROM system.main.duckdb_types()"),
@@ -42,7 +42,7 @@ _INDEXES = f"SELECT table_name, sql FROM system.main.duckdb_indexes() WHERE {_HE
 _TRIGGERS = f"SELECT table_name, trigger_name FROM system.main.duckdb_triggers() WHERE {_HERE}"
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|[^\s\w]")
-# words that stand before a bracket and call nothing: of a definition, of expressions, and types
+# words before a parenthesis that are not calls: keywords of definitions and expressions, and types
 _BEFORE_BRACKETS = """
     all always and any as between bit case cast check collate decimal default else end enum exists from in is key list map
     not numeric on or over primary references some struct then try_cast union unique using values varchar when where
@@ -52,16 +52,17 @@ _BYTE_BY_BYTE = frozenset({"binary", "c", "posix"})
 
 
 def refuse_shadows(fetch: Fetch) -> None:
-    """Refuse a database whose macros, types or schemas take the place of DuckDB's own.
+    """Raise if a database has macros, types or schemas that replace DuckDB's own.
 
     Raises:
-        OperationalError: it has one; the message names it.
+        OperationalError: the database has such a macro, type or schema; the message names it.
     """
     for kind, query in _NAMES:
         names: dict[str, set[str]] = {"system": set(), "temp": set()}
         for name, database in fetch(query):
             names.setdefault(database, set()).add(name)
-        # what the database of temporary tables has, too, is DuckDB's in every database: the schema main, the type bigint
+        # names that the database of temporary tables has too are DuckDB's in every database, e.g. the schema main or the type
+        # bigint
         own = {name.lower() for name in names.pop("system")} - {name.lower() for name in names.pop("temp")}
         shadows = sorted(name for found in names.values() for name in found if name.lower() in own)
         if shadows:
@@ -76,11 +77,13 @@ def _shadowed(what: str, name: str, kind: str) -> OperationalError:
 
 
 def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
-    """Refuse names of ours that are no tables, and tables of ours that run what another wrote, unless the URL trusts it.
+    """Raise if a name of an iftb-store table is not a table, or if such a table runs code that somebody else added.
+
+    If ``trusted`` is true, triggers and expressions are allowed.
 
     Raises:
-        SchemaError: one is a view, or has a trigger, a generated column, or calls a function that could do harm; or a column of
-            ours has a collation.
+        SchemaError: a name belongs to a view; or a table has a trigger, a generated column, or an expression that calls a
+            function that could do harm; or one of its columns has a collation.
     """
     for (name,) in fetch(_VIEWS):
         if name.lower() in OUR_TABLES:
@@ -102,13 +105,14 @@ def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
 
 
 def _inside(sql: str) -> list[str]:
-    # DuckDB writes the text anew from what it has parsed; before the first bracket there are only names, which may hold one
+    # DuckDB generates the text from the parsed definition; only names precede the first parenthesis, and a quoted name may
+    # contain one
     tokens = _TOKEN.findall(sql)
     return tokens[tokens.index("(") + 1 :] if "(" in tokens else []
 
 
 def _refuse_collations(table: str, tokens: list[str]) -> None:
-    """Refuse a collation of a column of ours: one of an expression stands in brackets of its own."""
+    """Raise if a column of iftb-store has a collation; a collation inside an expression is in parentheses and may pass."""
     depth, column = 0, tokens[0] if tokens else ""
     for word, following in pairwise(tokens):
         if word in {"(", ")"}:

@@ -1,4 +1,4 @@
-"""What a duckdb URL says: the file and its query options."""
+"""Parses the duckdb URL: the file and its options."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _KNOWN = "access_mode, threads, memory_limit, temp_directory, busy_timeout, conn
 
 @dataclass(frozen=True)
 class Options:
-    """A checked URL.
+    """The checked content of a duckdb URL.
 
     Attributes:
         path: the database file's absolute real path, or ``:memory:``.
-        config: what DuckDB itself is told; it is one for all who open a file in one process.
+        config: the settings for DuckDB itself; all managers of a process that open the same file must use the same ones.
         external_access: whether SQL may read and write other files, attach databases and change DuckDB's settings.
-        trusted: whether triggers, generated columns and expressions of others on our tables are let be.
+        trusted: whether triggers, generated columns and expressions that others added to iftb-store's tables may run.
         busy_timeout: seconds to wait for the write lock.
         connect_timeout: seconds to wait for a file that another process holds.
     """
@@ -44,25 +44,25 @@ class Options:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the database lives in memory alone."""
+        """Whether the database is only in memory."""
         return self.path == MEMORY
 
     @property
     def spills(self) -> str:
-        """The folder for what does not fit in memory; without the option it is DuckDB's own choice."""
+        """The folder for data that does not fit in memory: the option temp_directory, or DuckDB's default."""
         return self.config.get("temp_directory", f"{self.path}.tmp")
 
     @property
     def read_only(self) -> bool:
-        """Whether the URL forbids writing."""
+        """Whether the URL says ``access_mode=read_only``."""
         return self.config.get("access_mode") == "read_only"
 
 
 def parse_options(url: URL) -> Options:
-    """Check a URL's parts and options.
+    """Parse and check a duckdb URL.
 
     Raises:
-        URLError: a host or user, an unknown option, or a value that an option cannot have.
+        URLError: the URL has a host, a user, a password or a port, an unknown option, or an invalid value of an option.
     """
     if url.host or url.username or url.password or url.port:
         raise URLError(
@@ -83,15 +83,15 @@ def parse_options(url: URL) -> Options:
     memory = url.database in (None, "", MEMORY)
     path = MEMORY if memory else os.path.realpath(str(url.database))
     if memory:
-        # DuckDB's own choice is .tmp in the working directory
+        # DuckDB's default is the folder .tmp in the working directory
         config.setdefault("temp_directory", f"{Path(tempfile.gettempdir()) / uuid4().hex}.duckdb.tmp")
     elif config.get("access_mode") == "read_only":
-        # other processes may have the file open, too, and remove a folder that they share
+        # other processes may have the file open too, and could remove a folder that they share
         config.setdefault("temp_directory", f"{path}.{os.getpid()}.tmp")
     if memory and config.get("access_mode") == "read_only":
         raise URLError("a duckdb database in memory cannot be read_only; give a file or leave access_mode out")
     if os.sep == "/" and not memory and {"\\", "?"} & set(path):
-        # the one is a slash to DuckDB, and its log goes before the other
+        # DuckDB reads a backslash as a slash, and puts its log file's suffix before a question mark
         raise URLError("the file in the duckdb URL has a backslash or ? in its path, which DuckDB reads incorrectly; rename it")
     return Options(path, config, seconds["busy_timeout"], seconds["connect_timeout"], **allowed)
 

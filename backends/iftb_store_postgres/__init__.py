@@ -1,4 +1,4 @@
-"""The PostgreSQL backend of iftb-store: SQLAlchemy on asyncpg."""
+"""The PostgreSQL backend of iftb-store, on SQLAlchemy and asyncpg."""
 
 from __future__ import annotations
 

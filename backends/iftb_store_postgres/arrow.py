@@ -1,4 +1,4 @@
-"""Rows of PostgreSQL as Arrow, and back: COPY as CSV, parsed and written piece by piece in a thread while the server goes on."""
+"""Converts PostgreSQL rows to Arrow tables and back: COPY as CSV, parsed and written in pieces, in a thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store_postgres.reading import copy_out
 
-# large enough that the threads' hand-overs cost nothing, small enough to be parsed within a few milliseconds
+# large enough that the switches between threads cost little, small enough that a piece is parsed in a few milliseconds
 _PIECE = _BLOCK = 2 << 20
 _ROWS = 20_000
 _BOM = "\ufeff".encode()
@@ -26,29 +26,30 @@ _COLUMNS = {
     ColumnKind.DECIMAL: "trim_scale({})",
     ColumnKind.TIME: "{} AT TIME ZONE 'UTC'",
 }
-# for sessions whose DateStyle is another: Arrow reads ISO 8601 alone
+# for a session with another DateStyle: Arrow parses only ISO 8601
 _ISO = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 
-# the first value that a process makes has Arrow import pandas, if there is one: a fifth of a second, here still in a thread
+# the first Arrow value of a process makes Arrow import pandas if it is installed, which takes 0.2 s; this module is imported in a
+# thread
 pa.scalar(0)
 
 
 def column_sql(column: str, kind: ColumnKind, connection: asyncpg.Connection) -> str:
-    """Return the SQL of a column as it is copied."""
+    """Return the SQL expression that selects a column for COPY TO, in a form that Arrow can parse."""
     if kind == ColumnKind.TIME and not connection.get_settings().DateStyle.startswith("ISO"):
         return _ISO.format(column)
     return _COLUMNS.get(kind, "{}").format(column)
 
 
 async def read_rows(connection: asyncpg.Connection, selection: RowFilter, sql: str, args: Sequence[Any]) -> pa.Table:
-    """Run a selection's query and return its rows."""
+    """Run a selection's query and return the selected rows."""
     parser = _Parser(selection)
     await copy_out(connection, sql, args, parser.take, "csv")
     return await parser.table()
 
 
 async def pieces(table: pa.Table, created_at: datetime | None = None) -> AsyncIterator[bytes]:
-    """Yield checked rows as CSV for COPY, with a last column of ``created_at`` where it is given."""
+    """Yield checked rows as CSV for COPY; if ``created_at`` is given, a last column holds it in every row."""
     for first in range(0, table.num_rows, _ROWS):
         yield await asyncio.to_thread(_csv, table.slice(first, _ROWS), created_at)
 
@@ -62,13 +63,13 @@ def _csv(table: pa.Table, created_at: datetime | None) -> bytes:
 
 
 class _Parser:
-    """Takes CSV as it comes; whole rows are parsed as soon as there are enough."""
+    """Parses the CSV that the server sends; complete rows are parsed as soon as enough bytes have arrived."""
 
     def __init__(self, selection: RowFilter) -> None:
         wanted = arrow_schema(selection.table)
         self._selection = selection
         self._types = {name: wanted.field(name).type for name in selection.columns}
-        # a time of PostgreSQL's is UTC without saying so
+        # PostgreSQL sends times in UTC without an offset
         self._read = {name: pa.timestamp("us") if kind == TIME else kind for name, kind in self._types.items()}
         self._has_text = pa.string() in self._types.values()
         self._rest: list[bytes] = []
@@ -77,16 +78,16 @@ class _Parser:
         self._parts: list[pa.Table] = []
 
     async def take(self, data: bytes) -> None:
-        """Take what the server sent."""
+        """Add bytes that the server sent, and parse the complete rows if there are enough bytes."""
         self._rest.append(data)
         self._size += len(data)
         if self._size >= self._enough:
             await self._parse(whole=False)
-            # a row that has not ended yet is looked at again when there is twice as much, as each look copies it
+            # each attempt copies an incomplete row, so try again only when twice as many bytes have arrived
             self._enough = max(_PIECE, 2 * self._size)
 
     async def table(self) -> pa.Table:
-        """Return all rows."""
+        """Parse the remaining bytes and return all rows."""
         await self._parse(whole=True)
         if not self._parts:
             return arrow_schema(self._selection.table).empty_table()
@@ -98,13 +99,13 @@ class _Parser:
         self._rest = [text[end:]]
         self._size = len(text) - end
         if end:
-            # Arrow drops a mark of byte order that stands first, as a value of ours may
+            # Arrow drops a byte order mark at the beginning, but here it belongs to the first value, so add another
             rows = pa.py_buffer(_BOM + text[:end]) if text.startswith(_BOM) else pa.py_buffer(text).slice(0, end)
             self._parts.append(await asyncio.to_thread(self._parsed, rows))
 
     def _end_of_rows(self, text: bytes) -> int:
         end = text.rfind(b"\n") + 1
-        # a line may end within a quoted text; then the next piece tells where the row ends
+        # a line may end inside a quoted text; the next piece then shows where the row ends
         return 0 if self._has_text and text.count(b'"', 0, end) % 2 else end
 
     def _parsed(self, text: pa.Buffer) -> pa.Table:
@@ -119,7 +120,7 @@ class _Parser:
         return complete_rows(self._selection, columns, table.num_rows)
 
     def _unreadable(self, text: pa.Buffer) -> StoreError | None:
-        """Return the error for the first value that PostgreSQL has and no row of ours: NaN, infinity, a year before 1."""
+        """Return the error for the first value that only PostgreSQL can store, not iftb-store: NaN, infinity, a year before 1."""
         texts = self._table(text, dict.fromkeys(self._types, pa.string()))
         for name, kind in self._read.items():
             for index, value in enumerate(texts[name]):

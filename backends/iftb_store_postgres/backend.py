@@ -1,4 +1,4 @@
-"""PostgresBackend: one database of a server, its pool, sessions and life cycle."""
+"""PostgresBackend: connects to one PostgreSQL database, keeps the connection pool and opens sessions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from iftb_store_postgres.url import FOREVER, parse_options
 
 T = TypeVar("T")
 
-# not the system's identifier, which a standby shares
+# not the system identifier of the server, because a standby has the same one
 _IDENTITY = """
 SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database(),
     coalesce(CAST(CAST(pg_catalog.to_regclass('ohlcv') AS oid) AS text), CAST(pg_catalog.current_schema() AS text)))
@@ -40,16 +40,22 @@ SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(), pg_catal
 
 
 class PostgresBackend(EngineBackend):
-    """PostgreSQL through SQLAlchemy and asyncpg, with a pool that checks a connection before it gives it out.
+    """PostgreSQL through SQLAlchemy and asyncpg, with a pool that checks each connection before handing it out.
 
-    URLs: ``postgresql://user:password@host:5432/database`` (also ``postgres://`` and ``postgresql+asyncpg://``; a socket's
-    directory as ``?host=``). Options: libpq's ``sslmode`` (or ``ssl``), ``sslrootcert``, ``sslcert``, ``sslkey`` …;
-    ``connect_timeout`` in seconds (10); ``statement_timeout`` as 500ms, 60s, 5min (60s; 0 for none); ``pool_timeout``,
-    the seconds to wait for a free connection (30); ``statement_cache_size`` (0 behind a pooler); ``application_name``;
-    ``search_path``.
+    URLs: ``postgresql://user:password@host:5432/database``. The schemes ``postgres://`` and ``postgresql+asyncpg://`` are
+    accepted too; the directory of a Unix socket goes into ``?host=``.
 
-    Behind a pooler that refuses ``statement_timeout`` or ``search_path`` when a connection starts, or ignores them, they are set
-    for each transaction, and reads outside one are timed by the client. A pooler in transaction mode needs
+    Options of the URL:
+
+    - libpq's ``sslmode`` (or ``ssl``), ``sslrootcert``, ``sslcert``, ``sslkey`` and other TLS options;
+    - ``connect_timeout``: seconds (default: 10);
+    - ``statement_timeout``: e.g. 500ms, 60s, 5min (default: 60s; 0 for none);
+    - ``pool_timeout``: seconds to wait for a free connection (default: 30);
+    - ``statement_cache_size``: number of prepared statements per connection (default: 100);
+    - ``application_name`` and ``search_path``.
+
+    Some poolers refuse or ignore ``statement_timeout`` or ``search_path`` when a connection starts. Behind such a pooler they are
+    set in each transaction, and the client limits the time of reads outside a transaction. A pooler in transaction mode needs
     ``statement_cache_size=0``.
     """
 
@@ -60,14 +66,14 @@ class PostgresBackend(EngineBackend):
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         super().__init__()
         self._options = parse_options(url)
-        # the startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
+        # startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
         self._refused: set[str] = set()
         self._knows_ignored = False
         self._pool = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self._options.pool_timeout}
         self._echo = echo
 
     async def connect(self) -> None:
-        """Make the pool and prove with one connection that the server answers."""
+        """Create the pool and check with one connection that the server answers."""
         engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._opening(self._open),
@@ -76,13 +82,13 @@ class PostgresBackend(EngineBackend):
             hide_parameters=True,
             **self._pool,
         )
-        # before watch, for which a COMMIT is under way from then on
+        # listen before watch() does: watch() treats a COMMIT as sent from its own listener on
         event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate, _connection_is_gone)
         await self._keep(engine, "SELECT 1")
 
     async def identity(self) -> str:
-        """The server by its start, the database, and the schema that its names are looked up in."""
+        """Return a text that identifies the database: the server's start time, the database and the schema of its tables."""
         self.enter_loop()
         if self._engine is None:
             raise operational_error("the database is not connected")
@@ -90,12 +96,12 @@ class PostgresBackend(EngineBackend):
             return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
 
     def forget(self, driver: Any) -> None:
-        """Shut the connection's socket, from which the server learns that nobody is there."""
+        """Shut down the connection's socket, so that the server notices that the client is gone."""
         with suppress(OSError):
             driver._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     async def read_encryption(self) -> Encryption:
-        """Tell what TLS does for a connection of the pool; see `iftb_store.protocols.SupportsEncryption`."""
+        """Return whether the pool's connections are encrypted and verified; see `iftb_store.protocols.SupportsEncryption`."""
         self.enter_loop()
         if self._engine is None:
             raise operational_error("the database is not connected")
@@ -103,25 +109,29 @@ class PostgresBackend(EngineBackend):
             return read_encryption((await connection.get_raw_connection()).driver_connection)
 
     async def require_whole(self, session: AsyncSession, tables: Sequence[str], *, insert: bool) -> None:
-        """See `iftb_store.protocols.SupportsWholeReads`; row_security = off also fails what is hidden by a later policy."""
+        """Raise if this role cannot see or insert every row; see `iftb_store.protocols.SupportsWholeReads`.
+
+        ``row_security = off`` makes later statements of the transaction fail if a policy that is created meanwhile would hide
+        rows.
+        """
         await session.execute(text("SET LOCAL row_security = off"))
         names = [*tables, VERSION_TABLE]
         hidden = await session.run_sync(lambda own: find_hidden(own.connection(), names))
-        # nobody inserts into the version's
+        # the version table is never inserted into, so a missing right to do so does not matter
         found = [one for one in find_obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
         if found:
             raise operational_error(describe(found))
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
-        """Return the stores of a session, a manager's or an app's own on asyncpg."""
+        """Return the stores of a session: a manager's session, or an application's own session on asyncpg."""
         return RelationalStores(PostgresDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` in one transaction of a connection of its own; migrations take their own advisory lock in it.
+        """Run ``work`` in one transaction on a separate connection; migrations take an advisory lock in that transaction.
 
         Raises:
-            SchemaError: one of our names is something else than a table.
+            SchemaError: a name of an iftb-store table belongs to something else, e.g. a view.
         """
         self.enter_loop()
         self.schema_seen = False
@@ -130,12 +140,12 @@ class PostgresBackend(EngineBackend):
         )
         watch(engine, translate, _connection_is_gone)
         async with engine.connect() as connection:
-            # in a transaction of its own: the work may have to set up its own before any query
+            # in a separate transaction, because ``work`` may have to configure its transaction before any query
             async with connection.begin():
                 find_tables((await connection.exec_driver_sql(KINDS)).all())
             async with connection.begin():
                 if read_only:
-                    # nobody else bounds the wait for a table that an operator or a migration has locked
+                    # nothing else limits the wait for a table that an operator or a migration has locked
                     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._options.settings['statement_timeout']}")
                 return await connection.run_sync(work)
 
@@ -152,7 +162,7 @@ class PostgresBackend(EngineBackend):
         connection: Any = None
         try:
             connection = await asyncpg.connect(
-                # which takes the key's password in no other way
+                # asyncpg takes the password of the key only in the URL
                 self._options.dsn.update_query_dict(
                     {"sslpassword": self._options.key_password} if self._options.key_password else {}
                 ).render_as_string(),
@@ -169,10 +179,10 @@ class PostgresBackend(EngineBackend):
                 self._refused |= await find_ignored_parameters(connection, sent)
                 self._knows_ignored = True
             if self._options.cache_size and not self._refused:
-                # behind a pooler, it would be set for others
+                # a pooler would share the changed search_path with other clients
                 await look_in_temporary_tables_last(connection, self._options.connect_timeout or FOREVER)
         except BaseException as error:
-            # of a cancellation, too
+            # also on a cancellation
             forget_variables(error)
             if connection is not None:
                 connection.terminate()
@@ -189,12 +199,13 @@ class PostgresBackend(EngineBackend):
             )
             problem = self._tls_problem(error)
             if not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-                # that one is the answer to a try over TLS, which says more than the refusal of the next without
+                # that error is the server's answer over TLS, which says more than the guard's refusal of the next attempt,
+                # without TLS
                 problem = guarded.refusal or problem
             message = f"cannot connect to PostgreSQL at {where}: {problem or translated.args[0]}"
             passes = problem is None and isinstance(translated, TransientError)
             raise operational_error(message, error, transient=passes) from error
-        # the guard's work is done, and asyncpg looks for its tasks by their loop
+        # the connection has started, so the guard has nothing left to do; asyncpg finds its tasks by their event loop
         connection._loop = running
         connection.set_in_transactions({name: value for name, value in settings.items() if name in self._refused})
         keep_alive(connection)
@@ -202,14 +213,17 @@ class PostgresBackend(EngineBackend):
         return connection
 
     async def _system_context(self) -> ssl.SSLContext | None:
-        """Make what asyncpg cannot; reading some hundred certificates would hold the event loop."""
+        """Return the TLS context for ``sslrootcert=system``, else None; asyncpg cannot create this one.
+
+        A thread reads the hundreds of certificates, which would block the event loop.
+        """
         options = {name: str(value) for name, value in self._options.dsn.query.items()}
         if options.get("sslrootcert") != SYSTEM:
             return None
         return await asyncio.to_thread(system_context, options, self._options.key_password)
 
     def _tls_problem(self, error: Exception) -> str | None:
-        """Name the file of the URL's that TLS failed for, where it was one."""
+        """Return a message that names the TLS file of the URL that cannot be used, or None if the error has another cause."""
         if isinstance(error, asyncpg.ClientConfigurationError | ssl.SSLError | FileNotFoundError | PermissionError):
             return tls_problem({name: str(value) for name, value in self._options.dsn.query.items()}, self._options.key_password)
         return None

@@ -1,4 +1,4 @@
-"""Bars in bulk to PostgreSQL: text COPY for many, one INSERT of arrays for few."""
+"""Writes bars to PostgreSQL in bulk: COPY for many bars, one INSERT of arrays for few."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from iftb_store.values import checks
 from iftb_store.values.timeframes import check_timeframe
 from iftb_store_postgres import reading
 
-#: Up to this many rows one INSERT of arrays is faster than COPY.
+#: Up to this many rows, one INSERT of arrays is faster than COPY.
 FEW = 300
 
 _COLUMNS = (*BarColumns._fields, "created_at")
 _NAMES = ", ".join(_COLUMNS)
-# arrays of text alone: of any others asyncpg asks the catalog, in words that call what others have put into the search_path
+# only arrays of text: for an array of another type asyncpg queries the catalog, with names that a function or an operator in a
+# schema of the search_path could take over
 _ARRAYS = f"""
     SELECT exchange, symbol, timeframe, timestamp::timestamptz, open::numeric, high::numeric, low::numeric, close::numeric,
         volume::numeric, quote_volume::numeric, trades_count::bigint, $12::text::timestamptz
@@ -38,7 +39,7 @@ _ARRAYS = f"""
 
 
 def read_key(table: str) -> str:
-    """Return the SQL of the columns of a bar's key, as they are compared: text as text, see `PostgresDriver.flavor`."""
+    """Return the SQL expressions of a bar's key columns in a comparison; text columns are cast, see `PostgresDriver.flavor`."""
     return ", ".join(f"{table}.{column}" if column == "timestamp" else f"CAST({table}.{column} AS text)" for column in KEY)
 
 
@@ -46,7 +47,7 @@ _ON_CONFLICT = f"""
     ON CONFLICT ({", ".join(KEY)}) DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in VALUES)}
     WHERE ({", ".join(f"ohlcv.{column}" for column in VALUES)})
         IS DISTINCT FROM ({", ".join(f"excluded.{column}" for column in VALUES)})"""
-# dropped rows, not a dropped table: creating one for each call would bloat the catalog
+# the rows are dropped at COMMIT, not the table: creating a table for each call would bloat the catalog
 _STAGING = f"""
     CREATE TEMPORARY TABLE IF NOT EXISTS iftb_store_upsert ON COMMIT DELETE ROWS AS SELECT {_NAMES} FROM ohlcv WITH NO DATA"""
 
@@ -56,15 +57,16 @@ _INSERT_SORTED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.ift
 _UPSERT_ORDERED = f"INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.iftb_store_upsert {_ON_CONFLICT}"
 _UPSERT_SORTED = f"""
     INSERT INTO ohlcv ({_NAMES}) SELECT {_NAMES} FROM pg_temp.iftb_store_upsert ORDER BY {", ".join(KEY)} {_ON_CONFLICT}"""
-# in one statement, as two would not keep key order. What was stored is what the statement found when it began: of a bar that
-# another writer stores meanwhile both say that it was new
+# one statement, because two statements would not keep key order. It sees only bars that were stored when it began: if another
+# writer stores a bar meanwhile, both writers count that bar as new
 _UPSERT_COUNTED = f"""
     WITH written AS ({_UPSERT_SORTED} RETURNING EXISTS (
         SELECT FROM ohlcv AS stored WHERE ({read_key("stored")}) = ({read_key("ohlcv")})) AS was_stored)
     SELECT count(*) FILTER (WHERE NOT was_stored), count(*) FILTER (WHERE was_stored) FROM written"""
-# bars that all stay as they are would be locked, and logged, by their conflicts alone. To leave alone only some of a batch would
-# mix its values with those of a writer who holds just these. OFFSET 0 keeps this one look into the key's index a staged bar:
-# as a join it would hang on statistics, which a bulk load makes stale
+# Finds whether any staged bar is new or changed. Unchanged bars would be locked and written to the WAL only because they
+# conflict. An update of only the changed bars of a batch would mix them with the values of another writer that holds the others.
+# OFFSET 0 makes PostgreSQL look up each staged bar in the key's index; a join would depend on statistics, which a bulk load makes
+# stale
 _DIFFERS = f"""
     SELECT FROM pg_temp.iftb_store_upsert AS staged
     WHERE NOT EXISTS (
@@ -75,7 +77,7 @@ _DIFFERS = f"""
         OFFSET 0)
     LIMIT 1"""
 
-# so many bars at a time are compared with those stored, and given up where twice as many lie between the first and the last
+# compare this many bars at a time with the stored bars; give up if twice as many are stored between the first and the last
 _COMPARED = 5_000
 _STORED = f"""
     SELECT {", ".join(BARS.columns)} FROM ohlcv
@@ -94,7 +96,7 @@ _ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    """Insert bars in key order; a duplicate fails the statement."""
+    """Insert bars in key order; a duplicate raises asyncpg.UniqueViolationError."""
     if len(batch) <= FEW:
         await _arrays(connection, _INSERT_FEW, batch)
     elif batch.ordered or await is_in_key_order(batch):
@@ -105,17 +107,17 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
-    """Insert bars or overwrite the values that differ, in key order.
+    """Insert new bars and overwrite the values of stored bars that differ, in key order.
 
-    Of one series in order the bars that are new go straight into the table, where COPY costs half of what it does by way of
-    the staging table, and those stored are compared here. Where another writer was faster with a new one, or key order would
-    be lost, all go by way of the staging table.
+    If the batch is one series in order of time, the new bars are copied straight into the table, which takes half the time of
+    COPY by way of the staging table; the stored bars are compared in Python. If another writer stores a new bar first, or if key
+    order would be lost, the whole batch goes through the staging table.
     """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
         return
     if batch.table is None:
-        # an invalid bar is told by its place in the whole batch
+        # the error for an invalid bar gives its position in the whole batch, so it is raised when the whole batch is staged
         with suppress(asyncpg.UniqueViolationError, InvalidValueError):
             async with savepoint(connection, "iftb_store_parts"):
                 if await _upsert_parts(connection, batch):
@@ -126,7 +128,11 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
-    """Write a batch's new bars apart from its stored ones; False, with nothing written, where it has to be written as a whole."""
+    """Write a batch's new bars and its stored bars separately.
+
+    Returns:
+        False if the batch must be written as a whole; nothing has been written then.
+    """
     parts = await _parted(connection, batch)
     if parts is None:
         return False
@@ -139,22 +145,24 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool
 
 
 async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[int, int]:
-    """Upsert in key order; return how many bars are new, and how many were overwritten."""
+    """Upsert bars in key order; return (number of new bars, number of overwritten bars)."""
     await _stage(connection, batch)
     ((inserted, updated),) = await connection.fetch(_UPSERT_COUNTED)
     return inserted, updated
 
 
 def count_changed(status: str) -> int:
-    """Return the number of rows that a command's status tells, e.g. 5 of ``INSERT 0 5``."""
+    """Return the number of rows in a command's status, e.g. 5 for ``INSERT 0 5``."""
     return int(status.rpartition(" ")[2])
 
 
 async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
-    """Return a batch's new bars and those stored; none of those stored where all are stored just so.
+    """Split a batch into its new bars and its stored bars; the second list is empty if no stored bar differs.
 
-    None where it is not one series in order, or too sparse to be compared, or written apart would not be in key order: where
-    stored bars that differ do not all come before the new ones.
+    Returns:
+        None if the batch is not one series in order, if more stored bars than expected lie between its times, if the server is
+        too old, or if writing the lists separately would break key order: some stored bar differs and a new bar comes before a
+        stored one.
     """
     try:
         series, last = (
@@ -178,7 +186,7 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
         new += [bar for bar, values in pairs if values is None]
         given = [bar for bar, values in pairs if values is not None]
         known += given
-        # what is equal to a stored value may be of a type that is refused
+        # a value may equal the stored one and still be of a type that is refused, so check these bars too
         for _ in BarBatch(given, batch.created_at).chunks():
             await asyncio.sleep(0)
         differ = differ or any(values is not None and values != _GIVEN(bar) for bar, values in pairs)
@@ -189,7 +197,7 @@ async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list
 
 @asynccontextmanager
 async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") -> AsyncIterator[None]:
-    """Undo what was done inside where it fails, and leave the transaction usable."""
+    """Run the block in a savepoint; if the block raises, roll back to the savepoint, so that the transaction stays usable."""
     await connection.execute(f"SAVEPOINT {name}")
     try:
         yield
@@ -198,16 +206,16 @@ async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") ->
             try:
                 await run_to_end(connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"))
             except Exception:
-                # a cancellation stays one
+                # a cancellation is not replaced by the error of the rollback
                 if isinstance(error, Exception):
                     raise
         raise
-    # broken off, nobody would know whether there still is a savepoint to go back to
+    # if a cancellation interrupted this, nobody would know whether the savepoint still exists
     await run_to_end(connection.execute(f"RELEASE SAVEPOINT {name}"))
 
 
 async def _differs(connection: asyncpg.Connection) -> bool:
-    """Tell whether a staged bar is new or not stored just so."""
+    """Return whether any staged bar is new or differs from the stored one."""
     return count_changed(await connection.execute(_DIFFERS)) > 0
 
 
@@ -246,7 +254,13 @@ async def send(
     format: Literal["text", "csv"],
     schema: str | None = None,
 ) -> None:
-    """Run one COPY; where the server goes away while asyncpg waits for room to send, end it, as asyncpg would wait on."""
+    """Run one COPY into a table.
+
+    If the server goes away while asyncpg waits for room to send, asyncpg would wait forever; the COPY is cancelled then.
+
+    Raises:
+        asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.
+    """
     copying = asyncio.ensure_future(
         connection.copy_to_table(table, schema_name=schema, source=source, columns=columns, format=format)
     )
@@ -299,7 +313,7 @@ def _times(moments: Sequence[datetime]) -> Iterable[str]:
     since = list(map(sub, moments, repeat(EPOCH)))
     if any(map(_MICROSECONDS, since)):
         return map(str, moments)
-    # days and times of day repeat from bar to bar; formatting each bar's anew would cost more than all the rest
+    # days and times of day repeat from bar to bar; formatting them anew for each bar would take longer than everything else
     return map(add, map(_day, map(_DAYS, since)), map(_time_of_day, map(_SECONDS, since)))
 
 

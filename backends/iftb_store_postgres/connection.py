@@ -1,4 +1,4 @@
-"""What an asyncpg connection of ours does otherwise: it waits for nothing without a bound, and works behind a pooler."""
+"""An asyncpg connection whose waits are all limited, and which works behind a pooler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store_postgres.poolers import set_local
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
-# seconds
+# seconds to wait for the server when a connection is closed
 _FAREWELL = 2.0
 _TEMPORARY_LAST = """
     SELECT pg_catalog.set_config('search_path', pg_catalog.concat(pg_catalog.current_setting('search_path'), ', pg_temp'), false)
@@ -35,17 +35,17 @@ def _counted(operation: F) -> F:
     return cast("F", counted)
 
 
-# whose private methods its types do not tell of
+# typed as Any because asyncpg's type stubs do not declare its private methods
 _Connection: Any = asyncpg.Connection
 
 
 class BoundedConnection(asyncpg.Connection):
-    """Waits a bounded time for its server's farewell, and knows whether an operation is in progress.
+    """A connection that closes within a limited time and records whether an operation is in progress.
 
-    What a pooler refused at the start is set in each transaction.
+    Startup parameters that a pooler refused are set in each transaction.
     """
 
-    #: Whether reads need a transaction too, for a setting that their meaning depends on.
+    #: Whether reads need a transaction too, because a setting that is sent with BEGIN affects their result.
     begins_reads = False
     _set_local = ""
     _operations = 0
@@ -53,17 +53,18 @@ class BoundedConnection(asyncpg.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # asyncpg counts from 1 in every process: behind a pooler one client would run a statement of another's by its name
+        # asyncpg numbers statements from 1 in every process: behind a pooler, a client could run another client's statement of
+        # the same name
         self._name = secrets.token_hex(4)
 
     def set_in_transactions(self, settings: Mapping[str, str]) -> None:
-        """Send these settings with each BEGIN, for its transaction alone."""
+        """Send ``settings`` with each BEGIN, so that they apply to that transaction only."""
         self._set_local = set_local(settings)
         self.begins_reads = "search_path" in settings
 
     @_counted
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - asyncpg's signature
-        """Execute; a BEGIN takes the transaction's settings along, in the same message."""
+        """Execute a query; a BEGIN is sent together with the transaction's settings, in one message."""
         if self._set_local and not args and query.startswith("BEGIN"):
             query += self._set_local
         return await super().execute(query, *args, timeout=timeout)
@@ -72,25 +73,25 @@ class BoundedConnection(asyncpg.Connection):
         return f"iftb_store_{self._name}{super()._get_unique_id(prefix)}"  # type: ignore[misc]
 
     def is_busy(self) -> bool:
-        """Tell whether a task is in the middle of an operation, which any other one would get in the way of."""
+        """Return whether an operation is in progress on this connection, so that no other may start."""
         return bool(self._operations or self._stmt_exclusive_section._acquired)
 
-    # asyncpg itself tells so of statements with arguments only
+    # asyncpg's own lock covers only statements with arguments
     _get_statement = _counted(_Connection._get_statement)
     _copy_in = _counted(_Connection._copy_in)
     _copy_out = _counted(_Connection._copy_out)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
-        """Close; where the server stays silent, asyncpg has cut the connection then."""
+        """Close the connection; if the server does not answer in time, asyncpg cuts the connection."""
         with suppress(TimeoutError):
             await super().close(timeout=_FAREWELL if timeout is None else timeout)
 
 
 async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
-    """Let no temporary table stand before ours of its name; their schema comes first in a search_path that does not name it.
+    """Put the schema of temporary tables last in the search_path, so that no temporary table hides a table of iftb-store.
 
-    The rest of the search_path stays, whether the URL, the role or the database set it. Where it names no schema that is there,
-    nothing is changed, or new tables would become temporary ones.
+    PostgreSQL searches that schema first unless the search_path names it. The rest of the search_path stays, whether the URL, the
+    role or the database set it. If none of its schemas exists, nothing is changed: new tables would become temporary ones.
     """
     try:
         await connection.execute(_TEMPORARY_LAST, timeout=timeout)
@@ -100,12 +101,15 @@ async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout:
 
 
 def keep_alive(connection: Any) -> None:
-    """Have the system notice within about a minute that a server's machine is gone, also in a migration's long statement."""
+    """Set the socket's keepalive so that the system notices within about a minute that the server's machine is gone.
+
+    This also covers the long statements of a migration.
+    """
     end = connection._transport.get_extra_info("socket")
     if end.family not in (socket.AF_INET, socket.AF_INET6):
         return
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
-        # each system has its own
+        # each operating system has only some of these options
         if hasattr(socket, name):
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

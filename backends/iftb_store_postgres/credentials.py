@@ -1,4 +1,4 @@
-"""What a connection shows and asks for: passwords that no traceback prints, and certificates from files."""
+"""Passwords that no traceback prints, and checks of the TLS files that a URL names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILES = ("sslrootcert", "sslcrl", "sslcert", "sslkey")
 
 
 class Hidden(str):
-    """A secret text that says nothing of itself where something prints the variables of a frame."""
+    """A secret text whose repr is ``'***'``, so that printing the variables of a frame does not reveal it."""
 
     __slots__ = ()
 
@@ -25,12 +25,12 @@ class Hidden(str):
         refuse_pickling(self)
 
     def bare(self) -> str:
-        """Return the text itself; asyncpg takes no subclass of str."""
+        """Return the text as a plain str, because asyncpg refuses subclasses of str."""
         return str(self)
 
 
 def forget_variables(error: BaseException) -> None:
-    """Clear the variables of the frames that an exception of asyncpg's left: a password is among them."""
+    """Clear the local variables in the frames of an exception and of its causes: a password is among them."""
     chain: list[BaseException | None] = [error]
     known: set[int] = set()
     while chain:
@@ -41,7 +41,10 @@ def forget_variables(error: BaseException) -> None:
 
 
 def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
-    """Tell which of the options' files for TLS cannot be used, None where all can; ``password`` opens the key's file."""
+    """Return why a TLS file of the options cannot be used, or None if all of them can.
+
+    ``password`` decrypts the file of the private key.
+    """
     authorities = options.get("sslrootcert")
     options = {name: value for name, value in options.items() if (name, value) != ("sslrootcert", "system")}
     for name in _FILES:

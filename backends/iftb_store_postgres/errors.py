@@ -1,4 +1,4 @@
-"""What an exception of asyncpg means to a user of the store, by its class and SQLSTATE."""
+"""Translates asyncpg's exceptions by class and SQLSTATE into the errors of iftb-store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DATA_CLASS = "22"
 _UNTRANSLATABLE = "22P05"
 _INVALID_TEXT = "22021"
 _INSUFFICIENT_PRIVILEGE = "42501"
-# the functions of the server that raise the errors of policies: its words are in the server's language
+# errors of row security are recognised by the server's functions that raise them, because its messages may be in any language
 _OF_POLICIES = ("ExecWithCheckOptions", "check_enable_rls")
 _OURS = re.compile(rf"\b(?:{'|'.join(OUR_TABLES)})\b")
 _ENCODING = re.compile(r"\b[A-Z][A-Z0-9]{2,}(?:_[A-Z0-9_]+)?\b")
@@ -47,27 +47,28 @@ _MEANING = {
 }
 
 
-#: The transaction is gone, and another try may succeed.
+#: SQLSTATEs of transient errors: the transaction is gone, and another attempt may succeed.
 _TRANSIENT = frozenset(
     ("08000", "08001", "08003", "08006", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05")
 )
-#: In answer to a COMMIT these say nothing of its outcome; the first two never do.
+#: SQLSTATEs that leave the outcome of a COMMIT unknown: _OUTCOME_UNKNOWN always, _NO_ANSWER only while a COMMIT runs.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
 _GRANT = "work as a role that has this right, or let the owner GRANT it to this one"
-#: A prepared statement is not there, or is there already.
+#: SQLSTATEs of a prepared statement that does not exist, or that exists already.
 _PREPARED = frozenset(("26000", "42P05"))
 
 
 def translate(error: BaseException, *, lost: bool = False, committing: bool = False) -> IntegrityError | OperationalError | None:
-    """Return the error to raise for one of the driver's or the network's, None for any other.
+    """Return the error to raise for an exception of the driver or the network; None for any other exception.
 
-    PostgreSQL's own one-line message stands in it, which names constraints and columns; values stand in its DETAIL only.
+    The error quotes PostgreSQL's own one-line message, which names constraints and columns. Values appear only in PostgreSQL's
+    DETAIL, which is left out.
 
     Args:
-        error: what was raised.
-        lost: the connection is closed.
-        committing: a COMMIT was under way.
+        error: the exception that was raised.
+        lost: whether the connection is closed.
+        committing: whether a COMMIT was running.
     """
     if isinstance(error, asyncpg.PostgresError):
         return _of_state(error, error.sqlstate or "", committing)
@@ -85,7 +86,7 @@ def translate(error: BaseException, *, lost: bool = False, committing: bool = Fa
     if isinstance(error, ssl.SSLError):
         return operational_error(f"TLS failed: {error.reason or error}", error)
     if isinstance(error, OSError):
-        # a file's rights will be as wrong next time
+        # the permissions of a file will still be wrong at the next attempt
         passes = not isinstance(error, PermissionError)
         return operational_error(f"the server cannot be reached: {error.strerror or error}", error, transient=passes)
     return None
@@ -98,7 +99,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state == _UNIQUE_VIOLATION:
         return integrity_error("a row with this key is already stored, or is a duplicate in the batch", error)
     if state == _CHECK_VIOLATION and error.table_name and not error.constraint_name:
-        # not an IntegrityError, which a bot takes for a row that is stored already
+        # not an IntegrityError, because a bot would conclude that the row is already stored
         table = error.table_name
         return operational_error(
             f"{table} has no partition for the row; create it: CREATE TABLE … PARTITION OF {table} FOR VALUES …", error
@@ -110,7 +111,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state == _INVALID_TEXT:
         return operational_error(f"a text contains bytes that its encoding does not have ({type(error).__name__})", error)
     if state.startswith(_DATA_CLASS):
-        # the server's own words hold the value
+        # the server's message contains the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
     if state == _INSUFFICIENT_PRIVILEGE:
         by_policy = error.server_source_function in _OF_POLICIES
@@ -123,12 +124,12 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
 
 
 def describe_denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, writes: bool) -> OperationalError | None:
-    """Return the error that says what a role is to be granted for a statement of ours; None if no right to a table is missing.
+    """Return the error that names the rights to GRANT to a role; None unless it lacks rights on a table of iftb-store.
 
     Args:
-        error: what was raised.
-        role: quoted as SQL.
-        writes: whether rows were to be written.
+        error: the exception that was raised.
+        role: the name of the role, quoted as SQL.
+        writes: whether the statement was to write rows.
     """
     table = None if error.server_source_function in _OF_POLICIES else _OURS.search(str(error))
     if table is None:
@@ -138,7 +139,7 @@ def describe_denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, wri
 
 
 def _untranslatable(message: str) -> str:
-    """Name the character and the encodings of the server's message, in whichever language it is."""
+    """Return a message that names the character and the encodings found in the server's message, whatever its language."""
     source, target = [*_ENCODING.findall(message), "another", "another"][:2]
     if source != "UTF8":
         return f"a text that is stored in the database's encoding {source} has no equivalent in {target}"

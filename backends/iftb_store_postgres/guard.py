@@ -1,7 +1,7 @@
-"""What stands between asyncpg and a server until that has let the client in: it may not ask for everything.
+"""Guards asyncpg against a server's demands until the server has admitted the client.
 
-A password passes in clear text over TLS only, and no demand stops the event loop. asyncpg has no hook for that. It takes an event
-loop, though, and opens its connections with that loop's methods.
+A password is sent in clear text only over TLS, and no demand of the server may block the event loop. asyncpg has no hook for
+that, but it accepts an event loop and opens its connections with the methods of that loop.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from asyncpg.protocol import Protocol as DriverProtocol
 
 _AUTHENTICATION, _READY_FOR_QUERY = b"R"[0], b"Z"[0]
 _CLEARTEXT_PASSWORD, _SASL_CONTINUE = 3, 11
-# a message's type and length
+# the bytes of a message's type and length
 _HEADER = 5
-# as asyncpg reads it; PostgreSQL has 4,096 by default, and a million take about half a second, in which nothing else runs
+# read as asyncpg reads it; PostgreSQL's default is 4,096 rounds, and a million take about half a second, in which the event loop
+# is blocked
 _ITERATIONS, _MOST_ITERATIONS = re.compile(rb",i=(\d+)"), 1_000_000
-# far above what a server has to say before it lets a client in; asyncpg itself would gather two gigabytes
+# far more than a server has to send before it admits a client; asyncpg itself would buffer two gigabytes
 _LONGEST = 1_048_576
 
 _ASKED_FOR_CLEARTEXT = (
@@ -36,10 +37,12 @@ _NO_POSTGRESQL = "what answers does not speak PostgreSQL's protocol; check the h
 
 
 class GuardedLoop:
-    """The running event loop, for one `asyncpg.connect`: guards the connections that it opens, but for Unix sockets.
+    """Wraps the running event loop for one `asyncpg.connect`, and guards the TCP connections that asyncpg opens.
+
+    Connections over Unix sockets are not guarded.
 
     Attributes:
-        refusal: why a connection was ended; None where none was.
+        refusal: the reason why a connection was ended, or None.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, clear_text: bool) -> None:
@@ -53,7 +56,7 @@ class GuardedLoop:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], *address: Any, ssl: ssl.SSLContext | None = None, **options: Any
     ) -> tuple[Any, Any]:
-        """Open a TCP connection."""
+        """Open a TCP connection whose protocol is guarded."""
         clear_text = self._clear_text or ssl is not None
 
         def guarded() -> asyncio.Protocol:
@@ -63,38 +66,38 @@ class GuardedLoop:
         transport, protocol = await self._loop.create_connection(guarded, *address, ssl=ssl, **options)
         if isinstance(protocol, _Guard):
             return transport, protocol.guarded
-        # the question whether the server has TLS: if it has not, asyncpg goes on over the same transport
+        # asyncpg first asks whether the server supports TLS; if not, asyncpg continues on the same transport
         return _Transport(self, transport, clear_text), protocol
 
     async def start_tls(self, transport: Any, *arguments: Any, **options: Any) -> Any:
-        """Encrypt a connection that was opened here."""
+        """Encrypt a connection that `create_connection` opened."""
         encrypted = await self._loop.start_tls(transport.bare, *arguments, **options)
         return encrypted and _Transport(self, encrypted, clear_text=True)
 
 
 class _Transport:
-    """Puts a guard before asyncpg's protocol when that takes a transport over."""
+    """A transport that puts a guard before asyncpg's protocol when the protocol is set."""
 
     def __init__(self, loop: GuardedLoop, transport: asyncio.Transport, clear_text: bool) -> None:
         self._loop = loop
         self._clear_text = clear_text
         self.bare = transport
-        # at once, as each statement calls it
+        # bound here and not found by __getattr__, because each statement calls it
         self.write = transport.write
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bare, name)
 
     def set_protocol(self, protocol: Any) -> None:
-        """Give what is received to ``protocol``."""
+        """Pass received data to ``protocol``, through a guard if it is asyncpg's."""
         is_driver = isinstance(protocol, DriverProtocol)
         self.bare.set_protocol(_Guard(self._loop, protocol, self._clear_text, self.bare) if is_driver else protocol)
 
 
 class _Guard(asyncio.Protocol):
-    """Passes whole messages on until the server is ready for a query; then it steps aside.
+    """Passes complete messages to asyncpg until the server is ready for a query, then removes itself from the connection.
 
-    Not only until AuthenticationOk: asyncpg answers a demand for a password that comes after it, too.
+    It does not stop at AuthenticationOk, because asyncpg also answers a demand for a password that comes later.
     """
 
     def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:
@@ -126,14 +129,14 @@ class _Guard(asyncio.Protocol):
         if code == _CLEARTEXT_PASSWORD and not self._clear_text:
             return _ASKED_FOR_CLEARTEXT
         if code == _SASL_CONTINUE and (found := _ITERATIONS.search(message)):
-            # the digits of a number may themselves be too many
+            # the number may have too many digits for int()
             digits = found[1].lstrip(b"0")
             if len(digits) > len(str(_MOST_ITERATIONS)) or int(digits or b"0") > _MOST_ITERATIONS:
                 return _ASKED_FOR_TOO_MUCH
         return None
 
     def _read_length(self) -> int | None:
-        """Return how long the first message is; None while a part of it is missing."""
+        """Return the length of the first message, or None if part of the message is missing."""
         if len(self._received) < _HEADER:
             return None
         length = 1 + int.from_bytes(self._received[1:_HEADER], "big")

@@ -1,4 +1,4 @@
-"""The pool's care for its connections: whether one lives before it is given out, and that it is in no transaction afterwards."""
+"""The connection pool of PostgreSQL: checks that a connection works at checkout, and that no transaction is open at checkin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iftb_store_postgres.errors import translate
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
-# a connection used within so many seconds is given out unasked
+# a connection that was used within this many seconds is handed out without a ping
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 _USED = "iftb_store.used"
@@ -25,7 +25,7 @@ _NOT_OWN = "the session's transaction was ended by something else than the sessi
 
 
 class PostgresPool(StorePool):
-    """Pings a connection that was idle or has something to say; SQLAlchemy's own ping at each checkout is three round trips."""
+    """Pings a connection only if it was idle or the server has sent something; SQLAlchemy's ping takes three round trips."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
@@ -43,18 +43,21 @@ class PostgresPool(StorePool):
         if (driver := adapter.driver_connection).is_closed():
             return
         if driver._cancellations and not driver.is_busy():
-            # a statement was cancelled on its way, a COMMIT perhaps
+            # a statement was cancelled while it ran, perhaps a COMMIT
             adapter.run_async(_end_transaction)
         if driver.is_busy() or driver.is_in_transaction() or driver._top_xact is not None:
-            # another task still uses it; or a BEGIN was cancelled: SQLAlchemy knows nothing of the transaction that the server
-            # or asyncpg may have
+            # another task still uses the connection, or a BEGIN was cancelled: the server or asyncpg may then have a transaction
+            # open that SQLAlchemy does not know of
             record.invalidate()
 
 
 def check_before_commit(connection: Connection) -> None:
-    """Refuse a COMMIT on a connection that the server has ended, after which nobody could say what became of it.
+    """Raise before a COMMIT if the server has ended the connection: afterwards the outcome of the COMMIT would be unknown.
 
-    Nor is a COMMIT sent that would not be that of the session's own transaction: PostgreSQL acknowledges any.
+    Also raise if the COMMIT would not end the session's own transaction: PostgreSQL acknowledges every COMMIT.
+
+    Raises:
+        OperationalError: the connection does not answer, or the session's own transaction has ended.
     """
     adapter: Any = connection.connection.dbapi_connection
     driver = adapter.driver_connection
@@ -70,7 +73,7 @@ def check_before_commit(connection: Connection) -> None:
 
 
 def _has_word(driver: Any) -> bool:
-    """Tell whether the server has something to say, as when it ends a connection; without poll() it may have."""
+    """Return whether the server has sent something, as it does when it ends a connection; True on systems without poll()."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
@@ -79,7 +82,7 @@ def _has_word(driver: Any) -> bool:
 
 
 async def _end_transaction(connection: asyncpg.Connection) -> None:
-    # asyncpg waits for the end of what was cancelled first
+    # asyncpg first waits until the cancelled statement has ended
     await connection.execute("ROLLBACK", timeout=_PING_TIMEOUT)
 
 

@@ -1,4 +1,4 @@
-"""Bars out of PostgreSQL: rows of a query, or COPY for many, which makes no object of the driver's for each row."""
+"""Reads bars from PostgreSQL: from a query's rows, or for many bars through COPY, without a driver object per row."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.decimals import CONTEXT
 
 _NULL = r"\N"
-# columns of numbers alone: COPY escapes nothing in them
+# only columns of numbers: COPY escapes nothing in them
 _COLUMNS = (
     "EXTRACT(EPOCH FROM timestamp)", "open", "high", "low", "close", "volume", "quote_volume", "trades_count", "id",
     "EXTRACT(EPOCH FROM created_at)",
 )  # fmt: skip
 _NAMES = ", ".join(field.name for field in fields(OHLCVBar))
 _SERIES = ("symbol", "exchange", "timeframe")
-# below this a float holds the microseconds of seconds since the epoch well enough to be rounded to them
+# seconds since 1970 below this bound can be held by a float exactly enough to be rounded to microseconds
 _EXACT_AS_FLOAT = 2.0**52 / 1_000_000
 
 
 def to_bars(rows: Sequence[Row]) -> list[OHLCVBar]:
-    """Return rows in the order of OHLCVBar's fields, decimals as text, as bars."""
+    """Convert rows to bars; the columns are OHLCVBar's fields in their order, with decimals as text."""
     symbol, exchange, timeframe, timestamp, open_, high, low, close, volume, quote, *rest = zip(*rows, strict=True)
     prices = (map(Decimal, column) for column in (open_, high, low, close, volume))
     quotes = map(Decimal, quote) if None not in quote else [None if text is None else Decimal(text) for text in quote]
@@ -38,7 +38,14 @@ def to_bars(rows: Sequence[Row]) -> list[OHLCVBar]:
 
 
 async def copy_bars(connection: asyncpg.Connection, sql: str, names: Sequence[str], args: Row) -> list[OHLCVBar]:
-    """Run a query of one series' bars by time through COPY; ``names`` are its parameters', the series' among them."""
+    """Run a query for bars of one series through COPY and return the bars in order of time.
+
+    Args:
+        connection: the driver's connection.
+        sql: a query whose columns are OHLCVBar's fields, in the same order.
+        names: the names of the query's parameters; exchange, symbol and timeframe are among them.
+        args: the values of the parameters.
+    """
     given = dict(zip(names, args, strict=True))
     series = tuple(str(given[name]) for name in _SERIES)
     bars: list[OHLCVBar] = []
@@ -63,9 +70,9 @@ async def copy_out(
     take: Callable[[bytes], Coroutine[Any, Any, None]],
     format: Literal["text", "csv"] = "text",
 ) -> None:
-    """Run a query through COPY; where that is broken off, the connection ends.
+    """Run a query through COPY and pass the data to ``take``; if that is interrupted, close the connection.
 
-    asyncpg would let its next statement begin before the server has ended this one.
+    asyncpg would otherwise start its next statement before the server has ended the COPY.
     """
     try:
         await connection.copy_from_query(sql, *args, output=take, format=format)

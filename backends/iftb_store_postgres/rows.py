@@ -1,4 +1,4 @@
-"""Whole rows into PostgreSQL, from Arrow: COPY straight into the table, by way of a temporary one where rows may be stored."""
+"""Stores complete rows from Arrow in PostgreSQL: COPY into the table, or through a temporary table if rows may be stored."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.bars import count_changed, savepoint, send
 
-# keys of one DELETE
+# number of keys in one DELETE
 _KEYS = 10_000
-# An id is drawn for each that was written, which no other session's draw can undo. Where there are very many to draw, setval
-# is certain enough: between two calls of one statement others draw no million ids.
+# The sequence draws every id up to the largest one written, which the draws of other sessions cannot undo. For more ids than
+# this, setval is safe enough: other sessions do not draw a million ids between two calls of one statement.
 _MOST_DRAWN = 1_000_000
 _MOVE = f"""
     WITH drawn AS MATERIALIZED (SELECT pg_catalog.nextval($1::text::regclass) AS id)
     SELECT CASE WHEN $2 - id > {_MOST_DRAWN} THEN pg_catalog.setval($1::text::regclass, $2)
         ELSE (SELECT max(pg_catalog.nextval($1::text::regclass)) FROM pg_catalog.generate_series(id + 1, $2)) END
     FROM drawn"""
-# text, as asyncpg looks up other arrays in words that call what others have put into the search_path
+# text, because for arrays of other types asyncpg queries the catalog, with names that objects in the search_path could take over
 _VALUES = {ColumnKind.TIME: "{}::timestamptz", ColumnKind.TEXT: "{}::text", ColumnKind.INTEGER: "{}::bigint"}
 
 
 async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:
-    """Store rows as they are; see Stores.write_rows."""
-    # first of all, so that nobody is given one of these ids meanwhile
+    """Store rows unchanged; see Stores.write_rows."""
+    # before everything else, so that no other session draws one of these ids meanwhile
     await _move_sequence(connection, table, rows)
     if not await _any_stored(connection, table, rows):
-        # another session may have stored one since
+        # another session may have stored one of these rows since the check
         with suppress(asyncpg.UniqueViolationError):
             async with savepoint(connection, "iftb_store_put"):
                 await send(connection, table.name, table.columns, pieces(rows), "csv")
             return
     name, columns = f"iftb_store_put_{table.name}", ", ".join(table.columns)
-    # never a table of that name that somebody put into another schema
+    # qualified, so that it never names a table that somebody created in another schema
     staging = f"pg_temp.{name}"
     await connection.execute(
         f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
@@ -49,7 +49,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
     await send(connection, name, table.columns, pieces(rows), "csv", "pg_temp")
     key = ", ".join(table.key)
     if table is not BARS:
-        # so that another row can have what was theirs; of bars nothing but the key is unique
+        # delete the stored rows first, so that other rows may take their unique values; of bars only the key is unique
         await connection.execute(f"DELETE FROM {table.name} USING {staging} AS staged WHERE {_same(table, 'staged')}")
     changes = ", ".join(f"{column} = excluded.{column}" for column in table.columns if column not in table.key)
     status = await connection.execute(
@@ -61,13 +61,13 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
 
 
 def _same(table: TableSpec, other: str) -> str:
-    """Return the condition that a stored row and one of the batch are the same row."""
+    """Return the SQL condition that a stored row and a row of the table ``other`` have the same key and identity."""
     columns = [(column, _VALUES.get(table.kinds[column], "{}")) for column in (*table.key, *table.identity)]
     return " AND ".join(f"{cast.format(f'{table.name}.{name}')} = {cast.format(f'{other}.{name}')}" for name, cast in columns)
 
 
 async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> int:
-    """Delete the rows with these keys; return how many there were."""
+    """Delete the rows that have the keys of ``rows``; return the number of deleted rows."""
     keys = [(column, table.kinds[column]) for column in table.key]
     arrays = ", ".join(f"pg_catalog.unnest(${place}::text[])" for place in range(1, len(keys) + 1))
     casts = [(column, _VALUES[kind]) for column, kind in keys]
@@ -80,7 +80,7 @@ async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa
 
 
 async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> bool:
-    """Tell whether a row is stored between the first and the last key."""
+    """Return whether any row is stored between the first and the last key of ``rows``."""
     bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
     kinds = [table.kinds[column] for column in table.key] * 2
     marks = [_VALUES[kind].format(f"${place}::text") for place, kind in enumerate(kinds, 1)]
@@ -92,12 +92,16 @@ async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa
 
 
 def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:
-    """Return the columns of the key as text: asyncpg sends the calendar's ends as infinities."""
+    """Return the key's columns as text, because asyncpg sends the first and the last time of the calendar as infinities."""
     return [rows[column].cast(pa.string()).to_pylist() for column in table.key]
 
 
 async def _move_sequence(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:
-    """Move the sequence of the ids past those of the rows; it stays there also where the transaction is rolled back."""
+    """Move the sequence of ids past the largest id of ``rows``; a rollback of the transaction does not move it back.
+
+    Raises:
+        OperationalError: this role may not change the sequence.
+    """
     sequence = await connection.fetchval("SELECT pg_catalog.pg_get_serial_sequence($1, 'id')", table.name)
     if sequence is None:
         return

@@ -1,4 +1,4 @@
-"""The asyncpg connection of a session: statements go straight to it, inside the session's own transaction."""
+"""Runs a session's statements directly on its asyncpg connection, inside the session's own transaction."""
 
 from __future__ import annotations
 
@@ -58,12 +58,13 @@ _TOTALS = """
 
 
 class PostgresDriver:
-    """See `iftb_store.relational.stores.Driver`."""
+    """Runs the stores' statements on asyncpg; see `iftb_store.relational.stores.Driver`."""
 
-    # Every operator and function has arguments of exactly the types of one in pg_catalog, or is named as pg_catalog's: where
-    # there is none, PostgreSQL prefers what anybody put into a schema of the search_path to a conversion.
-    # Text in and out: an app's connection may decode JSON as it likes, asyncpg sends the first and the last moment of the
-    # calendar as infinities, and decimals are decoded faster from text, which keeps no zeros that nobody wrote
+    # Every operator and function gets arguments of exactly the types that its version in pg_catalog takes, or is qualified with
+    # pg_catalog. Otherwise PostgreSQL would prefer a function that somebody put into a schema of the search_path to a conversion
+    # of the arguments. Values are sent and read as text: an application's connection may decode JSON in its own way, asyncpg
+    # sends the first and the last time of the calendar as infinities, and decimals are decoded faster from text, which has no
+    # padded zeros
     flavor = Flavor(
         dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
         json_column="{}::text",
@@ -71,7 +72,7 @@ class PostgresDriver:
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
         octets="octet_length(CAST({} AS text))",
-        # its type is another one before PostgreSQL 14
+        # before PostgreSQL 14, EXTRACT returns another type
         microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
         sums=lambda column: [f"SUM({column})"],
         steps="CAST(CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval))) AS bigint)",
@@ -89,28 +90,28 @@ class PostgresDriver:
         self._logger = session.get_bind().engine.logger
 
     def encode(self, value: Any) -> Any:
-        """Objects become JSON text, times ISO 8601 text; asyncpg takes the rest as it is."""
+        """Return JSON text for a dict and ISO 8601 text for a datetime; asyncpg accepts other values unchanged."""
         if isinstance(value, datetime):
             return str(value)
         return json_text(value, "value") if isinstance(value, dict) else value
 
     def decode_decimal(self, value: str) -> Decimal:
-        """Read the text that the query gives."""
+        """Convert the text that the query returns to a Decimal."""
         return Decimal(value)
 
     def decode_sum(self, parts: Row) -> Decimal:
-        """There is one part, and PostgreSQL's sums are exact."""
+        """Return the only part without trailing zeros: PostgreSQL's sums are exact."""
         return trim_zeros(parts[0])
 
     def decode_time(self, value: datetime) -> datetime:
-        """Nothing is to be done: asyncpg gives aware UTC times."""
+        """Return the value unchanged: asyncpg returns aware times in UTC."""
         return value
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query whose rows become bars, chunk by chunk so that the event loop stays free."""
+        """Run a query and convert its rows to bars in chunks, so that the event loop stays free; ``many`` uses COPY."""
         if many:
             async with self._reading() as connection:
-                # before 14, EXTRACT gives seconds as a float, in as many digits as the session likes
+                # before PostgreSQL 14, EXTRACT returns seconds as a float, with as many digits as the session's settings say
                 if connection.get_server_version().major >= 14:
                     self._logger.info("COPY of %s", statement.sql)
                     return await reading.copy_bars(connection, statement.sql, statement.names, args)
@@ -123,13 +124,16 @@ class PostgresDriver:
         return bars
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        """Run a query; in a manager's session before its first write it needs no transaction to be READ COMMITTED."""
+        """Run a query and return its rows.
+
+        In a manager's session before its first write, no transaction is needed to read at READ COMMITTED.
+        """
         self._logger.info("%s", statement.sql)
         async with self._reading() as connection:
             return await _fetch(connection, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the transaction."""
+        """Run one writing statement in the session's transaction, with ``savepoint`` in a savepoint; return the returned rows."""
         self._logger.info("%s", statement.sql)
         async with self._connection() as connection:
             if not savepoint:
@@ -138,39 +142,40 @@ class PostgresDriver:
                 return await _fetch(connection, statement.sql, args)
 
     async def insert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.insert_many."""
+        """Insert bars in a savepoint; see OHLCVStore.insert_many."""
         self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
         async with self._connection() as connection, bulk.savepoint(connection):
             await bulk.insert(connection, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.upsert_many."""
+        """Upsert bars in a savepoint; see OHLCVStore.upsert_many."""
         self._logger.info("upsert into ohlcv [%d bars]", len(batch))
         async with self._connection() as connection, bulk.savepoint(connection):
             await bulk.upsert(connection, batch)
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """See OHLCVStore.upsert_counted."""
+        """Upsert bars in a savepoint and count them; see OHLCVStore.upsert_counted."""
         self._logger.info("upsert into ohlcv, counted [%d bars]", len(batch))
         async with self._connection() as connection, bulk.savepoint(connection):
             return await bulk.upsert_counted(connection, batch)
 
     async def change(self, statement: Statement, args: Row) -> int:
-        """Run one writing statement; return how many rows it changed."""
+        """Run one writing statement in the session's transaction; return the number of rows that it changed."""
         self._logger.info("%s", statement.sql)
         async with self._connection() as connection:
             return bulk.count_changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """See TradeStore.get_totals."""
+        """Return totals of an exchange's trades; see TradeStore.get_totals."""
         made = prepare_statement(_TOTALS, self.flavor.dialect)
-        # no text here, which would be read anew for every row; the calendar's first moment goes as -infinity, which finds as much
+        # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
+        # as -infinity, which selects the same rows
         values = {"since": since, "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return TradeTotals(*row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See Stores.read_rows; one COPY."""
+        """Return the rows of a selection with one COPY; see Stores.read_rows."""
         await import_modules("iftb_store_postgres.arrow")
         from iftb_store_postgres import arrow
 
@@ -190,7 +195,7 @@ class PostgresDriver:
         return ready, [self.encode(values[name]) for name in ready.names]
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """See Stores.write_rows."""
+        """Store rows in a savepoint; see Stores.write_rows."""
         if not rows.num_rows:
             return
         await import_modules("iftb_store_postgres.rows")
@@ -201,7 +206,7 @@ class PostgresDriver:
             await whole.write_rows(connection, table, rows)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """See Stores.delete_rows."""
+        """Delete rows in a savepoint; see Stores.delete_rows."""
         await import_modules("iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
@@ -215,13 +220,13 @@ class PostgresDriver:
             yield
         except asyncpg.UndefinedTableError as error:
             note_error(self._session, error, gone=False)
-            # PostgreSQL says no more of a table whose schema this role may not use
+            # PostgreSQL reports the same error for a table in a schema that this role may not use
             raise SchemaError(
                 f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status URL` shows "
                 "which, and `iftb-store migrate URL` or await db.migrate() creates the tables of iftb-store"
             ) from error
         except asyncpg.InsufficientPrivilegeError as error:
-            # which a pooler may keep to itself
+            # a pooler may not report the role's name
             role = getattr(connection.get_settings(), "session_authorization", None)
             quoted = self.flavor.dialect.identifier_preparer.quote(role) if role else "…"
             translated = describe_denied(error, quoted, writes=writes) or translate(error)
@@ -230,15 +235,15 @@ class PostgresDriver:
         except asyncio.CancelledError as error:
             note_error(self._session, error, gone=False)
             if not isinstance(self._session, StoreSession):
-                # PostgreSQL has aborted the transaction, and would acknowledge the application's COMMIT of it
+                # PostgreSQL has aborted the transaction, and would acknowledge the application's COMMIT without storing anything
                 connection.terminate()
             raise
         except BaseException as error:
-            # SQLAlchemy's own BEGIN wraps what asyncpg raises
+            # an error of SQLAlchemy's own BEGIN has asyncpg's exception as its cause
             raised = error.__cause__ if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) else None
             translated = translate(raised or error, lost=connection.is_closed())
             if not isinstance(translated, IntegrityError):
-                # a cancelled statement takes the transaction with it, too
+                # a cancelled statement also aborts the transaction
                 note_error(self._session, translated or error, gone=False)
             if translated is None:
                 raise
@@ -251,10 +256,16 @@ class PostgresDriver:
 
     @asynccontextmanager
     async def _connection(self, *, begin: bool = True, writes: bool = True) -> AsyncIterator[Any]:
-        """Yield the driver's connection, in the session's transaction, for this call alone; translate what is raised."""
+        """Yield the driver's connection for one call and translate the errors of the block.
+
+        Args:
+            begin: whether to begin the session's transaction if it has not begun.
+            writes: whether the call writes, for the error about missing rights.
+        """
         session = self._session
         async with hold_connection(session) as pooled:
-            # SQLAlchemy begins the driver's transaction at its own first statement only, and commits no other
+            # SQLAlchemy begins the driver's transaction only at its own first statement, and commits only a transaction that it
+            # began
             adapter: Any = pooled.dbapi_connection
             driver: Any = pooled.driver_connection
             begin = begin or driver.begins_reads
@@ -273,7 +284,7 @@ async def _begin(adapter: Any, driver: Any) -> None:
     try:
         await adapter._start_transaction()
     except BaseException:
-        # cancelled on its way, it may have begun: what follows would be nested in a transaction that nobody commits
+        # a cancelled BEGIN may have taken effect; later statements would then run in a transaction that nobody commits
         driver.terminate()
         raise
 

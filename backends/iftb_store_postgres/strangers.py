@@ -1,4 +1,4 @@
-"""What our names are in a PostgreSQL database: a view or a foreign table would run what its maker wrote."""
+"""Checks that the names of iftb-store's tables are tables: a view or a foreign table would run code of whoever created it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from iftb_store.schema.table_spec import OUR_COLUMNS
 
 _NAMES = ", ".join(f"'{name}'" for name in OUR_TABLES)
 
-#: The kind of each of our names, as the search_path resolves it, whether this role may read it, and its columns with a collation
-#: in which different texts can be equal; names that do not exist are left out. A name that exists only in a schema of the
-#: search_path that this role may not use has that schema: PostgreSQL resolves it as if neither existed.
+#: For each name of an iftb-store table, as the search_path resolves it: its kind, whether this role may read it, and its columns
+#: whose collation lets different texts be equal. A name that does not exist has no row. If a name exists only in a schema of the
+#: search_path that this role may not use, its row has that schema: PostgreSQL resolves the name as if neither existed.
 KINDS = f"""
     WITH entries AS (
         SELECT (pg_catalog.regexp_matches(
@@ -52,11 +52,12 @@ _WORDS = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "seq
 
 
 def find_tables(rows: Iterable[Any]) -> set[str]:
-    """Return which of our names are tables, ordinary or partitioned, by the rows of `KINDS`.
+    """Return the tables of iftb-store that exist, ordinary or partitioned; ``rows`` are the rows of the query `KINDS`.
 
     Raises:
-        SchemaError: one is something else, or a column of ours has such a collation.
-        OperationalError: one is in a schema that this role may not use, or the role may not read the version table.
+        SchemaError: the name of a table belongs to something else, or a column of iftb-store has a collation in which different
+            texts can be equal.
+        OperationalError: a table is in a schema that this role may not use, or the role may not read the version table.
     """
     found = list(rows)
     hidden = [Hidden("usage", name, schema, role) for name, _, schema, _, role, _ in found if schema]

@@ -1,4 +1,4 @@
-"""TLS beyond what asyncpg has: the system's authorities, what a connection's TLS protects, a warning where there is none."""
+"""TLS features that asyncpg lacks: the system's certificate authorities, a connection's state, a warning without encryption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import asyncpg
 from iftb_store.errors import URLError
 from iftb_store.health import Encryption
 
-#: As ``sslrootcert``: the authorities that the operating system trusts.
+#: The value of ``sslrootcert`` that selects the authorities that the operating system trusts.
 SYSTEM = "system"
 
 _LEAST_VERSION = "TLSv1.2"
@@ -26,10 +26,12 @@ _warned = False
 
 
 def check_system_authorities(options: dict[str, str]) -> None:
-    """Make verify-full the default beside ``sslrootcert=system``, and refuse less, as libpq does: anyone can have a certificate.
+    """Require ``sslmode=verify-full`` with ``sslrootcert=system``, and make it the default, as libpq does.
+
+    Those authorities sign certificates for anyone, so the host name must be verified.
 
     Raises:
-        URLError: a weaker sslmode was written.
+        URLError: the URL sets another sslmode.
     """
     if options.get("sslrootcert") == SYSTEM and options.setdefault("sslmode", "verify-full") != "verify-full":
         raise URLError(
@@ -39,11 +41,11 @@ def check_system_authorities(options: dict[str, str]) -> None:
 
 
 def system_context(options: Mapping[str, str], key_password: str) -> ssl.SSLContext:
-    """Return what asyncpg makes of ``options`` for verify-full, with the system's authorities; it reads files.
+    """Return the TLS context that asyncpg would create for verify-full, but with the system's authorities; this reads files.
 
     Raises:
-        OSError: a file of the options' cannot be read or used.
-        asyncpg.ClientConfigurationError: an unknown version of TLS.
+        OSError: a file that the options name cannot be read or used.
+        asyncpg.ClientConfigurationError: a TLS version is unknown.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()
@@ -76,7 +78,7 @@ def _version(name: str) -> ssl.TLSVersion:
 
 
 def read_encryption(connection: Any) -> Encryption:
-    """Return what TLS does for an asyncpg connection."""
+    """Return whether an asyncpg connection is encrypted, and whether the server's certificate and host name are verified."""
     tls = connection._transport.get_extra_info("ssl_object")
     if tls is None:
         return Encryption(encrypted=False, verified=False)
@@ -85,7 +87,7 @@ def read_encryption(connection: Any) -> Encryption:
 
 
 def warn_of_plaintext(connection: Any) -> None:
-    """Log, once in a process, that a connection over a network is not encrypted."""
+    """Log once per process that a connection over a network is not encrypted."""
     global _warned
     transport = connection._transport
     if _warned or transport.get_extra_info("ssl_object") is not None or _is_local(transport):
@@ -99,9 +101,9 @@ def warn_of_plaintext(connection: Any) -> None:
 
 
 def _is_local(transport: Any) -> bool:
-    """Tell whether a connection stays on this machine: a Unix socket, or loopback."""
+    """Return whether a connection stays on this machine: over a Unix socket or the loopback interface."""
     if transport.get_extra_info("socket").family not in (socket.AF_INET, socket.AF_INET6):
         return True
-    # a zone such as %eth0 follows a link-local address
+    # a link-local address may end with a zone such as %eth0
     address = ip_address(transport.get_extra_info("peername")[0].partition("%")[0])
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

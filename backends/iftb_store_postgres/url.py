@@ -1,4 +1,4 @@
-"""The PostgreSQL URL: its options, checked before anything is connected."""
+"""Parses the PostgreSQL URL and checks its options before anything is connected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iftb_store.errors import URLError
 from iftb_store_postgres.credentials import Hidden
 from iftb_store_postgres.tls import check_system_authorities
 
-# what asyncpg understands in its own URL
+# the options that asyncpg accepts in its own URL
 _PASSED_ON = (
     "host", "port", "user", "password", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword",
     "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib",
@@ -21,28 +21,29 @@ _OWN = ("ssl", "connect_timeout", "statement_timeout", "statement_cache_size", "
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 _DURATION = re.compile(r"(\d{1,9})(ms|s|min|h)?")
-# as strict as the driver's own parser of URLs is lax; with commas between several hosts
+# stricter than asyncpg's own URL parser; commas separate several hosts
 _HOST = re.compile(r"[\w.:,-]+|[\da-fA-F.]*:[\da-fA-F:.]*%\w+")
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-# the client waits longer than the server's own timeout, as long again, at most this, for a server that is gone
+# The client waits longer than the server's own statement_timeout, in case the server is gone: twice as long, but at most this
+# many seconds more.
 _GRACE = 5.0
 FOREVER = 86_400.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a PostgreSQL URL says.
+    """The checked content of a PostgreSQL URL.
 
     Attributes:
-        dsn: the URL for asyncpg, without a password.
-        password: the role's.
-        key_password: that of the client's key.
-        clear_text: whether ``sslmode=disable`` was written: a password may then pass in clear text.
+        dsn: the URL for asyncpg, without passwords.
+        password: the password of the role.
+        key_password: the password of the client's private key.
+        clear_text: whether the URL says ``sslmode=disable``, so that a password may be sent in clear text.
         connect_timeout: seconds; 0 for none.
         command_timeout: seconds that the client waits for a statement, longer than the server's own timeout.
         pool_timeout: seconds to wait for a free connection.
-        cache_size: prepared statements that a connection keeps.
-        settings: what the server is told when a connection starts.
+        cache_size: number of prepared statements that a connection keeps.
+        settings: the parameters that are sent to the server when a connection starts.
     """
 
     dsn: URL
@@ -57,17 +58,17 @@ class Options:
 
 
 def parse_options(url: URL) -> Options:
-    """Read a URL.
+    """Parse and check a PostgreSQL URL.
 
     Raises:
-        URLError: an unknown option, one given several times, or a value that an option does not take.
+        URLError: an option is unknown, is given several times or has an invalid value, or the host or the port is invalid.
     """
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
     if twice := sorted(set(url.query) - set(query)):
         raise URLError(f"the option {twice[0]!r} is a duplicate in the PostgreSQL URL; give it once")
     unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
     if unknown and ("password" in query or "sslpassword" in query):
-        # the rest of a password with an &, perhaps
+        # perhaps the rest of a password that contains an &
         raise URLError("an unknown option in the PostgreSQL URL; percent-encode & and = in a password")
     if unknown:
         known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
@@ -95,7 +96,7 @@ def parse_options(url: URL) -> Options:
     }
     if "search_path" in query:
         settings["search_path"] = query["search_path"]
-    # neither password stands in the DSN, which the driver's errors may quote and a traceback with variables would show
+    # the DSN has neither password, because the driver's errors may quote it, and a traceback with variables would show it
     password, key_password = Hidden(passed.pop("password", None) or url.password or ""), Hidden(passed.pop("sslpassword", ""))
     return Options(
         dsn=URL.create("postgresql", url.username, None, url.host, url.port, url.database, passed),

@@ -1,4 +1,4 @@
-"""The SQLite backend of iftb-store: SQLAlchemy on aiosqlite."""
+"""The SQLite backend of iftb-store, on SQLAlchemy and aiosqlite."""
 
 from __future__ import annotations
 

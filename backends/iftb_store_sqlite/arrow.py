@@ -1,4 +1,4 @@
-"""Rows of SQLite as Arrow: it joins a column's values itself, so that none of them becomes an object of Python's."""
+"""Reads SQLite rows as Arrow tables: SQLite joins the values of a column into one text, so no value becomes a Python object."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import format_plain, from_sortable, to_sortable
 from iftb_store.values.display import is_text
 
-#: Rows that one statement joins: a few milliseconds of one core.
+#: The number of rows that one statement joins; this takes a few milliseconds of one core.
 ROWS = 10_000
 
 _TEXTS = (ColumnKind.TEXT, ColumnKind.JSON)
-# between values: a text of ours may hold a comma, and none a NUL
+# separators between values: a text may contain a comma, but no NUL
 _COMMA, _NUL = ",", "\0"
-# what is raised where a value is none of its column
+# the exceptions that Arrow and the conversions raise for a value that does not belong into its column
 _MISREAD = (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError)
 _PREFIXES = "abcdefghijklmnopqrst"
 
-#: Makes a selection's SELECT and its arguments.
+#: Returns the SELECT statement of a selection, and its arguments.
 Made = Callable[[RowFilter], tuple[str, Sequence[Any]]]
 
 
 def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> pa.Table:
-    """Return a selection's rows, all from one state of the database."""
+    """Return a selection's rows, all from one snapshot of the database."""
     alone = not connection.in_transaction
     if alone:
         connection.execute("BEGIN")
     try:
-        # SQLite and Arrow both let go of Python's global lock, so that one reads on while the other converts
+        # SQLite and Arrow both release Python's global lock, so that SQLite reads while Arrow converts
         with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
             jobs = [converter.submit(_converted, selection, *part) for part in _parts(connection, selection, made)]
         parts = [job.result() for job in jobs]
     except (*_MISREAD, sqlite3.OperationalError) as error:
-        # the driver's own error for bytes that are no text has no code of SQLite's
+        # sqlite3's own error for bytes that are not UTF-8 has no error code
         if not hasattr(error, "sqlite_errorcode") and (found := _unreadable(connection, selection, made)) is not None:
             raise found from error
         raise
     finally:
-        # an error may have ended it already
+        # an error may already have ended the transaction
         if alone and connection.in_transaction:
             connection.execute("COMMIT")
     return pa.concat_tables(parts) if parts else arrow_schema(selection.table).empty_table()
 
 
 def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> StoreError | None:
-    """Look at the values one by one; return the error for the first that is none of its column's."""
+    """Read the values one by one; return the error for the first value that does not belong into its column, or None."""
     usual, connection.text_factory = connection.text_factory, lambda text: text.decode(errors="surrogateescape")
     try:
         for row in connection.execute(*made(selection)):
@@ -85,13 +85,13 @@ def _sound(kind: ColumnKind, value: Any) -> bool:
 
 
 def _parts(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows in parts: how many, and the joined values of each column."""
+    """Yield the rows in parts: the number of rows, and the joined values of each column."""
     joined = ", ".join(_joined(selection, column) for column in selection.columns)
     left = selection.limit
     while left is None or left > 0:
         size = ROWS if left is None else min(ROWS, left)
         sql, args = made(replace(selection, limit=size))
-        # a subquery with a LIMIT is not merged into the query around it: its rows come in its order
+        # SQLite does not merge a subquery with a LIMIT into the outer query, so the rows come in the subquery's order
         count, *texts = connection.execute(f"SELECT count(*), {joined} FROM ({sql})", args).fetchone()
         if count:
             yield count, texts
@@ -117,7 +117,7 @@ def _converted(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
 
 
 def _joined(selection: RowFilter, column: str) -> str:
-    # SQLite's own comma takes half of the time of one that is named
+    # group_concat is twice as fast with its default separator, a comma, as with one that is passed
     named = "" if _between(selection, column) == _COMMA else ", char(0)"
     return f"group_concat({_shown(selection, column)}{named})"
 
@@ -129,7 +129,8 @@ def _between(selection: RowFilter, column: str) -> str:
 def _shown(selection: RowFilter, column: str) -> str:
     if not _nullable(selection, column):
         return column
-    # an empty text is none of the others' values; among texts it has to be told from NULL
+    # NULL becomes an empty text, which no value of another type equals; among texts a prefix distinguishes an empty text from
+    # NULL
     given = f"'=' || {column}" if selection.table.kinds[column] in _TEXTS else column
     return f"coalesce({given}, '')"
 
@@ -156,7 +157,7 @@ def _decimals(values: Any, negative: bool) -> Any:
         digits = [None if value is None else format(from_sortable(value), "f") for value in values.to_pylist()]
         return pa.array(digits, pa.string()).cast(DECIMAL)
     numbers: Any = pc.ascii_ltrim(values, _PREFIXES)
-    # what stands there without its letter is no number of ours, and read as another one elsewhere
+    # a value without its prefix letter was not written by iftb-store, and other code would read it as another number
     if pc.any(pc.not_equal(pc.binary_length(values), pc.add(pc.binary_length(numbers), 1))).as_py():
         raise ValueError("a decimal that is not sortable text")
     return numbers.cast(DECIMAL)

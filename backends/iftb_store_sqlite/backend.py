@@ -1,4 +1,4 @@
-"""SQLiteBackend: one database file (or :memory:), its engine, sessions and life cycle."""
+"""SQLiteBackend: opens one database file (or :memory:), keeps its connections and opens sessions."""
 
 from __future__ import annotations
 
@@ -49,11 +49,16 @@ _AGAIN = 0.01
 class SQLiteBackend(EngineBackend):
     """SQLite through SQLAlchemy and aiosqlite: WAL, synchronous FULL, foreign keys on, BEGIN IMMEDIATE at the first write.
 
-    URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite:///:memory:`` (one database for the life of the
-    manager, one session at a time). Options: ``timeout`` (or ``busy_timeout``), the seconds to wait for another writer,
-    30 by default; ``mode``, one of ro, rw (the file must exist) and rwc; ro reads a file on storage that cannot be written, too;
-    ``trusted=true``: triggers, generated columns, expressions and defaults of one's own on our tables are run, which else refuse
-    the file as a stranger's.
+    URLs: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite:///:memory:`` for one database that lives as long as
+    the manager and allows one session at a time.
+
+    Options of the URL:
+
+    - ``timeout`` (or ``busy_timeout``): seconds to wait for another writer (default: 30);
+    - ``mode``: ``ro``, ``rw`` (the file must exist) or ``rwc`` (the default); ``ro`` also reads a file on read-only storage;
+    - ``cache_size``: KiB of pages that each connection may cache (default: 65536);
+    - ``trusted=true``: run triggers, generated columns, expressions and defaults that were added to the tables of iftb-store.
+      Without it, such a file is refused, because whoever made it could be a stranger.
     """
 
     probes = False
@@ -83,7 +88,7 @@ class SQLiteBackend(EngineBackend):
         self._echo = echo
 
     async def connect(self) -> None:
-        """Open the file, creating it readable by its owner alone where it is missing."""
+        """Create the engine and open the file; a missing file is created so that only its owner can read it."""
         engine = create_async_engine(
             "sqlite+aiosqlite://",
             async_creator=self._opening(self._open),
@@ -98,27 +103,31 @@ class SQLiteBackend(EngineBackend):
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """A backup of a trusted file is as trustworthy."""
+        """The URL options for opening a backup of this database: a backup of a trusted file is trusted too."""
         return {"trusted": "true"} if self._options.trusted else {}
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the statement that the connection's thread may be running: a cancelled task would wait for its end."""
+        """Stop the statement that the connection's thread may be running, because a cancelled task would wait for its end."""
         driver.interrupt_thread()
 
     async def identity(self) -> str:
-        """The file by its device and number; in memory, this backend."""
+        """Return a text that identifies the database: the file's device and inode number, or this backend for :memory:."""
         return f"memory {id(self)}" if self._memory else file_identity(self._path)
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
-        """Return the stores of a session, a manager's or an app's own on aiosqlite."""
+        """Return the stores of a session: a manager's session, or an application's own session on aiosqlite."""
         return RelationalStores(SQLiteDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` in one transaction; under SQLite's write lock, waiting for it as long as the busy timeout, or reading.
+        """Run ``work`` in one transaction and return its result.
+
+        Unless ``read_only`` is true, the transaction holds SQLite's write lock and waits at most the busy timeout for it.
 
         Raises:
-            SchemaError: one of our names is something else than a table, or a table of ours runs what another wrote.
+            SchemaError: a name of an iftb-store table belongs to something else, or such a table runs code that somebody else
+                added.
+            OperationalError: the database is not connected, or the lock was not free in time.
         """
         if self._engine is None:
             raise operational_error("the database is not connected")
@@ -142,7 +151,7 @@ class SQLiteBackend(EngineBackend):
             try:
                 result = await asyncio.shield(running)
             except asyncio.CancelledError:
-                # the statement would go on in its thread, be it for minutes, and all that follows would wait for it
+                # the statement could run in its thread for minutes, and everything after it would wait
                 self.interrupt(driver)
                 running.cancel()
                 with suppress(asyncio.CancelledError, DBAPIError):
@@ -152,7 +161,7 @@ class SQLiteBackend(EngineBackend):
         return result
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Copy the database in steps of a connection's thread; see `iftb_store.protocols.Backend.backup`."""
+        """Copy the database in steps, in a connection's thread; see `iftb_store.protocols.Backend.backup`."""
         if self._engine is None:
             raise operational_error("the database is not connected")
         loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -194,7 +203,7 @@ class SQLiteBackend(EngineBackend):
     async def _opened(self, target: str) -> StoreConnection:
         opening = StoreConnection(partial(self._connect, target), iter_chunk_size=64)
         opening.write_lock = self.write_lock
-        # a connection that nobody closes must not keep the process alive
+        # a connection that nobody closes must not keep the process running
         opening._thread.daemon = True
         try:
             connection = await opening
@@ -204,13 +213,13 @@ class SQLiteBackend(EngineBackend):
                 await connection.close()
                 raise
         except RAISED:
-            # its thread still has a word for this event loop, which may be closed next
+            # the thread still has a result to deliver to this event loop, which may be closed next
             await asyncio.to_thread(opening._thread.join)
             raise
         return opening
 
     async def _configured(self, connection: Any) -> None:
-        """Set up a connection; while another one writes a file without a write-ahead log, SQLite refuses the switch to it."""
+        """Configure a connection, and retry within the timeout: SQLite refuses to switch to WAL while another process writes."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._options.timeout
         while True:
@@ -223,14 +232,14 @@ class SQLiteBackend(EngineBackend):
             await asyncio.sleep(_AGAIN)
 
     def _connect(self, target: str) -> sqlite3.Connection:
-        # no busy timeout yet: a wait in the thread would outlast a cancellation
+        # no busy timeout yet, because a wait inside the thread would outlast a cancellation
         return sqlite3.connect(target, uri=not self._memory, isolation_level=None, timeout=0, factory=Driver)
 
     def _create_file(self) -> None:
         if self._options.mode != "rwc":
             return
         try:
-            # where a link leads, or SQLite would make that file by the umask
+            # create the file that a symbolic link points to; SQLite would create it with the permissions of the umask
             os.close(os.open(os.path.realpath(self._path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             pass
@@ -246,9 +255,10 @@ async def _ended(work: asyncio.Future[Any]) -> None:
 def _begin_before_writes(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> None:
-    """Take the write lock before the first write, not before reads, which run in autocommit and block nobody.
+    """Begin a transaction with the write lock before the first write; reads run in autocommit and block nobody.
 
-    A session that asked for more isolation takes it at once: nothing that it read changes before it commits.
+    A session with an isolation level takes the lock before its first statement, so that nothing that it reads changes before it
+    commits. A snapshot session begins a transaction that only reads.
     """
     only_reads = is_snapshot(connection)
     reads = is_read(statement) or (only_reads and not may_write(statement))
@@ -276,7 +286,7 @@ async def _begin_to_read(connection: Any) -> None:
 
 
 def _transaction_is_gone(connection: Connection, error: BaseException) -> bool:
-    """Tell whether SQLite has rolled the whole transaction back, as it does when the disk is full, say."""
+    """Return whether SQLite has rolled back the whole transaction, as it does e.g. when the disk is full."""
     if connection.invalidated:
         return True
     driver = connection.connection.driver_connection

@@ -1,4 +1,4 @@
-"""A backup of an SQLite database: its own online backup within one read transaction, then looked through for damage."""
+"""Backs up an SQLite database with SQLite's online backup in one read transaction, and checks the copy for damage."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from contextlib import closing
 
 from iftb_store.errors import operational_error
 
-# of a step, a few milliseconds each
+# pages per step; a step takes a few milliseconds
 _PAGES = 1_024
-# bytes of a value that a generated column of others' tables may come to meanwhile
+# the largest value in bytes that generated columns of other tables may compute during the check
 _LONGEST = 128 << 20
-# steps of SQLite's machine between two looks at whether to stop
+# instructions of SQLite's virtual machine between two checks of whether to stop
 _STEPS = 100_000
 
 
 class Stopped(Exception):
-    """The backup was to stop."""
+    """Raised when ``stop`` asks the backup to stop."""
 
 
 def back_up(connection: sqlite3.Connection, path: str, stop: Callable[[], bool], tell: Callable[[int, int], None]) -> None:
-    """Copy a database, as its last commit left it, into a new file that needs none beside it.
+    """Copy a database, as of its last commit, into a new file that needs no log file beside it.
 
-    ``tell`` is called after each step with the bytes done and the bytes in all.
+    Args:
+        connection: the database to copy.
+        path: the path of the new file.
+        stop: returns whether to stop the backup.
+        tell: called after each step with the number of bytes copied and the total number of bytes.
 
     Raises:
         OperationalError: the database is damaged.
-        Stopped: ``stop`` said so.
+        Stopped: ``stop`` returned True.
     """
     size = connection.execute("PRAGMA page_size").fetchone()[0]
 
@@ -39,27 +43,27 @@ def back_up(connection: sqlite3.Connection, path: str, stop: Callable[[], bool],
 
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(sqlite3.connect(path, isolation_level=None)) as copy:
-        # without a transaction of its own it would begin anew after each commit of another session; no writer waits for this one
+        # without a transaction, the backup would start again after each commit of another session; this one blocks no writer
         connection.execute("BEGIN")
         try:
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             connection.backup(copy, pages=_PAGES, progress=look)
         finally:
             connection.execute("COMMIT")
-        # a log is for those who write
+        # only a database that is written needs a write-ahead log
         copy.execute("PRAGMA journal_mode = DELETE")
         check(copy, stop)
 
 
 def check(connection: sqlite3.Connection, stop: Callable[[], bool]) -> None:
-    """Look through a database for damage.
+    """Check a database for damage; ``stop`` returns whether to stop the check.
 
     Raises:
-        OperationalError: there is some.
-        Stopped: ``stop`` said so.
+        OperationalError: the database is damaged.
+        Stopped: ``stop`` returned True.
     """
     connection.set_progress_handler(stop, _STEPS)
-    # a value that breaks a CHECK is no damage, and what tables of others compute in theirs is not to be run
+    # a value that violates a CHECK is not damage, and expressions in the CHECKs of other tables must not run
     connection.execute("PRAGMA ignore_check_constraints = ON")
     usual = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     try:

@@ -1,4 +1,4 @@
-"""An SQLite connection of the store's: how it waits for the write lock, and how it ends."""
+"""The SQLite connections of iftb-store: how they wait for the write lock, are interrupted, and are closed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from iftb_store_sqlite.errors import RAISED
 from iftb_store_sqlite.storage import Version, read_version
 from iftb_store_sqlite.url import Options
 
-# milliseconds; a cancellation is noticed in so long a time
+# milliseconds of one wait for the write lock, after which a cancellation is noticed
 _STEP = 50
-# seconds between two looks
+# seconds between two attempts to interrupt the thread
 _AGAIN = 0.01
-# bytes; four times the log at which SQLite brings it into the file
+# bytes; four times the log size at which SQLite copies the log into the database file
 _LOG_LIMIT = 16 << 20
 
 
 class Driver(sqlite3.Connection):
-    """Waits for the write lock in short steps, as SQLite's own wait heeds no interrupt; ends its transaction when it is closed.
+    """An sqlite3 connection that waits for the write lock in short steps and rolls back when it is closed.
+
+    SQLite's own wait for the lock cannot be interrupted, so this class repeats short waits.
 
     Attributes:
-        patience: the seconds to wait for another writer.
-        trusted: whether the URL says so of whoever made the file.
+        patience: seconds to wait for another writer.
+        trusted: whether the URL says that the user trusts whoever made the file.
     """
 
     patience = 0.0
@@ -44,23 +46,26 @@ class Driver(sqlite3.Connection):
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     def cursor(self, *args: Any, **options: Any) -> Any:
-        """Return a new cursor, which ends with the session that it is of."""
+        """Return a new cursor; it is recorded so that it can be closed when its session ends."""
         cursor = super().cursor(*args, **options)
         self._cursors.add(cursor)
         return cursor
 
     def has_cursors(self) -> bool:
-        """Whether a cursor is held that has not ended."""
+        """Return whether any cursor of this connection is still referenced."""
         return len(self._cursors) > 0
 
     def close_cursors(self) -> None:
-        """End what is read in part: it would keep its snapshot, and have SQLite refuse to roll back after an interrupt."""
+        """Close all cursors.
+
+        A cursor that is read in part keeps its snapshot, and makes SQLite refuse a rollback after an interrupt.
+        """
         for cursor in list(self._cursors):
             with suppress(*RAISED):
                 cursor.close()
 
     def interrupt(self) -> None:
-        """Stop the statement that runs in another thread, or its wait for the write lock."""
+        """Stop the statement that runs in another thread, or that statement's wait for the write lock."""
         self._interrupts += 1
         super().interrupt()
 
@@ -68,7 +73,7 @@ class Driver(sqlite3.Connection):
         """Begin a transaction that may write.
 
         Raises:
-            sqlite3.OperationalError: another writer kept the lock for all of ``patience``, or this wait was interrupted.
+            sqlite3.OperationalError: another writer held the lock for ``patience`` seconds, or this wait was interrupted.
         """
         interrupts, deadline = self._interrupts, monotonic() + self.patience
         self.execute(f"PRAGMA busy_timeout = {min(_STEP, self._timeout)}")
@@ -89,7 +94,7 @@ class Driver(sqlite3.Connection):
         return round(self.patience * 1000)
 
     def close(self) -> None:
-        """Close; an interrupted statement would keep its transaction, and the write lock, alive."""
+        """Roll back and close the connection; an interrupted statement would otherwise keep the write lock."""
         self.close_cursors()
         with suppress(*RAISED):
             self.rollback()
@@ -97,7 +102,7 @@ class Driver(sqlite3.Connection):
 
 
 def begin(connection: sqlite3.Connection) -> None:
-    """Begin a transaction that may write, also on an application's own connection."""
+    """Begin a transaction that may write, on a connection of iftb-store or on an application's own."""
     if isinstance(connection, Driver):
         connection.begin()
     else:
@@ -105,61 +110,64 @@ def begin(connection: sqlite3.Connection) -> None:
 
 
 def savepoint(connection: sqlite3.Connection) -> None:
-    """Begin a savepoint, and the transaction that writes if none is open."""
+    """Begin a savepoint; if no transaction is open, first begin one that may write."""
     if not connection.in_transaction:
         begin(connection)
     connection.execute("SAVEPOINT iftb_store")
 
 
 def release(connection: sqlite3.Connection) -> None:
-    """Keep what was done since the savepoint."""
+    """Release the savepoint and keep the changes made since it began."""
     connection.execute("RELEASE iftb_store")
 
 
 def undo(connection: sqlite3.Connection) -> None:
-    """Roll back to the savepoint and end it."""
-    # the transaction may be gone already, or the savepoint released before a cancellation came
+    """Roll back to the savepoint and release it."""
+    # the transaction may have ended, or the savepoint may have been released before a cancellation arrived
     with suppress(sqlite3.OperationalError):
         connection.execute("ROLLBACK TO iftb_store")
         connection.execute("RELEASE iftb_store")
 
 
 class Pool(StorePool):
-    """Gives no connection out whose thread has ended, or whose immutable file has changed since it was opened."""
+    """Discards a connection at checkout if its thread has ended, or if its file was opened as immutable and has changed."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
         driver = adapter.driver_connection
         if not driver._thread.is_alive() or driver.is_outdated():
             raise DisconnectionError
-        # SQLAlchemy's belongs to the event loop in which tasks last waited for it
+        # SQLAlchemy's lock belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
-        # a stream that was left would show its old snapshot to the next session
+        # a stream that was not read to its end would show its old snapshot to the next session
         adapter.run_async(_close_cursors)
         driver = adapter.driver_connection
         driver.forget_loss()
         if driver.in_transaction:
-            # its COMMIT was refused, and SQLAlchemy rolls none back after that
+            # the COMMIT failed, and SQLAlchemy does not roll back after a failed COMMIT
             record.invalidate()
 
 
 class StoreConnection(aiosqlite.Connection):
-    """Leaves out the trips to its thread that would end no transaction; closed, it says so in sqlite3's way."""
+    """An aiosqlite connection that skips commits and rollbacks in its thread if no transaction is open.
+
+    A call on a closed connection raises sqlite3.ProgrammingError.
+    """
 
     write_lock: Hashable = None
 
-    # what a cancelled task has left in the thread may begin one yet
+    # whether a cancelled task left a call in the thread, which may still begin a transaction
     _left_alone = False
-    # whether SQLite has rolled a transaction back with an interrupted write, which an application's session would not know
+    # whether SQLite rolled back a transaction when it interrupted a write; an application's own session would not notice
     _lost = False
-    #: The path and the version of a file that is read as immutable.
+    #: The path and the version of a file that is read as immutable, or None.
     read_as: tuple[str, Version | None] | None = None
 
     def is_outdated(self) -> bool:
-        """Whether the file was taken for one that does not change, and has changed."""
+        """Return whether the file was opened as immutable and has changed since."""
         if self.read_as is None:
             return False
         path, version = self.read_as
@@ -171,7 +179,7 @@ class StoreConnection(aiosqlite.Connection):
         try:
             return self._connection is not None and self._connection.in_transaction
         except sqlite3.ProgrammingError:
-            # its thread has just closed it
+            # the thread has just closed the connection
             return False
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -184,18 +192,18 @@ class StoreConnection(aiosqlite.Connection):
             raise
 
     async def _stop_thread(self) -> None:
-        """Interrupt what the thread runs until it has let go of the connection, whose transaction is known only then."""
+        """Interrupt the thread's calls until it has finished with the connection; only then is the transaction's state known."""
         self._left_alone = False
         stopped = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((stopped, lambda: None))
         while not stopped.done():
             self.interrupt_thread()
-            # cancelled once more meanwhile, the task is as cancelled as before
+            # another cancellation changes nothing: the task is already cancelled
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([stopped], timeout=_AGAIN)
 
     async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # its thread ends where it has an answer for an event loop that was closed meanwhile
+        # the thread ends if it has a result for an event loop that has been closed
         if not self._running or self._connection is None or not self._thread.is_alive():
             raise sqlite3.ProgrammingError("the connection was closed")
         try:
@@ -205,13 +213,13 @@ class StoreConnection(aiosqlite.Connection):
             raise
 
     def interrupt_thread(self) -> None:
-        """Stop what the thread may be running: a cancelled task, and all that follows, would wait for its end."""
+        """Stop the call that the thread may be running: a cancelled task, and all later calls, would wait for its end."""
         with suppress(sqlite3.ProgrammingError):
             if self._connection is not None:
                 self._connection.interrupt()
 
     async def commit(self) -> None:
-        """Commit, if a transaction is open."""
+        """Commit if a transaction is open; raise if it was rolled back when a call was cancelled."""
         if self._lost:
             raise sqlite3.OperationalError("nothing was committed: the transaction was rolled back when a call was cancelled")
         if self.in_transaction or self._left_alone:
@@ -219,11 +227,11 @@ class StoreConnection(aiosqlite.Connection):
             await self._execute_to_end(self._conn.commit)
 
     def forget_loss(self) -> None:
-        """Let the next session begin anew."""
+        """Forget that a transaction was rolled back, so that the next session starts normally."""
         self._lost = False
 
     async def rollback(self) -> None:
-        """Roll back, if a transaction is open."""
+        """Roll back if a transaction is open."""
         self.forget_loss()
         if self.in_transaction or self._left_alone:
             self._left_alone = False
@@ -231,17 +239,17 @@ class StoreConnection(aiosqlite.Connection):
 
 
 def configure(connection: Driver, options: Options) -> None:
-    """Set what every connection of the store has: WAL, synchronous FULL, foreign keys, and the wait for another writer."""
-    # before the schema is read: what a stranger's file defines may call no function that could do more than compute
+    """Configure a new connection: WAL, synchronous FULL, foreign keys, the cache, and the wait for another writer."""
+    # before the schema is read, so that the schema of a stranger's file can call only functions without side effects
     connection.execute(f"PRAGMA trusted_schema = {'ON' if options.trusted else 'OFF'}")
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA foreign_keys = ON")
-    # KiB; a big batch then reaches the log once, not page by page as it outgrows the cache
+    # in KiB; with a large cache, a big batch is written to the log once, and not page by page when it exceeds the cache
     connection.execute(f"PRAGMA cache_size = -{options.cache}")
     if options.mode != "ro":
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # a log that grew while a reader stayed open would keep its size
+        # otherwise a log that grew while a reader was open would keep its size
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     connection.execute(f"PRAGMA busy_timeout = {round(options.timeout * 1000)}")
     connection.patience = options.timeout

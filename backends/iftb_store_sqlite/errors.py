@@ -1,4 +1,4 @@
-"""What an exception of sqlite3 means to a user of the store."""
+"""Translates sqlite3's exceptions into the errors of iftb-store."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MEANING: dict[int | None, str] = {
 
 _NO_TEXT = "Could not decode to UTF-8"
 
-#: What sqlite3 raises: UnicodeDecodeError where its message would quote a schema that is damaged.
+#: The exceptions that sqlite3 raises; UnicodeDecodeError if its message would quote a damaged schema.
 RAISED = (sqlite3.Error, UnicodeDecodeError)
 
-#: What passes when the other writer is done.
+#: The error codes of transient errors, which end when the other writer has finished.
 _TRANSIENT = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def translate(error: sqlite3.Error | UnicodeDecodeError) -> IntegrityError | OperationalError:
-    """Return the error to raise for one of sqlite3's."""
+    """Return the error to raise for an exception of sqlite3."""
     if isinstance(error, UnicodeDecodeError):
         return operational_error(_MEANING[sqlite3.SQLITE_CORRUPT], error)
     code = getattr(error, "sqlite_errorcode", None)
@@ -42,12 +42,15 @@ def translate(error: sqlite3.Error | UnicodeDecodeError) -> IntegrityError | Ope
         )
         return integrity_error(message, error)
     if code is None and _NO_TEXT in str(error):
-        # sqlite3's own message quotes it
+        # sqlite3's own message quotes the text
         return operational_error("a text in the database is not UTF-8; the file may be damaged, see `iftb-store doctor`", error)
     primary = None if code is None else code & 0xFF
     return operational_error(_MEANING.get(primary) or str(error), error, transient=primary in _TRANSIENT)
 
 
 def translate_any(error: BaseException, *, lost: bool, committing: bool) -> Exception | None:
-    """Return the error to raise for one of sqlite3's, None for any other; there is no connection to lose."""
+    """Return the error to raise for an exception of sqlite3, or None for any other exception.
+
+    ``lost`` and ``committing`` have no effect: there is no server whose connection could be lost.
+    """
     return translate(error) if isinstance(error, RAISED) else None

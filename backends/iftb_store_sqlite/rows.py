@@ -1,4 +1,4 @@
-"""Whole rows into SQLite, from Arrow: each column turned as one, each part of the rows a step of the session's thread."""
+"""Stores complete rows from Arrow in SQLite: values are converted by column, and each part is one call in the thread."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store_sqlite.bars import to_optional_sortables
 
-# as for bars: rows of one statement
+# the number of rows in one statement, as for bars
 _ROWS = 200
 
 
 def parts(rows: pa.Table) -> Iterator[pa.Table]:
-    """Cut rows into parts of a step each."""
+    """Split rows into parts, each written by one call in the thread."""
     return (rows.slice(first, CHUNK) for first in range(0, rows.num_rows, CHUNK))
 
 
 def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table) -> bool:
-    """Tell whether a row is stored between the first and the last key of rows in their order."""
+    """Return whether any row is stored between the first and the last key of ``rows``, which are in key order."""
     first, last = (_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
     key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
     sql = f"SELECT 1 FROM {table.name} WHERE ({key}) >= ({marks}) AND ({key}) <= ({marks}) LIMIT 1"
@@ -33,7 +33,7 @@ def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table)
 
 
 def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> None:
-    """Insert rows; a conflict fails the statement."""
+    """Insert rows; a conflict raises sqlite3.IntegrityError."""
     with pause_gc():
         rows = _stored(part, table.columns)
         one = f"({', '.join('?' * len(table.columns))})"
@@ -45,7 +45,7 @@ def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> 
 
 
 def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, columns: Sequence[str]) -> int:
-    """Delete the rows with these values of columns, the key's among them; return how many there were."""
+    """Delete the stored rows that equal a row of ``part`` in all of ``columns``; return the number of deleted rows."""
     with pause_gc():
         where = " AND ".join(f"{column} = ?" for column in columns)
         return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, columns)).rowcount

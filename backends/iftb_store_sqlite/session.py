@@ -1,4 +1,4 @@
-"""The aiosqlite connection of a session: one thread hop a statement, inside the session's own transaction."""
+"""Runs a session's statements on its aiosqlite connection, in the session's transaction, with one thread switch each."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MONTH = "(CAST(strftime('%Y', {0}) AS INTEGER) * 12 + CAST(strftime('%m', {0}) AS INTEGER))"
-# SQLite's division cuts toward zero; the remainder brings times before 1970 down to their own second
+# SQLite's division truncates toward zero; subtracting the remainder first rounds times before 1970 down to their second
 _SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 
 
 class SQLiteDriver:
-    """See `iftb_store.relational.stores.Driver`."""
+    """Runs the stores' statements on aiosqlite; see `iftb_store.relational.stores.Driver`."""
 
     flavor = Flavor(
         dialect=SQLiteDialect_aiosqlite(),
@@ -76,7 +76,7 @@ class SQLiteDriver:
         self._logger = session.get_bind().engine.logger
 
     def encode(self, value: Any) -> Any:
-        """Times become microseconds, decimals sortable text, objects JSON text."""
+        """Convert a value for SQLite: times and durations to microseconds, decimals to sortable text, dicts to JSON text."""
         if isinstance(value, datetime):
             return to_epoch_us(value)
         if isinstance(value, Decimal):
@@ -92,30 +92,42 @@ class SQLiteDriver:
     decode_sum = staticmethod(add_parts)
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query whose rows become bars in SQLite's thread, so that the event loop stays free."""
+        """Run a query and convert its rows to bars in SQLite's thread, so that the event loop stays free.
+
+        ``many`` has no effect.
+        """
         self._logger.info("%s", statement.sql)
         return await self._run(fetch_bars, statement.sql, args)
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        """Run a query; outside a transaction it sees the last committed state."""
+        """Run a query and return its rows; outside a transaction it sees everything that is committed."""
         self._logger.info("%s", statement.sql)
         return await self._run(_fetch, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one statement, which SQLite undoes alone where it fails: it needs no savepoint."""
+        """Run one writing statement and return the rows of its RETURNING clause.
+
+        ``savepoint`` has no effect: if a statement fails, SQLite undoes that statement only.
+        """
         self._logger.info("%s", statement.sql)
         return await self._run(_write, statement.sql, args, writes=True)
 
     async def insert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.insert_many."""
+        """Insert the bars of a batch; see OHLCVStore.insert_many."""
         await self._write_bars(INSERTER, batch)
 
     async def upsert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.upsert_many; SQLite has one writer at a time, so the order cannot deadlock."""
+        """Insert or update the bars of a batch; see OHLCVStore.upsert_many.
+
+        The order of the bars cannot cause a deadlock, because SQLite has one writer at a time.
+        """
         await self._write_bars(UPSERTER, batch)
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """See OHLCVStore.upsert_counted: what is not stored is inserted first; then nothing of it differs."""
+        """Upsert bars and count them; see OHLCVStore.upsert_counted.
+
+        New bars are inserted first, so that the upsert that follows changes only bars that were stored before.
+        """
         counts = [0, 0, 0]
         async with self._savepoint() as connection:
             counts[0] = await connection.run(_changes)
@@ -125,19 +137,19 @@ class SQLiteDriver:
         return counts[1] - counts[0], counts[2] - counts[1]
 
     async def change(self, statement: Statement, args: Row) -> int:
-        """Run one writing statement; return how many rows it changed."""
+        """Run one writing statement and return the number of rows that it changed."""
         self._logger.info("%s", statement.sql)
         return await self._run(_change, statement.sql, args, writes=True)
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """See TradeStore.get_totals."""
+        """Return totals of an exchange's trades; see TradeStore.get_totals."""
         made = prepare_statement(TOTALS, self.flavor.dialect)
         values = {"since": to_epoch_us(since), "exchange": exchange}
         (row,) = await self.read(made, [values[name] for name in made.names])
         return make_totals(row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See Stores.read_rows; in SQLite's thread."""
+        """Return the rows of a selection, read and converted in SQLite's thread; see Stores.read_rows."""
         await import_modules("iftb_store_sqlite.arrow")
         from iftb_store_sqlite.arrow import read_rows
 
@@ -155,9 +167,10 @@ class SQLiteDriver:
         )
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """See Stores.write_rows: where rows are stored there already, they go first, so that others can have what was theirs.
+        """Store rows; see Stores.write_rows.
 
-        Another row with the id of one stays, and fails the insert.
+        Stored versions of the rows are deleted first, so that other rows of the batch may take their unique values. A different
+        row with the id of one of these rows is not deleted, so the insert fails.
         """
         if not rows.num_rows:
             return
@@ -172,7 +185,7 @@ class SQLiteDriver:
                 await connection.run(whole.insert, table, part, writes=True)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """See Stores.delete_rows."""
+        """Delete rows by their keys and return the number of deleted rows; see Stores.delete_rows."""
         async with self._savepoint() as connection:
             return await self._delete(connection, table, rows, table.key)
 
@@ -193,7 +206,7 @@ class SQLiteDriver:
 
     async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> None:
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
-        # a hop for each chunk, as what runs in the thread cannot be cancelled
+        # one call in the thread per chunk, because a call that runs in the thread cannot be cancelled
         while await connection.run(write_next, writer, chunks, created_at, writes=True):
             pass
 
@@ -227,14 +240,14 @@ class SQLiteDriver:
 
 
 class _InTurn:
-    """A session's connection for the time of a call."""
+    """A session's connection, for the duration of one call."""
 
     def __init__(self, session: AsyncSession, driver: Any) -> None:
         self._session = session
         self._driver = driver
 
     async def run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
-        """Run ``work`` with the connection in its thread; a write takes the write lock first."""
+        """Run ``work`` with the connection in its thread and return its result; a write begins the transaction first."""
         driver = self._driver
         session = self._session if isinstance(self._session, StoreSession) else None
         begins = session is not None and session.iftb_store_isolated
@@ -253,7 +266,7 @@ class _InTurn:
         except RAISED as error:
             raise await self._translated(error) from error
         except asyncio.CancelledError as error:
-            # SQLite rolls the whole transaction back where it interrupts a write
+            # SQLite rolls back the whole transaction if it interrupts a write
             if session is not None:
                 note_error(session, error, gone=not driver.in_transaction)
             raise
@@ -261,7 +274,7 @@ class _InTurn:
     async def _translated(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         driver = self._driver
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
-            # SQLite has no code of its own for a missing table
+            # SQLite has no separate error code for a missing table
             try:
                 with suppress(*RAISED):
                     check_revision(*await driver._execute(_schema, driver._conn))
@@ -275,7 +288,8 @@ class _InTurn:
 
 
 def _boxed(work: Callable[..., T], *args: Any) -> list[T]:
-    # the thread keeps what it returned until its next call: a million bars, freed then, would hold the event loop up
+    # the thread keeps its last result until its next call; freeing a million bars then would block the event loop, so the caller
+    # takes the result out of the list
     return [work(*args)]
 
 

@@ -1,8 +1,8 @@
-"""A file on storage that cannot be written: what SQLite says of it, and when it can be read all the same.
+"""Reads a database file on read-only storage: detects the case, and checks that the file can be read as immutable.
 
-A database with a write-ahead log needs an index of the log beside it, which SQLite makes even for a reader. Where it cannot, an
-immutable file can be read without one. SQLite then takes no lock and looks at no log, so it must have none, and is opened
-anew as soon as it has changed.
+A database with a write-ahead log needs an index of the log beside the file, which SQLite creates even for a reader. If SQLite
+cannot create it, the file can still be opened as immutable. SQLite then takes no lock and reads no log. So the file must have no
+log, and it is opened anew as soon as it has changed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from iftb_store.errors import operational_error
 _LOGS = ("-wal", "-journal")
 _REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
-#: What a change of a file changes, as far as the file system tells.
+#: Attributes of a file that change when the file changes: device, inode number, size and time of modification.
 Version = tuple[int, ...]
 
 
 def is_not_writable(path: str, error: BaseException) -> bool:
-    """Tell whether a file that can be read failed to open because it, or its directory, cannot be written."""
+    """Return whether a readable file failed to open because the file or its directory cannot be written."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _REFUSED or not os.access(path, os.R_OK):
         return False
     return not (os.access(path, os.W_OK) and os.access(os.path.dirname(os.path.realpath(path)), os.W_OK))  # noqa: PTH120
 
 
 def refused_error(path: str, error: BaseException) -> OperationalError:
-    """Return the error for a file that was to be written."""
+    """Return the error for a file that was opened for writing and cannot be written."""
     return operational_error(
         f"the database file {path} cannot be written, or a log beside it cannot: its storage or permissions are read-only; "
         "to read it, add ?mode=ro to the URL",
@@ -38,10 +38,10 @@ def refused_error(path: str, error: BaseException) -> OperationalError:
 
 
 def require_no_log(path: str, error: BaseException) -> None:
-    """Refuse to read a file as immutable where a log lies beside it, whose rows are not in the file.
+    """Raise if there is a log beside a file that is to be read as immutable, because the log's rows are not in the file.
 
     Raises:
-        OperationalError: the message says what helps.
+        OperationalError: there is a log; the message gives the remedy.
     """
     if (log := _log(path)) is not None:
         raise operational_error(
@@ -53,7 +53,7 @@ def require_no_log(path: str, error: BaseException) -> None:
 
 
 def read_version(path: str) -> Version | None:
-    """Return the version of a file; None where a log lies beside it, or it is gone."""
+    """Return the version of a file; None if the file does not exist or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -63,7 +63,7 @@ def read_version(path: str) -> Version | None:
 
 def _log(path: str) -> str | None:
     for suffix in _LOGS:
-        # where a link leads to
+        # SQLite puts the log beside the file that a symbolic link points to
         log = os.path.realpath(path) + suffix
         if os.path.exists(log) and os.path.getsize(log):  # noqa: PTH110, PTH202
             return log

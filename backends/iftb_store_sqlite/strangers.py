@@ -1,4 +1,4 @@
-"""What a stranger's SQLite file could run, refused before anything of it is read: views, triggers, expressions."""
+"""Refuses an SQLite file whose views, triggers or expressions could run somebody else's code, before any row is read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _OBJECTS = f"""
     SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB),
         substr(CAST(coalesce(sql, '') AS BLOB), 1, {LONGEST_DEFINITION + 1})
     FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"""
-# of PRAGMA table_xinfo: a generated column, computed as it is read or stored
+# values of the column "hidden" of PRAGMA table_xinfo for generated columns, which are computed when read or stored
 _GENERATED = (2, 3)
-# of a foreign key: these change the rows that refer, and so run the triggers of their table
+# actions of a foreign key that change the referring rows, and so run the triggers of their table
 _ACTIONS = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 _MOST_OBJECTS = 10_000
 _BINARY = "BINARY"
@@ -33,16 +33,18 @@ _COMPARISONS = ("Eq", "Ne")
 
 
 def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
-    """Refuse names of ours that are no tables, and tables of ours that run what another wrote, unless the URL trusts it.
+    """Raise if a name of an iftb-store table is not a table, or if such a table runs code that somebody else added.
 
-    SQLite itself refuses a schema whose rows belie their definitions, so that the type of a row can be believed.
+    If the URL says ``trusted=true``, triggers and expressions are allowed. SQLite itself refuses a schema in which the type of an
+    entry contradicts its definition, so the type can be relied on.
 
     Raises:
-        SchemaError: one is a view or a virtual table, or has a trigger, a generated column, a default that is not ours or calls
-            a function that could do harm; or a column of ours has a collation.
+        SchemaError: a name belongs to a view or a virtual table; or a table has a trigger, a generated column, a default that
+            iftb-store did not define, or an expression that calls a function that could do harm; or one of its columns has a
+            collation; or the schema is too large to be checked.
     """
     tables, triggers = [], []
-    # an application's own connection is not one of ours
+    # an application's own connection has no attribute ``trusted``
     trusted = getattr(connection, "trusted", False)
     ((count,),) = connection.execute("SELECT count(*) FROM sqlite_master")
     if count > _MOST_OBJECTS and not trusted:
@@ -51,7 +53,7 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
             "drop those that are not needed, or use another database"
         )
     for row in connection.execute(_OBJECTS):
-        # damaged bytes need not be text
+        # damaged bytes need not be UTF-8
         kind, name, table, sql = (value.decode(errors="replace") for value in row)
         if kind == "trigger":
             triggers.append((table, name))
@@ -78,7 +80,10 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
 
 
 def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
-    """Return in lower case our tables and which of ``tables`` a foreign key's action changes when one of ours changes."""
+    """Return in lower case the tables that can change when a table of iftb-store changes.
+
+    The result has iftb-store's own tables, and each table in ``tables`` that a foreign key's action changes as a consequence.
+    """
     followers: dict[str, list[str]] = {}
     waiting, seen = list(tables), set[str]()
     while waiting:
@@ -103,12 +108,12 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
     for _, column, _, _, default, _, hidden in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
         if hidden in _GENERATED:
             raise foreign_part_error(table, f"the generated column {show(column)}")
-        # rows that were stored before the column was added need not hold it: the default is read for each of them
+        # rows stored before a column was added do not contain it: SQLite evaluates the default for each of them
         ours = column.lower() in OUR_COLUMNS[table.lower()] and column.lower() not in FILLED_COLUMNS
         if ours and default is not None and default.upper() != "NULL":
             raise foreign_part_error(table, f"a default of the column {show(column)}")
     try:
-        # compiled and not run: it has every call of a default, a CHECK and an index
+        # compiled but not run; the program contains every call of a default, a CHECK or an index
         program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
@@ -128,7 +133,7 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
         if column.lower() not in OUR_COLUMNS[table.lower()]:
             continue
         try:
-            # compiled and not run: a comparison has the column's collation
+            # compiled but not run; the comparison uses the column's collation
             program = connection.execute(f"EXPLAIN SELECT {_quoted(column)} = '' FROM {_quoted(table)}").fetchall()
         except sqlite3.OperationalError as error:
             if "collation" not in str(error):

@@ -1,4 +1,4 @@
-"""Exact sums over sortable decimal text, in SQL: SQLite's own numbers end at 64 bits, so digits are summed in four parts."""
+"""Computes exact sums of sortable decimal text in SQL: SQLite's integers have 64 bits, so digits are summed in four parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from iftb_store.models import TradeTotals
 from iftb_store.relational import Row
 from iftb_store.values.decimals import from_sortable, trim_zeros
 
-# A decimal is 20 digits before and 18 after the point, cut into parts of 10, 10, 9 and 9 digits; a sum of a part over
-# 2**63 / 10**10, some 900 million, rows still fits. Negative numbers hold the nines' complement of their digits.
+# A decimal has 20 digits before and 18 after the point, split into parts of 10, 10, 9 and 9 digits. The sum of one part over
+# 2**63 / 10**10 rows, about 900 million, still fits into 64 bits. Negative numbers store the nines' complement of their digits.
 _WIDTHS = (10, 10, 9, 9)
 _POSITIVE, _NEGATIVE = "'a0'", "'U'"
 _NINES, _ZEROS = "'9999999999'", "'0000000000'"
@@ -18,7 +18,8 @@ _NINES, _ZEROS = "'9999999999'", "'0000000000'"
 def _parts(column: str, condition: str, *, negative: bool) -> list[str]:
     digits = f"(85 - unicode({column}))" if negative else f"(unicode({column}) - 96)"
     text, fill = (f"rtrim({column}, '~')", _NINES) if negative else (column, _ZEROS)
-    # the two outer parts are rare: the letter and the length tell where they are not, which costs less than cutting them
+    # few numbers have the two outer parts; the prefix letter and the length show which lack them, at less cost than cutting
+    # substrings
     long, fine = f"{digits} > 10", f"length({text}) > {digits} + 11"
     first, last = f"substr({column}, 2, {digits} - 10)", f"substr({column}, {digits} - 8, 10)"
     short = f"substr({column}, 2, {digits})"
@@ -40,7 +41,7 @@ def _parts(column: str, condition: str, *, negative: bool) -> list[str]:
 _IS_WIN = f"realized_pnl > {_POSITIVE}"
 _IS_LOSS = f"realized_pnl < {_NEGATIVE}"
 
-#: Counts, extremes and part sums over the realized trades since ``:since``.
+#: The query for the counts, extremes and partial sums over the trades that were realized since ``:since``.
 TOTALS = f"""
     SELECT COUNT(*), COUNT(*) FILTER (WHERE {_IS_WIN}), COUNT(*) FILTER (WHERE {_IS_LOSS}),
         MAX(realized_pnl) FILTER (WHERE {_IS_WIN}), MIN(realized_pnl) FILTER (WHERE {_IS_LOSS}),
@@ -53,17 +54,17 @@ TOTALS = f"""
 
 
 def sums(column: str) -> list[str]:
-    """Return the aggregates that `add_parts` puts together: of a column of decimals that are not negative."""
+    """Return the aggregates whose results `add_parts` adds up, for a column of non-negative decimals."""
     return _parts(column, f"{column} IS NOT NULL", negative=False)
 
 
 def add_parts(parts: Row) -> Decimal:
-    """Return the sum whose parts `sums` gave."""
+    """Return the total from the partial sums that the aggregates of `sums` selected."""
     return trim_zeros(_decimal(_whole(parts)))
 
 
 def make_totals(row: Row) -> TradeTotals:
-    """Put the parts of a row of `TOTALS` together."""
+    """Convert a row of the query `TOTALS` to TradeTotals, adding up its partial sums."""
     trades, wins, losses, largest_win, largest_loss, *parts = row
     profit, loss, paid, rebated = (_whole(parts[first : first + 4]) for first in range(0, 16, 4))
     return TradeTotals(

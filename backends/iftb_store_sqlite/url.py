@@ -1,4 +1,4 @@
-"""The SQLite URL: which file, how it is opened, how long another writer is waited for."""
+"""Parses the SQLite URL: the file, how to open it, and how long to wait for another writer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class Options:
-    """What an SQLite URL says.
+    """The checked content of an SQLite URL.
 
     Attributes:
         in_memory: whether the database is in memory.
-        path: the absolute path of its file.
-        mode: ro, rw or rwc.
+        path: the absolute path of the database file.
+        mode: ``ro``, ``rw`` or ``rwc``.
         timeout: seconds to wait for another writer.
-        cache: KiB of pages that a connection may keep.
-        trusted: whether the user trusts whoever made the file: what it runs on our tables is let be.
+        cache: KiB of pages that a connection may cache.
+        trusted: whether the user trusts whoever made the file, so that code that was added to iftb-store's tables may run.
     """
 
     in_memory: bool
@@ -39,15 +39,15 @@ class Options:
 
     @property
     def target(self) -> str:
-        """The file as SQLite takes it."""
+        """The name of the file that sqlite3.connect takes: ``:memory:`` or a ``file:`` URI."""
         return ":memory:" if self.in_memory else f"file:{quote(self.path)}?mode={self.mode}"
 
 
 def parse_options(url: URL) -> Options:
-    """Read a URL.
+    """Parse and check an SQLite URL.
 
     Raises:
-        URLError: it has a part that SQLite has no use for, an unknown option, or a value that an option does not take.
+        URLError: the URL has a host, a user, a password or a port, an unknown option, or an invalid value of an option.
     """
     if url.host or url.username or url.password or url.port:
         raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
@@ -74,7 +74,7 @@ def _trusted(url: URL) -> bool:
 
 
 def _cache(url: URL) -> int:
-    """Return how many KiB of pages a connection may keep."""
+    """Return how many KiB of pages a connection may cache."""
     given = url.query.get("cache_size", "65536")
     if not re.fullmatch(r"[1-9]\d{0,8}", str(given), re.ASCII):
         raise URLError(f"cache_size must be a number of KiB, at least 1, in the SQLite URL, not {str(given)[:20]!r}")

@@ -1,4 +1,4 @@
-"""Atomic files: written under a temporary name, locked against other writers, flushed to the disk, then renamed."""
+"""Atomic files: written under a temporary name, locked against other writers, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Whether this system cannot open a folder, lock a file or rename an open one.
+#: Whether this is Windows, where a program cannot open a folder, lock a file with fcntl or rename an open file.
 WINDOWS = os.name == "nt"
-#: Refuses to open a symbolic link.
+#: The flag of os.open that refuses a symbolic link; 0 if the system has none.
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 _OTHERS = 0o077
@@ -17,7 +17,7 @@ _OTHERS = 0o077
 
 @contextmanager
 def open_descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> Iterator[int]:
-    """Open a file or a folder."""
+    """Open a file or a folder for the duration of the block and yield its descriptor."""
     descriptor = os.open(path, flags, mode)
     try:
         yield descriptor
@@ -26,19 +26,23 @@ def open_descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> 
 
 
 def try_lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file against others until it is closed; return whether it was free and still has this name."""
+    """Lock an open file against other processes until it is closed.
+
+    Returns:
+        Whether the lock was free and ``path`` still names this file.
+    """
     import fcntl
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the previous holder may have renamed or removed it
+        # the previous holder of the lock may have renamed or removed the file
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except (BlockingIOError, FileNotFoundError):
         return False
 
 
 def fsync(path: Path) -> None:
-    """Wait until the changes of a file or a folder are on the disk."""
+    """Wait until the changes to a file or a folder are on disk; do nothing on Windows."""
     if WINDOWS:
         return
     with open_descriptor(path) as descriptor:
@@ -46,16 +50,16 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename a file that is on the disk, replacing any file of that name: atomically."""
+    """Atomically rename a file that is already on disk to ``path``, replacing any file of that name."""
     partial.replace(path)
     fsync(path.parent)
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Create files that only their owner may open, including those that an engine creates beside a database.
+    """Create every file in the block so that only its owner can open it, also files that an engine creates beside a database.
 
-    The umask applies to the whole process, so this is for commands, never for the library.
+    This sets the umask of the whole process, so only commands may use it, never the library.
     """
     before = os.umask(_OTHERS)
     try:

@@ -1,4 +1,4 @@
-"""A fair semaphore: permits in order of arrival, across the threads and event loops of this process."""
+"""A fair semaphore, which gives permits in order of arrival across all threads and event loops of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 class FairSemaphore:
-    """A fair semaphore that belongs to no event loop; with one permit it is a lock, also by `async with`."""
+    """A fair semaphore that works across event loops; with one permit, ``async with`` uses it as a lock."""
 
     def __init__(self, permits: int = 1) -> None:
         self._permits = self._free = permits
@@ -19,7 +19,7 @@ class FairSemaphore:
 
     @property
     def taken(self) -> int:
-        """The number of permits taken."""
+        """The number of permits that are taken."""
         return self._permits - self._free
 
     async def __aenter__(self) -> None:
@@ -29,13 +29,13 @@ class FairSemaphore:
         self.release()
 
     async def acquire(self, seconds: float | None) -> bool:
-        """Take a permit, waiting at most ``seconds`` (None: without a limit); False if none came free."""
+        """Take a permit, waiting at most ``seconds`` (None: without limit); return False if none came free in time."""
         with self._guard:
             if self._free:
                 self._free -= 1
                 return True
             turn: Future[None] = Future()
-            # a future that runs cannot be cancelled: release() may always set its result
+            # a future that is marked as running cannot be cancelled, so release() can always set its result
             turn.set_running_or_notify_cancel()
             waiting = (turn, asyncio.get_running_loop())
             self._waiting.append(waiting)
@@ -51,11 +51,11 @@ class FairSemaphore:
         return True
 
     def release(self) -> None:
-        """Return a permit; it goes to the caller that has waited longest."""
+        """Return a permit; the caller that has waited longest gets it."""
         with self._guard:
             while self._waiting:
                 turn, loop = self._waiting.popleft()
-                # a waiter whose event loop was closed would never learn of it
+                # a caller whose event loop is closed cannot take the permit
                 if not loop.is_closed():
                     break
             else:
@@ -68,5 +68,5 @@ class FairSemaphore:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 return
-        # the permit came at the moment of giving up
+        # release() gave this caller a permit just as it stopped waiting, so pass the permit on
         self.release()

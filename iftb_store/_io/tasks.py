@@ -1,4 +1,4 @@
-"""Work that finishes before a cancellation takes effect, and blocking work in a thread, so that the event loop stays free."""
+"""Runs work to its end despite a cancellation, and imports modules in a thread so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _imported: set[str] = set()
 
 
 async def import_modules(*names: str) -> None:
-    """Import modules in a thread, each once: pyarrow or Alembic takes a tenth of a second or more.
+    """Import modules in a thread, once each, because pyarrow or Alembic takes a tenth of a second or more.
 
-    The import statement that follows then finds them. It must not run before or during this: it would block the event loop
-    until the thread is done, as Python has a lock for each module.
+    A later import statement then finds the modules loaded. That statement must not run before this function has returned: Python
+    locks each module during its import, so the statement would block the event loop until the thread is done.
     """
     for name in names:
         if name not in _imported:
@@ -25,7 +25,7 @@ async def import_modules(*names: str) -> None:
 
 
 async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for the end of ``work`` even if this task is cancelled meanwhile, however often; then raise the cancellation."""
+    """Wait for ``work`` to finish even if this task is cancelled meanwhile, then return its result or raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

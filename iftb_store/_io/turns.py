@@ -1,4 +1,4 @@
-"""The queue of a session: its calls run one after the other, in the event loop and the process that opened it."""
+"""The queue of a session's calls: they run one after the other, in the event loop and process that opened the session."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ _UNDONE = "the session was rolled back while this call was running; nothing of i
 
 
 def check_process(process: int, what: object) -> None:
-    """Refuse a forked process.
+    """Raise if this process is a fork of the process that opened ``what``.
+
+    Args:
+        process: the id of the process in which ``what`` was opened.
+        what: what was opened, as the error message names it.
 
     Raises:
-        NotConnectedError: this is another process than ``process``, in which ``what`` was opened.
+        NotConnectedError: the current process is not ``process``.
     """
     if process != (own := os.getpid()):
         raise NotConnectedError(
@@ -28,7 +32,7 @@ def check_process(process: int, what: object) -> None:
 
 
 def other_loop_error(what: str) -> NotConnectedError:
-    """Return the error for a use in an event loop other than the one that opened it."""
+    """Return the error for using ``what`` in an event loop other than the one in which it was opened."""
     return NotConnectedError(
         f"{what} belongs to another event loop, in which it was opened; create a DatabaseManager for each event loop, "
         "e.g. that of a thread"
@@ -36,11 +40,13 @@ def other_loop_error(what: str) -> NotConnectedError:
 
 
 class Turns:
-    """The calls of one session, one at a time in order of arrival; none begins after the session has ended.
+    """Runs the calls of one session one at a time, in order of arrival; no call begins after the session has ended.
+
+    Each call enters this context manager.
 
     Raises:
-        OperationalError: on entry, if the session has ended; on a clean exit, if it was rolled back meanwhile.
-        NotConnectedError: on entry, in another event loop or a forked process.
+        OperationalError: on entry, if the session has ended; on a clean exit, if the session was rolled back meanwhile.
+        NotConnectedError: on entry, in an event loop or a process other than the session's.
     """
 
     def __init__(self) -> None:
@@ -48,9 +54,9 @@ class Turns:
         self._owner: asyncio.Task[object] | None = None
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
-        #: Why no further call may begin.
+        #: The reason why no further call may begin, or None.
         self.ended: str | None = None
-        #: Whether the running call's writes are rolled back.
+        #: Whether the running call's writes are rolled back, so that the call raises.
         self.undone = False
 
     @property
@@ -59,7 +65,7 @@ class Turns:
         return self._turn.locked()
 
     def is_foreign(self) -> bool:
-        """Whether this event loop is not the session's."""
+        """Return whether the running event loop is not the one in which the session was opened."""
         return self._loop is not asyncio.get_running_loop()
 
     async def __aenter__(self) -> Turns:
@@ -83,13 +89,13 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Let no further call begin; ``undone``: a running call raises instead of returning as if it had succeeded."""
+        """Refuse all further calls with ``reason``; ``undone``: the running call raises, because its writes are rolled back."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait for the end of the running call, then hold the last turn, in which the session ends."""
+        """Wait for the end of the running call, then hold the queue for the block, in which the session ends."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

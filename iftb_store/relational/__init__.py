@@ -1,4 +1,4 @@
-"""Shared by the backends that use SQLAlchemy and a driver's own connection: sessions, and statements written once as SQL."""
+"""Tools for backends on SQLAlchemy: sessions, connection pool, stores written once in SQL, migrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a backend that manages its SQLAlchemy engine: life cycle and sessions."""
+"""The base class of backends on SQLAlchemy: connects and disconnects the engine, and opens sessions."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.relational.sessions import StoreSession, close_now, open_session
 
-# as in SQLAlchemy's PostgreSQL dialect
+# these are options of SQLAlchemy's PostgreSQL dialect
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 class EngineBackend(Migrated):
-    """Keeps the engine of a connected backend."""
+    """Base class of a backend that holds a SQLAlchemy engine while it is connected."""
 
-    #: See `iftb_store.relational.sessions.Opener`.
+    #: Whether to run a query before a COMMIT after a caught error; see `iftb_store.relational.sessions.Opener`.
     probes: ClassVar[bool]
-    #: Whether the engine supports isolation levels; otherwise sessions that ask for more than READ COMMITTED take
-    #: the write lock with their first statement, and so run one after the other.
+    #: Whether the engine supports isolation levels. If not, a session above READ COMMITTED takes the write lock with its first
+    #: statement, so that such sessions run one after the other.
     isolates: ClassVar[bool]
-    #: Whether a connection works only in the event loop that opened it.
+    #: Whether a connection works only in the event loop in which it was opened.
     loop_bound: ClassVar[bool] = True
-    #: On an engine with one writer at a time: the key of its write lock in this process.
+    #: The key of the engine's write lock in this process; None if the engine allows several writers at a time.
     write_lock: Hashable | None = None
 
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moving = threading.Lock()
-        #: The arguments of the engine's pool.
+        #: The arguments of the engine's pool: pool_size and max_overflow, among others.
         self._pool: dict[str, float] = {}
         self._over = threading.Event()
         self.sessions = OpenSessions[StoreSession]()
-        #: Whether the schema's revision was checked and is usable.
+        #: Whether the schema's revision was checked and found usable.
         self.schema_seen = False
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -52,28 +52,28 @@ class EngineBackend(Migrated):
 
     @property
     def engine(self) -> AsyncEngine | None:
-        """The SQLAlchemy engine while connected."""
+        """The SQLAlchemy engine, or None if not connected."""
         self.enter_loop()
         return self._engine
 
     @property
     def pool(self) -> Pool | None:
-        """The engine's pool while connected."""
+        """The engine's connection pool, or None if not connected."""
         return self._engine.pool if self._engine is not None else None
 
     @property
     def in_use(self) -> int:
-        """The number of connections that are checked out."""
+        """The number of connections that are checked out of the pool."""
         pool = self.pool
         return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     @property
     def capacity(self) -> int:
-        """The largest number of connections that the pool opens."""
+        """The largest number of connections that the pool may open."""
         return int(self._pool["pool_size"] + self._pool["max_overflow"])
 
     async def disconnect(self, grace: float) -> None:
-        """Close every connection; see `iftb_store.protocols.Backend.disconnect`."""
+        """Wait for open sessions, then close them and every connection; see `iftb_store.protocols.Backend.disconnect`."""
         self.enter_loop()
         engine = self._engine
         if engine is None:
@@ -83,7 +83,7 @@ class EngineBackend(Migrated):
         try:
             left = await self.sessions.end(grace)
         finally:
-            # a cancelled wait also ends
+            # if the wait was cancelled, close every session that is still open
             left = list(self.sessions) if left is None else left
             await run_to_end(self._close(engine, left))
 
@@ -93,18 +93,19 @@ class EngineBackend(Migrated):
         self._engine = None
 
     def interrupt(self, driver: Any) -> None:
-        """See `iftb_store.relational.sessions.Opener`; most drivers do so themselves."""
+        """Stop the running statement; see `iftb_store.relational.sessions.Opener`. Most drivers stop it themselves."""
 
     def forget(self, driver: Any) -> None:
-        """Close a driver's connection whose event loop is closed, without waiting, so that the server ends it."""
+        """Close a driver's connection without waiting, so that the server ends it; the connection's event loop is closed."""
 
     def enter_loop(self) -> None:
-        """Move to the running event loop, with a new pool, if the one that this backend was connected in is closed.
+        """Move this backend to the running event loop, with a new pool, if the event loop in which it was connected is closed.
 
         Raises:
-            NotConnectedError: that event loop is still open, and connections work only in it.
+            NotConnectedError: the event loop in which the backend was connected is still open, and the connections work only in
+                it.
         """
-        # outside of an event loop nothing is sent
+        # outside of any event loop nothing can be sent to a connection, so there is nothing to check
         loop = asyncio._get_running_loop()
         if self._engine is None or not self.loop_bound or self._loop is loop or loop is None:
             return
@@ -114,7 +115,7 @@ class EngineBackend(Migrated):
             if self._loop is not None and not self._loop.is_closed():
                 raise other_loop_error("the manager")
             pool = self._engine.pool
-            # callers that hold the engine keep using it; its old connections are left behind
+            # callers that hold the engine keep using it with a new pool; the connections of the old pool are closed below
             self._engine.sync_engine.dispose(close=False)
             self.sessions = OpenSessions[StoreSession]()
             self._loop = loop
@@ -124,7 +125,7 @@ class EngineBackend(Migrated):
                 self.forget(record.driver_connection)
 
     def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Return the opener of connections until the next disconnect: a session that still waits then gets none."""
+        """Wrap ``open_connection`` so that it raises after the next disconnect, e.g. in a session that waits for a connection."""
         self._over = over = threading.Event()
 
         async def opening() -> Any:
@@ -136,7 +137,7 @@ class EngineBackend(Migrated):
 
     @asynccontextmanager
     async def session(self, isolation: Isolation | None = None) -> AsyncIterator[StoreSession]:
-        """Open a session; see `iftb_store.protocols.Backend.session`."""
+        """Open a session, committed on a clean exit; see `iftb_store.protocols.Backend.session`."""
         self.enter_loop()
         engine = self._engine
         if engine is not None and isolation is not None and self.isolates:
@@ -146,7 +147,7 @@ class EngineBackend(Migrated):
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:
-        """Check with one statement that the database answers, then keep the engine."""
+        """Check with the statement ``proof`` that the database answers, then store the engine; on failure dispose of it."""
         try:
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(proof)

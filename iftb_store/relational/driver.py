@@ -1,4 +1,4 @@
-"""How statements reach a driver: the differences between engines, and SQL with named parameters, compiled once."""
+"""The interface between the stores and a driver: the engine's SQL dialect, and statements with named parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = Sequence[Any]
 
 
 class Statement:
-    """One SQL text with ``:name`` parameters, compiled once for a driver."""
+    """A SQL text with ``:name`` parameters, compiled for one driver; ``names`` lists the parameters in order of position."""
 
     __slots__ = ("names", "sql")
 
@@ -34,23 +34,23 @@ class Statement:
 
 @dataclass(frozen=True, eq=False)
 class Flavor:
-    """The SQL dialect of one driver; ``{}`` is replaced by the name of a column or parameter.
+    """The SQL dialect of one driver, as templates of SQL expressions in which ``{}`` is the name of a column or a parameter.
 
     Attributes:
         dialect: the SQLAlchemy dialect for which statements are compiled.
-        json_column: a JSON column as text.
-        json_parameter: a parameter for a JSON column.
-        decimal_column: a decimal column as `Driver.decode_decimal` reads it.
-        time_parameter: a parameter as a time.
-        octets: the number of bytes of a column's text.
-        month: the number of a time's calendar month in UTC.
+        json_column: the expression that selects a JSON column as text.
+        json_parameter: the parameter for a JSON column.
+        decimal_column: the expression that selects a decimal column in the form that `Driver.decode_decimal` accepts.
+        time_parameter: the parameter for a time column.
+        octets: the number of bytes of a text column's value.
+        month: the number of the calendar month (UTC) of a time; consecutive months have consecutive numbers.
+        steps: the number of steps of length ``:step`` from the first time to the second, rounded up.
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
-        sums: the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
-        steps: how many steps of ``:step`` the second time lies after the first, rounded up.
+        sums: returns the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
         text_column: a text column in a comparison.
-        text_parameter: a parameter in a comparison with a text column.
-        lag: the window function of the previous row. Like the two above it is plain if nobody can put another function or
-            operator in place of the engine's.
+        text_parameter: the parameter in a comparison with a text column.
+        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
+            engine could call a function or an operator that a user defined instead of the built-in one.
     """
 
     dialect: Dialect
@@ -69,96 +69,105 @@ class Flavor:
 
     @property
     def series(self) -> str:
-        """The condition that selects a series of bars."""
+        """The SQL condition that selects one series of bars by the parameters exchange, symbol and timeframe."""
         return self.equal("exchange", "symbol", "timeframe")
 
     def equal(self, *columns: str) -> str:
-        """Return the condition that text columns equal the parameters of the same names."""
+        """Return the SQL condition that each text column equals the parameter of the same name."""
         return " AND ".join(f"{self.text_column.format(name)} = {self.text_parameter.format(name)}" for name in columns)
 
 
 class Driver(Protocol):
-    """The driver connection of a session: runs statements in the session's transaction and translates errors."""
+    """The driver's connection of a session: runs statements in the session's transaction and translates the driver's errors."""
 
     @property
     def flavor(self) -> Flavor:
-        """Its SQL dialect."""
+        """The SQL dialect of this driver."""
         ...
 
     def encode(self, value: Any) -> Any:
-        """Convert a checked value for the driver."""
+        """Convert a checked value to the form that the driver accepts."""
         ...
 
     def decode_decimal(self, value: Any, /) -> Any:
-        """Convert a stored decimal to a Decimal."""
+        """Convert a stored decimal, as the driver returns it, to a Decimal."""
         ...
 
     def decode_sum(self, parts: Row, /) -> Decimal:
-        """Return the sum that the aggregates of `Flavor.sums` represent."""
+        """Return the exact sum from the values of the aggregates that `Flavor.sums` returned."""
         ...
 
     def decode_time(self, value: Any, /) -> Any:
-        """Convert a stored time to a datetime."""
+        """Convert a stored time, as the driver returns it, to a datetime."""
         ...
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query of one series whose columns are OHLCVBar's fields, in their order; ``many``: thousands of bars, by time."""
+        """Run a query for bars of one series.
+
+        Args:
+            statement: a query whose columns are OHLCVBar's fields, in the same order.
+            args: the encoded values of the statement's parameters.
+            many: whether to expect thousands of bars, in order of time.
+        """
         ...
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        """Run a query."""
+        """Run a query and return its rows."""
         ...
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the transaction; in a savepoint if it may raise IntegrityError."""
+        """Run a writing statement in the session's transaction and return the rows of its RETURNING clause.
+
+        ``savepoint``: run the statement in a savepoint, because it may raise IntegrityError.
+        """
         ...
 
     async def insert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.insert_many."""
+        """Insert the bars of a batch; see OHLCVStore.insert_many."""
         ...
 
     async def upsert_bars(self, batch: BarBatch) -> None:
-        """See OHLCVStore.upsert_many."""
+        """Insert or update the bars of a batch; see OHLCVStore.upsert_many."""
         ...
 
     async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """See OHLCVStore.upsert_counted."""
+        """Insert or update the bars of a batch, and count both; see OHLCVStore.upsert_counted."""
         ...
 
     async def change(self, statement: Statement, args: Row) -> int:
-        """Run one writing statement in the transaction; return how many rows it changed."""
+        """Run a writing statement in the session's transaction and return the number of rows that it changed."""
         ...
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """See TradeStore.get_totals."""
+        """Return totals of an exchange's trades; see TradeStore.get_totals."""
         ...
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See Stores.read_rows."""
+        """Return the rows of a selection; see Stores.read_rows."""
         ...
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """See Stores.write_rows."""
+        """Write rows into a table; see Stores.write_rows."""
         ...
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """See Stores.delete_rows."""
+        """Delete rows of a table; see Stores.delete_rows."""
         ...
 
 
 @lru_cache(maxsize=1024)
 def prepare_statement(sql: str, dialect: Dialect) -> Statement:
-    """Return the compiled statement of a SQL text, cached per dialect."""
+    """Return the compiled statement of a SQL text; statements are cached by text and dialect."""
     return Statement(sql, dialect)
 
 
 async def read(driver: Driver, sql: str, **values: Any) -> Sequence[Row]:
-    """Run a query with named values."""
+    """Run a query with ``:name`` parameters and return its rows; ``values`` are the parameters' values."""
     made = prepare_statement(sql, driver.flavor.dialect)
     return await driver.read(made, [driver.encode(values[name]) for name in made.names])
 
 
 async def write(driver: Driver, sql: str, values: Mapping[str, Any], *, savepoint: bool = False) -> Sequence[Row]:
-    """Run a writing statement with named values."""
+    """Run a writing statement with ``:name`` parameters, as `Driver.write` does; ``values`` are the parameters' values."""
     made = prepare_statement(sql, driver.flavor.dialect)
     return await driver.write(made, [driver.encode(values[name]) for name in made.names], savepoint=savepoint)

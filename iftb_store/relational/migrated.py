@@ -1,4 +1,4 @@
-"""The schema of a backend with SQLAlchemy connections: migration, creation, status."""
+"""Schema migrations for backends with SQLAlchemy connections: upgrade the schema, create tables, report the status."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _MIGRATIONS = "iftb_store_migrations"
 
 
 class Migrated:
-    """The methods of `iftb_store.protocols.SupportsMigrations`, implemented with the backend's ``with_connection``."""
+    """Implements `iftb_store.protocols.SupportsMigrations` through the backend's ``with_connection``."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """See `iftb_store.protocols.SupportsMigrations`."""
+        """Run ``work`` with a SQLAlchemy connection and return its result; see `iftb_store.protocols.SupportsMigrations`."""
         raise NotImplementedError
 
     async def migrate(self) -> None:
-        """Migrate the schema to this version's revision."""
+        """Migrate the database's schema to the newest revision of this version."""
         await import_modules(_MIGRATIONS)
         from iftb_store_migrations import upgrade
 
         await self.with_connection(upgrade)
 
     async def create_tables(self) -> None:
-        """Create missing tables and stamp the newest revision."""
+        """Create the missing tables and record the newest revision in the database."""
         await import_modules(_MIGRATIONS)
         from iftb_store_migrations import create
 
         await self.with_connection(create)
 
     async def status(self) -> SchemaStatus:
-        """Return the state of the schema."""
+        """Return the schema's revision and whether it is usable."""
         await import_modules(_MIGRATIONS)
         from iftb_store_migrations import status
 

@@ -1,4 +1,4 @@
-"""The open sessions of a connected backend: which task opened each, and the wait for their end."""
+"""Tracks the open sessions of a connected backend: which task opened each session, and when all have ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from iftb_store.errors import TransientError, operational_error
 
 S = TypeVar("S")
 
-#: The error of a session that a disconnect closed because it was open too long.
+#: The error message of a session that disconnect() closed after its grace period.
 DISCONNECTED = "the manager was disconnected while this session was open; its uncommitted writes are not stored"
 
-#: The error of a session that is used after its block.
+#: The error message of a session that is used after the end of its block.
 ENDED = "the session is closed; open one with db.get_session()"
 
 _OWN_LOCK = (
@@ -30,15 +30,15 @@ _PARENTS_LOCK = (
     "write lock meanwhile; pass the session to this task and write in it, or commit it first"
 )
 
-# the sessions open in this context, each with the task that opened it and the set that holds it; a task begins with a copy
-# of its parent's, in which some may have ended meanwhile
+# The sessions opened in this context, each with the task that opened it and the OpenSessions that tracks it. A new task starts
+# with a copy of its parent's tuple; sessions in that copy may have ended since.
 _opened: ContextVar[tuple[tuple[Any, asyncio.Task[Any] | None, OpenSessions[Any]], ...]] = ContextVar(
     "iftb_store_opened", default=()
 )
 
 
 class OpenSessions(Generic[S]):
-    """The open sessions, in any event loop."""
+    """The open sessions of one backend, in all event loops."""
 
     def __init__(self) -> None:
         self._open: set[S] = set()
@@ -52,26 +52,26 @@ class OpenSessions(Generic[S]):
 
     @contextmanager
     def holding(self, session: S) -> Iterator[S]:
-        """Register a session as opened by this task, for the duration of the block."""
+        """Track a session as opened by the current task until the end of the block."""
         self._open.add(session)
         _opened.set((*_opened.get(), (session, asyncio.current_task(), self)))
         try:
             yield session
         finally:
             self._open.discard(session)
-            # sessions may end out of order, and in a context other than the one that opened them
+            # sessions may end in any order, and in a context other than the one in which they were opened
             _opened.set(tuple(entry for entry in _opened.get() if entry[0] is not session))
             ended, self._ended = self._ended, None
             if ended is not None:
                 ended.set_result(None)
 
     async def end(self, seconds: float) -> list[S]:
-        """Wait at most ``seconds`` until no session is open; return those that still are."""
+        """Wait at most ``seconds`` for the end of all sessions; return the sessions that are still open."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._open:
                     self._ended = ended = Future[None]()
-                    # a running future cannot be cancelled: its result may always be set
+                    # a future that is marked as running cannot be cancelled, so set_result() never fails
                     ended.set_running_or_notify_cancel()
                     if self._open:
                         await asyncio.wrap_future(ended)
@@ -79,25 +79,30 @@ class OpenSessions(Generic[S]):
 
 
 def own_sessions() -> list[Any]:
-    """Return the open sessions of this task."""
+    """Return the open sessions that the current task opened."""
     task = asyncio.current_task()
     return [session for session, opener, those in _opened.get() if opener is task and session in those]
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
-    """Refuse to wait for a write lock that this task holds itself, in a session other than ``besides``.
+    """Raise if the current task already holds a write lock in one of its sessions: it would wait for itself.
+
+    Args:
+        lock: the key of the write lock.
+        besides: a session to ignore.
 
     Raises:
-        OperationalError: this task holds the lock.
+        OperationalError: a session of the current task, other than ``besides``, holds the lock.
     """
     if len(_opened.get()) > (besides is not None) and any(_holds(session, lock, besides) for session in own_sessions()):
         raise operational_error(_OWN_LOCK)
 
 
 def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
-    """Return the error to raise instead of one for a write lock that was not granted in time.
+    """Return the error to raise if a write lock was not granted in time: ``error``, or one that names the parent's open session.
 
-    If a parent of this task holds it, waiting again would not help: the parent may be waiting for this task.
+    If a session of a parent task holds the lock, another attempt would not help: the parent may be waiting for this task.
+    ``besides`` is a session to ignore.
     """
     if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, *_ in _opened.get()):
         return operational_error(_PARENTS_LOCK, error)
@@ -105,5 +110,5 @@ def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> D
 
 
 def _holds(session: Any, lock: Hashable, besides: object) -> bool:
-    """Return whether a session holds a write lock, which its ``iftb_store_write_lock`` then names."""
+    """Return whether a session other than ``besides`` holds a write lock: its ``iftb_store_write_lock`` equals the lock's key."""
     return session is not besides and getattr(session, "iftb_store_write_lock", None) == lock

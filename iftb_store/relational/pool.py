@@ -1,4 +1,4 @@
-"""The connection pool of a manager; on every way to a connection its timeout raises iftb_store's OperationalError."""
+"""The connection pool of a manager; a timeout of the wait for a connection raises iftb_store's OperationalError."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _ALL_OWN = (
 
 
 class StorePool(AsyncAdaptedQueuePool):
-    """Hands out connections in order of arrival, within the pool's timeout; checks each at checkout and resets it at checkin.
+    """Hands out connections in order of arrival, checks each at checkout, and resets each at checkin.
 
-    The wait belongs to no event loop. All is done here, where a pool slot is always released: a cancellation
-    during SQLAlchemy's own checkout and checkin events loses the slot for good (2.1.9).
+    A caller waits at most the pool's timeout, in any event loop. The check and the reset run in this class, which always releases
+    the slot of the pool. A cancellation during SQLAlchemy's own checkout and checkin events loses the slot for good (SQLAlchemy
+    2.1.9).
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -34,10 +35,10 @@ class StorePool(AsyncAdaptedQueuePool):
         self._places = FairSemaphore(self._capacity)
 
     def _look(self, record: ConnectionPoolEntry) -> None:
-        """Raise if a connection must not be handed out again; a new one replaces it."""
+        """Check a connection at checkout; raise to discard it, and a new connection replaces it."""
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
-        """Reset a connection after its use; if this raises, the connection is discarded."""
+        """Reset a connection at checkin; raise to discard it."""
 
     def _do_get(self) -> ConnectionPoolEntry:
         own = sum(session.iftb_store_holds_connection_of(self) for session in own_sessions() if hasattr(session, "sync_session"))
@@ -71,7 +72,7 @@ class StorePool(AsyncAdaptedQueuePool):
 
     @staticmethod
     def _discard_on_error(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
-        """Discard a connection if ``care`` fails; its slot stays, for a new one."""
+        """Run ``care`` on a connection, and discard the connection if that raises; its slot remains for a new connection."""
         if record.dbapi_connection is None:
             return
         try:

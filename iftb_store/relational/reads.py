@@ -1,4 +1,4 @@
-"""Classifies SQL by its first word: a read, a write, or a command that begins or ends a transaction."""
+"""Classifies a SQL statement by its first word: a read, a write, or a command that begins or ends a transaction."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from iftb_store.errors import Unsupported
 
 _SKIPPED = re.compile(r"[\s;(]+|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
-# BEGIN and SET write nothing; `refuse_transaction_control` keeps the first out of sessions
+# BEGIN and SET write nothing; `refuse_transaction_control` keeps BEGIN out of sessions
 _READS = frozenset(("select", "values", "table", "explain", "pragma", "show", "set", "with", "begin"))
 _SAVEPOINTS = frozenset(("savepoint", "release", "rollback"))
 _WRITES = re.compile(r"\b(?:insert|update|delete|merge|replace\s+into)\b", re.IGNORECASE)
-# quoted text and comments are no commands; an unterminated comment extends to the end
+# quoted text and comments contain no commands; an unterminated comment extends to the end
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TRANSACTION = frozenset(("begin", "start", "commit", "end", "rollback", "abort"))
 _TO_SAVEPOINT = re.compile(r"\s*rollback\s+(?:(?:work|transaction)\s+)?to\b", re.IGNORECASE)
 
 
 def is_read(sql: str) -> bool:
-    """Return whether a statement can only read, as far as its text shows."""
+    """Return whether a statement only reads, judged by its text."""
     return _first_word(sql) in _READS and not _WRITES.search(_QUOTED.sub(" ", sql))
 
 
 def may_write(sql: str) -> bool:
-    """Return whether a statement may change rows, as far as its text shows; a savepoint command does not."""
+    """Return whether a statement may change rows, judged by its text; False for savepoint commands."""
     return not is_read(sql) and _first_word(sql) not in _SAVEPOINTS
 
 
 def refuse_transaction_control(sql: str) -> None:
-    """Refuse a statement that begins or ends a transaction without the session's methods.
+    """Raise if a statement begins or ends a transaction, which only the session's methods may do; ROLLBACK TO SAVEPOINT may pass.
 
     Raises:
-        Unsupported: the statement does; the message names the session's methods.
+        Unsupported: the statement begins or ends a transaction; the message names the session's methods.
     """
     word = _first_word(sql)
     if word in _TRANSACTION and not (word == "rollback" and _TO_SAVEPOINT.match(_QUOTED.sub(" ", sql))):

@@ -1,4 +1,4 @@
-"""Bars of a coarser timeframe in SQL that PostgreSQL and SQLite both understand."""
+"""Aggregates bars to a coarser timeframe, in SQL that PostgreSQL and SQLite both understand."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.relational.driver import Driver, Row, read
 
-# a sum of counts in two halves, as a single sum may exceed 64 bits
+# counts are summed as two halves of 32 bits, because the sum of the whole counts may exceed 64 bits
 _HALF = 2**32
 _COUNTS = (f"SUM(trades_count / {_HALF})", f"SUM(trades_count % {_HALF})")
 
 
 class ResampleStatements:
-    """The part of an OHLCVStore that resamples bars."""
+    """The method of an OHLCVStore that resamples bars."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -21,7 +21,7 @@ class ResampleStatements:
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """See OHLCVStore.resample."""
+        """Return the bars of a series, aggregated by bucket; see OHLCVStore.resample."""
         flavor = self._driver.flavor
         rows = await read(
             self._driver,

@@ -1,4 +1,4 @@
-"""A selection as SQL that PostgreSQL and SQLite both understand."""
+"""Builds the SQL of a selection of rows (a RowFilter) that PostgreSQL and SQLite both understand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
-    """Return a SELECT that counts the first rows of a selection whose texts together fit into its size."""
+    """Return a query that counts how many of a selection's first rows fit into its size, and the parameters' values.
+
+    The size limits the bytes of text in the columns ``selection.texts``.
+    """
     sql, values = scan_sql(
         selection,
         flavor,
@@ -23,15 +26,20 @@ def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, An
 
 
 def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, ColumnKind], str]) -> tuple[str, dict[str, Any]]:
-    """Return a SELECT with ``:name`` parameters, and their values.
+    """Return a SELECT for a selection, with ``:name`` parameters, and the parameters' values.
 
-    ``shown`` gives the SQL of a column by its name and its kind, see `TableSpec.kinds`.
+    Args:
+        selection: the rows and columns to select.
+        flavor: the SQL dialect.
+        shown: returns the SQL expression of a column from its name and its kind; see `TableSpec.kinds`.
     """
     table, kinds = selection.table, selection.table.kinds
     values: dict[str, Any] = dict(selection.equal)
-    # all key columns from the first that differs: with one left out the index could not find the row to resume after
+    # order by every key column from the first column of the selection's order on: without one of them, the index could not find
+    # the row after which to resume
     order = table.key[table.key.index(selection.order[0]) :] if selection.order else table.key[-1:]
-    # BETWEEN, otherwise SQLite drops an equal column from that order and sorts all rows by the others
+    # for a column in ORDER BY, use BETWEEN instead of =, or SQLite drops the column from the order and sorts all rows by the
+    # other columns
     conditions = [
         f"{flavor.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else flavor.equal(column)
         for column, mark in ((column, flavor.text_parameter.format(column)) for column in selection.equal)

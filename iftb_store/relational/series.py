@@ -1,4 +1,4 @@
-"""Whole series of bars in SQL that PostgreSQL and SQLite both understand: listing and deletion."""
+"""Lists and deletes whole series of bars, in SQL that PostgreSQL and SQLite both understand."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from iftb_store.values.timeframes import SECONDS
 
 
 class SeriesStatements(ResampleStatements):
-    """The part of an OHLCVStore that works on whole series."""
+    """The methods of an OHLCVStore that list series and delete bars by range."""
 
     async def list_series(self) -> list[Series]:
-        """See OHLCVStore.list_series."""
+        """Return every stored series, with its first and last time and its counts; see OHLCVStore.list_series."""
         sql = """
             SELECT exchange, symbol, timeframe, MIN(timestamp), MAX(timestamp), COUNT(*) FROM ohlcv
             GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
@@ -57,7 +57,7 @@ class SeriesStatements(ResampleStatements):
         return int(missing)
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
-        """See OHLCVStore.delete_range."""
+        """Delete a series' bars in a time range and return their number; see OHLCVStore.delete_range."""
         driver = self._driver
         between = " AND ".join(map(driver.flavor.time_parameter.format, ("start", "end")))
         made = prepare_statement(

@@ -1,4 +1,4 @@
-"""Sessions of a manager on SQLAlchemy: an AsyncSession whose calls queue, and which commits all of its writes or raises."""
+"""Sessions of a DatabaseManager, on SQLAlchemy: their calls queue, and a clean exit commits every write or raises."""
 
 from __future__ import annotations
 
@@ -54,89 +54,89 @@ _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
 _OF_TRANSACTION = (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION)
-# seconds to wait for a ROLLBACK before the connection is discarded
+# seconds that a ROLLBACK may take before the connection is discarded
 _ROLLBACK_TIME = 5.0
-# seconds between two interrupts of a call that must end
+# seconds between two interrupts of a call that has to stop
 _INTERRUPT_EVERY = 0.05
 _owners: WeakKeyDictionary[Connection, dict[Any, Any]] = WeakKeyDictionary()
-# the connections whose COMMIT was sent, including those of an app's own sessions
+# connections that have sent a COMMIT and begun no transaction since, including connections of the application's own sessions
 _committing: WeakSet[Connection] = WeakSet()
 
 
 class Translate(Protocol):
-    """Converts a driver's exception into the error to raise instead; None leaves it to SQLAlchemy."""
+    """Converts a driver's exception into the error to raise; returns None to leave the conversion to SQLAlchemy."""
 
     def __call__(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
-        """``lost``: the connection is closed; ``committing``: a COMMIT was running."""
+        """Convert a driver's ``error``; ``lost``: the connection is closed; ``committing``: a COMMIT was running."""
         ...
 
 
 class _SyncSession(Session):
-    """The synchronous half of a StoreSession; the listeners below ignore the app's sessions."""
+    """The synchronous half of a StoreSession; this module's listeners act on it and not on the application's sessions."""
 
     def get_bind(self, *args: Any, **options: Any) -> Any:
-        """Refuse a closed session."""
+        """Return the engine for a statement; raise OperationalError if the session is closed."""
         _check_open(self)
         return super().get_bind(*args, **options)
 
 
 class StoreSession(AsyncSession):
-    """An AsyncSession whose calls queue; it knows its backend and remembers the first error of its transaction."""
+    """An AsyncSession whose calls queue; it refers to its backend and records the first error of its transaction."""
 
     sync_session_class = _SyncSession
     iftb_store_backend: Any = None
 
     async def stream(self, *args: Any, **options: Any) -> Any:
-        """Run a statement and return a stream of its rows; each fetch queues as a separate call."""
+        """Run a statement and return a stream of its rows; each fetch from the stream waits for its turn in the session."""
         async with _turns_of(self) as turns:
             try:
                 result = await super().stream(*args, **options)
             except PendingRollbackError as error:
                 raise _lost_transaction(self.sync_session.info.get(_FIRST_ERROR) or error) from error
             sync: Any = result._real_result
-            # ORM results fetch from another cursor
+            # an ORM result fetches rows from the cursor of its raw result
             fetched = getattr(sync, "raw", None) or sync
             if getattr(fetched, "cursor", None) is not None:
                 fetched.cursor = _QueuedCursor(fetched.cursor, turns)
         return result
 
     async def close(self) -> None:
-        """Roll back and return the connection to the pool; closing a session that has ended does nothing."""
+        """Roll back the transaction and return the connection to the pool; do nothing if the session has ended."""
         if _turns_of(self).ended is None:
             async with _turns_of(self):
                 await super().close()
 
     def begin(self) -> AsyncSessionTransaction:
-        """See AsyncSession.begin."""
+        """Begin a transaction whose calls queue like the session's; see AsyncSession.begin."""
         return _QueuedTransaction(self)
 
     def begin_nested(self) -> AsyncSessionTransaction:
-        """See AsyncSession.begin_nested."""
+        """Begin a nested transaction whose calls queue like the session's; see AsyncSession.begin_nested."""
         return _QueuedTransaction(self, nested=True)
 
     @property
     def iftb_store_write_lock(self) -> Hashable | None:
-        """The engine's write lock, while this session holds it."""
+        """The key of the engine's write lock if this session's transaction holds the lock, else None."""
         info = self.sync_session.info
         return self.iftb_store_backend.write_lock if _BEGUN in info and _LOST not in info else None
 
     def iftb_store_holds_connection_of(self, pool: Any) -> bool:
-        """Return whether it has a connection of a pool."""
+        """Return whether this session has checked out a connection of ``pool``."""
         return _CONNECTION in self.sync_session.info and self.iftb_store_backend.pool is pool
 
     @property
     def iftb_store_isolated(self) -> bool:
-        """Whether the transaction begins with the first statement, even a read."""
+        """Whether the transaction begins with the session's first statement, even if that statement only reads."""
         return self.sync_session.info[_ISOLATION] not in (None, "read committed")
 
     @property
     def iftb_store_snapshot(self) -> bool:
-        """Whether it reads a snapshot and writes nothing."""
+        """Whether the session reads a snapshot and refuses writes."""
         return bool(self.sync_session.info[_ISOLATION] == "snapshot")
 
 
 def _queue_calls(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-    """Return a method of a session, or of its transaction, that waits for its turn."""
+    """Wrap a method of a session or of a session's transaction so that each call waits for its turn."""
 
     @functools.wraps(call)
     async def in_turn(self: Any, *args: Any, **options: Any) -> T:
@@ -154,7 +154,7 @@ class _QueuedTransaction(AsyncSessionTransaction):
     __slots__ = ()
 
 
-#: The methods of an AsyncSession that reach the driver directly; the others call these.
+#: The methods of AsyncSession that reach the driver directly; the other methods call these.
 QUEUED = (
     "commit", "connection", "delete", "delete_all", "execute", "flush", "get", "get_one", "invalidate", "merge", "merge_all",
     "refresh", "reset", "rollback", "run_sync", "scalar",
@@ -185,7 +185,7 @@ class _QueuedCursor:
         return self._in_turn(self._cursor.fetchall)
 
     def close(self) -> None:
-        # if the session has ended, its connection has closed the cursor
+        # the end of a session closes its connection, and with it the cursor
         if self._turns.ended is None:
             self._in_turn(self._cursor.close)
 
@@ -198,7 +198,7 @@ class _QueuedCursor:
 
 
 def _turns_of(session: AsyncSession) -> Turns:
-    """Return the turns of a session; an app's own session has separate ones in each event loop in which it is used."""
+    """Return the queue of a session's calls; an application's own session gets a new queue in each event loop that uses it."""
     info = session.sync_session.info
     turns: Turns | None = info.get(_TURNS)
     if turns is None or (turns.is_foreign() and not isinstance(session, StoreSession)):
@@ -221,7 +221,7 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Check that the transaction still exists if an error was caught in it: a COMMIT would not report it."""
+    """Raise before a COMMIT if an error that the caller caught has ended the transaction: the COMMIT would not report that."""
     _check_open(session)
     first = session.info.get(_FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -236,7 +236,7 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Name a transient error as the cause: the next statement's error says only that the transaction is aborted."""
+    """Raise the loss of the transaction if its first error was transient: ``last`` says only that the transaction is aborted."""
     if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
         _refuse_empty_commit(session)
 
@@ -247,15 +247,19 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Remember the first error of a session's transaction; ``gone``: the engine no longer has an open transaction."""
+    """Record the first error of a session's transaction; ``gone``: the engine no longer has that transaction open."""
     _note(session.sync_session.info, error, gone)
 
 
 def before_write(owner: Connection | AsyncSession) -> None:
-    """Note that a transaction writes; refuse the write if an error has ended the transaction.
+    """Record that a transaction writes.
+
+    Args:
+        owner: the session that writes, or the SQLAlchemy connection of a session.
 
     Raises:
-        OperationalError: an error, which the message names, has ended the transaction, or the session only reads.
+        OperationalError: the session is a read-only snapshot, or an earlier error, which the message names, has ended the
+            transaction.
     """
     info = owner.sync_session.info if isinstance(owner, AsyncSession) else _owners.get(owner, {})
     if info.get(_ISOLATION) == "snapshot":
@@ -270,26 +274,29 @@ def _note_write(info: dict[Any, Any]) -> None:
 
 
 def is_isolated(connection: Connection) -> bool:
-    """Return whether a connection's session begins its transaction with the first statement, even a read."""
+    """Return whether the session of a connection begins its transaction with its first statement, even with a read."""
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
 def find_session(connection: Connection) -> StoreSession | None:
-    """Return the manager's session that uses a connection, if any."""
+    """Return the manager's session that uses a connection, or None."""
     reference = _owners.get(connection, {}).get(_SESSION)
     return None if reference is None else reference()
 
 
 def is_snapshot(connection: Connection) -> bool:
-    """Return whether a connection's session reads a snapshot and writes nothing."""
+    """Return whether the session of a connection reads a snapshot and refuses writes."""
     return bool(_owners.get(connection, {}).get(_ISOLATION) == "snapshot")
 
 
 def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection, BaseException], bool]) -> None:
-    """Record writes and errors of an engine's connections in their sessions, and raise the errors of the backend's table.
+    """Record writes and errors of an engine's connections in their sessions, and raise the errors that ``translate`` returns.
 
-    ``gone`` returns whether a driver's error has left the connection without the session's transaction: closed, rolled
-    back by the engine, or in a new one (as after a deadlock on MariaDB).
+    Args:
+        engine: the engine to listen to.
+        translate: converts a driver's exception into the error to raise.
+        gone: returns whether a driver's error has left the connection without the session's transaction: the connection is
+            closed, or the engine rolled the transaction back or began a new one (as MariaDB does after a deadlock).
     """
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -328,15 +335,15 @@ def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
 
 
 class Opener(Protocol):
-    """The part of a backend that `open_session` uses."""
+    """The members of a backend that `open_session` uses."""
 
-    #: PostgreSQL silently turns the COMMIT of an aborted transaction into a ROLLBACK, so it is asked before the COMMIT if an
-    #: error was caught.
+    #: Whether to run a query before each COMMIT if an error was caught in the transaction: PostgreSQL silently turns the COMMIT
+    #: of an aborted transaction into a ROLLBACK.
     probes: ClassVar[bool]
     sessions: OpenSessions[StoreSession]
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the running statement of a driver's connection, if nothing else does when a task is cancelled."""
+        """Stop the statement that runs on a driver's connection, for drivers that do not stop it when a task is cancelled."""
         ...
 
 
@@ -348,11 +355,12 @@ async def open_session(
 
     Args:
         backend: the backend that gives the session its stores.
-        engine: the engine of a connected backend.
-        isolation: above READ COMMITTED the transaction begins with the first statement, even a read.
+        engine: the engine of the backend, or None if the backend is not connected.
+        isolation: at any level above READ COMMITTED, the transaction begins with the first statement, even with a read.
 
     Raises:
-        OperationalError: on a clean exit, if the transaction was lost to an earlier error, which the message names.
+        NotConnectedError: the backend is not connected.
+        OperationalError: on a clean exit, if an earlier error, which the message names, has ended the transaction.
     """
     if engine is None:
         raise NotConnectedError("the manager is disconnected; await connect() before you open a session")
@@ -366,7 +374,7 @@ async def open_session(
                 yield session
             except OperationalError as error:
                 if _CLOSED in session.sync_session.info:
-                    # the error of an interrupted call is not the reason
+                    # the interrupted call raised only because close_now() had closed the session; report that instead
                     raise operational_error(session.sync_session.info[_CLOSED], error) from error
                 turns.end(ENDED, undone=True)
                 async with turns.last():
@@ -380,9 +388,9 @@ async def open_session(
             await run_to_end(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
         finally:
-            # otherwise its next use would check out a connection that nobody returns
+            # otherwise a later use of the session would check out a connection that nobody returns
             session.sync_session.info.setdefault(_CLOSED, ENDED)
-        # the commit returned the connection: there is nothing left to wait for
+        # the commit has already returned the connection, so the synchronous close sends nothing
         session.sync_session.close()
 
 
@@ -391,7 +399,7 @@ async def _commit(session: StoreSession) -> None:
     try:
         await AsyncSession.commit(session)
     except InvalidRequestError as error:
-        # an earlier flush or commit failed, was caught, and left nothing to commit
+        # an earlier flush or commit failed and its error was caught, so there is nothing to commit
         raise _lost_transaction(first or error) from error
     except DBAPIError as error:
         if first is None or isinstance(error.orig, EngineFailure):
@@ -400,7 +408,7 @@ async def _commit(session: StoreSession) -> None:
 
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
-    """Roll back and return the connection; discard it if that fails. The error that led here is kept."""
+    """Roll back and return the connection; discard the connection if that fails. Errors of this cleanup are suppressed."""
     info = session.sync_session.info
     connection: Connection | None = info.get(_CONNECTION)
     try:
@@ -412,30 +420,30 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
             await AsyncSession.close(session)
     except Exception:
         with suppress(Exception):
-            # the session may have released the connection but left it checked out
+            # the session may have let go of the connection without returning it to the pool
             if connection is not None and not connection.closed:
                 await AsyncSession.run_sync(session, lambda _: connection.invalidate())
             await AsyncSession.invalidate(session)
     finally:
-        # a session that could not close still refers to its connection and would keep it alive for good
+        # a session that could not close still refers to its connection, and would keep the connection alive forever
         for key in _OF_TRANSACTION:
             info.pop(key, None)
 
 
 async def close_now(session: StoreSession, backend: Opener) -> None:
-    """Roll back a session that its owner still has open, and return its connection; later use is an error."""
+    """Roll back a session that is still open and discard its connection; a later use of the session raises OperationalError."""
     info = session.sync_session.info
     info[_CLOSED] = DISCONNECTED
     info[_TURNS].end(DISCONNECTED, undone=True)
     connection: Connection | None = info.get(_CONNECTION)
     if connection is None or connection.invalidated:
         return
-    # its owner may be inside a call, so the session itself cannot be closed here
+    # the task that opened the session may be inside a call, so session.close() cannot run here
     with suppress(Exception):
         driver = connection.connection.driver_connection
         closing = asyncio.ensure_future(AsyncSession.run_sync(session, lambda _: connection.invalidate()))
         while not closing.done():
-            # repeatedly: the call may begin to wait for a lock only after the first interrupt
+            # one interrupt may come too early: the call may start to wait for a lock only afterwards
             backend.interrupt(driver)
             await asyncio.wait([closing], timeout=_INTERRUPT_EVERY)
         closing.result()
@@ -443,13 +451,15 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 
 @asynccontextmanager
 async def hold_connection(session: AsyncSession) -> AsyncIterator[Any]:
-    """Wait for the turn in a session, flush its pending ORM objects and yield its pooled connection for this call only.
+    """Wait for this call's turn in a session, flush pending ORM objects, and yield the session's pooled connection.
 
-    Statements on the driver's connection inside the block bypass SQLAlchemy, which cannot use the connection meanwhile.
+    The connection may be used only inside the block. Statements on the driver's connection bypass SQLAlchemy, which cannot use
+    the connection meanwhile.
 
     Raises:
-        OperationalError: no connection came free in time, the session has ended, or its transaction was lost to an earlier
-            error.
+        OperationalError: the pool had no free connection in time, the session has ended, or an earlier error has ended its
+            transaction.
+        Unsupported: the session is not bound to an engine.
     """
     async with _turns_of(session):
         pooled = await _connection_of(session)
@@ -464,7 +474,7 @@ async def _connection_of(session: AsyncSession) -> Any:
         sync = session.sync_session
         known, pooled = sync.info.get(_JOINED, (None, None))
         if known != _transactions(sync) or known[0] is None or not pooled.is_valid:
-            # also sends the SAVEPOINT of a nested transaction, which SQLAlchemy defers until then
+            # own.connection() also sends the SAVEPOINT of a nested transaction, which SQLAlchemy defers until then
             pooled = await AsyncSession.run_sync(session, lambda own: own.connection().connection)
             sync.info[_JOINED] = _transactions(sync), pooled
         return pooled

@@ -1,4 +1,4 @@
-"""The stores of PostgreSQL and SQLite: trades, positions, events and reads of bars, in SQL that both understand."""
+"""The stores of PostgreSQL and SQLite (bars, trades, positions, events), in SQL that both engines understand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ M = TypeVar("M")
 
 
 class RelationalStores:
-    """The four stores of one session."""
+    """The stores of one session: bars, trades, positions and events."""
 
     def __init__(self, driver: Driver) -> None:
         self.read_rows = driver.read_rows
@@ -33,7 +33,7 @@ class RelationalStores:
 
 
 class _Table(Generic[M]):
-    """Converts the rows of one table to objects of one dataclass, and back."""
+    """Builds the SQL of one table, and converts between its rows and objects of one dataclass."""
 
     def __init__(self, table: TableSpec, model: type[M]) -> None:
         self.name = table.name
@@ -43,7 +43,7 @@ class _Table(Generic[M]):
         self._kinds = tuple(table.kinds.values())
 
     def select(self, driver: Driver, rest: str) -> str:
-        """Return a SELECT of all columns, in the order of the dataclass's fields."""
+        """Return a SELECT of all columns, in the order of the dataclass's fields; ``rest`` is the SQL after the table's name."""
         return f"SELECT {self._select_list(driver.flavor)} FROM {self.name} {rest}"
 
     @cache  # noqa: B019 - there are only four tables
@@ -53,13 +53,13 @@ class _Table(Generic[M]):
 
     @cache  # noqa: B019
     def insert(self, flavor: Flavor) -> str:
-        """Return an INSERT of all columns except generated ones."""
+        """Return an INSERT statement for all columns except id, which the database generates."""
         parameters = (self._parameter(flavor, column) for column in self.written)
         return f"INSERT INTO {self.name} ({', '.join(self.written)}) VALUES ({', '.join(parameters)})"
 
     @lru_cache(maxsize=256)  # noqa: B019
     def changes(self, flavor: Flavor, columns: tuple[str, ...]) -> str:
-        """Return the SET list of an UPDATE."""
+        """Return the assignments of an UPDATE's SET clause for ``columns``."""
         return ", ".join(f"{column} = {self._parameter(flavor, column)}" for column in columns)
 
     def _parameter(self, flavor: Flavor, column: str) -> str:
@@ -67,11 +67,11 @@ class _Table(Generic[M]):
         return as_sql.get(self._kinds[self.columns.index(column)], ":{}").format(column)
 
     def values(self, instance: M) -> dict[str, Any]:
-        """Return the values of an object by column."""
+        """Return an object's values as a dict from column to value."""
         return {column: getattr(instance, column) for column in self.columns}
 
     def decode(self, driver: Driver, rows: Sequence[Row]) -> list[M]:
-        """Convert rows of `select` to objects."""
+        """Convert rows that a `select` statement returned to objects."""
         decoders: dict[ColumnKind, Callable[[Any], Any]] = {
             ColumnKind.DECIMAL: driver.decode_decimal,
             ColumnKind.TIME: driver.decode_time,
@@ -94,7 +94,7 @@ _TRADES = _Table(TRADES, Trade)
 _POSITIONS = _Table(POSITIONS, Position)
 _EVENTS = _Table(EVENTS, SystemEvent)
 
-# a range of so many steps may have as many bars
+# a time range of more steps than _MANY may hold more than _MANY bars; a month counts as its greatest length in seconds
 _MANY, _LONGEST_MONTH = 10_000, 31 * 86_400
 
 
@@ -152,7 +152,7 @@ class _Bars(SeriesStatements):
 
 @cache
 def _gaps_sql(flavor: Flavor, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query of the gaps of a series."""
+    """Return the query that selects the gaps of a series: pairs of adjacent times that lie more than one step apart."""
     month, time = flavor.month, flavor.time_parameter
     by_month = f"{month.format('{1}')} - {month.format('{0}')} >= 2"
     apart = by_month if SECONDS[timeframe] is None else "{1} - {0} > :step"
@@ -239,7 +239,8 @@ class _Positions:
 
     async def upsert(self, position: Position, now: datetime) -> None:
         values = {**_POSITIONS.values(position), "created_at": now, "last_updated": now}
-        # the conflict clause covers only open rows, and a closed one would be no conflict
+        # the conflict clause matches only open rows, so the INSERT of a closed position would add a row instead of updating the
+        # open one
         stored = self._update(self._driver.flavor.equal(*_POSITION_KEY))
         if position.status != "open" and await write(self._driver, stored, values):
             return

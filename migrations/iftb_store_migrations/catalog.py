@@ -1,8 +1,8 @@
-"""The definitions of our tables in the engine's catalog, and how they differ from those of the models.
+"""Reads the definitions of iftb-store's tables from the engine's catalog, and compares them with the models.
 
-The models are not interpreted: their tables are created temporarily in the same engine (on SQLite and DuckDB in memory, on
-PostgreSQL as temporary tables in a savepoint), and both catalogs are read by the same query. The order of columns is
-not compared, as a later revision can only append columns.
+The expected definitions are not derived from the models in Python. Instead the models' tables are created temporarily in the same
+engine (on SQLite and DuckDB in memory, on PostgreSQL as temporary tables in a savepoint), and the same query reads both catalogs.
+The order of columns is not compared, because a later revision can only append columns.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from iftb_store.errors import SchemaError
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
 
-#: For each table, every part (a column, a constraint, an index) with its definition.
+#: The parts (columns, constraints, indexes) of each table, with their definitions.
 Catalog = dict[str, dict[str, str]]
 
 TABLES = tuple(Base.metadata.tables)
 
-# only the engine's functions and operators, whatever others have put into a schema of the search_path
+# qualified with pg_catalog, so that only the engine's functions and operators are called, whatever others have put into a schema
+# of the search_path
 _POSTGRESQL = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
@@ -50,7 +51,7 @@ _POSTGRESQL = text("""
     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conindid = indexrelid AND conrelid = ours.oid)
 """).bindparams(tables=list(TABLES))
 
-# PostgreSQL's own objects are pinned: no dependency on them is recorded.
+# PostgreSQL records no dependency on its own objects, so a recorded dependency on an operator or a function is somebody else's
 _FOREIGN = text("""
     WITH ours AS (
         SELECT oid, relname FROM pg_catalog.pg_class
@@ -119,7 +120,7 @@ _MAY_CREATE = text("""
 
 
 def present_tables(conn: Connection) -> list[str]:
-    """Return which of our tables the connection's current schema has, in the models' order."""
+    """Return the names of iftb-store's tables that exist in the connection's current schema, in the models' order."""
     found = _READ[conn.dialect.name](conn)
     return [name for name in TABLES if name in found]
 
@@ -132,9 +133,9 @@ def is_stamped(conn: Connection) -> bool:
 
 
 def create_missing(conn: Connection) -> None:
-    """Create our missing tables from the models."""
+    """Create iftb-store's missing tables from the models."""
     if conn.dialect.name == "postgresql":
-        # SQLAlchemy's catalog queries call functions that others have put into the search_path
+        # not create_all's own check: SQLAlchemy's catalog queries call functions that others could have put into the search_path
         present = present_tables(conn)
         missing = [table for name, table in Base.metadata.tables.items() if name not in present]
         Base.metadata.create_all(conn, missing, checkfirst=False)
@@ -143,10 +144,10 @@ def create_missing(conn: Connection) -> None:
 
 
 def refuse_foreign(conn: Connection) -> None:
-    """Refuse tables of iftb-store that would call an operator or a function other than PostgreSQL's.
+    """Raise if a table of iftb-store would call an operator or a function that is not PostgreSQL's own.
 
     Raises:
-        SchemaError: they would; the caller must roll back their creation.
+        SchemaError: a table would; the caller must roll back the creation of the tables.
     """
     found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
     if found:
@@ -159,7 +160,9 @@ def refuse_foreign(conn: Connection) -> None:
 
 
 def refuse_owners(conn: Connection) -> None:
-    """Refuse tables of a role that the current role is not a member of: their triggers would run with the writer's rights.
+    """Raise if a table belongs to a role of which the current role is not a member.
+
+    The triggers of such a table would run with the rights of whoever writes to it.
 
     Raises:
         SchemaError: a table belongs to such a role.
@@ -175,9 +178,10 @@ def refuse_owners(conn: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A part of a table, e.g. "index ix_trades_recent", that differs from the models; None is the table itself.
+    """A part of a table, e.g. "index ix_trades_recent", that differs from the models; ``part`` None means the whole table.
 
-    ``actual`` and ``expected`` are its definitions: None if it is missing, or no part of our schema.
+    ``actual`` is the definition in the database, None if the part is missing. ``expected`` is the definition of the models, None
+    if the models have no such part.
     """
 
     table: str
@@ -196,9 +200,9 @@ class Difference:
 
 
 def differences(conn: Connection) -> list[Difference]:
-    """Return how our tables in the database differ from the models; empty if they are identical.
+    """Return how iftb-store's tables in the database differ from the models; empty if they are identical.
 
-    Read only; on PostgreSQL it needs the right to create temporary tables, which leave no trace.
+    This only reads. On PostgreSQL it needs the right to create temporary tables, which it rolls back.
     """
     return list(_compare(_READ[conn.dialect.name](conn), _read_expected(conn)))
 
@@ -206,7 +210,7 @@ def differences(conn: Connection) -> list[Difference]:
 def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
     """Return the differences that this role can see, and whether they are complete.
 
-    On PostgreSQL, without the right to create temporary tables, only names are compared.
+    On PostgreSQL, without the right to create temporary tables, only missing tables and missing parts are found.
     """
     if conn.dialect.name != "postgresql" or conn.execute(_MAY_CREATE).scalar_one():
         return differences(conn), True
@@ -215,7 +219,7 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
 
 
 def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
-    """Yield the statements that create our tables: the table's name, the index's name as in a `Difference`, and the SQL."""
+    """Yield the statements that create the tables and their indexes, as (table name, index part as in a `Difference`, SQL)."""
     made: list[tuple[str, str | None, str]] = []
 
     def gather(ddl: ExecutableDDLElement | TextClause, *args: object, **options: object) -> None:
@@ -246,7 +250,7 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
 
 
 def _list_parts(dialect: Dialect) -> Catalog:
-    """Return the parts of the models, without definitions, which only the engine can write."""
+    """Return the models' parts with empty definitions, because only the engine can write the definitions."""
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
     }
@@ -329,13 +333,13 @@ def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
 
 
 def _normalise(sql: str) -> str:
-    """Remove comments and quotes of names, and normalise case and spaces, outside of text literals."""
+    """Remove comments and the quotes of names, and normalise case and spaces; text literals stay unchanged."""
     pieces = re.split(r"('(?:[^']|'')*')", _COMMENT.sub(" ", sql))
     return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _fold(piece)) for piece in pieces)
 
 
 def _fold(piece: str) -> str:
-    # no space beside brackets and commas, as each writer sets it differently
+    # no spaces beside parentheses and commas, because authors of SQL use them differently
     return re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", piece.lower()))
 
 

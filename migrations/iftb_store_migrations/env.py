@@ -1,7 +1,7 @@
-"""The script of the ``alembic`` command: it finds the database, takes the lock and gives Alembic the connection.
+"""The environment script of the ``alembic`` command: it connects to the database, takes the lock and configures Alembic.
 
-The URL is that of ``-x url=…`` (or ``-x url=env:NAME``), otherwise the settings'. Create a new revision with, e.g.,
-``alembic revision --rev-id 0002 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
+The URL comes from ``-x url=…`` (or ``-x url=env:NAME``), otherwise from the settings. Create a new revision with, e.g., ``alembic
+revision --rev-id 0002 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from iftb_store_migrations.lock import exclusive
 
 
 def database_url() -> str:
-    """Return the given URL, otherwise that of the settings."""
+    """Return the URL of the command's option ``-x url=…``, otherwise the URL of the settings."""
     given = context.get_x_argument(as_dictionary=True).get("url")
     return resolve_url(given if isinstance(given, str) else None)
 
@@ -47,7 +47,7 @@ def print_sql() -> None:
 
 
 def migrate(conn: Connection) -> None:
-    """Run the command in the connection's transaction, with no other migration running."""
+    """Run the command in the connection's transaction while no other migration of the database runs."""
     with exclusive(conn):
         options = context.config.cmd_opts
         if options is not None and options.cmd[0] in (command.upgrade, command.downgrade):
@@ -58,7 +58,7 @@ def migrate(conn: Connection) -> None:
 
 
 def run() -> None:
-    """Run the command's steps and report them on stderr; every revision gets its operations as an argument."""
+    """Run the command's revisions and report them on stderr; each revision gets its operations as an argument."""
     options = context.config.cmd_opts
     if options is not None and not options.quiet:
         logging.basicConfig(format="%(message)s")
@@ -68,14 +68,14 @@ def run() -> None:
 
 
 async def connect_and_migrate() -> None:
-    """Open the database through its backend, whose options, locks and error texts apply here too."""
+    """Open the database through its backend and migrate it, so that the backend's options, locks and error messages apply."""
     async with DatabaseManager(database_url()) as db:
         await db.ability(SupportsMigrations).with_connection(migrate)
 
 
 @private_files()
 def main() -> None:
-    """Run; print an error of iftb_store or of the database in one line and exit with code 1."""
+    """Run the command; print an error of iftb_store or of the database in one line and exit with code 1."""
     options = context.config.cmd_opts
     try:
         if context.is_offline_mode():

@@ -1,7 +1,7 @@
-"""The history of the schema: its revisions, a database's current revision, upgrade and downgrade.
+"""The history of the schema: the known revisions, a database's current revision, upgrade and downgrade.
 
-Alembic's module-wide ``op`` and ``context`` are not used: they would be shared by two databases that one event loop
-migrates concurrently. A revision's ``upgrade`` and ``downgrade`` take their `Operations` as an argument instead.
+Alembic's module-wide ``op`` and ``context`` are not used, because two databases that one event loop migrates concurrently would
+share them. A revision's ``upgrade`` and ``downgrade`` take their `Operations` as an argument instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from iftb_store_migrations.catalog import (
 from iftb_store_migrations.lock import exclusive
 
 _SHOWN = 5
-# as Alembic makes it
+# defined as Alembic defines it
 _VERSION = Table(
     VERSION_TABLE,
     MetaData(),
@@ -43,7 +43,7 @@ _VERSION = Table(
 
 
 class DuckDBImpl(DefaultImpl):
-    """Registers DuckDB with Alembic, by its definition."""
+    """Alembic's implementation class for DuckDB; defining the class registers DuckDB with Alembic."""
 
     __dialect__ = "duckdb"
     transactional_ddl = True
@@ -60,10 +60,10 @@ def revisions() -> list[str]:
 
 
 def current(conn: Connection) -> str | None:
-    """Return the revision that the database is stamped with, known to this version or not; None if there is none.
+    """Return the revision that is recorded in the database, or None; this version of the package may not know it.
 
     Raises:
-        SchemaError: it is stamped with several revisions.
+        SchemaError: several revisions are recorded.
     """
     if not is_stamped(conn):
         return None
@@ -77,13 +77,15 @@ def current(conn: Connection) -> str | None:
 
 
 def upgrade(conn: Connection, revision: str = "head") -> None:
-    """Upgrade the schema to a revision: from nothing, from an older one, or by adopting an identical one without revision.
+    """Upgrade the schema to a revision; do nothing if it is already at that revision.
 
-    Does nothing if the schema is at the revision already.
+    The schema may be missing or at an older revision. Tables without a recorded revision are adopted if they are identical to
+    this version's.
 
     Raises:
-        SchemaError: our tables exist without a revision and differ from this version's, or were migrated by a newer
-            version, or ``revision`` is unknown.
+        SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
+            newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown; or
+            a table would call an operator or a function that somebody else defined.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn), _as_schema_error():
@@ -96,10 +98,12 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
 
 
 def downgrade(conn: Connection, revision: str = "base") -> None:
-    """Downgrade the schema to a revision; ``base`` drops our tables with every row. Does nothing if it is at the revision.
+    """Downgrade the schema to a revision; do nothing if it is already at that revision.
+
+    ``base`` drops iftb-store's tables with every row.
 
     Raises:
-        SchemaError: as `upgrade`.
+        SchemaError: for the same reasons as in `upgrade`.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn), _as_schema_error():
@@ -111,7 +115,7 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
 
 
 def create(conn: Connection) -> None:
-    """Create our missing tables from the models and stamp the newest revision.
+    """Create iftb-store's missing tables from the models and record the newest revision.
 
     Raises:
         SchemaError: the database is at another revision, or has tables of iftb-store that differ from this version's.
@@ -127,11 +131,11 @@ def create(conn: Connection) -> None:
 
 
 def adopt_or_refuse(conn: Connection) -> None:
-    """Stamp our tables if they exist without a revision and are identical to this version's.
+    """Record the newest revision if iftb-store's tables exist without one and are identical to this version's.
 
     Raises:
-        SchemaError: they differ or belong to other roles, a newer version migrated them, or one is missing although the newest
-            revision is stamped.
+        SchemaError: the tables differ or belong to other roles; or a newer version migrated them; or the newest revision is
+            recorded and a table is missing.
     """
     revision, tables = current(conn), present_tables(conn)
     if revision is not None:
@@ -158,7 +162,10 @@ def adopt_or_refuse(conn: Connection) -> None:
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:
-    """Write the revision as Alembic does, but without its conditions: no operator that another user defined is called here."""
+    """Record the revision in the version table, or None for no revision.
+
+    Alembic's own statements have conditions; these have none, so no operator that another user defined is called.
+    """
     if not is_stamped(conn):
         _VERSION.create(conn, checkfirst=False)
     conn.execute(_VERSION.delete())

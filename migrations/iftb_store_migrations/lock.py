@@ -1,4 +1,4 @@
-"""One migration at a time: a lock for the rest of the transaction, with a bounded wait."""
+"""Allows one migration of a database at a time: a lock until the end of the transaction, with a limited wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iftb_store.errors import operational_error
 
 WAIT_SECONDS = 60
 
-#: The advisory lock's key is the eight bytes of this name.
+#: The key of the advisory lock: the eight bytes of this name as a number.
 LOCK_KEY = int.from_bytes(b"iftbstor", "big")
 
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -30,8 +30,8 @@ _SET = text(
 def exclusive(conn: Connection) -> Iterator[None]:
     """Wait for other migrations of this database, then keep them out until the transaction ends.
 
-    On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory lock; inside, no statement
-    waits for a lock longer than the bound, and statement_timeout interrupts none.
+    On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory lock. Inside the block, PostgreSQL
+    statements wait at most ``WAIT_SECONDS`` for a lock, and statement_timeout is off.
 
     Raises:
         OperationalError: another migration held the lock for the whole wait.

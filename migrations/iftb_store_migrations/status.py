@@ -1,4 +1,4 @@
-"""The status of a database: engine, revision, our tables and their rows."""
+"""Reads the status of a database: engine, revision, iftb-store's tables and their numbers of rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ENCODING = text("SELECT current_setting('server_encoding')")
 
 
 def status(conn: Connection) -> SchemaStatus:
-    """Read the schema's state and count the rows; changes nothing and takes no lock.
+    """Return the schema's revision and state and the number of rows of each table; change nothing and take no lock.
 
     Raises:
-        SchemaError: the database is stamped with several revisions.
+        SchemaError: several revisions are recorded in the database.
         OperationalError: this role may not read one of the tables.
     """
     hidden = find_hidden(conn, [*TABLES, VERSION_TABLE])
@@ -50,7 +50,7 @@ def status(conn: Connection) -> SchemaStatus:
 
 
 def state_of(revision: str | None, has_tables: bool) -> str:
-    """Return the state of a schema, see `SchemaStatus`."""
+    """Return the state of a schema from its revision and whether it has tables; see `SchemaStatus`."""
     if revision is None:
         return "unstamped" if has_tables else "empty"
     if revision == head():
