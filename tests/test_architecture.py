@@ -169,8 +169,8 @@ def test_a_public_name_is_defined_in_one_module() -> None:
 
 def test_a_public_name_that_is_defined_twice_is_found() -> None:
     definitions = _definitions()
-    definitions["Scope"].append("iftb_store.models")
-    assert _find_duplicates(definitions) == {"Scope": ["iftb_store.schema.scope", "iftb_store.models"]}
+    definitions["TableScope"].append("iftb_store.models")
+    assert _find_duplicates(definitions) == {"TableScope": ["iftb_store.schema.scope", "iftb_store.models"]}
 
 
 def test_the_shipped_suite_is_imported_only_by_tests() -> None:

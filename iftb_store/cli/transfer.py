@@ -19,7 +19,6 @@ from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
-from iftb_store.transfer.verify import format_value
 from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
@@ -202,7 +201,7 @@ def _verdict(item: Any) -> str:
 
 
 def _difference(name: str, difference: Difference) -> str:
-    from iftb_store.transfer.verify import format_key
+    from iftb_store.transfer.verify import format_key, format_value
 
     row = format_key(difference.row)
     if difference.column is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
 from iftb_store.doctor.checks import run_checks
@@ -38,6 +39,7 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     """
     check_store(db, "db")
     migrations = db.ability(SupportsMigrations)
+    await import_modules("iftb_store_migrations")
     schema, whole = await migrations.with_connection(examine_schema, read_only=True)
     rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
     return sorted([*rows, *schema], key=lambda finding: SEVERITY_ORDER.index(finding.severity))

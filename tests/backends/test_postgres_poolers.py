@@ -61,7 +61,7 @@ async def test_nothing_depends_on_the_time_zone_that_a_pooler_refuses(postgres_u
     try:
         other = DatabaseManager(postgres_url)
         # as behind a pooler that refuses it; current ones do not
-        del other._backend._settings["timezone"]  # type: ignore[attr-defined]
+        del other._backend._options.settings["timezone"]  # type: ignore[attr-defined]
         async with other as db, db.get_session() as session:
             assert await session.scalar(text("SHOW timezone")) == "Asia/Kolkata"
             assert await everything_read(db) == expected

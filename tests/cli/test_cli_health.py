@@ -150,7 +150,7 @@ def test_a_stopped_import_keeps_whole_files_and_nothing_of_the_current_one(
 
     assert running.returncode == code
     assert b"Traceback" not in err
-    assert b"stopped with 1 of 2 files stored, 100 bars; nothing is stored of the file under way" in err
+    assert b"stopped with 1 of 2 files stored, 100 bars; no row of the current file was stored" in err
     assert asyncio.run(bars_in(migrated)) == 100
 
 

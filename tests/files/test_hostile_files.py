@@ -44,7 +44,6 @@ from iftb_store.errors import StoreError
 from iftb_store.files.candles import Candles
 from iftb_store.files.options import Hints
 from iftb_store.files.import_ import Batches, Source
-from iftb_store.files.rows import whole_rows
 
 def peak():
     # the peak memory of this process only; getrusage includes that of its parent

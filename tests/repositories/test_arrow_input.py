@@ -90,16 +90,16 @@ _ROWS_REFUSED: dict[str, tuple[str, Any, str]] = {
     "year 0": ("timestamp", pa.array([0, -62_135_596_801], pa.timestamp("s")), "outside the years 1 to 9999"),
 }
 _COLUMNS_REFUSED: dict[str, tuple[str, Any, str]] = {
-    "floats": ("close", pa.array([1.5, 2.5]), 'close must hold decimals, not double; decimals="from_float"'),
+    "floats": ("close", pa.array([1.5, 2.5]), 'close must hold decimals, not double; use decimals="from_float"'),
     "half floats": ("close", pa.array([1.5, 2.5], pa.float16()), "float32 or float64"),
     "times as decimals": ("close", pa.array([T0, T0]), "close must hold decimals"),
     "text as times": ("timestamp", pa.array(["2024-01-01", "2024-01-02"]), "timestamp must hold times"),
     "dates": ("timestamp", pa.array([T0.date(), T0.date()]), "timestamp must hold times"),
     "numbers as text": ("symbol", pa.array([1, 2]), "symbol must be text, not int64"),
     "counts as text": ("trades_count", pa.array(["1", "2"]), "trades_count must hold whole numbers"),
-    "counts as floats": ("trades_count", pa.array([1.0, 2.0]), "trades_count must hold whole numbers, not double; decimals="),
+    "counts as floats": ("trades_count", pa.array([1.0, 2.0]), "trades_count must hold whole numbers, not double; use decimals="),
     "counts past 64 bits": ("trades_count", pa.array([1, 2**63], pa.uint64()), "64 bits"),
-    "broken text": ("symbol", pa.array([b"\xff", b"a"]).view(pa.string()), "no text"),
+    "broken text": ("symbol", pa.array([b"\xff", b"a"]).view(pa.string()), "bytes that are not text"),
     "times far outside": ("timestamp", pa.array([0, 2**62], pa.timestamp("s")), "outside the years"),
 }
 
