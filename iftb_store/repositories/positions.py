@@ -12,7 +12,10 @@ from iftb_store.values import checks
 
 
 class PositionRepository(ArrowReads):
-    """Positions. At most one is open per (exchange, symbol, side). A closed position stays in the table and never changes."""
+    """Reads and writes positions.
+
+    At most one position is open per (exchange, symbol, side). A closed position stays in the table and never changes.
+    """
 
     _scanned = POSITIONS
 
@@ -42,7 +45,8 @@ class PositionRepository(ArrowReads):
         """Store a position. The object is not changed; its created_at and last_updated are ignored.
 
         If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side), or is
-        inserted if there is none. If it has an id, it replaces every field of that position, which must be open.
+        inserted if there is no such position. If the object has an id, it replaces every field of the position with this
+        id, which must be open.
 
         Raises:
             NotFoundError: no position has the id.
