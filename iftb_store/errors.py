@@ -80,7 +80,7 @@ class MissingDriverError(StoreError, ImportError):
 
 
 class ConfigurationError(StoreError):
-    """The settings are incomplete or contradict each other."""
+    """The settings are incomplete, invalid or contradict each other."""
 
 
 class TransientError(OperationalError):

@@ -69,7 +69,7 @@ class Health:
         reachable: the database answers.
         round_trip: the duration of one statement in seconds; None if the database did not answer.
         writable: rows can be written to every table of iftb-store.
-        pool: the manager's connections; None if it could not connect.
+        pool: the manager's connections; None if the manager could not connect.
         schema: the engine, its version, the schema's revision and the row count of each table.
         problems: one line for each problem.
         warnings: one line for each problem that may arise later; warnings do not make ``healthy`` False.

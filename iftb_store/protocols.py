@@ -44,7 +44,7 @@ ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
 
 class Capability(Enum):
-    """Optional capabilities that a backend declares; the conformance suite runs the tests of the declared capabilities."""
+    """Optional capabilities that a backend declares; the conformance suite selects its tests by the declared capabilities."""
 
     SQLALCHEMY = "sessions are SQLAlchemy AsyncSessions, `engine` is the AsyncEngine, and an AsyncSession of the app is accepted"
     MIGRATIONS = "the schema is migrated with Alembic and stamped with its revision"
@@ -371,7 +371,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class SupportsMigrations(Protocol):
-    """A backend with the capability MIGRATIONS. `iftb_store.relational.Migrated` implements all methods but one."""
+    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all methods except one."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.

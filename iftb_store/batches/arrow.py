@@ -84,7 +84,7 @@ class ArrowBatch(BarBatch):
         return len(self._rows)
 
     def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
-        """Yield the rows as columns, at most ``size`` rows at a time, in order."""
+        """Yield the rows in order, as columns of at most ``size`` rows."""
         for first in range(0, len(self), size):
             exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
@@ -92,7 +92,7 @@ class ArrowBatch(BarBatch):
 
 
 def to_datetimes(column: Any) -> list[Any]:
-    """Return a column of times as aware UTC datetimes."""
+    """Return an Arrow column of times as a list of aware UTC datetimes."""
     if column.null_count:
         return [None if value is None else from_epoch_us(value) for value in column.cast(pa.int64()).to_pylist()]
     # extracting year, month and so on in Arrow takes a fifth of the time of Arrow's own conversion to datetime
@@ -103,15 +103,15 @@ def to_datetimes(column: Any) -> list[Any]:
 
 
 def to_decimals(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as Decimals, without trailing zeros."""
+    """Return an Arrow column of DECIMAL(38,18) as a list of Decimals without trailing zeros."""
     texts = to_plain_texts(column)
     return [None if text is None else Decimal(text) for text in texts] if column.null_count else list(map(Decimal, texts))
 
 
 def to_plain_texts(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as plain digits, without trailing zeros."""
+    """Return an Arrow column of DECIMAL(38,18) as a list of texts: plain digits without an exponent and trailing zeros."""
     text: Any = column.cast(pa.string())
-    # Arrow writes 0 and values below 0.000001 with an exponent, in which trailing zeros are significant
+    # Arrow writes 0 and values below 0.000001 with an exponent, from which no trailing zeros may be removed
     tiny = pc.match_substring(text, "E")
     short: list[Any] = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
     if not pc.any(tiny).as_py():

@@ -24,7 +24,7 @@ from iftb_store.values.timeframes import check_timeframe
 pc: Any = pyarrow.compute
 
 _TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
-#: The columns that an engine writes.
+#: The Arrow schema of the columns that an engine writes.
 WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
 
 _NAMED: dict[str, Callable[[object, str], str]] = {
@@ -41,7 +41,7 @@ _NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity
 
 
 class RowError(InvalidValueError):
-    """A row of a table that cannot be stored.
+    """A row of an Arrow table cannot be stored.
 
     Attributes:
         index: the index of the row in the table, from 0.
@@ -269,7 +269,7 @@ def _format_cell(cell: Any) -> str:
     try:
         return show(cell.to_pylist()[0])
     except (ValueError, OverflowError):
-        # a time that Python's datetime cannot hold
+        # the cell is a time that Python's datetime cannot represent
         return f"({cell.type})"
 
 

@@ -281,6 +281,6 @@ def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
         usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
         if usual and {moment.tzinfo for moment in moments} == {UTC}:
             return keys
-    except Exception:  # noqa: S110 - as in bar_columns
+    except Exception:  # noqa: S110 - to_columns, called below, raises a clear error
         pass
     return list(zip(*to_columns(bars, first, total)[:4], strict=True))

@@ -12,7 +12,7 @@ from iftb_store.values import checks
 
 
 class SystemEventRepository(ArrowReads):
-    """The log of system events."""
+    """Reads and writes the log of system events."""
 
     _scanned = EVENTS
 

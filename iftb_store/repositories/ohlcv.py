@@ -80,7 +80,7 @@ class OHLCVRepository(Repository):
         return UpsertReport(inserted, updated, len(batch) - inserted - updated) if report else len(batch)
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
-        """Delete the bars with start <= timestamp <= end (naive times are UTC) and return the number of deleted bars.
+        """Delete the bars of a series with start <= timestamp <= end (naive times are UTC); return the number of deleted bars.
 
         Raises:
             InvalidValueError: start is after end, or the timeframe is unknown.
@@ -142,7 +142,7 @@ class OHLCVRepository(Repository):
     async def get_range(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
     ) -> list[OHLCVBar]:
-        """Return the bars with start <= timestamp <= end (naive times are UTC), oldest first.
+        """Return the bars of a series with start <= timestamp <= end (naive times are UTC), oldest first.
 
         Raises:
             InvalidValueError: start is after end, or the timeframe is unknown.
@@ -152,7 +152,7 @@ class OHLCVRepository(Repository):
             return await stores.ohlcv.get_range(*window)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
-        """Return the newest bars, newest first.
+        """Return the newest ``limit`` bars of a series, newest first; fewer if the series has fewer bars.
 
         Raises:
             InvalidValueError: limit is below 1, or the timeframe is unknown.
@@ -314,7 +314,7 @@ class OHLCVRepository(Repository):
                 yield bars
                 if len(bars) < size or last >= end:
                     return
-                # timestamps are whole microseconds, so no bar lies between these two times
+                # timestamps are whole microseconds, so no bar lies between ``last`` and the next microsecond
                 start = last + _MICROSECOND
 
 

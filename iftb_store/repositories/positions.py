@@ -20,16 +20,16 @@ class PositionRepository(ArrowReads):
     _scanned = POSITIONS
 
     async def get_open_positions(self, exchange: str = "binance") -> list[Position]:
-        """Return the open positions, oldest first by entry_time, then id."""
+        """Return the open positions of an exchange, ordered by entry_time, then id; oldest first."""
         market = checks.name_text(exchange, "exchange")
         async with self._stores() as stores:
             return await stores.positions.get_open(market)
 
     async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
-        """Return the open position of a symbol, or None.
+        """Return the open position of a symbol, of one side if ``side`` is given, or None if there is no such position.
 
         Raises:
-            AmbiguousPositionError: a long and a short position are open, and no side is given.
+            AmbiguousPositionError: a long and a short position are open, and the caller gave no side.
         """
         names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
         wanted = None if side is None else checks.choice(side, "side", checks.SIDES)

@@ -64,7 +64,7 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """The description of a table; all other modules use it. The columns are described from `iftb_store.schema.tables`.
+    """The only description of a table that other modules use; it is derived from `iftb_store.schema.tables`.
 
     Attributes:
         name: the name of the table.
@@ -122,7 +122,7 @@ POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at
 EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
 
-#: The columns of each table of iftb-store; and below, the columns that the store sets.
+#: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.
 OUR_COLUMNS = {table.name: table.columns for table in (BARS, TRADES, POSITIONS, EVENTS)} | {VERSION_TABLE: ("version_num",)}
 FILLED_COLUMNS = frozenset(name for table in (BARS, TRADES, POSITIONS, EVENTS) for name, spec in table.specs.items() if spec.kept)
 

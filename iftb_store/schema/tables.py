@@ -60,7 +60,7 @@ class Key(TypeDecorator[str]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Any) -> Any:
-        """Choose the C collation on PostgreSQL."""
+        """Return Text, on PostgreSQL with the collation C, which compares bytes."""
         return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
 
 
@@ -136,7 +136,7 @@ def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgr
 
 
 class OHLCVRow(Base, table=True):
-    """Bars; on every engine, the ORM identifies a bar by its series and timestamp."""
+    """The table of bars; on every engine, the ORM identifies a bar by its series and timestamp."""
 
     __tablename__ = "ohlcv"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
@@ -160,7 +160,7 @@ class OHLCVRow(Base, table=True):
 
 
 class TradeRow(Base, table=True):
-    """Trades."""
+    """The table of trades."""
 
     __tablename__ = "trades"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
@@ -197,7 +197,7 @@ class TradeRow(Base, table=True):
 
 
 class PositionRow(Base, table=True):
-    """Positions, open and closed; at most one is open per (exchange, symbol, side)."""
+    """The table of open and closed positions; at most one is open per (exchange, symbol, side)."""
 
     __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("positions", "id"),)
@@ -225,7 +225,7 @@ class PositionRow(Base, table=True):
 
 
 class SystemEventRow(Base, table=True):
-    """System events."""
+    """The table of system events."""
 
     __tablename__ = "system_events"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("system_events", "id"),)

@@ -37,7 +37,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: text on SQLite, otherwise DECIMAL(38,18)."""
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric(PRECISION, SCALE))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
@@ -48,7 +48,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return to_sortable(format(exact, "f")) if dialect.name == "sqlite" else exact
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Decode."""
+        """Convert a stored value to a Decimal."""
         return from_sortable(value) if dialect.name == "sqlite" and value is not None else value
 
 
@@ -59,7 +59,7 @@ class UTCDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: a whole number on SQLite, otherwise a timestamp."""
         return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
@@ -70,7 +70,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return to_epoch_us(moment) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Decode."""
+        """Convert a stored value to a datetime."""
         return from_epoch_us(value) if dialect.name == "sqlite" and value is not None else value
 
 
@@ -112,7 +112,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: text on SQLite, otherwise JSON."""
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else JSON(none_as_null=True))
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
@@ -123,5 +123,5 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
         return text if dialect.name == "sqlite" else json_object(text)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
-        """Decode."""
+        """Convert a stored value to a dict."""
         return json_object(value) if isinstance(value, str) else value

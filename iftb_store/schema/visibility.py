@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 #: policies: row-level security hides rows from other roles. row security: it hides rows from this role. insert: this role may
 #: not insert; reported only if requested. usage: this role lacks USAGE on the table's schema; without this right PostgreSQL
-#: treats the names in the schema as if they did not exist.
+#: treats the names in the schema as if they did not exist. select: this role may not read the table.
 HiddenKind = Literal["policies", "row security", "usage", "select", "insert", "detached partition", "foreign partition"]
 _REPORTED: tuple[HiddenKind, ...] = ("policies", "insert")
 

@@ -141,7 +141,7 @@ class ParallelTests(SuiteFixtures):
 
 
 class RaceTests(SuiteFixtures):
-    """If two tasks make the same call concurrently, each gets the result that the contract specifies, and never a deadlock."""
+    """If two tasks make the same call concurrently, each gets the result that the contract specifies, and no deadlock occurs."""
 
     async def test_a_position_opened_by_two_tasks_at_once_is_open_once(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)

@@ -133,6 +133,6 @@ def needs(db: DatabaseManager, capability: Capability) -> None:
 
 
 def lacks(db: DatabaseManager, capability: Capability) -> None:
-    """Skip the test if the backend declares the capability; for tests that a missing capability raises Unsupported."""
+    """Skip the test if the backend declares the capability; for tests of the refusal on backends without the capability."""
     if capability in db.capabilities:
         pytest.skip(f"{capability.name} is declared")

@@ -230,7 +230,7 @@ class MonthGapTests(SuiteFixtures):
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2023, 12), end=month(2024, 2)) == []
 
     async def test_months_are_those_of_utc(self, db: DatabaseManager) -> None:
-        # a server that used local time in India would put the first two bars into the months 1 and 3, the last into month 4
+        # in the local time of a server in India, the bars would be in January, March and April, and February would be missing
         await insert_bars(
             db, month(2024, 1), datetime(2024, 2, 29, 23, tzinfo=UTC), datetime(2024, 3, 31, 23, tzinfo=UTC), timeframe="1M"
         )

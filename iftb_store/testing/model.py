@@ -32,11 +32,11 @@ _Key = tuple[str, str, str, datetime]
 
 
 class Duplicate(Exception):
-    """The model raises it when the repositories must raise SQLAlchemy's IntegrityError."""
+    """Raised by the model if the repositories must raise SQLAlchemy's IntegrityError."""
 
 
 class Number(int):
-    """The model's number of a row, in place of the id, which differs between engines; ``table`` is the table of the row."""
+    """The model's number of a row, used in place of its id, because ids differ between engines; ``table`` is the row's table."""
 
     table: str
 

@@ -1,4 +1,4 @@
-"""Tests of a manager in event loops, threads and processes other than those in which it was connected."""
+"""Tests of a manager that is used in another event loop, thread or process than the one in which it was connected."""
 
 from __future__ import annotations
 

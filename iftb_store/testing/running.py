@@ -1,4 +1,4 @@
-"""Tests of db.run, which retries a transaction after a transient error, and of TradeRepository.record, safe to repeat."""
+"""Tests of db.run, which retries a transaction after a transient error, and of TradeRepository.record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ISOLATIONS: list[Isolation] = ["repeatable read", "serializable"]
 
 
 class Failing:
-    """A callable for db.run that inserts a trade and raises the next of the given errors; without errors left, returns the id."""
+    """A callable for db.run: it inserts a trade, then raises the next of the given errors, or returns the id if none is left."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)

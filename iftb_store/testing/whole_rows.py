@@ -1,4 +1,4 @@
-"""Tests of write_rows and delete_rows, with which copies and restores store complete rows, including ids and kept times."""
+"""Tests of write_rows and delete_rows; copies and restores use them to store complete rows, including ids and all times."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def name_text(value: object, name: str) -> str:
 
 
 def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
-    """Return the checked value, or None for None."""
+    """Return None if the value is None, otherwise the result of ``check``."""
     return None if value is None else check(value, name)
 
 
@@ -131,12 +131,12 @@ def utc(value: object, name: str) -> datetime:
             return moment
         return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
     except Exception as error:
-        # a foreign tzinfo may raise whatever it likes
+        # the methods of a foreign tzinfo may raise any exception
         raise InvalidValueError(f"{name} {show(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
 
 
 def json_text(value: object, name: str) -> str:
-    """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
+    """Return a dict as JSON text; Decimals and datetimes in the dict become strings, tuples become arrays."""
     if not isinstance(value, dict):
         raise InvalidValueError(f"{name} must be a dict (a JSON object), not {type_name(value)}")
     return json.dumps(_json_value(value, name, 0, iter(range(_MOST_JSON_VALUES))), allow_nan=False)
@@ -195,7 +195,7 @@ def _json_time(value: datetime, path: str) -> str:
     try:
         return value.isoformat()
     except Exception as error:
-        # a foreign tzinfo may raise whatever it likes
+        # the methods of a foreign tzinfo may raise any exception
         raise InvalidValueError(f"{path} is a time whose tzinfo fails; convert it to UTC") from error
 
 

@@ -33,7 +33,7 @@ def show(value: object, limit: int = 60) -> str:
         return f"({type_name(value)})"
     try:
         shown_value = ascii(value)
-    except Exception:  # a foreign __repr__, or an int with more digits than Python converts
+    except Exception:  # a foreign __repr__ may raise any exception, and Python refuses to convert ints with too many digits
         return f"({type_name(value)})"
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
 

@@ -56,7 +56,7 @@ def is_off_grid(moment: datetime, timeframe: str) -> bool:
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:
-    """Return the opening time of the bar ``steps`` bars later (earlier if negative).
+    """Return the opening time of the bar that is ``steps`` bars after ``moment``; before it if ``steps`` is negative.
 
     For 1M the steps are calendar months; a day that the target month does not have becomes its last day.
 
