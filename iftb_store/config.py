@@ -1,4 +1,4 @@
-"""Settings from the environment, with pydantic-settings: which database the bot uses."""
+"""Reads the settings of the bot's database from environment variables, with pydantic-settings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sqlalchemy.exc import ArgumentError
 from iftb_store.errors import ConfigurationError
 from iftb_store.values.display import is_text, show
 
-#: The SQLite file in the working directory that is used if no variable is set.
+#: The name of the SQLite file, in the working directory, that the bot uses if no variable is set.
 DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
 _PREFIX = "DB_"
 _OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
-# the fields whose value an error message may show
+# the fields whose values an error message may show, because they are no secrets
 _SHOWN = ("port", "pool_size", "max_overflow")
 _HIDDEN = "***"
-#: The prefix of a variable name given instead of a URL.
+#: The prefix that marks the name of an environment variable where a URL is expected, e.g. env:BOT_URL.
 ENVIRONMENT = "env:"
 _REQUIRED = ("host", "database", "username", "password")
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def _without_input(error: ValidationError) -> ValidationError:
-    """Return the same error with the input values hidden, except of fields that are not secret."""
+    """Return a copy of the error in which the input values are hidden, except values of fields that are not secret."""
     problems = [
         InitErrorDetails(
             # pydantic builds the message of its error from the type
@@ -49,7 +49,7 @@ def _without_input(error: ValidationError) -> ValidationError:
 
 
 def _is_host(host: str | None) -> bool:
-    # SQLAlchemy would put such a host in brackets, like an IPv6 address
+    # SQLAlchemy would write a host with such a character in brackets, like an IPv6 address
     if host is None or not {":", "@", "[", "]"} & set(host):
         return True
     try:
@@ -68,12 +68,13 @@ def _reads_back(rendered: str, url: URL) -> bool:
 
 
 class DatabaseSettings(BaseSettings):
-    """The URL from IFTB_STORE_URL, or its parts from DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME and DB_PASSWORD.
+    """The database settings: a URL from IFTB_STORE_URL, or the parts of a PostgreSQL URL from the DB_ variables.
 
-    IFTB_STORE_URL takes precedence if both are set; an empty variable counts as not set. ``pool_size`` (DB_POOL_SIZE) and
-    ``max_overflow`` (DB_MAX_OVERFLOW) are arguments for `DatabaseManager` in both cases. DB_CONNECT_TIMEOUT,
-    DB_POOL_TIMEOUT, DB_STATEMENT_TIMEOUT, DB_SSLMODE and DB_SSLROOTCERT become the options of these names in a URL built
-    from the parts. No representation shows the password or the URL.
+    The parts are DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME and DB_PASSWORD. IFTB_STORE_URL takes precedence if both are
+    set; an empty variable counts as not set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are
+    arguments for `DatabaseManager` in both cases. If the URL is built from the parts, DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT,
+    DB_STATEMENT_TIMEOUT, DB_SSLMODE and DB_SSLROOTCERT set the URL options connect_timeout, pool_timeout,
+    statement_timeout, sslmode and sslrootcert. str() and repr() of the settings never show the password or the URL.
     """
 
     model_config = SettingsConfigDict(
@@ -98,7 +99,7 @@ class DatabaseSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # the traceback's frames would hold the password, from pydantic and from this call
+            # the frames of the traceback, from pydantic and from this call, would contain the password
             values.clear()
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
@@ -109,7 +110,7 @@ class DatabaseSettings(BaseSettings):
             return validate(values)
         except ValidationError as error:
             hidden = _without_input(error)
-        # outside the except block, or the first error would be its context
+        # raised outside the except block, otherwise the first error, with the secret values, would be its context
         raise hidden
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -121,12 +122,13 @@ class DatabaseSettings(BaseSettings):
     def get_async_url(self) -> str:
         """Return the URL for `DatabaseManager`, with its password; do not print or log it.
 
-        It is IFTB_STORE_URL unchanged; if that is not set but any DB_ variable is, a URL of PostgreSQL; otherwise, with a
-        warning in the log, the SQLite file ``iftb.db`` in the working directory.
+        If IFTB_STORE_URL is set, the result is its value without surrounding white space. If only DB_ variables are set, it
+        is a PostgreSQL URL. Otherwise it is the URL of the SQLite file ``iftb.db`` in the working directory, and a warning
+        is logged.
 
         Raises:
-            ConfigurationError: a DB_ variable is set, but one that PostgreSQL needs is not; the message names the missing
-                ones. Or a variable has a value that a URL cannot contain.
+            ConfigurationError: a DB_ variable is set, but another variable that PostgreSQL needs is not; the message names
+                the missing variables. Or a variable has a value that a URL cannot contain.
         """
         if self.url is not None:
             return self.url.get_secret_value().strip()
@@ -150,7 +152,7 @@ class DatabaseSettings(BaseSettings):
         url = self._postgresql_url()
         rendered = url.render_as_string(hide_password=False)
         if not _is_host(url.host) or not _reads_back(rendered, url):
-            # not its value, which may be a complete URL with a password
+            # the message does not show the value, which may be a complete URL with a password
             raise ConfigurationError(
                 f"{_variable('host')} is neither a host name nor the directory of a socket; set it to the host name only, "
                 f"or set {_URL_VARIABLE} to the complete URL"
@@ -192,7 +194,7 @@ class Settings(BaseModel):
 
 
 def get_settings() -> Settings:
-    """Read the settings from the current environment; nothing is cached.
+    """Read the settings from the current environment variables; each call reads them again.
 
     Raises:
         ConfigurationError: a variable has an invalid value, e.g. letters in DB_PORT; the message names the variable.
@@ -212,7 +214,11 @@ def _variable(field: str) -> str:
 
 
 def resolve_url(url: str | None) -> str:
-    """Return the database URL, with its password, for a literal URL, env:NAME, or None for the one from the settings.
+    """Return a database URL, including its password.
+
+    Args:
+        url: a URL, which is returned unchanged; env:NAME for the URL in the environment variable NAME; or None for the URL
+            from the settings.
 
     Raises:
         ConfigurationError: the variable of env:NAME is not set, or the settings are incomplete.
@@ -223,7 +229,7 @@ def resolve_url(url: str | None) -> str:
         return url
     name = url.removeprefix(ENVIRONMENT)
     if not name.isidentifier():
-        # not the name in the message: it may be a URL with a password
+        # the message does not show the name, which may be a URL with a password
         raise ConfigurationError(f"{ENVIRONMENT} must be followed by the name of an environment variable, e.g. env:BOT_URL")
     try:
         value = os.environ.get(name, "").strip()

@@ -1,4 +1,4 @@
-"""The errors of iftb-store, and helpers that turn a driver's error into SQLAlchemy's IntegrityError or OperationalError."""
+"""The exceptions of iftb-store, and functions that create SQLAlchemy's IntegrityError and OperationalError."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _OUTCOME_UNKNOWN = (
 )
 
 
-#: The message of a write in a session that reads a snapshot.
+#: The error message for a write in a session that reads a snapshot.
 READS_ONLY = "this session reads a snapshot and cannot write; write in a session of db.get_session()"
 
 
 class StoreError(Exception):
-    """Base class of the errors that iftb-store defines."""
+    """Base class of the exceptions that iftb-store defines, except those that derive from SQLAlchemy's OperationalError."""
 
 
 class InvalidValueError(StoreError, ValueError):
-    """A value that cannot be stored unchanged; nothing was written."""
+    """An argument has an invalid value, e.g. one that cannot be stored unchanged; nothing was written."""
 
 
 class NotFoundError(StoreError, LookupError):
@@ -33,11 +33,11 @@ class NotFoundError(StoreError, LookupError):
 
 
 class PositionClosedError(StoreError):
-    """An attempt to change, reopen or close a position that is closed already."""
+    """The caller tried to change, reopen or close a position that is already closed."""
 
 
 class TradeConflictError(StoreError):
-    """An attempt to record a trade whose trade_id is already stored with other values.
+    """The caller tried to record a trade whose trade_id is already stored with other values.
 
     Attributes:
         fields: the names of the fields that differ.
@@ -49,14 +49,14 @@ class TradeConflictError(StoreError):
 
 
 class CollisionError(StoreError):
-    """A copy was refused, because a row of the source conflicts with another row of the destination.
+    """A copy was refused, because a row of the source conflicts with a different row of the destination.
 
-    Nothing was written, unless the destination's row was written during the copy; the message then says so.
+    Nothing was written, unless the row of the destination was written during the copy; the message then says so.
     """
 
 
 class AmbiguousPositionError(StoreError):
-    """A symbol has an open long and an open short position, and no side was given."""
+    """A symbol has an open long and an open short position, and the caller gave no side."""
 
 
 class NotConnectedError(StoreError, RuntimeError):
@@ -64,7 +64,7 @@ class NotConnectedError(StoreError, RuntimeError):
 
 
 class SchemaError(StoreError):
-    """The database has no tables of iftb-store, or their revision is another; the message names the command to run."""
+    """The database has no tables of iftb-store, or tables of another revision; the message names the command to run."""
 
 
 class Unsupported(StoreError):
@@ -72,7 +72,7 @@ class Unsupported(StoreError):
 
 
 class URLError(InvalidValueError):
-    """A database URL that cannot be parsed, or that has an option unknown to the backend."""
+    """A database URL cannot be parsed, has an unknown scheme, or has an option that the backend does not know."""
 
 
 class MissingDriverError(StoreError, ImportError):
@@ -80,38 +80,39 @@ class MissingDriverError(StoreError, ImportError):
 
 
 class ConfigurationError(StoreError):
-    """The settings are incomplete or contradict each other."""
+    """The settings are incomplete, invalid or contradict each other."""
 
 
 class TransientError(OperationalError):
-    """A transient error: the transaction failed, nothing of it is stored, and `DatabaseManager.run` runs it again.
+    """A transaction failed temporarily: nothing of it is stored, and `DatabaseManager.run` retries it.
 
-    For example a serialization failure, a deadlock, a connection lost before COMMIT was sent, or a lock timeout.
+    Examples are a serialization failure, a deadlock, a connection lost before COMMIT was sent, and a lock timeout.
     """
 
 
 class CommitOutcomeUnknown(OperationalError):
-    """The connection was lost during COMMIT: the transaction is stored completely or not at all, and it is unknown which.
+    """The connection was lost during COMMIT: the transaction is stored completely or not at all, but it is unknown which.
 
-    Read what it wrote before you write it again, or use calls that can be repeated without harm (upsert_many, record).
+    Before you write the same rows again, read whether they are stored; or use calls that are safe to repeat (upsert_many,
+    record).
     """
 
 
 class DuplicateKey(Exception):
-    """The cause (``orig``) of an IntegrityError that iftb-store itself raises, before the engine would."""
+    """The cause (``orig``) of an IntegrityError that iftb-store itself creates."""
 
 
 class EngineFailure(Exception):
-    """The cause (``orig``) of an OperationalError that iftb-store itself raises."""
+    """The cause (``orig``) of an OperationalError that iftb-store itself creates."""
 
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
-    """Return SQLAlchemy's IntegrityError with a short message and without parameters."""
+    """Return a SQLAlchemy IntegrityError with a short message and without the statement's parameters."""
     return _made(IntegrityError, message, cause)
 
 
 def operational_error(message: str, cause: BaseException | None = None, *, transient: bool = False) -> OperationalError:
-    """Return an OperationalError, or a TransientError if ``transient``, with a short message and without parameters."""
+    """Return an OperationalError, or a TransientError if ``transient``, without the statement's parameters."""
     return _made(TransientError if transient else OperationalError, message, cause)
 
 
@@ -121,7 +122,7 @@ def outcome_unknown(cause: BaseException) -> CommitOutcomeUnknown:
 
 
 def refuse_pickling(thing: object) -> NoReturn:
-    """Raise the error for a manager or backend that is pickled or copied.
+    """Refuse to pickle or copy a manager or backend.
 
     Raises:
         StoreError: always; the message says what to do instead.
@@ -135,7 +136,7 @@ def refuse_pickling(thing: object) -> NoReturn:
 def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:
     why = DuplicateKey if issubclass(kind, IntegrityError) else EngineFailure
     error = kind(None, None, why(message), hide_parameters=True)
-    # without SQLAlchemy's class prefix and link, which do not help a user here
+    # str() of the error then omits SQLAlchemy's class prefix and link, which do not help a user here
     error.args = (message,)
     error.code = None  # type: ignore[assignment]
     error.__cause__ = cause
@@ -144,10 +145,12 @@ def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Err
 
 @contextmanager
 def readable(table: str) -> Iterator[None]:
-    """Turn Python's errors in converting stored values into a StoreError; raw SQL or damage can leave such values.
+    """Turn an exception from the conversion of a stored value into a StoreError.
+
+    Raw SQL or a damaged file can leave values that cannot be converted.
 
     Raises:
-        StoreError: a value cannot be read.
+        StoreError: a value cannot be read; the message names the table.
     """
     try:
         yield

@@ -26,12 +26,19 @@ class Encryption(NamedTuple):
 class SchemaStatus:
     """The state of the schema in one database.
 
-    ``state`` is current (at ``head``), behind (at an older revision), ahead (at a revision that this version does not know),
-    unstamped (tables of iftb-store without a revision) or empty (no tables). ``tables`` maps each existing table of
-    iftb-store to its row count; ``policies`` names the tables with row-level security, whose counts include only the rows
-    that this role can see. ``encoding`` is the encoding of the database on PostgreSQL; it is None on the other engines, which
-    store any Unicode. ``missing_rights`` names the tables into which this role may not insert, and the remedy; it is empty
-    if the role may insert into all.
+    Attributes:
+        engine: the name of the engine.
+        version: the version of the engine.
+        revision: the revision of the schema in the database, or None.
+        head: the newest revision that this version of iftb-store knows.
+        tables: the row count of each existing table of iftb-store, by the table's name.
+        state: "current" (at ``head``), "behind" (at an older revision), "ahead" (at a revision that this version does not
+            know), "unstamped" (tables of iftb-store without a revision) or "empty" (no tables of iftb-store).
+        encoding: the encoding of a PostgreSQL database; None on the other engines, which store any Unicode.
+        policies: the names of the tables with row-level security; the counts of these tables include only the rows that
+            this role can see.
+        missing_rights: a text that names the tables into which this role may not insert, and the remedy; empty if the role
+            may insert into all tables.
     """
 
     engine: str
@@ -47,7 +54,7 @@ class SchemaStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """The connections of a manager: the number in use by sessions now, and the maximum."""
+    """The connections of a manager: the number that sessions use at the moment, and the maximum number."""
 
     in_use: int
     capacity: int
@@ -60,14 +67,14 @@ class Health:
     Attributes:
         healthy: the database answers, its schema can be used, and it accepts writes.
         reachable: the database answers.
-        round_trip: the seconds that a statement took; None if the database did not answer.
+        round_trip: the duration of one statement in seconds; None if the database did not answer.
         writable: rows can be written to every table of iftb-store.
-        pool: the manager's connections; None if it could not connect.
+        pool: the manager's connections; None if the manager could not connect.
         schema: the engine, its version, the schema's revision and the row count of each table.
         problems: one line for each problem.
-        warnings: one line for each problem that may arise later; the database is healthy nevertheless.
-        encrypted: the connection to the server is encrypted; None without a server, or if it did not answer.
-        verified: the server's certificate and host name were verified; False without TLS, None like ``encrypted``.
+        warnings: one line for each problem that may arise later; warnings do not make ``healthy`` False.
+        encrypted: the connection to the server is encrypted; None if the engine has no server or the server did not answer.
+        verified: the server's certificate and host name were verified; False without TLS, None if ``encrypted`` is None.
     """
 
     healthy: bool
@@ -88,12 +95,12 @@ def describe_unreachable(problem: str) -> Health:
 
 
 def advise(state: str) -> list[str]:
-    """Return the problem and its remedy for a schema state that cannot be used, otherwise nothing."""
+    """Return a line with the problem and the remedy if the schema cannot be used in this state, otherwise an empty list."""
     return [_ADVICE[state]] if state in _ADVICE else []
 
 
 def find_warnings(encoding: str | None) -> list[str]:
-    """Return the warnings about the encoding of a database; ``encoding`` is None if the engine has only one."""
+    """Return the warnings about the encoding of a database; ``encoding`` is None if the engine has only one encoding."""
     if encoding in (None, "UTF8"):
         return []
     return [
@@ -103,7 +110,7 @@ def find_warnings(encoding: str | None) -> list[str]:
 
 
 async def prove_writable(session: Any, tables: Iterable[str]) -> None:
-    """Check that rows can be inserted into tables: run an INSERT of no rows, which takes the locks, and roll back.
+    """Check that rows can be inserted into tables: run an INSERT of zero rows, which takes the write locks, and roll back.
 
     Raises:
         OperationalError: rows cannot be inserted; the message gives the reason.

@@ -1,4 +1,4 @@
-"""DatabaseManager: opens the backend for a URL, and gives out its sessions."""
+"""DatabaseManager, which opens the database of a URL and provides sessions for reading and writing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 
-# seconds; the wait before the first retry is at most _BACKOFF, doubles with each retry, and is at most _LONGEST_BACKOFF
+# in seconds: the limit of the random wait starts at _BACKOFF and doubles with each retry, up to _LONGEST_BACKOFF
 _BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 
@@ -63,17 +63,17 @@ _log = logging.getLogger(__name__)
 class DatabaseManager:
     """Connections to one database; the scheme of the URL selects the engine.
 
-    ``async with DatabaseManager(url) as db`` connects and disconnects. Connecting or disconnecting twice does nothing the
-    second time; a manager can connect again after it was disconnected. No schema is needed to connect.
+    ``async with DatabaseManager(url) as db`` connects and disconnects. A second connect() or disconnect() has no effect.
+    A disconnected manager can connect again. The database needs no schema for connect().
 
     Creating a manager imports the engine's driver, which blocks a running event loop for up to half a second (longest for
-    DuckDB). From connect() on, no call blocks the loop for imports: everything else is imported in a thread.
+    DuckDB). connect() and later calls do not block the loop with imports: they import all other modules in a thread.
 
     Args:
         database_url: e.g. ``postgresql://user:password@host/name``, ``sqlite:///bot.db``, ``duckdb:///research.duckdb``.
-        pool_size: number of connections that are kept open.
-        max_overflow: number of additional connections while all of those are in use.
-        echo: log every statement through SQLAlchemy's logger, without parameters.
+        pool_size: number of connections that the manager keeps open.
+        max_overflow: maximum number of additional connections while all ``pool_size`` connections are in use.
+        echo: whether SQLAlchemy's logger logs every statement, without its parameters.
 
     Raises:
         URLError: the URL cannot be parsed, or its scheme or one of its options is unknown.
@@ -129,11 +129,11 @@ class DatabaseManager:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions hold now; 0 when all have been returned."""
+        """The number of connections that sessions use at the moment; 0 if no session uses one."""
         return self._backend.in_use
 
     async def identity(self) -> str:
-        """Return a text that identifies the tables: it is equal for two managers if they work on the same tables.
+        """Return a text that identifies the database tables; two managers of the same tables return the same text.
 
         Raises:
             NotConnectedError: before connect().
@@ -141,7 +141,7 @@ class DatabaseManager:
         self._require_connected()
         return await self._backend.identity()
 
-    # the owner's document creates the test tables through this name
+    # the specification of this project creates the tables for its tests through the name _engine
     _engine = engine
 
     async def connect(self) -> None:
@@ -177,7 +177,7 @@ class DatabaseManager:
                 try:
                     await self._backend.disconnect(wait)
                 except NotConnectedError:
-                    # it belongs to another event loop, where it stays connected
+                    # the manager belongs to another event loop and stays connected there
                     self._connected = True
                     raise
 
@@ -189,13 +189,13 @@ class DatabaseManager:
         SQLite; on DuckDB it is an object with the same methods execute, commit and rollback.
 
         Args:
-            isolation: as for `run`. With "snapshot" the session reads a snapshot, taken at its first statement; it cannot
-                write and makes no writer wait.
+            isolation: as for `run`. With "snapshot" the session reads a snapshot of the database that its first statement
+                takes; such a session cannot write, and writers never wait for it.
 
         Raises:
             NotConnectedError: before connect().
             InvalidValueError: an unknown isolation.
-            Unsupported: the backend does not declare ISOLATION, and isolation is more than "read committed".
+            Unsupported: the backend does not declare ISOLATION, and isolation is stronger than "read committed".
             OperationalError: on a clean exit, if an error that was caught inside the block has ended the transaction.
         """
         self._require_connected()
@@ -214,9 +214,9 @@ class DatabaseManager:
 
         A retry runs ``work`` again in a new transaction after a `TransientError`: a serialization failure, a deadlock, a
         connection lost before COMMIT was sent, a locked SQLite database, or a conflict or lock timeout on DuckDB. The wait
-        before a retry is random, up to 0.05 s at first; the limit doubles with each retry, up to 5 s. Any other error, and
-        a cancellation, is raised unchanged, and nothing is stored. As ``work`` may run several times, its effects outside
-        the session must allow that, and it must not commit.
+        before a retry is random, up to 0.05 s at first; the limit doubles with each retry, up to 5 s. `run` raises any other
+        error, and a cancellation, unchanged, and nothing is stored. ``work`` must not commit. As ``work`` may run several
+        times, everything that it does outside the session must be harmless when repeated.
 
         If the connection is lost during COMMIT, the transaction may be stored; ``work`` is then retried only if it is
         ``idempotent``. After a cancellation during COMMIT it is also unknown whether the transaction is stored.
@@ -226,18 +226,18 @@ class DatabaseManager:
             retries: maximum number of retries; 0 for none.
             isolation: None for the default (like READ COMMITTED). With "repeatable read" or "serializable" the transaction
                 begins with the first statement, even a read, and the data that it has read does not change until it ends.
-                PostgreSQL runs such transactions concurrently and fails those that conflict; on SQLite and DuckDB they take
-                the write lock and run one after the other, which is serializable. A "snapshot" reads a snapshot; it cannot
-                write and takes no lock.
-            idempotent: running ``work`` again does no harm if it was stored already, e.g. if it records trades and upserts
-                bars.
+                PostgreSQL runs such transactions concurrently and lets conflicting ones fail; on SQLite and DuckDB they take
+                the write lock and run one after the other, which is serializable. With "snapshot" the transaction reads a
+                snapshot; it cannot write and takes no lock.
+            idempotent: whether ``work`` may run again after its writes were stored, without harm, e.g. because it only
+                records trades and upserts bars.
 
         Raises:
-            TransientError: from the last try; nothing is stored.
+            TransientError: the last attempt failed with this error; nothing is stored.
             CommitOutcomeUnknown: the connection was lost during COMMIT, and ``work`` was not retried or the retries failed
-                too: it is stored once or not at all (if idempotent: once, several times or not at all).
+                too. The writes are stored once or not at all; if ``idempotent``, also possibly several times.
             InvalidValueError: retries is below 0, the isolation is unknown, or an argument has another type.
-            Unsupported: the backend does not declare ISOLATION, and isolation is more than "read committed".
+            Unsupported: the backend does not declare ISOLATION, and isolation is stronger than "read committed".
         """
         if not callable(work):
             raise InvalidValueError(f"work must be an async function that takes a session, not {type_name(work)}")
@@ -258,22 +258,25 @@ class DatabaseManager:
                 failure = unknown = error
             except TransientError as error:
                 if not left:
-                    # an earlier try may be stored, although a TransientError says that nothing is
+                    # a TransientError would claim that nothing is stored, but an earlier attempt may have been committed
                     raise unknown or error from error
                 failure = error
             else:
                 return result
             _log.info("retrying a transaction, at most %d more times: %s", left, failure)
             left -= 1
-            # full jitter: tasks that conflicted do not retry at the same moment
+            # the wait is random ("full jitter"), so that conflicting tasks do not retry at the same moment
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 - not used for security
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
     async def ping(self, within: float = 5.0) -> float:
-        """Check with one statement that the database answers; return the seconds that it took.
+        """Run one statement to check that the database answers; return the duration in seconds.
+
+        Args:
+            within: maximum seconds to wait for the answer.
 
         Raises:
-            OperationalError: the database did not answer ``within`` this many seconds, or cannot be reached.
+            OperationalError: the database did not answer in ``within`` seconds, or cannot be reached.
             NotConnectedError: before connect().
             InvalidValueError: ``within`` is not a number of seconds, 0 or more.
         """
@@ -288,11 +291,11 @@ class DatabaseManager:
         return monotonic() - began
 
     async def health(self, within: float = 5.0) -> Health:
-        """Check whether the database answers, has a usable schema and accepts writes; the check leaves no row behind.
+        """Check whether the database answers, has a usable schema and accepts writes; the check stores nothing.
 
         Args:
-            within: maximum seconds for an answer, and again for the check of writes (a locked SQLite file takes as long as
-                its busy timeout). Counting the rows has no time limit.
+            within: maximum seconds to wait for an answer, and the same again to check writes (on a locked SQLite file, the
+                wait takes as long as the file's busy timeout). Counting the rows has no time limit.
 
         Raises:
             NotConnectedError: before connect().
@@ -326,9 +329,10 @@ class DatabaseManager:
         return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
 
     async def migrate(self) -> None:
-        """Create the schema, update an older one to this version's revision, or stamp identical tables without a revision.
+        """Create the schema, or update an older schema to the revision of this version of iftb-store.
 
-        It is safe to run this twice and from several processes at once: one migrates, the others wait for a limited time.
+        If the tables are identical to those of iftb-store but have no revision, `migrate` only stamps the revision. Repeated
+        calls, and calls from several processes at once, are safe: one process migrates, the others wait for a limited time.
 
         Raises:
             SchemaError: the tables have no revision and differ from those of iftb-store, or a newer version created them.
@@ -344,19 +348,19 @@ class DatabaseManager:
         await self.ability(SupportsMigrations).create_tables()
 
     async def status(self) -> SchemaStatus:
-        """Return the engine and its version, the schema's revision, this version's revision and the row count of each table."""
+        """Return the engine and its version, the schema's revision, the newest known revision and each table's row count."""
         return await self.ability(SupportsMigrations).status()
 
     def ability(self, protocol: type[A]) -> A:
-        """Return the backend as one of its optional protocols, e.g. ``db.ability(SupportsBackup)``.
+        """Return the backend, typed as an optional protocol that it implements, e.g. ``db.ability(SupportsBackup)``.
 
         Args:
-            protocol: one of `iftb_store.protocols`: SupportsMigrations, SupportsBackup.
+            protocol: an optional protocol from `iftb_store.protocols`, e.g. SupportsMigrations or SupportsBackup.
 
         Raises:
             NotConnectedError: before connect().
-            Unsupported: the backend does not implement or declare it.
-            InvalidValueError: it is no such protocol.
+            Unsupported: the backend does not implement the protocol, or does not declare its capability.
+            InvalidValueError: ``protocol`` is not such a protocol.
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
             raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {show(protocol)}")

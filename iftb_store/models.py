@@ -1,7 +1,8 @@
 """The records that a bot stores and reads: bars, trades, positions, events and trade statistics, as slotted dataclasses.
 
-When read, times are aware datetimes in UTC; prices, quantities and money are Decimals. The store sets ``id`` and the times
-``created_at``, ``updated_at`` and ``last_updated``: objects that are read have them, and they are ignored on writes.
+In objects that are read, times are aware datetimes in UTC; prices, quantities and money are Decimals. The store sets ``id``
+and the times ``created_at``, ``updated_at`` and ``last_updated``: reads return these fields, and writes ignore them, except
+the ``id`` of a position, which selects the position to update.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any, NamedTuple
 
 @dataclass(slots=True)
 class OHLCVBar:
-    """One bar (candlestick); ``timestamp`` is its opening time, ``volume`` is in base, ``quote_volume`` in quote currency."""
+    """One bar (candlestick).
+
+    ``timestamp`` is the opening time of the bar; ``volume`` is in base currency, ``quote_volume`` in quote currency.
+    """
 
     symbol: str
     exchange: str
@@ -108,7 +112,7 @@ class SystemEvent:
 
 @dataclass(slots=True)
 class Series:
-    """One series of bars: its first and last timestamp, the number of bars, and the number missing between the two."""
+    """One series of bars: first and last timestamp, the number of bars, and the number of bars missing between these times."""
 
     exchange: str
     symbol: str
@@ -121,7 +125,7 @@ class Series:
 
 @dataclass(slots=True)
 class UpsertReport:
-    """The result of an upsert: how many of the distinct keys of its batch were inserted, updated and unchanged."""
+    """The result of an upsert: how many distinct bars of the batch were inserted, updated and unchanged."""
 
     inserted: int
     updated: int
@@ -151,7 +155,7 @@ class TradeStatistics:
 
 
 class TradeTotals(NamedTuple):
-    """Exact sums over realized trades, 0 if there are none; `iftb_store.analytics.statistics` computes the statistics."""
+    """Exact totals of realized trades, 0 without trades; `iftb_store.analytics.statistics` computes statistics from them."""
 
     trades: int
     wins: int

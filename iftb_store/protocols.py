@@ -4,13 +4,13 @@ The docstrings are the specification. Repositories check and normalise every arg
 aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known,
 ``limit`` is at least 1 and ``start`` is not after ``end``. A store never changes its arguments. Rules for every store:
 
-- A duplicate raises `sqlalchemy.exc.IntegrityError`; every other failure of the engine `sqlalchemy.exc.OperationalError`.
-  The driver's exception is chained but never raised itself; messages contain no parameters.
+- A duplicate raises `sqlalchemy.exc.IntegrityError`; all other engine failures raise `sqlalchemy.exc.OperationalError`.
+  The driver's exception is only the cause of the raised exception; messages contain no parameters.
 - A transient error, after which nothing of the transaction is stored, is the subclass `iftb_store.TransientError`. If it is
-  unknown whether a COMMIT took effect, the error is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` decides only by
-  these types; `iftb_store.errors` has functions that create them.
-- After an IntegrityError the session remains usable, and its earlier writes are still committed.
-- Rows that are read have aware UTC times with their microseconds, and Decimals equal to those that were written.
+  unknown whether a COMMIT took effect, the error is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` decides by these
+  types whether it retries a transaction; `iftb_store.errors` has functions that create such errors.
+- After an IntegrityError the session remains usable, and a later commit also stores its earlier writes.
+- Reads return aware UTC times with their microseconds, and Decimals equal to those that were written.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    # its import takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
+    # importing AsyncEngine takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 A = TypeVar("A")
@@ -44,7 +44,7 @@ ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
 
 class Capability(Enum):
-    """Optional capabilities that a backend declares; the conformance suite selects its tests by them."""
+    """Optional capabilities that a backend declares; the conformance suite selects its tests by the declared capabilities."""
 
     SQLALCHEMY = "sessions are SQLAlchemy AsyncSessions, `engine` is the AsyncEngine, and an AsyncSession of the app is accepted"
     MIGRATIONS = "the schema is migrated with Alembic and stamped with its revision"
@@ -59,8 +59,8 @@ class Session(Protocol):
     """The session that `DatabaseManager.get_session` yields: an AsyncSession, or an object with these methods.
 
     Several tasks may use one session, e.g. with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
-    other, as if awaited in turn (`iftb_store._io.turns.Turns`). At the end of the session's block the running statement is
-    awaited; waiting and later statements raise OperationalError, and nothing of them is stored. In another event loop or a
+    other, as if awaited in turn (`iftb_store._io.turns.Turns`). The end of the session's block waits for the running statement;
+    queued and later statements raise OperationalError, and nothing of them is stored. In another event loop or a
     forked process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names
     the lock that the session holds, or is None: see `iftb_store.relational.open_sessions.check_own_lock`.
     """
@@ -79,7 +79,7 @@ class Session(Protocol):
 
 
 class OHLCVStore(Protocol):
-    """Bars of one session. A series is (exchange, symbol, timeframe); with the timestamp it is the bar's key."""
+    """Reads and writes bars in one session; the key of a bar is its series (exchange, symbol, timeframe) and timestamp."""
 
     async def insert_many(self, batch: BarBatch) -> None:
         """Insert all bars or none.
@@ -89,41 +89,41 @@ class OHLCVStore(Protocol):
 
         Raises:
             IntegrityError: a key is already stored or is a duplicate in the batch.
-            InvalidValueError: from the batch, which checks each bar when it is read; nothing is inserted then.
+            InvalidValueError: a bar cannot be stored; the batch raises it when the store reads it; nothing is inserted.
         """
         ...
 
     async def upsert_many(self, batch: BarBatch) -> None:
-        """Insert the bars whose key is new and overwrite the values of the others; all or none.
+        """Insert the bars whose key is new and overwrite the values of the stored ones; write all bars or none.
 
-        The keys of the batch are distinct. ``id`` and ``created_at`` of a stored bar stay. Rows are written in key order,
+        The keys of the batch are distinct. A stored bar keeps its ``id`` and ``created_at``. Rows are written in key order,
         so that two writers of the same keys do not deadlock.
         """
         ...
 
     async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Do the same as upsert_many; return (number of inserted bars, number of stored bars with a changed value)."""
+        """Upsert as upsert_many does; return (number of inserted bars, number of stored bars of which a value changed)."""
         ...
 
     async def list_series(self) -> list[Series]:
         """Return all series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
 
-        ``missing`` is the sum over the gaps of get_gaps of the number of bars that fit strictly between the two times of a
-        gap. It is 0 for an unknown timeframe, which only raw SQL can have stored.
+        ``missing`` is the number of missing bars: get_gaps returns the gaps of the series, and each gap counts as many bars as
+        fit strictly between its two times. It is 0 for an unknown timeframe, which only raw SQL can have stored.
         """
         ...
 
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """Return the buckets of the bars with start <= timestamp <= end, ordered by number, computed in the engine.
+        """Group the bars with start <= timestamp <= end into buckets, in the engine; return the buckets ordered by number.
 
         Sums are exact and may exceed the range of a column.
         """
         ...
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
-        """Delete the bars with start <= timestamp <= end; return their number."""
+        """Delete the bars with start <= timestamp <= end and return the number of deleted bars."""
         ...
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
@@ -147,17 +147,17 @@ class OHLCVStore(Protocol):
         exchange: str,
         window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine.
+        """Return (time of the last bar before, time of the first bar after) for every gap, oldest first, computed in the engine.
 
         ``window`` is (start, end, before, after), each of which may be None. Only bars with start <= timestamp <= end are
         used, plus two imaginary bars at ``before`` and ``after``, one step outside the window. There is a gap between two
-        neighbours that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
+        consecutive bars that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
         """
         ...
 
 
 class TradeStore(Protocol):
-    """Trades of one session."""
+    """Reads and writes trades in one session."""
 
     async def insert(self, trade: Trade, now: datetime) -> int:
         """Insert one trade with created_at = updated_at = now and return its new id.
@@ -168,27 +168,27 @@ class TradeStore(Protocol):
         ...
 
     async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        """Set columns of one trade, except id and trade_id; return False if the id is unknown."""
+        """Set the columns in ``fields``, never id or trade_id, of one trade; return False if no trade has the id."""
         ...
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return the trade with this id (assigned by the store), or None."""
+        """Return the trade with this id, which the store assigned, or None if there is no such trade."""
         ...
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return the trade with this trade_id (assigned by the bot), committed or written by this session, or None."""
+        """Return the trade with this trade_id (assigned by the bot) if it is committed or written by this session, or None."""
         ...
 
     async def get_recent(self, limit: int) -> list[Trade]:
-        """Return the newest trades of all exchanges by entry_time, then id; newest first."""
+        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
         ...
 
     async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
-        """Return the newest trades of one symbol by entry_time, then id; newest first."""
+        """Return the newest trades of one symbol, ordered by entry_time, then id; newest first."""
         ...
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Sum up the trades whose realized_pnl is set and whose exit_time (or updated_at, if that is None) is >= since.
+        """Add up the trades whose realized_pnl is set and whose exit_time (or updated_at, if exit_time is None) is >= since.
 
         Sums are exact and may exceed the range of a column.
         """
@@ -196,20 +196,20 @@ class TradeStore(Protocol):
 
 
 class PositionStore(Protocol):
-    """Positions of one session. At most one is open per (exchange, symbol, side)."""
+    """Reads and writes positions in one session; at most one position is open per (exchange, symbol, side)."""
 
     async def get_open(self, exchange: str) -> list[Position]:
-        """Return the open positions, oldest first by entry_time, then id."""
+        """Return the open positions of one exchange, ordered by entry_time, then id; oldest first."""
         ...
 
     async def find_open(self, symbol: str, exchange: str) -> list[Position]:
-        """Return the open positions of one symbol: none, one, or one per side."""
+        """Return the open positions of one symbol: at most one long and one short position."""
         ...
 
     async def upsert(self, position: Position, now: datetime) -> None:
         """Update every field of the open position with the same (exchange, symbol, side), or insert the position.
 
-        created_at of a stored position stays; last_updated becomes now. It is atomic, also if two sessions call it at once.
+        A stored position keeps its created_at; last_updated becomes now. The call is atomic, even if two sessions call at once.
         """
         ...
 
@@ -231,14 +231,14 @@ class PositionStore(Protocol):
 
 
 class EventStore(Protocol):
-    """System events of one session."""
+    """Reads and writes system events in one session."""
 
     async def insert(self, event: SystemEvent, now: datetime) -> None:
         """Insert one event with created_at = now."""
         ...
 
     async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
-        """Return the newest events by created_at, then id, newest first; of one severity, or of all if it is None."""
+        """Return the newest events, ordered by created_at, then id, newest first; all severities if ``severity`` is None."""
         ...
 
 
@@ -249,60 +249,60 @@ class Stores(Protocol):
         """Return the selected rows of one table in the order of its key, read from a snapshot.
 
         The result has the schema of `iftb_store.batches.arrow.arrow_schema`: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC], JSON objects as their text. Text sorts by its bytes. With a limit the result may have fewer rows
-        than that, but it is empty only if no more rows follow. If the database does not keep a key unique, all rows with
-        the same key are returned together, even if they exceed the limit. With a size the rows hold at most that many bytes
-        of text, but there is at least one row.
+        timestamp[us, UTC], JSON objects as text. Text sorts by its bytes. If the selection has a limit, the result may have
+        fewer rows, but it is empty only if no more rows follow. If the database does not keep a key unique, all rows with
+        the same key are returned together, even if they exceed the limit. If the selection has a size, the texts of the rows
+        have at most that many bytes in total, but the result has at least one row if any row is left.
         """
         ...
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """Store complete rows unchanged, with their ids and the times that the store otherwise sets; all or none.
+        """Store complete rows unchanged, including their ids and the times that the store otherwise sets; all rows or none.
 
         ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; no id and no such time is NULL; the keys are distinct
-        and in order. Rows whose key is stored are overwritten in every column, the others are inserted. Bars of the batch may
-        swap their ids, and positions may swap which of them is the open one. Ids that the store assigns later are greater
-        than every id written.
+        and in order. If the key of a row is stored, every column is overwritten; otherwise the row is inserted. Bars of the
+        batch may swap their ids, and positions of the batch may change which of them is open. Ids that the store assigns later
+        are greater than every id written.
 
         Raises:
-            IntegrityError: a row has the id of another stored row, that is, one that differs in `TableSpec.identity`: a trade
-                with another trade_id, a position with another created_at, an event with another created_at, type or message,
-                even if it is committed while this runs. Or the trade_id of a row, its id, or its (exchange, symbol, side) as
-                an open position belongs to a stored row that is not overwritten, or to another row of the batch. The id of a
-                bar is checked only if the database keeps it unique or the check is cheap; otherwise check it before.
+            IntegrityError: a row has the id of a different stored row, that is, of a row that differs in `TableSpec.identity`:
+                a trade with another trade_id, a position with another created_at, an event with another created_at, type or
+                message, even if it is committed during this call. Or the trade_id of a row, its id, or its (exchange, symbol,
+                side) as an open position belongs to a stored row that is not overwritten, or to another row of the batch. The
+                id of a bar is checked only if the database keeps it unique or the check is cheap; otherwise callers check it.
         """
         ...
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
-        """Delete the rows with the keys in ``rows``, all or none; return the number of deleted rows.
+        """Delete the rows whose keys are in ``rows``, all or none; return the number of deleted rows.
 
-        ``rows`` has at least the columns of the key, typed as in `iftb_store.batches.arrow.arrow_schema`; the keys are distinct.
+        ``rows`` has at least the key columns, with the types of `iftb_store.batches.arrow.arrow_schema`; the keys are distinct.
         """
         ...
 
     @property
     def ohlcv(self) -> OHLCVStore:
-        """Bars."""
+        """The store of bars."""
         ...
 
     @property
     def trades(self) -> TradeStore:
-        """Trades."""
+        """The store of trades."""
         ...
 
     @property
     def positions(self) -> PositionStore:
-        """Positions."""
+        """The store of positions."""
         ...
 
     @property
     def events(self) -> EventStore:
-        """System events."""
+        """The store of system events."""
         ...
 
 
 class Backend(Protocol):
-    """One engine. Its class is registered in the entry-point group ``iftb_store.backends`` under each URL scheme it supports."""
+    """One engine; its class is registered in the entry-point group ``iftb_store.backends`` under each URL scheme it supports."""
 
     capabilities: ClassVar[frozenset[Capability]]
 
@@ -316,68 +316,68 @@ class Backend(Protocol):
 
     @property
     def engine(self) -> AsyncEngine | None:
-        """The SQLAlchemy engine of a connected backend, or None if it has none."""
+        """The SQLAlchemy engine of a connected backend, or None if the backend has no SQLAlchemy engine."""
         ...
 
     @property
     def in_use(self) -> int:
-        """The number of connections in use by sessions and `with_connection`; 0 before connect and when all are returned."""
+        """The number of connections that sessions and `with_connection` use at the moment; 0 before connect."""
         ...
 
     @property
     def capacity(self) -> int:
-        """The maximum number of connections that sessions can have at a time."""
+        """The maximum number of connections that sessions can use at the same time."""
         ...
 
     async def connect(self) -> None:
         """Open the database and check that it answers; no schema is needed.
 
         Raises:
-            OperationalError: it cannot be reached or opened; the message gives the reason and contains no password.
+            OperationalError: the database cannot be reached or opened; the message gives the reason, but no password.
         """
         ...
 
     async def identity(self) -> str:
         """Return a text that identifies the tables of this connected backend.
 
-        It is equal for two backends if and only if they work on the same tables, whatever URLs they were opened with.
+        Two backends return the same text if and only if they work on the same tables, even if their URLs differ.
         """
         ...
 
     async def disconnect(self, grace: float) -> None:
-        """Wait at most ``grace`` seconds for open sessions, then roll back and close the rest, then close every connection.
+        """Wait at most ``grace`` seconds for open sessions to end, roll back and close the others, then close every connection.
 
-        No new session is opened from the start of this call. A session that was closed by it raises OperationalError when it
-        is used later, and on a clean exit if it had something to commit.
+        From the start of this call, no new session can be opened. A session that this call closed raises OperationalError on
+        later use, and on a clean exit if the session had something to commit.
         """
         ...
 
     def session(self, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
-        Reads before the first write see the last committed data, unless a stronger ``isolation`` is given (only with the
+        Reads before the first write see the latest committed data, unless a stronger ``isolation`` is given (only with the
         capability ISOLATION): then the transaction begins with the first statement and is at least that strong. With
-        "snapshot" the session reads a snapshot taken at its first statement, cannot write (OperationalError) and makes no
-        writer wait. If an error that was caught inside the block has ended the transaction, a clean exit rolls back and
-        raises an OperationalError that names the first error; a TransientError if the first error was one.
+        "snapshot" the session reads a snapshot taken at its first statement and cannot write (OperationalError); writers never
+        wait for it. If an error that was caught inside the block has ended the transaction, a clean exit rolls back and
+        raises an OperationalError that names the first error, or a TransientError if the first error was a TransientError.
         """
         ...
 
     @classmethod
     def stores(cls, session: Any) -> Stores:
-        """Return the stores for a session of this backend or, with the capability SQLALCHEMY, of the app."""
+        """Return the stores for a session of this backend or, with the capability SQLALCHEMY, for an AsyncSession of the app."""
         ...
 
 
 @runtime_checkable
 class SupportsMigrations(Protocol):
-    """A backend with the capability MIGRATIONS. `iftb_store.relational.Migrated` implements all methods but one."""
+    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all methods except one."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
 
-        Unless ``read_only`` (for a migration), only one caller works at a time; the others wait for a limited time. With
-        ``read_only`` (for status), it waits for no writer and takes no lock.
+        A migration calls it without ``read_only``: only one caller works at a time, and the others wait for a limited time.
+        `status` calls it with ``read_only``: it waits for no writer and takes no lock.
         """
         ...
 
@@ -403,16 +403,16 @@ class SupportsBackup(Protocol):
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """The options of the URL that opens a backup, besides those that open it read-only: whether it is trusted, say."""
+        """The URL options for opening a backup, except those that make it read-only; e.g. the option that it is trusted."""
         ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
 
-        Readers and writers continue meanwhile. There is no file at ``path`` before the call. Only its owner can access the new
-        file; it is complete without any file beside it, and a URL of the same scheme with this path opens it. If the backup
-        fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event loop
-        with (bytes done, bytes in all), if the engine reports them.
+        Readers and writers continue during the backup. There is no file at ``path`` before the call. Only its owner can access
+        the new file; it needs no other file beside it, and a URL with `backup_scheme` and this path opens it. If the
+        backup fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event
+        loop with (bytes done, bytes in total), if the engine reports these numbers.
 
         Raises:
             OperationalError: the file cannot be written, or the database is damaged.
@@ -422,7 +422,7 @@ class SupportsBackup(Protocol):
 
 @runtime_checkable
 class SupportsEncryption(Protocol):
-    """A backend with network connections, which reports their encryption for `DatabaseManager.health`; optional."""
+    """A backend whose connections use a network; it reports to `DatabaseManager.health` whether they are encrypted; optional."""
 
     async def read_encryption(self) -> Encryption:
         """Return whether the connections of this connected backend are encrypted and the server verified.
@@ -438,19 +438,19 @@ class SupportsWholeReads(Protocol):
     """A backend whose engine can hide rows from a role without an error, like PostgreSQL's row-level security; optional."""
 
     async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
-        """Make sure that a session's transaction reads all rows of some tables, or fails.
+        """Make sure that the session's transaction either reads all rows of the given tables, or fails.
 
-        It is called before the first read of each transaction of a backup, copy, restore, verification or export, and is in
-        effect until that transaction ends: later reads also fail instead of returning only some of the rows.
+        Backups, copies, restores, verifications and exports call it before the first read of each transaction. It has effect
+        until that transaction ends: later reads also fail instead of returning only some of the rows.
 
         Args:
             session: an open session of this backend.
-            tables: the names of the tables; tables that do not exist are ignored here.
-            insert: whether rows are going to be inserted into them.
+            tables: the names of the tables; names of tables that do not exist are ignored.
+            insert: whether the transaction is going to insert rows into these tables.
 
         Raises:
-            OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
-                The message names the tables, the reason and the remedy.
+            OperationalError: rows are hidden from the session's role, or the role may not read (or insert into) one of the
+                tables. The message names the tables, the reason and the remedy.
         """
         ...
 
@@ -461,7 +461,7 @@ class ConnectedStore(Protocol):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """The optional capabilities that its backend declares."""
+        """The optional capabilities that the backend of the store declares."""
         ...
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
@@ -480,15 +480,15 @@ class ConnectedStore(Protocol):
         ...
 
     async def identity(self) -> str:
-        """Return a text that identifies its tables; see `iftb_store.DatabaseManager.identity`."""
+        """Return a text that identifies the tables; see `iftb_store.DatabaseManager.identity`."""
         ...
 
     async def status(self) -> SchemaStatus:
-        """Return the state of its schema; see `iftb_store.DatabaseManager.status`."""
+        """Return the state of this store's schema; see `iftb_store.DatabaseManager.status`."""
         ...
 
     async def migrate(self) -> None:
-        """Create or update its schema; see `iftb_store.DatabaseManager.migrate`."""
+        """Create or update this store's schema; see `iftb_store.DatabaseManager.migrate`."""
         ...
 
     async def create_tables(self) -> None:
@@ -496,5 +496,5 @@ class ConnectedStore(Protocol):
         ...
 
     def ability(self, protocol: type[A]) -> A:
-        """Return its backend as an optional protocol, e.g. `SupportsBackup`; see `iftb_store.DatabaseManager.ability`."""
+        """Return the backend, typed as an optional protocol, e.g. `SupportsBackup`; see `DatabaseManager.ability`."""
         ...

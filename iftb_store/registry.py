@@ -1,4 +1,4 @@
-"""Finds the backend for a URL scheme through the entry-point group ``iftb_store.backends``, as for any third party."""
+"""Finds the backend for a URL scheme in the entry-point group ``iftb_store.backends``, where third parties register too."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def find_backend(scheme: str) -> type[Backend]:
     """Return the backend class that is registered for a URL scheme.
 
     Raises:
-        URLError: no installed backend is registered for it; the message names the known schemes.
-        StoreError: two different backends are registered for it.
-        MissingDriverError: its driver is not installed; the message contains the install command.
+        URLError: no installed backend is registered for the scheme; the message names the known schemes.
+        StoreError: two different backends are registered for the scheme.
+        MissingDriverError: the backend's driver is not installed; the message contains the install command.
     """
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
@@ -65,12 +65,12 @@ def get_stores(session: Any) -> Stores:
 
 
 def require_arrow() -> None:
-    """Check that pyarrow, which comes with the extra arrow, is installed.
+    """Check that pyarrow is installed; the extra ``arrow`` of iftb-store installs it.
 
     Raises:
-        MissingDriverError: it is not installed; the message contains the install command.
+        MissingDriverError: pyarrow is not installed; the message contains the install command.
     """
-    # the import itself runs in a thread, see `iftb_store._io.tasks.import_modules`
+    # pyarrow is only looked up here: importing it blocks, so `iftb_store._io.tasks.import_modules` does it in a thread
     if find_spec("pyarrow") is None:
         raise MissingDriverError(
             'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'

@@ -1,4 +1,4 @@
-"""Parses database URLs, and shows them without their passwords."""
+"""Parses database URLs, and formats them without their passwords."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sqlalchemy.exc import ArgumentError
 from iftb_store.errors import URLError
 from iftb_store.values.display import is_text, type_name
 
-# the part that SQLAlchemy reads as user and password
+# matches a URL from the scheme to the @, which contains what SQLAlchemy reads as user and password
 _CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
 # the maximum length of a path on Linux
 _LONGEST_PART = 4_096
 
 
 def parse_url(url: str | URL) -> URL:
-    """Parse a database URL; errors do not quote it, as it may contain a password.
+    """Parse a database URL; error messages do not quote the URL, as it may contain a password.
 
     Raises:
-        URLError: it is not text or a URL, cannot be parsed, is mistyped so that a part of the password would be read as
-            another part, or a part of it is too long, or contains NUL or a lone surrogate.
+        URLError: ``url`` is neither text nor a SQLAlchemy URL, cannot be parsed, or is mistyped so that a piece of the
+            password would be read as another part of the URL; or a part is too long or contains NUL or a lone surrogate.
     """
     if not isinstance(url, str | URL):
         raise URLError(f"the database URL must be text, not {type_name(url)}")
@@ -62,25 +62,25 @@ def _is_mistyped(url: URL) -> bool:
         "@" in (url.host or "")
         or ("://" in database and "@" in database)
         or "password=" in database.lower()
-        # a URL object that was built from such a text
+        # the caller built the URL object itself from a mistyped text
         or "?password=" in words
         or "&password=" in words
     )
 
 
 def _has_options_for_credentials(url: str) -> bool:
-    """Return whether an @ in the options, as in host?password=p@ss, makes SQLAlchemy read them as user and password."""
+    """Return whether SQLAlchemy would read options as user and password because they contain an @, as in host?password=p@ss."""
     credentials = _CREDENTIALS.match(url)
     return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
 def hide_secrets(url: URL) -> URL:
-    """Return a URL with asterisks instead of its passwords; SQLAlchemy's repr shows those in the query."""
+    """Return a URL with asterisks instead of all passwords; SQLAlchemy's repr would show passwords in the query."""
     query = {name: "***" for name in ("password", "sslpassword") if name in url.query}
     return url.set(password=url.password and "***").update_query_dict(query)
 
 
 def format_url(url: URL) -> str:
-    """Return a URL as text for people, with the password hidden."""
+    """Return a URL as text for messages, with the password hidden."""
     shown = hide_secrets(url).render_as_string(hide_password=True)
     return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")

@@ -1,1 +1,1 @@
-"""From rows to figures; no session."""
+"""Computes figures, e.g. trade statistics, from rows or totals; needs no session."""

@@ -1,4 +1,4 @@
-"""Trade statistics from exact sums: the divisions happen here, once for all engines."""
+"""Computes trade statistics from exact sums; the divisions are done here and not in the engines, so that all agree."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _PLACES = Decimal(1).scaleb(-SCALE)
 
 
 def trade_statistics(totals: TradeTotals) -> TradeStatistics:
-    """Return the figures of some trades: sums as they are, quotients rounded half-even to 18 places.
+    """Return the statistics of trades from their totals: sums are exact, quotients are rounded half-even to 18 places.
 
-    win_rate = 100 * wins / trades; profit_factor = gross profit / gross loss (Investopedia, "Profit Factor"), None without
-    losses; averages over wins and over losses. Without trades every figure is 0 and profit_factor None.
+    win_rate = 100 * wins / trades. profit_factor = gross profit / gross loss (Investopedia, "Profit Factor"), None without
+    losses. avg_win is the average of the wins, avg_loss the average of the losses. Without trades every figure is 0 and
+    profit_factor is None.
     """
     return TradeStatistics(
         total_trades=totals.trades,

@@ -1,1 +1,1 @@
-"""Batches of rows: bars and Arrow tables."""
+"""Batches of rows to read or write: bars as objects, and rows as Arrow tables."""

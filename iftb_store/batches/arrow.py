@@ -1,4 +1,4 @@
-"""Rows as Arrow: the schema of each table, the same on every engine."""
+"""Rows as Arrow tables: the Arrow schema of each table, which is the same on every engine, and conversions of columns."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _TYPES: dict[ColumnKind, pa.DataType] = {
     ColumnKind.INTEGER: pa.int64(),
     ColumnKind.DECIMAL: DECIMAL,
     ColumnKind.TIME: TIME,
-    # a JSON object as its text
+    # a JSON object is stored as text
     ColumnKind.JSON: pa.string(),
 }
 
 
 @cache
 def arrow_schema(table: TableSpec) -> pa.Schema:
-    """Return the schema of a table's rows: the fields of its dataclass in their order."""
+    """Return the Arrow schema of a table's rows; its columns are the fields of the table's dataclass, in the same order."""
     return pa.schema([pa.field(column, _TYPES[kind]) for column, kind in table.kinds.items()])
 
 
 def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
-    """Return the columns that an engine read, and those whose value the selection fixes."""
+    """Return complete rows: the columns that an engine read, and the columns whose one value the selection fixes."""
     complete = arrow_schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
     rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)
@@ -48,7 +48,7 @@ def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> 
 
 
 def unreadable_value(table: TableSpec, column: str, number: object, value: object) -> StoreError:
-    """Return the error for a stored value that its column cannot have, e.g. written by raw SQL; ``number`` is the row's id."""
+    """Return the error for a stored value that its column must not have, e.g. from raw SQL; ``number`` is the row's id."""
     return StoreError(
         f"{table.name}: the {column} of the row with the id {show(number)} cannot be read: it is {show(value)}; "
         "`iftb-store doctor` finds all such values and reports how to fix them"
@@ -56,7 +56,7 @@ def unreadable_value(table: TableSpec, column: str, number: object, value: objec
 
 
 def _check(table: TableSpec, rows: pa.Table) -> None:
-    """Refuse values that Arrow can hold but no row of the store has: NULL in a required column, times past the calendar."""
+    """Raise StoreError for NULL in a required column, or a time outside the years 1 to 9999; Arrow accepts such values."""
     for name, kind in table.kinds.items():
         column: Any = rows[name]
         bad: Any = pc.is_null(column) if column.null_count and table.required(name) else None
@@ -72,7 +72,7 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
 
 
 class ArrowBatch(BarBatch):
-    """Bars to write from an Arrow table: checked, one per key, in key order."""
+    """A batch of bars from an Arrow table; its rows are checked, in key order, and have distinct keys."""
 
     __slots__ = ("_rows",)
 
@@ -84,7 +84,7 @@ class ArrowBatch(BarBatch):
         return len(self._rows)
 
     def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
-        """Yield the rows as columns, at most ``size`` rows at a time, in order."""
+        """Yield the rows in order, as columns of at most ``size`` rows."""
         for first in range(0, len(self), size):
             exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
@@ -92,10 +92,10 @@ class ArrowBatch(BarBatch):
 
 
 def to_datetimes(column: Any) -> list[Any]:
-    """Return a column of times as aware UTC datetimes."""
+    """Return an Arrow column of times as a list of aware UTC datetimes."""
     if column.null_count:
         return [None if value is None else from_epoch_us(value) for value in column.cast(pa.int64()).to_pylist()]
-    # extracting the fields in Arrow takes a fifth of the time of its conversion to datetime
+    # extracting year, month and so on in Arrow takes a fifth of the time of Arrow's own conversion to datetime
     naive: Any = column.cast(pa.timestamp("us"))
     micro = pc.add(pc.multiply(pc.millisecond(naive), 1_000), pc.microsecond(naive))
     fields = (pc.year, pc.month, pc.day, pc.hour, pc.minute, pc.second)
@@ -103,15 +103,15 @@ def to_datetimes(column: Any) -> list[Any]:
 
 
 def to_decimals(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as Decimals, without trailing zeros."""
+    """Return an Arrow column of DECIMAL(38,18) as a list of Decimals without trailing zeros."""
     texts = to_plain_texts(column)
     return [None if text is None else Decimal(text) for text in texts] if column.null_count else list(map(Decimal, texts))
 
 
 def to_plain_texts(column: Any) -> list[Any]:
-    """Return a column of DECIMAL(38,18) as plain digits, without trailing zeros."""
+    """Return an Arrow column of DECIMAL(38,18) as a list of texts: plain digits without an exponent and trailing zeros."""
     text: Any = column.cast(pa.string())
-    # Arrow writes 0 and values below 0.000001 with an exponent, whose zeros count
+    # Arrow writes 0 and values below 0.000001 with an exponent, from which no trailing zeros may be removed
     tiny = pc.match_substring(text, "E")
     short: list[Any] = pc.if_else(tiny, text, pc.ascii_rtrim(pc.ascii_rtrim(text, "0"), ".")).to_pylist()
     if not pc.any(tiny).as_py():

@@ -1,4 +1,4 @@
-"""Arrow tables to write: collected from the caller's data, checked column by column, one row per key and in key order."""
+"""Prepares Arrow data for writing: collects it into one table, checks each column, and sorts the rows, one row per key."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import check_timeframe
 
-# its stubs do not allow plain values as arguments
+# typed as Any, because the stubs of pyarrow.compute do not allow plain values as arguments
 pc: Any = pyarrow.compute
 
 _TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
-#: The columns that an engine writes.
+#: The Arrow schema of the columns that an engine writes.
 WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
 
 _NAMED: dict[str, Callable[[object, str], str]] = {
@@ -35,16 +35,17 @@ _NAMED: dict[str, Callable[[object, str], str]] = {
 _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
-# text that Arrow reads as a decimal, and Python's words for non-numbers; Python also reads 1_000 and other digits
+# matches text that Arrow reads as a decimal, and Python's words for NaN and infinity. Decimal() cannot be used to check this:
+# it also accepts underscores (1_000) and non-ASCII digits
 _NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 class RowError(InvalidValueError):
-    """A row of a table that cannot be stored.
+    """A row of an Arrow table cannot be stored.
 
     Attributes:
-        index: its index in the table, from 0.
-        why: the reason, without the row.
+        index: the index of the row in the table, from 0.
+        why: the reason; it does not name the row.
     """
 
     def __init__(self, index: int, rows: int, key: str, why: str) -> None:
@@ -54,13 +55,13 @@ class RowError(InvalidValueError):
 
 
 async def collect_rows(data: object) -> pa.Table:
-    """Return the rows of a table, record batch, reader or data frame (by Arrow's PyCapsule interface), or of several of these.
+    """Return one table with the rows of a table, record batch, reader or data frame, or of an iterable of these.
 
-    An iterable is iterated here, as it may belong to this thread; exporting a part may take long, so another thread
-    does that.
+    Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may belong to
+    this thread. Each part is exported in another thread, because an export may take long.
 
     Raises:
-        InvalidValueError: the data is something else, or its parts have different columns.
+        InvalidValueError: the data has another type, or its parts have different columns.
     """
     try:
         whole = await asyncio.to_thread(_table, data)
@@ -89,17 +90,17 @@ def _table(data: Any) -> pa.Table | None:
 
 
 def prepare_rows(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
-    """Return rows checked, one per key and in key order; see `check_rows` and `sort_rows`."""
+    """Check the rows and return them in key order, one row per key; see `check_rows` and `sort_rows`."""
     rows = check_rows(table, from_float=from_float)
     return sort_rows(rows, last_wins=last_wins) if rows.num_rows else rows
 
 
 def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
-    """Return the columns to write, with the types of `WRITTEN`; every row can be stored.
+    """Check that every row can be stored; return the columns that an engine writes, with the types of `WRITTEN`.
 
     Raises:
-        InvalidValueError: a column that is missing, unknown or of a foreign type, or a row that cannot be stored, which the
-            message names.
+        InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names the
+            column or row.
     """
     _check_names(table.column_names)
     if not table.num_rows:
@@ -110,7 +111,7 @@ def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
         if given.null_count and field.name not in _OPTIONAL:
             raise _build_row_error(table, pc.is_null(given), f"{field.name} is null")
         if given.null_count == len(given):
-            # whatever type a data frame gives a column without values
+            # a column without values may have any type: data frames give it arbitrary ones
             columns[field.name] = pa.nulls(len(given), field.type)
             continue
         columns[field.name] = _column(table, field.name, given, from_float)
@@ -120,20 +121,20 @@ def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
 
 
 def sort_rows(table: pa.Table, *, last_wins: bool) -> pa.Table:
-    """Return checked rows in key order, one per key.
+    """Return checked rows in key order, one row per key; with ``last_wins`` the last row of each key.
 
     Raises:
-        IntegrityError: a key is a duplicate, and ``last_wins`` is false.
+        IntegrityError: several rows have the same key, and ``last_wins`` is false.
     """
     if not is_rising(table):
-        # the sort keeps rows of one key in their order
+        # the sort is stable: rows with the same key keep their order
         order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])
         table = table.take(order).combine_chunks()
         again = find_repeated(table)
         if again.true_count:
             if not last_wins:
                 raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
-            # a row is replaced by the next one of its key
+            # drop each row that is followed by a row with the same key
             table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
     return table.combine_chunks()
 
@@ -157,7 +158,7 @@ def decode_dictionary(column: Any) -> Any:
     """Return a column without dictionary encoding."""
     if not pa.types.is_dictionary(column.type):
         return column
-    # Arrow cannot decode a dictionary of views
+    # Arrow cannot decode a dictionary whose values are of a string_view type, so these are cast to string first
     values = pa.string() if pa.types.is_string_view(column.type.value_type) else column.type.value_type
     return column.cast(pa.dictionary(column.type.index_type, values)).cast(values)
 
@@ -224,7 +225,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
     if pa.types.is_floating(given.type):
         if not from_float or pa.types.is_float16(given.type):
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
-        # the shortest text that parses to the float
+        # Arrow writes the shortest text that parses to the same float
         given = given.cast(pa.string())
     elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or _is_text(given.type)):
         raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
@@ -268,12 +269,12 @@ def _format_cell(cell: Any) -> str:
     try:
         return show(cell.to_pylist()[0])
     except (ValueError, OverflowError):
-        # a time that Python's datetime cannot hold
+        # the cell is a time that Python's datetime cannot represent
         return f"({cell.type})"
 
 
 def is_rising(table: pa.Table) -> bool:
-    """Return whether rows are of one series, each later than the previous one."""
+    """Return whether all rows belong to one series and each row is later than the previous row."""
     if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
         return False
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
@@ -281,7 +282,7 @@ def is_rising(table: pa.Table) -> bool:
 
 
 def find_repeated(table: pa.Table) -> Any:
-    """Return for each row except the last whether the next one has the same key."""
+    """Return a Boolean array that says, for each row except the last, whether the next row has the same key."""
     count = table.num_rows - 1
     same: Any = None
     for name in KEY:
@@ -303,5 +304,5 @@ def _remedy(given: pa.DataType) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    # Arrow quotes values, which may contain control characters of a terminal
+    # Arrow's message quotes values, which may contain terminal control characters
     return show(next(iter(str(error).splitlines()), ""), 200)

@@ -1,4 +1,4 @@
-"""Bulk bars: checked column by column in chunks, so that a million bars are fast and the event loop stays free."""
+"""Batches of bars, checked column by column in chunks: a million bars are fast and do not block the event loop for long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from iftb_store.values.timeframes import SECONDS, check_timeframe
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows checked and encoded in one step on the event loop: a few milliseconds.
+#: The number of rows that are checked and encoded in one step on the event loop; a step takes a few milliseconds.
 CHUNK = 2_000
 
 _COLUMNS = attrgetter(
@@ -30,7 +30,7 @@ _COLUMNS = attrgetter(
 _KEY = attrgetter("exchange", "symbol", "timeframe", "timestamp")
 _DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
 _PLAIN_BYTES = b"0123456789.\n"
-# no text up to this length has 19 digits after the point or 21 before it
+# a text of at most this length cannot have more than 18 digits after the point or more than 20 before it
 _SHORT = 20
 _INT64_MAX = 2**63 - 1
 
@@ -39,7 +39,7 @@ _Key = tuple[str, str, str, datetime]
 
 
 class BarColumns(NamedTuple):
-    """Checked bars as columns. Decimals are plain text (digits, at most one point, a minus, no exponent)."""
+    """Checked bars as columns; decimals are plain text: digits, at most one point, possibly a minus sign, no exponent."""
 
     exchange: Sequence[str]
     symbol: Sequence[str]
@@ -54,19 +54,19 @@ class BarColumns(NamedTuple):
     trades_count: Sequence[int | None]
 
 
-#: The key columns of a bar, and those that an upsert overwrites.
+#: The key columns of a bar, and the columns that an upsert overwrites.
 KEY, VALUES = BarColumns._fields[:4], BarColumns._fields[4:]
 
 
 class BarBatch:
-    """Bars to write, read in checked chunks; the caller's bars are never changed.
+    """Bars to write; a store reads them in chunks, which are checked when read. The caller's bars are never changed.
 
     Attributes:
         bars: the caller's bars.
-        created_at: the created_at of new bars.
+        created_at: the created_at that new bars get.
         ordered: whether the keys are known to be in ascending order.
-        table: the same rows as a checked Arrow table with the columns of `BarColumns`, if they came as one; then
-            there are no ``bars``.
+        table: the rows as a checked Arrow table with the columns of `BarColumns`, if the caller passed Arrow data; then
+            ``bars`` is empty.
     """
 
     __slots__ = ("bars", "created_at", "ordered", "table")
@@ -81,21 +81,24 @@ class BarBatch:
         return len(self.bars)
 
     def chunks(self, size: int = CHUNK) -> Iterator[BarColumns]:
-        """Yield the bars as checked columns, at most ``size`` rows a time, in order.
+        """Check the bars and yield them in order, as columns of at most ``size`` rows.
 
         Raises:
-            InvalidValueError: while iterating, at the first bar that cannot be stored, which the message names.
+            InvalidValueError: during the iteration, if a bar cannot be stored; the message names the first such bar.
         """
         for first in range(0, len(self.bars), size):
             yield to_columns(self.bars[first : first + size], first, len(self.bars))
 
 
 def to_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
-    """Check bars and return them as columns; messages use ``first``, the index of the first bar in a batch of ``total``."""
+    """Check bars and return them as columns.
+
+    Error messages number the bars in the whole batch: ``first`` is the index of the first bar in it, ``total`` its size.
+    """
     try:
         columns = _fast_columns(bars)
     except Exception:
-        # hashing and comparing runs foreign code, e.g. a tzinfo's; the slower check below names the error
+        # hashing and comparing values runs foreign code, e.g. of a tzinfo; the slower check below raises a clear error
         columns = None
     if columns is not None:
         return columns
@@ -105,7 +108,7 @@ def to_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = Non
 
 
 def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
-    """Check whole columns at a time; None if any value is unusual, whether wrong or only rare."""
+    """Check one column at a time and return the columns; None if any value is invalid or needs the slower check."""
     exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
         *map(_COLUMNS, bars), strict=True
     )
@@ -135,7 +138,7 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
 
 
 def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
-    """Return decimals as plain text; None if one is negative, has an exponent, is not finite or has too many digits."""
+    """Return decimals as plain text; None if any is negative, has an exponent, is not finite or has too many digits."""
     texts = tuple(map(str, column))
     joined = "\n".join(texts) + "\n"
     if max(map(len, texts)) <= _SHORT and not joined.encode().translate(None, _PLAIN_BYTES):
@@ -195,7 +198,7 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
     """Return a copy of a bar with normalised values.
 
     Raises:
-        InvalidValueError: a value that cannot be stored, high below low, or a negative volume.
+        InvalidValueError: a value cannot be stored, high is below low, or a volume is negative.
     """
     if not isinstance(bar, OHLCVBar):
         raise InvalidValueError(f"a bar must be an OHLCVBar, not {type(bar).__name__}")
@@ -228,10 +231,10 @@ def _label(bar: object) -> str:
 
 
 async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
-    """Return the bars as a batch without those that a later bar of the same key replaces.
+    """Return a batch with one bar per key: if several bars have the same key, the last one.
 
     Raises:
-        InvalidValueError: a bar whose key cannot be stored, or any bar that cannot, in a batch with a duplicate key.
+        InvalidValueError: the key of a bar cannot be stored; or, if the batch has a duplicate key, any bar cannot be stored.
     """
     last: dict[_Key, int] = {}
     previous: list[_Key] = []
@@ -243,7 +246,7 @@ async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch
         last.update(zip(keys, range(first, len(bars)), strict=False))
         await asyncio.sleep(0)
     if len(last) < len(bars):
-        # a bar that a later one replaces must be valid too, and is named by its index in the whole batch
+        # check all bars here: a replaced bar must be valid too, and errors must name the index in the caller's batch
         for first in range(0, len(bars), CHUNK):
             to_columns(bars[first : first + CHUNK], first, len(bars))
             await asyncio.sleep(0)
@@ -252,7 +255,7 @@ async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch
 
 
 async def is_in_key_order(batch: BarBatch) -> bool:
-    """Return whether the keys of a batch, which is not checked yet, are known to be in ascending order."""
+    """Return whether the keys of a batch are in ascending order; False also for invalid keys, as the batch is unchecked."""
     previous: list[_Key] = []
     for first in range(0, len(batch), CHUNK):
         try:
@@ -260,7 +263,7 @@ async def is_in_key_order(batch: BarBatch) -> bool:
             if not _rise(previous, keys):
                 return False
         except Exception:
-            # a bar without a key, or with one that cannot be compared, is refused when the batch is read
+            # a bar whose key is missing or cannot be compared is refused later, when the batch is read
             return False
         previous = keys
         await asyncio.sleep(0)
@@ -278,6 +281,6 @@ def _keys(bars: Sequence[OHLCVBar], first: int, total: int) -> list[_Key]:
         usual = {type(name) for column in names for name in column} == {str} and set(map(type, moments)) == {datetime}
         if usual and {moment.tzinfo for moment in moments} == {UTC}:
             return keys
-    except Exception:  # noqa: S110 - as in bar_columns
+    except Exception:  # noqa: S110 - to_columns, called below, raises a clear error
         pass
     return list(zip(*to_columns(bars, first, total)[:4], strict=True))

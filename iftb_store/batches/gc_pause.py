@@ -1,4 +1,4 @@
-"""Pauses of Python's garbage collector while thousands of objects are made: it would take half of the time."""
+"""Pauses Python's garbage collector while thousands of objects are created, because collecting would take half of the time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _was_enabled = False
 
 @contextmanager
 def pause_gc() -> Iterator[None]:
-    """Pause the collector for synchronous work, never across an await.
+    """Pause the garbage collector during synchronous work; never await inside the block.
 
-    Pauses may overlap, also in several threads; when the last one ends the collector is as it was before the first.
+    Pauses may overlap, even in several threads; the end of the last pause restores the state from before the first.
     """
     global _pauses, _was_enabled
     with _guard:
@@ -35,11 +35,11 @@ def pause_gc() -> Iterator[None]:
 
 
 def age_objects() -> None:
-    """Move the thousands of objects made in a pause to the old generation, a portion at a time.
+    """Move the objects that were created in a pause to an older generation of the collector, if there are many of them.
 
-    Otherwise the first collection after the pause would scan all of them at once, or all objects of the process,
-    and the event loop would wait for it.
+    Long pauses call it after each portion of the work. Otherwise the first collection after the pause would scan all these
+    objects at once, or all objects of the process, and would block the event loop.
     """
-    # a threshold of 0 also switches the collector off
+    # with a threshold of 0 the application has switched the collector off, so it is not called
     if _was_enabled and 0 < gc.get_threshold()[0] < 2 * gc.get_count()[0]:
         gc.collect(1)

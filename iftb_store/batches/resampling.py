@@ -1,4 +1,4 @@
-"""Bars of a coarser timeframe: the buckets, when a bucket is complete, and its bar."""
+"""Resampling bars to a longer timeframe: the numbering of buckets, when a bucket is complete, and the bar of a bucket."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Bucket(NamedTuple):
         high: the highest high.
         low: the lowest low.
         close: close of the last bar.
-        volume: the exact sum, which may pass a column's range.
-        quote_volume: the exact sum; None if a bar has none.
-        trades_count: the exact sum; None if a bar has none.
-        due: how many of the bars lie on the grid of their timeframe, counted from 1970-01-01 UTC.
+        volume: the exact sum, which may exceed the range of a column.
+        quote_volume: the exact sum; None if the quote_volume of any bar is None.
+        trades_count: the exact sum; None if the trades_count of any bar is None.
+        due: the number of bars whose timestamp is a whole number of source steps after 1970-01-01 UTC.
     """
 
     number: int
@@ -44,16 +44,16 @@ class Bucket(NamedTuple):
 
 
 class Buckets:
-    """The numbered buckets of a target timeframe.
+    """The buckets of a target timeframe, each with a number that increases with time.
 
     Attributes:
-        source: seconds of a source bar.
-        seconds: seconds of a bucket; None for the calendar month, whose number is year * 12 + month - 1.
-        origin: where bucket 0 begins, unless a bucket is a month.
+        source: length of a source bar in seconds.
+        seconds: length of a bucket in seconds; None for calendar months, which have the number year * 12 + month - 1.
+        origin: the time at which bucket 0 begins; not used for calendar months.
     """
 
     def __init__(self, source: str, target: str) -> None:
-        """Raise InvalidValueError if a target bar does not consist of whole source bars."""
+        """Create the buckets; raise InvalidValueError if a target bar does not consist of two or more whole source bars."""
         step, self.seconds = SECONDS[check_timeframe(source)], SECONDS[check_timeframe(target)]
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
@@ -70,28 +70,29 @@ class Buckets:
         return self.origin + timedelta(seconds=number * self.seconds)
 
     def size(self, number: int) -> int:
-        """Return how many bars a complete bucket has."""
+        """Return the number of source bars in a complete bucket."""
         seconds = self.seconds or monthrange(number // 12, number % 12 + 1)[1] * _DAY
         return seconds // self.source
 
     def sql(self, moment: str, *, month: str, divided: str = "/") -> str:
-        """Return the SQL of the number of a bucket.
+        """Return an SQL expression that computes the number of the bucket that contains a time.
 
         Args:
-            moment: the SQL of a time as whole microseconds since 1970-01-01 UTC.
-            month: the SQL of its year * 12 + month.
-            divided: the engine's division of whole numbers.
+            moment: SQL expression of the time, as whole microseconds since 1970-01-01 UTC.
+            month: SQL expression of year * 12 + month of the same time.
+            divided: the engine's operator for integer division.
         """
         if self.seconds is None:
             return f"{month} - 1"
-        # an explicit type selects the engine's operator: another user could define a division for two other types
+        # the cast to BIGINT selects the engine's own operator: another user could have defined a division of other types
         size = f"CAST({self.seconds * 1_000_000} AS BIGINT)"
         since = f"({moment} - {to_epoch_us(self.origin)})"
-        # division truncates toward zero; the remainder moves times before the origin down into their bucket
+        # integer division truncates toward zero; subtracting the non-negative remainder first makes it round down, also for
+        # times before the origin
         return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
 
     def due_sql(self, moment: str) -> str:
-        """Return the SQL that counts the bars on the grid of their timeframe."""
+        """Return an SQL expression that counts the bars that begin on the grid of the source timeframe."""
         return f"COUNT(*) FILTER (WHERE {moment} % CAST({self.source * 1_000_000} AS BIGINT) = 0)"
 
 
@@ -106,10 +107,16 @@ def _list_targets(source: str) -> str:
 
 
 def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
-    """Return the bars of buckets; ``series`` is their symbol, exchange and timeframe.
+    """Return one bar for each bucket; without ``partial`` only for complete buckets.
+
+    Args:
+        buckets: the numbering of the buckets.
+        found: the buckets that the engine computed.
+        series: symbol, exchange and timeframe of the bars.
+        partial: whether to include incomplete buckets.
 
     Raises:
-        InvalidValueError: a sum passes the range of its column.
+        InvalidValueError: a sum exceeds the range of its column.
     """
     symbol, exchange, timeframe = series
     return [

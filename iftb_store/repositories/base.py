@@ -1,4 +1,4 @@
-"""Base classes of the repositories: they hold the session or manager, and the clock."""
+"""Base classes of the repositories, which keep the session or manager and the clock."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Return the current time, aware, in UTC."""
+    """Return the current time as an aware datetime in UTC."""
     return datetime.now(UTC)
 
 
 @asynccontextmanager
 async def open_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-    """Open a session and yield its stores; with ``snapshot`` they read a snapshot, if the backend supports it."""
+    """Open a session and yield its stores; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
         yield get_stores(session)
 
 
 class Repository:
-    """Base of the repositories: works in a given session, or in a new transaction for each call."""
+    """Base class of the repositories; it works in a given session, or in a new transaction for each call."""
 
     def __init__(self, session: Session | ConnectedStore, *, clock: Clock = utc_now) -> None:
-        """Work in the given session, or with a manager in a new transaction for each call.
+        """Create a repository for a session, or for a manager, with which each call runs in a new transaction.
 
         Args:
-            session: a session of ``db.get_session()``, an AsyncSession of the app (asyncpg or aiosqlite), or the manager.
-            clock: returns the time for created_at, updated_at and last_updated; for tests.
+            session: a session from ``db.get_session()``, an AsyncSession of the app (asyncpg or aiosqlite), or the manager.
+            clock: function that returns the time for created_at, updated_at and last_updated; tests pass their own.
 
         Raises:
             Unsupported: the session has another type or driver.
@@ -94,11 +94,11 @@ class ArrowReads(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
     ) -> pa.Table:
-        """Return the rows as a pyarrow.Table, read from a snapshot: all, or only those of a symbol, exchange or time window.
+        """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot.
 
         Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC], JSON objects as their text. Rows are in the order of id. start and end are inclusive and apply
-        to entry_time, for events to created_at; naive times are UTC.
+        timestamp[us, UTC], JSON objects as text. Rows are ordered by id. start and end are inclusive and apply to entry_time
+        of trades and positions, and to created_at of events; naive times are UTC.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
@@ -115,7 +115,9 @@ class ArrowReads(Repository):
         *,
         batch_size: int = 65_536,
     ) -> Stream[pa.RecordBatch]:
-        """Read the rows of read_arrow as record batches of at most ``batch_size`` rows; see OHLCVRepository.stream_range.
+        """Return a stream of the rows of read_arrow, as record batches of at most ``batch_size`` rows.
+
+        See OHLCVRepository.stream_range for which writes a stream shows and how to close it.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.

@@ -12,7 +12,7 @@ from iftb_store.values import checks
 
 
 class SystemEventRepository(ArrowReads):
-    """The log of system events."""
+    """Reads and writes the log of system events."""
 
     _scanned = EVENTS
 
@@ -31,7 +31,7 @@ class SystemEventRepository(ArrowReads):
         """Append an event with the current time.
 
         ``severity`` is debug, info, warning, error or critical. ``details`` is a JSON object; Decimals and datetimes in
-        it become strings. ``trade_id`` names a trade, which need not be stored yet.
+        it become strings. ``trade_id`` is the trade_id of a trade, which need not be stored yet.
 
         Raises:
             InvalidValueError: a value cannot be stored.
@@ -42,7 +42,7 @@ class SystemEventRepository(ArrowReads):
             await stores.events.insert(event, self._now())
 
     async def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
-        """Return the newest events by created_at, then id, of one severity or of all; newest first.
+        """Return the newest events of one severity, or of all severities, ordered by created_at, then id; newest first.
 
         Raises:
             InvalidValueError: limit is below 1, or the severity is unknown.

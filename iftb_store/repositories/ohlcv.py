@@ -1,4 +1,4 @@
-"""The repository of bars: each call checks and normalises its arguments, then calls the backend."""
+"""The repository of OHLCV bars: each method checks and normalises its arguments, then calls the backend."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class OHLCVRepository(Repository):
-    """OHLCV bars. A series is (exchange, symbol, timeframe); with the timestamp it is the key of a bar."""
+    """Reads and writes OHLCV bars.
+
+    A series consists of the bars with the same (exchange, symbol, timeframe). These three and the timestamp are the key of
+    a bar.
+    """
 
     async def insert_many(self, bars: Sequence[OHLCVBar]) -> int:
-        """Insert bars, all or none; return their number. ``id`` and ``created_at`` of the objects are ignored.
+        """Insert all bars or none, and return the number of bars; ``id`` and ``created_at`` of the objects are ignored.
 
         Raises:
             IntegrityError: a bar is already stored, or the batch has a duplicate; nothing was inserted.
-            InvalidValueError: a bar cannot be stored; the message names it; nothing was inserted.
+            InvalidValueError: a bar cannot be stored; the message names the bar; nothing was inserted.
         """
         listed = _bars(bars)
         if listed:
@@ -53,16 +57,16 @@ class OHLCVRepository(Repository):
     async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport: ...
 
     async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
-        """Insert bars and overwrite the values of those that are already stored, all or none.
+        """Insert the new bars and overwrite the values of the bars that are already stored; write all bars or none.
 
-        If a key occurs several times in the batch, the last bar wins. ``id`` and ``created_at`` of a stored bar stay.
+        If a key occurs several times in the batch, the last bar wins. A stored bar keeps its ``id`` and ``created_at``.
 
         Returns:
             The number of distinct keys in the batch, changed or not. With ``report``, which takes longer, the numbers of
             bars that were inserted, updated and unchanged.
 
         Raises:
-            InvalidValueError: a bar cannot be stored; the message names it; nothing was written.
+            InvalidValueError: a bar cannot be stored; the message names the bar; nothing was written.
         """
         checks.boolean(report, "report")
         batch = await make_batch(_bars(bars), self._now())
@@ -76,7 +80,7 @@ class OHLCVRepository(Repository):
         return UpsertReport(inserted, updated, len(batch) - inserted - updated) if report else len(batch)
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
-        """Delete the bars with start <= timestamp <= end (naive times are UTC); return their number.
+        """Delete the bars of a series with start <= timestamp <= end (naive times are UTC); return the number of deleted bars.
 
         Raises:
             InvalidValueError: start is after end, or the timeframe is unknown.
@@ -99,10 +103,10 @@ class OHLCVRepository(Repository):
         """Return bars of a longer timeframe, computed in the engine from the stored bars of ``source``, oldest first.
 
         The bars with start <= timestamp <= end are grouped into buckets of the target timeframe. Buckets are counted from
-        1970-01-01 UTC; weeks begin on Monday, months on the first. The bar of a bucket has the bucket's start as timestamp,
-        the open of its first bar, the highest high, the lowest low, the close of its last bar, and the exact sums of
-        volume, quote_volume and trades_count; a sum is None if a bar of the bucket has None. The bars are not stored, so
-        their id and created_at are None.
+        1970-01-01 UTC; weeks begin on Monday, months on the first. Each bucket becomes one bar, with the bucket's start as
+        timestamp, the open of the bucket's first bar, the highest high, the lowest low, the close of the last bar, and the
+        exact sums of volume, quote_volume and trades_count. A sum is None if the value of any bar in the bucket is None.
+        The resulting bars are not stored, so their id and created_at are None.
 
         Args:
             symbol: the symbol of the series.
@@ -111,7 +115,7 @@ class OHLCVRepository(Repository):
             start: start of the time window, inclusive; naive times are UTC.
             end: end of the time window, inclusive.
             exchange: the exchange of the series.
-            partial: also return the bars of incomplete buckets, in which a bar is missing or lies outside the window.
+            partial: whether to return also the bars of incomplete buckets, in which a bar is missing or outside the window.
 
         Raises:
             InvalidValueError: start is after end, a timeframe is unknown, the target is not a multiple of the source, or a
@@ -128,8 +132,8 @@ class OHLCVRepository(Repository):
     async def list_series(self) -> list[Series]:
         """Return all stored series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
 
-        Each has the first and last timestamp, the number of bars, and the number of bars missing between the two on the
-        timeframe's grid: the sum over the gaps of get_gaps, with calendar months for 1M. ``missing`` is 0 for an unknown
+        Each `Series` has the first and last timestamp, the number of bars, and in ``missing`` the number of bars that are
+        missing in the gaps that get_gaps returns (counted in calendar months for 1M). ``missing`` is 0 for an unknown
         timeframe, which only raw SQL can have stored.
         """
         async with self._stores(snapshot=True) as stores:
@@ -138,7 +142,7 @@ class OHLCVRepository(Repository):
     async def get_range(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
     ) -> list[OHLCVBar]:
-        """Return the bars with start <= timestamp <= end (naive times are UTC), oldest first.
+        """Return the bars of a series with start <= timestamp <= end (naive times are UTC), oldest first.
 
         Raises:
             InvalidValueError: start is after end, or the timeframe is unknown.
@@ -148,7 +152,7 @@ class OHLCVRepository(Repository):
             return await stores.ohlcv.get_range(*window)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
-        """Return the newest bars, newest first.
+        """Return the newest ``limit`` bars of a series, newest first; fewer if the series has fewer bars.
 
         Raises:
             InvalidValueError: limit is below 1, or the timeframe is unknown.
@@ -167,11 +171,11 @@ class OHLCVRepository(Repository):
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> list[tuple[datetime, datetime]]:
-        """Return the gaps of a series as pairs (last bar before, first bar after), oldest first.
+        """Return the gaps of a series, oldest first, as pairs (time of the last bar before, time of the first bar after).
 
         The missing bars lie strictly between the two times of a pair. ``start`` and ``end`` are inclusive and should be
-        timestamps of bars. With them, bars missing at the edges of the window are reported as gaps too, as if there were
-        a bar one step before start and one step after end; a window without bars is one such gap.
+        times at which a bar begins. If they are given, bars missing at the edges of the window are reported as gaps too,
+        as if there were a bar one step before start and one step after end; a window without bars is one such gap.
 
         Raises:
             InvalidValueError: start is after end, the timeframe is unknown, or an edge is outside the years 1 to 9999.
@@ -194,7 +198,7 @@ class OHLCVRepository(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
     ) -> pa.Table:
-        """Return bars of all series, or only those selected, as a pyarrow.Table, read from a snapshot.
+        """Return the bars of all series, or only the selected bars, as a pyarrow.Table, read from a snapshot.
 
         Columns are the fields of OHLCVBar in their order: decimals as decimal128(38, 18), times as timestamp[us, UTC].
         Rows have start <= timestamp <= end (naive times are UTC) and are ordered by (exchange, symbol, timeframe,
@@ -213,11 +217,11 @@ class OHLCVRepository(Repository):
         *,
         decimals: Literal["from_float"] | None = None,
     ) -> int:
-        """Write the bars of an Arrow table, record batches or a data frame, with the rules of upsert_many or insert_many.
+        """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply.
 
         ``data`` is a pyarrow Table, RecordBatch or RecordBatchReader, a Polars or pandas frame (any object with Arrow's
-        PyCapsule interface), or an iterable of these. It is read completely and written all or nothing; to keep memory
-        constant, write one batch after the other in one session. Columns are those of read_arrow, in any order;
+        PyCapsule interface), or an iterable of these. All of it is read into memory, then all rows are written or none; to
+        keep memory constant, write one batch after the other in one session. Columns are those of read_arrow, in any order;
         quote_volume and trades_count may be missing; id and created_at are ignored. Text may be dictionary-encoded. Numbers
         may be decimals of any precision and scale, whole numbers, or decimals as text, if DECIMAL(38,18) holds them
         exactly. Times may have any unit and time zone, if they are whole microseconds; without a zone they are UTC. Rows
@@ -225,8 +229,8 @@ class OHLCVRepository(Repository):
 
         Args:
             data: the rows.
-            mode: "upsert": the last row of a key wins, and stored bars are overwritten; or "insert".
-            decimals: "from_float": accept floats and store the shortest decimal of each; otherwise floats are refused.
+            mode: "upsert": the last row of a key wins, and stored bars are overwritten; "insert": a duplicate is an error.
+            decimals: "from_float": accept floats and store the shortest decimal for each float; None: refuse floats.
 
         Returns:
             The number of distinct keys.
@@ -234,7 +238,7 @@ class OHLCVRepository(Repository):
         Raises:
             IntegrityError: with "insert", a bar is already stored or the data has a duplicate; nothing was inserted.
             InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
-                it; nothing was written.
+                the column or row; nothing was written.
             MissingDriverError: pyarrow is not installed; the message contains the install command.
         """
         checks.choice(mode, "mode", ("upsert", "insert"))
@@ -262,12 +266,13 @@ class OHLCVRepository(Repository):
         *,
         batch_size: int = 10_000,
     ) -> Stream[list[OHLCVBar]]:
-        """Read the bars of get_range in batches, in constant memory: ``async for bars in repo.stream_range(…)``.
+        """Return a stream of the bars of get_range, in constant memory: ``async for bars in repo.stream_range(…)``.
 
-        Every list except the last has ``batch_size`` bars; none is empty. With a manager, the stream opens a session for its
-        whole length and reads a snapshot, so later writes do not show. With a session, each batch is a separate read, like
-        a call of get_range: it shows what this session and others have written since, and the session can be used for
-        other work between batches. A bar that is not written or deleted meanwhile is returned exactly once.
+        Every list except the last has ``batch_size`` bars; no list is empty. If the repository has a manager, the stream
+        opens one session and reads a snapshot, so it does not show later writes. If the repository has a session, each batch
+        is a separate read, like a call of get_range: it shows what this and other sessions have written since the previous
+        batch, and the session can be used for other work between batches. A bar that nobody writes or deletes during the
+        stream is returned exactly once.
 
         The stream returns its connection when it ends, fails, is cancelled or is closed. If you stop reading before the
         end, close it with ``async with repo.stream_range(…) as stream`` or ``await stream.aclose()``; after a plain
@@ -289,7 +294,7 @@ class OHLCVRepository(Repository):
         *,
         batch_size: int = 65_536,
     ) -> Stream[pa.RecordBatch]:
-        """Read the rows of read_arrow as record batches, in constant memory: ``async for batch in repo.stream_arrow(…)``.
+        """Return a stream of the rows of read_arrow, in constant memory: ``async for batch in repo.stream_arrow(…)``.
 
         Batches have the schema and order of read_arrow and 1 to ``batch_size`` rows each. See stream_range for which writes
         a stream shows and how to close it.
@@ -309,7 +314,7 @@ class OHLCVRepository(Repository):
                 yield bars
                 if len(bars) < size or last >= end:
                     return
-                # timestamps are whole microseconds, so no bar is skipped
+                # timestamps are whole microseconds, so no bar lies between ``last`` and the next microsecond
                 start = last + _MICROSECOND
 
 

@@ -12,21 +12,24 @@ from iftb_store.values import checks
 
 
 class PositionRepository(ArrowReads):
-    """Positions. At most one is open per (exchange, symbol, side). A closed position stays in the table and never changes."""
+    """Reads and writes positions.
+
+    At most one position is open per (exchange, symbol, side). A closed position stays in the table and never changes.
+    """
 
     _scanned = POSITIONS
 
     async def get_open_positions(self, exchange: str = "binance") -> list[Position]:
-        """Return the open positions, oldest first by entry_time, then id."""
+        """Return the open positions of an exchange, ordered by entry_time, then id; oldest first."""
         market = checks.name_text(exchange, "exchange")
         async with self._stores() as stores:
             return await stores.positions.get_open(market)
 
     async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
-        """Return the open position of a symbol, or None.
+        """Return the open position of a symbol, of one side if ``side`` is given, or None if there is no such position.
 
         Raises:
-            AmbiguousPositionError: a long and a short position are open, and no side is given.
+            AmbiguousPositionError: a long and a short position are open, and the caller gave no side.
         """
         names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
         wanted = None if side is None else checks.choice(side, "side", checks.SIDES)
@@ -42,7 +45,8 @@ class PositionRepository(ArrowReads):
         """Store a position. The object is not changed; its created_at and last_updated are ignored.
 
         If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side), or is
-        inserted if there is none. If it has an id, it replaces every field of that position, which must be open.
+        inserted if there is no such position. If the object has an id, it replaces every field of the position with this
+        id, which must be open.
 
         Raises:
             NotFoundError: no position has the id.

@@ -1,4 +1,4 @@
-"""The streams of the repositories: asynchronous iterators that can be closed before they end."""
+"""The streams of the repositories: asynchronous iterators that a caller can close before the end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# rows of the first fetch where texts may be long, and how many times as many the next one may be
+# if texts may be long: the number of rows in the first fetch, and the factor by which each next fetch may grow at most
 _FIRST, _GROWTH = 64, 8
 
 
 async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
-    """Yield the selected rows in batches of at most the selection's limit, and of fewer rows if their texts are long."""
+    """Yield the selected rows in batches of at most ``selection.limit`` rows, or of fewer rows if their texts are long."""
     most, limit = selection.limit, selection.limit
     if selection.size is not None and most is not None:
-        # to find how many fit, an engine may have to read the texts of all of these
+        # the first fetch is small: to find how many rows fit, an engine may read the texts of as many rows as the limit
         limit = min(most, _FIRST)
     while (found := await stores.read_rows(replace(selection, limit=limit))).num_rows:
         (batch,) = found.combine_chunks().to_batches()
@@ -53,5 +53,5 @@ class Stream(Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading and return the stream's connection. Closing twice does nothing the second time."""
+        """Stop reading and return the stream's connection. A second call has no effect."""
         await self._batches.aclose()

@@ -20,7 +20,7 @@ from iftb_store.values.display import show
 
 
 class TradeRepository(ArrowReads):
-    """Trades. ``trade_id`` is the bot's name for a trade and is unique; the store assigns ``id``."""
+    """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``."""
 
     _scanned = TRADES
 
@@ -28,7 +28,7 @@ class TradeRepository(ArrowReads):
         """Insert a trade and return its id. The object is not changed; its id, created_at and updated_at are ignored.
 
         Raises:
-            IntegrityError: its trade_id is already stored.
+            IntegrityError: a trade with this trade_id is already stored.
             InvalidValueError: a value cannot be stored.
         """
         checked = _checked_trade(trade)
@@ -36,14 +36,16 @@ class TradeRepository(ArrowReads):
             return await stores.trades.insert(checked, self._now())
 
     async def record(self, trade: Trade) -> int:
-        """Insert a trade, or return the id of the stored one if it is equal; a bot can repeat the call after a restart.
+        """Insert a trade unless an equal trade is already stored, and return its id; a bot can repeat the call after a restart.
 
-        A stored trade is equal if it has the same trade_id and the same value in every field that can be set: decimals are
-        compared by value, quotients after rounding, times in UTC, JSON as it is read back. id, created_at and updated_at
-        are not compared. Two sessions that record the same trade at the same time get the same id.
+        A stored trade is equal if it has the same trade_id and the same value in every field that the caller can set:
+        decimals are compared by value, quotients after rounding, times in UTC, JSON in the form in which it is read back.
+        id, created_at and updated_at are not compared. Two sessions that record the same trade at the same time get the
+        same id.
 
         Raises:
-            TradeConflictError: the trade_id is stored with other values; the message names the fields. Nothing is changed.
+            TradeConflictError: a trade with this trade_id and other values is stored; the message names the differing fields.
+                Nothing is changed.
             InvalidValueError: a value cannot be stored.
         """
         checked = _checked_trade(trade)
@@ -64,13 +66,17 @@ class TradeRepository(ArrowReads):
         return checks.integer(stored.id, "id")
 
     async def update(self, trade_id: int, **kwargs: Any) -> None:
-        """Set fields of the trade with this id (assigned by the store, returned by insert); updated_at becomes the current time.
+        """Set fields of one trade; its updated_at becomes the current time.
+
+        Args:
+            trade_id: the trade's id that the store assigned and insert returned, not the bot's trade_id.
+            **kwargs: the new values by the names of the fields.
 
         Raises:
             NotFoundError: no trade has this id.
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
                 updated_at, which the store sets.
-            TypeError: from Python, on an attempt to set the bot's trade_id, which cannot be changed.
+            TypeError: Python raises it on an attempt to set the bot's trade_id, which cannot be changed.
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)
@@ -80,26 +86,26 @@ class TradeRepository(ArrowReads):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return the trade with this id (assigned by the store), or None."""
+        """Return the trade with this id, which the store assigned, or None if there is no such trade."""
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         async with self._stores() as stores:
             return await stores.trades.get_by_id(number)
 
     async def get_recent(self, limit: int = 100) -> list[Trade]:
-        """Return the newest trades of all exchanges by entry_time, then id; newest first.
+        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
 
         Raises:
-            InvalidValueError: limit below 1.
+            InvalidValueError: limit is below 1.
         """
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
             return await stores.trades.get_recent(count)
 
     async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
-        """Return the newest trades of one symbol by entry_time, then id; newest first.
+        """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
 
         Raises:
-            InvalidValueError: limit below 1.
+            InvalidValueError: limit is below 1.
         """
         names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
         count = checks.integer(limit, "limit", least=1)
@@ -107,11 +113,12 @@ class TradeRepository(ArrowReads):
             return await stores.trades.get_by_symbol(names[0], count, names[1])
 
     async def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
-        """Return statistics of the trades realized in the last ``days`` days.
+        """Return statistics of the trades that were realized in the last ``days`` days.
 
         A trade is included if its realized_pnl is set, whatever its action, and its exit_time (or updated_at, if it has no
-        exit_time) is in the window. pnl > 0 is a win, pnl < 0 a loss; pnl 0 is included only in total_trades. Sums are
-        exact; see `iftb_store.analytics.statistics.trade_statistics` for the quotients.
+        exit_time) is in these days. A trade with realized_pnl > 0 is a win, with realized_pnl < 0 a loss; a trade with
+        realized_pnl 0 is included only in total_trades. Sums are exact; see
+        `iftb_store.analytics.statistics.trade_statistics` for the rounding of quotients.
 
         Raises:
             InvalidValueError: days is below 1, or the window begins before the year 1.
@@ -133,7 +140,7 @@ def _checked_trade(trade: Trade) -> Trade:
 
 
 def _same(stored: object, given: object) -> bool:
-    # compared as text, because True == 1 in Python
+    # JSON is compared as text, because in Python True == 1, although JSON distinguishes true from 1
     if isinstance(stored, dict) and isinstance(given, dict):
         return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
     return stored == given

@@ -1,1 +1,1 @@
-"""The tables, their columns and their revision."""
+"""The database schema: the tables, their columns and their revision."""

@@ -1,4 +1,4 @@
-"""Checks whether the schema of a database can be used; the errors name the command that helps if it cannot."""
+"""Checks whether the schema of a database can be used; if it cannot, the errors name the command that helps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from iftb_store.values.display import show
 #: The Alembic version table of iftb-store; an app can have its own ``alembic_version`` in the same database.
 VERSION_TABLE = "iftb_store_version"
 
-#: Every revision that this version of the package knows, oldest first. A test compares them with the migrations: reading
-#: those needs Alembic, whose import would block the event loop in the first call of a process.
+#: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
+#: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
 REVISIONS = ("0001",)
 HEAD = REVISIONS[-1]
-#: Characters of the definition of a table: a longer one fills columns with long texts, which no row stores.
+#: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
+#: the rows but appear in every row that is read.
 LONGEST_DEFINITION = 65_536
-#: The names that must be tables, if they exist in the database.
+#: The names of iftb-store's tables; if such a name exists in a database, it must be a table.
 OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
 
 #: SQL functions that a table's definition may call: they are fast, and their results are no longer than their arguments.
@@ -28,7 +29,7 @@ HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
 def check_revision(has_tables: bool, stamped: str | None) -> None:
-    """Accept tables of iftb-store at this version's revision, or without a revision.
+    """Accept tables of iftb-store that are at this version's revision or have no revision.
 
     Raises:
         SchemaError: there are no tables, or their revision is older or newer; the message names the command to run.
@@ -51,7 +52,7 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
 
 
 def not_a_table_error(name: str, kind: str) -> SchemaError:
-    """Return the error for a name of iftb-store that is not a table; reading it could run foreign code."""
+    """Return the error for a name that should be a table but is, e.g., a view; reading it could run foreign code."""
     return SchemaError(
         f"{show(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
         "created it; drop or rename it, or use another database"
@@ -68,7 +69,7 @@ def foreign_part_error(table: str, part: str) -> SchemaError:
 
 
 def foreign_collation(table: str, column: str, collation: str) -> SchemaError:
-    """Return the error for a column whose texts are not compared byte by byte: one row would be taken for another."""
+    """Return the error for a column whose collation does not compare bytes, so that two different keys could be equal."""
     return SchemaError(
         f"the column {show(column)} of the table {show(table)} has the collation {show(collation)}, in which different "
         "texts can be equal, so that one row would be taken for another; nothing was read; create the table without that "

@@ -1,4 +1,4 @@
-"""The check of each column of trades, positions and events, as `TableSpec` describes the columns."""
+"""Functions that check the values of each column of trades, positions and events, derived from `TableSpec`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BY_KIND: dict[ColumnKind, _Check] = {
 
 
 def find_check(spec: ColumnSpec) -> _Check:
-    """Return the function that checks and normalises a value of a column, given the value and the name for its error."""
+    """Return the function that checks and normalises values of a column; it takes a value and the name for error messages."""
     check = _BY_KIND[spec.kind]
     if spec.choices:
         check = _choice(spec.choices)
@@ -49,6 +49,6 @@ def _find_checks(table: TableSpec, *kept: str) -> dict[str, _Check]:
 
 
 TRADE_CHECKS = _find_checks(TRADES)
-#: A position may be named by its id.
+#: The id is included, because the id of a position selects the position to update.
 POSITION_CHECKS = _find_checks(POSITIONS, "id")
 EVENT_CHECKS = _find_checks(EVENTS)

@@ -16,7 +16,7 @@ _CHECKS: dict[str, Callable[[object, str], str]] = {
     "timeframe": lambda value, name: check_timeframe(value),
 }
 
-#: The tables by name, in the order in which they are copied: a table comes before those that refer to it.
+#: The tables by name, in the order in which they are copied: a table comes before the tables that refer to it.
 TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
 
 
@@ -25,9 +25,9 @@ class TableScope:
 
     Args:
         tables: names of the tables; if empty, all tables that have the columns used to select rows.
-        exchanges: only rows of these exchanges; if empty, of all.
-        symbols: only rows of these symbols; if empty, of all.
-        timeframes: only bars of these timeframes; if empty, of all.
+        exchanges: select only rows of these exchanges; if empty, rows of all exchanges.
+        symbols: select only rows of these symbols; if empty, rows of all symbols.
+        timeframes: select only bars of these timeframes; if empty, bars of all timeframes.
         start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
             of trades and positions, and the created_at of events.
         end: end of the time window, inclusive.
@@ -53,12 +53,12 @@ class TableScope:
         wanted = [TABLES[name] for name in TABLES if name in tables] or [*TABLES.values()]
         self.tables = [table for table in wanted if all(column in table.columns for column in self._chosen)]
         for table in self.tables:
-            # refuses values that no row can have
+            # creating the filters raises an error for values that no row can have
             list(self.selections(table))
 
     @property
     def chosen(self) -> bool:
-        """Whether rows are selected by their values, so that the selection may be empty."""
+        """Whether the scope restricts the rows by exchange, symbol, timeframe or time, so that it may select no rows."""
         return bool(self._chosen) or self._start is not None or self._end is not None
 
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:
@@ -90,6 +90,6 @@ def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, 
 
 
 def check_window(start: datetime, end: datetime) -> None:
-    """Refuse a window that ends before it starts."""
+    """Raise InvalidValueError if ``start`` is after ``end``."""
     if start > end:
         raise InvalidValueError(f"start {start.isoformat()} is after end {end.isoformat()}")

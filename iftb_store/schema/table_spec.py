@@ -15,14 +15,14 @@ from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import CHOICES, NAME, QUOTIENT, Base
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
-#: The greatest id that a copy or import accepts; half of all ids remain for new rows.
+#: The greatest id that a copy or import accepts; half of the range of ids remains for new rows.
 GREATEST_ID = 2**62
 #: The columns of a series of bars.
 SERIES = ("exchange", "symbol", "timeframe")
 
 
 class ColumnKind(Enum):
-    """What a column holds, in words."""
+    """The kind of values in a column; the value of a member is the description for messages."""
 
     TEXT = "text"
     INTEGER = "whole number"
@@ -41,16 +41,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A column: all that checks, files, digests and Arrow schemas have to know of it.
+    """The description of a column, from which checks, file formats, digests and Arrow schemas are derived.
 
     Attributes:
-        name: its name.
-        kind: what it holds.
-        nullable: whether it may be NULL.
-        kept: whether the store fills it in: the id and the times that it keeps.
-        choices: the words that it may hold; none for any.
-        is_name: whether its text is a name, such as a symbol: short, not blank.
-        is_quotient: whether a decimal is computed by division: rounded to 18 places rather than refused.
+        name: the name of the column.
+        kind: the kind of its values.
+        nullable: whether the column may be NULL.
+        kept: whether the store sets the column: the id and times such as created_at.
+        choices: the only words that the column accepts; empty if it accepts any text.
+        is_name: whether the text is a name, e.g. a symbol: at most 255 characters and not blank.
+        is_quotient: whether bots compute the decimal by division; such a value is rounded to 18 places instead of refused.
     """
 
     name: str
@@ -64,14 +64,14 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """The only description of a table, read from `iftb_store.schema.tables` in the order of its dataclass.
+    """The only description of a table that other modules use; it is derived from `iftb_store.schema.tables`.
 
     Attributes:
-        name: the table's name.
-        model: the dataclass of its rows; the columns are its fields, in their order.
-        time: the column that a time window applies to.
-        key: the columns that identify a row, in the order of a scan.
-        identity: columns that never change during the life of a row; two rows with the same key that differ in these columns
+        name: the name of the table.
+        model: the dataclass of the rows; the fields of the dataclass are the columns, in the same order.
+        time: the column to which a time window applies.
+        key: the columns that identify a row; reads return rows ordered by these columns.
+        identity: columns that never change while a row exists; two rows that have the same key but differ in these columns
             are different rows.
     """
 
@@ -88,22 +88,22 @@ class TableSpec:
 
     @cached_property
     def specs(self) -> dict[str, ColumnSpec]:
-        """Each column by its name."""
+        """The description of each column, by the name of the column."""
         table = Base.metadata.tables[self.name]
         return {name: describe_column(table.columns[name]) for name in self.columns}
 
     @cached_property
     def kinds(self) -> dict[str, ColumnKind]:
-        """What each column holds."""
+        """The kind of values of each column, by the name of the column."""
         return {name: spec.kind for name, spec in self.specs.items()}
 
     def required(self, column: str) -> bool:
-        """Tell whether a column of what is stored is never NULL."""
+        """Return whether a column is never NULL in stored rows."""
         return not self.specs[column].nullable
 
 
 def describe_column(column: Column[Any]) -> ColumnSpec:
-    """Return what there is to know of a column of `iftb_store.schema.tables`."""
+    """Return the description of a column of `iftb_store.schema.tables`."""
     return ColumnSpec(
         column.name,
         next((kind for wanted, kind in _KINDS.items() if isinstance(column.type, wanted)), ColumnKind.TEXT),
@@ -117,29 +117,29 @@ def describe_column(column: Column[Any]) -> ColumnSpec:
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
 TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
-# update_position may change every other column of an open position
+# created_at is the identity of a position, because update_position may change every other column of an open position
 POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
 EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
 
 
-#: The columns of each table of iftb-store, and those that the store sets.
+#: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.
 OUR_COLUMNS = {table.name: table.columns for table in (BARS, TRADES, POSITIONS, EVENTS)} | {VERSION_TABLE: ("version_num",)}
 FILLED_COLUMNS = frozenset(name for table in (BARS, TRADES, POSITIONS, EVENTS) for name, spec in table.specs.items() if spec.kept)
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Rows of one table, in the order of its key.
+    """A selection of rows of one table, ordered by the table's key.
 
     Attributes:
         table: the table.
-        equal: the values that columns of the rows must have.
+        equal: the values that the rows must have, by the names of the columns.
         start: start of the time window, aware UTC, inclusive.
-        end: end of the time window, inclusive.
-        after: the values of `order` in the row after which the selection begins.
-        limit: maximum number of rows; None for all.
-        size: maximum bytes of text in all rows together, used if there is a limit and the key is an id; the first row is
-            returned whatever its size. None for no maximum.
+        end: end of the time window, aware UTC, inclusive.
+        after: the selection begins after the row that has these values in the columns `order`; None for the first row.
+        limit: maximum number of rows; None for all rows.
+        size: maximum number of bytes of text in all rows together; it has effect only with a limit and if the key is an id.
+            The first row is returned whatever its size. None for no maximum.
     """
 
     table: TableSpec
@@ -152,15 +152,15 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text columns that are not fixed by `equal`."""
+        """The text and JSON columns that `equal` does not fix."""
         return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are not fixed by `equal`, in their order: those that an engine has to read."""
+        """The columns that an engine has to read, in the table's order: all columns that `equal` does not fix."""
         return tuple(column for column in self.table.columns if column not in self.equal)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns of the key that are not fixed by `equal`."""
+        """The key columns that `equal` does not fix; the rows are ordered by them."""
         return tuple(column for column in self.table.key if column not in self.equal)

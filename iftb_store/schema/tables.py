@@ -1,9 +1,10 @@
-"""The schema, once for all engines, as SQLModel tables; ``Base.metadata`` owns it.
+"""The schema of all engines, defined once as SQLModel tables; ``Base.metadata`` contains it.
 
 A series of bars is (exchange, symbol, timeframe). On PostgreSQL the series and the timestamp are the primary key of
-``ohlcv`` and ``id`` is an identity column, so that the table can be partitioned. On SQLite ``id`` is the primary key (only
-that is generated there) and the series with the timestamp is unique. On DuckDB ``ohlcv`` has no key: its index would
-have to live in memory; the backend checks under its write lock instead.
+``ohlcv`` and ``id`` is an identity column, so that the table can be partitioned. On SQLite ``id`` is the primary key, because
+SQLite generates only the values of a primary key, and a constraint makes the series with the timestamp unique. On DuckDB
+``ohlcv`` has no key, because DuckDB would keep the key's index in memory; the backend refuses duplicates instead, while it
+holds its write lock.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ OPEN = "status = 'open'"
 REALIZED = "realized_pnl IS NOT NULL"
 
 _GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
-# of a column, for `iftb_store.schema.table_spec`: the words that it may hold; that its text is a name; that it is a quotient
+# keys of a column's info, which `iftb_store.schema.table_spec` reads: the words that the column accepts, whether its text is a
+# name, and whether its values are quotients
 CHOICES, NAME, QUOTIENT = "iftb_store.choices", "iftb_store.name", "iftb_store.quotient"
 
 
@@ -52,18 +54,18 @@ class Base(SQLModel, registry=registry()):
 
 
 class Key(TypeDecorator[str]):
-    """Text that every engine compares by its bytes, so that keys sort the same everywhere and index fast."""
+    """Text that every engine compares by its bytes, so that keys sort alike on all engines and their indexes are fast."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Any) -> Any:
-        """Choose the C collation on PostgreSQL."""
+        """Return Text, on PostgreSQL with the collation C, which compares bytes."""
         return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
 
 
 class StoreNow(FunctionElement[datetime]):
-    """The current time as the column default of the engine, for rows written by raw SQL."""
+    """The current time as a column default that the engine computes, for rows that raw SQL inserts."""
 
     inherit_cache = True
     type = UTCDateTime()
@@ -95,7 +97,7 @@ def _column_duckdb(element: CreateColumn, compiler: Any, **options: Any) -> Any:
 
 @compiles(CreateIndex)
 def _partial_index(element: CreateIndex, compiler: Any, **options: Any) -> str:
-    # SQLAlchemy's postgresql_where imports the dialects of all drivers, a tenth of the import time
+    # SQLAlchemy's option postgresql_where is not used: it imports the dialects of all drivers, a tenth of the import time
     created: str = compiler.visit_create_index(element, **options)
     where = element.element.info.get(_WHERE)
     return created if where is None else f"{created} WHERE {where}"
@@ -128,13 +130,13 @@ def _json(name: str) -> Any:
 
 
 def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> PrimaryKeyConstraint:
-    # on SQLite the DDL of the id column makes it the primary key
+    # SQLite is not included: there the DDL of the id column already declares it the primary key
     constraint = PrimaryKeyConstraint(*columns, name=f"pk_{table}")
     return constraint.ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
 
 class OHLCVRow(Base, table=True):
-    """Bars. The mapper's identity is the series and the timestamp, on every engine."""
+    """The table of bars; on every engine, the ORM identifies a bar by its series and timestamp."""
 
     __tablename__ = "ohlcv"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
@@ -158,7 +160,7 @@ class OHLCVRow(Base, table=True):
 
 
 class TradeRow(Base, table=True):
-    """Trades."""
+    """The table of trades."""
 
     __tablename__ = "trades"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
@@ -195,7 +197,7 @@ class TradeRow(Base, table=True):
 
 
 class PositionRow(Base, table=True):
-    """Positions, open and closed; at most one is open per (exchange, symbol, side)."""
+    """The table of open and closed positions; at most one is open per (exchange, symbol, side)."""
 
     __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("positions", "id"),)
@@ -223,7 +225,7 @@ class PositionRow(Base, table=True):
 
 
 class SystemEventRow(Base, table=True):
-    """System events."""
+    """The table of system events."""
 
     __tablename__ = "system_events"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("system_events", "id"),)
@@ -243,7 +245,7 @@ class SystemEventRow(Base, table=True):
 
 for _table in Base.metadata.tables.values():
     for _column in _table.columns:
-        # a new timeframe needs no migration
+        # the timeframe has no constraint, so that a new timeframe needs no migration
         if (_words := _column.info.get(CHOICES)) and _column.name != "timeframe":
             _listed = ", ".join(f"'{word}'" for word in _words)
             _table.append_constraint(CheckConstraint(f"{_column.name} IN ({_listed})", name=f"ck_{_table.name}_{_column.name}"))
@@ -252,7 +254,7 @@ _ROW_STORES = ("postgresql", "sqlite")
 
 
 def _index(name: str, *columns: Any, dialects: Collection[str] = _ROW_STORES, **options: Any) -> None:
-    # DuckDB scans columns, so there an index is useful only for uniqueness
+    # DuckDB reads whole columns, so an index is useful there only to enforce uniqueness
     Index(name, *columns, **options).ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
 

@@ -1,4 +1,4 @@
-"""Column types with the same meaning on every engine, and the representation that suits each engine."""
+"""Column types that accept and return the same values on every engine, and store them in the way that suits the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store.values.checks import exact_decimal, json_object, json_text, utc
 from iftb_store.values.decimals import PRECISION, SCALE, from_sortable, to_sortable
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: The years 1 to 9999, as whole microseconds since 1970-01-01 UTC.
+#: The first and last microsecond of the years 1 to 9999, as whole microseconds since 1970-01-01 UTC.
 FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
@@ -26,56 +26,56 @@ def to_epoch_us(moment: datetime) -> int:
 
 
 def from_epoch_us(microseconds: int) -> datetime:
-    """Return the aware UTC time of a number from `to_epoch_us`."""
+    """Return the aware UTC time that is so many microseconds after 1970-01-01 UTC; the inverse of `to_epoch_us`."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
-    """DECIMAL(38,18); on SQLite the sortable text of `iftb_store.values.decimals.to_sortable`."""
+    """DECIMAL(38,18); on SQLite stored as the sortable text of `iftb_store.values.decimals.to_sortable`."""
 
     impl = Numeric(PRECISION, SCALE)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: text on SQLite, otherwise DECIMAL(38,18)."""
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric(PRECISION, SCALE))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        """Refuse a value that the column cannot hold exactly, then encode it."""
+        """Raise an error if the column cannot hold the value exactly, otherwise encode it for the engine."""
         if value is None:
             return None
         exact = exact_decimal(value, "value")
         return to_sortable(format(exact, "f")) if dialect.name == "sqlite" else exact
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """Decode."""
+        """Convert a stored value to a Decimal."""
         return from_sortable(value) if dialect.name == "sqlite" and value is not None else value
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """TIMESTAMP WITH TIME ZONE; on SQLite whole microseconds since 1970-01-01 UTC."""
+    """TIMESTAMP WITH TIME ZONE; on SQLite stored as whole microseconds since 1970-01-01 UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: a whole number on SQLite, otherwise a timestamp."""
         return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Convert to UTC (naive is UTC), then encode."""
+        """Convert the time to UTC (naive times are UTC), then encode it for the engine."""
         if value is None:
             return None
         moment = utc(value, "value")
         return to_epoch_us(moment) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Decode."""
+        """Convert a stored value to a datetime."""
         return from_epoch_us(value) if dialect.name == "sqlite" and value is not None else value
 
 
 class CastText(FunctionElement[str]):
-    """Text cast to PostgreSQL's type text: for other types the search_path may contain foreign operators."""
+    """Text that is cast to PostgreSQL's type text, because foreign operators for other types could be in the search_path."""
 
     inherit_cache = True
 
@@ -85,13 +85,13 @@ class CastText(FunctionElement[str]):
 
 
 class ComparedText(TypeDecorator[str]):
-    """Text that is compared with a `CastText`, and cast in the same way."""
+    """The type of a `CastText` expression; parameters that are compared with the expression are cast too."""
 
     impl = Text
     cache_ok = True
 
     def bind_expression(self, bindparam: BindParameter[str]) -> ColumnElement[str]:
-        """Cast the parameter, too."""
+        """Cast the parameter to PostgreSQL's type text."""
         return CastText(bindparam)
 
 
@@ -106,22 +106,22 @@ def _cast(element: CastText, compiler: Any, **options: Any) -> str:
 
 
 class JSONObject(TypeDecorator[dict[str, Any]]):
-    """A JSON object kept as its text: JSON on PostgreSQL and DuckDB (not JSONB, which rewrites numbers), TEXT on SQLite."""
+    """A JSON object, stored as text: JSON on PostgreSQL and DuckDB (not JSONB, which rewrites numbers), TEXT on SQLite."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the engine's own type."""
+        """Return the type in which the engine stores the value: text on SQLite, otherwise JSON."""
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else JSON(none_as_null=True))
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
-        """Refuse a value that JSON cannot hold, then encode it."""
+        """Raise an error if JSON cannot hold the value, otherwise encode it for the engine."""
         if value is None:
             return None
         text = json_text(value, "value")
         return text if dialect.name == "sqlite" else json_object(text)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
-        """Decode."""
+        """Convert a stored value to a dict."""
         return json_object(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Finds rows that PostgreSQL hides from a role, before the visible rows are taken for all rows."""
+"""Finds out whether PostgreSQL hides rows from a role, so that nobody mistakes the visible rows for all rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-#: policies: rows are hidden from other roles; row security: from this role. insert: reported only if requested. usage: of the
-#: table's schema; without it PostgreSQL treats the names in the schema as if they did not exist.
+#: policies: row-level security hides rows from other roles. row security: it hides rows from this role. insert: this role may
+#: not insert; reported only if requested. usage: this role lacks USAGE on the table's schema; without this right PostgreSQL
+#: treats the names in the schema as if they did not exist. select: this role may not read the table.
 HiddenKind = Literal["policies", "row security", "usage", "select", "insert", "detached partition", "foreign partition"]
 _REPORTED: tuple[HiddenKind, ...] = ("policies", "insert")
 
-# A partition that is being detached is no longer read, although it still belongs to the table. PostgreSQL 14 added the column.
+# PostgreSQL no longer reads a partition that is being detached, although it still belongs to the table. The column
+# inhdetachpending exists since PostgreSQL 14; to_jsonb makes the query work on older versions too.
 # Every operator is from pg_catalog, in case the schemas of the search_path contain foreign operators.
 _HIDDEN = text("""
     WITH RECURSIVE ours AS (
@@ -54,9 +56,9 @@ class Hidden:
     """A reason why a role can see only some rows of a table, or none.
 
     Attributes:
-        kind: see `HiddenKind`.
-        table: the table's name.
-        part: a partition, or the schema, quoted as SQL; empty if it concerns the whole table.
+        kind: the kind of reason, see `HiddenKind`.
+        table: the name of the table.
+        part: the name of a partition or of the schema, quoted as SQL; empty if the reason concerns the whole table.
         role: the role, quoted as SQL.
     """
 
@@ -67,7 +69,7 @@ class Hidden:
 
     @property
     def reason(self) -> str:
-        """A sentence that says what is hidden."""
+        """A sentence for messages that says which rows are hidden, or which right is missing."""
         return {
             "policies": f"{self.table} has row-level security: roles to which its policies apply can see only some of its rows",
             "row security": f"row-level security lets the role {self.role} see only some of the rows of {self.table}",
@@ -93,7 +95,7 @@ class Hidden:
 
     @property
     def statement(self) -> str:
-        """The SQL statement that fixes it; empty if there is none."""
+        """The SQL statement that removes the reason; empty if no single statement does."""
         return {
             "usage": f"GRANT USAGE ON SCHEMA {self.part} TO {self.role}",
             "select": f"GRANT SELECT ON {self.table} TO {self.role}",
@@ -103,19 +105,19 @@ class Hidden:
 
 
 def find_hidden(conn: Connection, tables: Sequence[str]) -> list[Hidden]:
-    """Return what is hidden from the role of a connection; only PostgreSQL can hide rows."""
+    """Return the reasons why rows are hidden from the connection's role; empty on engines other than PostgreSQL."""
     if conn.dialect.name != "postgresql":
         return []
     return [Hidden(*row) for row in conn.execute(_HIDDEN, {"tables": list(tables)}).all()]
 
 
 def find_obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
-    """Return the reasons why a role cannot read every row or, if ``insert``, cannot insert."""
+    """Return only the reasons why a role cannot read every row or, if ``insert`` is set, cannot insert rows."""
     return [one for one in hidden if one.kind not in _REPORTED or (insert and one.kind == "insert")]
 
 
 def describe(hidden: Sequence[Hidden]) -> str:
-    """Return reasons and remedies as one message; tables with the same reason are listed together."""
+    """Return all reasons and remedies as one message; tables with the same reason are listed together."""
     tables: dict[tuple[HiddenKind, str], list[str]] = {}
     for one in hidden:
         tables.setdefault((one.kind, one.part), []).append(one.table)

@@ -14,7 +14,7 @@ import pkgutil
 
 import pytest
 
-# all modules here: in one that pytest does not rewrite, a failed assertion shows no values
+# register all modules of this package: in a module that pytest does not rewrite, a failed assertion shows no values
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from iftb_store.testing.suite import BackendConformance  # noqa: E402 - pytest must know the modules before they are imported

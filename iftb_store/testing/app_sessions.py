@@ -1,4 +1,4 @@
-"""An app's own AsyncSession, for backends with the capability SQLALCHEMY; the others raise Unsupported."""
+"""Tests with an app's own AsyncSession, for backends with the capability SQLALCHEMY; other backends raise Unsupported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from iftb_store.testing.sessions import counts, write_everywhere
 
 
 def trade_row(trade_id: str) -> TradeRow:
-    """Return a trade as an ORM object."""
+    """Return a sample trade as an ORM object."""
     return TradeRow(
         trade_id=trade_id,
         symbol="BTCUSDT",
@@ -51,11 +51,11 @@ def bar_row() -> OHLCVRow:
 
 
 class AppSessionTests(SuiteFixtures):
-    """The repositories join the app's transaction, flush its objects first, and roll back with it."""
+    """The repositories join the app's transaction, flush the app's pending objects first, and roll back with the app."""
 
     @pytest_asyncio.fixture
     async def app_engine(self, db: DatabaseManager, url: str) -> AsyncIterator[AsyncEngine]:
-        """A plain engine of the app on the same database, without the hooks of iftb-store."""
+        """A plain SQLAlchemy engine on the same database, as an app creates it, without the hooks of iftb-store."""
         needs(db, Capability.SQLALCHEMY)
         dialect = db.engine.dialect
         engine = create_async_engine(make_url(url).set(drivername=f"{dialect.name}+{dialect.driver}"))

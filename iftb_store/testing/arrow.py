@@ -1,4 +1,4 @@
-"""Rows as Arrow: the schema, exact values, the order, and which rows a selection excludes."""
+"""Tests of reading rows as Arrow tables: the schema, exact values, the order, and the selection of rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _FIELDS: dict[str, pa.DataType] = {
 }
 _BARS = pa.schema(_FIELDS)
 _SERIES = ("BTCUSDT", "1h")
-#: Enough rows for several of the chunks in which an engine reads.
+#: A number of rows that an engine reads in several chunks.
 _MANY = 25_000
 _ODD_NAMES = [
     '"',
@@ -77,19 +77,19 @@ _ODD_NAMES = [
 
 
 def bars_of(table: pa.Table) -> list[OHLCVBar]:
-    """Return the rows of a table of bars as bars."""
+    """Return the rows of an Arrow table as bars."""
     return [OHLCVBar(**row) for row in table.to_pylist()]
 
 
 def rows_of(model: type[_Row], table: pa.Table) -> list[_Row]:
-    """Return the rows of a table as objects, JSON decoded."""
+    """Return the rows of an Arrow table as objects of a model, with their JSON decoded."""
     json_columns = {"decision_reasons", "llm_analysis", "details"} & set(table.column_names)
     rows = [row | {name: row[name] and json.loads(row[name]) for name in json_columns} for row in table.to_pylist()]
     return [model(**row) for row in rows]
 
 
 class ReadArrowTests(SuiteFixtures):
-    """read_arrow returns the rows of get_range as one table."""
+    """read_arrow of bars returns the rows of get_range as one table."""
 
     async def test_bars_are_read_as_exact_decimals_and_utc_times(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([full_bar()])
@@ -102,7 +102,7 @@ class ReadArrowTests(SuiteFixtures):
         assert bars_of(table) == await OHLCVRepository(db).get_range(*_SERIES, T0, T0 + HOUR)
 
     async def test_a_first_text_that_begins_with_a_byte_order_mark_is_read_whole(self, db: DatabaseManager) -> None:
-        # a CSV reader mistakes it for the file's byte order mark and drops it
+        # a CSV reader would mistake the first character for the file's byte order mark and drop it
         names = ["\ufeff", "\ufeffBTC"]
         for name in names:
             await OHLCVRepository(db).insert_many([bar(symbol=name, exchange=name)])
@@ -219,7 +219,7 @@ class ReadArrowTests(SuiteFixtures):
 
 
 class OtherTablesAsArrowTests(SuiteFixtures):
-    """Trades, positions and events as Arrow."""
+    """read_arrow and stream_arrow of trades, positions and events."""
 
     async def test_trades_are_read_as_they_are_stored(self, db: DatabaseManager) -> None:
         numbers = [await TradeRepository(db).insert(item) for item in (full_trade("a"), trade("b"))]

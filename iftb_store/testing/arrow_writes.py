@@ -1,4 +1,4 @@
-"""Writing Arrow: the rules of insert_many and upsert_many, for every column type and every kind of table."""
+"""Tests of write_arrow: it follows the rules of insert_many and upsert_many, and accepts all supported column types."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _SERIES = ("BTCUSDT", "1h")
 
 
 def table_of(bars: list[OHLCVBar]) -> pa.Table:
-    """Return bars as a table of the columns that write_arrow writes."""
+    """Return bars as an Arrow table with the columns that write_arrow writes."""
     return pa.table({name: pa.array([getattr(item, name) for item in bars], kind_of(name)) for name in _COLUMNS})
 
 
 def with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
-    """Return a table with one column replaced."""
+    """Return a copy of an Arrow table in which ``column`` replaces the column ``name``."""
     return table.set_column(table.column_names.index(name), name, column)
 
 
 def kind_of(name: str) -> Any:
-    """Return the Arrow type of a bar's column, None for text."""
+    """Return the Arrow type for a column of bars; None for text columns, whose type Arrow infers."""
     if name in _PRICES:
         return pa.decimal128(38, 18)
     return {"timestamp": pa.timestamp("us", "UTC"), "trades_count": pa.int64()}.get(name)
 
 
 class WriteArrowTests(SuiteFixtures):
-    """write_arrow does from columns what insert_many and upsert_many do from bars."""
+    """write_arrow writes bars from columns as insert_many and upsert_many write them from objects."""
 
     @pytest.mark.parametrize("mode", ["insert", "upsert"])
     async def test_rows_come_back_as_the_bars_that_they_are(self, db: DatabaseManager, clock: Clock, mode: Any) -> None:

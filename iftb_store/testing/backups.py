@@ -1,4 +1,4 @@
-"""Backups: a complete snapshot of committed rows that opens as a store; a partial one never has the file's name."""
+"""Tests of backups: a backup is a complete snapshot that opens as a database; an incomplete one never has the final name."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from iftb_store.testing.samples import hourly, position, trade
 from iftb_store.testing.whole_rows import EXAMPLES, stored, write_rows
 from iftb_store.transfer.backup import Backup, backup
 
-#: Bars per session.
+#: The number of bars that each session writes.
 _BARS = 3
 
 
 @asynccontextmanager
 async def opened(backup: Backup) -> AsyncIterator[DatabaseManager]:
-    """Open a backup as a store."""
+    """Open a backup file as a database and yield a connected manager."""
     async with DatabaseManager(URL.create(backup.engine, database=str(backup.path))) as db:
         yield db
 
 
 async def fill(db: DatabaseManager) -> None:
-    """Store rows in every table."""
+    """Store sample rows in every table."""
     for table, rows in EXAMPLES:
         await write_rows(db, table, rows)
 
 
 async def write_session(db: DatabaseManager, number: int) -> None:
-    """Write rows to every table in one session; each row contains the session's number."""
+    """Write rows to every table in one session; the symbol of each row contains ``number``."""
     name = f"S{number}"
     async with db.get_session() as session:
         await OHLCVRepository(session).insert_many(hourly(_BARS, symbol=name))
@@ -54,11 +54,11 @@ async def write_session(db: DatabaseManager, number: int) -> None:
 
 
 class BackupTests(SuiteFixtures):
-    """DatabaseManager.ability(SupportsBackup).backup."""
+    """`backup` writes a file with all rows, cleans up after a failed backup, and keeps files that no backup created."""
 
     @pytest.fixture
     def saved(self, db: DatabaseManager) -> DatabaseManager:
-        """A manager with tables, on a backend that can back them up."""
+        """A connected manager of a database with tables; the test is skipped if the database cannot be backed up."""
         return _can_be_saved(db)
 
     async def test_a_backup_holds_every_row_unchanged_and_continues_its_ids(self, saved: DatabaseManager, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bars: insert, upsert, ranges, latest, and what is refused."""
+"""Tests of the repository of bars: insert_many, upsert_many, get_range, get_latest, and which bars are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store.testing.fixtures import SuiteFixtures, assert_refused
 from iftb_store.testing.samples import HOUR, INDIA, NOW, T0, Clock, as_given, bar, full_bar, hourly
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-#: Sizes around the chunk in which batches are checked, and a multiple of it.
+#: Batch sizes around 2,000, the size of the chunks in which batches are checked, and one size of several chunks.
 _SIZES = [1, 2, 1_999, 2_000, 2_001, 5_000]
 _LIMITS = [0, -1, True, 1.5, None, "10"]
 _REFUSED = [
@@ -45,7 +45,7 @@ async def stored(
 
 
 class InsertTests(SuiteFixtures):
-    """insert_many is atomic; a duplicate raises IntegrityError."""
+    """insert_many inserts all bars or none; a duplicate raises IntegrityError."""
 
     async def test_a_bar_comes_back_as_it_went_in(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([full_bar()])
@@ -164,7 +164,7 @@ class InsertTests(SuiteFixtures):
 
 
 class UpsertTests(SuiteFixtures):
-    """upsert_many: the last bar of a key wins; a stored bar keeps its id and created_at."""
+    """In upsert_many, the last bar of a key wins, and a stored bar keeps its id and created_at."""
 
     async def test_upsert_inserts_what_is_new(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).upsert_many([full_bar(), bar(T0 + HOUR)])
@@ -275,7 +275,7 @@ class UpsertTests(SuiteFixtures):
 
 
 class RangeTests(SuiteFixtures):
-    """get_range and get_latest."""
+    """get_range returns bars oldest first, and get_latest newest first."""
 
     async def test_get_range_is_oldest_first_whatever_the_order_of_writing(self, db: DatabaseManager) -> None:
         bars = hourly(6)
@@ -366,7 +366,7 @@ class RangeTests(SuiteFixtures):
 
 
 class RefusedBarTests(SuiteFixtures):
-    """Which bars are refused, and which odd ones are accepted."""
+    """insert_many and upsert_many refuse invalid bars, and store unusual but valid bars."""
 
     @pytest.mark.parametrize("method", ["insert_many", "upsert_many"])
     async def test_a_bar_that_cannot_be_is_refused_and_named(self, db: DatabaseManager, method: str) -> None:
@@ -399,4 +399,4 @@ class RefusedBarTests(SuiteFixtures):
 
 
 class BarTests(InsertTests, UpsertTests, RangeTests, RefusedBarTests):
-    """All tests of bars except gaps."""
+    """All tests of bars, except those of gaps."""

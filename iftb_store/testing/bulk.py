@@ -1,4 +1,4 @@
-"""Bulk writes of bars: batches below and above the sizes at which a backend may switch methods, partly stored, with odd text."""
+"""Tests of large batches of bars: of sizes at which a backend may switch its method, with stored bars, with unusual text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, Clock, as_gi
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-#: Sizes around those at which our backends switch methods, and a batch that is read in two chunks.
+#: Batch sizes around those at which the backends of iftb-store switch their method, and sizes that are read in several chunks.
 _SIZES = [1, 299, 300, 301, 2_001, 10_001]
 _AWKWARD = ["a\tb", "a\nb", "a\rb", "a\\b", r"\N", r"\.", "a'b", 'a"b', "$1", ":1", "%s", "Ünïcode\u202e✓", "\x01\x7f"]
 

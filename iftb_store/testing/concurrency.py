@@ -1,4 +1,4 @@
-"""Concurrent sessions and managers: what each sees, and that no write is lost."""
+"""Tests of concurrent sessions and managers: which writes each of them sees, and that no write is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position
 
 
 class IsolationTests(SuiteFixtures):
-    """Isolation of at least READ COMMITTED; readers never wait."""
+    """Sessions are isolated at least as with READ COMMITTED, and readers never wait."""
 
     async def test_uncommitted_writes_are_seen_by_nobody_else(self, db: DatabaseManager) -> None:
         async with db.get_session() as writer:
@@ -141,7 +141,7 @@ class ParallelTests(SuiteFixtures):
 
 
 class RaceTests(SuiteFixtures):
-    """Two tasks that do the same thing concurrently: each gets the result of the contract, and neither sees a deadlock."""
+    """If two tasks make the same call concurrently, each gets the result that the contract specifies, and no deadlock occurs."""
 
     async def test_a_position_opened_by_two_tasks_at_once_is_open_once(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)

@@ -1,4 +1,4 @@
-"""The engines that run a random programme: their sessions, the ids of their rows, and how an answer differs from the model's."""
+"""Runs the calls of a random programme on real engines, and compares their answers with the answers of the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from iftb_store.testing.model import Duplicate, Number, State
 from iftb_store.testing.model_values import unlike
 from iftb_store.testing.samples import Clock
 
-#: The app's own session, if the backend supports one; otherwise a session of the manager.
+#: The name of the session that an app opens itself, if the backend supports that; otherwise the manager opens it.
 APP = "app"
 
 _REPOSITORIES = {
@@ -39,13 +39,13 @@ _REPOSITORIES = {
     "events": SystemEventRepository,
 }
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
-# an id that no row has, for a row that was rolled back
+# added to the model's number of a row that was rolled back, to get an id that no row of the engine has
 _NOBODY = 10**15
 _NUMBER = re.compile(r"<(\w+) (\d+)>")
 
 
 class Interruption(Exception):
-    """Ends a session that must roll back."""
+    """Raised inside a session to make the session roll back."""
 
 
 _ENDINGS: Mapping[str, type[BaseException] | None] = {
@@ -54,12 +54,12 @@ _ENDINGS: Mapping[str, type[BaseException] | None] = {
     "cancellation": asyncio.CancelledError,
 }
 CONTINUING = ("commit", "rollback", "rollback after an error of raw SQL")
-#: How a transaction ends, and whether its writes are kept.
+#: The ways to end a transaction; the value says whether the writes of the transaction are kept.
 ENDINGS = {ending: ending in ("clean exit", "commit") for ending in (*_ENDINGS, *CONTINUING)}
 
 
 class Engine:
-    """A connected manager, its open sessions, and its ids for the model's row numbers."""
+    """A connected manager, its sessions, and the mapping from the model's row numbers to the ids that this engine assigned."""
 
     def __init__(self, name: str, manager: DatabaseManager, clock: Clock) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Engine:
                 await session.execute(text(f"DELETE FROM {table}"))
 
     async def call(self, session: str | None, repository: str, method: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """Return the result of a repository's method, or the error that it raises."""
+        """Call a method of a repository; return the result, or the exception that the method raises."""
         target = self._manager if session is None else await self._session(session)
         bound = getattr(_REPOSITORIES[repository](target, clock=self._clock), method)
         try:
@@ -94,7 +94,7 @@ class Engine:
             return error
 
     async def end(self, session: str, ending: str) -> None:
-        """End a transaction: with the session, or for an ending in `CONTINUING` the session continues with another one."""
+        """End a transaction in the given way; the session ends too, unless ``ending`` is in `CONTINUING`."""
         if ending not in CONTINUING:
             await self._leave(session, _ENDINGS[ending])
             return
@@ -127,7 +127,10 @@ class Engine:
             raise AssertionError(f"{self.name} does not hand on what ended its session")
 
     async def audit(self, state: State) -> str | None:
-        """Describe how the committed rows, read by raw SQL, differ from a state; closed positions count too."""
+        """Compare the committed rows, read by raw SQL, with a state of the model; describe the difference, or return None.
+
+        Row counts of all tables are compared, and all positions, including closed ones.
+        """
         counts = [len(state.bars), len(state.trades), len(state.positions), len(state.events)]
         if (found := [await raw.count(self._manager, table) for table in _TABLES]) != counts:
             return f": {found} rows of {', '.join(_TABLES)} instead of {counts}"
@@ -137,12 +140,12 @@ class Engine:
         return self.difference(list(state.positions.values()), positions)
 
     def forget(self, kept: set[Number]) -> None:
-        """Forget the ids of deleted rows: SQLite uses them again."""
+        """Remove all rows except ``kept`` from the mapping of ids, because SQLite assigns ids of deleted rows again."""
         self._ids = {number: found for number, found in self._ids.items() if number in kept}
         self._numbers = {(number.table, found): number for number, found in self._ids.items()}
 
     def difference(self, expected: Any, found: Any) -> str | None:
-        """Describe how an answer differs from the model's; None if it does not."""
+        """Describe how an engine's answer differs from the model's answer; return None if they are equal."""
         if isinstance(expected, Exception) or isinstance(found, Exception):
             return self._difference_of_errors(expected, found)
         if isinstance(expected, list | tuple):

@@ -1,4 +1,4 @@
-"""System events and the JSON in them."""
+"""Tests of system events, and of the JSON objects in them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _REFUSED: list[tuple[str, Any]] = [
 
 
 class LogTests(SuiteFixtures):
-    """log_event and get_recent_events."""
+    """log_event stores events, and get_recent_events returns them newest first."""
 
     async def test_an_event_comes_back_with_every_field(self, db: DatabaseManager, clock: Clock) -> None:
         await SystemEventRepository(db, clock=clock).log_event(
@@ -151,7 +151,7 @@ class LogTests(SuiteFixtures):
 
 
 class JSONTests(SuiteFixtures):
-    """JSON columns return what was stored."""
+    """A JSON column returns the object that was stored in it."""
 
     async def test_json_comes_back_as_it_went_in_with_its_keys_in_order(self, db: DatabaseManager) -> None:
         repository = SystemEventRepository(db, clock=Clock())

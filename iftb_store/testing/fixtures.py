@@ -1,4 +1,4 @@
-"""Fixtures of the conformance suite: a connected manager with tables, one without, and the capabilities' guards."""
+"""Fixtures and helpers of the conformance suite: connected managers with and without tables, and checks of capabilities."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ class SuiteFixtures:
     """Fixtures that all parts of the suite share.
 
     Attributes:
-        time_limit: seconds that a test may take, its fixtures included, if pytest has no other limit: from the mark
-            ``timeout``, the option ``--timeout``, the environment's PYTEST_TIMEOUT or the setting ``timeout``.
+        time_limit: maximum seconds for a test, including its fixtures. It applies only if pytest has no other limit from the
+            mark ``timeout``, the option ``--timeout``, the environment variable PYTEST_TIMEOUT or the setting ``timeout``.
     """
 
     time_limit: ClassVar[float] = 120
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Set the class's time limit; pytest calls this for each test before it creates the test."""
+        """Set the time limit of the class; pytest calls this method for each test before it creates the test."""
         tests = metafunc.definition.parent
         if tests is not None and not _is_limited(metafunc):
             tests.add_marker(pytest.mark.timeout(self.time_limit))
 
     @pytest.fixture
     def url(self) -> str:
-        """URL of a new, empty database; a subclass supplies it."""
+        """The URL of a new, empty database; each subclass must override this fixture."""
         raise NotImplementedError("supply the fixture `url`: the URL of a fresh, empty database for each test")
 
     async def make_tables(self, db: DatabaseManager) -> None:
-        """Create the tables of a new database."""
+        """Create the tables of a new database, if the backend has the capability MIGRATIONS."""
         if Capability.MIGRATIONS in db.capabilities:
             await db.create_tables()
 
     async def migrate(self, db: DatabaseManager) -> None:
-        """Migrate; override this and `make_tables` if the user of ``url`` may not change the schema."""
+        """Migrate the database; override this and `make_tables` if the database user of ``url`` may not change the schema."""
         await db.migrate()
 
     @pytest.fixture(autouse=True)
     def every_connection_is_given_back(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Check after every test that none of its managers still has a connection checked out.
+        """Fail a test if one of its managers is disconnected while sessions still use connections of this manager.
 
-        A test that disconnects while a session is open requests the fixture `leaves_sessions_open`.
+        A test that disconnects on purpose while a session is open requests the fixture `leaves_sessions_open`.
         """
         kept: list[str] = []
         disconnect = DatabaseManager.disconnect
@@ -67,7 +67,7 @@ class SuiteFixtures:
 
     @pytest.fixture
     def leaves_sessions_open(self) -> None:
-        """Marks a test that disconnects while a session is open."""
+        """Marks a test that disconnects on purpose while a session is open."""
 
     @pytest_asyncio.fixture
     async def empty_db(self, url: str) -> AsyncIterator[DatabaseManager]:
@@ -83,12 +83,12 @@ class SuiteFixtures:
 
     @pytest.fixture
     def clock(self) -> Clock:
-        """A clock for repositories that stands still until it is moved."""
+        """A clock for repositories, which shows the same time until the test moves it."""
         return Clock()
 
 
 def _is_limited(metafunc: pytest.Metafunc) -> bool:
-    """Return whether a test has a time limit, or cannot have one because the plugin is switched off."""
+    """Return whether a test has a time limit already, or cannot have one because pytest-timeout is switched off."""
     config = metafunc.config
     if not config.pluginmanager.hasplugin("timeout"):
         return True
@@ -102,7 +102,7 @@ class Interruption(Exception):
 
 @asynccontextmanager
 async def interrupted(db: DatabaseManager) -> AsyncIterator[Any]:
-    """Open a session that ends with an exception, which must leave the session unchanged."""
+    """Open a session and raise an exception at its end; fail the test if the session suppresses the exception."""
     try:
         async with db.get_session() as session:
             yield session
@@ -115,7 +115,7 @@ async def interrupted(db: DatabaseManager) -> AsyncIterator[Any]:
 async def assert_refused(
     call: Callable[[str, Any], Awaitable[object]], cases: Iterable[tuple[str, Any]], remedy: str = ""
 ) -> None:
-    """Check that each (name, value) raises an InvalidValueError that contains the name and the remedy."""
+    """Check that ``call(name, value)`` raises, for each case, an InvalidValueError whose message has the name and the remedy."""
     for name, value in cases:
         try:
             await call(name, value)
@@ -133,6 +133,6 @@ def needs(db: DatabaseManager, capability: Capability) -> None:
 
 
 def lacks(db: DatabaseManager, capability: Capability) -> None:
-    """Skip the test of the refusal if the backend declares the capability."""
+    """Skip the test if the backend declares the capability; for tests of the refusal on backends without the capability."""
     if capability in db.capabilities:
         pytest.skip(f"{capability.name} is declared")

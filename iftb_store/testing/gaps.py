@@ -1,4 +1,4 @@
-"""get_gaps: pairs of the last bar before and the first bar after each gap, in all timeframes and at the window's edges."""
+"""Tests of get_gaps, in all timeframes and at the edges of the window."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _STEPS = {
 
 
 def month(year: int, number: int, day: int = 1) -> datetime:
-    """Return midnight UTC of a day, by default the first, of a month."""
+    """Return midnight UTC of a day of a month, by default of the first day."""
     return datetime(year, number, day, tzinfo=UTC)
 
 
 async def insert_bars(db: DatabaseManager, *moments: datetime, timeframe: str = "1h") -> None:
-    """Store bars at these moments."""
+    """Store one bar at each of the given times."""
     await OHLCVRepository(db).insert_many([bar(moment, timeframe=timeframe) for moment in moments])
 
 
 class SeriesGapTests(SuiteFixtures):
-    """Gaps between bars, and at the edges of a window."""
+    """get_gaps without start and end returns the gaps between stored bars."""
 
     async def test_a_complete_series_has_no_gaps(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(48))
@@ -110,7 +110,7 @@ class SeriesGapTests(SuiteFixtures):
 
 
 class WindowGapTests(SuiteFixtures):
-    """Gaps with start and end."""
+    """get_gaps with start or end also returns the gaps at the edges of the window."""
 
     async def test_a_full_window_has_no_gaps(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(5))
@@ -187,7 +187,7 @@ class WindowGapTests(SuiteFixtures):
 
 
 class MonthGapTests(SuiteFixtures):
-    """1M: a month is a calendar month."""
+    """In the timeframe 1M, get_gaps counts calendar months."""
 
     async def test_months_in_a_row_across_a_leap_year_have_no_gaps(self, db: DatabaseManager) -> None:
         await insert_bars(db, *(month(year, number) for year in (2023, 2024, 2025) for number in range(1, 13)), timeframe="1M")
@@ -230,7 +230,7 @@ class MonthGapTests(SuiteFixtures):
         assert await OHLCVRepository(db).get_gaps("BTCUSDT", "1M", start=month(2023, 12), end=month(2024, 2)) == []
 
     async def test_months_are_those_of_utc(self, db: DatabaseManager) -> None:
-        # in a server's local time in India the first two would share a month, and the last would be two months later
+        # in the local time of a server in India, the bars would be in January, March and April, and February would be missing
         await insert_bars(
             db, month(2024, 1), datetime(2024, 2, 29, 23, tzinfo=UTC), datetime(2024, 3, 31, 23, tzinfo=UTC), timeframe="1M"
         )

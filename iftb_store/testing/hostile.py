@@ -1,6 +1,7 @@
-"""Hostile input: each parameter of each public method gets each hostile value, and stores it unchanged or refuses it.
+"""Tests with hostile input: every parameter of every public method gets every hostile value.
 
-`METHODS` says how each public method is tried, once for each parameter of its signature. A method that it lacks fails the suite.
+A method must either accept a value, so that it is read back unchanged, or refuse it. `METHODS` maps each public method to a
+function that calls it with one hostile value; the suite fails if a public method is missing there.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from iftb_store.testing.samples import T0, as_given, bar, position, trade
 from iftb_store.transfer.backup import backup
 
 _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
-#: Classes of `iftb_store` that are data or come from other packages; iftb_store defines no method on them that takes input.
+#: Public classes that are data or come from other packages; they have no method of iftb_store that takes input.
 _NO_METHODS = {"Base", "Settings"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
@@ -52,7 +53,7 @@ _LONGEST_MESSAGE = 1_000
 
 
 def kept(value: Any) -> Any:
-    """Return what must be read back for a value that was accepted."""
+    """Return the value that must be read back if ``value`` was accepted."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC, fold=0) if value.utcoffset() is None else value.astimezone(UTC)
     if isinstance(value, Decimal):
@@ -63,7 +64,7 @@ def kept(value: Any) -> Any:
 
 
 def assert_same(found: Any, given: Any) -> None:
-    """Check that a row was read back as it was given, in plain types."""
+    """Check that the row ``found`` has the values of the row ``given``, as instances of plain types."""
     stored_row, given_row = as_given(found), as_given(given)
     for name in given.__slots__:
         stored = getattr(stored_row, name)
@@ -239,7 +240,7 @@ async def _run(one: Try) -> int:
 
 
 async def _ping(one: Try) -> int:
-    # a short wait may be over before the database answers
+    # the hostile value may be a very short time limit, which ends before the database answers
     with suppress(OperationalError):
         assert await one.db.ping(**one.changed()) >= 0
     return 0
@@ -257,14 +258,14 @@ async def _health(one: Try) -> int:
 
 async def _backup(one: Try) -> int:
     with TemporaryDirectory() as folder:
-        # never outside the folder
+        # without slashes, the hostile name cannot lead outside the temporary folder
         name = one.value.replace("/", "") if isinstance(one.value, str) else None
         given = one.changed(**{"source": one.db, "path": str(Path(folder, "saved")), one.parameter: one.value})
         if one.parameter == "path" and name:
             given["path"] = str(Path(folder, name))
         if one.parameter == "step" and callable(one.value):
             return 0
-        # a name that the file system does not accept
+        # the file system may refuse the hostile name
         with suppress(OperationalError):
             made = await backup(**given)
             assert made.tables["trades"] >= 1
@@ -297,7 +298,10 @@ async def _quantize(one: Try) -> int:
 
 
 def _attempt_repository(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
-    """Return an attempt for a repository's session and clock: the clock itself and the time that it returns."""
+    """Return an `Attempt` for the constructor of a repository.
+
+    It passes the hostile value as the session, as the clock, or as the time that the clock returns.
+    """
 
     async def attempt(one: Try) -> int:
         if one.parameter == "session":
@@ -372,7 +376,7 @@ def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
                     yield f"{name}.{method}", function
 
 
-# before a fixture wraps a method
+# collected at import, before a fixture wraps methods and hides their signatures
 _FUNCTIONS = dict(_public_functions())
 
 
@@ -381,7 +385,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
-    """Yield the parameters, and if one takes a model, each of its fields too."""
+    """Yield each parameter; if a parameter takes a model, e.g. a Trade, also yield each field as ``parameter.field``."""
     for parameter in parameters:
         yield parameter
         declared = inspect.signature(_FUNCTIONS[method]).parameters[parameter]
@@ -389,7 +393,7 @@ def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
         if declared.kind is inspect.Parameter.VAR_KEYWORD:
             named = [Trade]
         for model in named:
-            # trade_id is update()'s own first parameter
+            # trade_id is skipped for update(**kwargs), because it is the first parameter of update() itself
             yield from (f"{parameter}.{item.name}" for item in fields(model) if (parameter, item.name) != ("kwargs", "trade_id"))
 
 
@@ -414,7 +418,7 @@ async def _rows(db: DatabaseManager) -> int:
 
 
 class HostileTests(SuiteFixtures):
-    """An accepted value is read back unchanged; any other raises an error of iftb_store, and nothing is written."""
+    """An accepted value is read back unchanged; a refused value raises an error of iftb_store, and nothing is written."""
 
     async def test_every_parameter_of_every_public_method_has_its_hostile_case(self) -> None:
         assert set(METHODS) == set(public_parameters())

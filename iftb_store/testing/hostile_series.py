@@ -1,4 +1,4 @@
-"""Attempts with hostile values for the methods on whole series and those that read and write Arrow."""
+"""Calls with hostile values for `hostile.METHODS`: the methods that work on whole series, and that read or write Arrow."""
 
 from __future__ import annotations
 

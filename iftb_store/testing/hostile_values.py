@@ -1,4 +1,4 @@
-"""Values that break stores: text, numbers, times and objects, each with a name for the failure message; and `Try`, one call."""
+"""The hostile values, each with a name for failure messages, and `Try`, the description of one call with such a value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEGABYTE = 2**20
 
 
 class Word(str):
-    """Text whose str() differs from its value."""
+    """A subclass of str whose str() returns another text."""
 
     __slots__ = ()
 
@@ -24,7 +24,7 @@ class Word(str):
 
 
 class Member(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons have such
-    """Enum members that are text."""
+    """An enum whose members are text."""
 
     HOUR = "1h"
     LONG = "long"
@@ -34,7 +34,7 @@ class Member(str, enum.Enum):  # noqa: UP042 - bots written for older Pythons ha
 
 
 class Whole(int):
-    """A whole number whose text differs from its value."""
+    """A subclass of int whose str() and repr() do not show the number."""
 
     def __str__(self) -> str:
         return "many"
@@ -43,13 +43,13 @@ class Whole(int):
 
 
 class Count(enum.IntEnum):
-    """A whole number with a name."""
+    """An enum whose members are whole numbers."""
 
     SEVEN = 7
 
 
 class Amount(Decimal):
-    """A decimal whose text differs from its value."""
+    """A subclass of Decimal whose str(), format() and repr() show another number."""
 
     def __str__(self, eng: bool = False, context: Any = None) -> str:
         return "1"
@@ -62,7 +62,7 @@ class Amount(Decimal):
 
 
 class Moment(datetime):
-    """A subclass of datetime, such as those of pandas and pendulum."""
+    """A subclass of datetime, as pandas and pendulum define them."""
 
 
 class NoZone(tzinfo):
@@ -238,14 +238,21 @@ OTHERS: dict[str, Any] = {
     "a dict that doubles 40 times": _nest_twice(40),
 }
 
-#: The values that every parameter gets.
+#: The hostile values by name; every parameter gets each of them.
 HOSTILE: dict[str, Any] = {**TEXTS, **NUMBERS, **TIMES, **OTHERS}
 
 
 class Try(NamedTuple):
-    """One call: on which manager, which parameter gets which value, and what distinguishes its row from all earlier ones.
+    """One call with a hostile value.
 
-    ``last`` holds the trade that is updated, as it was last read.
+    Attributes:
+        db: the manager.
+        session: an open session of the manager.
+        url: the database URL.
+        parameter: the parameter that gets the hostile value; ``parameter.field`` for a field of a model.
+        value: the hostile value.
+        number: a number that is different in each call, to give each written row its own key.
+        last: a list whose last item is the trade that calls update, as it was last read.
     """
 
     db: DatabaseManager
@@ -258,17 +265,17 @@ class Try(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The field of the model, or an empty text if the whole argument is hostile."""
+        """The name of the model's field that gets the value; empty if the whole argument is the hostile value."""
         return self.parameter.partition(".")[2]
 
     def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
-        """Return the hostile value, or a model with the value in one field."""
+        """Return the hostile value itself, or a model that has the value in one field and ``unique`` in others."""
         return model(**{**unique, self.field: self.value}) if self.field else self.value
 
     def changed(self, **usual: Any) -> dict[str, Any]:
-        """Return the usual arguments with the hostile one among them."""
+        """Return the usual arguments, with the hostile value as the argument of the parameter under test."""
         return {**usual, self.parameter: self.value}
 
 
-#: Makes one call, checks its result and the stored rows, and returns the number of rows that it added.
+#: A function that makes one call, checks the result and the stored rows, and returns the number of rows that the call added.
 Attempt = Callable[[Try], Awaitable[int]]

@@ -1,4 +1,4 @@
-"""A statement that would run for minutes ends with its task, and its session's connection stays usable."""
+"""Tests that cancelling a task interrupts its long-running statement, and that the manager remains usable afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import trade
 
-#: Runs far beyond any test's time limit, in SQL that every engine knows.
+#: A statement that runs far longer than the time limit of a test, in SQL that every engine understands.
 _ENDLESS = text(
     "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000000000) "
     "SELECT count(*) FROM numbers"
@@ -25,7 +25,7 @@ _ISOLATIONS: list[Isolation | None] = [None, "snapshot", "serializable"]
 
 
 class InterruptTests(SuiteFixtures):
-    """The end of a task interrupts its statement; otherwise these tests would exceed their time limit."""
+    """Cancelling a task interrupts its statement; if it did not, these tests would exceed their time limit."""
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)
     @pytest.mark.parametrize("way", ["execute", "stream"])
@@ -48,7 +48,7 @@ class InterruptTests(SuiteFixtures):
 
         task = asyncio.create_task(run())
         await started.wait()
-        # some turns later the statement runs in its thread or on the server
+        # wait until the statement runs in its thread or on the server
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -61,7 +61,7 @@ class InterruptTests(SuiteFixtures):
             async with asyncio.timeout(0.05):
                 await session.execute(_ENDLESS)
 
-        # the session may be lost with the statement
+        # interrupting the statement may end the session's transaction; then the exit of the session raises OperationalError
         with suppress(OperationalError):
             async with db.get_session() as session:
                 with pytest.raises(TimeoutError):
@@ -76,7 +76,7 @@ class InterruptTests(SuiteFixtures):
             async with db.get_session() as session:
                 call = asyncio.ensure_future(session.execute(_ENDLESS))
                 started.set()
-                # waits without forwarding its cancellation
+                # asyncio.wait does not forward the cancellation of this task to the call
                 await asyncio.wait([call])
 
         task = asyncio.create_task(run())

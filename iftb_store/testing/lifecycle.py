@@ -1,4 +1,4 @@
-"""The manager's life cycle: connect, disconnect, a database without tables, and that no password is shown."""
+"""Tests of a manager's life cycle: connect, disconnect, databases without tables, and that no password is shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PASSWORD = "s3cr3t-pass"  # noqa: S105 - what must not be shown
 
 
 class ConnectTests(SuiteFixtures):
-    """connect and disconnect."""
+    """connect and disconnect may be repeated; calls on a manager that is not connected raise NotConnectedError."""
 
     async def test_connect_needs_no_tables(self, empty_db: DatabaseManager) -> None:
         assert await raw.value(empty_db, "SELECT 1") == 1
@@ -132,7 +132,7 @@ class ConnectTests(SuiteFixtures):
         assert _PASSWORD not in shown
 
 
-# on each test: a mark on the class would apply to the whole suite
+# each test gets this mark itself: a mark on the class would apply to all tests of the suite that inherits from the class
 _LEAVES_OPEN = pytest.mark.usefixtures("leaves_sessions_open")
 
 
@@ -194,7 +194,7 @@ class DisconnectTests(SuiteFixtures):
     async def test_a_write_that_waits_for_another_managers_is_interrupted(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url) as other, db.get_session() as session:
             await TradeRepository(session).insert(trade())
-            # the same key: on engines with concurrent writers it waits for the row
+            # both trades have the same trade_id, so that the write also waits on engines with concurrent writers
             writing = asyncio.create_task(TradeRepository(other).insert(trade()))
             await until(lambda: bool(other.in_use))
             await other.disconnect(grace=0)
@@ -258,7 +258,7 @@ class DisconnectTests(SuiteFixtures):
 
 
 async def until(happened: Callable[[], bool]) -> None:
-    """Let the other tasks run until a condition holds."""
+    """Let the other tasks run until ``happened()`` returns True."""
     async with asyncio.timeout(60):
         while not happened():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
@@ -270,7 +270,7 @@ async def _read_and_wait(session: Any) -> None:
 
 
 class SchemaTests(SuiteFixtures):
-    """create_tables, migrate, and calls on a database without tables."""
+    """create_tables and migrate create the schema; calls on a database without tables raise SchemaError."""
 
     async def test_reading_bars_without_tables_names_the_command(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)

@@ -1,4 +1,4 @@
-"""Random programmes on the engines and on the model: after every step each engine's answer must equal the model's.
+"""Runs random programmes of calls on engines and on the model; after each call, every engine's answer must equal the model's.
 
     compare_with_model({"mydb": "mydb:///fresh.db"}, examples=200, steps=50)
 
@@ -27,7 +27,7 @@ from iftb_store.testing.engines import APP, CONTINUING, ENDINGS, Engine
 from iftb_store.testing.model import Duplicate, Model, Number
 
 _ARROW = find_spec("pyarrow") is not None
-#: Longer than any wait of an engine; a call that takes longer hangs.
+#: Time limit of a call in seconds. No engine waits that long, so a call that takes longer hangs.
 _HUNG = 120
 
 _WRITES = {"insert_many", "upsert_many", "insert", "record", "update", "update_position", "close_position", "log_event"}
@@ -35,17 +35,17 @@ _UNKNOWN = 10**15 - 1
 
 
 def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: int = 50, seed: int = 0) -> None:
-    """Run random programmes on some databases and on the model, and compare every answer and every error.
+    """Run random programmes of calls on databases and on the model, and compare every result and every error.
 
     Args:
-        urls: database URLs by the names to show in a failure. The tables are created if the backend declares
+        urls: database URLs, by the names that failure messages show. The tables are created if the backend declares
             MIGRATIONS, otherwise they must exist; they are emptied before each programme.
         examples: number of programmes to run.
-        steps: largest number of calls in one programme.
-        seed: the same seed gives the same programmes; a failure names it.
+        steps: maximum number of calls in one programme.
+        seed: seed of the random programmes; the same seed gives the same programmes, and a failure shows the seed.
 
     Raises:
-        AssertionError: an engine differs; the shortest failing programme found is printed.
+        AssertionError: an engine differs from the model; the shortest failing programme that was found is printed.
     """
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         clock = samples.Clock()
@@ -94,11 +94,12 @@ def _drawn(choices: Callable[[Any], list[Any]]) -> Any:
     return st.runner().flatmap(lambda machine: st.sampled_from(choices(machine)))
 
 
-#: The session of a call; None: one transaction per call. While one session writes, no other does: it would wait.
+#: The name of the session for a call; None: each call runs in its own transaction. While one session has uncommitted writes,
+#: all writes use this session, because a write in another session would wait for it.
 _anywhere = st.sampled_from([None, "a", APP])
 _writing = _drawn(lambda machine: [None, "a", APP] if machine.writer is None else [machine.writer])
 _open = _drawn(lambda machine: sorted(machine.open))
-# the shrinker and most draws use the newest id; a few draws use an id that does not exist
+# the newest id comes first, because Hypothesis shrinks failures towards the first choice; the last id does not exist
 _trade_numbers = _drawn(lambda machine: [*machine.trades[::-1], _UNKNOWN])
 _position_numbers = _drawn(lambda machine: [*machine.positions[::-1], _UNKNOWN])
 _series: dict[str, Any] = {
@@ -110,7 +111,14 @@ _endings = st.sampled_from(["clean exit", "clean exit", "clean exit", *ENDINGS])
 
 
 class _Programme(RuleBasedStateMachine):
-    """One programme; ``open`` are its sessions, ``writer`` the one that has written, the others are the row numbers so far."""
+    """One random programme.
+
+    Attributes:
+        open: the names of the open sessions.
+        writer: the name of the session that has uncommitted writes, or None.
+        trades: the model's numbers of the trades inserted so far.
+        positions: the model's numbers of the positions seen so far.
+    """
 
     def __init__(self, engines: list[Engine], clock: samples.Clock, run: Callable[[Awaitable[Any]], Any]) -> None:
         super().__init__()
@@ -126,11 +134,11 @@ class _Programme(RuleBasedStateMachine):
         clock.now = samples.NOW
         self._each(lambda engine: engine.clear())
 
-    # a failure prints the names of rules and arguments
+    # the rules have no docstrings: their names say what they do, and a failure prints the names and the arguments
 
     @initialize(sown=st.booleans())
     def sow(self, sown: bool) -> None:
-        """Begin most programmes with stored rows."""
+        """Store some rows at the beginning of the programme, if ``sown`` is drawn as True."""
         if not sown:
             return
         for repository, method, row in programmes.seedlings():
@@ -206,7 +214,7 @@ class _Programme(RuleBasedStateMachine):
     def update_position(self, session: str | None, position: dict[str, Any]) -> None:
         given = samples.position(**position)
         if self._call(session, "positions", "update_position", given) is None:
-            # as a bot does, to learn the id
+            # update_position does not return the id, so a bot would read the position to find it out
             self._note(self._call(session, "positions", "get_position", given.symbol, given.exchange, side=given.side))
 
     @rule(session=_writing, number=_position_numbers, position=programmes.positions)
@@ -273,7 +281,10 @@ class _Programme(RuleBasedStateMachine):
         self._clock.now = moved.astimezone(zone or samples.NOW.tzinfo)
 
     def teardown(self) -> None:
-        """Check that the committed rows are the model's; the next programme begins with empty tables and no sessions."""
+        """Check that the committed rows of each engine equal those of the model.
+
+        The next programme rolls back all sessions and empties the tables.
+        """
         if not self._differs:
             for engine, reason in zip(self._engines, self._each(lambda engine: engine.audit(self._model.committed)), strict=True):
                 assert reason is None, f"{engine.name} differs from the model in what is committed{reason}"

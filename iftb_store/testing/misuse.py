@@ -1,4 +1,4 @@
-"""Misused sessions: cancelled in the first call, left during a stream, ended out of order, called from within a call."""
+"""Tests of misused sessions: a cancelled first call, an abandoned stream, exits out of order, a call from within a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iftb_store.testing.samples import hourly, trade
 
 
 async def cancel_after(turns: int, call: Any) -> None:
-    """Start a call and cancel it after so many turns of the event loop."""
+    """Start a call, cancel it after ``turns`` iterations of the event loop, and wait for its end."""
     task = asyncio.ensure_future(call)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -29,7 +29,7 @@ async def cancel_after(turns: int, call: Any) -> None:
 
 
 class MisuseTests(SuiteFixtures):
-    """A write that returned is stored, or its session's exit raises; the next session is unharmed."""
+    """After misuse, a write that returned is stored, or the exit of its session raises; the next session works."""
 
     @pytest.mark.parametrize("way", ["read", "write"])
     async def test_a_first_call_cancelled_at_any_turn_takes_no_later_write_with_it(self, db: DatabaseManager, way: str) -> None:
@@ -44,7 +44,7 @@ class MisuseTests(SuiteFixtures):
                     await cancel_after(turns, first)
                     await TradeRepository(session).insert(trade(name))
                     if way == "write":
-                        # once only: it may be stored by now
+                        # the cancelled insert may have stored F, and the next iteration must be able to insert F again
                         await session.execute(text("DELETE FROM trades WHERE trade_id = 'F'"))
                 acknowledged.add(name)
         stored = {name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades WHERE trade_id <> 'F'")}

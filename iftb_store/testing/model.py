@@ -1,6 +1,7 @@
-"""A model of the four repositories in plain Python, without SQL: what every engine must return, and what it must refuse.
+"""A model of the four repositories in plain Python, without SQL: every engine must return and refuse the same as the model.
 
-It is written from the contract only and shares no code with the code under test: sums are Fractions, sessions dict copies.
+The model is written from the contract only and shares no code with the code under test: it computes sums with Fractions, and
+a session is a copy of dicts.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _Key = tuple[str, str, str, datetime]
 
 
 class Duplicate(Exception):
-    """Raised where the repositories raise SQLAlchemy's IntegrityError."""
+    """Raised by the model if the repositories must raise SQLAlchemy's IntegrityError."""
 
 
 class Number(int):
-    """The model's id of a row, which is a different number on each engine; ``table`` is the row's table."""
+    """The model's number of a row, used in place of its id, because ids differ between engines; ``table`` is the row's table."""
 
     table: str
 
@@ -55,7 +56,7 @@ class Number(int):
 
 @dataclass
 class State:
-    """The stored rows. Rows are replaced, never changed, so a copy of the dicts is a full copy."""
+    """The rows of all tables; rows are replaced but never modified, so a copy of the dicts is a full copy."""
 
     bars: dict[_Key, OHLCVBar] = field(default_factory=dict)
     trades: dict[int, Trade] = field(default_factory=dict)
@@ -67,14 +68,14 @@ class State:
         return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
 
     def numbers(self) -> set[Number]:
-        """Return the numbers of all rows."""
+        """Return the model's numbers of all rows."""
         rows: list[OHLCVBar | Trade | Position | SystemEvent] = [*self.bars.values(), *self.trades.values(), *self.events]
         rows += self.positions.values()
         return {row.id for row in rows if isinstance(row.id, Number)}
 
 
 class Model:
-    """A database with sessions. A session sees the committed rows until its first write, afterwards its own copy."""
+    """A database with sessions; a session reads the committed rows until its first write, and afterwards its own copy."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self.committed = State()
@@ -83,39 +84,39 @@ class Model:
         self._numbers = 0
 
     def at(self, session: str | None) -> ModelSession:
-        """Return the repositories in a session; None: repositories with one transaction per call."""
+        """Return the repositories for a session; for None, repositories that run each call in its own transaction."""
         return ModelSession(self, session)
 
     def commit(self, session: str) -> None:
-        """Commit a session's copy."""
+        """Make the session's copy the committed rows."""
         self.committed = self._working.pop(session, self.committed)
 
     def rollback(self, session: str) -> None:
-        """Discard a session's copy."""
+        """Discard the session's copy."""
         self._working.pop(session, None)
 
     def numbers(self) -> set[Number]:
-        """Return the numbers of all rows that any session sees."""
+        """Return the numbers of all rows that are committed or in a session's copy."""
         return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
 
     def seen_by(self, session: str | None) -> State:
-        """Return the state that a session reads."""
+        """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""
         return self._working.get(session or "", self.committed)
 
     def written_by(self, session: str | None) -> State:
-        """Return the state that a session changes."""
+        """Return the rows that a session writes to: its copy, created if necessary; for None, the committed rows."""
         if session is None:
             return self.committed
         return self._working.setdefault(session, self.committed.copy())
 
     def number(self, table: str) -> Number:
-        """Return a new row's number."""
+        """Return the next number, for a new row of a table."""
         self._numbers += 1
         return Number(table, self._numbers)
 
 
 class ModelSession:
-    """The model's repositories in one session; methods have the same names as in `iftb_store`."""
+    """The model's repositories in one session; their methods have the same names as those of `iftb_store`."""
 
     def __init__(self, model: Model, session: str | None) -> None:
         self.bars = _Bars(model, session)
@@ -392,5 +393,5 @@ def _exact(value: Fraction | int) -> Decimal:
 
 
 def _quotient(numerator: Fraction | int, denominator: Fraction | int) -> Decimal:
-    # round() of a Fraction rounds half-even
+    # round() of a Fraction rounds half-even, as the contract requires
     return values.from_units(round(Fraction(numerator) / denominator * values.UNITS)) if denominator else Decimal(0)

@@ -1,4 +1,4 @@
-"""The model's checks of single values: what is stored for each, and the message that refuses one."""
+"""The model's checks of single values: each returns the value that must be stored, or raises the error that is expected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store import InvalidValueError, OHLCVBar, Position, SystemEvent, Trade
 
 _Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
 
-#: Units of the last decimal place per 1.
+#: The number of units of the 18th decimal place in 1.
 UNITS = 10**18
 
 SIDES = ("long", "short")
@@ -39,14 +39,14 @@ _QUOTIENTS = (
     "position_size_pct",
 )
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
-#: The fields of a trade that update can set.
+#: The fields of a trade that TradeRepository.update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TIMEFRAMES = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M"
 
 
 def checked(row: _Row) -> _Row:
-    """Return a row as it is stored, without the fields that the store sets."""
+    """Return a row with the values that must be stored; the fields that the store sets are None."""
     if isinstance(row, Position) and row.id is not None:
         whole(row.id, "id")
     stored: dict[str, Any] = {
@@ -56,7 +56,7 @@ def checked(row: _Row) -> _Row:
 
 
 def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
-    """Return bars as they are stored; the error names the first bar that cannot be, by its index in the batch."""
+    """Return bars with the values that must be stored; the error names the first invalid bar by its index in the batch."""
     found = []
     for index, bar in enumerate(bars):
         try:
@@ -68,7 +68,7 @@ def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
 
 
 def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return changed fields of a trade as they are stored."""
+    """Return the changed fields of a trade with the values that must be stored."""
     kinds = {item.name: item.type for item in fields(Trade)}
     for field in changes:
         if field in _KEPT:
@@ -104,7 +104,7 @@ def _field(field: str, kind: Any, value: Any) -> Any:
 
 
 def decimal(value: object, field: str) -> Decimal:
-    """Return a number of at most 20 digits before the point and 18 after it."""
+    """Return the value as a Decimal if it has at most 20 digits before the point and 18 after it."""
     number = _number(value, field)
     units = Fraction(number) * UNITS
     if units.denominator != 1 or abs(units) >= 10**38:
@@ -116,7 +116,7 @@ def decimal(value: object, field: str) -> Decimal:
 
 
 def quotient(value: object, field: str) -> Decimal:
-    """Return a number rounded half-even to 18 places."""
+    """Return the value as a Decimal, rounded half-even to 18 places."""
     number = _number(value, field)
     units = round(Fraction(number) * UNITS)
     if abs(units) >= 10**38:
@@ -125,7 +125,7 @@ def quotient(value: object, field: str) -> Decimal:
 
 
 def from_units(units: int) -> Decimal:
-    """Return so many units of the last decimal place as a plain Decimal."""
+    """Return the Decimal for a number of units of the 18th decimal place, without trailing zeros."""
     digits = f"{abs(units):019}"
     return Decimal("-" * (units < 0) + f"{digits[:-18]}.{digits[-18:]}".rstrip("0").rstrip("."))
 
@@ -142,7 +142,7 @@ def _number(value: object, field: str) -> Decimal:
 
 
 def moment(value: object, field: str) -> datetime:
-    """Return a time in UTC; a naive one is in UTC already."""
+    """Return a time as an aware datetime in UTC; naive times are UTC."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
         raise InvalidValueError(f"{field} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
@@ -153,7 +153,7 @@ def moment(value: object, field: str) -> datetime:
 
 
 def text(value: object, field: str) -> str:
-    """Return any text but NUL and lone surrogates."""
+    """Return the value if it is text without NUL and lone surrogates."""
     if not isinstance(value, str):
         raise InvalidValueError(f"{field} must be text, not {_kind(value)}")
     if "\0" in value:
@@ -164,7 +164,7 @@ def text(value: object, field: str) -> str:
 
 
 def name(value: object, field: str) -> str:
-    """Return text of 1 to 255 characters, not only white space."""
+    """Return the value if it is text of 1 to 255 characters, not only white space."""
     given = text(value, field)
     if not given.strip():
         raise InvalidValueError(f"{field} is empty; give a name")
@@ -174,21 +174,21 @@ def name(value: object, field: str) -> str:
 
 
 def one_of(value: object, field: str, choices: Collection[str]) -> str:
-    """Return one of the choices."""
+    """Return the value if it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{field} must be one of {', '.join(choices)}, not {shown(value)}")
     return value
 
 
 def timeframe(value: object) -> str:
-    """Return a known timeframe."""
+    """Return the value if it is a known timeframe."""
     if value not in _TIMEFRAMES.split():
         raise InvalidValueError(f"unknown timeframe {shown(value)}; the known ones are {_TIMEFRAMES}")
     return str(value)
 
 
 def whole(value: object, field: str, least: int = 0) -> int:
-    """Return a whole number that 64 bits hold."""
+    """Return the value if it is a whole number from ``least`` to 2**63 - 1."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(f"{field} must be a whole number, not {_kind(value)} {shown(value)}")
     if not least <= value < 2**63:
@@ -197,7 +197,7 @@ def whole(value: object, field: str, least: int = 0) -> int:
 
 
 def json(value: object, field: str) -> Any:
-    """Return a JSON object: Decimals and times in it are text, tuples are lists."""
+    """Return the JSON object that must be read back: Decimals and times become text, tuples become lists."""
     if not isinstance(value, dict):
         raise InvalidValueError(f"{field} must be a dict (a JSON object), not {_kind(value)}")
     return _json(value, field)
@@ -216,14 +216,14 @@ def _json(value: object, path: str) -> Any:
 
 
 def unlike(stored: Any, given: Any) -> bool:
-    """Return whether two values differ; in JSON true, 1 and 1.0 are different."""
+    """Return whether two values differ; in JSON objects, true, 1 and 1.0 are different values."""
     if isinstance(stored, dict) and isinstance(given, dict):
         return dumps(stored, sort_keys=True) != dumps(given, sort_keys=True)
     return bool(stored != given)
 
 
 def shifted(start: datetime, frame: str, steps: int) -> datetime:
-    """Return the time so many bars later."""
+    """Return the time that is ``steps`` bars of a timeframe after ``start``; before it if ``steps`` is negative."""
     try:
         if frame != "1M":
             return start + steps * _step(frame)
@@ -237,7 +237,7 @@ def shifted(start: datetime, frame: str, steps: int) -> datetime:
 
 
 def apart(earlier: datetime, later: datetime, frame: str) -> bool:
-    """Return whether a bar is missing between two times."""
+    """Return whether at least one bar of a timeframe is missing between two times."""
     if frame == "1M":
         return (later.year - earlier.year) * 12 + later.month - earlier.month > 1
     return later - earlier > _step(frame)
@@ -248,7 +248,7 @@ def _step(frame: str) -> timedelta:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: ASCII, cut after 60 characters."""
+    """Return a value as error messages show it: as ASCII text, cut after 60 characters."""
     if isinstance(value, str):
         given = ascii(value[:60])
         return given if len(value) <= 60 and len(given) <= 120 else f"{given[:120]}…"

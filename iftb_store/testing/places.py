@@ -1,4 +1,4 @@
-"""A manager in event loops, threads and processes other than the one that connected it."""
+"""Tests of a manager that is used in another event loop, thread or process than the one in which it was connected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import hourly, trade
 
-# forks while connected: the child's call must end by itself, then the parent's must work
+# a script that forks while it is connected: calls in the child must raise NotConnectedError, and the parent must still work
 _FORK = """
 import asyncio, os, sys, time
 from iftb_store import DatabaseManager, NotConnectedError, OHLCVRepository
@@ -51,12 +51,12 @@ print("unharmed")
 
 
 async def count_bars(db: DatabaseManager) -> int:
-    """Return the number of stored bars of a series."""
+    """Return the number of stored bars, at most 100, of the series BTCUSDT 1h on binance."""
     return len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h"))
 
 
 class PlaceTests(SuiteFixtures):
-    """A manager whose event loop is closed serves the next one; in a second open loop it works or is refused."""
+    """A manager works in a new event loop after its loop was closed; in a second open loop it works or is refused."""
 
     async def test_a_manager_continues_in_the_next_event_loop(self, db: DatabaseManager, url: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))

@@ -1,4 +1,4 @@
-"""Positions: at most one open per (exchange, symbol, side); a closed one never changes."""
+"""Tests of positions: at most one is open per (exchange, symbol, side), and a closed position never changes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _REFUSED: list[tuple[str, Any]] = [
 
 
 async def opened(db: DatabaseManager, given: Position | None = None) -> Position:
-    """Store a position and return it as it is read back."""
+    """Store a position, by default the sample position, and return the position that is read back."""
     new = given or position()
     await PositionRepository(db, clock=Clock()).update_position(new)
     found = await PositionRepository(db).get_position(new.symbol, new.exchange, side=new.side)
@@ -58,7 +58,7 @@ def id_of(item: Position) -> int:
 
 
 class StorePositionTests(SuiteFixtures):
-    """update_position without an id."""
+    """update_position of an object without an id inserts or replaces the open position of the same key."""
 
     async def test_a_position_comes_back_as_it_went_in(self, db: DatabaseManager) -> None:
         assert as_given(await opened(db, full_position())) == full_position()
@@ -123,7 +123,7 @@ class StorePositionTests(SuiteFixtures):
 
 
 class UpdatePositionTests(SuiteFixtures):
-    """update_position with an id."""
+    """update_position of an object with an id replaces the open position with this id."""
 
     async def test_an_id_updates_every_field_of_that_position(self, db: DatabaseManager, clock: Clock) -> None:
         stored = await opened(db)
@@ -174,7 +174,7 @@ async def read_open_position(db: DatabaseManager) -> Position:
 
 
 class ReadPositionTests(SuiteFixtures):
-    """get_position and get_open_positions: open ones only."""
+    """get_position and get_open_positions return open positions only."""
 
     async def test_get_position_of_an_unknown_symbol_is_none(self, db: DatabaseManager) -> None:
         assert await PositionRepository(db).get_position("BTCUSDT") is None
@@ -234,7 +234,7 @@ class ReadPositionTests(SuiteFixtures):
 
 
 class ClosePositionTests(SuiteFixtures):
-    """close_position."""
+    """close_position closes an open position, which stays in the table."""
 
     async def test_a_closed_position_stays_in_the_table(self, db: DatabaseManager, clock: Clock) -> None:
         stored = await opened(db)
@@ -275,7 +275,7 @@ class ClosePositionTests(SuiteFixtures):
 
 
 class PositionConstraintTests(SuiteFixtures):
-    """Rows that the database's constraints refuse."""
+    """The constraints of the database refuse invalid rows from raw SQL."""
 
     async def test_the_database_refuses_a_second_open_position_from_raw_sql(self, db: DatabaseManager) -> None:
         await opened(db)

@@ -1,4 +1,7 @@
-"""Arguments for random programmes: few symbols, times and ids, so that calls collide, and values at the ends of their ranges."""
+"""Strategies for the arguments in random programmes.
+
+They draw few different symbols, times and ids, so that calls conflict with each other, and extreme values.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from iftb_store.testing.samples import HOUR, INDIA, LARGEST, SMALLEST, T0
 Changes = st.SearchStrategy[dict[str, Any]]
 
 _AWKWARD = "₿'\"; -- \\\t\u202e"
-# a minus would round it to the default context's 28 digits
+# copy_negate is exact; the minus operator would round to the 28 digits of the default decimal context
 _LOWEST = LARGEST.copy_negate()
 _BEHIND = timezone(-timedelta(hours=12))
 
@@ -47,7 +50,7 @@ _far = [
     datetime(1, 1, 1, tzinfo=UTC),
     datetime(9999, 12, 31, 23, 59, 59, 999_999),
 ]
-#: Times; about one in seven is far from all others.
+#: Strategy of times; about one time in eight is far away from all other times.
 times = st.sampled_from(_near + _near + _far)
 windows = st.tuples(st.sampled_from([T0, _far[1], *_near]), st.sampled_from([_far[2], *_near]))
 selections = st.fixed_dictionaries(
@@ -70,7 +73,7 @@ _decimals: st.SearchStrategy[Any] = st.sampled_from(
     ]
 )
 _volumes: st.SearchStrategy[Any] = st.sampled_from([Decimal(0), Decimal("-0.0"), Decimal("1.10"), 3, SMALLEST, LARGEST])
-# the last three are rounded: ties to the even neighbour, down and up, and one that rounds to zero
+# the three values added here are rounded: two ties, which go down and up to the even neighbour, and a value that becomes zero
 _quotients = _decimals | st.sampled_from([Decimal("2.5E-18"), Decimal("3.5E-18"), Decimal("-1E-40")])
 _counts = st.sampled_from([0, 1, 2**63 - 1])
 _texts = st.sampled_from(["", "m", "two\nlines", "\N{CHART WITH DOWNWARDS TREND} " + _AWKWARD])
@@ -99,7 +102,7 @@ _NAMES: list[Any] = ["", " \t", "n\0l", "half \ud83d", "n" * 256, None, b"bytes"
 _COUNTS: list[Any] = [-1, 2**63, True, 1.0]
 _JSON: list[Any] = ["{}", [], {"deep": [1.0, float("nan")]}]
 
-#: Reads and two writes that are refused because of one argument.
+#: Strategy of calls, mostly reads, that every engine must refuse because of one invalid argument.
 nonsense = st.sampled_from(
     [("bars", "get_latest", (name, "1h", 1)) for name in _NAMES]
     + [("bars", "get_gaps", ("BTCUSDT", frame)) for frame in ("1H", "", 60, None)]
@@ -116,7 +119,13 @@ nonsense = st.sampled_from(
 
 
 def _changes(always: dict[str, Any], sometimes: dict[str, Any], bad: dict[str, list[Any]]) -> Changes:
-    """Return fields to change; in one of eight cases one of them cannot be stored."""
+    """Return a strategy of field values for a row; in one of eight draws, one of the values cannot be stored.
+
+    Args:
+        always: strategies of the fields that are always set.
+        sometimes: strategies of the fields that are set in some draws.
+        bad: values that cannot be stored, by field.
+    """
     good = st.fixed_dictionaries(always, optional=sometimes)
     faults = [{name: value} for name, values in bad.items() for value in values]
     spoiled = st.tuples(good, st.sampled_from(faults)).map(lambda pair: pair[0] | pair[1])
@@ -252,7 +261,7 @@ events = _changes(
 
 
 def seedlings() -> list[tuple[str, str, Any]]:
-    """Return calls that store rows in three of the tables: bars with gaps, two realized trades and two positions."""
+    """Return (repository, method, argument) of calls that store bars with gaps, two realized trades and two positions."""
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
     return [

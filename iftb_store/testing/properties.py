@@ -1,4 +1,4 @@
-"""Property tests: every model makes the round trip with decimals, text and times from their full ranges."""
+"""Property tests: generated rows, with decimals, text and times of all valid values, are stored and read back unchanged."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from iftb_store.testing.samples import LARGEST, as_given
 _few = settings(
     max_examples=30,
     deadline=None,
-    # each example adds rows to one database, made once, on purpose; and every subclass runs the same methods
+    # these health checks do not apply: all examples share one database on purpose, and every subclass runs the same methods
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
     derandomize=True,
     database=None,
 )
 
 _zones: Any = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-#: A day within the calendar's ends, so that no time zone moves a time outside.
+#: Times at least one day away from the first and last valid time, so that no time zone moves them out of the calendar.
 _times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30, 23, 59, 59, 999_999), timezones=_zones)
 _units = st.integers(-(10**38) + 1, 10**38 - 1) | st.integers(-(10**20), 10**20) | st.integers(-1000, 1000)
 _decimals = _units.map(lambda units: Decimal(f"{units}E-18"))
@@ -148,7 +148,7 @@ _events = st.fixed_dictionaries(
 
 
 def expected(given_row: Any) -> dict[str, Any]:
-    """Return the fields that must be read back: naive times as UTC, quotients rounded."""
+    """Return the fields of a row as they must be read back: naive times as UTC, quotients rounded."""
     return {name: _expected_value(getattr(given_row, name)) for name in given_row.__slots__}
 
 
@@ -161,13 +161,13 @@ def _expected_value(value: Any) -> Any:
 
 
 def fields_of(row: Any) -> dict[str, Any]:
-    """Return the fields of a row without those that the store sets."""
+    """Return the fields of a row as a dict in which the fields that the store sets are None."""
     bare = as_given(row)
     return {name: getattr(bare, name) for name in bare.__slots__}
 
 
 class PropertyTests(SuiteFixtures):
-    """Round trips of generated models, several per example."""
+    """Generated rows are read back unchanged; each example stores several rows."""
 
     @_few
     @given(bars=st.lists(_bars(), min_size=1, max_size=8))

@@ -1,4 +1,4 @@
-"""Reads that bypass the code under test: raw SQL, decoded by the Python type that the engine returns."""
+"""Helpers that read and write by raw SQL, bypassing the code under test, and decode what the engine returns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ async def fetch(db: DatabaseManager, sql: str, **params: Any) -> list[tuple[Any,
 
 
 async def value(db: DatabaseManager, sql: str, **params: Any) -> Any:
-    """Return the first column of the first row."""
+    """Run one statement in a new session and return the first column of the first row."""
     return (await fetch(db, sql, **params))[0][0]
 
 
 async def run(db: DatabaseManager, sql: str, **params: Any) -> None:
-    """Run one statement in a new session, which commits."""
+    """Run one statement in a new session and commit."""
     async with db.get_session() as session:
         await session.execute(text(sql), params)
 
@@ -37,7 +37,7 @@ async def count(db: DatabaseManager, table: str) -> int:
 
 
 def moment(stored: Any) -> datetime:
-    """Return a stored time: a datetime, or whole microseconds since 1970-01-01 UTC."""
+    """Decode a stored time, which is a datetime or a number of whole microseconds since 1970-01-01 UTC."""
     if isinstance(stored, int):
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored)
     assert isinstance(stored, datetime), f"a time is stored as {type(stored).__name__}"
@@ -45,10 +45,10 @@ def moment(stored: Any) -> datetime:
 
 
 def number(stored: Any) -> Decimal:
-    """Return a stored decimal: a Decimal, its plain text, or text that sorts like the number.
+    """Decode a stored decimal, which is a Decimal, plain decimal text or sortable text.
 
-    Sortable text begins with a letter for the number of digits; a tilde at its end marks a negative number,
-    whose digits are the nines' complement.
+    Sortable text begins with a letter for the number of digits. A tilde at the end marks a negative number; its digits are
+    the nines' complement of the number's digits.
     """
     if isinstance(stored, Decimal):
         return stored
@@ -58,5 +58,5 @@ def number(stored: Any) -> Decimal:
 
 
 def json_value(stored: Any) -> Any:
-    """Return stored JSON: parsed from its text, or as the driver returns it."""
+    """Decode stored JSON, which the driver returns as text or already parsed."""
     return json.loads(stored) if isinstance(stored, str) else stored

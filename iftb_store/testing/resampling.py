@@ -1,4 +1,4 @@
-"""Bars of a coarser timeframe, computed in the engine: exact, from whole buckets, by the calendar."""
+"""Tests of resample: exact values, complete and incomplete buckets, and buckets by the calendar."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _REFUSED = [("1h", "1m"), ("1h", "1h"), ("3m", "5m"), ("3d", "1w"), ("1w", "1M")
 async def store_and_resample(
     db: DatabaseManager, bars: list[OHLCVBar], source: str, target: str, **options: Any
 ) -> list[OHLCVBar]:
-    """Store bars and return the resampled ones of the target timeframe."""
+    """Store bars and return the bars that resample computes from them for the target timeframe."""
     await OHLCVRepository(db).insert_many(bars)
     return await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL, **options)
 
 
 class ResampleTests(SuiteFixtures):
-    """resample returns the first open, the highest high, the lowest low, the last close and exact sums."""
+    """resample returns bars with the first open, the highest high, the lowest low, the last close and exact sums."""
 
     async def test_a_bar_is_made_of_the_bars_in_its_bucket(self, db: DatabaseManager) -> None:
         given = [

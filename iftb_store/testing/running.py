@@ -1,4 +1,4 @@
-"""db.run, which retries a transaction after a transient error, and TradeRepository.record, which a bot may repeat."""
+"""Tests of db.run, which retries a transaction after a transient error, and of TradeRepository.record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ISOLATIONS: list[Isolation] = ["repeatable read", "serializable"]
 
 
 class Failing:
-    """Work that inserts a trade, then raises the next of its errors; when none is left, it returns the trade's id."""
+    """A callable for db.run: it inserts a trade, then raises the next of the given errors, or returns the id if none is left."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -46,12 +46,12 @@ class Failing:
 
 
 def transient() -> OperationalError:
-    """Return an error after which a transaction is retried."""
+    """Return a transient error, after which db.run retries the transaction."""
     return operational_error("a conflict", transient=True)
 
 
 def increment_fee(number: int, after_reading: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """Return work that reads a trade's fee and writes it plus one."""
+    """Return a callable for db.run that reads a trade's fee, awaits ``after_reading``, and writes the fee plus one."""
 
     async def add(session: Any) -> None:
         found = await TradeRepository(session).get_by_id(number)
@@ -63,11 +63,11 @@ def increment_fee(number: int, after_reading: Callable[[], Awaitable[None]]) -> 
 
 
 async def at_once() -> None:
-    """Return immediately."""
+    """Return immediately; an ``after_reading`` for `increment_fee` that does not wait."""
 
 
 class RunTests(SuiteFixtures):
-    """db.run commits what its work wrote, retries it, or raises its error."""
+    """db.run commits the writes of its callable, retries the callable, or raises its error."""
 
     async def test_run_commits_and_returns_the_result(self, db: DatabaseManager) -> None:
         number = await db.run(Failing())
@@ -162,7 +162,7 @@ class RunTests(SuiteFixtures):
         async def count_twice(session: Any) -> list[int]:
             before = await TradeRepository(session).get_recent()
             reading.set()
-            # on engines with one writer at a time the other waits for the end of this session
+            # with one writer at a time, the insert cannot end before this session does, so wait only briefly
             await asyncio.wait([inserting], timeout=None if Capability.PARALLEL_WRITERS in db.capabilities else 0.01)
             return [len(before), len(await TradeRepository(session).get_recent())]
 
@@ -193,7 +193,7 @@ class RunTests(SuiteFixtures):
 
 
 class RecordTests(SuiteFixtures):
-    """TradeRepository.record inserts a trade or recognises it."""
+    """TradeRepository.record inserts a new trade, or returns the id of an equal stored trade."""
 
     async def test_record_inserts_a_new_trade(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).record(full_trade())

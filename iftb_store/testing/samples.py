@@ -1,4 +1,4 @@
-"""Sample bars, trades and positions, a clock that stands still, and the fields of a row that the caller sets."""
+"""Sample bars, trades and positions for tests, and a clock that only moves when a test moves it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST = Decimal("0.000000000000000001")
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that shows the same time until a test moves it."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
@@ -31,12 +31,12 @@ class Clock:
         return self.now
 
     def advance(self, by: timedelta) -> None:
-        """Move the clock."""
+        """Move the clock forward by a duration."""
         self.now += by
 
 
 def bar(timestamp: datetime = T0, **changes: Any) -> OHLCVBar:
-    """Return a bar of binance's BTCUSDT in 1h, with changes."""
+    """Return a bar of BTCUSDT on binance with the timeframe 1h; ``changes`` override its fields."""
     plain = OHLCVBar(
         symbol="BTCUSDT",
         exchange="binance",
@@ -52,17 +52,17 @@ def bar(timestamp: datetime = T0, **changes: Any) -> OHLCVBar:
 
 
 def hourly(count: int, **changes: Any) -> list[OHLCVBar]:
-    """Return bars one hour apart, starting at T0, each with another price."""
+    """Return ``count`` bars one hour apart from T0 on, each with a different close; ``changes`` override other fields."""
     return [bar(T0 + index * HOUR, close=Decimal(50_000 + index) / 4, **changes) for index in range(count)]
 
 
 def full_bar(timestamp: datetime = T0) -> OHLCVBar:
-    """Return a bar whose every optional field is set."""
+    """Return a bar in which every optional field is set."""
     return bar(timestamp, quote_volume=Decimal("5050000.123456789012345678"), trades_count=2**40)
 
 
 def trade(trade_id: str = "TRD-001", **changes: Any) -> Trade:
-    """Return an open long trade with nothing optional set, with changes."""
+    """Return an open long trade without optional values; ``changes`` override its fields."""
     plain = Trade(
         trade_id=trade_id,
         symbol="BTCUSDT",
@@ -77,7 +77,7 @@ def trade(trade_id: str = "TRD-001", **changes: Any) -> Trade:
 
 
 def full_trade(trade_id: str = "TRD-001") -> Trade:
-    """Return a trade whose every field is set, each to a different value."""
+    """Return a trade in which every field is set to a different value, except the fields that the store sets."""
     return Trade(
         trade_id=trade_id,
         symbol="ETHUSDT",
@@ -106,7 +106,7 @@ def full_trade(trade_id: str = "TRD-001") -> Trade:
 
 
 def position(**changes: Any) -> Position:
-    """Return an open long position with nothing optional set, with changes."""
+    """Return an open long position without optional values; ``changes`` override its fields."""
     plain = Position(
         symbol="BTCUSDT",
         exchange="binance",
@@ -120,7 +120,7 @@ def position(**changes: Any) -> Position:
 
 
 def full_position() -> Position:
-    """Return a position whose every field is set, each to a different value."""
+    """Return a position in which every field is set to a different value, except the fields that the store sets."""
     return Position(
         symbol="ETHUSDT",
         exchange="kraken",
@@ -143,6 +143,6 @@ def full_position() -> Position:
 
 
 def as_given(row: _Row) -> _Row:
-    """Return a row that was read, without the fields that the store sets, so that it equals the row that was given."""
+    """Return a row that was read, with None in the fields that the store sets, to compare it with the row that was written."""
     kept: dict[str, Any] = dict.fromkeys({"id", "created_at", "updated_at", "last_updated"} & set(row.__slots__))
     return replace(row, **kept)

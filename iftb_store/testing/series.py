@@ -1,4 +1,4 @@
-"""Whole series: listing them, missing bars, deletion, and the report of an upsert."""
+"""Tests of list_series, delete_range and the report of upsert_many."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_99
 
 
 async def count_missing(db: DatabaseManager, bars: list[OHLCVBar]) -> int:
-    """Store bars of one series and return how many are missing."""
+    """Store bars of one series and return the number of missing bars that list_series reports."""
     await OHLCVRepository(db).insert_many(bars)
     (series,) = await OHLCVRepository(db).list_series()
     return series.missing
 
 
 class SeriesTests(SuiteFixtures):
-    """list_series and delete_range."""
+    """list_series describes every stored series; delete_range deletes the bars of a time window."""
 
     async def test_an_empty_store_has_no_series(self, db: DatabaseManager) -> None:
         assert await OHLCVRepository(db).list_series() == []
@@ -112,7 +112,7 @@ class SeriesTests(SuiteFixtures):
 
 
 class UpsertReportTests(SuiteFixtures):
-    """upsert_many(report=True): how many bars were inserted, updated and unchanged."""
+    """upsert_many(report=True) returns how many bars were inserted, updated and unchanged."""
 
     @pytest.mark.parametrize("count", [5, 400, 2_500])
     async def test_inserted_updated_and_unchanged_bars_are_counted_separately(self, db: DatabaseManager, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Sessions: commit, rollback, cancellation, caught errors, raw SQL, and the manager in place of a session."""
+"""Tests of sessions: commit, rollback, cancellation, caught errors, raw SQL, and the manager in place of a session."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def counts(db: DatabaseManager) -> list[int]:
 
 
 class TransactionTests(SuiteFixtures):
-    """get_session commits on a clean exit and rolls back on anything else."""
+    """get_session commits on a clean exit, and rolls back on an exception or a cancellation."""
 
     async def test_a_clean_exit_commits(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
@@ -138,7 +138,7 @@ class TransactionTests(SuiteFixtures):
 
 
 class CaughtErrorTests(SuiteFixtures):
-    """A caught IntegrityError leaves the session usable; after any other error a clean exit commits or raises."""
+    """After a caught IntegrityError the session is usable; after any other caught error, a clean exit commits or raises."""
 
     async def test_after_a_caught_duplicate_bar_earlier_and_later_writes_commit(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
@@ -247,7 +247,7 @@ class CaughtErrorTests(SuiteFixtures):
 
 
 class RawSQLTests(SuiteFixtures):
-    """session.execute(text(…)): scalar, first, all, mappings."""
+    """session.execute(text(…)) runs raw SQL; its result has the methods scalar, first, all and mappings."""
 
     async def test_a_statement_takes_named_parameters(self, db: DatabaseManager) -> None:
         await TradeRepository(db).insert(trade("a"))
@@ -299,7 +299,7 @@ class RawSQLTests(SuiteFixtures):
 
 
 class ManagerAsSessionTests(SuiteFixtures):
-    """With the manager instead of a session, each call is one transaction; anything else is refused."""
+    """With a manager instead of a session, each call is one transaction; other objects are refused."""
 
     async def test_each_call_on_the_manager_commits_by_itself(self, db: DatabaseManager) -> None:
         await write_everywhere(db)

@@ -1,4 +1,4 @@
-"""get_statistics: hand-computed cases, the window, and exact sums past a column's range."""
+"""Tests of get_statistics: hand-computed cases, the time window, and exact sums that exceed the range of a column."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def realized(name: str, pnl: str | Decimal, fee: str | Decimal = "0", **changes: object) -> Trade:
-    """Return a trade closed an hour before NOW."""
+    """Return a trade that was closed with the given realized_pnl and fee, one hour before NOW."""
     closed = {"action": "close", "exit_time": NOW - HOUR, **changes}
     return trade(name, realized_pnl=Decimal(pnl), fee=Decimal(fee), **closed)
 
 
 async def statistics(db: DatabaseManager, *trades: Trade, days: int = 30, exchange: str = "binance") -> TradeStatistics:
-    """Store trades, with NOW as the present time, and return the figures."""
+    """Store trades and return the result of get_statistics, with a clock that shows NOW."""
     async with db.get_session() as session:
         repository = TradeRepository(session, clock=Clock())
         for item in trades:
@@ -31,7 +31,7 @@ async def statistics(db: DatabaseManager, *trades: Trade, days: int = 30, exchan
 
 
 class FigureTests(SuiteFixtures):
-    """The values of the figures."""
+    """get_statistics returns the right values."""
 
     async def test_wins_losses_breakeven_and_liquidation_give_hand_computed_figures(self, db: DatabaseManager) -> None:
         found = await statistics(
@@ -139,7 +139,7 @@ class FigureTests(SuiteFixtures):
 
 
 class WindowTests(SuiteFixtures):
-    """Which trades count."""
+    """get_statistics includes the realized trades of the exchange in the time window, and no others."""
 
     async def test_a_trade_without_realized_pnl_does_not_count(self, db: DatabaseManager) -> None:
         assert await statistics(db, trade(exit_time=NOW)) == _NOTHING

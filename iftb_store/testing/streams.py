@@ -1,4 +1,4 @@
-"""Streams of bars: complete and in order across batches, from one snapshot, and no connection held after a partial read."""
+"""Tests of streams of bars: complete, in order, from one snapshot; a stream that is closed early returns its connection."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from iftb_store.testing.samples import HOUR, T0, bar, hourly
 
 _SERIES = ("BTCUSDT", "1h")
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-#: Number of bars in each stream below, and batch sizes that end before, on and after the last bar.
+#: The number of bars in each stream below; the batch sizes include smaller, equal and larger ones.
 _BARS = 7
 _SIZES = [1, 3, 6, 7, 8]
 _WAYS = ["lists", "record batches"]
 
 
 def open_stream(way: str, repository: OHLCVRepository, size: int) -> Any:
-    """Return a stream of the series, as lists of bars or as record batches."""
+    """Return a stream of the series `_SERIES`, as lists of bars or as record batches."""
     if way == "lists":
         return repository.stream_range(*_SERIES, *_ALL, batch_size=size)
     return repository.stream_arrow(*_SERIES, exchange="binance", batch_size=size)
 
 
 def times_of(batch: Any) -> list[datetime]:
-    """Return the times in a list of bars or a record batch."""
+    """Return the timestamps of the bars in a list or a record batch."""
     return [item.timestamp for item in batch] if isinstance(batch, list) else batch["timestamp"].to_pylist()
 
 
 async def all_times(stream: AsyncIterator[Any]) -> list[datetime]:
-    """Return the times of all remaining bars of a stream."""
+    """Return the timestamps of all remaining bars of a stream."""
     return [moment async for batch in stream for moment in times_of(batch)]
 
 
 def make_scattered_bars() -> list[OHLCVBar]:
-    """Return bars of several series, with a gap, off the grid, at the ends of the calendar, and of a sparse series."""
+    """Return bars of several series: without gaps, with a gap, off the grid, at the ends of the calendar, and far apart."""
     odd = [T0, T0 + timedelta(microseconds=1), T0 + timedelta(days=400), *_ALL]
     return [
         *hourly(5),
@@ -53,7 +53,7 @@ def make_scattered_bars() -> list[OHLCVBar]:
 
 
 class StreamTests(SuiteFixtures):
-    """stream_range and stream_arrow yield the rows of get_range and read_arrow, a batch at a time."""
+    """stream_range and stream_arrow yield the rows of get_range and read_arrow in batches."""
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_lists_are_as_long_as_asked_for_and_hold_every_bar_once(self, db: DatabaseManager, size: int) -> None:
@@ -229,7 +229,7 @@ class StreamTests(SuiteFixtures):
 
 
 class SnapshotTests(SuiteFixtures):
-    """Sessions that read a snapshot."""
+    """Sessions with the isolation "snapshot" read one snapshot and cannot write."""
 
     async def test_a_snapshot_shows_the_state_that_its_first_statement_saw(self, db: DatabaseManager) -> None:
         needs(db, Capability.ISOLATION)

@@ -1,4 +1,4 @@
-"""The class that a backend's author subclasses: all parts of the conformance suite."""
+"""BackendConformance, the class with all parts of the conformance suite, which the author of a backend subclasses."""
 
 from __future__ import annotations
 
@@ -63,16 +63,17 @@ class BackendConformance(
     HostileTests,
     PropertyTests,
 ):
-    """What every backend must do, in the order in which pytest runs it: what an author writes first is tested first.
+    """All tests that a backend must pass.
 
-    A subclass supplies the fixture ``url``: the URL of a new, empty database for each test, which two
-    managers can open at the same time. A backend without the capability MIGRATIONS overrides ``make_tables`` too, unless
-    it needs no tables. If the user of ``url`` may not change the schema, ``make_tables`` and ``migrate`` use another user.
-    A test that takes longer than ``time_limit`` fails.
+    pytest runs the tests in the order of the bases, so that the parts of a backend that an author writes first are tested
+    first. A subclass overrides the fixture ``url``: the URL of a new, empty database for each test, which two managers can
+    open at the same time. If the backend lacks the capability MIGRATIONS and needs tables, the subclass also overrides
+    ``make_tables``. If the database user of ``url`` may not change the schema, it overrides ``make_tables`` and ``migrate``,
+    to use another user. A test that takes longer than ``time_limit`` seconds fails.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Put the tests of all parts into the class itself: pytest runs inherited tests of the last base first."""
+        """Copy the tests of all parts into the subclass itself, because pytest runs inherited tests of the last base first."""
         super().__init_subclass__(**options)
         for part in cls.__mro__:
             for name in vars(part):

@@ -1,4 +1,4 @@
-"""Several tasks on one session: their calls run one after the other, and a write that returned is stored with the session."""
+"""Tests of tasks that share a session: their calls run one after the other, and the session commits every write that returned."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
 
 Call = Callable[[Any, int], Awaitable[object]]
 
-#: A batch of so many bars takes several trips to the engine.
+#: The number of bars in a batch that takes several round trips to the engine.
 _MANY = 2_500
 
 
 async def insert_bar(session: Any, number: int) -> None:
-    """Insert one bar."""
+    """Insert one bar, whose symbol contains ``number``."""
     await OHLCVRepository(session).insert_many([bar(symbol=f"S{number}")])
 
 
 async def upsert_bars(session: Any, number: int) -> None:
-    """Upsert many bars, of which the test counts one."""
+    """Upsert many bars; the symbol of one bar contains ``number``, and the tests count only this bar."""
     await OHLCVRepository(session).upsert_many([bar(symbol=f"S{number}"), *hourly(_MANY, symbol="SHARED")])
 
 
 async def insert_trade(session: Any, number: int) -> None:
-    """Insert one trade."""
+    """Insert one trade, whose trade_id contains ``number``."""
     await TradeRepository(session).insert(trade(f"T{number}"))
 
 
 async def open_position(session: Any, number: int) -> None:
-    """Open one position."""
+    """Open one position, whose symbol contains ``number``."""
     await PositionRepository(session).update_position(position(symbol=f"S{number}"))
 
 
 async def log_event(session: Any, number: int) -> None:
-    """Log one event."""
+    """Log one event, whose message is ``number``."""
     await SystemEventRepository(session).log_event("tick", "info", f"{number}")
 
 
 async def write_raw_sql(session: Any, number: int) -> None:
-    """Insert a copy of the first event by SQL."""
+    """Insert a copy of the event "first" by raw SQL, with ``number`` as the message."""
     sql = (
         "INSERT INTO system_events (event_type, severity, message, created_at) "
         "SELECT event_type, severity, :message, created_at FROM system_events WHERE message = 'first'"
@@ -67,14 +67,14 @@ async def write_raw_sql(session: Any, number: int) -> None:
 
 
 async def read_stream(session: Any, number: int) -> None:
-    """Write a bar between the batches of a stream."""
+    """Read a stream of bars to its end, then insert one bar."""
     bars = OHLCVRepository(session).stream_range("STREAMED", "1h", T0, T0 + 9 * HOUR, batch_size=2)
     read = [item.timestamp async for batch in bars for item in batch]
     assert read == [T0 + hour * HOUR for hour in range(10)], "the stream lost or repeated bars"
     await insert_bar(session, number)
 
 
-#: The work of a task, and the query that counts the tasks whose work is stored.
+#: The calls that a task can make, and for each the query that counts the tasks whose writes are stored.
 WORK: dict[str, tuple[Call, str]] = {
     "insert bars": (insert_bar, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
     "upsert bars": (upsert_bars, "SELECT count(*) FROM ohlcv WHERE symbol LIKE 'S_' OR symbol LIKE 'S__'"),
@@ -87,13 +87,13 @@ WORK: dict[str, tuple[Call, str]] = {
 
 
 async def prepare(db: DatabaseManager) -> None:
-    """Store the rows that the work above reads."""
+    """Store the rows that the functions of `WORK` read."""
     await SystemEventRepository(db).log_event("tick", "info", "first")
     await OHLCVRepository(db).insert_many(hourly(10, symbol="STREAMED"))
 
 
 async def assert_unharmed(db: DatabaseManager) -> None:
-    """Check that all later writes through the same manager are stored."""
+    """Check that the manager still works: that it stores new writes."""
     names = [f"LATER{number}" for number in range(5)]
     for name in names:
         async with db.get_session() as session:
@@ -102,7 +102,7 @@ async def assert_unharmed(db: DatabaseManager) -> None:
 
 
 class SharedSessionTests(SuiteFixtures):
-    """One session used by asyncio.gather and task groups."""
+    """Several tasks use one session, with asyncio.gather or task groups."""
 
     @pytest.mark.parametrize("tasks", [2, 5, 20])
     @pytest.mark.parametrize("work", WORK)
@@ -224,7 +224,7 @@ class SharedSessionTests(SuiteFixtures):
 
 
 class OwnLockTests(SuiteFixtures):
-    """A session that has written, while its own task writes outside it."""
+    """A task with uncommitted writes in a session writes past that session."""
 
     async def test_a_write_past_the_tasks_own_session_fails_at_once_or_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
@@ -234,7 +234,7 @@ class OwnLockTests(SuiteFixtures):
             else:
                 with pytest.raises(OperationalError, match="this task has a session open") as caught:
                     await log_event(db, 1)
-                # db.run would wait and retry
+                # after a TransientError, db.run would wait and retry in vain
                 assert not isinstance(caught.value, TransientError)
             await log_event(session, 2)
         assert await raw.count(db, "trades") == 1
@@ -269,7 +269,7 @@ class OwnLockTests(SuiteFixtures):
 
 
 class DeadlockTests(SuiteFixtures):
-    """Two sessions that wait for each other, on engines that allow it."""
+    """Two sessions wait for each other, on engines on which that can happen."""
 
     @pytest.mark.parametrize("way", ["repository", "raw SQL"])
     async def test_a_caught_deadlock_never_commits_half_a_session(self, db: DatabaseManager, way: str) -> None:
@@ -289,7 +289,7 @@ class DeadlockTests(SuiteFixtures):
                     await SystemEventRepository(session).log_event("touch", "info", f"{writer}")
                     await update(session, order[0], writer)
                     with suppress(TimeoutError, asyncio.BrokenBarrierError):
-                        # on an engine with one writer the second one cannot begin
+                        # on an engine with one writer at a time, the second session cannot write until the first ends
                         async with asyncio.timeout(0.5):
                             await both.wait()
                     with suppress(OperationalError):

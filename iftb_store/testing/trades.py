@@ -1,4 +1,4 @@
-"""Trades: insert, update, and the orders in which they are read."""
+"""Tests of trades: insert, update, and the order in which reads return them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _REFUSED_CHANGES: list[tuple[str, Any]] = [
 
 
 async def by_id(db: DatabaseManager, number: int) -> Trade:
-    """Return a stored trade."""
+    """Return the stored trade with an id; fail the test if there is none."""
     found = await TradeRepository(db).get_by_id(number)
     assert found is not None
     return found
 
 
 class InsertTradeTests(SuiteFixtures):
-    """insert and get_by_id."""
+    """insert stores a trade, and get_by_id returns it."""
 
     async def test_a_trade_comes_back_as_it_went_in(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(full_trade())
@@ -128,7 +128,7 @@ class InsertTradeTests(SuiteFixtures):
 
 
 class UpdateTradeTests(SuiteFixtures):
-    """update changes known fields of a known trade and nothing else."""
+    """update changes the given fields of one stored trade, and nothing else."""
 
     async def test_update_sets_the_named_fields_and_no_other(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(full_trade())
@@ -195,7 +195,7 @@ class UpdateTradeTests(SuiteFixtures):
 
 
 class ReadTradesTests(SuiteFixtures):
-    """get_recent and get_by_symbol: newest entry_time first, ties by id."""
+    """get_recent and get_by_symbol return trades ordered by entry_time, then id; newest first."""
 
     async def test_get_recent_is_newest_entry_time_first(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)

@@ -1,4 +1,4 @@
-"""Times, decimals and text: values are read back exactly, and values that no engine can hold are refused."""
+"""Tests of times, decimals and text: values are read back exactly; values that not every engine can store are refused."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ _NO_TEXTS = ["nul\0", "\0", "lone \ud800", "\udfff"]
 
 
 class TimeTests(SuiteFixtures):
-    """Aware times are converted to UTC, naive ones are UTC; microseconds are kept; reads return aware UTC."""
+    """Aware times are converted to UTC, naive times are UTC; microseconds are kept; reads return aware times in UTC."""
 
     async def test_a_bars_timestamp_comes_back_in_utc(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(given, symbol=f"S{index}") for index, (given, _) in enumerate(_MOMENTS)])
@@ -325,7 +325,7 @@ class DecimalTests(SuiteFixtures):
 
 
 class TextTests(SuiteFixtures):
-    """Any Unicode is read back the same, in names and in messages; NUL and lone surrogates are refused."""
+    """Any Unicode in names and messages is read back unchanged; NUL and lone surrogates are refused."""
 
     async def test_text_in_the_key_of_a_bar_comes_back_the_same(self, db: DatabaseManager) -> None:
         given = [bar(symbol=text, exchange=text) for text in _TEXTS]

@@ -1,4 +1,4 @@
-"""Complete rows stored unchanged, with their ids and kept times, as a copy and a restored backup write them."""
+"""Tests of write_rows and delete_rows; copies and restores use them to store complete rows, including ids and all times."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _JSON: list[Any] = [
 
 
 def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
-    """Return objects as complete rows; JSON is an object or its text."""
+    """Return objects as an Arrow table of complete rows; their JSON may be a dict or text."""
     rows = [
         {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
     ]
@@ -80,19 +80,19 @@ def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
 
 
 async def write_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
-    """Store complete rows in a new session."""
+    """Store complete rows of a table in a new session."""
     async with db.get_session() as session:
         await get_stores(session).write_rows(table, rows)
 
 
 async def delete_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> int:
-    """Delete rows in a new session."""
+    """Delete rows of a table in a new session; return the number of deleted rows."""
     async with db.get_session() as session:
         return await get_stores(session).delete_rows(table, rows)
 
 
 async def stored(db: DatabaseManager, table: TableSpec) -> pa.Table:
-    """Return all rows of a table."""
+    """Return all rows of a table as an Arrow table."""
     async with db.get_session() as session:
         return await get_stores(session).read_rows(RowFilter(table))
 
@@ -143,7 +143,7 @@ def _events() -> pa.Table:
     return rows_of(EVENTS, [SystemEvent("start", "debug", "bare", id=1, created_at=_FIRST), full, *odd])
 
 
-#: Rows of each table: extremes, odd texts, nullable columns both set and NULL.
+#: Sample rows of each table: extreme values, unusual texts, and nullable columns both set and NULL.
 EXAMPLES: list[tuple[TableSpec, pa.Table]] = [
     (BARS, _bars()),
     (TRADES, _trades()),
@@ -173,7 +173,7 @@ def _make_events(count: int) -> pa.Table:
 
 
 def _at(rows: pa.Table, **values: Any) -> pa.Table:
-    """Return rows with other values in the first."""
+    """Return a copy of the rows in which ``values`` override the values of the first row."""
     first, *others = rows.to_pylist()
     return pa.Table.from_pylist([{**first, **values}, *others], rows.schema)
 
@@ -184,7 +184,7 @@ def _make_bars(count: int, first: int = 1) -> pa.Table:
 
 
 class WholeRowTests(SuiteFixtures):
-    """Stores.write_rows and Stores.delete_rows."""
+    """Stores.write_rows stores complete rows unchanged, and Stores.delete_rows deletes rows by their keys."""
 
     @_EXAMPLES
     async def test_every_column_of_a_row_comes_back_as_it_was_stored(
@@ -198,7 +198,7 @@ class WholeRowTests(SuiteFixtures):
         self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:
         await write_rows(db, table, rows)
-        # each row gets another one's values, except its key and unique columns
+        # each row gets the values of the next row, except in its key and in unique columns
         fixed = {*table.key, *table.identity, "id", "exchange", "symbol", "side", "status"}
         turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
         changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)

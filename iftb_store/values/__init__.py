@@ -1,1 +1,1 @@
-"""One value: checked, normalised, displayed."""
+"""Functions that check, normalise and display single values."""

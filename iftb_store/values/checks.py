@@ -20,7 +20,7 @@ ACTIONS = ("open", "close", "liquidated")
 STATUSES = ("open", "closed", "liquidated")
 SEVERITIES = ("debug", "info", "warning", "error", "critical")
 
-#: Names are parts of index keys, whose size PostgreSQL limits.
+#: Maximum length of a name: names are parts of index keys, whose size PostgreSQL limits.
 LONGEST_NAME = 255
 
 _INT64_MAX = 2**63 - 1
@@ -28,12 +28,13 @@ _LONGEST_WAIT = 1_000_000
 _DEEPEST_JSON = 100
 _LONGEST_JSON_INT = 4000
 _LONGEST_PATH = 100
-#: Values in one JSON object: nested lists that contain each other twice double at each level.
+#: Maximum number of values in one JSON object. Small objects can be huge as JSON: if each list contains the next list twice,
+#: the number of values doubles at each level.
 _MOST_JSON_VALUES = 250_000
 
 
 def text(value: object, name: str) -> str:
-    """Return text that every engine can store: any Unicode except NUL and lone surrogates."""
+    """Return the value if it is text that every engine can store: any Unicode except NUL and lone surrogates."""
     if not isinstance(value, str):
         raise InvalidValueError(f"{name} must be text, not {type_name(value)}")
     if "\0" in value:
@@ -48,7 +49,7 @@ def text(value: object, name: str) -> str:
 
 
 def name_text(value: object, name: str) -> str:
-    """Return a name: text that is not empty, not only white space, and has at most 255 characters."""
+    """Return the value if it is a name: text that is not empty, not only white space, and has at most 255 characters."""
     checked = text(value, name)
     if not checked or checked.isspace():
         raise InvalidValueError(f"{name} is empty; give a name")
@@ -58,19 +59,19 @@ def name_text(value: object, name: str) -> str:
 
 
 def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
-    """Return the checked value, or None for None."""
+    """Return None if the value is None, otherwise the result of ``check``."""
     return None if value is None else check(value, name)
 
 
 def choice(value: object, name: str, choices: Collection[str]) -> str:
-    """Return a word that is one of the choices."""
+    """Return the value if it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {show(value)}")
     return exactly_str(value)
 
 
 def exact_decimal(value: object, name: str) -> Decimal:
-    """Return a Decimal that DECIMAL(38,18) holds exactly: prices, quantities, volumes, fees, margin, pnl."""
+    """Return the value as a Decimal if DECIMAL(38,18) holds it exactly; for prices, quantities, volumes, fees, margin, pnl."""
     number = decimal(value, name)
     digits = format_plain(number)
     if digits is None:
@@ -82,7 +83,7 @@ def exact_decimal(value: object, name: str) -> Decimal:
 
 
 def quotient(value: object, name: str) -> Decimal:
-    """Return a Decimal rounded half-even to 18 places: percentages, leverage and scores."""
+    """Return the value as a Decimal, rounded half-even to 18 places; for percentages, leverage and scores."""
     number = decimal(value, name)
     digits = format_plain(number)
     if digits is not None:
@@ -94,7 +95,7 @@ def quotient(value: object, name: str) -> Decimal:
 
 
 def integer(value: object, name: str, least: int = 0) -> int:
-    """Return a whole number of at most 64 bits and at least ``least``."""
+    """Return the value if it is a whole number from ``least`` to 2**63 - 1."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(f"{name} must be a whole number, not {type_name(value)} {show(value)}")
     if not least <= value <= _INT64_MAX:
@@ -104,21 +105,21 @@ def integer(value: object, name: str, least: int = 0) -> int:
 
 
 def boolean(value: object, name: str) -> bool:
-    """Return True or False; values that are only truthy or falsy are refused."""
+    """Return the value if it is True or False; other truthy or falsy values are refused."""
     if not isinstance(value, bool):
         raise InvalidValueError(f"{name} must be True or False, not {type_name(value)} {show(value)}")
     return value
 
 
 def seconds(value: object, name: str) -> float:
-    """Return a number of seconds to wait, 0 or more, with a maximum."""
+    """Return the value as a float if it is a number of seconds from 0 to 1,000,000."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
         raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {show(value)}")
     return float(value)
 
 
 def utc(value: object, name: str) -> datetime:
-    """Return a time as aware UTC; a naive time is UTC."""
+    """Return a time as an aware datetime in UTC; naive times are UTC."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
         raise InvalidValueError(f"{name} must be a datetime, not {type_name(value)} {show(value)}{remedy}")
@@ -130,19 +131,19 @@ def utc(value: object, name: str) -> datetime:
             return moment
         return datetime(moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC)
     except Exception as error:
-        # a foreign tzinfo may raise whatever it likes
+        # the methods of a foreign tzinfo may raise any exception
         raise InvalidValueError(f"{name} {show(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
 
 
 def json_text(value: object, name: str) -> str:
-    """Return the JSON text of an object; Decimals and datetimes in it become strings, tuples become arrays."""
+    """Return a dict as JSON text; Decimals and datetimes in the dict become strings, tuples become arrays."""
     if not isinstance(value, dict):
         raise InvalidValueError(f"{name} must be a dict (a JSON object), not {type_name(value)}")
     return json.dumps(_json_value(value, name, 0, iter(range(_MOST_JSON_VALUES))), allow_nan=False)
 
 
 def json_object(stored: str | None) -> dict[str, Any] | None:
-    """Return the object for a text from `json_text`."""
+    """Return the dict for a text from `json_text`, or None for None."""
     if stored is None:
         return None
     loaded: dict[str, Any] = json.loads(stored)
@@ -194,7 +195,7 @@ def _json_time(value: datetime, path: str) -> str:
     try:
         return value.isoformat()
     except Exception as error:
-        # a foreign tzinfo may raise whatever it likes
+        # the methods of a foreign tzinfo may raise any exception
         raise InvalidValueError(f"{path} is a time whose tzinfo fails; convert it to UTC") from error
 
 

@@ -1,4 +1,4 @@
-"""Exact decimals: the values of DECIMAL(38,18), and their sortable text for SQLite, which has no such type."""
+"""Exact decimals: the values of DECIMAL(38,18), and their encoding as sortable text for SQLite, which has no decimal type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISION = 38
 SCALE = 18
 INTEGER_DIGITS = PRECISION - SCALE
 
-#: The context of every division and rounding in iftb_store, whatever context the caller's thread has set.
+#: The decimal context of every division and rounding in iftb_store, independent of the context of the caller's thread.
 CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0)
 
 _UNIT = Decimal(1).scaleb(-SCALE)
@@ -26,7 +26,7 @@ def quantize(value: Decimal | int) -> Decimal:
     """Round a decimal half-even to the 18 places that every engine stores.
 
     Raises:
-        InvalidValueError: the value is not a decimal or whole number, is NaN or infinite, or has over 20 digits before the point.
+        InvalidValueError: the value is not a Decimal or int, is NaN or infinite, or has more than 20 digits before the point.
     """
     value = decimal(value, "value")
     if value and value.adjusted() >= INTEGER_DIGITS:
@@ -45,7 +45,7 @@ def quantize(value: Decimal | int) -> Decimal:
 
 
 def decimal(value: object, name: str) -> Decimal:
-    """Return a finite Decimal; whole numbers (int) are accepted, floats are not."""
+    """Return the value as a Decimal if it is a finite Decimal or an int; floats are refused."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
@@ -76,22 +76,23 @@ def format_plain(value: Decimal) -> str | None:
 
 
 def trim_zeros(value: Decimal) -> Decimal:
-    """Return a number of any size without zeros at the end of its fraction and without an exponent."""
+    """Return the same number, of any size, without an exponent and without zeros at the end of the fraction."""
     text = format(value, "f")
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 
 
 def digits_shown(value: Decimal, limit: int = 50) -> str:
-    """Return a decimal for an error message; very long digits are cut."""
+    """Return a decimal as text for an error message; more than ``limit`` characters are cut off."""
     text = Decimal.__str__(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def to_sortable(text: str) -> str:
-    """Convert plain decimal text to text that sorts by its bytes in the order of the numbers; equal numbers give equal text.
+    """Convert plain decimal text to sortable text: the byte order of such texts is the order of the numbers.
 
-    The text begins with a letter, a to t, for the number of digits before the point. A negative number has a capital
-    letter, T to A, the nines' complement of its digits and a final tilde: 50000.25 is ``e50000.25``, -1.5 is ``T8.4~``.
+    Equal numbers give equal text. The text begins with a letter, a to t, for the number of digits before the point. A negative
+    number has a capital letter, T to A, then the nines' complement of its digits and a final tilde: 50000.25 becomes
+    ``e50000.25``, and -1.5 becomes ``T8.4~``.
     """
     if text[-1] == "0" and "." in text:
         text = text.rstrip("0").rstrip(".")
@@ -105,7 +106,7 @@ def to_sortable(text: str) -> str:
 
 
 def from_sortable(text: str) -> Decimal:
-    """Return the decimal for a text from `to_sortable`."""
+    """Return the decimal that `to_sortable` encoded as this text."""
     if text[-1] != "~":
         return Decimal(text[1:])
     return Decimal("-" + text[1:-1].translate(_COMPLEMENT))

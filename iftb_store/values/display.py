@@ -1,4 +1,4 @@
-"""Shows values in messages: short and in ASCII, even if the value is hostile, e.g. has a failing __repr__."""
+"""Formats values for messages: as short ASCII text, even if a value is hostile, e.g. has a failing __repr__."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 
-# for all other types only the type is shown: a repr may raise, or be very long, e.g. of lists that contain each other
+# the types whose values are shown. For all other types messages show only the type: a repr may raise, or be very long, e.g.
+# that of lists that contain each other
 _SHOWN = (int, float, Decimal, date, bytes, type(None))
-# also in a mistyped URL, e.g. postgresql:/user:pass word@host
+# credentials may follow; the pattern matches also in a mistyped URL, e.g. postgresql:/user:pass word@host
 _BEFORE_CREDENTIALS = re.compile(r"://|:(?=\S)")
-# up to the next option or the end of the line, as the password may contain an & or a space that is not percent-encoded
+# the password reaches up to the next option or the end of the line, as it may contain an & or a space that is not
+# percent-encoded
 _PASSWORD_OPTION = re.compile(r"(?:password|passwd|pwd)=", re.IGNORECASE)
 _NEXT_OPTION = re.compile(r"&\w+=")
 _HALF_A_LINE = 500
@@ -23,7 +25,7 @@ def type_name(value: object) -> str:
 
 
 def show(value: object, limit: int = 60) -> str:
-    """Return a value for an error message: ASCII, cut if it is long; for a container or an object only its type."""
+    """Return a value as ASCII text for an error message: long text is cut; for containers and objects only the type is shown."""
     if isinstance(value, str):
         text = ascii(exactly_str(value)[:limit])
         return text if len(value) <= limit and len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
@@ -31,23 +33,23 @@ def show(value: object, limit: int = 60) -> str:
         return f"({type_name(value)})"
     try:
         shown_value = ascii(value)
-    except Exception:  # a foreign __repr__, or an int with more digits than Python converts
+    except Exception:  # a foreign __repr__ may raise any exception, and Python refuses to convert ints with too many digits
         return f"({type_name(value)})"
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
 
 
 def join_names(values: Iterable[str]) -> str:
-    """Return names separated by spaces; a name that is empty or contains white space is quoted."""
+    """Return names separated by spaces; a name that is empty, contains white space or begins with a quote is quoted."""
     return " ".join(value if value.split() == [value] and value[0] not in "'\"" else repr(value) for value in values)
 
 
 def exactly_str(value: str) -> str:
-    """Return the text of a str, also of a member of a str enum, whose str() is its name."""
+    """Return the value as a plain str; of a str enum's member, the text and not the name that str() would return."""
     return value if type(value) is str else str.__str__(value)
 
 
 def is_text(value: str) -> bool:
-    """Return whether a str can be encoded, i.e. contains no lone surrogate."""
+    """Return whether a str can be encoded as UTF-8, i.e. contains no lone surrogate."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -56,14 +58,15 @@ def is_text(value: str) -> bool:
 
 
 def to_one_line(words: str) -> str:
-    """Return a user's input on one line, without a possible user and password, even if these contain line breaks."""
+    """Return a user's input on one line, with possible credentials hidden, even if they contain line breaks."""
     return hide_password(" ".join(words.split()))
 
 
 def hide_password(message: str) -> str:
-    """Remove a possible user and password from a text that quotes a user's input, wherever in a line a URL may be.
+    """Replace possible credentials by asterisks in a text that quotes a user's input; a URL may be anywhere in a line.
 
-    Everything from a line's first colon to its last @ may be credentials. Each line is scanned once, as it may be long.
+    Everything from a line's first colon to its last @ may be credentials, and so may the value of a password option. Each
+    line is scanned once, as it may be long.
     """
     return "\n".join(map(_line_without_password, message.split("\n")))
 
@@ -80,7 +83,7 @@ def _line_without_password(line: str) -> str:
         spans.append((begin.end(), end))
     pieces, done = list[str](), 0
     for first, last in sorted(spans):
-        # a span may begin inside another
+        # a span that begins inside an earlier span is already replaced
         if first >= done:
             pieces += line[done:first], "***"
         done = max(done, last)
@@ -88,12 +91,12 @@ def _line_without_password(line: str) -> str:
 
 
 def escape_unprintable(text: str) -> str:
-    """Replace terminal control characters."""
+    """Replace unprintable characters, e.g. terminal control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def error_line(message: str) -> str:
-    """Return ``error: …`` on one line; possible passwords are removed, and a long line is cut in the middle."""
+    """Return ``error: …`` on one line, with possible passwords hidden; a long line is cut in the middle."""
     line = escape_unprintable(to_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"

@@ -1,4 +1,4 @@
-"""The identity of a file, and whether it belongs to a database."""
+"""Identifies a file, detects the engine of a database file, and finds the database to which an auxiliary file belongs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 
 
 def read_engine(path: Path) -> str | None:
-    """Return the engine of a database file, detected from its first bytes, or None.
+    """Return the engine of a database file, detected from its first bytes, or None if it is no known database file.
 
     Raises:
         OSError: the file cannot be read.
@@ -25,7 +25,7 @@ def read_engine(path: Path) -> str | None:
 
 
 def database_of(path: Path) -> Path | None:
-    """Return the database to which a path belongs as a file beside it, e.g. its log, or None."""
+    """Return the existing database file for which ``path`` names an auxiliary file, e.g. the write-ahead log, or None."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)
         if stem not in ("", path.name) and (database := path.with_name(stem)).exists():
@@ -34,10 +34,10 @@ def database_of(path: Path) -> Path | None:
 
 
 def file_identity(path: str) -> str:
-    """Return a text that identifies a file on this machine, whatever path it is opened with.
+    """Return a text that identifies a file on this machine; different paths of the same file give the same text.
 
     Raises:
-        OperationalError: the file no longer exists.
+        OperationalError: the file cannot be accessed, e.g. because it no longer exists.
     """
     try:
         found = Path(path).stat()

@@ -1,4 +1,4 @@
-"""Timeframes of bars by the names that exchanges use, 1s to 1M, and the step from one bar to the next."""
+"""The timeframes of bars, 1s to 1M, named as exchanges name them, and the step from one bar to the next."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TIMEFRAMES: tuple[str, ...] = tuple(SECONDS)
 
 
 def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
-    """Return a known timeframe.
+    """Return the timeframe if it is known.
 
     Raises:
         InvalidValueError: the timeframe is unknown; the message lists the known ones.
     """
-    # a member of a str enum has the hash of its name, not that of its text
+    # a member of a str enum has the hash of its name, not of its text, so it must become a plain str before the look-up
     known = exactly_str(timeframe) if isinstance(timeframe, str) else None
     if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
@@ -40,9 +40,10 @@ def origin(timeframe: str) -> datetime:
 
 
 def grid(timeframe: str) -> tuple[datetime, timedelta]:
-    """Return (a UTC time, a step) of the grid on which bars of a known timeframe begin; months only on the first day.
+    """Return the grid of times at which bars of a known timeframe begin, as (a time on the grid in UTC, the step of the grid).
 
-    The grid of 3d is every day, as exchanges count three days from different days.
+    The grid of 1M has a step of one day, but its bars begin only on the first day of a month. The grid of 3d has a step of
+    one day too, as exchanges begin to count the three days on different days.
     """
     seconds = SECONDS[timeframe]
     return origin(timeframe), timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)
@@ -55,7 +56,7 @@ def is_off_grid(moment: datetime, timeframe: str) -> bool:
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:
-    """Return the opening time of the bar ``steps`` bars later (earlier if negative).
+    """Return the opening time of the bar that is ``steps`` bars after ``moment``; before it if ``steps`` is negative.
 
     For 1M the steps are calendar months; a day that the target month does not have becomes its last day.
 
