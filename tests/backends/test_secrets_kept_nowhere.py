@@ -233,4 +233,4 @@ def test_what_holds_the_password_is_not_pickled(postgres_url: str) -> None:
     for held in (manager, backend, backend._options.password, backend._options.key_password, {"manager": manager}):
         with pytest.raises(StoreError, match="cannot be pickled or copied"):
             pickle.dumps(held)
-    assert SECRET.encode() not in pickle.dumps(backend._dsn) + pickle.dumps(manager._url)
+    assert SECRET.encode() not in pickle.dumps(backend._options.dsn) + pickle.dumps(manager._url)

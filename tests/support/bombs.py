@@ -95,7 +95,7 @@ def feather_bombs() -> dict[str, tuple[bytes, str]]:
         "claims much": (_lengths_changed(batch, 60_000 * 8, 1 << 40), f"{_RATIO}|{_AT_ONCE}"),
         "claims little": (_lengths_changed(batch, 60_000 * 8, 8), "cannot be read"),
         "claims less than none": (_lengths_changed(batch, 60_000 * 8, -9), "a buffer is damaged"),
-        "views of one text": (ipc({**names, "symbol": view}, None), "rows hold"),
+        "views of one text": (ipc({**names, "symbol": view}, None), "rows contain"),
         "long text in all rows": (
             ipc({**names, "symbol": pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 8 * _MEBIBYTE]))}),
             _RATIO,
