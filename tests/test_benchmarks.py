@@ -27,6 +27,7 @@ TINY = replace(QUICK, sizes=(20,), table=50, rounds=1, small_rounds=1, calls=1, 
 ROWS = ("insert_many", "upsert_many", "waits", "get_range", "get_latest", "get_gaps", "get_statistics", "insert_trade", "disk")
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
 async def test_a_run_writes_its_samples_and_versions(engine: str, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
@@ -37,6 +38,7 @@ async def test_a_run_writes_its_samples_and_versions(engine: str, tmp_path: Path
     assert written.versions["sqlalchemy"]
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
 async def test_the_first_call_of_a_process_is_measured_in_a_new_one(engine: str) -> None:
     (figure,) = [found async for found in first_calls.measure(engine, processes=1, calls=["get_latest"])]
@@ -51,6 +53,7 @@ async def test_the_page_is_made_only_of_the_file(tmp_path: Path) -> None:
     assert (page.splitlines()[0], page.splitlines()[-1]) == ("Said by hand.", "More of it.")
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
 async def test_every_way_to_arrow_ends_in_the_table_that_ours_gives(engine: str, tmp_path: Path) -> None:
     whole = bars(100)
@@ -64,6 +67,7 @@ async def test_every_way_to_arrow_ends_in_the_table_that_ours_gives(engine: str,
     assert bare[0].num_rows == len(whole)
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
 async def test_the_reference_reads_and_finds_what_ours_does(engine: str, tmp_path: Path) -> None:
     whole = bars(100)

@@ -95,6 +95,7 @@ def test_a_call_that_never_answers_and_a_stream_without_an_end_end_at_the_limit(
     assert "2 failed, 1 passed" in printed
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize(
     ("mark", "options", "environment", "limit"),
     [

@@ -77,6 +77,7 @@ def test_it_shows_the_history() -> None:
     assert f"{migrations.head()} (head)" in done.stdout
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("scheme", ["postgres", "sqlite", "duckdb"])
 def test_it_prints_the_sql_without_a_database(scheme: str) -> None:
     done = alembic(f"{scheme}://", "upgrade", "head", "--sql")

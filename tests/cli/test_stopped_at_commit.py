@@ -13,13 +13,15 @@ import pytest
 from iftb_store import DatabaseManager
 from iftb_store.testing import raw
 from tests.conftest import Run
+from tests.faults.rounds import FULL
 from tests.support.filled import ROWS, fill
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent there")
 
 ROOT = Path(__file__).parents[2]
 _OPENED = 1_706_745_600_000
-SIGNALS = pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+_SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+SIGNALS = pytest.mark.parametrize(("sent", "code"), _SIGNALS if FULL else _SIGNALS[:1])
 
 
 @pytest.fixture

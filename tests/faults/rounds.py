@@ -10,7 +10,7 @@ FULL = SOAK or os.environ.get("IFTB_STORE_FULL") == "1"
 _SCALE = float(os.environ.get("IFTB_STORE_SOAK_SCALE", "1"))
 
 # `nox -s tests` runs so many times fewer rounds than `nox -s full`
-_SHORTER = 5
+_SHORTER = 10
 
 _ROUNDS = {
     "writer killed": (20, 500),

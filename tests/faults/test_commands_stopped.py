@@ -21,6 +21,7 @@ from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from tests.faults.children import forkserver
+from tests.faults.rounds import FULL
 from tests.support.filled import ROWS, fill
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's signals are looked up in /proc")
@@ -149,7 +150,7 @@ def blocked(request: pytest.FixtureRequest, tmp_path: Path) -> Blocked:
     return Blocked(url, WRITES, lambda: lock_file(path, "BEGIN IMMEDIATE"))
 
 
-@pytest.mark.parametrize("sent", SIGNALS)
+@pytest.mark.parametrize("sent", SIGNALS if FULL else [signal.SIGTERM])
 def test_every_command_that_waits_is_ended_by_a_signal(
     blocked: Blocked, other: str, tmp_path: Path, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
