@@ -77,7 +77,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-# what takes long to import, and many bots have no use for: pydantic-settings, pyarrow
+# imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
     "Backup": "iftb_store.transfer.backup",
     "Finding": "iftb_store.doctor",
