@@ -37,9 +37,11 @@ class Commit(Generic[T]):
 
 
 async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
-    """Return the result of ``work``. If cancelled during the COMMIT, wait for its end first, so that ``commit`` has the outcome.
+    """Run ``work``, which records its COMMIT in ``commit``, and return its result.
 
-    A second cancellation, or a timeout after some seconds, ends the wait; the outcome is then unknown.
+    If this call is cancelled during the COMMIT, it waits for the end of the COMMIT before it raises the cancellation, so that
+    ``commit`` has the outcome. A second cancellation, or a timeout after some seconds, ends the wait; the outcome is then
+    unknown.
     """
     running = asyncio.ensure_future(work)
     try:

@@ -74,7 +74,7 @@ class Repeats:
 
 
 def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    """Return the rows of each series, each with its first index in ``rows``, which must be in key order."""
+    """Split ``rows``, which must be in key order, by series; return (index of the first row in ``rows``, rows of the series)."""
     counted = rows.group_by(list(SERIES), use_threads=False).aggregate([([], "count_all")])
     counts: list[Any] = counted["count_all"].to_pylist()
     parts, first = [], 0
@@ -94,7 +94,10 @@ def _differs(one: pa.Table, other: pa.Table) -> Any:
 
 
 def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
-    """Raise RowError for the first row of the file that is wrong; ``order`` holds each row's index in the batch."""
+    """Raise RowError for the row, among those marked in ``wrong``, that comes first in the file; do nothing if none is marked.
+
+    ``order`` holds the index of each row in the batch, because ``rows`` is sorted.
+    """
     places = order.filter(wrong)
     if len(places):
         index: int = pc.min(places).as_py()

@@ -80,8 +80,8 @@ class Source:
 
     Raises:
         DumpError: the file is damaged, or its format is not supported.
-        InvalidValueError: neither the file's name and columns nor the hints give the symbol or another required value, or they
-            contradict each other.
+        InvalidValueError: a required value, e.g. the symbol, is missing from the file's name, the columns and the hints; or
+            the name, the columns and the hints contradict each other.
         MissingDriverError: the file is not a kline dump, and pyarrow is not installed.
         OSError: the file cannot be read.
     """
@@ -161,10 +161,10 @@ class Source:
 
     @property
     def series(self) -> dict[str, str | None]:
-        """The series of a file of candles: each value comes from the hints, the file's name or its folders.
+        """The exchange, symbol and timeframe of a file of candles, from the hints, the file's name or the names of its folders.
 
-        A value is None if only the file's column gives it. A value in the hints overrules the file's column. The exchange is
-        binance if nothing gives it.
+        A value is None if each row has its own value in a column of the file; a value in the hints overrules such a column.
+        The exchange is binance if neither the hints nor the file contain an exchange.
         """
         told = {"exchange": self.hints.exchange, "symbol": self.hints.symbol, "timeframe": self.hints.timeframe}
         named = {"symbol": self.named[0], "timeframe": self.named[1]}
@@ -395,7 +395,7 @@ def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Calla
 
 
 async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, insert: bool) -> None:
-    """Check that these rows would overwrite no other row, or, with ``insert``, no row at all.
+    """Check that storing these rows would not overwrite a different row or, with ``insert``, any row.
 
     A stored row is the same row as a new one if its id, its created_at and its identity columns are equal.
 

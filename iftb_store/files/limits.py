@@ -70,7 +70,7 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
     """Return the minimum bytes of one decoded row of these columns; a text counts as 8 bytes, whatever its length.
 
     Raises:
-        ValueError: a column has a type whose decoded size the number of rows does not limit, or that is never stored.
+        ValueError: a column has a type that iftb-store never stores, e.g. a list, whose decoded size has no limit per row.
     """
     width = 0
     for name in columns:
@@ -83,10 +83,12 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
 
 
 def check_views(batch: pa.RecordBatch) -> None:
-    """Check that views do not repeat texts in very many rows, before the whole batch is validated.
+    """Check that a batch with columns of Arrow's type string_view does not repeat long texts in very many rows.
+
+    Several values of this type may refer to the same stored text. Call this before the whole batch is validated.
 
     Raises:
-        ValueError: the views of a column refer to more text than any valid file has.
+        ValueError: the values of a column refer to more text than any valid file has.
     """
     for column in batch.columns:
         if pa.types.is_string_view(column.type) and (length := pc.sum(_lengths_in(column)).as_py() or 0) > _MOST_VIEWED:
@@ -94,7 +96,7 @@ def check_views(batch: pa.RecordBatch) -> None:
 
 
 class TextSplitter:
-    """Splits batches with long texts into smaller ones; a text may be stored once in the file and repeated in many rows."""
+    """Splits batches into parts of limited text: a small file may have much text, if it stores a text once for many rows."""
 
     def __init__(self, size: int) -> None:
         self._size, self._total = size, 0

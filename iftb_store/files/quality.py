@@ -19,14 +19,14 @@ _ORDER = "are the columns time, open, high, low, close, volume, in this order?"
 
 
 class Oddities:
-    """Counts bars that look wrong."""
+    """Counts bars off the timeframe's grid, and bars whose open or close is not between low and high."""
 
     def __init__(self) -> None:
         self._off_grid = self._beyond = 0
 
     @property
     def notes(self) -> list[str]:
-        """Remarks for the user on the number of such bars, because the doctor would report each later."""
+        """Remarks for the user with the number of bars that look wrong, because the doctor would report these bars later."""
         return [
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
             *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
@@ -40,7 +40,7 @@ class Oddities:
             unnamed: whether the file has no column names, so that a wrong order of its columns is possible.
 
         Raises:
-            RowError: in most rows open or close is not between low and high, and the columns are ``unnamed``.
+            RowError: with ``unnamed``, if open or close is not between low and high in most rows.
         """
         low, high = rows["low"], rows["high"]
         outside = [

@@ -1,4 +1,4 @@
-"""Times that a file contained so far, stored as spans without gaps; a real file has few of them."""
+"""Remembers the times that a file contained so far, as spans without gaps; a real file has few spans."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Spans:
             step: the distance between two consecutive times if there is no gap.
 
         Raises:
-            InvalidValueError: the file contains too many series; or a time may have been added before, which is no longer
-                known because the times have too many gaps.
+            InvalidValueError: the file contains too many series; or the times have so many gaps that the gaps are no longer
+                remembered, and it is unknown whether a time was added before.
         """
         if len({time % step for time in times}) == 1:
             return self._add((series, times[0] % step), times, step)

@@ -23,7 +23,7 @@ _BLOCK = "qi4xq"
 
 
 class ArrowBounds:
-    """The footer of a Feather file, whose schema was checked to fit into memory.
+    """Reads the footer of a Feather file, and checks that its schema does not need too much memory.
 
     Raises:
         ValueError: the file is damaged, or describes more than any valid file contains.
@@ -172,7 +172,11 @@ def _some(table: FlatTable, field: int) -> list[FlatTable]:
 
 
 def _check_facts(table: FlatTable, field: int, before: int) -> int:
-    """Return ``before`` plus the bytes of the names and values of a table's metadata."""
+    """Return ``before`` plus the number of bytes that the metadata (names and values) of a FlatBuffers table needs.
+
+    Raises:
+        ValueError: the sum is greater than in any valid file.
+    """
     text = before
     for fact in table.tables(field):
         text += 64 + fact.text_length(0) + fact.text_length(1)

@@ -115,7 +115,10 @@ class Imported:
 
 
 class _ArchiveFile(io.BufferedReader):
-    """An archive file that limits the size of a read: zipfile reads the whole directory at once, at the size the file claims."""
+    """A zip file opened for reading, which limits the size of each read.
+
+    zipfile reads the archive's directory in a single read, and takes the size of the directory from the file, which may lie.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
         asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
@@ -135,8 +138,8 @@ class KlineDump:
         bytes_read: number of these bytes read so far.
 
     Raises:
-        InvalidValueError: the name does not contain the symbol or timeframe and it is not given; the file is neither .csv
-            nor .zip; the timeframe is unknown; or an argument is not text.
+        InvalidValueError: the symbol or the timeframe is neither given nor in the file's name; the file is neither .csv nor
+            .zip; the timeframe is unknown; or an argument is not text.
     """
 
     def __init__(

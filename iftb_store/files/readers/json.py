@@ -103,7 +103,7 @@ class JsonReader:
 
 
 class _Elements:
-    """Parses one at a time the elements of the array, or the objects of all lines."""
+    """Parses a JSON file one row at a time: the elements of a top-level array, or the objects of a JSON Lines file."""
 
     def __init__(self, path: Path, stream: TextFile) -> None:
         self._path, self._stream = path, stream
@@ -115,14 +115,14 @@ class _Elements:
         self._at += self._in_array
 
     def peek(self) -> Any:
-        """Return the first element without consuming it, or None if there is none."""
+        """Return the first row without consuming it, or None if the file has no rows."""
         if self._next_character() in ("", "]"):
             return None
         value, _ = self._element()
         return value
 
     def batch(self) -> list[Any]:
-        """Return the next elements, limited in number and in length; an empty list at the end."""
+        """Return the next rows, limited in number and in total length; an empty list at the end."""
         self._passed, rows = 0, list[Any]()
         while len(rows) < _BATCH and self._passed < _LONGEST_BATCH:
             try:

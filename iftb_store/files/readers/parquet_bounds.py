@@ -53,7 +53,7 @@ class _Chunk:
 
 
 def check_footer(path: Path) -> None:
-    """Check that a footer would not fill the memory when it is parsed.
+    """Check that parsing the footer of a Parquet file would not need too much memory.
 
     Raises:
         ValueError: the footer is damaged, or describes more than any valid file contains.
