@@ -45,7 +45,7 @@ def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
 class Collisions:
     """Examines the rows that a copy would write into one table, and refuses those that conflict with destination rows.
 
-    With ``delete``, the selected rows that only the destination has will be deleted before; they cause no conflict.
+    With ``delete``, the selected rows that only the destination has cause no conflict, because they are deleted first.
     """
 
     def __init__(self, table: TableSpec, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
@@ -62,7 +62,7 @@ class Collisions:
 
     @property
     def exchanged(self) -> bool:
-        """Return whether a bar is to get an id that another bar of the destination loses."""
+        """Whether a bar will get an id that a destination bar has now; that bar will get another id or be deleted."""
         return self._wanted.meets(self._freed)
 
     @property
@@ -74,7 +74,7 @@ class Collisions:
         return pa.concat_tables([arrow_schema(self._table).empty_table(), *self._closing])
 
     async def begin(self) -> None:
-        """Read what the checks need to know of the destination: number and greatest id of the bars, and the open positions."""
+        """Read the facts about the destination that the checks need: number and greatest id of the bars, the open positions."""
         async with open_complete_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
@@ -86,14 +86,14 @@ class Collisions:
                 self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
 
     def known(self, rows: int) -> None:
-        """Exclude this number of destination bars from the check: the source has the same bars with the same ids."""
+        """Record that the source has ``rows`` bars of the destination with the same ids; these bars cannot conflict."""
         self._foreign -= rows
 
     @property
     def impossible(self) -> bool:
-        """Return whether no conflict of ids is possible, because the source has every bar of the destination with its id.
+        """Whether the ids of bars cannot conflict, because the source has every bar of the destination with the same id.
 
-        In that case the new bars need not be read for the check.
+        The check then need not read the new bars. Always False for tables other than bars.
         """
         return self._table is BARS and self._foreign <= 0
 
@@ -165,13 +165,13 @@ class Collisions:
                     raise self._collision(number, its, [bar for _, bar in found])
 
     async def meanwhile(self, last: int) -> None:
-        """Check the bars that the destination stored since `begin`.
+        """Check that bars which the destination stored since `begin` do not have ids of other bars of the source.
 
         Args:
             last: the greatest id that the copy is going to write.
 
         Raises:
-            CollisionError: another bar of the source has the id of one of these bars.
+            CollisionError: one of these bars has the id of another bar of the source.
         """
         async with open_complete_session(self._destination, [self._table]) as session:
             condition = self._columns.id.between(self._greatest + 1, last)
@@ -301,7 +301,10 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
 
 
 async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.Table, closing: pa.Table) -> pa.Table:
-    """Return the rows to write first: ``row``, unless the destination has it, and the positions in ``closing``."""
+    """Return the rows to write first: the positions in ``closing``, and ``row``, the row with the greatest id.
+
+    ``row`` is left out if the destination already has it under the same id.
+    """
     values = row.to_pylist()[0]
     stored = await destination.read_rows(_of(table, values["id"], [values[name] for name in table.key] if table is BARS else []))
     is_stored: Any = pc.is_in(row["id"], value_set=stored["id"].combine_chunks())
@@ -311,7 +314,7 @@ async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.
 
 
 def _of(table: TableSpec, number: int, key: list[Any]) -> RowFilter:
-    """Return the selection of one row: a bar is selected by its key, because the id of bars has no index."""
+    """Return a filter that selects one row by its id; for a bar, by its key, because the id of bars has no index."""
     if table is not BARS:
         return RowFilter(table, after=(number - 1,), limit=1)
     *series, moment = key

@@ -313,7 +313,7 @@ class Copy:
                 plan.copied.equal = True
 
     async def _require_all(self, ours: Any, plan: _Plan, run: DirtyRange) -> int:
-        """Return the number of rows in a run that only the destination has.
+        """Check that the destination has every row of the source in a run; return the number of rows that only it has.
 
         Raises:
             StoreError: the destination lacks a row of the source, has other values in it, or one of the stores has a duplicate.

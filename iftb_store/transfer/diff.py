@@ -55,7 +55,7 @@ async def compare_partition(
 ) -> AsyncGenerator[RowDiff]:
     """Yield the differences in the chunks of ``run``, one range of keys at a time.
 
-    The destination is searched for the same keys in `Partition.unbounded`, so ``extra`` may contain rows outside the selection.
+    The destination's rows are read from `Partition.unbounded`, so ``extra`` may contain rows outside the partition's selection.
     """
     if run.fresh and partition.table is BARS:
         none = arrow_schema(partition.table).empty_table()
@@ -85,7 +85,7 @@ def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> R
 
 
 def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
-    """Return, for each row, whether it belongs to a selection."""
+    """Return a Boolean array that says, for each row, whether the selection contains it; its ``after`` and limits are ignored."""
     wanted: Any = pc.is_valid(rows["id"])
     for name, value in selection.equal.items():
         column: Any = rows[name]

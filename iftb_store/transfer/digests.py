@@ -145,7 +145,7 @@ def _as_bytes(column: Any, width: int) -> Any:
 
 
 def find_invalid_json(rows: pa.Table, table: TableSpec) -> tuple[str, Any, Any] | None:
-    """Return the column, the id and the text of the first value in a JSON column that is not valid JSON; None if all are."""
+    """Return (column, id, text) of the first value in a JSON column that is not valid JSON; None if all values are valid."""
     for name in (name for name, kind in table.kinds.items() if kind == ColumnKind.JSON):
         for number, text in zip(rows["id"].to_pylist(), rows[name].to_pylist(), strict=True):
             try:

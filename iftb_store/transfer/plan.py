@@ -82,10 +82,10 @@ class Partition:
 
     @property
     def unbounded(self) -> Partition:
-        """Return the partition in which the destination is searched for the same keys.
+        """The partition that contains every row of the destination whose key may be equal to a key of this partition.
 
-        For bars it is the same partition, as bars are selected by columns of their key. Other rows are selected by columns
-        that are not part of the key, so for these it is the whole table.
+        For bars it is this partition, because columns of the key select them. Other rows have only the id as their key, and
+        a row with the same id may have another symbol, exchange or time; so it is the whole table.
         """
         return self if self.table is BARS else Partition(RowFilter(self.table))
 
@@ -208,7 +208,7 @@ async def prefetch(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
 
 
 async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """Wait for both and return both results; if one fails or the caller is cancelled, the other is cancelled."""
+    """Wait for two awaitables and return both results; if one fails, cancel the other; on a cancellation, cancel both."""
     tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
     try:
         return await asyncio.gather(*tasks)
@@ -261,7 +261,7 @@ async def next_or_none(source: AsyncGenerator[T]) -> T | None:
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
-    """Return the rows up to and including a position, and the rows after it; None as the rows gives an empty table and None."""
+    """Return the rows up to and including position ``until``, and the later rows; an empty table and None for None."""
     if rows is None:
         return arrow_schema(table).empty_table(), None
     where = read_positions(rows, table)
