@@ -64,7 +64,7 @@ def kept(value: Any) -> Any:
 
 
 def assert_same(found: Any, given: Any) -> None:
-    """Check that the row ``found`` has the values of the row ``given``, as instances of plain types."""
+    """Check that the stored row ``found`` has the values of ``given``, see `kept`, and that none has a subclass as its type."""
     stored_row, given_row = as_given(found), as_given(given)
     for name in given.__slots__:
         stored = getattr(stored_row, name)
@@ -360,7 +360,10 @@ METHODS: dict[str, Attempt] = {
 
 
 def public_parameters() -> dict[str, tuple[str, ...]]:
-    """Return the parameters in the signature of each public function and method of `iftb_store` that has any."""
+    """Return the parameters of each public function and method of `iftb_store`, by its name.
+
+    Functions and methods without parameters are left out.
+    """
     found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
     return {name: parameters for name, parameters in found if parameters}
 

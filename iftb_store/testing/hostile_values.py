@@ -252,7 +252,7 @@ class Try(NamedTuple):
         parameter: the parameter that gets the hostile value; ``parameter.field`` for a field of a model.
         value: the hostile value.
         number: a number that is different in each call, to give each written row its own key.
-        last: a list whose last item is the trade that calls update, as it was last read.
+        last: a list whose last item is the current state of the stored trade that all calls of update change.
     """
 
     db: DatabaseManager
@@ -269,7 +269,10 @@ class Try(NamedTuple):
         return self.parameter.partition(".")[2]
 
     def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
-        """Return the hostile value itself, or a model that has the value in one field and ``unique`` in others."""
+        """Return the argument of the call: the hostile value itself, or a row with the hostile value in the field `field`.
+
+        ``model`` creates the row; ``unique`` are values of other fields, which give the row its own key.
+        """
         return model(**{**unique, self.field: self.value}) if self.field else self.value
 
     def changed(self, **usual: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The model's checks of single values: each returns the value that must be stored, or raises the error that is expected."""
+"""The model's checks: each returns a value as the store should return it, or raises the error that a store should raise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ _TIMEFRAMES = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M"
 
 
 def checked(row: _Row) -> _Row:
-    """Return a row with the values that must be stored; the fields that the store sets are None."""
+    """Check a row and return it as the store should return it, with each value normalised.
+
+    The fields that the store assigns are None.
+
+    Raises:
+        InvalidValueError: a value cannot be stored.
+    """
     if isinstance(row, Position) and row.id is not None:
         whole(row.id, "id")
     stored: dict[str, Any] = {
@@ -56,7 +62,11 @@ def checked(row: _Row) -> _Row:
 
 
 def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
-    """Return bars with the values that must be stored; the error names the first invalid bar by its index in the batch."""
+    """Check bars and return them as the store should return them; see `checked`.
+
+    Raises:
+        InvalidValueError: a bar cannot be stored; the message names the first such bar and its number in the batch.
+    """
     found = []
     for index, bar in enumerate(bars):
         try:
@@ -68,7 +78,11 @@ def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
 
 
 def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the changed fields of a trade with the values that must be stored."""
+    """Check the new values of a trade's fields and return them as the store should return them.
+
+    Raises:
+        InvalidValueError: a trade has no such field, the store assigns the field, or a value cannot be stored.
+    """
     kinds = {item.name: item.type for item in fields(Trade)}
     for field in changes:
         if field in _KEPT:

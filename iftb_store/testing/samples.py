@@ -143,6 +143,6 @@ def full_position() -> Position:
 
 
 def as_given(row: _Row) -> _Row:
-    """Return a row that was read, with None in the fields that the store sets, to compare it with the row that was written."""
+    """Return a copy of a row that was read, for comparison with the row that was written: fields that the store sets are None."""
     kept: dict[str, Any] = dict.fromkeys({"id", "created_at", "updated_at", "last_updated"} & set(row.__slots__))
     return replace(row, **kept)

@@ -224,7 +224,7 @@ class SharedSessionTests(SuiteFixtures):
 
 
 class OwnLockTests(SuiteFixtures):
-    """A task with uncommitted writes in a session writes past that session."""
+    """A task with uncommitted writes in one session writes through another; this write is stored or fails at once."""
 
     async def test_a_write_past_the_tasks_own_session_fails_at_once_or_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
