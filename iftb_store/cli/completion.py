@@ -14,7 +14,7 @@ _COMPLETE = "_IFTB_STORE_COMPLETE"
 
 
 def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return a completion function, which returns the values that begin with the incomplete word."""
+    """Return a function for shell completion: given an incomplete word, it returns the ``values`` that begin with the word."""
 
     def completed(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -26,7 +26,7 @@ timeframes = one_of(TIMEFRAMES)
 
 
 def timeframes_without_url(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a timeframe at the position of SYMBOL if the URL was left out, because all arguments then move up by one."""
+    """Complete the argument SYMBOL: if the URL was left out, this argument is the timeframe; otherwise suggest nothing."""
     first = ctx.params.get("url")
     return timeframes(incomplete) if isinstance(first, str) and not is_url(first) else []
 

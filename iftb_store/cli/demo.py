@@ -183,7 +183,10 @@ def _write_dump(folder: Path, day: datetime) -> Path:
 
 
 def _lines(day: datetime) -> Iterator[str]:
-    """Yield the CSV lines of one day: a price path in cents that is the same on every run."""
+    """Yield the CSV lines of one day's 1-minute candles.
+
+    The prices are made up but the same on every run; minutes in the gap are left out.
+    """
     cents = 6_000_000
     for minute in range(_MINUTES):
         opened, cents = cents, cents + (minute * minute * 37 + minute * 101) % 4_001 - 1_960

@@ -67,7 +67,7 @@ def format_target(url: str | None) -> str:
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
     """Connect to the database, do the work in a new event loop, and disconnect; return the result of the work.
 
-    If Ctrl-C or SIGTERM comes after the work is done, it only ends the wait for connections to close; the result is returned.
+    Ctrl-C or SIGTERM after the end of the work stops the wait for connections to close; the result is still returned.
 
     Args:
         url: the database URL, env:NAME, or None for the settings.

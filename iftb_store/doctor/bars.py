@@ -149,9 +149,10 @@ def _bars(sound: str) -> str:
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
 ) -> tuple[list[tuple[SeriesRows, Sequence[int]]], int]:
-    """Return the series for which an aggregate is above 0, each with its aggregates; and how many more there are.
+    """Return the series that have problems, each with the values of the aggregates, and the number of series left out.
 
-    At most `MOST_SERIES` are returned. Series for which one of the first ``urgent`` aggregates is above 0 come first.
+    A series has problems if an aggregate is above 0. At most `MOST_SERIES` series are returned; those for which one of the
+    first ``urgent`` aggregates is above 0 come first.
 
     Args:
         conn: the connection.

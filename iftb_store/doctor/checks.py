@@ -102,7 +102,10 @@ def make_finding(
 
 
 def _named(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
-    """Return a condition that selects the rows by their ids; empty if there are too many, or other rows have the same ids."""
+    """Return an SQL condition that selects by their ids the rows that meet ``condition``.
+
+    The result is empty if there are too many rows, an id is not an integer, or other rows have one of the ids.
+    """
     if count > _MOST_NAMED:
         return ""
     ids = [id_ for (id_,) in conn.execute(text(f"SELECT id FROM {table} WHERE {condition} ORDER BY id"), values)]
@@ -132,7 +135,10 @@ def conjunction(*conditions: str, by: str = " AND ") -> str:
 
 
 def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
-    """Return the SQL condition that another row with a smaller id has the same key, among the rows that meet ``which``."""
+    """Return the SQL condition that selects, of the rows with the same key, all except the row with the smallest id.
+
+    Only rows that meet the SQL condition ``which`` are compared and selected.
+    """
     numbered = (
         f"SELECT {engine.row} AS place, ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY id, {engine.row}) AS number "
         f"FROM {table.name} WHERE {which}"

@@ -24,7 +24,7 @@ def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
 
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
-    """Return the checks of a row together with the rows that it refers to."""
+    """Return the checks for contradictions within a row, or between a row and the rows of other tables to which it refers."""
     trade_of_position, trade_of_event = (
         f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table, 'trade_id')}" for table in ("positions", "system_events")
     )
@@ -123,7 +123,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
 
 
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield each unique key, the condition under which it must be unique, and the check that finds its duplicates."""
+    """Yield (columns of a key, SQL condition of the rows in which the key must be unique, check that finds duplicate keys)."""
     keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
     for table, key, which, kind, remedy, mend in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),

@@ -134,7 +134,7 @@ def _finding(difference: Difference, count: int, remedy: str, statements: list[s
 
 
 def _wants_new_table(difference: Difference) -> bool:
-    """Return whether the fix needs a new table, into which the rows are copied."""
+    """Return whether an engine that cannot alter tables needs a new table, with the rows copied, to fix the difference."""
     part = difference.part or ""
     return part.startswith("constraint") or (part.startswith("column") and difference.actual is not None)
 

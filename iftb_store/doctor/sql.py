@@ -17,8 +17,9 @@ class Engine:
     """The SQL fragments of one engine; ``{}`` is replaced by a column, or by a table's name.
 
     Attributes:
-        begin: the first statements of the transaction: it then reads one snapshot, sees every row, and writes nothing.
-        row: identifies a row, even if all of its columns are equal to those of another row.
+        begin: the first statements of the doctor's transaction, which then reads one snapshot, sees every row, and writes
+            nothing.
+        row: an expression that identifies a row, even if all of its columns are equal to those of another row.
         unreadable: by kind of column, the condition that a value (not NULL) cannot be read back as it was written.
         microseconds: a readable time as whole microseconds since 1970-01-01 UTC.
         month: the number of a time's calendar month in UTC, counted from the year 0.
@@ -35,7 +36,8 @@ class Engine:
             has no sequences.
         set_sequence: the statement that moves a table's sequence to its largest id.
         leaves_gaps: whether a transaction that is rolled back leaves a gap in the ids.
-        invalid: the query for indexes of iftb-store's tables that the engine does not use, and whether they are unique.
+        invalid: the query for indexes of iftb-store's tables that the engine has marked as invalid; it returns (table, index,
+            whether the index is unique).
         unlogged: the query for tables of iftb-store that a crash of the engine would empty.
         creators: the query for schemas in the search_path in which other roles may create objects, and for these roles; the
             owners of the schemas and of iftb-store's tables are left out.
@@ -43,7 +45,7 @@ class Engine:
             plain digits, and the expression that converts it.
         compared: a text as it must be compared. On PostgreSQL it is cast to text, because other roles may have put operators
             for other types into the search_path.
-        lag: the window function that returns a value of the row before.
+        lag: the window function that returns the previous row's value.
     """
 
     begin: tuple[str, ...]

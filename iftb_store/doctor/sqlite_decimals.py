@@ -9,7 +9,7 @@ from iftb_store.values.decimals import INTEGER_DIGITS, SCALE
 
 
 def _malformed(digits: str, end: str, zero: str) -> str:
-    """Return the SQL condition that the letter of a sortable text is not followed by a well-formed number.
+    """Return the SQL condition that the part of a sortable text after its first letter is not a well-formed number.
 
     A well-formed number has exactly the number of digits that the letter stands for, then optionally a point and up to 18 more
     digits. One pass of GLOB is cheap, but cutting text is not, and this condition runs over every decimal of a database.

@@ -68,9 +68,9 @@ def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
 
 
 def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
-    """Return the kind of problem, the SQL condition and the rule of a column that holds one of a few words, or a name.
+    """Return the rule for the text in a column, as (kind of problem, SQL condition of values that break it, rule in words).
 
-    The result is None if the column has no such rule.
+    A column may accept only certain words, or only names. The result is None if the column has neither rule.
     """
     choices = describe_column(column).choices
     if choices:
