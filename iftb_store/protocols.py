@@ -89,7 +89,7 @@ class OHLCVStore(Protocol):
 
         Raises:
             IntegrityError: a key is already stored or is a duplicate in the batch.
-            InvalidValueError: a bar cannot be stored; the batch raises it when the store reads it; nothing is inserted.
+            InvalidValueError: a bar cannot be stored; `BarBatch.chunks` raises this error; nothing is inserted.
         """
         ...
 
@@ -259,17 +259,18 @@ class Stores(Protocol):
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store complete rows unchanged, including their ids and the times that the store otherwise sets; all rows or none.
 
-        ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; no id and no such time is NULL; the keys are distinct
-        and in order. If the key of a row is stored, every column is overwritten; otherwise the row is inserted. Bars of the
-        batch may swap their ids, and positions of the batch may change which of them is open. Ids that the store assigns later
-        are greater than every id written.
+        ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; the ids and these times are never NULL; the keys are
+        distinct and in order. If the key of a row is stored, every column is overwritten; otherwise the row is inserted. Bars
+        of the batch may swap their ids, and the batch may close one position and open another one with the same exchange,
+        symbol and side. Ids that the store assigns later are greater than every id written.
 
         Raises:
-            IntegrityError: a row has the id of a different stored row, that is, of a row that differs in `TableSpec.identity`:
-                a trade with another trade_id, a position with another created_at, an event with another created_at, type or
-                message, even if it is committed during this call. Or the trade_id of a row, its id, or its (exchange, symbol,
-                side) as an open position belongs to a stored row that is not overwritten, or to another row of the batch. The
-                id of a bar is checked only if the database keeps it unique or the check is cheap; otherwise callers check it.
+            IntegrityError: a row has the id of a different stored row, even if that row is committed during this call. Stored
+                rows are different if they differ in `TableSpec.identity`: a trade with another trade_id, a position with
+                another created_at, an event with another created_at, type or message. Or a row has the same id, trade_id, or
+                (of open positions) exchange, symbol and side as a stored row that is not overwritten, or as another row of the
+                batch. The ids of bars are checked only if the database keeps them unique or the check is cheap; otherwise the
+                caller checks them.
         """
         ...
 
@@ -371,7 +372,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class SupportsMigrations(Protocol):
-    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all methods except one."""
+    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
@@ -403,7 +404,7 @@ class SupportsBackup(Protocol):
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """The URL options for opening a backup, except those that make it read-only; e.g. the option that it is trusted."""
+        """The URL options for opening a backup, e.g. that the file is trusted; the option to open it read-only is not included."""
         ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:

@@ -69,7 +69,7 @@ def _is_mistyped(url: URL) -> bool:
 
 
 def _has_options_for_credentials(url: str) -> bool:
-    """Return whether SQLAlchemy would read options as user and password because they contain an @, as in host?password=p@ss."""
+    """Return whether a URL's options contain an @, as in host?password=p@ss: SQLAlchemy would take them for user and password."""
     credentials = _CREDENTIALS.match(url)
     return credentials is not None and "=" in credentials[0].partition("?")[2]
 

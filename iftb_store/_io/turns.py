@@ -89,7 +89,7 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Refuse all further calls with ``reason``; ``undone``: the running call raises, because its writes are rolled back."""
+        """Refuse all further calls with ``reason``; if ``undone``, the running call raises too, as its writes are lost."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 

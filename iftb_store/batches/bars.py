@@ -93,7 +93,13 @@ class BarBatch:
 def to_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
     """Check bars and return them as columns.
 
-    Error messages number the bars in the whole batch: ``first`` is the index of the first bar in it, ``total`` its size.
+    Args:
+        bars: the bars, which may be a part of a batch.
+        first: the index of the first of these bars in the whole batch, for error messages.
+        total: the number of bars in the whole batch, for error messages; None if ``bars`` is the whole batch.
+
+    Raises:
+        InvalidValueError: a bar cannot be stored; the message contains the bar's number in the whole batch.
     """
     try:
         columns = _fast_columns(bars)
@@ -234,7 +240,7 @@ async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch
     """Return a batch with one bar per key: if several bars have the same key, the last one.
 
     Raises:
-        InvalidValueError: the key of a bar cannot be stored; or, if the batch has a duplicate key, any bar cannot be stored.
+        InvalidValueError: the key of a bar cannot be stored. If a key occurs twice, all values of all bars are checked too.
     """
     last: dict[_Key, int] = {}
     previous: list[_Key] = []
@@ -255,7 +261,7 @@ async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch
 
 
 async def is_in_key_order(batch: BarBatch) -> bool:
-    """Return whether the keys of a batch are in ascending order; False also for invalid keys, as the batch is unchecked."""
+    """Return whether the keys of a batch are in ascending order; False also if a key of the unchecked batch is invalid."""
     previous: list[_Key] = []
     for first in range(0, len(batch), CHUNK):
         try:

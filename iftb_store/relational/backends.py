@@ -93,10 +93,13 @@ class EngineBackend(Migrated):
         self._engine = None
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the running statement; see `iftb_store.relational.sessions.Opener`. Most drivers stop it themselves."""
+        """Do nothing, as most drivers stop a cancelled statement themselves; see `iftb_store.relational.sessions.Opener`."""
 
     def forget(self, driver: Any) -> None:
-        """Close a driver's connection without waiting, so that the server ends it; the connection's event loop is closed."""
+        """Do nothing; a backend may close a driver's connection here, so that the server ends the connection.
+
+        The event loop of the connection is already closed, so this method cannot wait for anything.
+        """
 
     def enter_loop(self) -> None:
         """Move this backend to the running event loop, with a new pool, if the event loop in which it was connected is closed.

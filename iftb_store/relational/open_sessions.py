@@ -85,7 +85,7 @@ def own_sessions() -> list[Any]:
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
-    """Raise if the current task already holds a write lock in one of its sessions: it would wait for itself.
+    """Raise if one of the current task's sessions already holds a write lock, because the task would wait for itself.
 
     Args:
         lock: the key of the write lock.
@@ -99,10 +99,10 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
 
 
 def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
-    """Return the error to raise if a write lock was not granted in time: ``error``, or one that names the parent's open session.
+    """Return the error to raise after ``error``, which says that a write lock was not granted in time.
 
-    If a session of a parent task holds the lock, another attempt would not help: the parent may be waiting for this task.
-    ``besides`` is a session to ignore.
+    The result is ``error`` itself, or, if a session of a parent task holds the lock, an OperationalError that says so and is
+    not retried: the parent may be waiting for this task. ``besides`` is a session to ignore.
     """
     if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, *_ in _opened.get()):
         return operational_error(_PARENTS_LOCK, error)

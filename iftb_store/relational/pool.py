@@ -35,10 +35,10 @@ class StorePool(AsyncAdaptedQueuePool):
         self._places = FairSemaphore(self._capacity)
 
     def _look(self, record: ConnectionPoolEntry) -> None:
-        """Check a connection at checkout; raise to discard it, and a new connection replaces it."""
+        """Check a connection at checkout; if this method raises, the pool replaces the connection by a new one."""
 
     def _settle(self, record: ConnectionPoolEntry) -> None:
-        """Reset a connection at checkin; raise to discard it."""
+        """Reset a connection at checkin; if this method raises, the pool discards the connection."""
 
     def _do_get(self) -> ConnectionPoolEntry:
         own = sum(session.iftb_store_holds_connection_of(self) for session in own_sessions() if hasattr(session, "sync_session"))

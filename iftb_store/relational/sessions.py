@@ -221,7 +221,7 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Raise before a COMMIT if an error that the caller caught has ended the transaction: the COMMIT would not report that."""
+    """Raise before a COMMIT if an error that the caller caught has ended the transaction; the COMMIT itself might not raise."""
     _check_open(session)
     first = session.info.get(_FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -236,7 +236,10 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Raise the loss of the transaction if its first error was transient: ``last`` says only that the transaction is aborted."""
+    """Raise an error that names the transaction's first error, if a transient first error has ended the transaction.
+
+    ``last``, the error of a later statement, says only that the transaction is aborted.
+    """
     if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
         _refuse_empty_commit(session)
 

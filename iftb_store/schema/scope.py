@@ -58,7 +58,7 @@ class TableScope:
 
     @property
     def chosen(self) -> bool:
-        """Whether the scope restricts the rows by exchange, symbol, timeframe or time, so that it may select no rows."""
+        """Whether the scope selects rows by exchange, symbol, timeframe or time; if not, it selects all rows of its tables."""
         return bool(self._chosen) or self._start is not None or self._end is not None
 
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:

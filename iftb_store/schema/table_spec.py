@@ -64,7 +64,7 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """The only description of a table that other modules use; it is derived from `iftb_store.schema.tables`.
+    """The description of a table, derived from its definition in `iftb_store.schema.tables`; for use by all other modules.
 
     Attributes:
         name: the name of the table.

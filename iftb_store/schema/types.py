@@ -75,7 +75,10 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class CastText(FunctionElement[str]):
-    """Text that is cast to PostgreSQL's type text, because foreign operators for other types could be in the search_path."""
+    """An SQL expression of text that is cast to the type text on PostgreSQL.
+
+    Other roles may have put operators for other types, e.g. varchar, into the search_path; a comparison could call them.
+    """
 
     inherit_cache = True
 

@@ -25,7 +25,7 @@ def read_engine(path: Path) -> str | None:
 
 
 def database_of(path: Path) -> Path | None:
-    """Return the existing database file for which ``path`` names an auxiliary file, e.g. the write-ahead log, or None."""
+    """Return the existing database file to which ``path``, e.g. a write-ahead log, belongs by its name; otherwise None."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)
         if stem not in ("", path.name) and (database := path.with_name(stem)).exists():
