@@ -404,7 +404,7 @@ class SupportsBackup(Protocol):
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """The URL options for opening a backup, e.g. that the file is trusted; the option to open it read-only is not included."""
+        """The URL options for opening a backup, e.g. that the file is trusted; the option for read-only access is left out."""
         ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:

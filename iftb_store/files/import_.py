@@ -161,7 +161,7 @@ class Source:
 
     @property
     def series(self) -> dict[str, str | None]:
-        """The exchange, symbol and timeframe of a file of candles, from the hints, the file's name or the names of its folders.
+        """The exchange, symbol and timeframe of a candle file, from the hints, the file's name, its metadata or its folder names.
 
         A value is None if each row has its own value in a column of the file; a value in the hints overrules such a column.
         The exchange is binance if neither the hints nor the file contain an exchange.

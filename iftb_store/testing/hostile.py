@@ -64,7 +64,7 @@ def kept(value: Any) -> Any:
 
 
 def assert_same(found: Any, given: Any) -> None:
-    """Check that the stored row ``found`` has the values of ``given``, see `kept`, and that none has a subclass as its type."""
+    """Check that the stored row ``found`` has the values of ``given``, see `kept`, and that their types are plain types."""
     stored_row, given_row = as_given(found), as_given(given)
     for name in given.__slots__:
         stored = getattr(stored_row, name)

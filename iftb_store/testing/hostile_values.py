@@ -269,7 +269,7 @@ class Try(NamedTuple):
         return self.parameter.partition(".")[2]
 
     def argument(self, model: Callable[..., Any], **unique: Any) -> Any:
-        """Return the argument of the call: the hostile value itself, or a row with the hostile value in the field `field`.
+        """Return the argument of the call: the hostile value itself, or a row with the hostile value in one field.
 
         ``model`` creates the row; ``unique`` are values of other fields, which give the row its own key.
         """
