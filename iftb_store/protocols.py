@@ -6,9 +6,8 @@ aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is stor
 
 - A duplicate raises `sqlalchemy.exc.IntegrityError`; all other engine failures raise `sqlalchemy.exc.OperationalError`.
   The driver's exception is only the cause of the raised exception; messages contain no parameters.
-- A transient error, after which nothing of the transaction is stored, is the subclass `iftb_store.TransientError`. If it is
-  unknown whether a COMMIT took effect, the error is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` decides by these
-  types whether it retries a transaction; `iftb_store.errors` has functions that create such errors.
+- A transient error, after which nothing of the transaction is stored, is the subclass `iftb_store.TransientError`; if it is
+  unknown whether a COMMIT took effect, it is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` retries by these types.
 - After an IntegrityError the session remains usable, and a later commit also stores its earlier writes.
 - Reads return aware UTC times with their microseconds, and Decimals equal to those that were written.
 """
