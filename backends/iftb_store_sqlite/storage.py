@@ -53,7 +53,7 @@ def require_no_log(path: str, error: BaseException) -> None:
 
 
 def read_version(path: str) -> Version | None:
-    """Return the version of a file; None if the file does not exist or has a log beside it."""
+    """Return a file's attributes that change with the file, see `Version`; None if it does not exist or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

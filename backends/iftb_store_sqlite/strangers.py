@@ -80,9 +80,13 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
 
 
 def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
-    """Return in lower case the tables that can change when a table of iftb-store changes.
+    """Return the names in lower case of the tables that can change when a table of iftb-store changes.
 
-    The result has iftb-store's own tables, and each table in ``tables`` that a foreign key's action changes as a consequence.
+    These are iftb-store's own tables, and the tables that actions of foreign keys, e.g. ON DELETE CASCADE, change then.
+
+    Args:
+        connection: a connection to the database.
+        tables: the tables to consider; the tables to which their foreign keys lead are considered too.
     """
     followers: dict[str, list[str]] = {}
     waiting, seen = list(tables), set[str]()
