@@ -89,13 +89,18 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Refuse all further calls with ``reason``; ``undone``: the running call raises, because its writes are rolled back."""
+        """Refuse all further calls.
+
+        Args:
+            reason: the message of the error that further calls raise.
+            undone: whether the session's writes are rolled back, so that the running call raises too.
+        """
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait for the end of the running call, then hold the queue for the block, in which the session ends."""
+        """Wait until the running call has ended; then no other call runs during the block, in which the caller ends the session."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

@@ -39,7 +39,13 @@ def arrow_schema(table: TableSpec) -> pa.Schema:
 
 
 def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
-    """Return complete rows: the columns that an engine read, and the columns whose one value the selection fixes."""
+    """Return rows with all columns of the table, made from the columns that an engine read.
+
+    The remaining columns have the same value in every row, which is taken from ``selection.equal``.
+
+    Raises:
+        StoreError: a required value is NULL, or a time is outside the years 1 to 9999.
+    """
     complete = arrow_schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
     rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)
@@ -48,7 +54,7 @@ def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> 
 
 
 def unreadable_value(table: TableSpec, column: str, number: object, value: object) -> StoreError:
-    """Return the error for a stored value that its column must not have, e.g. from raw SQL; ``number`` is the row's id."""
+    """Return the error for a stored value that is invalid in its column, e.g. written by raw SQL; ``number`` is the row's id."""
     return StoreError(
         f"{table.name}: the {column} of the row with the id {show(number)} cannot be read: it is {show(value)}; "
         "`iftb-store doctor` finds all such values and reports how to fix them"

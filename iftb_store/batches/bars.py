@@ -93,7 +93,10 @@ class BarBatch:
 def to_columns(bars: Sequence[OHLCVBar], first: int = 0, total: int | None = None) -> BarColumns:
     """Check bars and return them as columns.
 
-    Error messages number the bars in the whole batch: ``first`` is the index of the first bar in it, ``total`` its size.
+    Args:
+        bars: the bars, which may be a part of a larger batch.
+        first: the index of the first bar in the larger batch, so that error messages give each bar's position in that batch.
+        total: the number of bars in the larger batch; None if ``bars`` are the whole batch.
     """
     try:
         columns = _fast_columns(bars)

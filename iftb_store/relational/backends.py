@@ -93,17 +93,23 @@ class EngineBackend(Migrated):
         self._engine = None
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the running statement; see `iftb_store.relational.sessions.Opener`. Most drivers stop it themselves."""
+        """Stop the statement that a cancelled task was running; see `iftb_store.relational.sessions.Opener`.
+
+        Here it does nothing, because most drivers stop such a statement themselves.
+        """
 
     def forget(self, driver: Any) -> None:
-        """Close a driver's connection without waiting, so that the server ends it; the connection's event loop is closed."""
+        """Close a connection whose event loop is closed, without waiting, so that the server ends its side of the connection.
+
+        Here it does nothing; backends with a server override it.
+        """
 
     def enter_loop(self) -> None:
         """Move this backend to the running event loop, with a new pool, if the event loop in which it was connected is closed.
 
         Raises:
-            NotConnectedError: the event loop in which the backend was connected is still open, and the connections work only in
-                it.
+            NotConnectedError: the event loop in which the backend was connected is still open, and the backend's connections work
+                only in that event loop.
         """
         # outside of any event loop nothing can be sent to a connection, so there is nothing to check
         loop = asyncio._get_running_loop()
@@ -125,7 +131,10 @@ class EngineBackend(Migrated):
                 self.forget(record.driver_connection)
 
     def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Wrap ``open_connection`` so that it raises after the next disconnect, e.g. in a session that waits for a connection."""
+        """Return a function that opens a connection, or raises OperationalError once this backend is disconnected.
+
+        A session that waits for a connection during the disconnect would otherwise open a new connection afterwards.
+        """
         self._over = over = threading.Event()
 
         async def opening() -> Any:
@@ -147,7 +156,10 @@ class EngineBackend(Migrated):
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:
-        """Check with the statement ``proof`` that the database answers, then store the engine; on failure dispose of it."""
+        """Store the engine in this backend after the statement ``proof`` has shown that the database answers.
+
+        If the statement fails, dispose of the engine and raise the error.
+        """
         try:
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(proof)

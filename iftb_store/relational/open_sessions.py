@@ -85,11 +85,11 @@ def own_sessions() -> list[Any]:
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
-    """Raise if the current task already holds a write lock in one of its sessions: it would wait for itself.
+    """Raise if one of the current task's sessions holds the write lock, because the task would wait for itself forever.
 
     Args:
         lock: the key of the write lock.
-        besides: a session to ignore.
+        besides: the session that is about to take the lock, which is ignored; None for no session.
 
     Raises:
         OperationalError: a session of the current task, other than ``besides``, holds the lock.
@@ -99,10 +99,15 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
 
 
 def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
-    """Return the error to raise if a write lock was not granted in time: ``error``, or one that names the parent's open session.
+    """Return the error to raise after a write lock was not granted in time.
 
-    If a session of a parent task holds the lock, another attempt would not help: the parent may be waiting for this task.
-    ``besides`` is a session to ignore.
+    Usually that is ``error``. If ``error`` is transient and a session of the task that started this one holds the lock, it is an
+    error that says so and is not transient: the parent task may be waiting for this task, so another attempt would not help.
+
+    Args:
+        error: the error of the failed attempt.
+        lock: the key of the write lock.
+        besides: the session that tried to take the lock, which is ignored; None for no session.
     """
     if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, *_ in _opened.get()):
         return operational_error(_PARENTS_LOCK, error)

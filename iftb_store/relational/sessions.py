@@ -126,7 +126,7 @@ class StoreSession(AsyncSession):
 
     @property
     def iftb_store_isolated(self) -> bool:
-        """Whether the transaction begins with the session's first statement, even if that statement only reads."""
+        """Whether the session's first statement begins a transaction even if it only reads, because of the isolation level."""
         return self.sync_session.info[_ISOLATION] not in (None, "read committed")
 
     @property
@@ -221,7 +221,10 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Raise before a COMMIT if an error that the caller caught has ended the transaction: the COMMIT would not report that."""
+    """Raise before a COMMIT if an earlier error has ended the transaction, even if the caller caught that error.
+
+    The COMMIT would succeed, although nothing is stored.
+    """
     _check_open(session)
     first = session.info.get(_FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -236,7 +239,11 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Raise the loss of the transaction if its first error was transient: ``last`` says only that the transaction is aborted."""
+    """Raise the error for a lost transaction, with its first error as the cause, if the first error was transient.
+
+    Otherwise the caller would see only ``last``, which says that the transaction is aborted but not that another attempt may
+    succeed. Do nothing if ``last`` is transient itself or a CommitOutcomeUnknown.
+    """
     if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
         _refuse_empty_commit(session)
 
@@ -247,7 +254,13 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Record the first error of a session's transaction; ``gone``: the engine no longer has that transaction open."""
+    """Record ``error`` if it is the first error of a session's transaction.
+
+    Args:
+        session: the session.
+        error: the error that was raised.
+        gone: whether the engine no longer has the transaction open.
+    """
     _note(session.sync_session.info, error, gone)
 
 
@@ -274,7 +287,7 @@ def _note_write(info: dict[Any, Any]) -> None:
 
 
 def is_isolated(connection: Connection) -> bool:
-    """Return whether the session of a connection begins its transaction with its first statement, even with a read."""
+    """Return whether a connection's session is isolated: its first statement begins a transaction even if it only reads."""
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
@@ -356,7 +369,7 @@ async def open_session(
     Args:
         backend: the backend that gives the session its stores.
         engine: the engine of the backend, or None if the backend is not connected.
-        isolation: at any level above READ COMMITTED, the transaction begins with the first statement, even with a read.
+        isolation: the isolation level; above READ COMMITTED, the first statement begins the transaction even if it only reads.
 
     Raises:
         NotConnectedError: the backend is not connected.

@@ -26,7 +26,7 @@ def to_epoch_us(moment: datetime) -> int:
 
 
 def from_epoch_us(microseconds: int) -> datetime:
-    """Return the aware UTC time that is so many microseconds after 1970-01-01 UTC; the inverse of `to_epoch_us`."""
+    """Return the aware UTC time that is ``microseconds`` after 1970-01-01 UTC; the inverse of `to_epoch_us`."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -75,7 +75,10 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class CastText(FunctionElement[str]):
-    """Text that is cast to PostgreSQL's type text, because foreign operators for other types could be in the search_path."""
+    """An expression that casts text to PostgreSQL's type text, so that PostgreSQL's own operators compare it.
+
+    For other types, e.g. varchar, the search_path could contain operators that another user defined.
+    """
 
     inherit_cache = True
 

@@ -44,7 +44,7 @@ def join_names(values: Iterable[str]) -> str:
 
 
 def exactly_str(value: str) -> str:
-    """Return the value as a plain str; of a str enum's member, the text and not the name that str() would return."""
+    """Return the value as a plain str; for a member of a str enum this is its text, while str() would return its name."""
     return value if type(value) is str else str.__str__(value)
 
 

@@ -14,7 +14,7 @@ _MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 
 
 def read_engine(path: Path) -> str | None:
-    """Return the engine of a database file, detected from its first bytes, or None if it is no known database file.
+    """Return the engine of a database file, detected from its first bytes, or None if the file has no known format.
 
     Raises:
         OSError: the file cannot be read.
@@ -25,7 +25,7 @@ def read_engine(path: Path) -> str | None:
 
 
 def database_of(path: Path) -> Path | None:
-    """Return the existing database file for which ``path`` names an auxiliary file, e.g. the write-ahead log, or None."""
+    """Return the existing database file to which the auxiliary file ``path``, e.g. a write-ahead log, belongs, or None."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)
         if stem not in ("", path.name) and (database := path.with_name(stem)).exists():
