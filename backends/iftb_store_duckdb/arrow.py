@@ -22,7 +22,8 @@ _LONGEST_MONTH = 31 * 86_400
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the rows of a selection.
 
-    With a limit these are the next rows of one series, or of the table if it has no series.
+    With a limit, all returned rows belong to one series, so there may be fewer rows than the limit although another series
+    follows. A table without series is read like one series.
     """
     if selection.limit is None:
         return _rows(cursor, selection)
@@ -31,7 +32,7 @@ def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the next rows of one series: as many as the limit, or fewer only if no more rows follow."""
+    """Return the next ``selection.limit`` rows of one series, or all remaining rows of the series if there are fewer."""
     parts, left = list[pa.Table](), selection.limit or 0
     while left > 0:
         part = read_rows(cursor, replace(selection, limit=left))

@@ -29,7 +29,7 @@ class Database:
     Attributes:
         options: the options of the URL.
         lock: the write lock, which all sessions of this process on the file share.
-        schema_checked: whether the schema's revision was checked and is usable.
+        schema_checked: whether the schema was checked and found usable, so that later sessions need not check it.
     """
 
     def __init__(self, options: Options) -> None:

@@ -71,7 +71,7 @@ class SpillFolder:
         self._given = given
 
     def check(self) -> None:
-        """Raise if somebody else may have created the folder to read the data in it; a folder that the URL names is not checked.
+        """Raise if another user may have created the folder to read the data in it; a folder that the URL names is not checked.
 
         Raises:
             OperationalError: the path is a link or a file, or the folder belongs to another user.

@@ -80,7 +80,7 @@ class DuckDBSession:
         """Commit the session's writes and release the write lock; the session continues in a new transaction.
 
         Raises:
-            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
+            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
         """
         async with self._turns:
             await self._commit()
@@ -89,7 +89,7 @@ class DuckDBSession:
         """Refuse further calls, wait for the running call, and commit.
 
         Raises:
-            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
+            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
         """
         self._turns.end(ENDED)
         async with self._turns.last():

@@ -100,7 +100,7 @@ class Turns:
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait until the running call has ended; then no other call runs during the block, in which the caller ends the session."""
+        """Wait until the running call has ended, and let no other call run during the block, in which the session is ended."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

@@ -85,7 +85,7 @@ def own_sessions() -> list[Any]:
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
-    """Raise if one of the current task's sessions holds the write lock, because the task would wait for itself forever.
+    """Raise if one of the current task's sessions holds the write lock, because the task would wait for itself.
 
     Args:
         lock: the key of the write lock.

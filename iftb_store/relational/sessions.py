@@ -239,7 +239,7 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Raise the error for a lost transaction, with its first error as the cause, if the first error was transient.
+    """Raise an error that names the first error of a lost transaction, if the first error was transient.
 
     Otherwise the caller would see only ``last``, which says that the transaction is aborted but not that another attempt may
     succeed. Do nothing if ``last`` is transient itself or a CommitOutcomeUnknown.
@@ -254,7 +254,7 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Record ``error`` if it is the first error of a session's transaction.
+    """Record an error of a session's transaction; later, the first recorded error explains why the transaction was lost.
 
     Args:
         session: the session.

@@ -144,10 +144,11 @@ def create_missing(conn: Connection) -> None:
 
 
 def refuse_foreign(conn: Connection) -> None:
-    """Raise if a new table of iftb-store would call an operator or a function that is not PostgreSQL's own.
+    """Raise if a table of iftb-store would call an operator or a function that is not PostgreSQL's own.
 
     Raises:
-        SchemaError: a table would call one; the caller must then roll back the creation of the tables.
+        SchemaError: a table would call one, e.g. in a default, an index or a constraint; the caller must then roll back the
+            creation of the tables.
     """
     found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
     if found:
