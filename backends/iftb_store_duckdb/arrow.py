@@ -22,7 +22,8 @@ _LONGEST_MONTH = 31 * 86_400
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the rows of a selection.
 
-    With a limit these are the next rows of one series, or of the table if it has no series.
+    With a limit, all returned rows belong to one series, so there may be fewer rows than the limit although another series
+    follows. A table without series is read like one series.
     """
     if selection.limit is None:
         return _rows(cursor, selection)
@@ -31,7 +32,7 @@ def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
-    """Return the next rows of one series: as many as the limit, or fewer only if no more rows follow."""
+    """Return the next ``selection.limit`` rows of one series, or all remaining rows of the series if there are fewer."""
     parts, left = list[pa.Table](), selection.limit or 0
     while left > 0:
         part = read_rows(cursor, replace(selection, limit=left))
@@ -86,9 +87,10 @@ def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the next rows whose texts together fit into ``selection.size``, at least one row; the rows are ordered by id.
 
-    DuckDB reads the texts of all rows between two ids at once, even to compute their lengths. If these are too large for DuckDB's
-    memory, the query is repeated for fewer rows. The first failure would end the transaction, so the query runs in another one.
-    If rows have changed between the two transactions, only these rows can be larger than the query computed.
+    A first query finds the last row that fits. DuckDB reads the texts of all rows between two ids at once, even to compute the
+    lengths of the texts. If the texts are too large for DuckDB's memory, the first query is repeated for fewer rows. A failed
+    query ends its transaction, so the first query runs in a transaction of another connection. Rows that change between the two
+    transactions can be larger than the first query computed.
     """
     with cursor.apart() as asked:
         while True:
@@ -107,7 +109,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _last(cursor: Cursor, selection: RowFilter) -> Any:
-    """Return the key of the last of the next rows, or None if no more rows follow."""
+    """Return the key of the row at which the next ``selection.limit`` rows end, or None if no more rows follow."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
         query = _Query(selection)
@@ -121,7 +123,12 @@ def _last(cursor: Cursor, selection: RowFilter) -> Any:
 
 
 def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
-    """Return the query for the key of the last row that fits into ``selection.size``, and the query's parameters."""
+    """Return a query and its parameters; the query finds the id up to which all texts fit into ``selection.size``.
+
+    Args:
+        selection: the rows to select; their only key column is the id.
+        until: the key of the last row to consider.
+    """
     (key,) = selection.order
     query = _Query(selection)
     query.conditions.append(f"{key} <= {query.bound(until)}")
@@ -132,7 +139,10 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
 
 
 def _guess(selection: RowFilter) -> Any:
-    """Return the key at which the next rows end if none is missing, or None if that cannot be computed."""
+    """Return the key of the last of the next rows, computed as if the table had no gaps; None if that is impossible.
+
+    The ids are assumed to be consecutive, and the times of bars to be one step of the timeframe apart.
+    """
     (key,), limit = selection.order, selection.limit or 0
     after: Any = None if selection.after is None else selection.after[0]
     if key == "id":
@@ -184,9 +194,10 @@ class _Query:
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
     def beside(self, key: str, columns: str) -> str:
-        """Return the SQL of a table that has each row's key and other columns, read by two scans.
+        """Return the SQL of a table with the key and ``columns`` of the selected rows; two scans read them separately.
 
-        If one scan returns the column of its condition as well, DuckDB reads the texts of all 2,048 rows to return one.
+        The conditions refer to the key. If a scan with a condition on the key also returned the key, DuckDB would read the texts
+        of 2,048 rows to return the texts of one row.
         """
         return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
 

@@ -141,7 +141,7 @@ class DuckDBBackend(Migrated):
                     executor.shutdown(wait=False)
 
     async def identity(self) -> str:
-        """Return a text that identifies the database: the file's device and inode number, or this backend for :memory:."""
+        """Return a text that identifies the database: the file's device and inode number, or for :memory: this object's id()."""
         return f"memory {id(self)}" if self._options.in_memory else file_identity(self._options.path)
 
     @asynccontextmanager
@@ -149,8 +149,9 @@ class DuckDBBackend(Migrated):
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
         Raises:
-            OperationalError: this task has all sessions open itself, or no other session was closed within 30 seconds; or, on a
-                clean exit, an error that was caught in the block had ended the transaction.
+            OperationalError: the current task itself holds every session that may be open at a time; or all sessions were in
+                use and none was closed within 30 seconds; or, on a clean exit, an error that the block caught had ended the
+                transaction.
         """
         self._connected()
         if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
@@ -197,8 +198,8 @@ class DuckDBBackend(Migrated):
         Unless ``read_only`` is true, the transaction holds the write lock.
 
         Raises:
-            SchemaError: a name of an iftb-store table belongs to something else, or such a table runs code that somebody else
-                added.
+            SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table; or a table of
+                iftb-store runs code that somebody else added.
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a statement violated a constraint.
         """
@@ -238,8 +239,8 @@ class DuckDBBackend(Migrated):
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Copy the tables of iftb-store, read from one snapshot, into a new database file.
 
-        ``progress`` is called with the size of the copy and of the source in bytes. Tables and columns of others are not copied;
-        a warning names them. See `iftb_store.protocols.Backend.backup`.
+        ``progress`` is called with the size of the copy and of the source in bytes. Tables and columns that
+        do not belong to iftb-store are not copied, and a warning names them. See `iftb_store.protocols.Backend.backup`.
         """
         loop = asyncio.get_running_loop()
 

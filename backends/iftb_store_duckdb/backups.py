@@ -49,7 +49,8 @@ def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, in
         cursor: a cursor in a transaction, whose snapshot is copied.
         options: the options of the database's URL.
         path: the path of the new file.
-        tell: called after each batch with the bytes written, and the larger of these and the size of the source.
+        tell: called after each batch with the number of bytes written, and with the size of the source in bytes; the second
+            number is never smaller than the first.
     """
     create_private(Path(path))
     create_log(path)

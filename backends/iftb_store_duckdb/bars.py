@@ -242,7 +242,7 @@ def _span(table: pa.Table) -> tuple[datetime, datetime]:
 
 
 def _distinct(table: pa.Table) -> bool:
-    """Return whether the bars are one series in order of time, as most batches are: then no key is a duplicate."""
+    """Return whether all bars belong to one series, each later than the previous bar; such a batch has no duplicate key."""
     moments = table["timestamp"].cast(pa.int64()).combine_chunks()
     if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
         return False

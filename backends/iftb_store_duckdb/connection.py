@@ -29,7 +29,7 @@ class Database:
     Attributes:
         options: the options of the URL.
         lock: the write lock, which all sessions of this process on the file share.
-        schema_checked: whether the schema's revision was checked and is usable.
+        schema_checked: whether the schema was checked and found usable, so that later sessions need not check it.
     """
 
     def __init__(self, options: Options) -> None:
@@ -77,8 +77,8 @@ class Database:
         """Check that the tables of iftb-store exist and that their revision is the current one.
 
         Raises:
-            SchemaError: the tables are missing or are at another revision, a name belongs to something else than a table, or a
-                table runs code that somebody else added.
+            SchemaError: the tables are missing or are at another revision; or something that is not a table, e.g. a view, has
+                the name of an iftb-store table; or a table of iftb-store runs code that somebody else added.
         """
         refuse_foreign_objects(cursor.fetch, trusted=self.options.trusted)
         found = cursor.rows(

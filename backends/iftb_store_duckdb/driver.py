@@ -85,7 +85,7 @@ class Cursor:
         return self._raw.execute(sql, parameters).fetchall()
 
     def batches(self, sql: str, size: int) -> Iterator[pa.RecordBatch]:
-        """Run one query and yield its rows in batches of at most ``size`` rows, while they are read."""
+        """Run one query and yield its rows in batches of at most ``size`` rows; each batch is read when it is requested."""
         self._logger.info("%s", sql)
         reader = self._raw.sql(sql).to_arrow_reader(size)
         while True:

@@ -71,7 +71,7 @@ class SpillFolder:
         self._given = given
 
     def check(self) -> None:
-        """Raise if somebody else may have created the folder to read the data in it; a folder that the URL names is not checked.
+        """Raise if another user may have created the folder to read the data in it; a folder that the URL names is not checked.
 
         Raises:
             OperationalError: the path is a link or a file, or the folder belongs to another user.
@@ -92,9 +92,10 @@ class SpillFolder:
             )
 
     def enter(self) -> None:
-        """Create the folder, and count this user of it; a folder that the URL names may already exist.
+        """Count one more user of the folder in this process, and create the folder if it does not exist.
 
-        If it cannot be created, DuckDB reports that when it needs the folder.
+        An existing folder is made private, unless the URL names the folder. If the folder cannot be created, this method raises
+        no error, because DuckDB raises one when it needs the folder.
         """
         with _guard, suppress(OSError):
             _users[self.path] += 1
@@ -107,7 +108,10 @@ class SpillFolder:
                     _made.add(self.path)
 
     def leave(self) -> None:
-        """Remove the folder if it is empty, was created or made private by this process, and is not used by it any more."""
+        """Count one user of the folder in this process less; after the last user, remove the folder.
+
+        The folder is removed only if it is empty and this process created it or made it private.
+        """
         with _guard, suppress(OSError):
             _users[self.path] -= 1
             if _users[self.path] == 0:

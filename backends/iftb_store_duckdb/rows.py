@@ -47,10 +47,10 @@ def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int
 
 
 def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
-    """Raise IntegrityError if the rows violate uniqueness.
+    """Raise IntegrityError if storing the rows would make two rows equal in columns that must be unique.
 
-    That is: an id belongs to another stored row, or unique columns are equal in two rows of the batch, or in a row of the batch
-    and a stored row that is not overwritten.
+    The error is also raised if the id of a row belongs to a different stored row. A stored row that the batch overwrites does not
+    count.
     """
     if table.identity:
         bound, bounds = _bounds("id", rows)

@@ -80,7 +80,7 @@ class DuckDBSession:
         """Commit the session's writes and release the write lock; the session continues in a new transaction.
 
         Raises:
-            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
+            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
         """
         async with self._turns:
             await self._commit()
@@ -89,7 +89,7 @@ class DuckDBSession:
         """Refuse further calls, wait for the running call, and commit.
 
         Raises:
-            OperationalError: an earlier error has ended the transaction, or it cannot be committed.
+            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
         """
         self._turns.end(ENDED)
         async with self._turns.last():
@@ -148,7 +148,7 @@ class DuckDBSession:
 
         Args:
             reason: the error message of later calls.
-            interrupt: whether to stop a statement that another task is running in this session first.
+            interrupt: whether to stop the statement that another task is running in this session, instead of waiting for its end.
         """
         self._turns.end(reason, undone=True)
         while interrupt and self._turns.busy:
@@ -173,7 +173,7 @@ class DuckDBSession:
 
     @property
     def writing(self) -> bool:
-        """Whether a writing transaction is open, which an error would end."""
+        """Whether a transaction that may write is open; an error in it ends the transaction."""
         return self._writing
 
     @property
@@ -182,7 +182,10 @@ class DuckDBSession:
         return self._lock if self._writing else None
 
     async def _first(self) -> None:
-        """Begin the transaction if the session's first statement begins it, even if that statement only reads."""
+        """Begin a transaction before the first statement of an isolated or a snapshot session, even if the statement only reads.
+
+        An isolated session's transaction takes the write lock; a snapshot session's transaction can only read.
+        """
         if self._isolated:
             await self._begin()
         if self._only_reads and not self._reading:
@@ -266,7 +269,7 @@ class DuckDBSession:
 
 
 def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:
-    """Run a statement if it only reads; if it writes, return it parsed, with nothing executed.
+    """Run a statement that only reads, and return its result; return any other statement parsed, without running it.
 
     If ``inside`` is true, the statement runs in the open transaction. Otherwise it runs in a read-only transaction, because in
     autocommit a write would take effect.

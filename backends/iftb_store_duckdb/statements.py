@@ -75,7 +75,9 @@ def compile_statement(statement: object, params: Any) -> Compiled:
 
 
 def parse_statement(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
-    """Parse one statement; return it and whether it reads, judged before DuckDB binds it.
+    """Parse one statement; return the parsed statement, and whether its type is one that only reads.
+
+    The type does not show everything: a SELECT whose function writes counts as reading.
 
     Raises:
         Unsupported: the text has no statement, several statements, or one that begins or ends a transaction.

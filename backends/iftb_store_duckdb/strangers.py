@@ -1,7 +1,7 @@
 """Refuses a DuckDB file whose macros, views, triggers or expressions could run somebody else's code, before any row is read.
 
 A macro with the name of a built-in function replaces that function, even `+` and count. So the queries here qualify the system's
-functions, and use no operators but comparisons, which no macro can replace.
+functions, and their only operators are comparisons, which no macro can replace.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def _shadowed(what: str, name: str, kind: str) -> OperationalError:
 
 
 def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
-    """Raise if a name of an iftb-store table is not a table, or if such a table runs code that somebody else added.
+    """Raise if a view has the name of an iftb-store table, or if a table of iftb-store runs code that somebody else added.
 
     If ``trusted`` is true, triggers and expressions are allowed.
 
     Raises:
-        SchemaError: a name belongs to a view; or a table has a trigger, a generated column, or an expression that calls a
-            function that could do harm; or one of its columns has a collation.
+        SchemaError: a view has the name of an iftb-store table; or a table of iftb-store has a trigger, a generated column, an
+            expression that calls a function that could do harm, or a column with a collation.
     """
     for (name,) in fetch(_VIEWS):
         if name.lower() in OUR_TABLES:
@@ -112,7 +112,14 @@ def _inside(sql: str) -> list[str]:
 
 
 def _refuse_collations(table: str, tokens: list[str]) -> None:
-    """Raise if a column of iftb-store has a collation; a collation inside an expression is in parentheses and may pass."""
+    """Raise if a column of iftb-store has a collation that does not compare bytes.
+
+    A collation inside an expression is allowed; it is recognised by the parentheses around it.
+
+    Args:
+        table: the name of the table.
+        tokens: the tokens of the table's definition.
+    """
     depth, column = 0, tokens[0] if tokens else ""
     for word, following in pairwise(tokens):
         if word in {"(", ")"}:

@@ -49,7 +49,7 @@ async def read_rows(connection: asyncpg.Connection, selection: RowFilter, sql: s
 
 
 async def pieces(table: pa.Table, created_at: datetime | None = None) -> AsyncIterator[bytes]:
-    """Yield checked rows as CSV for COPY; if ``created_at`` is given, a last column holds it in every row."""
+    """Yield checked rows as CSV for COPY; if ``created_at`` is given, append a column with that value."""
     for first in range(0, table.num_rows, _ROWS):
         yield await asyncio.to_thread(_csv, table.slice(first, _ROWS), created_at)
 

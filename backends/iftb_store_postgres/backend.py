@@ -131,7 +131,7 @@ class PostgresBackend(EngineBackend):
         """Run ``work`` in one transaction on a separate connection; migrations take an advisory lock in that transaction.
 
         Raises:
-            SchemaError: a name of an iftb-store table belongs to something else, e.g. a view.
+            SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table.
         """
         self.enter_loop()
         self.schema_seen = False
@@ -213,9 +213,9 @@ class PostgresBackend(EngineBackend):
         return connection
 
     async def _system_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context for ``sslrootcert=system``, else None; asyncpg cannot create this one.
+        """Return the TLS context for ``sslrootcert=system``, which asyncpg cannot create; None for any other sslrootcert.
 
-        A thread reads the hundreds of certificates, which would block the event loop.
+        The hundreds of certificates are read in a thread, because reading them would block the event loop.
         """
         options = {name: str(value) for name, value in self._options.dsn.query.items()}
         if options.get("sslrootcert") != SYSTEM:

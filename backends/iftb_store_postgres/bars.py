@@ -39,7 +39,10 @@ _ARRAYS = f"""
 
 
 def read_key(table: str) -> str:
-    """Return the SQL expressions of a bar's key columns in a comparison; text columns are cast, see `PostgresDriver.flavor`."""
+    """Return the SQL expressions for comparing the key of a bar in ``table``, separated by commas.
+
+    Text columns are cast to text, so that no operator that another user defined is called; see `PostgresDriver.flavor`.
+    """
     return ", ".join(f"{table}.{column}" if column == "timestamp" else f"CAST({table}.{column} AS text)" for column in KEY)
 
 
@@ -110,8 +113,8 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert new bars and overwrite the values of stored bars that differ, in key order.
 
     If the batch is one series in order of time, the new bars are copied straight into the table, which takes half the time of
-    COPY by way of the staging table; the stored bars are compared in Python. If another writer stores a new bar first, or if key
-    order would be lost, the whole batch goes through the staging table.
+    COPY by way of the staging table; the stored bars are compared in Python. The whole batch goes through the staging table
+    if another writer has meanwhile stored one of the new bars, or if bars would not be written in key order.
     """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
@@ -157,12 +160,13 @@ def count_changed(status: str) -> int:
 
 
 async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
-    """Split a batch into its new bars and its stored bars; the second list is empty if no stored bar differs.
+    """Split a batch into the bars whose key is new and the bars whose key is stored already.
 
     Returns:
-        None if the batch is not one series in order, if more stored bars than expected lie between its times, if the server is
-        too old, or if writing the lists separately would break key order: some stored bar differs and a new bar comes before a
-        stored one.
+        (new bars, bars to overwrite): the second list has all bars whose key is stored, or is empty if none of them differs
+        from the stored bar. None if the batch must be written as a whole: it is not one series in order of time; or far more
+        bars are stored between its times than it has; or the server is too old; or writing one list after the other would
+        break key order, because a new bar comes before a bar to overwrite.
     """
     try:
         series, last = (

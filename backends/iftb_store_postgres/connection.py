@@ -91,7 +91,8 @@ async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout:
     """Put the schema of temporary tables last in the search_path, so that no temporary table hides a table of iftb-store.
 
     PostgreSQL searches that schema first unless the search_path names it. The rest of the search_path stays, whether the URL, the
-    role or the database set it. If none of its schemas exists, nothing is changed: new tables would become temporary ones.
+    role or the database set it. If none of the search_path's schemas exists, nothing is changed, because PostgreSQL would then
+    create new tables as temporary tables.
     """
     try:
         await connection.execute(_TEMPORARY_LAST, timeout=timeout)

@@ -30,7 +30,7 @@ class Hidden(str):
 
 
 def forget_variables(error: BaseException) -> None:
-    """Clear the local variables in the frames of an exception and of its causes: a password is among them."""
+    """Clear the local variables in the frames of an exception and of its causes, because one of them holds a password."""
     chain: list[BaseException | None] = [error]
     known: set[int] = set()
     while chain:
@@ -41,7 +41,7 @@ def forget_variables(error: BaseException) -> None:
 
 
 def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
-    """Return why a TLS file of the options cannot be used, or None if all of them can.
+    """Return a message that says why a TLS file of the options cannot be used, or None if all files can be used.
 
     ``password`` decrypts the file of the private key.
     """

@@ -124,7 +124,9 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
 
 
 def describe_denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, writes: bool) -> OperationalError | None:
-    """Return the error that names the rights to GRANT to a role; None unless it lacks rights on a table of iftb-store.
+    """Return an error that says which rights to GRANT to the role.
+
+    Return None if the exception is not about missing rights on a table of iftb-store.
 
     Args:
         error: the exception that was raised.
@@ -139,7 +141,10 @@ def describe_denied(error: asyncpg.InsufficientPrivilegeError, role: str, *, wri
 
 
 def _untranslatable(message: str) -> str:
-    """Return a message that names the character and the encodings found in the server's message, whatever its language."""
+    """Return a message about a text that cannot be converted between the database's encoding and the client's.
+
+    The names of the encodings, and the character if the client sent it, are found in the server's message in any language.
+    """
     source, target = [*_ENCODING.findall(message), "another", "another"][:2]
     if source != "UTF8":
         return f"a text that is stored in the database's encoding {source} has no equivalent in {target}"

@@ -54,7 +54,8 @@ class PostgresPool(StorePool):
 def check_before_commit(connection: Connection) -> None:
     """Raise before a COMMIT if the server has ended the connection: afterwards the outcome of the COMMIT would be unknown.
 
-    Also raise if the COMMIT would not end the session's own transaction: PostgreSQL acknowledges every COMMIT.
+    Also raise if the session's own transaction has ended, or if the COMMIT would not end it: PostgreSQL reports success even
+    for a COMMIT outside a transaction.
 
     Raises:
         OperationalError: the connection does not answer, or the session's own transaction has ended.

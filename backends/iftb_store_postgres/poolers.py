@@ -23,7 +23,7 @@ _NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s",]+))\s*(?:,|$)')
 
 
 def find_refused_parameter(error: BaseException, sent: Iterable[str]) -> str | None:
-    """Return the name of the startup parameter that a pooler refuses with this error, or None if the error is another one.
+    """Return the name of the startup parameter that a pooler refused, or None if ``error`` reports something else.
 
     ``sent`` are the names of the startup parameters that were sent.
     """
@@ -47,7 +47,7 @@ async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[
 
 
 def passes_parameter(message: str) -> bool:
-    """Return whether PgBouncer's message reports a transient condition, so that the next attempt may succeed."""
+    """Return whether an error message of PgBouncer reports a transient condition, so that another attempt may succeed."""
     return _NOT_NOW.search(message) is not None
 
 

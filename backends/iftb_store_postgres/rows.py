@@ -1,4 +1,4 @@
-"""Stores complete rows from Arrow in PostgreSQL: COPY into the table, or through a temporary table if rows may be stored."""
+"""Stores complete rows from Arrow in PostgreSQL: COPY into the table, or by way of a temporary table if some may be stored."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa
 
 
 def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:
-    """Return the key's columns as text, because asyncpg sends the first and the last time of the calendar as infinities."""
+    """Return one list of texts for each key column of ``rows``.
+
+    The values are text because asyncpg would send datetime.min and datetime.max as PostgreSQL's infinities.
+    """
     return [rows[column].cast(pa.string()).to_pylist() for column in table.key]
 
 

@@ -100,7 +100,7 @@ class PostgresDriver:
         return Decimal(value)
 
     def decode_sum(self, parts: Row) -> Decimal:
-        """Return the only part without trailing zeros: PostgreSQL's sums are exact."""
+        """Return the sum without trailing zeros; it is the only value in ``parts``, because PostgreSQL's sums are exact."""
         return trim_zeros(parts[0])
 
     def decode_time(self, value: datetime) -> datetime:
@@ -108,7 +108,7 @@ class PostgresDriver:
         return value
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
-        """Run a query and convert its rows to bars in chunks, so that the event loop stays free; ``many`` uses COPY."""
+        """Run a query and convert its rows to bars in chunks, so that the event loop stays free; with ``many`` use COPY."""
         if many:
             async with self._reading() as connection:
                 # before PostgreSQL 14, EXTRACT returns seconds as a float, with as many digits as the session's settings say
@@ -126,14 +126,17 @@ class PostgresDriver:
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query and return its rows.
 
-        In a manager's session before its first write, no transaction is needed to read at READ COMMITTED.
+        Before its first write, a manager's session at READ COMMITTED needs no transaction for a read.
         """
         self._logger.info("%s", statement.sql)
         async with self._reading() as connection:
             return await _fetch(connection, statement.sql, args)
 
     async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the session's transaction, with ``savepoint`` in a savepoint; return the returned rows."""
+        """Run one writing statement in the session's transaction; return the rows of its RETURNING clause.
+
+        If ``savepoint`` is true, run the statement in a savepoint.
+        """
         self._logger.info("%s", statement.sql)
         async with self._connection() as connection:
             if not savepoint:

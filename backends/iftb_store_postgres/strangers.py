@@ -1,4 +1,7 @@
-"""Checks that the names of iftb-store's tables are tables: a view or a foreign table would run code of whoever created it."""
+"""Checks that no view or foreign table has the name of an iftb-store table.
+
+Reading a view or a foreign table could run code of the role that created it.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,8 @@ def find_tables(rows: Iterable[Any]) -> set[str]:
     """Return the tables of iftb-store that exist, ordinary or partitioned; ``rows`` are the rows of the query `KINDS`.
 
     Raises:
-        SchemaError: the name of a table belongs to something else, or a column of iftb-store has a collation in which different
-            texts can be equal.
+        SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table; or a column of iftb-store
+            has a collation in which different texts can be equal.
         OperationalError: a table is in a schema that this role may not use, or the role may not read the version table.
     """
     found = list(rows)

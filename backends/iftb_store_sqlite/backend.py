@@ -58,7 +58,7 @@ class SQLiteBackend(EngineBackend):
     - ``mode``: ``ro``, ``rw`` (the file must exist) or ``rwc`` (the default); ``ro`` also reads a file on read-only storage;
     - ``cache_size``: KiB of pages that each connection may cache (default: 65536);
     - ``trusted=true``: run triggers, generated columns, expressions and defaults that were added to the tables of iftb-store.
-      Without it, such a file is refused, because whoever made it could be a stranger.
+      Without this option, a file with such additions is refused, because a stranger could have made the file.
     """
 
     probes = False
@@ -107,11 +107,11 @@ class SQLiteBackend(EngineBackend):
         return {"trusted": "true"} if self._options.trusted else {}
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the statement that the connection's thread may be running, because a cancelled task would wait for its end."""
+        """Stop the statement that the connection's thread may be running, so that a cancelled task need not wait for its end."""
         driver.interrupt_thread()
 
     async def identity(self) -> str:
-        """Return a text that identifies the database: the file's device and inode number, or this backend for :memory:."""
+        """Return a text that identifies the database: the file's device and inode number, or for :memory: this object's id()."""
         return f"memory {id(self)}" if self._memory else file_identity(self._path)
 
     @classmethod
@@ -125,8 +125,8 @@ class SQLiteBackend(EngineBackend):
         Unless ``read_only`` is true, the transaction holds SQLite's write lock and waits at most the busy timeout for it.
 
         Raises:
-            SchemaError: a name of an iftb-store table belongs to something else, or such a table runs code that somebody else
-                added.
+            SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table; or a table of
+                iftb-store runs code that somebody else added.
             OperationalError: the database is not connected, or the lock was not free in time.
         """
         if self._engine is None:

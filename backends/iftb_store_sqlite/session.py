@@ -169,8 +169,8 @@ class SQLiteDriver:
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows; see Stores.write_rows.
 
-        Stored versions of the rows are deleted first, so that other rows of the batch may take their unique values. A different
-        row with the id of one of these rows is not deleted, so the insert fails.
+        Stored rows that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique values. If a
+        different stored row has the id of a row of ``rows``, it is not deleted, so the insert fails.
         """
         if not rows.num_rows:
             return
@@ -240,7 +240,7 @@ class SQLiteDriver:
 
 
 class _InTurn:
-    """A session's connection, for the duration of one call."""
+    """The access of one call to the session's connection, while it is the call's turn in the session."""
 
     def __init__(self, session: AsyncSession, driver: Any) -> None:
         self._session = session

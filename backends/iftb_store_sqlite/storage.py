@@ -1,4 +1,4 @@
-"""Reads a database file on read-only storage: detects the case, and checks that the file can be read as immutable.
+"""Reads a database file on read-only storage: detects such storage, and checks that the file can be read as immutable.
 
 A database with a write-ahead log needs an index of the log beside the file, which SQLite creates even for a reader. If SQLite
 cannot create it, the file can still be opened as immutable. SQLite then takes no lock and reads no log. So the file must have no
@@ -53,7 +53,7 @@ def require_no_log(path: str, error: BaseException) -> None:
 
 
 def read_version(path: str) -> Version | None:
-    """Return the version of a file; None if the file does not exist or has a log beside it."""
+    """Return a file's attributes that change with the file, see `Version`; None if it does not exist or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

@@ -33,15 +33,15 @@ _COMPARISONS = ("Eq", "Ne")
 
 
 def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
-    """Raise if a name of an iftb-store table is not a table, or if such a table runs code that somebody else added.
+    """Raise if a view or a virtual table has the name of an iftb-store table, or if a table of iftb-store runs foreign code.
 
-    If the URL says ``trusted=true``, triggers and expressions are allowed. SQLite itself refuses a schema in which the type of an
-    entry contradicts its definition, so the type can be relied on.
+    Foreign code is code that somebody else added. If the URL says ``trusted=true``, triggers and expressions are allowed. SQLite
+    itself refuses a schema in which the type of an entry contradicts its definition, so the check relies on the type.
 
     Raises:
-        SchemaError: a name belongs to a view or a virtual table; or a table has a trigger, a generated column, a default that
-            iftb-store did not define, or an expression that calls a function that could do harm; or one of its columns has a
-            collation; or the schema is too large to be checked.
+        SchemaError: a view or a virtual table has the name of an iftb-store table; or a table of iftb-store has a trigger, a
+            generated column, a default that iftb-store did not define, an expression that calls a function that could do
+            harm, or a column with a collation; or the schema is too large to be checked.
     """
     tables, triggers = [], []
     # an application's own connection has no attribute ``trusted``
@@ -80,9 +80,13 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
 
 
 def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
-    """Return in lower case the tables that can change when a table of iftb-store changes.
+    """Return the names in lower case of the tables that can change when a table of iftb-store changes.
 
-    The result has iftb-store's own tables, and each table in ``tables`` that a foreign key's action changes as a consequence.
+    These are iftb-store's own tables, and the tables that actions of foreign keys, e.g. ON DELETE CASCADE, change then.
+
+    Args:
+        connection: a connection to the database.
+        tables: the tables to consider; the tables to which their foreign keys lead are considered too.
     """
     followers: dict[str, list[str]] = {}
     waiting, seen = list(tables), set[str]()

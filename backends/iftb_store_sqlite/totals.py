@@ -54,12 +54,12 @@ TOTALS = f"""
 
 
 def sums(column: str) -> list[str]:
-    """Return the aggregates whose results `add_parts` adds up, for a column of non-negative decimals."""
+    """Return SQL aggregates that compute partial sums of a column of non-negative decimals; `add_parts` adds them up."""
     return _parts(column, f"{column} IS NOT NULL", negative=False)
 
 
 def add_parts(parts: Row) -> Decimal:
-    """Return the total from the partial sums that the aggregates of `sums` selected."""
+    """Return the total of the partial sums that the aggregates from `sums` computed."""
     return trim_zeros(_decimal(_whole(parts)))
 
 

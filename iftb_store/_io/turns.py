@@ -95,7 +95,7 @@ class Turns:
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait for the end of the running call, then hold the queue for the block, in which the session ends."""
+        """Wait until the running call has ended, and let no other call run during the block, in which the session is ended."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

@@ -57,8 +57,8 @@ class RowError(InvalidValueError):
 async def collect_rows(data: object) -> pa.Table:
     """Return one table with the rows of a table, record batch, reader or data frame, or of an iterable of these.
 
-    Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may belong to
-    this thread. Each part is exported in another thread, because an export may take long.
+    Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may not
+    work in another one. Each part is exported in another thread, because an export may take long.
 
     Raises:
         InvalidValueError: the data has another type, or its parts have different columns.

@@ -105,8 +105,8 @@ class EngineBackend(Migrated):
         """Move this backend to the running event loop, with a new pool, if the event loop in which it was connected is closed.
 
         Raises:
-            NotConnectedError: the event loop in which the backend was connected is still open, and the connections work only in
-                it.
+            NotConnectedError: the event loop in which the backend was connected is still open, and the backend's connections work
+                only in that event loop.
         """
         # outside of any event loop nothing can be sent to a connection, so there is nothing to check
         loop = asyncio._get_running_loop()
@@ -128,7 +128,10 @@ class EngineBackend(Migrated):
                 self.forget(record.driver_connection)
 
     def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Wrap ``open_connection`` so that it raises after the next disconnect, e.g. in a session that waits for a connection."""
+        """Return a function that opens a connection, or raises OperationalError once this backend is disconnected.
+
+        A session that waits for a connection during the disconnect would otherwise open a new connection afterwards.
+        """
         self._over = over = threading.Event()
 
         async def opening() -> Any:
@@ -150,7 +153,10 @@ class EngineBackend(Migrated):
             yield session
 
     async def _keep(self, engine: AsyncEngine, proof: str) -> None:
-        """Check with the statement ``proof`` that the database answers, then store the engine; on failure dispose of it."""
+        """Store the engine in this backend after the statement ``proof`` has shown that the database answers.
+
+        If the statement fails, dispose of the engine and raise the error.
+        """
         try:
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(proof)

@@ -89,7 +89,7 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
 
     Args:
         lock: the key of the write lock.
-        besides: a session to ignore.
+        besides: the session that is about to take the lock, which is ignored; None for no session.
 
     Raises:
         OperationalError: a session of the current task, other than ``besides``, holds the lock.

@@ -10,9 +10,10 @@ from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
-    """Return a query that counts how many of a selection's first rows fit into its size, and the parameters' values.
+    """Return a query that counts the first rows of a selection whose texts together fit into ``selection.size``.
 
-    The size limits the bytes of text in the columns ``selection.texts``.
+    The values of the query's parameters are returned too. The texts are the values of the columns ``selection.texts``, and their
+    size is counted in bytes.
     """
     sql, values = scan_sql(
         selection,

@@ -126,7 +126,7 @@ class StoreSession(AsyncSession):
 
     @property
     def iftb_store_isolated(self) -> bool:
-        """Whether the transaction begins with the session's first statement, even if that statement only reads."""
+        """Whether the session's first statement begins a transaction even if it only reads, because of the isolation level."""
         return self.sync_session.info[_ISOLATION] not in (None, "read committed")
 
     @property
@@ -250,7 +250,13 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Record the first error of a session's transaction; ``gone``: the engine no longer has that transaction open."""
+    """Record an error of a session's transaction; later, the first recorded error explains why the transaction was lost.
+
+    Args:
+        session: the session.
+        error: the error that was raised.
+        gone: whether the engine no longer has the transaction open.
+    """
     _note(session.sync_session.info, error, gone)
 
 
@@ -277,7 +283,7 @@ def _note_write(info: dict[Any, Any]) -> None:
 
 
 def is_isolated(connection: Connection) -> bool:
-    """Return whether the session of a connection begins its transaction with its first statement, even with a read."""
+    """Return whether a connection's session is isolated: its first statement begins a transaction even if it only reads."""
     return _owners.get(connection, {}).get(_ISOLATION) not in (None, "read committed")
 
 
@@ -359,7 +365,7 @@ async def open_session(
     Args:
         backend: the backend that gives the session its stores.
         engine: the engine of the backend, or None if the backend is not connected.
-        isolation: at any level above READ COMMITTED, the transaction begins with the first statement, even with a read.
+        isolation: the isolation level; above READ COMMITTED, the first statement begins the transaction even if it only reads.
 
     Raises:
         NotConnectedError: the backend is not connected.

@@ -29,7 +29,11 @@ HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
 def check_revision(has_tables: bool, stamped: str | None) -> None:
-    """Accept tables of iftb-store that are at this version's revision or have no revision.
+    """Raise unless iftb-store's tables exist and are at this version's revision; tables without a recorded revision are accepted.
+
+    Args:
+        has_tables: whether the database has tables of iftb-store.
+        stamped: the revision that is recorded in the database, or None.
 
     Raises:
         SchemaError: there are no tables, or their revision is older or newer; the message names the command to run.
@@ -52,7 +56,10 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
 
 
 def not_a_table_error(name: str, kind: str) -> SchemaError:
-    """Return the error for a name that should be a table but is, e.g., a view; reading it could run foreign code."""
+    """Return the error for a relation, e.g. a view, that has the name of an iftb-store table.
+
+    Such a relation is not read, because reading it could run code of whoever created it.
+    """
     return SchemaError(
         f"{show(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
         "created it; drop or rename it, or use another database"

@@ -77,10 +77,10 @@ class TableScope:
 
 
 def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
-    """Return a filter for the rows of a table in a time window, with the given column values.
+    """Return a filter for the rows of a table in a time window whose columns have the values in ``equal``.
 
     Raises:
-        InvalidValueError: start is after end, or no row can have a given value.
+        InvalidValueError: start is after end, or a value in ``equal`` is one that no row can have, e.g. an unknown timeframe.
     """
     given = {name: None if value is None else _CHECKS.get(name, checks.name_text)(value, name) for name, value in equal.items()}
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))

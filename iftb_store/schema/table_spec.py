@@ -22,7 +22,7 @@ SERIES = ("exchange", "symbol", "timeframe")
 
 
 class ColumnKind(Enum):
-    """The kind of values in a column; the value of a member is the description for messages."""
+    """The kind of values in a column; each member's value is the kind's name in messages."""
 
     TEXT = "text"
     INTEGER = "whole number"

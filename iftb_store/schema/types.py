@@ -26,7 +26,7 @@ def to_epoch_us(moment: datetime) -> int:
 
 
 def from_epoch_us(microseconds: int) -> datetime:
-    """Return the aware UTC time that is so many microseconds after 1970-01-01 UTC; the inverse of `to_epoch_us`."""
+    """Return the aware UTC time that is ``microseconds`` after 1970-01-01 UTC; the inverse of `to_epoch_us`."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 

@@ -14,7 +14,7 @@ _MAGIC = {"sqlite": (0, b"SQLite format 3\0"), "duckdb": (8, b"DUCK")}
 
 
 def read_engine(path: Path) -> str | None:
-    """Return the engine of a database file, detected from its first bytes, or None if it is no known database file.
+    """Return the engine of a database file, detected from its first bytes, or None if the file has no known format.
 
     Raises:
         OSError: the file cannot be read.

@@ -43,7 +43,7 @@ def grid(timeframe: str) -> tuple[datetime, timedelta]:
     """Return the grid of times at which bars of a known timeframe begin, as (a time on the grid in UTC, the step of the grid).
 
     The grid of 1M has a step of one day, but its bars begin only on the first day of a month. The grid of 3d has a step of
-    one day too, as exchanges begin to count the three days on different days.
+    one day too, because the three-day bars of different exchanges begin on different days.
     """
     seconds = SECONDS[timeframe]
     return origin(timeframe), timedelta(days=1) if timeframe in (MONTH, "3d") or seconds is None else timedelta(seconds=seconds)

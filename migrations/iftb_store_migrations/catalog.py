@@ -147,7 +147,8 @@ def refuse_foreign(conn: Connection) -> None:
     """Raise if a table of iftb-store would call an operator or a function that is not PostgreSQL's own.
 
     Raises:
-        SchemaError: a table would; the caller must roll back the creation of the tables.
+        SchemaError: a table would call one, e.g. in a default, an index or a constraint; the caller must then roll back the
+            creation of the tables.
     """
     found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
     if found:
@@ -219,7 +220,10 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
 
 
 def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
-    """Yield the statements that create the tables and their indexes, as (table name, index part as in a `Difference`, SQL)."""
+    """Yield the statements that create the tables and their indexes, as (table name, part, SQL).
+
+    The part is "index NAME", as in a `Difference`, or None for the table itself.
+    """
     made: list[tuple[str, str | None, str]] = []
 
     def gather(ddl: ExecutableDDLElement | TextClause, *args: object, **options: object) -> None:
@@ -250,7 +254,10 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
 
 
 def _list_parts(dialect: Dialect) -> Catalog:
-    """Return the models' parts with empty definitions, because only the engine can write the definitions."""
+    """Return the names of the models' columns, constraints and indexes, with an empty text as the definition of each.
+
+    Definitions in the form of the engine's catalog can only come from the engine.
+    """
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
     }

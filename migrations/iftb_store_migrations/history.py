@@ -60,7 +60,7 @@ def revisions() -> list[str]:
 
 
 def current(conn: Connection) -> str | None:
-    """Return the revision that is recorded in the database, or None; this version of the package may not know it.
+    """Return the revision that is recorded in the database, even one that this version does not know; None if none is recorded.
 
     Raises:
         SchemaError: several revisions are recorded.
@@ -131,11 +131,11 @@ def create(conn: Connection) -> None:
 
 
 def adopt_or_refuse(conn: Connection) -> None:
-    """Record the newest revision if iftb-store's tables exist without one and are identical to this version's.
+    """Record the newest revision if iftb-store's tables have no recorded revision and are identical to this version's.
 
     Raises:
-        SchemaError: the tables differ or belong to other roles; or a newer version migrated them; or the newest revision is
-            recorded and a table is missing.
+        SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
+            version migrated the tables; or the newest revision is recorded and a table is missing.
     """
     revision, tables = current(conn), present_tables(conn)
     if revision is not None:
@@ -164,7 +164,8 @@ def adopt_or_refuse(conn: Connection) -> None:
 def _stamp(conn: Connection, revision: str | None) -> None:
     """Record the revision in the version table, or None for no revision.
 
-    Alembic's own statements have conditions; these have none, so no operator that another user defined is called.
+    Alembic's own statements would compare values in a WHERE clause, which could call an operator that another user defined. The
+    statements here have no WHERE clause.
     """
     if not is_stamped(conn):
         _VERSION.create(conn, checkfirst=False)
