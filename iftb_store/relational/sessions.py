@@ -23,7 +23,6 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.util.concurrency import await_
 
 from iftb_store._io.tasks import run_to_end
 from iftb_store._io.turns import Turns
@@ -39,6 +38,7 @@ from iftb_store.errors import (
 from iftb_store.protocols import Isolation
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions
 from iftb_store.relational.pool import POOL_IN_USE
+from iftb_store.relational.queued_cursor import QueuedCursor
 from iftb_store.relational.reads import may_write, refuse_transaction_control
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class StoreSession(AsyncSession):
             # an ORM result fetches rows from the cursor of its raw result
             fetched = getattr(sync, "raw", None) or sync
             if getattr(fetched, "cursor", None) is not None:
-                fetched.cursor = _QueuedCursor(fetched.cursor, turns)
+                fetched.cursor = QueuedCursor(fetched.cursor, turns)
         return result
 
     async def close(self) -> None:
@@ -163,38 +163,6 @@ for _name in QUEUED:
     setattr(StoreSession, _name, _queue_calls(getattr(AsyncSession, _name)))
 for _name in ("__aexit__", "commit", "rollback", "start"):
     setattr(_QueuedTransaction, _name, _queue_calls(getattr(AsyncSessionTransaction, _name)))
-
-
-class _QueuedCursor:
-    """The cursor of a stream; each fetch waits for its turn in the session."""
-
-    def __init__(self, cursor: Any, turns: Turns) -> None:
-        self._cursor = cursor
-        self._turns = turns
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def fetchone(self) -> Any:
-        return self._in_turn(self._cursor.fetchone)
-
-    def fetchmany(self, size: int | None = None) -> Any:
-        return self._in_turn(self._cursor.fetchmany, size)
-
-    def fetchall(self) -> Any:
-        return self._in_turn(self._cursor.fetchall)
-
-    def close(self) -> None:
-        # the end of a session closes its connection, and with it the cursor
-        if self._turns.ended is None:
-            self._in_turn(self._cursor.close)
-
-    def _in_turn(self, fetch: Callable[..., Any], *args: Any) -> Any:
-        await_(self._turns.__aenter__())
-        try:
-            return fetch(*args)
-        finally:
-            await_(self._turns.__aexit__(None, None, None))
 
 
 def _turns_of(session: AsyncSession) -> Turns:

@@ -1,0 +1,42 @@
+"""The cursor of a stream in a session whose calls queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.util.concurrency import await_
+
+from iftb_store._io.turns import Turns
+
+
+class QueuedCursor:
+    """The cursor of a stream; each fetch waits for its turn in the session."""
+
+    def __init__(self, cursor: Any, turns: Turns) -> None:
+        self._cursor = cursor
+        self._turns = turns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def fetchone(self) -> Any:
+        return self._in_turn(self._cursor.fetchone)
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        return self._in_turn(self._cursor.fetchmany, size)
+
+    def fetchall(self) -> Any:
+        return self._in_turn(self._cursor.fetchall)
+
+    def close(self) -> None:
+        # the end of a session closes its connection, and with it the cursor
+        if self._turns.ended is None:
+            self._in_turn(self._cursor.close)
+
+    def _in_turn(self, fetch: Callable[..., Any], *args: Any) -> Any:
+        await_(self._turns.__aenter__())
+        try:
+            return fetch(*args)
+        finally:
+            await_(self._turns.__aexit__(None, None, None))
