@@ -21,15 +21,19 @@ class QueuedCursor:
         return getattr(self._cursor, name)
 
     def fetchone(self) -> Any:
+        """Return the next row, or None at the end."""
         return self._in_turn(self._cursor.fetchone)
 
     def fetchmany(self, size: int | None = None) -> Any:
+        """Return the next rows, at most ``size``."""
         return self._in_turn(self._cursor.fetchmany, size)
 
     def fetchall(self) -> Any:
+        """Return all remaining rows."""
         return self._in_turn(self._cursor.fetchall)
 
     def close(self) -> None:
+        """Close the cursor, unless the session has ended and its connection has closed it."""
         # the end of a session closes its connection, and with it the cursor
         if self._turns.ended is None:
             self._in_turn(self._cursor.close)
