@@ -46,4 +46,5 @@ def rounds(fault: str) -> int:
     full, soak = _ROUNDS[fault]
     if SOAK:
         return max(1, round(soak * _SCALE))
-    return full if FULL else math.ceil(full / _SHORTER)
+    # a single blow may fall into no running work
+    return full if FULL or full == 1 else max(2, math.ceil(full / _SHORTER))
