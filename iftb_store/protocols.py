@@ -425,7 +425,7 @@ class SupportsEncryption(Protocol):
     """A backend whose connections use a network; it reports to `DatabaseManager.health` whether they are encrypted; optional."""
 
     async def read_encryption(self) -> Encryption:
-        """Return whether the connections of this connected backend are encrypted and the server verified.
+        """Return whether this backend's connections are encrypted, and whether the server's certificate was verified.
 
         Raises:
             OperationalError: the server does not answer.

@@ -99,7 +99,7 @@ def to_rows(columns: BarColumns, created_at: int) -> list[Row]:
 
 
 def to_optional_sortables(texts: Sequence[str | None]) -> Sequence[str | None]:
-    """Convert a column of plain decimals to the text of `to_sortable`; None stays None."""
+    """Apply `to_sortable` to each decimal text of a column; None stays None."""
     given = [text for text in texts if text is not None]
     if len(given) == len(texts):
         return to_sortables(given)
@@ -107,7 +107,7 @@ def to_optional_sortables(texts: Sequence[str | None]) -> Sequence[str | None]:
 
 
 def to_sortables(texts: Sequence[str]) -> Sequence[str]:
-    """Convert a column of plain decimals to the text of `to_sortable`."""
+    """Apply `to_sortable` to each decimal text of a column."""
     joined = "\n".join(texts)
     if "-" in joined:
         return list(map(to_sortable, texts))

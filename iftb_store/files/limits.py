@@ -114,10 +114,10 @@ class TextSplitter:
 
 
 def split_texts(rows: pa.Table) -> Generator[pa.Table]:
-    """Yield the rows in parts, each with a limited amount of text, for writing.
+    """Split a table that is to be written to a file into parts with a limited amount of text each, and yield the parts.
 
     Raises:
-        ValueError: one row is longer than the maximum that can be read.
+        ValueError: one row has more text than an import accepts, so that the written file could not be read again.
     """
     yield from _split(rows, _row_lengths(rows))
 

@@ -430,8 +430,8 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 async def hold_connection(session: AsyncSession) -> AsyncIterator[Any]:
     """Wait for this call's turn in a session, flush pending ORM objects, and yield the session's pooled connection.
 
-    The connection may be used only inside the block. Statements on the driver's connection bypass SQLAlchemy, which cannot use
-    the connection meanwhile.
+    Use the connection only inside the block. Statements sent through its ``driver_connection`` bypass SQLAlchemy; until the
+    block ends, SQLAlchemy's own statements wait.
 
     Raises:
         OperationalError: the pool had no free connection in time, the session has ended, or an earlier error has ended its

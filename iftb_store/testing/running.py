@@ -266,4 +266,4 @@ class RecordTests(SuiteFixtures):
 
 
 class RunningTests(RunTests, RecordTests):
-    """All tests of retried transactions and repeated recordings of trades."""
+    """All tests of `run`, which retries transactions, and of `TradeRepository.record`."""

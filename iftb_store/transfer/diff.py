@@ -17,7 +17,7 @@ from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, n
 
 
 class Repeated(NamedTuple):
-    """A key that more than one row has; raw SQL can create such rows if the database has no unique constraint on the key.
+    """A key that occurs in more than one row; raw SQL can create such rows if the database has no unique constraint on the key.
 
     Attributes:
         key: the values of the key, by column.
@@ -98,7 +98,7 @@ def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
 
 
 def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
-    """Return the keys that more than one row of the source or of the destination has, in key order."""
+    """Return, in key order, each key that occurs more than once in the source or more than once in the destination."""
     found: dict[int, Repeated] = {}
     both = [(rows, read_positions(rows, table)) for rows in (source, destination)]
     for rows, where in both:
