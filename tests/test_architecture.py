@@ -22,7 +22,7 @@ _ROOMS = (
     "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
-_PUBLIC = ("errors", "values", "models", "schema", "batches", "protocols", "relational")
+_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "relational")
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
     "relational": (*_ROOMS[: _ROOMS.index("protocols") + 1], "iftb_store_migrations"),
