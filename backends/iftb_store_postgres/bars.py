@@ -244,7 +244,7 @@ async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch, sch
     if batch.table is None:
         await send(connection, table, _COLUMNS, _lines(batch), "text", schema)
     else:
-        await import_modules("iftb_store_postgres.arrow")
+        await import_modules("pyarrow", "iftb_store_postgres.arrow")
         from iftb_store_postgres.arrow import pieces
 
         await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv", schema)

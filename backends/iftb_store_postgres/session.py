@@ -179,7 +179,7 @@ class PostgresDriver:
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the rows of a selection with one COPY; see Stores.read_rows."""
-        await import_modules("iftb_store_postgres.arrow")
+        await import_modules("pyarrow", "iftb_store_postgres.arrow")
         from iftb_store_postgres import arrow
 
         async with self._reading() as connection:
@@ -201,7 +201,7 @@ class PostgresDriver:
         """Store rows in a savepoint; see Stores.write_rows."""
         if not rows.num_rows:
             return
-        await import_modules("iftb_store_postgres.rows")
+        await import_modules("pyarrow", "iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
@@ -210,7 +210,7 @@ class PostgresDriver:
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete rows in a savepoint; see Stores.delete_rows."""
-        await import_modules("iftb_store_postgres.rows")
+        await import_modules("pyarrow", "iftb_store_postgres.rows")
         from iftb_store_postgres import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)

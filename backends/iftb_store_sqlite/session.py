@@ -150,7 +150,7 @@ class SQLiteDriver:
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the rows of a selection, read and converted in SQLite's thread; see Stores.read_rows."""
-        await import_modules("iftb_store_sqlite.arrow")
+        await import_modules("pyarrow", "iftb_store_sqlite.arrow")
         from iftb_store_sqlite.arrow import read_rows
 
         self._logger.info("scan of %s", selection.table.name)
@@ -174,7 +174,7 @@ class SQLiteDriver:
         """
         if not rows.num_rows:
             return
-        await import_modules("iftb_store_sqlite.rows")
+        await import_modules("pyarrow", "iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
@@ -190,7 +190,7 @@ class SQLiteDriver:
             return await self._delete(connection, table, rows, table.key)
 
     async def _delete(self, connection: _InTurn, table: TableSpec, rows: pa.Table, columns: Sequence[str]) -> int:
-        await import_modules("iftb_store_sqlite.rows")
+        await import_modules("pyarrow", "iftb_store_sqlite.rows")
         from iftb_store_sqlite import rows as whole
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Coroutine
+from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# the shared libraries of pyarrow, each after those that it needs
+_ARROW_LIBRARIES = ("libarrow.so*", "libarrow_compute.so*", "libarrow_python.so*")
 
 _imported: set[str] = set()
 
@@ -20,8 +27,24 @@ async def import_modules(*names: str) -> None:
     """
     for name in names:
         if name not in _imported:
+            if name == "pyarrow":
+                await asyncio.to_thread(_load_arrow_libraries)
             await asyncio.to_thread(import_module, name)
             _imported.add(name)
+
+
+def _load_arrow_libraries() -> None:
+    """Load pyarrow's shared libraries, without which its import would hold the GIL, and so the event loop, for their loading.
+
+    On systems where the libraries have other names this does nothing.
+    """
+    spec = find_spec("pyarrow")
+    if spec is None or spec.origin is None:
+        return
+    for pattern in _ARROW_LIBRARIES:
+        for library in Path(spec.origin).parent.glob(pattern):
+            with suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 async def run_to_end(work: Coroutine[Any, Any, T]) -> T:

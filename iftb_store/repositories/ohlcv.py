@@ -244,7 +244,7 @@ class OHLCVRepository(Repository):
         checks.choice(mode, "mode", ("upsert", "insert"))
         checks.optional(_FROM_FLOAT, decimals, "decimals")
         require_arrow()
-        await import_modules("iftb_store.batches.arrow_input")
+        await import_modules("pyarrow", "iftb_store.batches.arrow_input")
         from iftb_store.batches.arrow import ArrowBatch
         from iftb_store.batches.arrow_input import collect_rows, prepare_rows
 

@@ -123,7 +123,7 @@ async def backup(
 
 
 async def _copied(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:
-    await import_modules("iftb_store.transfer.copy")
+    await import_modules("pyarrow", "iftb_store.transfer.copy")
     from iftb_store.transfer.copy import Copy
 
     async with writer:
