@@ -17,7 +17,7 @@ from time import monotonic
 import duckdb
 import pytest
 
-from iftb_store import DatabaseManager
+from iftb_store import DatabaseManager, SystemEventRepository
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from tests.faults.children import forkserver
@@ -78,11 +78,17 @@ def catches_sigterm(pid: int) -> bool:
     return False
 
 
+async def log_event(url: str) -> None:
+    async with DatabaseManager(url) as db:
+        await SystemEventRepository(db).log_event("other", "info", "only in this store")
+
+
 @pytest.fixture
 def other(tmp_path: Path) -> str:
-    """A store with rows, and beside it a backup and an export of it."""
+    """A store with rows, one of them its own, so that copies of it have to write; beside it a backup and an export of it."""
     url = f"sqlite:///{tmp_path / 'other.db'}"
     asyncio.run(fill(url))
+    asyncio.run(log_event(url))
     assert main(["backup", url, str(tmp_path / "backup"), "--quiet"]) == 0
     assert main(["export", url, "-o", str(tmp_path / "bars.parquet"), "--quiet"]) == 0
     return url
