@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from iftb_store._io.atomic_files import NO_LINK, fsync, open_descriptor, publish, try_lock
-from iftb_store._io.tasks import import_modules
+from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability, ConnectedStore, SupportsBackup
@@ -117,9 +117,15 @@ async def backup(
             tables = (await written.status()).tables
         size = partial.stat().st_size
         _check_target(target, overwrite, await source.identity())
-        fsync(partial)
-        publish(partial, target)
+        # the disk may take longer than the event loop can wait
+        await run_to_end(asyncio.to_thread(_finish, partial, target))
     return Backup(target, engine, size, tables)
+
+
+def _finish(partial: Path, target: Path) -> None:
+    """Bring the new file to the disk and give it its name."""
+    fsync(partial)
+    publish(partial, target)
 
 
 async def _copied(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:
