@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib import import_module
@@ -27,10 +28,24 @@ async def import_modules(*names: str) -> None:
     """
     for name in names:
         if name not in _imported:
-            if name == "pyarrow":
-                await asyncio.to_thread(_load_arrow_libraries)
-            await asyncio.to_thread(import_module, name)
+            await asyncio.to_thread(_import, name)
             _imported.add(name)
+
+
+def _import(name: str) -> None:
+    """Import a module without garbage collections, because a full one would hold the GIL, and so the event loop."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        if name == "pyarrow":
+            _load_arrow_libraries()
+        module = import_module(name)
+        if name == "pyarrow":
+            # imports pandas, if it is installed, which pyarrow does when it first makes an array
+            module.array([0])
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _load_arrow_libraries() -> None:
