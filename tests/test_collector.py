@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from iftb_store.batches.gc_pause import pause_gc
+from iftb_store._io.gc_pause import pause_gc
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.batches.arrow import to_datetimes
-from iftb_store.batches.gc_pause import age_objects, pause_gc
+from iftb_store.relational import age_objects, pause_gc
 
 T = TypeVar("T")
 # pyarrow's type stubs do not describe columns in detail

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import asyncpg
 
-from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.models import OHLCVBar
-from iftb_store.relational import Row
+from iftb_store.relational import Row, pause_gc
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.decimals import CONTEXT
 

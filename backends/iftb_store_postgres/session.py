@@ -16,7 +16,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.batches.bars import CHUNK, BarBatch
-from iftb_store.batches.gc_pause import pause_gc
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar, TradeTotals
 from iftb_store.relational import (
@@ -28,6 +27,7 @@ from iftb_store.relational import (
     hold_connection,
     import_modules,
     note_error,
+    pause_gc,
     prepare_statement,
     scan_sql,
 )

@@ -11,10 +11,9 @@ from itertools import chain, islice, repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarColumns
-from iftb_store.batches.gc_pause import age_objects, pause_gc
 from iftb_store.errors import readable
 from iftb_store.models import OHLCVBar
-from iftb_store.relational import Row
+from iftb_store.relational import Row, age_objects, pause_gc
 from iftb_store.schema.types import EPOCH, from_epoch_us
 from iftb_store.values.decimals import from_sortable, to_sortable
 from iftb_store_sqlite.connection import release, savepoint, undo

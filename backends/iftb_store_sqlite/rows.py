@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from iftb_store.batches.arrow import DECIMAL, TIME, to_plain_texts
 from iftb_store.batches.bars import CHUNK
-from iftb_store.batches.gc_pause import pause_gc
+from iftb_store.relational import pause_gc
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store_sqlite.bars import to_optional_sortables
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+
+from iftb_store._io.gc_pause import pause_gc
 
 T = TypeVar("T")
 
@@ -33,19 +34,14 @@ async def import_modules(*names: str) -> None:
 
 
 def _import(name: str) -> None:
-    """Import a module without garbage collections, because a full one would hold the GIL, and so the event loop."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    """Import a module without full garbage collections, each of which would hold the GIL, and so block the event loop."""
+    with pause_gc():
         if name == "pyarrow":
             _load_arrow_libraries()
         module = import_module(name)
         if name == "pyarrow":
             # imports pandas, if it is installed, which pyarrow does when it first makes an array
             module.array([0])
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _load_arrow_libraries() -> None:

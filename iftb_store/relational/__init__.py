@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iftb_store._io.gc_pause import age_objects, pause_gc
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store._io.turns import Turns
@@ -40,6 +41,7 @@ __all__ = [
     "StorePool",
     "StoreSession",
     "Turns",
+    "age_objects",
     "before_write",
     "blame_parent",
     "check_own_lock",
@@ -56,6 +58,7 @@ __all__ = [
     "may_write",
     "note_error",
     "own_sessions",
+    "pause_gc",
     "prepare_statement",
     "run_to_end",
     "scan_sql",

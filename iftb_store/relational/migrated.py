@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,12 +18,12 @@ T = TypeVar("T")
 _MIGRATIONS = "iftb_store_migrations"
 
 
-class Migrated:
+class Migrated(ABC):
     """Implements `iftb_store.protocols.SupportsMigrations` through the backend's ``with_connection``."""
 
+    @abstractmethod
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection and return its result; see `iftb_store.protocols.SupportsMigrations`."""
-        raise NotImplementedError
 
     async def migrate(self) -> None:
         """Migrate the database's schema to the newest revision of this version."""

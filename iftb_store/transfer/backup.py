@@ -98,7 +98,8 @@ async def backup(
         writer = DatabaseManager(address)
     except URLError as error:
         raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
-    _check_target(target, checks.boolean(overwrite, "overwrite"), await source.identity())
+    identity = await source.identity()
+    _check_target(target, checks.boolean(overwrite, "overwrite"), identity)
     if step is not None and not callable(step):
         raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {type_name(step)}")
     step = step or report_nothing
@@ -116,7 +117,7 @@ async def backup(
         async with DatabaseManager(address.update_query_dict({**READ_ONLY.get(engine, {}), **query})) as written:
             tables = (await written.status()).tables
         size = partial.stat().st_size
-        _check_target(target, overwrite, await source.identity())
+        _check_target(target, overwrite, identity)
         # the disk may take longer than the event loop can wait
         await run_to_end(asyncio.to_thread(_finish, partial, target))
     return Backup(target, engine, size, tables)
