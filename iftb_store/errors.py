@@ -108,17 +108,17 @@ class EngineFailure(Exception):
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
     """Return a SQLAlchemy IntegrityError with a short message and without the statement's parameters."""
-    return _made(IntegrityError, message, cause)
+    return _make_error(IntegrityError, message, cause)
 
 
 def operational_error(message: str, cause: BaseException | None = None, *, transient: bool = False) -> OperationalError:
     """Return an OperationalError, or a TransientError if ``transient``, without the statement's parameters."""
-    return _made(TransientError if transient else OperationalError, message, cause)
+    return _make_error(TransientError if transient else OperationalError, message, cause)
 
 
 def outcome_unknown(cause: BaseException) -> CommitOutcomeUnknown:
     """Return the error for a connection that was lost during COMMIT."""
-    return _made(CommitOutcomeUnknown, _OUTCOME_UNKNOWN, cause)
+    return _make_error(CommitOutcomeUnknown, _OUTCOME_UNKNOWN, cause)
 
 
 def refuse_pickling(thing: object) -> NoReturn:
@@ -133,7 +133,7 @@ def refuse_pickling(thing: object) -> NoReturn:
     )
 
 
-def _made(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:
+def _make_error(kind: type[_Error], message: str, cause: BaseException | None) -> _Error:
     why = DuplicateKey if issubclass(kind, IntegrityError) else EngineFailure
     error = kind(None, None, why(message), hide_parameters=True)
     # str() of the error then omits SQLAlchemy's class prefix and link, which do not help a user here

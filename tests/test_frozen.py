@@ -110,7 +110,7 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
         for column in rows[0]:
             values = {exact_text({column: row[column]}) for row in rows}
             assert len(values) > 1, f"{table.name}.{column} has only one value"
-            assert (None in [row[column] for row in rows]) is not table.required(column), f"{table.name}.{column}"
+            assert (None in [row[column] for row in rows]) is not table.is_required(column), f"{table.name}.{column}"
 
 
 async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str) -> None:

@@ -121,7 +121,7 @@ class DuckDBBackend(Migrated):
 
     async def disconnect(self, grace: float) -> None:
         """Wait at most ``grace`` seconds for open sessions, roll back and close the remaining ones, then close the database."""
-        connection, executor = self._connected()
+        connection, executor = self._require_connected()
         self._closing = True
         left: list[DuckDBSession] | None = None
         try:
@@ -153,7 +153,7 @@ class DuckDBBackend(Migrated):
                 use and none was closed within 30 seconds; or, on a clean exit, an error that the block caught had ended the
                 transaction.
         """
-        self._connected()
+        self._require_connected()
         if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
             raise operational_error(
                 f"this task itself has all {self._size} sessions of the manager open, so that none would ever become free; "
@@ -166,7 +166,7 @@ class DuckDBBackend(Migrated):
             )
         try:
             # not before the wait, because the manager may be disconnected during it
-            connection, executor = self._connected()
+            connection, executor = self._require_connected()
             cursor = Cursor(connection.cursor(), self._logger)
             # a database that is open read-only does not change, so no isolation is needed
             wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
@@ -203,7 +203,7 @@ class DuckDBBackend(Migrated):
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a statement violated a constraint.
         """
-        self._connected()
+        self._require_connected()
         if not read_only:
             check_own_lock(self._lock)
             if not await self._lock.acquire(self._options.busy_timeout):
@@ -222,7 +222,7 @@ class DuckDBBackend(Migrated):
 
         try:
             # not before the wait, because the manager may be disconnected during it
-            connection, executor = self._connected()
+            connection, executor = self._require_connected()
             cursor = connection.cursor()
             return await run_in_thread(executor, partial(alone, cursor), cursor.interrupt)
         except duckdb.Error as error:
@@ -250,7 +250,7 @@ class DuckDBBackend(Migrated):
         async with self.session("snapshot") as session:
             await session.run(partial(back_up, options=self._options, path=path, tell=tell))
 
-    def _connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
+    def _require_connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
         if self._connection is None or self._executor is None or self._closing:
             raise operational_error("the database is not connected; await connect() first")
         return self._connection, self._executor

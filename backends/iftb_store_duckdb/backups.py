@@ -91,7 +91,7 @@ def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions
         # the next value of an exhausted sequence lies outside its range
         start = min(max(start, low), high)
         # not the stored definition, in which DuckDB does not quote the name
-        quoted = _quoted(name)
+        quoted = _quote(name)
         copy.execute(
             f"CREATE SEQUENCE {quoted} INCREMENT BY {int(step)} MINVALUE {int(low)} MAXVALUE {int(high)} START {int(start)} "
             + ("CYCLE" if cycle else "NO CYCLE")
@@ -119,7 +119,7 @@ def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 def _copy_rows(cursor: Cursor, copy: duckdb.DuckDBPyConnection, table: str, tell: Callable[[], None]) -> None:
     # generated columns are computed again in the copy
-    stored = ", ".join(_quoted(name) for (name,) in cursor.fetch(_STORED, [table]))
+    stored = ", ".join(_quote(name) for (name,) in cursor.fetch(_STORED, [table]))
     for batch in cursor.batches(f"SELECT {stored} FROM {table}", _ROWS if table in _SHORT else _LONG_ROWS):
         copy.register(_BATCH, batch)
         copy.execute(f"INSERT INTO {table} ({stored}) SELECT {stored} FROM {_BATCH}")
@@ -136,7 +136,7 @@ def _warn_of_left_out(cursor: Cursor) -> None:
         _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(show, others)))
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -218,17 +218,17 @@ def _insert(cursor: Cursor, table: str, item: Trade | Position | SystemEvent, ke
     values = {name: getattr(item, name) for name in _names(type(item)) if name != "id"} | kept
     places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
     sql = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places}) RETURNING id"
-    number: int = cursor.rows(sql, _encoded(values.items()))[0][0]
+    number: int = cursor.rows(sql, _encode_all(values.items()))[0][0]
     return number
 
 
 def _update(cursor: Cursor, table: str, values: Mapping[str, Any], where: str, number: int | None) -> bool:
     changes = ", ".join(f"{name} = ${place}" for place, name in enumerate(values, 2))
     sql = f"UPDATE {table} SET {changes} WHERE {where} RETURNING id"
-    return bool(cursor.rows(sql, [number, *_encoded(values.items())]))
+    return bool(cursor.rows(sql, [number, *_encode_all(values.items())]))
 
 
-def _encoded(values: Iterable[tuple[str, Any]]) -> list[Any]:
+def _encode_all(values: Iterable[tuple[str, Any]]) -> list[Any]:
     return [_encode(name, value) for name, value in values]
 
 

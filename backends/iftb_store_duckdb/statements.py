@@ -70,7 +70,7 @@ def compile_statement(statement: object, params: Any) -> Compiled:
         state = compiler.construct_expanded_state(values, escape_names=False)
         encoders: Mapping[str, Any] = {**compiler._bind_processors, **state.processors}
         sql = state.statement
-        parameters.append([_encoded(encoders.get(name), state.parameters[name]) for name in state.positiontup or ()])
+        parameters.append([_encode(encoders.get(name), state.parameters[name]) for name in state.positiontup or ()])
     return Compiled(sql, parameters, _decoders(statement))
 
 
@@ -107,7 +107,7 @@ def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) 
         return _result([], [])
     rows = to_python_rows(table, types)
     if len(wanted.decoders) == len(names) and any(wanted.decoders):
-        rows = [tuple(map(_encoded, wanted.decoders, row)) for row in rows]
+        rows = [tuple(map(_encode, wanted.decoders, row)) for row in rows]
     return _result(names, rows)
 
 
@@ -133,7 +133,7 @@ def _result(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Result[Any
     return IteratorResult(SimpleResultMetaData(names), iter(rows))
 
 
-def _encoded(process: _Process | None, value: Any) -> Any:
+def _encode(process: _Process | None, value: Any) -> Any:
     return value if process is None else process(value)
 
 

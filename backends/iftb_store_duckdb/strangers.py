@@ -66,10 +66,10 @@ def refuse_shadows(fetch: Fetch) -> None:
         own = {name.lower() for name in names.pop("system")} - {name.lower() for name in names.pop("temp")}
         shadows = sorted(name for found in names.values() for name in found if name.lower() in own)
         if shadows:
-            raise _shadowed("macro" if kind == "function" else kind, shadows[0], kind)
+            raise _shadow_error("macro" if kind == "function" else kind, shadows[0], kind)
 
 
-def _shadowed(what: str, name: str, kind: str) -> OperationalError:
+def _shadow_error(what: str, name: str, kind: str) -> OperationalError:
     return operational_error(
         f"the file has a {what} named {show(name)}, which replaces DuckDB's own {kind} and could make any statement "
         "do something else; drop it with DuckDB itself if you trust the file, or use another one"

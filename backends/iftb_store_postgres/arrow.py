@@ -101,14 +101,14 @@ class _Parser:
         if end:
             # Arrow drops a byte order mark at the beginning, but here it belongs to the first value, so add another
             rows = pa.py_buffer(_BOM + text[:end]) if text.startswith(_BOM) else pa.py_buffer(text).slice(0, end)
-            self._parts.append(await asyncio.to_thread(self._parsed, rows))
+            self._parts.append(await asyncio.to_thread(self._parse_buffer, rows))
 
     def _end_of_rows(self, text: bytes) -> int:
         end = text.rfind(b"\n") + 1
         # a line may end inside a quoted text; the next piece then shows where the row ends
         return 0 if self._has_text and text.count(b'"', 0, end) % 2 else end
 
-    def _parsed(self, text: pa.Buffer) -> pa.Table:
+    def _parse_buffer(self, text: pa.Buffer) -> pa.Table:
         try:
             table = self._table(text, self._read)
         except pa.ArrowInvalid as error:

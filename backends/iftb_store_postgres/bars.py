@@ -136,7 +136,7 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool
     Returns:
         False if the batch must be written as a whole; nothing has been written then.
     """
-    parts = await _parted(connection, batch)
+    parts = await _split_known(connection, batch)
     if parts is None:
         return False
     new, known = (BarBatch(bars, batch.created_at, ordered=True) for bars in parts)
@@ -159,7 +159,7 @@ def count_changed(status: str) -> int:
     return int(status.rpartition(" ")[2])
 
 
-async def _parted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
+async def _split_known(connection: asyncpg.Connection, batch: BarBatch) -> tuple[list[OHLCVBar], list[OHLCVBar]] | None:
     """Split a batch into the bars whose key is new and the bars whose key is stored already.
 
     Returns:
@@ -300,8 +300,8 @@ def copy_text(columns: BarColumns, created_at: str) -> bytes:
     quotes = [r"\N" if text is None else text for text in columns.quote_volume]
     counts = [r"\N" if count is None else str(count) for count in columns.trades_count]
     rows = zip(
-        _escaped(columns.exchange),
-        _escaped(columns.symbol),
+        _escape(columns.exchange),
+        _escape(columns.symbol),
         columns.timeframe,
         _times(columns.timestamp),
         *columns[4:9],
@@ -331,7 +331,7 @@ def _time_of_day(seconds: int) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}+00"
 
 
-def _escaped(names: Sequence[str]) -> Sequence[str]:
+def _escape(names: Sequence[str]) -> Sequence[str]:
     special = {name for name in set(names) if _SPECIAL.search(name)}
     if not special:
         return names

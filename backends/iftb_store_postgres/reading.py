@@ -55,7 +55,7 @@ async def copy_bars(connection: asyncpg.Connection, sql: str, names: Sequence[st
         whole, newline, rest = (rest + data).rpartition(b"\n")
         if newline:
             with pause_gc():
-                bars.extend(_parsed(whole.decode(), series))
+                bars.extend(_parse(whole.decode(), series))
 
     query = f"SELECT {', '.join(_COLUMNS)} FROM ({sql}) AS bars ({_NAMES}) ORDER BY timestamp"
     await copy_out(connection, query, args, take)
@@ -82,7 +82,7 @@ async def copy_out(
         raise
 
 
-def _parsed(text: str, series: Sequence[str]) -> Iterable[OHLCVBar]:
+def _parse(text: str, series: Sequence[str]) -> Iterable[OHLCVBar]:
     cells = text.replace("\n", "\t").split("\t")
     width = len(_COLUMNS)
     timestamp, *prices, quote, count, number, created = (cells[first::width] for first in range(width))

@@ -218,7 +218,7 @@ class PostgresDriver:
             return await whole.delete_rows(connection, table, rows)
 
     @contextmanager
-    def _translated(self, connection: asyncpg.Connection, *, writes: bool) -> Iterator[None]:
+    def _translate_errors(self, connection: asyncpg.Connection, *, writes: bool) -> Iterator[None]:
         try:
             yield
         except asyncpg.UndefinedTableError as error:
@@ -274,7 +274,7 @@ class PostgresDriver:
             begin = begin or driver.begins_reads
             if begin and adapter.isolation_level == "autocommit":
                 raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
-            with self._translated(driver, writes=writes):
+            with self._translate_errors(driver, writes=writes):
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:

@@ -40,7 +40,7 @@ def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) 
     try:
         # SQLite and Arrow both release Python's global lock, so that SQLite reads while Arrow converts
         with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
-            jobs = [converter.submit(_converted, selection, *part) for part in _parts(connection, selection, made)]
+            jobs = [converter.submit(_convert, selection, *part) for part in _parts(connection, selection, made)]
         parts = [job.result() for job in jobs]
     except (*_MISREAD, sqlite3.OperationalError) as error:
         # sqlite3's own error for bytes that are not UTF-8 has no error code
@@ -86,7 +86,7 @@ def _sound(kind: ColumnKind, value: Any) -> bool:
 
 def _parts(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows in parts: the number of rows, and the joined values of each column."""
-    joined = ", ".join(_joined(selection, column) for column in selection.columns)
+    joined = ", ".join(_join_sql(selection, column) for column in selection.columns)
     left = selection.limit
     while left is None or left > 0:
         size = ROWS if left is None else min(ROWS, left)
@@ -102,31 +102,31 @@ def _parts(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> 
 
 
 def _last(selection: RowFilter, column: str, texts: list[str]) -> Any:
-    last = texts[selection.columns.index(column)].rpartition(_between(selection, column))[2]
+    last = texts[selection.columns.index(column)].rpartition(_separator(selection, column))[2]
     kind = selection.table.kinds[column]
     return from_epoch_us(int(last)) if kind == ColumnKind.TIME else int(last) if kind == ColumnKind.INTEGER else last
 
 
-def _converted(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
+def _convert(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
     wanted = arrow_schema(selection.table)
     columns = {
-        name: _values(text, wanted.field(name).type, _nullable(selection, name), _between(selection, name))
+        name: _values(text, wanted.field(name).type, _nullable(selection, name), _separator(selection, name))
         for name, text in zip(selection.columns, texts, strict=True)
     }
     return complete_rows(selection, columns, count)
 
 
-def _joined(selection: RowFilter, column: str) -> str:
+def _join_sql(selection: RowFilter, column: str) -> str:
     # group_concat is twice as fast with its default separator, a comma, as with one that is passed
-    named = "" if _between(selection, column) == _COMMA else ", char(0)"
-    return f"group_concat({_shown(selection, column)}{named})"
+    named = "" if _separator(selection, column) == _COMMA else ", char(0)"
+    return f"group_concat({_column_sql(selection, column)}{named})"
 
 
-def _between(selection: RowFilter, column: str) -> str:
+def _separator(selection: RowFilter, column: str) -> str:
     return _NUL if selection.table.kinds[column] in _TEXTS else _COMMA
 
 
-def _shown(selection: RowFilter, column: str) -> str:
+def _column_sql(selection: RowFilter, column: str) -> str:
     if not _nullable(selection, column):
         return column
     # NULL becomes an empty text, which no value of another type equals; among texts a prefix distinguishes an empty text from
@@ -136,7 +136,7 @@ def _shown(selection: RowFilter, column: str) -> str:
 
 
 def _nullable(selection: RowFilter, column: str) -> bool:
-    return not selection.table.required(column)
+    return not selection.table.is_required(column)
 
 
 def _values(text: str, kind: pa.DataType, nullable: bool, between: str) -> Any:

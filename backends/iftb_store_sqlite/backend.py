@@ -185,7 +185,7 @@ class SQLiteBackend(EngineBackend):
         if not self._memory:
             self._create_file()
         try:
-            return await self._opened(self._options.target)
+            return await self._open_target(self._options.target)
         except RAISED as error:
             if self._memory or not is_not_writable(self._path, error):
                 raise translate(error) from error
@@ -194,13 +194,13 @@ class SQLiteBackend(EngineBackend):
             require_no_log(self._path, error)
             version = read_version(self._path)
         try:
-            connection = await self._opened(f"{self._options.target}&immutable=1")
+            connection = await self._open_target(f"{self._options.target}&immutable=1")
         except RAISED as error:
             raise translate(error) from error
         connection.read_as = (self._path, version)
         return connection
 
-    async def _opened(self, target: str) -> StoreConnection:
+    async def _open_target(self, target: str) -> StoreConnection:
         opening = StoreConnection(partial(self._connect, target), iter_chunk_size=64)
         opening.write_lock = self.write_lock
         # a connection that nobody closes must not keep the process running
@@ -208,7 +208,7 @@ class SQLiteBackend(EngineBackend):
         try:
             connection = await opening
             try:
-                await self._configured(connection)
+                await self._configure(connection)
             except BaseException:
                 await connection.close()
                 raise
@@ -218,7 +218,7 @@ class SQLiteBackend(EngineBackend):
             raise
         return opening
 
-    async def _configured(self, connection: Any) -> None:
+    async def _configure(self, connection: Any) -> None:
         """Configure a connection, and retry within the timeout: SQLite refuses to switch to WAL while another process writes."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._options.timeout

@@ -26,7 +26,7 @@ def parts(rows: pa.Table) -> Iterator[pa.Table]:
 
 def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Return whether any row is stored between the first and the last key of ``rows``, which are in key order."""
-    first, last = (_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
+    first, last = (_to_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
     key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
     sql = f"SELECT 1 FROM {table.name} WHERE ({key}) >= ({marks}) AND ({key}) <= ({marks}) LIMIT 1"
     return connection.execute(sql, (*first[0], *last[0])).fetchone() is not None
@@ -35,7 +35,7 @@ def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table)
 def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> None:
     """Insert rows; a conflict raises sqlite3.IntegrityError."""
     with pause_gc():
-        rows = _stored(part, table.columns)
+        rows = _to_stored(part, table.columns)
         one = f"({', '.join('?' * len(table.columns))})"
         sql = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES "
         whole = len(rows) - len(rows) % _ROWS
@@ -48,10 +48,10 @@ def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, col
     """Delete the stored rows that equal a row of ``part`` in all of ``columns``; return the number of deleted rows."""
     with pause_gc():
         where = " AND ".join(f"{column} = ?" for column in columns)
-        return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _stored(part, columns)).rowcount
+        return connection.executemany(f"DELETE FROM {table.name} WHERE {where}", _to_stored(part, columns)).rowcount
 
 
-def _stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def _to_stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(_values(part[column]) for column in columns), strict=True))
 
 

@@ -261,17 +261,17 @@ class _InTurn:
         try:
             if begins and not driver.in_transaction:
                 await driver._execute(_begin_to_read if only_reads else _begin, driver._connection)
-            box: list[T] = await driver._execute(_boxed, work, driver._connection, *args)
+            box: list[T] = await driver._execute(_box, work, driver._connection, *args)
             return box.pop()
         except RAISED as error:
-            raise await self._translated(error) from error
+            raise await self._translate(error) from error
         except asyncio.CancelledError as error:
             # SQLite rolls back the whole transaction if it interrupts a write
             if session is not None:
                 note_error(session, error, gone=not driver.in_transaction)
             raise
 
-    async def _translated(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
+    async def _translate(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         driver = self._driver
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no separate error code for a missing table
@@ -287,7 +287,7 @@ class _InTurn:
         return translated
 
 
-def _boxed(work: Callable[..., T], *args: Any) -> list[T]:
+def _box(work: Callable[..., T], *args: Any) -> list[T]:
     # the thread keeps its last result until its next call; freeing a million bars then would block the event loop, so the caller
     # takes the result out of the list
     return [work(*args)]

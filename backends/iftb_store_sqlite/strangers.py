@@ -95,7 +95,7 @@ def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[
         if name.lower() in seen:
             continue
         seen.add(name.lower())
-        for row in connection.execute(f"PRAGMA foreign_key_list({_quoted(name)})"):
+        for row in connection.execute(f"PRAGMA foreign_key_list({_quote(name)})"):
             if not _ACTIONS.isdisjoint(row[5:7]):
                 followers.setdefault(row[2].lower(), []).append(name.lower())
                 waiting.append(row[2])
@@ -109,7 +109,7 @@ def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[
 
 
 def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
-    for _, column, _, _, default, _, hidden in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall():
+    for _, column, _, _, default, _, hidden in connection.execute(f"PRAGMA table_xinfo({_quote(table)})").fetchall():
         if hidden in _GENERATED:
             raise foreign_part_error(table, f"the generated column {show(column)}")
         # rows stored before a column was added do not contain it: SQLite evaluates the default for each of them
@@ -118,7 +118,7 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
             raise foreign_part_error(table, f"a default of the column {show(column)}")
     try:
         # compiled but not run; the program contains every call of a default, a CHECK or an index
-        program = connection.execute(f"EXPLAIN INSERT INTO {_quoted(table)} DEFAULT VALUES").fetchall()
+        program = connection.execute(f"EXPLAIN INSERT INTO {_quote(table)} DEFAULT VALUES").fetchall()
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
             raise
@@ -132,13 +132,13 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
 
 
 def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
-    columns = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({_quoted(table)})").fetchall()]
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({_quote(table)})").fetchall()]
     for column in columns:
         if column.lower() not in OUR_COLUMNS[table.lower()]:
             continue
         try:
             # compiled but not run; the comparison uses the column's collation
-            program = connection.execute(f"EXPLAIN SELECT {_quoted(column)} = '' FROM {_quoted(table)}").fetchall()
+            program = connection.execute(f"EXPLAIN SELECT {_quote(column)} = '' FROM {_quote(table)}").fetchall()
         except sqlite3.OperationalError as error:
             if "collation" not in str(error):
                 raise
@@ -149,5 +149,5 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
                 raise foreign_collation(table, column, collation)
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

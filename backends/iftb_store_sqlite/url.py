@@ -56,7 +56,7 @@ def parse_options(url: URL) -> Options:
         raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
     in_memory = url.database in (None, "", ":memory:")
     path = os.fspath(Path(url.database or "").absolute())
-    return Options(in_memory, path, _mode(url), _seconds(url), _cache(url), _trusted(url))
+    return Options(in_memory, path, _mode(url), _seconds(url), _cache(url), _read_trusted(url))
 
 
 def _mode(url: URL) -> str:
@@ -66,7 +66,7 @@ def _mode(url: URL) -> str:
     return str(mode)
 
 
-def _trusted(url: URL) -> bool:
+def _read_trusted(url: URL) -> bool:
     given = str(url.query.get("trusted", "false"))
     if given.lower() not in _BOOLEANS:
         raise URLError(f"trusted must be true or false in the SQLite URL, not {given[:20]!r}")

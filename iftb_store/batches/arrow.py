@@ -59,7 +59,7 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
     """Raise StoreError for NULL in a required column, or a time outside the years 1 to 9999; Arrow accepts such values."""
     for name, kind in table.kinds.items():
         column: Any = rows[name]
-        bad: Any = pc.is_null(column) if column.null_count and table.required(name) else None
+        bad: Any = pc.is_null(column) if column.null_count and table.is_required(name) else None
         if bad is None and kind == ColumnKind.TIME and column.null_count < len(column):
             moments: Any = column.cast(pa.int64())
             bounds: Any = pc.min_max(moments)

@@ -112,14 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             for line in hide_password(traceback.format_exc()).splitlines():
                 say(line, stderr=True)
-        message, code = _explained(error, debug)
+        message, code = _explain(error, debug)
         if message:
             print_error(message)
         return code
     return code if isinstance(code, int) else 0
 
 
-def _explained(error: Exception, debug: bool) -> tuple[str, int]:
+def _explain(error: Exception, debug: bool) -> tuple[str, int]:
     """Return an error's message in one line, and the exit code."""
     if isinstance(error, TyperException):
         # without arguments Typer has printed the help already, and the message is empty

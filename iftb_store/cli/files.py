@@ -222,11 +222,11 @@ def _source(path: Path, hints: Hints) -> Source | None:
     try:
         return Source(path, hints)
     except (DumpError, OSError) as error:
-        _refused(path, error)
+        _print_refusal(path, error)
         return None
 
 
-def _refused(path: Path, error: Exception) -> None:
+def _print_refusal(path: Path, error: Exception) -> None:
     problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
     print_error(f"{problem}; {_NOTHING}")
 
@@ -238,7 +238,7 @@ async def _import_one(
         with progress.step(_name(source.path), "bytes") as tell:
             return await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell, commit=commit)
     except (DumpError, OSError) as error:
-        _refused(source.path, error)
+        _print_refusal(source.path, error)
     except TradeConflictError as error:
         print_error(f"{source.path}: {error}; {_NOTHING}")
     except IntegrityError as error:

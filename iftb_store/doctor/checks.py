@@ -86,7 +86,7 @@ def make_finding(
     statements: tuple[str, ...] = ()
     if check.mend is not None:
         # the printed statement must not contain the condition in ``only``, which is too long to understand
-        named = _named(conn, name, where, values, count) or ("" if only else literal)
+        named = _name_rows(conn, name, where, values, count) or ("" if only else literal)
         statements = (*check.before, f"{check.mend} WHERE {named}") if named else ()
     waits = check.mend is not None and not statements
     return Finding(
@@ -101,7 +101,7 @@ def make_finding(
     )
 
 
-def _named(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
+def _name_rows(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
     """Return an SQL condition that selects by their ids the rows that meet ``condition``.
 
     The result is empty if there are too many rows, an id is not an integer, or other rows have one of the ids.

@@ -84,12 +84,12 @@ class Engine:
             if char.isprintable():
                 plain += char
                 continue
-            pieces += [_quoted(plain), f"{self.character}({ord(char)})"]
+            pieces += [_quote(plain), f"{self.character}({ord(char)})"]
             plain = ""
-        return " || ".join(piece for piece in (*pieces, _quoted(plain)) if piece != "''") or "''"
+        return " || ".join(piece for piece in (*pieces, _quote(plain)) if piece != "''") or "''"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 

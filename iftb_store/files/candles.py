@@ -81,7 +81,7 @@ def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]
     for column, aliases in _ALIASES.items():
         if column in mapped:
             if mapped[column] not in names:
-                raise InvalidValueError(f"has no column {show(mapped[column])}; its columns are {_listed(names)}")
+                raise InvalidValueError(f"has no column {show(mapped[column])}; its columns are {_list_names(names)}")
             found[column] = mapped[column]
             continue
         meant = plain.get(column) or [name for alias in aliases for name in plain.get(alias, []) if name not in mapped.values()]
@@ -95,7 +95,7 @@ def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]
             found[column] = meant[0]
         elif column not in OPTIONAL:
             raise InvalidValueError(
-                f"has no column {column}; name the column with --map {column}=NAME; its columns are {_listed(names)}"
+                f"has no column {column}; name the column with --map {column}=NAME; its columns are {_list_names(names)}"
             )
     return found
 
@@ -280,5 +280,5 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(show(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")

@@ -76,7 +76,7 @@ def detect_format(path: Path) -> FileKind:
         return FileKind.JSON
     if text.startswith(b"{"):
         return FileKind.JSON_LINES
-    return FileKind.CSV if _named(text) else FileKind.DUMP
+    return FileKind.CSV if _has_names(text) else FileKind.DUMP
 
 
 def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
@@ -123,7 +123,7 @@ def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None,
     return match["pair"].replace("_", "/", 1).replace("_", ":", 1), timeframe
 
 
-def _named(text: bytes) -> bool:
+def _has_names(text: bytes) -> bool:
     names, _ = _split(text.split(b"\n", 1)[0])
     if len(names) < 2 or not all(name.isprintable() for name in names):
         return False

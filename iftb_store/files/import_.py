@@ -209,10 +209,10 @@ async def import_file(
         InvalidValueError: ``new_ids`` for rows that are identified only by their id.
     """
     commit = commit or Commit()
-    return await finish_commit(_imported(db, source, insert, new_ids, progress, commit), commit)
+    return await finish_commit(_import(db, source, insert, new_ids, progress, commit), commit)
 
 
-async def _imported(
+async def _import(
     db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     if source.kind is FileKind.NOTHING:
@@ -227,7 +227,7 @@ async def _imported(
             f"{source.path}: rows of {source.table.name} are identified only by their id, "
             "so they cannot be stored under new ids; import it into an empty database"
         )
-    return await _stored(db, source, insert, new_ids, progress, commit)
+    return await _store(db, source, insert, new_ids, progress, commit)
 
 
 def _dump(path: Path, hints: Hints) -> KlineDump:
@@ -286,7 +286,7 @@ class Batches:
         self._reader.close()
 
 
-async def _stored(
+async def _store(
     db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     async def work(session: Any) -> ImportedFile:
@@ -305,7 +305,7 @@ async def _stored(
 async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
     taken = _Taken(source)
     with closing(Batches(source)) as batches:
-        write = _written(session, source, insert, new_ids)
+        write = _find_writer(session, source, insert, new_ids)
         while (rows := await run_to_end(asyncio.to_thread(next, batches, None))) is not None:
             with name_row(source.path, batches.before):
                 taken.add(rows, await write(rows) if rows.num_rows else 0)
@@ -359,7 +359,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
     return whole, [name for name in table.columns if name in reader.names], list
 
 
-def _written(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
+def _find_writer(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
     """Return a function that writes a batch of rows and returns how many of them are new in the file."""
     from iftb_store.files.duplicates import Repeats
 

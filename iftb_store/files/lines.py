@@ -32,17 +32,17 @@ def csv_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
     """Return rows as lines of CSV: plain digits, times in ISO 8601, text quoted if necessary, an empty cell for NULL."""
     cells = [_csv_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     lines = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="")
-    return _joined(lines.to_pylist())
+    return _join(lines.to_pylist())
 
 
 def json_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
     """Return rows as JSON objects, one per line: decimals and times as text, values of JSON columns as JSON objects."""
     cells = [_json_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     template = "{" + ", ".join(f'"{name}": %s' for name in table.columns) + "}"
-    return _joined([template % row for row in zip(*cells, strict=True)])
+    return _join([template % row for row in zip(*cells, strict=True)])
 
 
-def _joined(lines: list[str]) -> bytes:
+def _join(lines: list[str]) -> bytes:
     joined = "\n".join([*lines, ""]).encode()
     # a line can be longer than the limit only if the whole text is
     if len(joined) > LONGEST_ROW and (longest := max(len(line.encode()) for line in lines)) > LONGEST_ROW:

@@ -37,10 +37,10 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         InvalidValueError: a column has a type that does not fit.
     """
     wanted = arrow_schema(table)
-    typed = {name: _typed(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
+    typed = {name: _cast(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
     for name in table.columns:
-        if typed[name].null_count and table.required(name):
-            raise _refused(given, pc.is_null(typed[name]), f"{name} is null")
+        if typed[name].null_count and table.is_required(name):
+            raise _row_error(given, pc.is_null(typed[name]), f"{name} is null")
     rows = pa.table(typed)
     if table is BARS:
         values = check_rows(rows.select(WRITTEN.names), from_float=False)
@@ -50,10 +50,10 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         if kind == ColumnKind.INTEGER:
             low = pc.less(rows[name], 1 if name == "id" else 0)
             if pc.any(low).as_py():
-                raise _refused(rows, low, f"{name} is below {1 if name == 'id' else 0}")
+                raise _row_error(rows, low, f"{name} is below {1 if name == 'id' else 0}")
     late = pc.greater(rows["id"], GREATEST_ID)
     if pc.any(late).as_py():
-        raise _refused(rows, late, f"id is greater than {GREATEST_ID}, which would leave too few ids for new rows")
+        raise _row_error(rows, late, f"id is greater than {GREATEST_ID}, which would leave too few ids for new rows")
     rows = rows.cast(wanted)
     if table is BARS:
         _check_times(rows, "created_at")
@@ -69,7 +69,7 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     return rows.sort_by("id").combine_chunks()
 
 
-def _typed(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
+def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
     column = given[name]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -118,7 +118,7 @@ def _check_times(rows: pa.Table, name: str) -> None:
         try:
             _ = None if value is None else from_epoch_us(value)
         except (ValueError, OverflowError):
-            raise _refused(rows, pc.equal(numbers, value), f"{name} lies outside the years 1 to 9999") from None
+            raise _row_error(rows, pc.equal(numbers, value), f"{name} lies outside the years 1 to 9999") from None
 
 
 def _check_values(table: TableSpec, rows: pa.Table) -> None:
@@ -127,7 +127,7 @@ def _check_values(table: TableSpec, rows: pa.Table) -> None:
             _check_times(rows, name)
     columns = {name: rows[name].to_pylist() for name in _CHECKS[table.name]}
     for name, check in _CHECKS[table.name].items():
-        look = _json_checked(check) if table.kinds[name] == ColumnKind.JSON else check
+        look = _check_json_text(check) if table.kinds[name] == ColumnKind.JSON else check
         for index, value in enumerate(columns[name]):
             try:
                 look(value, name)
@@ -145,7 +145,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
         before.add(values)
 
 
-def _json_checked(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
+def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
     def look(value: object, name: str) -> Any:
         if value is None:
             return None
@@ -172,5 +172,5 @@ def _parsable(value: str, name: str) -> str:
     return value
 
 
-def _refused(table: pa.Table, wrong: Any, why: str) -> RowError:
+def _row_error(table: pa.Table, wrong: Any, why: str) -> RowError:
     return RowError(pc.index(wrong, True).as_py(), table.num_rows, "", why)

@@ -42,10 +42,10 @@ class Spans:
 
     def _add(self, key: tuple[Hashable, int], times: list[int], step: int) -> list[int]:
         before, spans = self._spans.get(key, []), _spans_of(times, step)
-        shared = _shared(before, spans, step)
+        shared = _find_shared(before, spans, step)
         if shared and key in self._holes_forgotten:
             raise InvalidValueError("its times have too many gaps to be read in this order; sort its rows by time")
-        merged = _merged([*before, *spans], step)
+        merged = _merge([*before, *spans], step)
         self._count += len(merged) - len(before)
         self._spans[key] = merged
         if len(self._spans) > _MOST_KEYS:
@@ -72,7 +72,7 @@ def _spans_of(times: list[int], step: int) -> list[Span]:
     return found
 
 
-def _shared(before: list[Span], spans: list[Span], step: int) -> list[int]:
+def _find_shared(before: list[Span], spans: list[Span], step: int) -> list[int]:
     """Return the times that two lists of spans have in common, in the order of ``spans``."""
     lasts = [last for _, last in before]
     found: list[int] = []
@@ -84,7 +84,7 @@ def _shared(before: list[Span], spans: list[Span], step: int) -> list[int]:
     return found
 
 
-def _merged(spans: list[Span], step: int) -> list[Span]:
+def _merge(spans: list[Span], step: int) -> list[Span]:
     merged: list[Span] = []
     for first, last in sorted(spans):
         if merged and first <= merged[-1][1] + step:

@@ -288,7 +288,7 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
             _note_write(info)
 
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
-    def _noted(context: ExceptionContext) -> BaseException | None:
+    def _note_error(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
         info = None if context.connection is None else _owners.get(context.connection)
         state = {"lost": context.is_disconnect, "committing": context.connection in _committing}

@@ -107,16 +107,16 @@ class _Bars(SeriesStatements):
 
     async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
         many = end - start > _MANY * timedelta(seconds=SECONDS[timeframe] or _LONGEST_MONTH)
-        sql = self._between()
+        sql = self._range_sql()
         return await self._read(sql, many, exchange=exchange, symbol=symbol, timeframe=timeframe, start=start, end=end)
 
     async def get_page(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
     ) -> list[OHLCVBar]:
         series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
-        return await self._read(f"{self._between()} LIMIT :limit", limit >= _MANY, **series, start=start, end=end, limit=limit)
+        return await self._read(f"{self._range_sql()} LIMIT :limit", limit >= _MANY, **series, start=start, end=end, limit=limit)
 
-    def _between(self) -> str:
+    def _range_sql(self) -> str:
         flavor = self._driver.flavor
         between = " AND ".join(map(flavor.time_parameter.format, ("start", "end")))
         return _BARS.select(self._driver, f"WHERE {flavor.series} AND timestamp BETWEEN {between} ORDER BY timestamp")

@@ -54,7 +54,7 @@ class PositionRepository(ArrowReads):
             IntegrityError: another open position has the same (exchange, symbol, side).
             InvalidValueError: a value cannot be stored.
         """
-        checked = _checked_position(position)
+        checked = _check_position(position)
         async with self._stores() as stores:
             if checked.id is None:
                 await stores.positions.upsert(checked, self._now())
@@ -80,7 +80,7 @@ async def _refuse_position(stores: Stores, position_id: int) -> None:
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")
 
 
-def _checked_position(position: Position) -> Position:
+def _check_position(position: Position) -> Position:
     if not isinstance(position, Position):
         raise InvalidValueError(f"position must be a Position, not {type(position).__name__}")
     return Position(**{name: check(getattr(position, name), name) for name, check in POSITION_CHECKS.items()})

@@ -31,7 +31,7 @@ class TradeRepository(ArrowReads):
             IntegrityError: a trade with this trade_id is already stored.
             InvalidValueError: a value cannot be stored.
         """
-        checked = _checked_trade(trade)
+        checked = _check_trade(trade)
         async with self._stores() as stores:
             return await stores.trades.insert(checked, self._now())
 
@@ -48,7 +48,7 @@ class TradeRepository(ArrowReads):
                 Nothing is changed.
             InvalidValueError: a value cannot be stored.
         """
-        checked = _checked_trade(trade)
+        checked = _check_trade(trade)
         async with self._stores() as stores:
             try:
                 return await stores.trades.insert(checked, self._now())
@@ -133,7 +133,7 @@ class TradeRepository(ArrowReads):
             return trade_statistics(await stores.trades.get_totals(since, market))
 
 
-def _checked_trade(trade: Trade) -> Trade:
+def _check_trade(trade: Trade) -> Trade:
     if not isinstance(trade, Trade):
         raise InvalidValueError(f"trade must be a Trade, not {type(trade).__name__}")
     return Trade(**{name: check(getattr(trade, name), name) for name, check in TRADE_CHECKS.items()})

@@ -97,7 +97,7 @@ class TableSpec:
         """The kind of values of each column, by the name of the column."""
         return {name: spec.kind for name, spec in self.specs.items()}
 
-    def required(self, column: str) -> bool:
+    def is_required(self, column: str) -> bool:
         """Return whether a column is never NULL in stored rows."""
         return not self.specs[column].nullable
 

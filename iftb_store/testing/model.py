@@ -135,7 +135,7 @@ class _Repository:
         return self._model.seen_by(self._session)
 
     @property
-    def _written(self) -> State:
+    def _write(self) -> State:
         return self._model.written_by(self._session)
 
     def _now(self) -> datetime:
@@ -160,7 +160,7 @@ class _Bars(_Repository):
         for bar in bars:
             stored = self._seen.bars.get(_key(bar))
             kept = (self._model.number("bars"), self._now()) if stored is None else (stored.id, stored.created_at)
-            self._written.bars[_key(bar)] = replace(bar, id=kept[0], created_at=kept[1])
+            self._write.bars[_key(bar)] = replace(bar, id=kept[0], created_at=kept[1])
 
     def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> list[OHLCVBar]:
         first, last = _window(start, end)
@@ -225,7 +225,7 @@ class _Trades(_Repository):
         if any(stored.trade_id == checked.trade_id for stored in self._seen.trades.values()):
             raise Duplicate
         number, now = self._model.number("trades"), self._now()
-        self._written.trades[number] = replace(checked, id=number, created_at=now, updated_at=now)
+        self._write.trades[number] = replace(checked, id=number, created_at=now, updated_at=now)
         return number
 
     def record(self, trade: Trade) -> int:
@@ -248,7 +248,7 @@ class _Trades(_Repository):
         checked = values.checked_changes(changes)
         if trade_id not in self._seen.trades:
             raise NotFoundError(f"no trade has the id {trade_id}; insert() returns ids, get_by_symbol() finds trades")
-        self._written.trades[trade_id] = replace(self._seen.trades[trade_id], **checked, updated_at=self._now())
+        self._write.trades[trade_id] = replace(self._seen.trades[trade_id], **checked, updated_at=self._now())
 
     def get_by_id(self, trade_id: int) -> Trade | None:
         values.whole(trade_id, "trade_id (the id that insert returned)")
@@ -317,7 +317,7 @@ class _Positions(_Repository):
 
     def _put(self, position: Position) -> None:
         assert position.id is not None
-        self._written.positions[position.id] = replace(position, last_updated=self._now())
+        self._write.positions[position.id] = replace(position, last_updated=self._now())
 
     def _open(self, exchange: str, symbol: str, side: str) -> Position | None:
         key = exchange, symbol, side
@@ -336,7 +336,7 @@ class _Positions(_Repository):
 class _Events(_Repository):
     def log_event(self, event_type: str, severity: str, message: str, **rest: Any) -> None:
         checked = values.checked(SystemEvent(event_type, severity, message, **rest))
-        self._written.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
+        self._write.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
 
     def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
         if severity is not None:

@@ -112,7 +112,7 @@ async def backup(
             with step("backup") as tell:
                 await source.ability(SupportsBackup).backup(os.fspath(partial), tell)
         else:
-            await _copied(source, writer, step)
+            await _copy(source, writer, step)
         query = source.ability(SupportsBackup).backup_query if own_way else {}
         async with DatabaseManager(address.update_query_dict({**READ_ONLY.get(engine, {}), **query})) as written:
             tables = (await written.status()).tables
@@ -129,7 +129,7 @@ def _finish(partial: Path, target: Path) -> None:
     publish(partial, target)
 
 
-async def _copied(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:
+async def _copy(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:
     await import_modules("pyarrow", "iftb_store.transfer.copy")
     from iftb_store.transfer.copy import Copy
 
@@ -166,7 +166,7 @@ def _folder(folder: Path) -> Iterator[None]:
                 folder.rmdir()
     except OSError as error:
         raise operational_error(
-            f"{_shown(error.filename or folder)} cannot be written: {error.strerror or error}", error
+            f"{_show(error.filename or folder)} cannot be written: {error.strerror or error}", error
         ) from error
 
 
@@ -179,7 +179,7 @@ def _own(folder: Path) -> Iterator[int]:
         OperationalError: another backup has locked the folder.
     """
     foreign = InvalidValueError(
-        f"{_shown(folder)} is in the way and was not created by a backup; move it, or give the backup another name"
+        f"{_show(folder)} is in the way and was not created by a backup; move it, or give the backup another name"
     )
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise foreign
@@ -189,7 +189,7 @@ def _own(folder: Path) -> Iterator[int]:
         if os.fstat(place).st_uid != os.geteuid() or (names and _MARK not in names):
             raise foreign
         if not try_lock(place, folder):
-            raise operational_error(f"another backup to {_shown(folder.with_suffix(''))} is running; wait for it")
+            raise operational_error(f"another backup to {_show(folder.with_suffix(''))} is running; wait for it")
         yield place
 
 
@@ -212,25 +212,25 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_target(target: Path, overwrite: bool, identity: str) -> None:
-    name = _shown(target)
+    name = _show(target)
     try:
         if not target.parent.is_dir():
-            raise InvalidValueError(f"the directory {_shown(target.parent)} for the backup does not exist; create it first")
+            raise InvalidValueError(f"the directory {_show(target.parent)} for the backup does not exist; create it first")
         if target.is_dir():
             raise InvalidValueError(f"{name} is a directory; give a file in it")
         if target.exists() and file_identity(os.fspath(target)) == identity:
             raise InvalidValueError(f"{name} is the database itself; give the backup another name")
         if (database := database_of(target)) is not None:
-            raise InvalidValueError(f"{name} belongs to the database {_shown(database)}; give another name")
+            raise InvalidValueError(f"{name} belongs to the database {_show(database)}; give another name")
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")
         for suffix in BESIDE:
             # the engine would apply a journal left by the old file to the new one
             if (beside := target.with_name(target.name + suffix)).exists():
-                raise InvalidValueError(f"{_shown(beside)} shows that {name} is or was in use; close it, or give another name")
+                raise InvalidValueError(f"{_show(beside)} shows that {name} is or was in use; close it, or give another name")
     except OSError as error:
         raise operational_error(f"{name} cannot be written: {error.strerror}", error) from error
 
 
-def _shown(path: str | os.PathLike[str]) -> str:
+def _show(path: str | os.PathLike[str]) -> str:
     return show(os.fspath(path), _LONGEST_NAME)

@@ -114,8 +114,8 @@ class Collisions:
         if pc.any(other).as_py():
             mine, its = (rows.filter(other).slice(0, 1).to_pylist()[0] for rows in (compared.changed, compared.stored))
             raise CollisionError(
-                f"{self._table.name}: the source's {self._named(mine)} has the same id {mine['id']} as the destination's "
-                f"{self._named(its)}; {REMEDY}"
+                f"{self._table.name}: the source's {self._name_row(mine)} has the same id {mine['id']} as the destination's "
+                f"{self._name_row(its)}; {REMEDY}"
             )
         if self._table is TRADES:
             # with delete, a changed row may replace a different row, which is deleted first; its trade_id is then a new one
@@ -188,9 +188,9 @@ class Collisions:
         return [(number, dict(zip(BARS.key, key, strict=True))) for number, *key in rows]
 
     def _collision(self, number: int, its: Mapping[str, Any], ours: Iterable[Mapping[str, Any]]) -> CollisionError:
-        names = " and ".join(map(self._named, ours))
+        names = " and ".join(map(self._name_row, ours))
         return CollisionError(
-            f"ohlcv: the source's {names} has the same id {number} as the destination's {self._named(its)}; {REMEDY}"
+            f"ohlcv: the source's {names} has the same id {number} as the destination's {self._name_row(its)}; {REMEDY}"
         )
 
     async def _refuse_trade_ids(self, partition: Partition, new: pa.Table) -> None:
@@ -220,7 +220,7 @@ class Collisions:
             opened = rows.filter(pc.equal(status, pa.scalar("open"))).select(["id", *_OPEN_KEY])
             self._opening |= {tuple(key): number for number, *key in zip(*opened.to_pydict().values(), strict=True)}
 
-    def _named(self, row: Mapping[str, Any]) -> str:
+    def _name_row(self, row: Mapping[str, Any]) -> str:
         if self._table is BARS:
             series = " ".join(row[name] for name in ("exchange", "symbol", "timeframe"))
             return f"bar {series} {row['timestamp'].isoformat(' ')}"

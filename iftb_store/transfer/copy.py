@@ -182,7 +182,7 @@ class Copy:
         expected = {partition.key: rows for partition, rows in here}
         plans = []
         with self._step("compare") as tell:
-            count = _counting(tell, total)
+            count = _count_rows(tell, total)
             for partition in reading.sort_partitions([partition for partition, _ in here + there]):
                 if partition.table in empty:
                     contents = Contents(expected.get(partition.key, 0), "")
@@ -209,7 +209,7 @@ class Copy:
         for plan in plans:
             collisions.known(plan.equal)
         with self._step(f"check {table.name}") as tell:
-            count = _counting(tell, sum(run.rows for plan in plans for run in plan.runs))
+            count = _count_rows(tell, sum(run.rows for plan in plans for run in plan.runs))
             for fresh in (False, True):
                 for plan in plans:
                     runs = [run for run in plan.runs if run.fresh == fresh]
@@ -249,7 +249,7 @@ class Copy:
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
-            count = _counting(tell, total)
+            count = _count_rows(tell, total)
             for table in self._scope.tables:
                 chosen_plans = [plan for plan in plans if plan.partition.table is table]
                 exchanged = checked[table].exchanged
@@ -303,7 +303,7 @@ class Copy:
     async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
-            count = _counting(tell, None)
+            count = _count_rows(tell, None)
             for plan in plans:
                 plan.copied.kept = 0
                 for run, proof in zip(plan.runs, plan.proofs, strict=True):
@@ -444,7 +444,7 @@ def _within(parts: list[Chunk], run: DirtyRange) -> list[Chunk]:
     return [part for part in parts if run.first <= part.number <= run.last]
 
 
-def _counting(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
+def _count_rows(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
     done = 0
 
     def count(rows: int) -> None:

@@ -61,9 +61,9 @@ async def compare_partition(
         none = arrow_schema(partition.table).empty_table()
         async with aclosing(prefetch(read_batches(source, partition, run))) as coming:
             async for rows in coming:
-                yield RowDiff(rows, none, none, none, 0, _repeated(partition.table, rows, none))
+                yield RowDiff(rows, none, none, none, 0, _find_repeated(partition.table, rows, none))
         return
-    async for ours, theirs in _aligned(
+    async for ours, theirs in _align(
         partition.table, read_batches(source, partition, run), read_batches(destination, partition.unbounded, run)
     ):
         yield await asyncio.to_thread(compare_rows, partition.table, ours, theirs)
@@ -80,7 +80,7 @@ def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> R
     extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
     changed = known.filter(differs)
     same = known.num_rows - changed.num_rows
-    twice = _repeated(table, source, destination)
+    twice = _find_repeated(table, source, destination)
     return RowDiff(source.filter(is_new), changed, stored.filter(differs), destination.filter(extra), same, twice)
 
 
@@ -97,7 +97,7 @@ def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
     return wanted
 
 
-def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
+def _find_repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list[Repeated]:
     """Return, in key order, each key that occurs more than once in the source or more than once in the destination."""
     found: dict[int, Repeated] = {}
     both = [(rows, read_positions(rows, table)) for rows in (source, destination)]
@@ -110,7 +110,7 @@ def _repeated(table: TableSpec, source: pa.Table, destination: pa.Table) -> list
     return [found[place] for place in sorted(found)]
 
 
-async def _aligned(
+async def _align(
     table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
     """Yield pairs of tables, one from each partition, whose rows cover the same range of keys."""

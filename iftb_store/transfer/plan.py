@@ -176,7 +176,7 @@ async def read_batches(store: RowReader, partition: Partition, run: DirtyRange |
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
     until = None if run is None else (run.last + 1) * part_size(partition.table) - 1
     if run is not None:
-        selection = _narrowed(selection, run)
+        selection = _narrow(selection, run)
     while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
         last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
         selection = replace(selection, after=tuple(last[name] for name in selection.order))
@@ -269,7 +269,7 @@ def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Tabl
     return rows.slice(0, count), rows.slice(count)
 
 
-def _narrowed(selection: RowFilter, run: DirtyRange) -> RowFilter:
+def _narrow(selection: RowFilter, run: DirtyRange) -> RowFilter:
     size = part_size(selection.table)
     if selection.table is not BARS:
         return replace(selection, after=(run.first * size - 1,))

@@ -98,12 +98,12 @@ class ArrowBounds:
             if start < 0 or size < 0 or start + size > body:
                 raise ValueError("a buffer lies beyond its batch")
             packed += size
-            unpacked += self._unpacked(offset + length + start, size) if compressed and size else size
+            unpacked += self._read_unpacked_size(offset + length + start, size) if compressed and size else size
         found = unpacked, packed if compressed else 0, rows
         self._seen[offset] = found
         return found
 
-    def _unpacked(self, at: int, size: int) -> int:
+    def _read_unpacked_size(self, at: int, size: int) -> int:
         # a length of -1 means that the bytes are not compressed
         length = int.from_bytes(self._read(at, 8), "little", signed=True)
         if size < 8 or length < -1:

@@ -32,7 +32,7 @@ class FlatTable:
     def table(self, field: int) -> FlatTable | None:
         """Return a field that is a table, or None if the field is missing."""
         at = self._place(field)
-        return None if at is None else FlatTable(self._data, self._followed(at))
+        return None if at is None else FlatTable(self._data, self._follow(at))
 
     def text_length(self, field: int) -> int:
         """Return the number of bytes of a text field, 0 if the field is missing."""
@@ -42,7 +42,7 @@ class FlatTable:
         """Yield the tables of a field that is a vector of tables."""
         start, count = self._vector(field)
         for index in range(count):
-            yield FlatTable(self._data, self._followed(start + 4 * index))
+            yield FlatTable(self._data, self._follow(start + 4 * index))
 
     def structs(self, field: int, code: str) -> Iterator[tuple[int, ...]]:
         """Yield the structs of a field that is a vector of structs; ``code`` is their format in `struct`."""
@@ -57,7 +57,7 @@ class FlatTable:
         at = self._place(field)
         if at is None:
             return 0, 0
-        start = self._followed(at)
+        start = self._follow(at)
         return start + 4, self._number("<I", start)
 
     def _place(self, field: int) -> int | None:
@@ -67,7 +67,7 @@ class FlatTable:
         offset = self._number("<H", self._vtable + entry)
         return self._at + offset if offset else None
 
-    def _followed(self, at: int) -> int:
+    def _follow(self, at: int) -> int:
         return at + self._number("<I", at)
 
     def _number(self, code: str, at: int) -> int:

@@ -204,17 +204,17 @@ def _column(name: str, values: list[Any]) -> Any:
     if not kinds:
         return pa.nulls(len(values))
     if kinds == {int}:
-        return _made(name, values, pa.int64())
+        return _make_column(name, values, pa.int64())
     if kinds == {dict}:
-        return _made(name, [None if value is None else json.dumps(value) for value in values], pa.string())
+        return _make_column(name, [None if value is None else json.dumps(value) for value in values], pa.string())
     if kinds <= {str, int}:
-        return _made(name, [None if value is None else str(value) for value in values], pa.string())
+        return _make_column(name, [None if value is None else str(value) for value in values], pa.string())
     index = next(index for index, value in enumerate(values) if type(value) not in (str, int, type(None)))
     hint = "; write decimals as text" if isinstance(values[index], float) else ""
     raise RowError(index, len(values), "", f"{name} is {type_name(values[index])} {show(values[index])}{hint}")
 
 
-def _made(name: str, values: list[Any], wanted: pa.DataType) -> Any:
+def _make_column(name: str, values: list[Any], wanted: pa.DataType) -> Any:
     try:
         return pa.array(values, wanted)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:

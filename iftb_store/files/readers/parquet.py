@@ -23,14 +23,14 @@ class ParquetReader:
         self.size, self.bytes_read = path.stat().st_size, 0
         self._path = path
         check_footer(path)
-        with self._opened() as file:
+        with self._open() as file:
             self._schema = made = file.schema_arrow
             self.names, self.facts = list(made.names), dict(made.metadata or {})
             # read text columns as dictionaries: a text that is repeated in many rows is kept in memory once
             texts = [field.name for field in made if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-        self._file = self._opened(texts)
+        self._file = self._open(texts)
 
-    def _opened(self, texts: list[str] | None = None) -> pq.ParquetFile:
+    def _open(self, texts: list[str] | None = None) -> pq.ParquetFile:
         return pq.ParquetFile(
             self._path,
             read_dictionary=texts,

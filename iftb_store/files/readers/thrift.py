@@ -30,7 +30,7 @@ class CompactReader:
         """Yield (number, type) of each field of a struct; the caller must read or skip each value before the next."""
         number, seen = 0, set[int]()
         while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._signed()
+            number = number + (head >> 4) if head >> 4 else self._read_signed()
             if number in seen:
                 raise ValueError("a field is a duplicate")
             seen.add(number)
@@ -48,19 +48,19 @@ class CompactReader:
         """Read an integer."""
         if kind not in _INTEGERS:
             raise ValueError("a field is not a whole number")
-        return self._signed()
+        return self._read_signed()
 
     def binary(self) -> bytes:
         """Read a byte string."""
         length = self._varint()
-        return self._passed(length)
+        return self._take(length)
 
     def skip(self, kind: int, depth: int = 0) -> None:
         """Skip a value."""
         if kind in _INTEGERS:
             self._varint()
         elif kind == BINARY:
-            self._passed(self._varint())
+            self._take(self._varint())
         elif kind == STRUCT:
             self._skip_struct(depth)
         elif kind in (LIST, SET):
@@ -68,7 +68,7 @@ class CompactReader:
                 # a boolean takes one byte in a list, but no byte in a struct, where the field's type is its value
                 self.skip(BYTE if item in (TRUE, FALSE) else item, depth + 1)
         elif kind in (BYTE, DOUBLE):
-            self._passed(1 if kind == BYTE else 8)
+            self._take(1 if kind == BYTE else 8)
         elif kind not in (TRUE, FALSE):
             raise ValueError("a field has a type that Parquet does not use")
 
@@ -89,7 +89,7 @@ class CompactReader:
         self.at += 1
         return byte
 
-    def _passed(self, count: int) -> bytes:
+    def _take(self, count: int) -> bytes:
         found = self._data[self.at : self.at + count]
         if len(found) < count:
             raise EOFError("it ends in the middle")
@@ -107,6 +107,6 @@ class CompactReader:
             shift += 7
         return value
 
-    def _signed(self) -> int:
+    def _read_signed(self) -> int:
         value = self._varint()
         return (value >> 1) ^ -(value & 1)
