@@ -76,3 +76,12 @@ def test_every_file_that_a_page_of_promises_names_is_there(page: str) -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", (_ROOT / page).read_text()))
     assert named
     assert {name for name in named if not any((folder / name).exists() for folder in folders)} == set()
+
+
+def test_every_function_that_a_page_of_promises_names_is_in_its_file() -> None:
+    roots = (_ROOT, _ROOT / "backends", _ROOT / "migrations")
+    named = re.findall(r"`([\w.]+)` in `([\w/]+\.py)`", (_ROOT / "RELIABILITY.md").read_text())
+    assert named
+    for function, file in named:
+        (path,) = (root / file for root in roots if (root / file).exists())
+        assert re.search(rf"\b{function.rpartition('.')[2]}\b", path.read_text()), f"{function} is not in {file}"
