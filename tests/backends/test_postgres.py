@@ -41,13 +41,6 @@ async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
         assert manager.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-async def admin(postgres_url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
-
-
 async def test_the_pool_replaces_a_connection_that_the_server_ended(db: DatabaseManager, admin: Any) -> None:
     await SystemEventRepository(db).log_event("tick", "info", "")
     await admin.execute(_TERMINATE)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -25,13 +24,6 @@ async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
         await manager.create_tables()
         yield manager
         assert manager.in_use == 0
-
-
-@pytest.fixture
-async def admin(postgres_url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
 
 
 async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:

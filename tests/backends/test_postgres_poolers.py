@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -22,13 +21,6 @@ from iftb_store import (
 from iftb_store.testing.samples import HOUR, T0, hourly, position, trade
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.poolers import set_local
-
-
-@pytest.fixture
-async def admin(postgres_url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
 
 
 async def everything_read(db: DatabaseManager) -> list[Any]:

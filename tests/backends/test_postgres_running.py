@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -35,13 +34,6 @@ async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
         await manager.create_tables()
         yield manager
         assert manager.in_use == 0
-
-
-@pytest.fixture
-async def admin(postgres_url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
 
 
 class WriteSkew:
