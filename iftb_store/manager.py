@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
+from iftb_store.abilities import SupportsBackup, SupportsEncryption, SupportsMigrations, SupportsPoolStatus
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -28,15 +29,7 @@ from iftb_store.errors import (
     refuse_pickling,
 )
 from iftb_store.health import Encryption, Health, PoolState, SchemaStatus, advise, find_warnings, prove_writable
-from iftb_store.protocols import (
-    ISOLATIONS,
-    Backend,
-    Capability,
-    Isolation,
-    SupportsBackup,
-    SupportsEncryption,
-    SupportsMigrations,
-)
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
 from iftb_store.registry import find_backend
 from iftb_store.url import format_url, hide_secrets, parse_url
 from iftb_store.values import checks
@@ -130,7 +123,7 @@ class DatabaseManager:
     @property
     def in_use(self) -> int:
         """The number of connections that sessions use at the moment; 0 if no session uses one."""
-        return self._backend.in_use
+        return self._backend.in_use if isinstance(self._backend, SupportsPoolStatus) else 0
 
     async def identity(self) -> str:
         """Return a text that identifies the database tables; two managers of the same tables return the same text.
@@ -324,7 +317,7 @@ class DatabaseManager:
             problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
         except (DBAPIError, StoreError) as error:
             problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
-        pool = PoolState(self._backend.in_use, self._backend.capacity)
+        pool = PoolState(self._backend.in_use, self._backend.capacity) if isinstance(self._backend, SupportsPoolStatus) else None
         healthy = writable and not problems
         return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
 

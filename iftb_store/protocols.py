@@ -1,8 +1,8 @@
-"""The contract of a backend: the protocols Backend and Session, and one store protocol per repository.
+"""The contract of a backend: Backend, its sessions, the stores of bars and records, and optional abilities.
 
 The docstrings are the specification. Repositories check and normalise every argument before they call a store: times are
-aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known,
-``limit`` is at least 1 and ``start`` is not after ``end``. A store never changes its arguments. Rules for every store:
+aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is storable, choices and timeframes are known, limits
+are at least 1. A store never changes its arguments. Rules for every store:
 
 - A duplicate raises `sqlalchemy.exc.IntegrityError`; all other engine failures raise `sqlalchemy.exc.OperationalError`.
   The driver's exception is only the cause of the raised exception; messages contain no parameters.
@@ -10,21 +10,22 @@ aware UTC, decimals are Decimals that DECIMAL(38,18) holds exactly, text is stor
   unknown whether a COMMIT took effect, it is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` retries by these types.
 - After an IntegrityError the session remains usable, and a later commit also stores its earlier writes.
 - Reads return aware UTC times with their microseconds, and Decimals equal to those that were written.
+- A write is atomic: it stores all of its rows or none, even if it is cancelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
-from sqlalchemy import URL, Connection, Executable, Result
+from sqlalchemy import URL, Executable, Result
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.health import Encryption, SchemaStatus
+from iftb_store.health import SchemaStatus
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
@@ -41,6 +42,11 @@ Isolation = Literal["read committed", "snapshot", "repeatable read", "serializab
 #: The isolations that a session can have, weakest first.
 ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
+#: How `BarStore.write` treats a stored key: "insert" refuses it, "upsert" overwrites its values, "count" also counts.
+WriteMode = Literal["insert", "upsert", "count"]
+#: A row of a table of records.
+Record = Trade | Position | SystemEvent
+
 
 class Capability(Enum):
     """Optional capabilities that a backend declares; the conformance suite selects its tests by the declared capabilities."""
@@ -54,14 +60,21 @@ class Capability(Enum):
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
+class WriteCounts(NamedTuple):
+    """What an upsert did: the number of inserted bars, and the number of stored bars of which a value changed."""
+
+    inserted: int
+    updated: int
+
+
 class Session(Protocol):
     """The session that `DatabaseManager.get_session` yields: an AsyncSession, or an object with these methods.
 
     Several tasks may use one session, e.g. with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
-    other, as if awaited in turn (`iftb_store._io.turns.Turns`). The end of the session's block waits for the running statement;
+    other, as if awaited in turn (`iftb_store.relational.Turns`). The end of the session's block waits for the running statement;
     queued and later statements raise OperationalError, and nothing of them is stored. In another event loop or a
     forked process a session raises NotConnectedError. On an engine with one writer at a time, ``iftb_store_write_lock`` names
-    the lock that the session holds, or is None: see `iftb_store.relational.open_sessions.check_own_lock`.
+    the lock that the session holds, or is None: see `iftb_store.relational.check_own_lock`.
     """
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
@@ -77,31 +90,38 @@ class Session(Protocol):
         ...
 
 
-class OHLCVStore(Protocol):
-    """Reads and writes bars in one session; the key of a bar is its series (exchange, symbol, timeframe) and timestamp."""
+class BarStore(Protocol):
+    """Reads and writes bars in one session; the key of a bar is its series (exchange, symbol, timeframe) and timestamp.
 
-    async def insert_many(self, batch: BarBatch) -> None:
-        """Insert all bars or none.
+    ``series`` is a `RowFilter` whose ``equal`` has exchange, symbol and timeframe, with or without a time window.
+    """
 
-        If two sessions can write at the same time, rows are written in key order, so that two writers of the same keys do not
-        deadlock.
+    async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
+        """Return the bars of a series, oldest first, or newest first if ``descending``; at most ``series.limit``."""
+        ...
+
+    async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
+        """Write all bars of a batch or none; return the counts in the mode "count", else None.
+
+        In the other modes than "insert" the keys of the batch are distinct, a stored bar keeps its ``id`` and ``created_at``, and
+        its values are overwritten. If two sessions can write at the same time, rows are written in key order, so that two writers
+        of the same keys do not deadlock.
 
         Raises:
-            IntegrityError: a key is already stored or is a duplicate in the batch.
-            InvalidValueError: a bar cannot be stored; `BarBatch.chunks` raises this error; nothing is inserted.
+            IntegrityError: in the mode "insert", a key is already stored or is a duplicate in the batch.
+            InvalidValueError: a bar cannot be stored; `BarBatch.chunks` raises this error.
         """
         ...
 
-    async def upsert_many(self, batch: BarBatch) -> None:
-        """Insert the bars whose key is new and overwrite the values of the stored ones; write all bars or none.
-
-        The keys of the batch are distinct. A stored bar keeps its ``id`` and ``created_at``. Rows are written in key order,
-        so that two writers of the same keys do not deadlock.
-        """
+    async def delete(self, series: RowFilter) -> int:
+        """Delete the bars of a series in a time window and return their number."""
         ...
 
-    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Upsert as upsert_many does; return (number of inserted bars, number of stored bars of which a value changed)."""
+    async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
+        """Group the bars of a series into buckets, in the engine; return the buckets ordered by number.
+
+        Sums are exact and may exceed the range of a column.
+        """
         ...
 
     async def list_series(self) -> list[Series]:
@@ -112,78 +132,48 @@ class OHLCVStore(Protocol):
         """
         ...
 
-    async def resample(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
-    ) -> list[Bucket]:
-        """Group the bars with start <= timestamp <= end into buckets, in the engine; return the buckets ordered by number.
-
-        Sums are exact and may exceed the range of a column.
-        """
-        ...
-
-    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
-        """Delete the bars with start <= timestamp <= end and return the number of deleted bars."""
-        ...
-
-    async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
-        """Return the bars with start <= timestamp <= end, oldest first."""
-        ...
-
-    async def get_page(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
-    ) -> list[OHLCVBar]:
-        """Return the first ``limit`` bars with start <= timestamp <= end, oldest first; fewer only if there are no more."""
-        ...
-
-    async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
-        """Return the newest bars, newest first."""
-        ...
-
     async def get_gaps(
-        self,
-        symbol: str,
-        timeframe: str,
-        exchange: str,
-        window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
+        self, series: RowFilter, before: datetime | None, after: datetime | None
     ) -> list[tuple[datetime, datetime]]:
         """Return (time of the last bar before, time of the first bar after) for every gap, oldest first, computed in the engine.
 
-        ``window`` is (start, end, before, after), each of which may be None. Only bars with start <= timestamp <= end are
-        used, plus two imaginary bars at ``before`` and ``after``, one step outside the window. There is a gap between two
-        consecutive bars that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
+        Besides the bars of ``series``, two imaginary bars are used: one at ``before``, one step before the window, and one at
+        ``after``, one step behind it; None if the window has no start or no end. There is a gap between two consecutive bars
+        that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
         """
         ...
 
 
-class TradeStore(Protocol):
-    """Reads and writes trades in one session."""
+class RecordStore(Protocol):
+    """Reads and writes the rows of the other tables, as objects of `TableSpec.model`, in one session."""
 
-    async def insert(self, trade: Trade, now: datetime) -> int:
-        """Insert one trade with created_at = updated_at = now and return its new id.
+    async def select(
+        self, table: TableSpec, equal: Mapping[str, Any], *, descending: bool = False, limit: int | None = None
+    ) -> list[Any]:
+        """Return the rows that have the given values, ordered by (`TableSpec.time`, id); newest first if ``descending``."""
+        ...
+
+    async def insert(self, table: TableSpec, row: Record) -> int:
+        """Insert a row; the store assigns its id, which is returned, and all other values are stored as they are.
 
         Raises:
-            IntegrityError: the trade_id is already stored.
+            IntegrityError: a trade with the same trade_id is stored, or an open position with the same exchange, symbol and side.
         """
         ...
 
-    async def update(self, trade_id: int, fields: Mapping[str, Any]) -> bool:
-        """Set the columns in ``fields``, never id or trade_id, of one trade; return False if no trade has the id."""
+    async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
+        """Set the columns in ``changes`` in the rows that have the given values; return the number of these rows.
+
+        Raises:
+            IntegrityError: another open position has the new (exchange, symbol, side).
+        """
         ...
 
-    async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return the trade with this id, which the store assigned, or None if there is no such trade."""
-        ...
+    async def upsert_position(self, position: Position) -> None:
+        """Update the open position with the same (exchange, symbol, side), or insert the position.
 
-    async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return the trade with this trade_id (assigned by the bot) if it is committed or written by this session, or None."""
-        ...
-
-    async def get_recent(self, limit: int) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
-        ...
-
-    async def get_by_symbol(self, symbol: str, limit: int, exchange: str) -> list[Trade]:
-        """Return the newest trades of one symbol, ordered by entry_time, then id; newest first."""
+        A stored position keeps its id and created_at. The call is atomic, even if two sessions call at once.
+        """
         ...
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
@@ -194,55 +184,8 @@ class TradeStore(Protocol):
         ...
 
 
-class PositionStore(Protocol):
-    """Reads and writes positions in one session; at most one position is open per (exchange, symbol, side)."""
-
-    async def get_open(self, exchange: str) -> list[Position]:
-        """Return the open positions of one exchange, ordered by entry_time, then id; oldest first."""
-        ...
-
-    async def find_open(self, symbol: str, exchange: str) -> list[Position]:
-        """Return the open positions of one symbol: at most one long and one short position."""
-        ...
-
-    async def upsert(self, position: Position, now: datetime) -> None:
-        """Update every field of the open position with the same (exchange, symbol, side), or insert the position.
-
-        A stored position keeps its created_at; last_updated becomes now. The call is atomic, even if two sessions call at once.
-        """
-        ...
-
-    async def update(self, position: Position, now: datetime) -> bool:
-        """Update every field of the open position with this id; return False if no open position has the id.
-
-        Raises:
-            IntegrityError: another open position has the new (exchange, symbol, side).
-        """
-        ...
-
-    async def close(self, position_id: int, now: datetime) -> bool:
-        """Set status to closed and last_updated to now; return False if no open position has the id."""
-        ...
-
-    async def exists(self, position_id: int) -> bool:
-        """Return whether any position, open or not, has this id."""
-        ...
-
-
-class EventStore(Protocol):
-    """Reads and writes system events in one session."""
-
-    async def insert(self, event: SystemEvent, now: datetime) -> None:
-        """Insert one event with created_at = now."""
-        ...
-
-    async def get_recent(self, severity: str | None, limit: int) -> list[SystemEvent]:
-        """Return the newest events, ordered by created_at, then id, newest first; all severities if ``severity`` is None."""
-        ...
-
-
 class Stores(Protocol):
-    """The four stores of one session."""
+    """The stores of one session, and the methods that work on whole rows of any table."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the selected rows of one table in the order of its key, read from a snapshot.
@@ -265,11 +208,10 @@ class Stores(Protocol):
 
         Raises:
             IntegrityError: a row has the id of a different stored row, even if that row is committed during this call. Stored
-                rows are different if they differ in `TableSpec.identity`: a trade with another trade_id, a position with
-                another created_at, an event with another created_at, type or message. Or a row has the same id, trade_id, or
-                (of open positions) exchange, symbol and side as a stored row that is not overwritten, or as another row of the
-                batch. The ids of bars are checked only if the database keeps them unique or the check is cheap; otherwise the
-                caller checks them.
+                rows are different if they differ in `TableSpec.identity`. Or a row has the same id, trade_id, or (of open
+                positions) exchange, symbol and side as a stored row that is not overwritten, or as another row of the batch.
+                The ids of bars are checked only if the database keeps them unique or the check is cheap; otherwise the caller
+                checks them.
         """
         ...
 
@@ -281,23 +223,13 @@ class Stores(Protocol):
         ...
 
     @property
-    def ohlcv(self) -> OHLCVStore:
+    def bars(self) -> BarStore:
         """The store of bars."""
         ...
 
     @property
-    def trades(self) -> TradeStore:
-        """The store of trades."""
-        ...
-
-    @property
-    def positions(self) -> PositionStore:
-        """The store of positions."""
-        ...
-
-    @property
-    def events(self) -> EventStore:
-        """The store of system events."""
+    def records(self) -> RecordStore:
+        """The store of trades, positions and system events."""
         ...
 
 
@@ -317,16 +249,6 @@ class Backend(Protocol):
     @property
     def engine(self) -> AsyncEngine | None:
         """The SQLAlchemy engine of a connected backend, or None if the backend has no SQLAlchemy engine."""
-        ...
-
-    @property
-    def in_use(self) -> int:
-        """The number of connections that sessions and `with_connection` use at the moment; 0 before connect."""
-        ...
-
-    @property
-    def capacity(self) -> int:
-        """The maximum number of connections that sessions can use at the same time."""
         ...
 
     async def connect(self) -> None:
@@ -366,92 +288,6 @@ class Backend(Protocol):
     @classmethod
     def stores(cls, session: Any) -> Stores:
         """Return the stores for a session of this backend or, with the capability SQLALCHEMY, for an AsyncSession of the app."""
-        ...
-
-
-@runtime_checkable
-class SupportsMigrations(Protocol):
-    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
-
-    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
-
-        A migration calls it without ``read_only``: only one caller works at a time, and the others wait for a limited time.
-        `status` calls it with ``read_only``: it waits for no writer and takes no lock.
-        """
-        ...
-
-    async def migrate(self) -> None:
-        """Create or update the schema; see `iftb_store.DatabaseManager.migrate`."""
-        ...
-
-    async def create_tables(self) -> None:
-        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
-        ...
-
-    async def status(self) -> SchemaStatus:
-        """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
-        ...
-
-
-@runtime_checkable
-class SupportsBackup(Protocol):
-    """A backend with the capability BACKUP: its engine can write backups."""
-
-    #: The scheme of the URL that opens a backup by its path.
-    backup_scheme: ClassVar[str]
-
-    @property
-    def backup_query(self) -> dict[str, str]:
-        """The URL options for opening a backup, e.g. that the file is trusted; the option for read-only access is left out."""
-        ...
-
-    async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
-        """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
-
-        Readers and writers continue during the backup. There is no file at ``path`` before the call. Only its owner can access
-        the new file; it needs no other file beside it, and a URL with `backup_scheme` and this path opens it. If the
-        backup fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event
-        loop with (bytes done, bytes in total), if the engine reports these numbers.
-
-        Raises:
-            OperationalError: the file cannot be written, or the database is damaged.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsEncryption(Protocol):
-    """A backend whose connections use a network; it reports to `DatabaseManager.health` whether they are encrypted; optional."""
-
-    async def read_encryption(self) -> Encryption:
-        """Return whether this backend's connections are encrypted, and whether the server's certificate was verified.
-
-        Raises:
-            OperationalError: the server does not answer.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsWholeReads(Protocol):
-    """A backend whose engine can hide rows from a role without an error, like PostgreSQL's row-level security; optional."""
-
-    async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
-        """Make sure that the session's transaction either reads all rows of the given tables, or fails.
-
-        Backups, copies, restores, verifications and exports call it before the first read of each transaction. It has effect
-        until that transaction ends: later reads also fail instead of returning only some of the rows.
-
-        Args:
-            session: an open session of this backend.
-            tables: the names of the tables; names of tables that do not exist are ignored.
-            insert: whether the transaction is going to insert rows into these tables.
-
-        Raises:
-            OperationalError: rows are hidden from the session's role, or the role may not read (or insert into) one of the
-                tables. The message names the tables, the reason and the remedy.
-        """
         ...
 
 

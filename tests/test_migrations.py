@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager, SchemaError
-from iftb_store.protocols import SupportsMigrations
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.schema import revision as schema
 from iftb_store_migrations import history, lock
 

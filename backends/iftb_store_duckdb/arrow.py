@@ -54,7 +54,7 @@ def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
     if after is not None:
         yield replace(selection, equal=selection.equal | dict(zip(names, after, strict=False)), after=after[-1:])
     while True:
-        further = _Query(replace(selection, after=None, limit=1))
+        further = Query(replace(selection, after=None, limit=1))
         if place is not None:
             further.conditions.append(f"{_tuple(names)} > {_tuple(map(further.bound, place))}")
         rows = cursor.rows(further.sql(", ".join(names), ", ".join(names)), further.values)
@@ -75,7 +75,7 @@ def _part(cursor: Cursor, selection: RowFilter) -> pa.Table:
         found = _rows(cursor, replace(selection, limit=None if key == "id" else limit + 1), until)
         if limit < 2 * found.num_rows <= 2 * limit:
             return found
-    query = _Query(selection)
+    query = Query(selection)
     ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
     if last is None:
         return arrow_schema(selection.table).empty_table()
@@ -112,12 +112,12 @@ def _last(cursor: Cursor, selection: RowFilter) -> Any:
     """Return the key of the row at which the next ``selection.limit`` rows end, or None if no more rows follow."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
-        query = _Query(selection)
+        query = Query(selection)
         query.conditions.append(f"{key} <= {query.bound(until)}")
         ((last,),) = cursor.rows(query.sql(f"max({key})"), query.values)
         if last is not None:
             return last
-    query = _Query(selection)
+    query = Query(selection)
     ((last,),) = cursor.rows(f"SELECT max({key}) FROM ({query.sql(key, key)})", query.values)
     return last
 
@@ -130,7 +130,7 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
         until: the key of the last row to consider.
     """
     (key,) = selection.order
-    query = _Query(selection)
+    query = Query(selection)
     query.conditions.append(f"{key} <= {query.bound(until)}")
     octets = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in selection.texts)
     added = f"SELECT {key}, sum(octets) OVER (ORDER BY {key} ROWS UNBOUNDED PRECEDING) AS octets FROM "
@@ -158,7 +158,7 @@ def _guess(selection: RowFilter) -> Any:
 
 
 def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
-    query, kinds = _Query(selection), selection.table.kinds
+    query, kinds = Query(selection), selection.table.kinds
     if until is not None:
         query.conditions.append(f"{selection.order[-1]} <= {query.bound(until)}")
     # Arrow sees DuckDB's JSON as a separate type
@@ -173,7 +173,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
     return complete_rows(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
 
 
-class _Query:
+class Query:
     """The SQL conditions of a selection, and the values of their parameters."""
 
     def __init__(self, selection: RowFilter) -> None:
@@ -201,11 +201,16 @@ class _Query:
         """
         return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
 
+    @property
+    def source(self) -> str:
+        """The table and the condition, as SQL to follow FROM."""
+        where = f" WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
+        return self._selection.table.name + where
+
     def sql(self, columns: str, order: str = "") -> str:
         """Return the SELECT statement; the selection's limit applies only with ``order``."""
-        where = f"WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
         limit = "" if self._selection.limit is None else f"LIMIT {self._selection.limit}"
-        return f"SELECT {columns} FROM {self._selection.table.name} {where}" + (f" ORDER BY {order} {limit}" if order else "")
+        return f"SELECT {columns} FROM {self.source}" + (f" ORDER BY {order} {limit}" if order else "")
 
 
 def _tuple(parts: Iterable[str]) -> str:

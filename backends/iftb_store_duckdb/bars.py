@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
@@ -16,10 +17,11 @@ from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Series
-from iftb_store.schema.table_spec import BARS, RowFilter
+from iftb_store.protocols import WriteCounts, WriteMode
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
-from iftb_store_duckdb.arrow import whole_part
+from iftb_store_duckdb.arrow import Query, whole_part
 from iftb_store_duckdb.driver import Cursor, slice_rows
 from iftb_store_duckdb.resampling import resample
 from iftb_store_duckdb.session import DuckDBSession
@@ -29,13 +31,9 @@ _TIME = pa.timestamp("us", tz="UTC")
 _TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
 
 _SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in KEY)
-_SERIES = "exchange = $1 AND symbol = $2 AND timeframe = $3"
-
 _COUNT = "SELECT count(*) FROM ohlcv"
 _COLUMNS = [name for name in BARS.columns if name not in KEY or name == "timestamp"]
 _READ = ", ".join(_COLUMNS)
-# without expressions in the SELECT list, DuckDB reads the other columns only for the newest bars
-_LATEST = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} {{}} ORDER BY timestamp DESC LIMIT $4"
 _LONGEST_MONTH = 31 * 86_400
 _FIRST = to_epoch_us(datetime.min.replace(tzinfo=UTC))
 
@@ -46,122 +44,72 @@ class DuckDBBars:
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
-    async def insert_many(self, batch: BarBatch) -> None:
-        """Insert all bars of a batch, or none if a key is stored already or is a duplicate."""
-        table = await _arrow(batch)
-        await self._session.run(lambda cursor: _insert(cursor, table, batch.created_at), write=True)
+    async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
+        """Return the bars of a series, oldest first, or newest first if ``descending``; at most ``series.limit``."""
+        names = tuple(series.equal[name] for name in SERIES)
 
-    async def upsert_many(self, batch: BarBatch) -> None:
-        """Insert the bars whose key is new, and overwrite the values of stored bars that differ."""
-        table = await _arrow(batch)
-        await self._session.run(lambda cursor: _upsert(cursor, table, batch.created_at), write=True)
+        def read(cursor: Cursor) -> list[OHLCVBar]:
+            if descending:
+                return _read_newest(cursor, series)
+            if series.limit is None:
+                return _bars(cursor, Query(series), "timestamp", names)
+            page = whole_part(cursor, series).select(_COLUMNS)
+            return [bar for part in slice_rows(page) for bar in _objects(part, *names)]
 
-    async def upsert_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Upsert the bars of a batch; return (number of new bars, number of changed bars)."""
+        return await self._session.run(read)
+
+    async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
+        """Write all bars of a batch or none; see `iftb_store.protocols.BarStore.write`."""
         table = await _arrow(batch)
 
-        def work(cursor: Cursor) -> tuple[int, int]:
+        def work(cursor: Cursor) -> WriteCounts | None:
+            if mode == "insert":
+                _insert(cursor, table, batch.created_at)
+                return None
+            if mode == "upsert":
+                _upsert(cursor, table, batch.created_at)
+                return None
             # no other session can add a row, because this one holds the write lock
             ((before,),) = cursor.fetch(_COUNT)
             written = _upsert(cursor, table, batch.created_at)
             ((after,),) = cursor.fetch(_COUNT)
-            return after - before, written - (after - before)
+            return WriteCounts(after - before, written - (after - before))
 
         return await self._session.run(work, write=True)
 
-    async def list_series(self) -> list[Series]:
-        """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
-
-        def read(cursor: Cursor) -> list[Series]:
-            sql = """
-                SELECT exchange, symbol, timeframe, min(timestamp), max(timestamp), count(*) FROM ohlcv
-                GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
-            return [
-                Series(exchange, symbol, timeframe, first, last, count, _missing(cursor, (exchange, symbol, timeframe)))
-                for exchange, symbol, timeframe, first, last, count in cursor.rows(sql)
-            ]
-
-        return await self._session.run(read)
-
-    async def resample(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
-    ) -> list[Bucket]:
-        """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
-        values = [exchange, symbol, timeframe, start, end]
-        return await self._session.run(lambda cursor: resample(cursor, buckets, values))
-
-    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> int:
-        """Delete the bars with start <= timestamp <= end; return their number."""
-        sql = f"DELETE FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5"
+    async def delete(self, series: RowFilter) -> int:
+        """Delete the bars of a series in a time window and return their number."""
+        query = Query(series)
         ((count,),) = await self._session.run(
-            lambda cursor: cursor.fetch(sql, [exchange, symbol, timeframe, start, end]), write=True
+            lambda cursor: cursor.fetch(f"DELETE FROM {query.source}", query.values), write=True
         )
         return int(count)
 
-    async def get_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str) -> list[OHLCVBar]:
-        """Return the bars with start <= timestamp <= end, oldest first."""
-        sql = f"SELECT {_READ} FROM ohlcv WHERE {_SERIES} AND timestamp BETWEEN $4 AND $5 ORDER BY timestamp"
-        return await self._session.run(_bars(sql, (exchange, symbol, timeframe), start, end))
+    async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
+        """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
+        return await self._session.run(lambda cursor: resample(cursor, Query(series), buckets))
 
-    async def get_page(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, limit: int
-    ) -> list[OHLCVBar]:
-        """Return the first ``limit`` bars with start <= timestamp <= end, oldest first."""
-        series = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe}
-        selection = RowFilter(BARS, series, start, end, limit=limit)
-
-        def read(cursor: Cursor) -> list[OHLCVBar]:
-            found = whole_part(cursor, selection).select(_COLUMNS)
-            return [bar for part in slice_rows(found) for bar in _objects(part, exchange, symbol, timeframe)]
-
-        return await self._session.run(read)
-
-    async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
-        """Return the newest bars, newest first."""
-        series = exchange, symbol, timeframe
-        span = 2 * limit * (SECONDS[timeframe] or _LONGEST_MONTH) * 1_000_000
-
-        def read(cursor: Cursor) -> list[OHLCVBar]:
-            ((newest,),) = cursor.fetch(f"SELECT epoch_us(max(timestamp)) FROM ohlcv WHERE {_SERIES}", series)
-            if newest is None:
-                return []
-            # with a lower bound DuckDB reads only the newest rows; if there are large gaps among these, it finds too few
-            if newest - span > _FIRST:
-                bound = "AND timestamp >= make_timestamptz($5::BIGINT)"
-                found = _bars(_LATEST.format(bound), series, limit, newest - span)(cursor)
-                if len(found) == limit:
-                    return found
-            return _bars(_LATEST.format(""), series, limit)(cursor)
-
-        return await self._session.run(read)
+    async def list_series(self) -> list[Series]:
+        """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
+        rows = await self._session.run(lambda cursor: cursor.fetch(_LIST_SERIES))
+        return [
+            Series(exchange, symbol, timeframe, from_epoch_us(first), from_epoch_us(last), count, missing)
+            for exchange, symbol, timeframe, first, last, count, missing in rows
+        ]
 
     async def get_gaps(
-        self,
-        symbol: str,
-        timeframe: str,
-        exchange: str,
-        window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
+        self, series: RowFilter, before: datetime | None, after: datetime | None
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
-        start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
-        parameters: list[Any] = [exchange, symbol, timeframe]
-
-        def bound(value: int) -> str:
-            parameters.append(value)
-            return f"${len(parameters)}::BIGINT"
-
-        step = SECONDS[timeframe]
-        by_month = "date_diff('month', make_timestamp(earlier), make_timestamp(later)) >= 2"
-        apart = by_month if step is None else f"later - earlier > {bound(step * 1_000_000)}"
-        first = "" if start is None else f"AND timestamp >= make_timestamptz({bound(start)})"
-        last = "" if end is None else f"AND timestamp <= make_timestamptz({bound(end)})"
-        edge = "NULL" if before is None else bound(before)
-        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {bound(after)} FROM bars"
+        query = Query(series)
+        edge, end = ("NULL" if moment is None else query.bound(moment) for moment in (before, after))
+        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), epoch_us({edge})), epoch_us({end}) FROM bars"
         sql = f"""
-            WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM ohlcv WHERE {_SERIES} {first} {last}),
-            pairs AS (SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
-            SELECT earlier, later FROM pairs WHERE {apart} ORDER BY earlier"""
-        rows = await self._session.run(lambda cursor: cursor.fetch(sql, parameters))
+            WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM {query.source}),
+            pairs AS (
+                SELECT lag(moment, 1, epoch_us({edge})) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
+            SELECT earlier, later FROM pairs WHERE {_missing(series.equal["timeframe"])} > 0 ORDER BY earlier"""
+        rows = await self._session.run(lambda cursor: cursor.fetch(sql, query.values))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
 
 
@@ -222,18 +170,23 @@ def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:
     return int(written)
 
 
-def _missing(cursor: Cursor, series: Sequence[str]) -> int:
-    if series[2] not in SECONDS:
-        return 0
-    step = SECONDS[series[2]]
-    by_month = "date_diff('month', make_timestamp(earlier), make_timestamp(later))"
-    steps = by_month if step is None else f"(later - earlier + {step * 1_000_000 - 1}) // {step * 1_000_000}"
-    sql = f"""
-        WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM ohlcv WHERE {_SERIES}),
-        pairs AS (SELECT lag(moment) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars)
-        SELECT coalesce(sum(steps - 1), 0)::BIGINT FROM (SELECT {steps} AS steps FROM pairs) WHERE steps > 1"""
-    ((missing,),) = cursor.fetch(sql, list(series))
-    return int(missing)
+def _missing(timeframe: str) -> str:
+    """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later``."""
+    step = SECONDS[timeframe]
+    if step is None:
+        return "date_diff('month', make_timestamp(earlier), make_timestamp(later)) - 1"
+    return f"(later - earlier - 1) // {step * 1_000_000}"
+
+
+_LIST_SERIES = f"""
+    SELECT exchange, symbol, timeframe, min(later), max(later), count(*),
+        coalesce(sum(CASE timeframe {" ".join(f"WHEN '{name}' THEN {_missing(name)}" for name in SECONDS)} ELSE 0 END), 0)::BIGINT
+    FROM (
+        SELECT exchange, symbol, timeframe, epoch_us(timestamp) AS later,
+            lag(epoch_us(timestamp)) OVER (PARTITION BY exchange, symbol, timeframe ORDER BY timestamp) AS earlier
+        FROM ohlcv
+    )
+    GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
 
 
 def _span(table: pa.Table) -> tuple[datetime, datetime]:
@@ -254,15 +207,26 @@ def _refuse(found: Sequence[tuple[Any, ...]], why: str) -> None:
         raise integrity_error(f"a bar with this key {why}; nothing was inserted")
 
 
-def _bars(sql: str, series: tuple[str, str, str], *parameters: object) -> Callable[[Cursor], list[OHLCVBar]]:
-    def read(cursor: Cursor) -> list[OHLCVBar]:
-        table, _ = cursor.table(sql, [*series, *parameters])
-        bars: list[OHLCVBar] = []
-        for part in slice_rows(table):
-            bars.extend(_objects(part, *series))
-        return bars
+def _read_newest(cursor: Cursor, series: RowFilter) -> list[OHLCVBar]:
+    names, limit = tuple(series.equal[name] for name in SERIES), series.limit
+    query = Query(series)
+    ((newest,),) = cursor.fetch(query.sql("epoch_us(max(timestamp))"), query.values)
+    if newest is None:
+        return []
+    if limit is not None:
+        # with a lower bound DuckDB reads only the newest rows; if there are large gaps among these, it finds too few
+        first = newest - 2 * limit * (SECONDS[names[2]] or _LONGEST_MONTH) * 1_000_000
+        if first > _FIRST and (series.start is None or first > to_epoch_us(series.start)):
+            bars = _bars(cursor, Query(replace(series, start=from_epoch_us(first))), "timestamp DESC", names)
+            if len(bars) == limit:
+                return bars
+    return _bars(cursor, query, "timestamp DESC", names)
 
-    return read
+
+def _bars(cursor: Cursor, query: Query, order: str, series: tuple[str, ...]) -> list[OHLCVBar]:
+    # without expressions in the SELECT list, DuckDB reads the other columns only for the rows within the limit
+    table, _ = cursor.table(query.sql(_READ, order), query.values)
+    return [bar for part in slice_rows(table) for bar in _objects(part, *series)]
 
 
 def _objects(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> map[OHLCVBar]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 from iftb_store.batches.arrow import to_decimals
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.values.decimals import CONTEXT, trim_zeros
+from iftb_store_duckdb.arrow import Query
 from iftb_store_duckdb.driver import Cursor
 
 # DuckDB's own sum of DECIMAL(38,18) overflows at the end of the column's range, so whole parts and fractions are summed
@@ -17,12 +17,9 @@ _SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({
 _MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
-def resample(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
-    """Return the bars of a series aggregated by bucket.
-
-    ``values`` are the exchange, the symbol, the timeframe, and the first and the last time.
-    """
-    table, _ = cursor.table(_sql(buckets), values)
+def resample(cursor: Cursor, query: Query, buckets: Buckets) -> list[Bucket]:
+    """Return the bars that a query selects, aggregated by bucket."""
+    table, _ = cursor.table(_sql(query, buckets), query.values)
     number, *prices, volume, volume_rest, quote, quote_rest, trades, due = table.columns
     return [
         Bucket(first, open_, high, low, close, sum_ or Decimal(0), quotes, None if count is None else int(count), bars)
@@ -38,16 +35,13 @@ def resample(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bu
     ]
 
 
-def _sql(buckets: Buckets) -> str:
+def _sql(query: Query, buckets: Buckets) -> str:
     return f"""
         SELECT {buckets.sql("moment", month=_MONTH, divided="//")} AS bucket,
             arg_min(open, moment), max(high), min(low), arg_max(close, moment),
             {_SUM.format("volume")}, {_SUM.format("quote_volume")},
             CASE WHEN count(trades_count) = count(*) THEN sum(trades_count) END, {buckets.due_sql("moment")}
-        FROM (
-            SELECT *, epoch_us(timestamp) AS moment FROM ohlcv
-            WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND timestamp BETWEEN $4 AND $5
-        )
+        FROM (SELECT *, epoch_us(timestamp) AS moment FROM {query.source})
         GROUP BY bucket ORDER BY bucket"""
 
 

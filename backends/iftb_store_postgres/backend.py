@@ -101,7 +101,7 @@ class PostgresBackend(EngineBackend):
             driver._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     async def read_encryption(self) -> Encryption:
-        """Return whether the pool's connections are encrypted and verified; see `iftb_store.protocols.SupportsEncryption`."""
+        """Return whether the pool's connections are encrypted and verified; see `iftb_store.abilities.SupportsEncryption`."""
         self.enter_loop()
         if self._engine is None:
             raise operational_error("the database is not connected")
@@ -109,7 +109,7 @@ class PostgresBackend(EngineBackend):
             return read_encryption((await connection.get_raw_connection()).driver_connection)
 
     async def require_whole(self, session: AsyncSession, tables: Sequence[str], *, insert: bool) -> None:
-        """Raise if this role cannot see or insert every row; see `iftb_store.protocols.SupportsWholeReads`.
+        """Raise if this role cannot see or insert every row; see `iftb_store.abilities.SupportsWholeReads`.
 
         ``row_security = off`` makes later statements of the transaction fail if a policy that is created meanwhile would hide
         rows.

@@ -17,6 +17,7 @@ import asyncpg
 from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, is_in_key_order
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
+from iftb_store.protocols import WriteCounts
 from iftb_store.relational import import_modules, run_to_end
 from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import EPOCH
@@ -41,7 +42,7 @@ _ARRAYS = f"""
 def read_key(table: str) -> str:
     """Return the SQL expressions for comparing the key of a bar in ``table``, separated by commas.
 
-    Text columns are cast to text, so that no operator that another user defined is called; see `PostgresDriver.flavor`.
+    Text columns are cast to text, so that no operator that another user defined is called; see `PostgresDriver.dialect`.
     """
     return ", ".join(f"{table}.{column}" if column == "timestamp" else f"CAST({table}.{column} AS text)" for column in KEY)
 
@@ -147,11 +148,11 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool
     return True
 
 
-async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> tuple[int, int]:
+async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> WriteCounts:
     """Upsert bars in key order; return (number of new bars, number of overwritten bars)."""
     await _stage(connection, batch)
     ((inserted, updated),) = await connection.fetch(_UPSERT_COUNTED)
-    return inserted, updated
+    return WriteCounts(inserted, updated)
 
 
 def count_changed(status: str) -> int:

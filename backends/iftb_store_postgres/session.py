@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -18,11 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar, TradeTotals
+from iftb_store.protocols import WriteCounts, WriteMode
 from iftb_store.relational import (
-    Flavor,
     Row,
+    SqlDialect,
     Statement,
     StoreSession,
+    bind,
     fitting_sql,
     hold_connection,
     import_modules,
@@ -58,14 +60,14 @@ _TOTALS = """
 
 
 class PostgresDriver:
-    """Runs the stores' statements on asyncpg; see `iftb_store.relational.stores.Driver`."""
+    """Runs the stores' statements on asyncpg; see `iftb_store.relational.driver.Driver`."""
 
     # Every operator and function gets arguments of exactly the types that its version in pg_catalog takes, or is qualified with
     # pg_catalog. Otherwise PostgreSQL would prefer a function that somebody put into a schema of the search_path to a conversion
     # of the arguments. Values are sent and read as text: an application's connection may decode JSON in its own way, asyncpg
     # sends the first and the last time of the calendar as infinities, and decimals are decoded faster from text, which has no
     # padded zeros
-    flavor = Flavor(
+    dialect = SqlDialect(
         dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
         json_column="{}::text",
         json_parameter="CAST(CAST(:{} AS text) AS json)",
@@ -75,11 +77,12 @@ class PostgresDriver:
         # before PostgreSQL 14, EXTRACT returns another type
         microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
         sums=lambda column: [f"SUM({column})"],
-        steps="CAST(CEIL(EXTRACT(EPOCH FROM {1} - {0}) / EXTRACT(EPOCH FROM CAST(:step AS interval))) AS bigint)",
         month=(
             "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
             " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
         ),
+        duration="CAST('{} seconds' AS interval)",
+        integer="CAST({} AS bigint)",
         text_column="CAST({} AS text)",
         text_parameter="CAST(:{} AS text)",
         lag="pg_catalog.lag",
@@ -132,49 +135,35 @@ class PostgresDriver:
         async with self._reading() as connection:
             return await _fetch(connection, statement.sql, args)
 
-    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement in the session's transaction; return the rows of its RETURNING clause.
-
-        If ``savepoint`` is true, run the statement in a savepoint.
-        """
+    async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
+        """Insert one row, in a savepoint if ``savepoint``; return its id, or None if nothing was inserted."""
         self._logger.info("%s", statement.sql)
-        async with self._connection() as connection:
-            if not savepoint:
-                return await _fetch(connection, statement.sql, args)
-            async with bulk.savepoint(connection):
-                return await _fetch(connection, statement.sql, args)
+        async with self._connection() as connection, bulk.savepoint(connection) if savepoint else nullcontext():
+            number: int | None = await connection.fetchval(statement.sql, *args)
+            return number
 
-    async def insert_bars(self, batch: BarBatch) -> None:
-        """Insert bars in a savepoint; see OHLCVStore.insert_many."""
-        self._logger.info("COPY or INSERT into ohlcv [%d bars]", len(batch))
-        async with self._connection() as connection, bulk.savepoint(connection):
-            await bulk.insert(connection, batch)
-
-    async def upsert_bars(self, batch: BarBatch) -> None:
-        """Upsert bars in a savepoint; see OHLCVStore.upsert_many."""
-        self._logger.info("upsert into ohlcv [%d bars]", len(batch))
-        async with self._connection() as connection, bulk.savepoint(connection):
-            await bulk.upsert(connection, batch)
-
-    async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Upsert bars in a savepoint and count them; see OHLCVStore.upsert_counted."""
-        self._logger.info("upsert into ohlcv, counted [%d bars]", len(batch))
-        async with self._connection() as connection, bulk.savepoint(connection):
-            return await bulk.upsert_counted(connection, batch)
-
-    async def change(self, statement: Statement, args: Row) -> int:
-        """Run one writing statement in the session's transaction; return the number of rows that it changed."""
+    async def change(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int:
+        """Run one writing statement, in a savepoint if ``savepoint``; return the number of rows that it changed."""
         self._logger.info("%s", statement.sql)
-        async with self._connection() as connection:
+        async with self._connection() as connection, bulk.savepoint(connection) if savepoint else nullcontext():
             return bulk.count_changed(await connection.execute(statement.sql, *args))
 
-    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see TradeStore.get_totals."""
-        made = prepare_statement(_TOTALS, self.flavor.dialect)
+    async def write_bars(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
+        """Write the bars of a batch in a savepoint; see `iftb_store.protocols.BarStore.write`."""
+        self._logger.info("%s into ohlcv [%d bars]", mode, len(batch))
+        async with self._connection() as connection, bulk.savepoint(connection):
+            if mode == "count":
+                return await bulk.upsert_counted(connection, batch)
+            await (bulk.insert if mode == "insert" else bulk.upsert)(connection, batch)
+            return None
+
+    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
+        statement = prepare_statement(_TOTALS, self.dialect.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows
         values = {"since": since, "exchange": exchange}
-        (row,) = await self.read(made, [values[name] for name in made.names])
+        (row,) = await self.read(statement, [values[name] for name in statement.names])
         return TradeTotals(*row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -184,18 +173,17 @@ class PostgresDriver:
 
         async with self._reading() as connection:
             if selection.size is not None:
-                ready, values = self._ready(fitting_sql(selection, self.flavor))
+                ready, values = self._ready(fitting_sql(selection, self.dialect))
                 selection = replace(selection, limit=max(1, await connection.fetchval(ready.sql, *values)))
             ready, values = self._ready(
-                scan_sql(selection, self.flavor, lambda column, kind: arrow.column_sql(column, kind, connection))
+                scan_sql(selection, self.dialect, lambda column, kind: arrow.column_sql(column, kind, connection))
             )
             return await arrow.read_rows(connection, selection, ready.sql, values)
 
-    def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, list[Any]]:
-        sql, values = made
-        ready = prepare_statement(sql, self.flavor.dialect)
-        self._logger.info("%s", ready.sql)
-        return ready, [self.encode(values[name]) for name in ready.names]
+    def _ready(self, made: tuple[str, dict[str, Any]]) -> tuple[Statement, Row]:
+        statement, args = bind(self, *made)
+        self._logger.info("%s", statement.sql)
+        return statement, args
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows in a savepoint; see Stores.write_rows."""
@@ -231,7 +219,7 @@ class PostgresDriver:
         except asyncpg.InsufficientPrivilegeError as error:
             # a pooler may not report the role's name
             role = getattr(connection.get_settings(), "session_authorization", None)
-            quoted = self.flavor.dialect.identifier_preparer.quote(role) if role else "…"
+            quoted = self.dialect.dialect.identifier_preparer.quote(role) if role else "…"
             translated = describe_denied(error, quoted, writes=writes) or translate(error)
             note_error(self._session, translated or error, gone=False)
             raise translated or error from error

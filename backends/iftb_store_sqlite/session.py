@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,19 +18,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar, TradeTotals
+from iftb_store.protocols import WriteCounts, WriteMode
 from iftb_store.relational import (
-    Flavor,
     Row,
+    SqlDialect,
     Statement,
     StoreSession,
     before_write,
+    bind,
     blame_parent,
     check_own_lock,
     fitting_sql,
     hold_connection,
     import_modules,
     note_error,
-    prepare_statement,
     run_to_end,
     scan_sql,
 )
@@ -56,18 +57,12 @@ _SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 
 
 class SQLiteDriver:
-    """Runs the stores' statements on aiosqlite; see `iftb_store.relational.stores.Driver`."""
+    """Runs the stores' statements on aiosqlite; see `iftb_store.relational.driver.Driver`."""
 
-    flavor = Flavor(
+    dialect = SqlDialect(
         dialect=SQLiteDialect_aiosqlite(),
-        json_column="{}",
-        json_parameter=":{}",
-        decimal_column="{}",
-        time_parameter=":{}",
         octets="length(CAST({} AS BLOB))",
-        microseconds="{}",
         sums=sums,
-        steps="({1} - {0} + :step - 1) / :step",
         month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     )
 
@@ -83,8 +78,6 @@ class SQLiteDriver:
             return to_sortable(format(value, "f"))
         if isinstance(value, dict):
             return json_text(value, "value")
-        if isinstance(value, timedelta):
-            return value // timedelta(microseconds=1)
         return value
 
     decode_decimal = staticmethod(from_sortable)
@@ -104,48 +97,49 @@ class SQLiteDriver:
         self._logger.info("%s", statement.sql)
         return await self._run(_fetch, statement.sql, args)
 
-    async def write(self, statement: Statement, args: Row, *, savepoint: bool = False) -> Sequence[Row]:
-        """Run one writing statement and return the rows of its RETURNING clause.
+    async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
+        """Insert one row and return its id, or None if nothing was inserted.
 
         ``savepoint`` has no effect: if a statement fails, SQLite undoes that statement only.
         """
         self._logger.info("%s", statement.sql)
-        return await self._run(_write, statement.sql, args, writes=True)
+        rows = await self._run(_insert, statement.sql, args, writes=True)
+        return rows[0][0] if rows else None
 
-    async def insert_bars(self, batch: BarBatch) -> None:
-        """Insert the bars of a batch; see OHLCVStore.insert_many."""
-        await self._write_bars(INSERTER, batch)
+    async def change(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int:
+        """Run one writing statement and return the number of rows that it changed; ``savepoint`` has no effect."""
+        self._logger.info("%s", statement.sql)
+        return await self._run(_change, statement.sql, args, writes=True)
 
-    async def upsert_bars(self, batch: BarBatch) -> None:
-        """Insert or update the bars of a batch; see OHLCVStore.upsert_many.
+    async def write_bars(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
+        """Write the bars of a batch; see `iftb_store.protocols.BarStore.write`.
 
         The order of the bars cannot cause a deadlock, because SQLite has one writer at a time.
         """
-        await self._write_bars(UPSERTER, batch)
+        if mode == "count":
+            return await self._upsert_counted(batch)
+        writer = INSERTER if mode == "insert" else UPSERTER
+        self._logger.info("%s [%d bars]", writer.one, len(batch))
+        if len(batch) <= CHUNK:
+            await self._run(write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
+            return None
+        async with self._savepoint() as connection:
+            await self._write_chunks(connection, writer, batch)
+        return None
 
-    async def upsert_bars_counted(self, batch: BarBatch) -> tuple[int, int]:
-        """Upsert bars and count them; see OHLCVStore.upsert_counted.
-
-        New bars are inserted first, so that the upsert that follows changes only bars that were stored before.
-        """
+    async def _upsert_counted(self, batch: BarBatch) -> WriteCounts:
+        # new bars are inserted first, so that the upsert that follows changes only bars that were stored before
         counts = [0, 0, 0]
         async with self._savepoint() as connection:
             counts[0] = await connection.run(_changes)
             for step, writer in enumerate((KEEPER, UPSERTER), 1):
                 await self._write_chunks(connection, writer, batch)
                 counts[step] = await connection.run(_changes)
-        return counts[1] - counts[0], counts[2] - counts[1]
+        return WriteCounts(counts[1] - counts[0], counts[2] - counts[1])
 
-    async def change(self, statement: Statement, args: Row) -> int:
-        """Run one writing statement and return the number of rows that it changed."""
-        self._logger.info("%s", statement.sql)
-        return await self._run(_change, statement.sql, args, writes=True)
-
-    async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see TradeStore.get_totals."""
-        made = prepare_statement(TOTALS, self.flavor.dialect)
-        values = {"since": to_epoch_us(since), "exchange": exchange}
-        (row,) = await self.read(made, [values[name] for name in made.names])
+    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+        """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
+        (row,) = await self.read(*bind(self, TOTALS, {"since": since, "exchange": exchange}))
         return make_totals(row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -156,14 +150,14 @@ class SQLiteDriver:
         self._logger.info("scan of %s", selection.table.name)
 
         def ready(sql: str, values: dict[str, Any]) -> tuple[str, Row]:
-            made = prepare_statement(sql, self.flavor.dialect)
-            return made.sql, [self.encode(values[name]) for name in made.names]
+            statement, args = bind(self, sql, values)
+            return statement.sql, args
 
         if selection.size is not None:
-            ((count,),) = await self._run(_fetch, *ready(*fitting_sql(selection, self.flavor)))
+            ((count,),) = await self._run(_fetch, *ready(*fitting_sql(selection, self.dialect)))
             selection = replace(selection, limit=max(1, count))
         return await self._run(
-            read_rows, selection, lambda part: ready(*scan_sql(part, self.flavor, lambda column, kind: column))
+            read_rows, selection, lambda part: ready(*scan_sql(part, self.dialect, lambda column, kind: column))
         )
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
@@ -195,14 +189,6 @@ class SQLiteDriver:
 
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
         return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
-
-    async def _write_bars(self, writer: BarWriter, batch: BarBatch) -> None:
-        self._logger.info("%s [%d bars]", writer.one, len(batch))
-        if len(batch) <= CHUNK:
-            await self._run(write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
-            return
-        async with self._savepoint() as connection:
-            await self._write_chunks(connection, writer, batch)
 
     async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> None:
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
@@ -306,7 +292,7 @@ def _fetch(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
     return connection.execute(sql, args).fetchall()
 
 
-def _write(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
+def _insert(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
     _begin(connection)
     return connection.execute(sql, args).fetchall()
 

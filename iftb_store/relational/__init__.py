@@ -7,7 +7,8 @@ from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
-from iftb_store.relational.driver import Flavor, Row, Statement, prepare_statement
+from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
+from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
@@ -29,20 +30,22 @@ from iftb_store.schema.visibility import Hidden, describe, find_hidden, find_obs
 __all__ = [
     "DISCONNECTED",
     "ENDED",
+    "Driver",
     "EngineBackend",
     "FairSemaphore",
-    "Flavor",
     "Hidden",
     "Migrated",
     "OpenSessions",
     "RelationalStores",
     "Row",
+    "SqlDialect",
     "Statement",
     "StorePool",
     "StoreSession",
     "Turns",
     "age_objects",
     "before_write",
+    "bind",
     "blame_parent",
     "check_own_lock",
     "describe",

@@ -19,11 +19,11 @@ _MIGRATIONS = "iftb_store_migrations"
 
 
 class Migrated(ABC):
-    """Implements `iftb_store.protocols.SupportsMigrations` through the backend's ``with_connection``."""
+    """Implements `iftb_store.abilities.SupportsMigrations` through the backend's ``with_connection``."""
 
     @abstractmethod
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` with a SQLAlchemy connection and return its result; see `iftb_store.protocols.SupportsMigrations`."""
+        """Run ``work`` with a SQLAlchemy connection and return its result; see `iftb_store.abilities.SupportsMigrations`."""
 
     async def migrate(self) -> None:
         """Migrate the database's schema to the newest revision of this version."""

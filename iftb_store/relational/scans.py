@@ -1,15 +1,15 @@
-"""Builds the SQL of a selection of rows (a RowFilter) that PostgreSQL and SQLite both understand."""
+"""Builds the SQL of a selection of rows (a RowFilter) that a `SqlDialect` parametrises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from iftb_store.relational.driver import Flavor
+from iftb_store.relational.dialect import SqlDialect
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
-def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, Any]]:
+def fitting_sql(selection: RowFilter, dialect: SqlDialect) -> tuple[str, dict[str, Any]]:
     """Return a query that counts the first rows of a selection whose texts together fit into ``selection.size``.
 
     The values of the query's parameters are returned too. The texts are the values of the columns ``selection.texts``, and their
@@ -17,8 +17,8 @@ def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, An
     """
     sql, values = scan_sql(
         selection,
-        flavor,
-        lambda column, kind: f"{flavor.octets.format(column)} AS {column}" if column in selection.texts else column,
+        dialect,
+        lambda column, kind: f"{dialect.octets.format(column)} AS {column}" if column in selection.texts else column,
     )
     octets = " + ".join(f"COALESCE({column}, 0)" for column in selection.texts)
     order = ", ".join(selection.order)
@@ -26,12 +26,12 @@ def fitting_sql(selection: RowFilter, flavor: Flavor) -> tuple[str, dict[str, An
     return f"SELECT COUNT(*) FROM ({running}) AS added WHERE octets <= :size", values | {"size": selection.size}
 
 
-def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, ColumnKind], str]) -> tuple[str, dict[str, Any]]:
+def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, ColumnKind], str]) -> tuple[str, dict[str, Any]]:
     """Return a SELECT for a selection, with ``:name`` parameters, and the parameters' values.
 
     Args:
         selection: the rows and columns to select.
-        flavor: the SQL dialect.
+        dialect: the SQL dialect.
         shown: returns the SQL expression of a column from its name and its kind; see `TableSpec.kinds`.
     """
     table, kinds = selection.table, selection.table.kinds
@@ -42,18 +42,18 @@ def scan_sql(selection: RowFilter, flavor: Flavor, shown: Callable[[str, ColumnK
     # for a column in ORDER BY, use BETWEEN instead of =, or SQLite drops the column from the order and sorts all rows by the
     # other columns
     conditions = [
-        f"{flavor.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else flavor.equal(column)
-        for column, mark in ((column, flavor.text_parameter.format(column)) for column in selection.equal)
+        f"{dialect.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else dialect.equal(column)
+        for column, mark in ((column, dialect.text_parameter.format(column)) for column in selection.equal)
     ]
     for name, sign, moment in (("start", ">=", selection.start), ("end", "<=", selection.end)):
         if moment is not None:
-            conditions.append(f"{table.time} {sign} {flavor.time_parameter.format(name)}")
+            conditions.append(f"{table.time} {sign} {dialect.time_parameter.format(name)}")
             values[name] = moment
     if selection.after is not None:
         after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
-        as_sql = {ColumnKind.TIME: flavor.time_parameter, ColumnKind.TEXT: flavor.text_parameter}
+        as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.TEXT: dialect.text_parameter}
         marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
-        place = (flavor.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in order)
+        place = (dialect.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in order)
         conditions.append(f"({', '.join(place)}) > ({', '.join(marks)})")
         values |= {f"after_{column}": after[column] for column in order}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"

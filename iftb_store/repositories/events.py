@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from iftb_store.models import SystemEvent
@@ -39,7 +40,7 @@ class SystemEventRepository(ArrowReads):
         given = (event_type, severity, message, details, symbol, exchange, trade_id, position_id, stack_trace)
         event = SystemEvent(*(check(value, name) for (name, check), value in zip(EVENT_CHECKS.items(), given, strict=True)))
         async with self._stores() as stores:
-            await stores.events.insert(event, self._now())
+            await stores.records.insert(EVENTS, replace(event, created_at=self._now()))
 
     async def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
         """Return the newest events of one severity, or of all severities, ordered by created_at, then id; newest first.
@@ -47,7 +48,7 @@ class SystemEventRepository(ArrowReads):
         Raises:
             InvalidValueError: limit is below 1, or the severity is unknown.
         """
-        wanted = None if severity is None else EVENT_CHECKS["severity"](severity, "severity")
+        equal = {} if severity is None else {"severity": EVENT_CHECKS["severity"](severity, "severity")}
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
-            return await stores.events.get_recent(wanted, count)
+            return await stores.records.select(EVENTS, equal, descending=True, limit=count)

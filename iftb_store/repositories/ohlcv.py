@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -17,7 +18,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.repositories.base import Repository
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.scope import check_window, make_filter
-from iftb_store.schema.table_spec import BARS
+from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.values import checks
 from iftb_store.values.timeframes import check_timeframe, shift
 
@@ -47,7 +48,7 @@ class OHLCVRepository(Repository):
         listed = _bars(bars)
         if listed:
             async with self._stores() as stores:
-                await stores.ohlcv.insert_many(BarBatch(listed, self._now()))
+                await stores.bars.write(BarBatch(listed, self._now()), "insert")
         return len(listed)
 
     @overload
@@ -70,14 +71,14 @@ class OHLCVRepository(Repository):
         """
         checks.boolean(report, "report")
         batch = await make_batch(_bars(bars), self._now())
-        inserted = updated = 0
+        counts = None
         if len(batch):
             async with self._stores() as stores:
-                if report:
-                    inserted, updated = await stores.ohlcv.upsert_counted(batch)
-                else:
-                    await stores.ohlcv.upsert_many(batch)
-        return UpsertReport(inserted, updated, len(batch) - inserted - updated) if report else len(batch)
+                counts = await stores.bars.write(batch, "count" if report else "upsert")
+        if not report:
+            return len(batch)
+        inserted, updated = counts or (0, 0)
+        return UpsertReport(inserted, updated, len(batch) - inserted - updated)
 
     async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
         """Delete the bars of a series with start <= timestamp <= end (naive times are UTC); return the number of deleted bars.
@@ -87,7 +88,7 @@ class OHLCVRepository(Repository):
         """
         window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
-            return await stores.ohlcv.delete_range(*window)
+            return await stores.bars.delete(window)
 
     async def resample(
         self,
@@ -126,8 +127,9 @@ class OHLCVRepository(Repository):
         buckets = Buckets(step, wanted)
         checks.boolean(partial, "partial")
         async with self._stores() as stores:
-            found = await stores.ohlcv.resample(*window, buckets)
-        return make_bars(buckets, found, (window[0], window[4], wanted), partial=partial)
+            found = await stores.bars.resample(window, buckets)
+        names = window.equal["symbol"], window.equal["exchange"], wanted
+        return make_bars(buckets, found, names, partial=partial)
 
     async def list_series(self) -> list[Series]:
         """Return all stored series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
@@ -137,7 +139,7 @@ class OHLCVRepository(Repository):
         timeframe, which only raw SQL can have stored.
         """
         async with self._stores(snapshot=True) as stores:
-            return await stores.ohlcv.list_series()
+            return await stores.bars.list_series()
 
     async def get_range(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
@@ -149,7 +151,7 @@ class OHLCVRepository(Repository):
         """
         window = _window(symbol, timeframe, start, end, exchange)
         async with self._stores() as stores:
-            return await stores.ohlcv.get_range(*window)
+            return await stores.bars.read(window)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
         """Return the newest ``limit`` bars of a series, newest first; fewer if the series has fewer bars.
@@ -158,9 +160,9 @@ class OHLCVRepository(Repository):
             InvalidValueError: limit is below 1, or the timeframe is unknown.
         """
         series = _series(symbol, timeframe, exchange)
-        count = checks.integer(limit, "limit", least=1)
+        newest = replace(series, limit=checks.integer(limit, "limit", least=1))
         async with self._stores() as stores:
-            return await stores.ohlcv.get_latest(series[0], series[1], count, series[2])
+            return await stores.bars.read(newest, descending=True)
 
     async def get_gaps(
         self,
@@ -185,10 +187,11 @@ class OHLCVRepository(Repository):
         last = None if end is None else checks.utc(end, "end")
         if first is not None and last is not None:
             check_window(first, last)
-        before = None if first is None else _beyond(first, series[1], -1, "start")
-        after = None if last is None else _beyond(last, series[1], 1, "end")
+        step = series.equal["timeframe"]
+        before = None if first is None else _beyond(first, step, -1, "start")
+        after = None if last is None else _beyond(last, step, 1, "end")
         async with self._stores() as stores:
-            return await stores.ohlcv.get_gaps(series[0], series[1], series[2], (first, last, before, after))
+            return await stores.bars.get_gaps(replace(series, start=first, end=last), before, after)
 
     async def read_arrow(
         self,
@@ -253,7 +256,7 @@ class OHLCVRepository(Repository):
         if table.num_rows:
             batch = ArrowBatch(table, self._now())
             async with self._stores() as stores:
-                await (stores.ohlcv.upsert_many(batch) if mode == "upsert" else stores.ohlcv.insert_many(batch))
+                await stores.bars.write(batch, mode)
         return table.num_rows
 
     def stream_range(
@@ -282,7 +285,7 @@ class OHLCVRepository(Repository):
             InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
         """
         window = _window(symbol, timeframe, start, end, exchange)
-        return Stream(self._lists(*window, checks.integer(batch_size, "batch_size", least=1)))
+        return Stream(self._lists(replace(window, limit=checks.integer(batch_size, "batch_size", least=1))))
 
     def stream_arrow(
         self,
@@ -305,17 +308,15 @@ class OHLCVRepository(Repository):
         """
         return self._stream(make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe), batch_size)
 
-    async def _lists(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, size: int
-    ) -> AsyncGenerator[list[OHLCVBar]]:
+    async def _lists(self, window: RowFilter) -> AsyncGenerator[list[OHLCVBar]]:
         async with self._stores(snapshot=True) as stores:
-            while bars := await stores.ohlcv.get_page(symbol, timeframe, start, end, exchange, size):
+            while bars := await stores.bars.read(window):
                 last = bars[-1].timestamp
                 yield bars
-                if len(bars) < size or last >= end:
+                if len(bars) < (window.limit or 0) or (window.end is not None and last >= window.end):
                     return
                 # timestamps are whole microseconds, so no bar lies between ``last`` and the next microsecond
-                start = last + _MICROSECOND
+                window = replace(window, start=last + _MICROSECOND)
 
 
 def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
@@ -327,17 +328,16 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
         raise InvalidValueError(f"bars must be a list of OHLCVBar, not {type(bars).__name__}") from error
 
 
-def _series(symbol: object, timeframe: object, exchange: object) -> tuple[str, str, str]:
-    return checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
+def _series(symbol: object, timeframe: object, exchange: object) -> RowFilter:
+    names = checks.name_text(symbol, "symbol"), check_timeframe(timeframe), checks.name_text(exchange, "exchange")
+    return RowFilter(BARS, {"exchange": names[2], "symbol": names[0], "timeframe": names[1]})
 
 
-def _window(
-    symbol: object, timeframe: object, start: object, end: object, exchange: object
-) -> tuple[str, str, datetime, datetime, str]:
-    names = _series(symbol, timeframe, exchange)
+def _window(symbol: object, timeframe: object, start: object, end: object, exchange: object) -> RowFilter:
+    series = _series(symbol, timeframe, exchange)
     first, last = checks.utc(start, "start"), checks.utc(end, "end")
     check_window(first, last)
-    return names[0], names[1], first, last, names[2]
+    return replace(series, start=first, end=last)
 
 
 def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:

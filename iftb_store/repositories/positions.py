@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError
 from iftb_store.models import Position
 from iftb_store.protocols import Stores
@@ -23,7 +26,7 @@ class PositionRepository(ArrowReads):
         """Return the open positions of an exchange, ordered by entry_time, then id; oldest first."""
         market = checks.name_text(exchange, "exchange")
         async with self._stores() as stores:
-            return await stores.positions.get_open(market)
+            return await stores.records.select(POSITIONS, {"exchange": market, "status": "open"})
 
     async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
         """Return the open position of a symbol, of one side if ``side`` is given, or None if there is no such position.
@@ -31,13 +34,14 @@ class PositionRepository(ArrowReads):
         Raises:
             AmbiguousPositionError: a long and a short position are open, and the caller gave no side.
         """
-        names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
+        market = {"symbol": checks.name_text(symbol, "symbol"), "exchange": checks.name_text(exchange, "exchange")}
         wanted = None if side is None else checks.choice(side, "side", checks.SIDES)
         async with self._stores() as stores:
-            found = [item for item in await stores.positions.find_open(*names) if wanted in (None, item.side)]
+            stored: list[Position] = await stores.records.select(POSITIONS, {**market, "status": "open"})
+        found = [item for item in stored if wanted in (None, item.side)]
         if len(found) > 1:
             raise AmbiguousPositionError(
-                f"both a long and a short position of {names[0]} on {names[1]} are open; select one with side="
+                f"both a long and a short position of {market['symbol']} on {market['exchange']} are open; select one with side="
             )
         return found[0] if found else None
 
@@ -56,10 +60,12 @@ class PositionRepository(ArrowReads):
         """
         checked = _check_position(position)
         async with self._stores() as stores:
+            now = self._now()
             if checked.id is None:
-                await stores.positions.upsert(checked, self._now())
-            elif not await stores.positions.update(checked, self._now()):
-                await _refuse_position(stores, checked.id)
+                await stores.records.upsert_position(replace(checked, created_at=now, last_updated=now))
+                return
+            changes = {name: getattr(checked, name) for name in POSITION_CHECKS if name != "id"}
+            await _update_open(stores, checked.id, {**changes, "last_updated": now})
 
     async def close_position(self, position_id: int) -> None:
         """Set the status of an open position to closed; last_updated becomes the current time.
@@ -70,12 +76,13 @@ class PositionRepository(ArrowReads):
         """
         number = checks.integer(position_id, "position_id")
         async with self._stores() as stores:
-            if not await stores.positions.close(number, self._now()):
-                await _refuse_position(stores, number)
+            await _update_open(stores, number, {"status": "closed", "last_updated": self._now()})
 
 
-async def _refuse_position(stores: Stores, position_id: int) -> None:
-    if await stores.positions.exists(position_id):
+async def _update_open(stores: Stores, position_id: int, changes: dict[str, Any]) -> None:
+    if await stores.records.update(POSITIONS, {"id": position_id, "status": "open"}, changes):
+        return
+    if await stores.records.select(POSITIONS, {"id": position_id}):
         raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +33,7 @@ class TradeRepository(ArrowReads):
         """
         checked = _check_trade(trade)
         async with self._stores() as stores:
-            return await stores.trades.insert(checked, self._now())
+            return await stores.records.insert(TRADES, self._stamp(checked))
 
     async def record(self, trade: Trade) -> int:
         """Insert a trade unless an equal trade is already stored, and return its id; a bot can repeat the call after a restart.
@@ -51,11 +51,12 @@ class TradeRepository(ArrowReads):
         checked = _check_trade(trade)
         async with self._stores() as stores:
             try:
-                return await stores.trades.insert(checked, self._now())
+                return await stores.records.insert(TRADES, self._stamp(checked))
             except IntegrityError:
-                stored = await stores.trades.get_by_trade_id(checked.trade_id)
-                if stored is None:
+                found = await stores.records.select(TRADES, {"trade_id": checked.trade_id})
+                if not found:
                     raise
+        stored: Trade = found[0]
         differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
         if differing:
             raise TradeConflictError(
@@ -82,14 +83,14 @@ class TradeRepository(ArrowReads):
         _check_field_names(kwargs)
         changes = {name: check(kwargs[name], name) for name, check in TRADE_CHECKS.items() if name in kwargs}
         async with self._stores() as stores:
-            if not await stores.trades.update(number, {**changes, "updated_at": self._now()}):
+            if not await stores.records.update(TRADES, {"id": number}, {**changes, "updated_at": self._now()}):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
         """Return the trade with this id, which the store assigned, or None if there is no such trade."""
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         async with self._stores() as stores:
-            return await stores.trades.get_by_id(number)
+            return next(iter(await stores.records.select(TRADES, {"id": number})), None)
 
     async def get_recent(self, limit: int = 100) -> list[Trade]:
         """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
@@ -99,7 +100,7 @@ class TradeRepository(ArrowReads):
         """
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
-            return await stores.trades.get_recent(count)
+            return await stores.records.select(TRADES, {}, descending=True, limit=count)
 
     async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
@@ -107,10 +108,10 @@ class TradeRepository(ArrowReads):
         Raises:
             InvalidValueError: limit is below 1.
         """
-        names = checks.name_text(symbol, "symbol"), checks.name_text(exchange, "exchange")
+        market = {"symbol": checks.name_text(symbol, "symbol"), "exchange": checks.name_text(exchange, "exchange")}
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
-            return await stores.trades.get_by_symbol(names[0], count, names[1])
+            return await stores.records.select(TRADES, market, descending=True, limit=count)
 
     async def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
         """Return statistics of the trades that were realized in the last ``days`` days.
@@ -130,7 +131,11 @@ class TradeRepository(ArrowReads):
         except OverflowError as error:
             raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
         async with self._stores() as stores:
-            return trade_statistics(await stores.trades.get_totals(since, market))
+            return trade_statistics(await stores.records.get_totals(since, market))
+
+    def _stamp(self, trade: Trade) -> Trade:
+        now = self._now()
+        return replace(trade, created_at=now, updated_at=now)
 
 
 def _check_trade(trade: Trade) -> Trade:

@@ -8,14 +8,15 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
+from iftb_store.abilities import SupportsWholeReads
 from iftb_store.errors import InvalidValueError
-from iftb_store.protocols import ConnectedStore, Isolation, SupportsWholeReads
+from iftb_store.protocols import ConnectedStore, Isolation
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store.values.display import type_name
 
 
 async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
-    """Check that a session's transaction can read all rows of the tables; see `iftb_store.protocols.SupportsWholeReads`.
+    """Check that a session's transaction can read all rows of the tables; see `iftb_store.abilities.SupportsWholeReads`.
 
     Raises:
         OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.

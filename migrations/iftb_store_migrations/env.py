@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from iftb_store._io.atomic_files import private_files
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.config import resolve_url
 from iftb_store.errors import StoreError
 from iftb_store.manager import DatabaseManager
-from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.url import parse_url
 from iftb_store.values.display import error_line

@@ -19,8 +19,8 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store._io.semaphore import FairSemaphore
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.errors import SchemaError, Unsupported, URLError
-from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.tables import Base
 from iftb_store_duckdb.errors import cannot_open_error
 from iftb_store_duckdb.locks import write_lock

@@ -25,7 +25,7 @@ from iftb_store import (
     Unsupported,
     URLError,
 )
-from iftb_store.protocols import SupportsMigrations
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.transfer.copy import Copy
 from iftb_store_postgres.errors import translate
 from tests.support.strangers import as_stranger

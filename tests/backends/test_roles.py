@@ -15,8 +15,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.doctor import examine
-from iftb_store.protocols import SupportsMigrations
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import TRADES, RowFilter
 from iftb_store.testing import BackendConformance

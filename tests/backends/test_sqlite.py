@@ -16,8 +16,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.cli import main
-from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import hourly

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager
-from iftb_store.protocols import SupportsMigrations
+from iftb_store.abilities import SupportsMigrations
 
 T = TypeVar("T")
 

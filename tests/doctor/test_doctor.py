@@ -26,11 +26,11 @@ from iftb_store import (
     TradeRepository,
     Unsupported,
 )
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.cli import main
 from iftb_store.doctor import Finding, examine_rows
 from iftb_store.doctor import examine as examine_store
 from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
-from iftb_store.protocols import SupportsMigrations
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.testing.samples import T0, position, trade
 from iftb_store.values.decimals import format_plain, to_sortable

@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
-from iftb_store.protocols import SupportsMigrations
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.testing.samples import hourly, trade
 from tests.pgbouncer.bouncer import Bouncer, running
 

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, TradeRepository, URLError
+from iftb_store.abilities import SupportsBackup
 from iftb_store.doctor import examine
-from iftb_store.protocols import SupportsBackup
 from iftb_store.testing import raw
 from iftb_store.testing.samples import trade
 from iftb_store.transfer.backup import backup

@@ -1,0 +1,113 @@
+"""The optional abilities of a backend, each a Protocol; `DatabaseManager.ability` returns the backend as one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from sqlalchemy import Connection
+
+from iftb_store.health import Encryption, SchemaStatus
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class SupportsMigrations(Protocol):
+    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
+
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
+
+        A migration calls it without ``read_only``: only one caller works at a time, and the others wait for a limited time.
+        `status` calls it with ``read_only``: it waits for no writer and takes no lock.
+        """
+        ...
+
+    async def migrate(self) -> None:
+        """Create or update the schema; see `iftb_store.DatabaseManager.migrate`."""
+        ...
+
+    async def create_tables(self) -> None:
+        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
+        ...
+
+    async def status(self) -> SchemaStatus:
+        """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsBackup(Protocol):
+    """A backend with the capability BACKUP: its engine can write backups."""
+
+    #: The scheme of the URL that opens a backup by its path.
+    backup_scheme: ClassVar[str]
+
+    @property
+    def backup_query(self) -> dict[str, str]:
+        """The URL options for opening a backup, e.g. that the file is trusted; the option for read-only access is left out."""
+        ...
+
+    async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
+
+        Readers and writers continue during the backup. There is no file at ``path`` before the call. Only its owner can access
+        the new file; it needs no other file beside it, and a URL with `backup_scheme` and this path opens it. If the
+        backup fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event
+        loop with (bytes done, bytes in total), if the engine reports these numbers.
+
+        Raises:
+            OperationalError: the file cannot be written, or the database is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsEncryption(Protocol):
+    """A backend whose connections use a network; it reports to `DatabaseManager.health` whether they are encrypted; optional."""
+
+    async def read_encryption(self) -> Encryption:
+        """Return whether this backend's connections are encrypted, and whether the server's certificate was verified.
+
+        Raises:
+            OperationalError: the server does not answer.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsWholeReads(Protocol):
+    """A backend whose engine can hide rows from a role without an error, like PostgreSQL's row-level security; optional."""
+
+    async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
+        """Make sure that the session's transaction either reads all rows of the given tables, or fails.
+
+        Backups, copies, restores, verifications and exports call it before the first read of each transaction. It has effect
+        until that transaction ends: later reads also fail instead of returning only some of the rows.
+
+        Args:
+            session: an open session of this backend.
+            tables: the names of the tables; names of tables that do not exist are ignored.
+            insert: whether the transaction is going to insert rows into these tables.
+
+        Raises:
+            OperationalError: rows are hidden from the session's role, or the role may not read (or insert into) one of the
+                tables. The message names the tables, the reason and the remedy.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPoolStatus(Protocol):
+    """A backend that reports how many of its connections are in use; optional."""
+
+    @property
+    def in_use(self) -> int:
+        """The number of connections that sessions and `with_connection` use at the moment; 0 before connect."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """The maximum number of connections that sessions can use at the same time."""
+        ...

@@ -1,0 +1,109 @@
+"""The store of trades, positions and events, in SQL that a `SqlDialect` parametrises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store.errors import integrity_error, operational_error
+from iftb_store.models import Position
+from iftb_store.protocols import Record
+from iftb_store.relational.dialect import SqlDialect
+from iftb_store.relational.driver import Driver, bind
+from iftb_store.relational.rows import RowForm
+from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+
+_FORMS = {table.name: RowForm(table) for table in (TRADES, POSITIONS, EVENTS)}
+_POSITION_KEY = ("exchange", "symbol", "side")
+_POSITION_CHANGES = tuple(column for column in _FORMS["positions"].written if column != "created_at")
+_POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE status = 'open' DO UPDATE SET " + ", ".join(
+    f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY
+)
+# how often an upsert without ON CONFLICT looks again for the position that another session has just opened
+_ATTEMPTS = 3
+
+
+class RelationalRecords:
+    """Reads and writes the records of one session; see `iftb_store.protocols.RecordStore`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.get_totals = driver.get_totals
+
+    async def select(
+        self, table: TableSpec, equal: Mapping[str, Any], *, descending: bool = False, limit: int | None = None
+    ) -> list[Any]:
+        """Return the rows that have the given values, ordered by time, then id; newest first if ``descending``."""
+        form, dialect = _FORMS[table.name], self._driver.dialect
+        way = " DESC" if descending else ""
+        rest = f"WHERE {_equal_sql(dialect, table, equal)}" if equal else ""
+        rest += f" ORDER BY {table.time}{way}, id{way}" + ("" if limit is None else " LIMIT :limit")
+        sql = form.select_sql(dialect, rest)
+        return form.decode(self._driver, await self._driver.read(*bind(self._driver, sql, _prefix(equal) | {"limit": limit})))
+
+    async def insert(self, table: TableSpec, row: Record) -> int:
+        """Insert a row and return its new id."""
+        dialect = self._driver.dialect
+        sql = _FORMS[table.name].insert_sql(dialect)
+        if table is TRADES and dialect.on_conflict:
+            # cheaper than a savepoint, which an error needs
+            sql += " ON CONFLICT (trade_id) DO NOTHING"
+            number = await self._insert(sql, table, row, savepoint=False)
+        else:
+            number = await self._insert(sql, table, row, savepoint=table is not EVENTS)
+        if number is None:
+            raise integrity_error("a trade with this trade_id is already stored")
+        return number
+
+    async def _insert(self, sql: str, table: TableSpec, row: Record, *, savepoint: bool) -> int | None:
+        sql += " RETURNING id" if self._driver.dialect.returning else ""
+        return await self._driver.insert(
+            *bind(self._driver, sql, {name: getattr(row, name) for name in table.columns}), savepoint=savepoint
+        )
+
+    async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
+        """Set columns in the rows that have the given values; return the number of these rows."""
+        dialect = self._driver.dialect
+        sql = _FORMS[table.name].update_sql(dialect, tuple(changes), _equal_sql(dialect, table, equal))
+        # only a position can get a key that another row has
+        may_conflict = table is POSITIONS and not changes.keys().isdisjoint(_POSITION_KEY)
+        return await self._driver.change(*bind(self._driver, sql, {**changes, **_prefix(equal)}), savepoint=may_conflict)
+
+    async def upsert_position(self, position: Position) -> None:
+        """Update the open position with the same (exchange, symbol, side), or insert the position."""
+        sql = _FORMS["positions"].insert_sql(self._driver.dialect)
+        if self._driver.dialect.on_conflict and position.status == "open":
+            await self._insert(sql + _POSITION_ON_CONFLICT, POSITIONS, position, savepoint=False)
+            return
+        # ON CONFLICT matches only open rows, so it would add a closed position instead of closing the open one
+        key = {column: getattr(position, column) for column in _POSITION_KEY} | {"status": "open"}
+        changes = {column: getattr(position, column) for column in _POSITION_CHANGES}
+        for _ in range(_ATTEMPTS):
+            if await self.update(POSITIONS, key, changes):
+                return
+            try:
+                await self._insert(sql, POSITIONS, position, savepoint=True)
+            except IntegrityError as error:
+                failure = error
+            else:
+                return
+        raise operational_error("another session opens or changes this position at the same time", failure, transient=True)
+
+
+def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"is_{column}": value for column, value in equal.items()}
+
+
+def _equal_sql(dialect: SqlDialect, table: TableSpec, equal: Mapping[str, Any]) -> str:
+    conditions: list[str] = []
+    for column, value in equal.items():
+        if value in table.specs[column].choices:
+            # a literal, so that the engine can use an index on the open positions
+            conditions.append(f"{column} = '{value}'")
+        elif table.kinds[column] == ColumnKind.TEXT:
+            conditions.append(f"{dialect.text_column.format(column)} = {dialect.text_parameter.format(f'is_{column}')}")
+        else:
+            conditions.append(f"{column} = :is_{column}")
+    return " AND ".join(conditions)
