@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def _without_input(error: ValidationError) -> ValidationError:
-    """Return a copy of the error in which the input values are hidden, except values of fields that are not secret."""
+    """Return a copy of a validation error without the input values, except those of port, pool_size and max_overflow."""
     problems = [
         InitErrorDetails(
             # pydantic builds the message of its error from the type

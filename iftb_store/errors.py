@@ -99,11 +99,11 @@ class CommitOutcomeUnknown(OperationalError):
 
 
 class DuplicateKey(Exception):
-    """The cause (``orig``) of an IntegrityError that iftb-store itself creates."""
+    """The ``orig`` of an IntegrityError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
 
 
 class EngineFailure(Exception):
-    """The cause (``orig``) of an OperationalError that iftb-store itself creates."""
+    """The ``orig`` of an OperationalError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
 
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:

@@ -1,4 +1,4 @@
-"""Finds the backend for a URL scheme in the entry-point group ``iftb_store.backends``, where third parties register too."""
+"""Finds the backend for a URL scheme among the entry points ``iftb_store.backends``; third parties can register their own."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class DuckDBBackend(Migrated):
 
     @property
     def in_use(self) -> int:
-        """The number of sessions that hold a connection; migrations use a separate connection."""
+        """The number of sessions that hold a connection; the separate connections of migrations are not counted."""
         return self._places.taken
 
     @property

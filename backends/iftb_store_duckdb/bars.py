@@ -117,7 +117,7 @@ class DuckDBBars:
         return await self._session.run(read)
 
     async def get_latest(self, symbol: str, timeframe: str, limit: int, exchange: str) -> list[OHLCVBar]:
-        """Return the newest bars, newest first."""
+        """Return the newest ``limit`` bars of a series, newest first."""
         series = exchange, symbol, timeframe
         span = 2 * limit * (SECONDS[timeframe] or _LONGEST_MONTH) * 1_000_000
 

@@ -1,4 +1,4 @@
-"""Aggregates bars to a coarser timeframe on DuckDB."""
+"""Aggregates bars to a longer timeframe on DuckDB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
 def resample(cursor: Cursor, buckets: Buckets, values: Sequence[Any]) -> list[Bucket]:
-    """Return the bars of a series aggregated by bucket.
+    """Return the bars of a series aggregated by bucket, i.e. by the time of one bar of the longer timeframe.
 
     ``values`` are the exchange, the symbol, the timeframe, and the first and the last time.
     """

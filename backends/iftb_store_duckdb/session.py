@@ -223,7 +223,7 @@ class DuckDBSession:
         await self._driver(self._database.begin)
 
     def _stop_waiting(self) -> None:
-        """Make the call that waits for the write lock stop waiting."""
+        """End the wait for the write lock of a call of this session, if a call is waiting."""
         if self._wait is not None:
             with suppress(RuntimeError):
                 # the wait has already ended
@@ -269,7 +269,7 @@ class DuckDBSession:
 
 
 def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:
-    """Run a statement that only reads, and return its result; return any other statement parsed, without running it.
+    """Run a statement if it only reads, and return its result; otherwise return the parsed statement without running it.
 
     If ``inside`` is true, the statement runs in the open transaction. Otherwise it runs in a read-only transaction, because in
     autocommit a write would take effect.

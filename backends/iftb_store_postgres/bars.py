@@ -260,7 +260,7 @@ async def send(
 ) -> None:
     """Run one COPY into a table.
 
-    If the server goes away while asyncpg waits for room to send, asyncpg would wait forever; the COPY is cancelled then.
+    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever; this cancels the COPY.
 
     Raises:
         asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.

@@ -1,4 +1,4 @@
-"""Guards asyncpg against a server's demands until the server has admitted the client.
+"""Checks the server's messages while a client logs in, before asyncpg answers them.
 
 A password is sent in clear text only over TLS, and no demand of the server may block the event loop. asyncpg has no hook for
 that, but it accepts an event loop and opens its connections with the methods of that loop.
@@ -95,9 +95,9 @@ class _Transport:
 
 
 class _Guard(asyncio.Protocol):
-    """Passes complete messages to asyncpg until the server is ready for a query, then removes itself from the connection.
+    """Checks each message of the login and passes it to asyncpg; removes itself when the server is ready for a query.
 
-    It does not stop at AuthenticationOk, because asyncpg also answers a demand for a password that comes later.
+    The guard continues after AuthenticationOk, because asyncpg also answers a later demand for a password.
     """
 
     def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:

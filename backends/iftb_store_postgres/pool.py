@@ -25,7 +25,7 @@ _NOT_OWN = "the session's transaction was ended by something else than the sessi
 
 
 class PostgresPool(StorePool):
-    """Pings a connection only if it was idle or the server has sent something; SQLAlchemy's ping takes three round trips."""
+    """A pool that pings a connection at checkout only if it was idle or has received data; SQLAlchemy's own ping takes longer."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection

@@ -1,4 +1,4 @@
-"""Stores complete rows from Arrow in PostgreSQL: COPY into the table, or by way of a temporary table if some may be stored."""
+"""Stores complete rows from Arrow in PostgreSQL with COPY; if some may be stored already, through a temporary table."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class PostgresDriver:
             return bulk.count_changed(await connection.execute(statement.sql, *args))
 
     async def totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see TradeStore.get_totals."""
+        """Return exact totals of an exchange's trades that were realized since a time; see TradeStore.get_totals."""
         made = prepare_statement(_TOTALS, self.flavor.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows

@@ -107,7 +107,7 @@ class SQLiteBackend(EngineBackend):
         return {"trusted": "true"} if self._options.trusted else {}
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the statement that the connection's thread may be running, so that a cancelled task need not wait for its end."""
+        """Stop the statement that the connection's thread may be running, so that a cancelled task need not wait for it."""
         driver.interrupt_thread()
 
     async def identity(self) -> str:

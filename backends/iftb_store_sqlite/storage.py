@@ -53,7 +53,7 @@ def require_no_log(path: str, error: BaseException) -> None:
 
 
 def read_version(path: str) -> Version | None:
-    """Return a file's attributes that change with the file, see `Version`; None if it does not exist or has a log beside it."""
+    """Return attributes of a file that reveal whether it changes, see `Version`; None if it is missing or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

@@ -35,15 +35,15 @@ def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) 
     Args:
         conn: the connection.
         engine: the engine's SQL fragments.
-        sound: the SQL condition that all values of a bar are valid; empty if all bars are.
-        sound_keys: the SQL condition that all key values of a bar are valid; empty if those of all bars are.
+        sound: the SQL condition that all values of a bar are valid; empty if all values of all bars are valid.
+        sound_keys: the SQL condition that all key values of a bar are valid; empty if all key values of all bars are valid.
     """
     yield from _single(conn, engine, sound)
     yield from _neighbours(conn, engine, sound_keys)
 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
-    """Return the SQL condition that a bar does not begin at a time on the timeframe's grid."""
+    """Return the SQL condition that a bar begins at a time at which bars of the timeframe cannot begin."""
     # for 3d the grid is one day: if a series contains bars of two three-day grids, they are reported as gaps
     origin, step = grid(timeframe)
     length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"

@@ -27,7 +27,7 @@ class Check:
         severity: the `Finding.severity` to report.
         table: the table of the row.
         where: the `Finding.where` to report.
-        condition: the SQL condition; it may contain `HERE`.
+        condition: the SQL condition; it may contain `HERE`, a placeholder for the condition that selects one series.
         remedy: the `Finding.remedy` to report.
         mend: the statement that fixes the rows, without its WHERE clause; None if no statement can.
         before: statements to run before ``mend``.

@@ -30,7 +30,7 @@ _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.na
 
 
 def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
-    """Return rows with the schema of their table, in key order; each of them can be stored.
+    """Check that every row can be stored; return the rows with the schema of the table, in key order.
 
     Raises:
         RowError: a row cannot be stored, or has the same key as an earlier row.

@@ -47,10 +47,10 @@ class ColumnSpec:
         name: the name of the column.
         kind: the kind of its values.
         nullable: whether the column may be NULL.
-        kept: whether the store sets the column: the id and times such as created_at.
+        kept: whether the store, not the caller, sets the column, i.e. the id and times such as created_at.
         choices: the only words that the column accepts; empty if it accepts any text.
         is_name: whether the text is a name, e.g. a symbol: at most 255 characters and not blank.
-        is_quotient: whether bots compute the decimal by division; such a value is rounded to 18 places instead of refused.
+        is_quotient: whether bots compute the decimal by division; a value with more than 18 places is then rounded, not refused.
     """
 
     name: str

@@ -113,7 +113,7 @@ def _find_repeated(table: TableSpec, source: pa.Table, destination: pa.Table) ->
 async def _align(
     table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
-    """Yield pairs of tables, one from each partition, whose rows cover the same range of keys."""
+    """Yield pairs of tables, one from ``left`` and one from ``right``, whose rows cover the same range of keys."""
     try:
         one, two = await next_or_none(left), await next_or_none(right)
         while one is not None or two is not None:

@@ -54,7 +54,7 @@ def part_size(table: TableSpec) -> int:
 
 
 def read_positions(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the positions of rows in the order of their series or table, as int64: microseconds for bars, ids otherwise."""
+    """Return the int64 values that order the rows: for bars microseconds since 1970-01-01 UTC, for other tables ids."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
@@ -116,7 +116,7 @@ class Digester:
         self._number, self._rows, self._over = None, 0, blake2b(digest_size=_SIZE)
 
     def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
-        """Yield (number of the chunk, index of its first row, index after its last row)."""
+        """Yield for each chunk in ``rows``: (number of the chunk, index of its first row, index after its last row)."""
         where = read_positions(rows, self._table)
         numbers = memoryview(where.buffers()[1]).cast("q")[where.offset : where.offset + len(where)]
         first = 0

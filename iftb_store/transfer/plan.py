@@ -170,7 +170,7 @@ def sort_partitions(found: list[Partition]) -> list[Partition]:
 
 
 async def read_batches(store: RowReader, partition: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
-    """Yield the rows of a partition, or of one run of its chunks, in key order, as tables of bounded size."""
+    """Yield the rows of a partition, or only of the chunks in ``run``, in key order, as tables of bounded size."""
     selection, limit = partition.selection, ROWS
     if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
@@ -221,7 +221,7 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 async def digest_partition(
     store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
 ) -> list[Chunk]:
-    """Return the chunks of a partition, or of one run of them, with their digests.
+    """Return the chunks of a partition, or only those in ``run``, with their digests.
 
     Args:
         store: where the rows are read.
@@ -261,7 +261,7 @@ async def next_or_none(source: AsyncGenerator[T]) -> T | None:
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
-    """Return the rows up to and including position ``until``, and the later rows; an empty table and None for None."""
+    """Split rows after the position ``until`` (see `read_positions`); return both parts, or (empty table, None) for None."""
     if rows is None:
         return arrow_schema(table).empty_table(), None
     where = read_positions(rows, table)
