@@ -146,7 +146,7 @@ class DatabaseSettings(BaseSettings):
             present = ", ".join(sorted(map(_variable, given)))
             raise ConfigurationError(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
-                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set the rest, or {_URL_VARIABLE} instead"
+                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set all of them, or only {_URL_VARIABLE}"
             )
         self._check_text()
         url = self._postgresql_url()

@@ -133,7 +133,7 @@ def _warn_of_left_out(cursor: Cursor) -> None:
     triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
     others = sorted({*tables, *views, *triggers} - {*OUR_TABLES})
     if others:
-        _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(show, others)))
+        _log.warning("the backup leaves out objects that do not belong to iftb-store: %s", ", ".join(map(show, others)))
 
 
 def _quote(name: str) -> str:

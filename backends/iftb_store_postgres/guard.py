@@ -30,10 +30,10 @@ _ASKED_FOR_CLEARTEXT = (
     "or answer on this network"
 )
 _ASKED_FOR_TOO_MUCH = (
-    f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would stop this process for long; set "
-    "scram_iterations on the server and the role's password anew"
+    f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would block this process for a long time; "
+    "lower scram_iterations on the server, then set the role's password again"
 )
-_NO_POSTGRESQL = "what answers does not speak PostgreSQL's protocol; check the host and the port"
+_NO_POSTGRESQL = "the server there does not speak PostgreSQL's protocol; check the host and the port"
 
 
 class GuardedLoop:

@@ -21,7 +21,9 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 _USED = "iftb_store.used"
-_NOT_OWN = "the session's transaction was ended by something else than the session; what it wrote is not known to be stored"
+_NOT_OWN = (
+    "the transaction was ended by something else than its session, e.g. a COMMIT in SQL; whether its writes are stored is unknown"
+)
 
 
 class PostgresPool(StorePool):

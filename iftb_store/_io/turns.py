@@ -10,8 +10,8 @@ from types import TracebackType
 
 from iftb_store.errors import NotConnectedError, operational_error
 
-_WITHIN = "this task is inside a call of the session; another call from within it, e.g. in run_sync, would wait for itself"
-_UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
+_WITHIN = "this task is inside a call of the session; another call from within the first, e.g. in run_sync, would wait forever"
+_UNDONE = "the session was rolled back while this call was running; nothing that the call wrote is stored"
 
 
 def check_process(process: int, what: object) -> None:

@@ -176,5 +176,5 @@ def _by_series(
 
 def _more_series(more: int, what: str) -> Iterator[Finding]:
     if more:
-        remedy = f"{what} in so many more series than the {MOST_SERIES} that are reported; fix these, and run the doctor again"
+        remedy = f"{what} in other series too, but only {MOST_SERIES} series are reported; fix these, then run the doctor again"
         yield Finding("more series", "note", BARS.name, "", (), more, remedy)

@@ -25,7 +25,7 @@ from iftb_store.values.display import show
 T = TypeVar("T")
 
 _OPEN_KEY = ("exchange", "symbol", "side")
-REMEDY = "copy into another database, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
+REMEDY = "copy into another database, or leave these rows out (--table, --exchange, --symbol, --start, --end)"
 
 # maximum number of bound parameters in one statement
 _MOST = 500

@@ -154,9 +154,9 @@ def refuse_foreign(conn: Connection) -> None:
     if found:
         uses = "; ".join(f"{table} would call the {what}" for table, what in found)
         raise SchemaError(
-            f"what others have put into a schema of the search_path stands before PostgreSQL's own: {uses}. Drop it, and let "
-            "nobody else create in that schema (REVOKE CREATE ON SCHEMA … FROM PUBLIC), or take it out of the search_path; "
-            "then migrate again"
+            "PostgreSQL would use operators or functions that other roles have put into a schema of the search_path instead "
+            f"of its own: {uses}. Drop them and let nobody else create objects in that schema (REVOKE CREATE ON SCHEMA … FROM "
+            "PUBLIC), or remove the schema from the search_path; then migrate again"
         )
 
 
@@ -172,7 +172,7 @@ def refuse_owners(conn: Connection) -> None:
     if found:
         tables = ", ".join(f"{table} to {role}" for table, role in found)
         raise SchemaError(
-            f"the database has tables with our names, without a revision of iftb-store, which belong to other roles: {tables}. "
+            f"the database has tables with the names of iftb-store's, without a revision of it, owned by other roles: {tables}. "
             "Rename or drop them, or migrate as their owner"
         )
 
