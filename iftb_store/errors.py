@@ -145,7 +145,7 @@ def _make_error(kind: type[_Error], message: str, cause: BaseException | None) -
 
 @contextmanager
 def readable(table: str) -> Iterator[None]:
-    """Turn an exception from the conversion of a stored value into a StoreError.
+    """Raise StoreError in place of any exception that the block raises while it converts stored values.
 
     Raw SQL or a damaged file can leave values that cannot be converted.
 

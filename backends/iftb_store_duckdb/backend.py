@@ -189,7 +189,7 @@ class DuckDBBackend(Migrated):
 
     @classmethod
     def stores(cls, session: Any) -> DuckDBStores:
-        """Return the stores that read and write in a session of this backend."""
+        """Return the objects that read and write bars, trades, positions and events in a session of this backend."""
         return DuckDBStores(session)
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:

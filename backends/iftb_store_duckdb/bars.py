@@ -86,7 +86,7 @@ class DuckDBBars:
     async def resample(
         self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str, buckets: Buckets
     ) -> list[Bucket]:
-        """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
+        """Return the values of each bucket (the time of one bar of the longer timeframe) of a series, in the order of time."""
         values = [exchange, symbol, timeframe, start, end]
         return await self._session.run(lambda cursor: resample(cursor, buckets, values))
 

@@ -168,7 +168,7 @@ class DuckDBSession:
 
     @property
     def ended(self) -> str | None:
-        """The reason why no call can begin any more, or None."""
+        """The reason why no call can begin any more; None while the session is open."""
         return self._turns.ended
 
     @property
@@ -223,7 +223,7 @@ class DuckDBSession:
         await self._driver(self._database.begin)
 
     def _stop_waiting(self) -> None:
-        """End the wait for the write lock of a call of this session, if a call is waiting."""
+        """If a call of this session is waiting for the write lock, end that wait at once."""
         if self._wait is not None:
             with suppress(RuntimeError):
                 # the wait has already ended

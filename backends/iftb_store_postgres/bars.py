@@ -131,7 +131,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
-    """Write a batch's new bars and its stored bars separately.
+    """Write in two steps the bars whose key is new and the bars whose key is stored already.
 
     Returns:
         False if the batch must be written as a whole; nothing has been written then.
@@ -219,7 +219,7 @@ async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") ->
 
 
 async def _differs(connection: asyncpg.Connection) -> bool:
-    """Return whether any staged bar is new or differs from the stored one."""
+    """Return whether any bar in the staging table is new, or differs from the stored bar with the same key."""
     return count_changed(await connection.execute(_DIFFERS)) > 0
 
 

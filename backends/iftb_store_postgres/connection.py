@@ -82,7 +82,7 @@ class BoundedConnection(asyncpg.Connection):
     _copy_out = _counted(_Connection._copy_out)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
-        """Close the connection; if the server does not answer in time, asyncpg cuts the connection."""
+        """Close the connection; if the server does not answer in time, asyncpg aborts the connection."""
         with suppress(TimeoutError):
             await super().close(timeout=_FAREWELL if timeout is None else timeout)
 

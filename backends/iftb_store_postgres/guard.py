@@ -56,7 +56,7 @@ class GuardedLoop:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], *address: Any, ssl: ssl.SSLContext | None = None, **options: Any
     ) -> tuple[Any, Any]:
-        """Open a TCP connection whose protocol is guarded."""
+        """Open a TCP connection on which a guard checks the server's messages."""
         clear_text = self._clear_text or ssl is not None
 
         def guarded() -> asyncio.Protocol:
@@ -76,7 +76,7 @@ class GuardedLoop:
 
 
 class _Transport:
-    """A transport that puts a guard before asyncpg's protocol when the protocol is set."""
+    """A transport that inserts a guard in front of asyncpg's protocol when asyncpg sets the protocol."""
 
     def __init__(self, loop: GuardedLoop, transport: asyncio.Transport, clear_text: bool) -> None:
         self._loop = loop

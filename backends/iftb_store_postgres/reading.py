@@ -1,4 +1,4 @@
-"""Reads bars from PostgreSQL: from a query's rows, or for many bars through COPY, without a driver object per row."""
+"""Reads bars from PostgreSQL: few bars with a query, many bars with COPY, which creates no driver object per row."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa
 
 
 def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:
-    """Return one list of texts for each key column of ``rows``.
+    """Return the values of each key column of ``rows`` as text, one list per column.
 
     The values are text because asyncpg would send datetime.min and datetime.max as PostgreSQL's infinities.
     """

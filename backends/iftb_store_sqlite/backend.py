@@ -116,7 +116,7 @@ class SQLiteBackend(EngineBackend):
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
-        """Return the stores of a session: a manager's session, or an application's own session on aiosqlite."""
+        """Return the objects that read and write rows in a session of a manager, or in an app's own session on aiosqlite."""
         return RelationalStores(SQLiteDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:

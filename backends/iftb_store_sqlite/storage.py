@@ -53,7 +53,7 @@ def require_no_log(path: str, error: BaseException) -> None:
 
 
 def read_version(path: str) -> Version | None:
-    """Return attributes of a file that reveal whether it changes, see `Version`; None if it is missing or has a log beside it."""
+    """Return a file's device, inode, size and modification time; None if the file is missing or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

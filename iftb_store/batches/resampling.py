@@ -1,4 +1,4 @@
-"""Resamples bars to a longer timeframe: groups them by bucket, i.e. the time of one longer bar, and makes a bar per bucket."""
+"""Resamples bars to a longer timeframe: groups them by bucket (the time of one longer bar) and makes one bar of each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Bucket(NamedTuple):
 
 
 class Buckets:
-    """The buckets of a target timeframe: consecutive times of one target bar each, with a number that increases with time.
+    """The buckets of a target timeframe, i.e. the times of its bars; each bucket has a number, which increases with time.
 
     Attributes:
         source: length of a source bar in seconds.

@@ -1,4 +1,4 @@
-"""Checks of bars: duplicates, times off the timeframe's grid, impossible prices, and gaps."""
+"""Checks of bars: duplicates, times at which no bar of the timeframe begins, impossible prices, and gaps."""
 
 from __future__ import annotations
 

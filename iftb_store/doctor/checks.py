@@ -44,7 +44,7 @@ class Check:
 
 
 class SeriesRows:
-    """One series of bars, as values and as SQL conditions."""
+    """One series of bars: its exchange, symbol and timeframe, and the SQL conditions that select its bars."""
 
     def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
         self.values: dict[str, object] = dict(zip(SERIES, key, strict=True))

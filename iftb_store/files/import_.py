@@ -360,7 +360,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
 
 
 def _find_writer(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
-    """Return a function that writes a batch of rows and returns how many of them are new in the file."""
+    """Return a function that writes a batch of rows, and returns how many of them earlier batches did not contain."""
     from iftb_store.files.duplicates import Repeats
 
     stores, repeats = get_stores(session), Repeats()

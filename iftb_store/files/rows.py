@@ -1,4 +1,4 @@
-"""Complete rows from a file, with ids and times set by the store: converted to the table's types and checked."""
+"""Checks the rows of an export, which include ids and times set by the store, and converts them to the table's types."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def utc_now() -> datetime:
 
 @asynccontextmanager
 async def open_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-    """Open a session and yield its stores; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
+    """Open a session and yield its `Stores`; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
         yield get_stores(session)

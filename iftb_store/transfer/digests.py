@@ -41,7 +41,7 @@ _WIDTHS = {ColumnKind.INTEGER: 8, ColumnKind.TIME: 8, ColumnKind.DECIMAL: 16}
 
 
 class Chunk(NamedTuple):
-    """A chunk of a series or a table: its number, the number of its rows, and their digest."""
+    """The number of a chunk (one day of a series, or 10,000 ids of a table), the number of its rows, and their digest."""
 
     number: int
     rows: int
@@ -60,7 +60,7 @@ def read_positions(rows: pa.Table, table: TableSpec) -> Any:
 
 
 def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the encoded bytes of each row, as the module's docstring defines them."""
+    """Return the bytes of each row, in the encoding that the docstring of this module defines."""
     if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []

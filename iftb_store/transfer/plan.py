@@ -1,4 +1,4 @@
-"""The work list of a transfer: partitions of two stores, read batch by batch, and the ranges in which they differ."""
+"""Divides the rows of two stores into partitions, reads them in batches, and finds the ranges in which they differ."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Partition:
 
 
 class DirtyRange(NamedTuple):
-    """A range of consecutive chunks that all differ between two stores.
+    """A range of consecutive chunks (see `iftb_store.transfer.digests`) that all differ between two stores.
 
     Attributes:
         first: the number of the first chunk.
@@ -132,7 +132,7 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
 
 
 async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
-    """Return the partitions of a scope that a store has, each with its number of rows, in the order of tables and keys.
+    """Return the partitions of the selected rows of a store, each with its number of rows, in the order of tables and keys.
 
     Raises:
         StoreError: a key column holds a value that is not text.

@@ -161,7 +161,7 @@ async def find_differences(
 
 
 def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Difference]]:
-    """Return a list of differences for each of the first rows that differ, in key order."""
+    """Return the first rows that differ, in key order; each item of the result is the list of one row's differences."""
     table = partition.table
     extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]

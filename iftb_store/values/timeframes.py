@@ -40,7 +40,7 @@ def origin(timeframe: str) -> datetime:
 
 
 def grid(timeframe: str) -> tuple[datetime, timedelta]:
-    """Return the grid of times at which bars of a known timeframe begin, as (one time of the grid in UTC, distance of the times).
+    """Return the grid of times at which bars of a known timeframe begin, as (one of the times in UTC, interval between them).
 
     The grid of 1M has a step of one day, but its bars begin only on the first day of a month. The grid of 3d has a step of
     one day too, because the three-day bars of different exchanges begin on different days.
@@ -50,7 +50,7 @@ def grid(timeframe: str) -> tuple[datetime, timedelta]:
 
 
 def is_off_grid(moment: datetime, timeframe: str) -> bool:
-    """Return whether a UTC time is not one at which a bar of a known timeframe can begin, see `grid`."""
+    """Return whether no bar of a known timeframe can begin at this UTC time, see `grid`."""
     first, step = grid(timeframe)
     return bool((moment - first) % step) or (timeframe == MONTH and moment.day != 1)
 

@@ -35,7 +35,7 @@ def database_url() -> str:
 
 
 def print_sql() -> None:
-    """Print the SQL statements of the command for the URL's engine, without connecting; for the option ``--sql``."""
+    """Print the SQL statements of the command for the URL's engine, without connecting; called for the option ``--sql``."""
     scheme = parse_url(database_url()).get_backend_name()
     context.configure(
         dialect_name="postgresql" if scheme == "postgres" else scheme,
@@ -68,7 +68,7 @@ def run() -> None:
 
 
 async def connect_and_migrate() -> None:
-    """Open the database through its backend and migrate it, so that the backend's options, locks and error messages apply."""
+    """Open the database with DatabaseManager and migrate it, so that the URL's options and iftb-store's error messages apply."""
     async with DatabaseManager(database_url()) as db:
         await db.ability(SupportsMigrations).with_connection(migrate)
 

@@ -162,7 +162,7 @@ def adopt_or_refuse(conn: Connection) -> None:
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:
-    """Record the revision in the version table, or None for no revision.
+    """Record a revision in the version table; for None, leave the table empty.
 
     Alembic's own statements would compare values in a WHERE clause, which could call an operator that another user defined. The
     statements here have no WHERE clause.
