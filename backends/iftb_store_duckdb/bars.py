@@ -142,7 +142,7 @@ class DuckDBBars:
         exchange: str,
         window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
+        """Return (time of the last bar before, time of the first bar after) of every gap, oldest first; the engine computes them."""
         start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
         parameters: list[Any] = [exchange, symbol, timeframe]
 

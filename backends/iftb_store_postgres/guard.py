@@ -1,7 +1,7 @@
 """Checks the server's messages while a client logs in, before asyncpg answers them.
 
 A password is sent in clear text only over TLS, and no demand of the server may block the event loop. asyncpg has no hook for
-that, but it accepts an event loop and opens its connections with the methods of that loop.
+these checks, but it accepts an event loop and opens its connections with the methods of that loop.
 """
 
 from __future__ import annotations

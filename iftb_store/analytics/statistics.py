@@ -1,4 +1,4 @@
-"""Computes trade statistics from exact sums; divides here and not in the engine, so that results are equal on all engines."""
+"""Computes trade statistics from exact sums; Python, not the engine, divides, so results are equal on all engines."""
 
 from __future__ import annotations
 

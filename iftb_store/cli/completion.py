@@ -26,7 +26,7 @@ timeframes = one_of(TIMEFRAMES)
 
 
 def timeframes_without_url(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Suggest timeframes for the argument SYMBOL if no URL was given, as the timeframe then takes its place; else nothing."""
+    """Complete the argument SYMBOL: suggest timeframes if no URL precedes (it is then the timeframe), otherwise nothing."""
     first = ctx.params.get("url")
     return timeframes(incomplete) if isinstance(first, str) and not is_url(first) else []
 

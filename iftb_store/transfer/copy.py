@@ -98,8 +98,8 @@ class Copy:
     ids which the destination assigns afterwards are greater than all copied ids. If another client has just written a row
     with an id or a trade_id that is to be copied, the copy fails and does not overwrite that row.
 
-    With ``delete``, and if bars swap their ids, rows that conflict with others are deleted before any are written, in separate
-    transactions: after an interrupted copy the destination lacks these rows until the copy is called again.
+    With ``delete``, or if bars have exchanged their ids, conflicting rows of the destination are deleted first, in separate
+    transactions. After an interrupted copy the destination lacks these rows until the copy is called again.
 
     Args:
         source: a connected manager.

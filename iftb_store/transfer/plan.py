@@ -38,7 +38,7 @@ class RowReader(Protocol):
     """An object that reads the rows of a selection: the stores of a session, or `LastCommitted`."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See `iftb_store.protocols.Stores.read_rows`."""
+        """Return the next rows that ``selection`` selects; see `iftb_store.protocols.Stores.read_rows`."""
         ...
 
 
@@ -49,7 +49,7 @@ class LastCommitted:
         self._db = db
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See `iftb_store.protocols.Stores.read_rows`."""
+        """Return the next rows that ``selection`` selects; see `iftb_store.protocols.Stores.read_rows`."""
         async with open_complete_session(self._db, [selection.table]) as session:
             return await get_stores(session).read_rows(selection)
 
@@ -84,8 +84,8 @@ class Partition:
     def unbounded(self) -> Partition:
         """The partition that contains every row of the destination whose key may be equal to a key of this partition.
 
-        For bars it is this partition, because columns of the key select them. Other rows have only the id as their key, and
-        a row with the same id may have another symbol, exchange or time; so it is the whole table.
+        For bars this is the same partition, because it contains all bars with its keys. For other tables it is the whole
+        table, because their key is only the id, and a row with the same id may have another symbol, exchange or time.
         """
         return self if self.table is BARS else Partition(RowFilter(self.table))
 

@@ -76,7 +76,7 @@ def format_plain(value: Decimal) -> str | None:
 
 
 def trim_zeros(value: Decimal) -> Decimal:
-    """Return an equal Decimal without an exponent and without zeros at the end of the fraction; it may have any size."""
+    """Return an equal Decimal, of any size, without an exponent and without zeros at the end of the fraction."""
     text = format(value, "f")
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 

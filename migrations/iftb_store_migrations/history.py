@@ -188,4 +188,4 @@ def _as_schema_error() -> Iterator[None]:
     try:
         yield
     except (CommandError, RevisionError) as error:
-        raise SchemaError(f"the schema's revisions cannot be followed: {error}") from error
+        raise SchemaError(f"the schema cannot be migrated: {error}") from error
