@@ -142,7 +142,7 @@ class DuckDBBars:
         exchange: str,
         window: tuple[datetime | None, datetime | None, datetime | None, datetime | None],
     ) -> list[tuple[datetime, datetime]]:
-        """Return (time of the last bar before, time of the first bar after) of every gap, oldest first; the engine computes them."""
+        """Return every gap, oldest first, as (time of the last bar before it, time of the first bar after it)."""
         start, end, before, after = (None if moment is None else to_epoch_us(moment) for moment in window)
         parameters: list[Any] = [exchange, symbol, timeframe]
 
