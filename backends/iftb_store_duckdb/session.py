@@ -118,9 +118,9 @@ class DuckDBSession:
                 await self._end()
 
     async def run(self, work: Callable[[Cursor], T], *, write: bool = False) -> T:
-        """Run a store's work on the session's connection and return its result.
+        """Run ``work`` in a thread with the session's cursor, and return its result.
 
-        A write takes the write lock and begins the transaction first.
+        With ``write``, first take the write lock and begin a transaction, unless the session has done so already.
 
         Raises:
             SchemaError: the tables are missing or are at another revision.
