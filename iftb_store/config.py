@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def _without_input(error: ValidationError) -> ValidationError:
-    """Return a copy of the error in which the input values are hidden, except values of fields that are not secret."""
+    """Return a copy of a validation error without the input values, except those of port, pool_size and max_overflow."""
     problems = [
         InitErrorDetails(
             # pydantic builds the message of its error from the type
@@ -146,7 +146,7 @@ class DatabaseSettings(BaseSettings):
             present = ", ".join(sorted(map(_variable, given)))
             raise ConfigurationError(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
-                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set the rest, or {_URL_VARIABLE} instead"
+                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set all of them, or only {_URL_VARIABLE}"
             )
         self._check_text()
         url = self._postgresql_url()

@@ -99,11 +99,11 @@ class CommitOutcomeUnknown(OperationalError):
 
 
 class DuplicateKey(Exception):
-    """The cause (``orig``) of an IntegrityError that iftb-store itself creates."""
+    """The ``orig`` of an IntegrityError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
 
 
 class EngineFailure(Exception):
-    """The cause (``orig``) of an OperationalError that iftb-store itself creates."""
+    """The ``orig`` of an OperationalError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
 
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:
@@ -145,7 +145,7 @@ def _make_error(kind: type[_Error], message: str, cause: BaseException | None) -
 
 @contextmanager
 def readable(table: str) -> Iterator[None]:
-    """Turn an exception from the conversion of a stored value into a StoreError.
+    """Raise StoreError in place of any exception that the block raises while it converts stored values.
 
     Raw SQL or a damaged file can leave values that cannot be converted.
 

@@ -65,16 +65,16 @@ class Health:
     """The result of a health check.
 
     Attributes:
-        healthy: the database answers, its schema can be used, and it accepts writes.
-        reachable: the database answers.
+        healthy: whether the database answers, its schema can be used, and it accepts writes.
+        reachable: whether the database answers.
         round_trip: the duration of one statement in seconds; None if the database did not answer.
-        writable: rows can be written to every table of iftb-store.
+        writable: whether rows can be written to every table of iftb-store.
         pool: the manager's connections; None if the manager could not connect.
         schema: the engine, its version, the schema's revision and the row count of each table.
         problems: one line for each problem.
         warnings: one line for each problem that may arise later; warnings do not make ``healthy`` False.
-        encrypted: the connection to the server is encrypted; None if the engine has no server or the server did not answer.
-        verified: the server's certificate and host name were verified; False without TLS, None if ``encrypted`` is None.
+        encrypted: whether the connection is encrypted; None if the engine has no server or the server did not answer.
+        verified: whether the server's certificate and host name were verified; False without TLS, None if ``encrypted`` is None.
     """
 
     healthy: bool
@@ -95,7 +95,7 @@ def describe_unreachable(problem: str) -> Health:
 
 
 def advise(state: str) -> list[str]:
-    """Return a line with the problem and the remedy if the schema cannot be used in this state, otherwise an empty list."""
+    """Return the problem and its remedy, as a list of one line, if a schema in this state cannot be used; otherwise []."""
     return [_ADVICE[state]] if state in _ADVICE else []
 
 
@@ -110,7 +110,7 @@ def find_warnings(encoding: str | None) -> list[str]:
 
 
 async def prove_writable(session: Any, tables: Iterable[str]) -> None:
-    """Check that rows can be inserted into tables: run an INSERT of zero rows, which takes the write locks, and roll back.
+    """Check that rows can be inserted into tables: run an INSERT of zero rows into each, which takes write locks, and roll back.
 
     Raises:
         OperationalError: rows cannot be inserted; the message gives the reason.

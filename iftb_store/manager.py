@@ -155,8 +155,8 @@ class DatabaseManager:
         """Refuse new sessions, wait for the open sessions to end, then close every connection.
 
         Args:
-            grace: maximum seconds to wait. Sessions that are still open then are rolled back and closed; using them later,
-                or a clean exit that would have committed something, raises OperationalError.
+            grace: maximum seconds to wait. After that, sessions that are still open are rolled back and closed. A later call
+                on such a session raises OperationalError, and so does a clean exit if the session had writes to commit.
 
         Raises:
             InvalidValueError: grace is not a number of seconds, 0 or more.
@@ -182,8 +182,8 @@ class DatabaseManager:
         SQLite; on DuckDB it is an object with the same methods execute, commit and rollback.
 
         Args:
-            isolation: as for `run`. With "snapshot" the session reads a snapshot of the database that its first statement
-                takes; such a session cannot write, and writers never wait for it.
+            isolation: the isolation level, see `run`. With "snapshot" the session reads a snapshot, which its first statement
+                takes; the session cannot write, and writers never wait for it.
 
         Raises:
             NotConnectedError: before connect().
@@ -219,16 +219,16 @@ class DatabaseManager:
             retries: maximum number of retries; 0 for none.
             isolation: None for the default (like READ COMMITTED). With "repeatable read" or "serializable" the transaction
                 begins with the first statement, even a read, and the data that it has read does not change until it ends.
-                PostgreSQL runs such transactions concurrently and lets conflicting ones fail; on SQLite and DuckDB they take
-                the write lock and run one after the other, which is serializable. With "snapshot" the transaction reads a
-                snapshot; it cannot write and takes no lock.
+                PostgreSQL runs these transactions concurrently, and a conflicting transaction fails. On SQLite and DuckDB
+                they take the write lock and run one after the other, so they are serializable. With "snapshot" the
+                transaction reads a snapshot; it cannot write and takes no lock.
             idempotent: whether ``work`` may run again after its writes were stored, without harm, e.g. because it only
                 records trades and upserts bars.
 
         Raises:
             TransientError: the last attempt failed with this error; nothing is stored.
             CommitOutcomeUnknown: the connection was lost during COMMIT, and ``work`` was not retried or the retries failed
-                too. The writes are stored once or not at all; if ``idempotent``, also possibly several times.
+                too. The writes are stored once or not at all, or, with ``idempotent``, possibly several times.
             InvalidValueError: retries is below 0, the isolation is unknown, or an argument has another type.
             Unsupported: the backend does not declare ISOLATION, and isolation is stronger than "read committed".
         """
@@ -287,8 +287,8 @@ class DatabaseManager:
         """Check whether the database answers, has a usable schema and accepts writes; the check stores nothing.
 
         Args:
-            within: maximum seconds to wait for an answer, and the same again to check writes (on a locked SQLite file, the
-                wait takes as long as the file's busy timeout). Counting the rows has no time limit.
+            within: maximum seconds to wait for an answer, and again for the check of writes; on a locked SQLite file the
+                check of writes waits for the busy timeout instead. Counting the rows has no time limit.
 
         Raises:
             NotConnectedError: before connect().
@@ -324,7 +324,7 @@ class DatabaseManager:
     async def migrate(self) -> None:
         """Create the schema, or update an older schema to the revision of this version of iftb-store.
 
-        If the tables are identical to those of iftb-store but have no revision, `migrate` only stamps the revision. Repeated
+        If the tables are identical to those of iftb-store but have no revision, `migrate` only records the revision. Repeated
         calls, and calls from several processes at once, are safe: one process migrates, the others wait for a limited time.
 
         Raises:
@@ -333,7 +333,7 @@ class DatabaseManager:
         await self.ability(SupportsMigrations).migrate()
 
     async def create_tables(self) -> None:
-        """Create the missing tables and stamp the newest revision; for tests and first steps.
+        """Create the missing tables and record the newest revision; for tests and first steps.
 
         Raises:
             SchemaError: tables of iftb-store exist at another revision.
@@ -345,7 +345,7 @@ class DatabaseManager:
         return await self.ability(SupportsMigrations).status()
 
     def ability(self, protocol: type[A]) -> A:
-        """Return the backend, typed as an optional protocol that it implements, e.g. ``db.ability(SupportsBackup)``.
+        """Return the backend, typed as the given optional protocol, e.g. ``db.ability(SupportsBackup)``.
 
         Args:
             protocol: an optional protocol from `iftb_store.protocols`, e.g. SupportsMigrations or SupportsBackup.
@@ -353,7 +353,7 @@ class DatabaseManager:
         Raises:
             NotConnectedError: before connect().
             Unsupported: the backend does not implement the protocol, or does not declare its capability.
-            InvalidValueError: ``protocol`` is not such a protocol.
+            InvalidValueError: ``protocol`` is not one of these protocols.
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
             raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {show(protocol)}")

@@ -1,4 +1,4 @@
-"""Finds the backend for a URL scheme in the entry-point group ``iftb_store.backends``, where third parties register too."""
+"""Finds the backend for a URL scheme among the entry points ``iftb_store.backends``; third parties can register their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_backend(scheme: str) -> type[Backend]:
 
 
 def get_stores(session: Any) -> Stores:
-    """Return the stores for a session of a manager, or for an AsyncSession of the app.
+    """Return the objects that read and write rows in a session of a manager, or in an AsyncSession of the app.
 
     Raises:
         Unsupported: the object is not a session, or no backend supports its driver.

@@ -21,8 +21,8 @@ def parse_url(url: str | URL) -> URL:
     """Parse a database URL; error messages do not quote the URL, as it may contain a password.
 
     Raises:
-        URLError: ``url`` is neither text nor a SQLAlchemy URL, cannot be parsed, or is mistyped so that a piece of the
-            password would be read as another part of the URL; or a part is too long or contains NUL or a lone surrogate.
+        URLError: ``url`` is neither text nor a SQLAlchemy URL, or it cannot be parsed; or a piece of the password would be
+            read as another part of the URL; or a part is too long or contains NUL or a lone surrogate.
     """
     if not isinstance(url, str | URL):
         raise URLError(f"the database URL must be text, not {type_name(url)}")
@@ -69,13 +69,13 @@ def _is_mistyped(url: URL) -> bool:
 
 
 def _has_options_for_credentials(url: str) -> bool:
-    """Return whether a URL's options contain an @, as in host?password=p@ss: SQLAlchemy would take them for user and password."""
+    """Return whether the options of a URL contain an @, e.g. host?password=p@ss; SQLAlchemy would parse credentials from them."""
     credentials = _CREDENTIALS.match(url)
     return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
 def hide_secrets(url: URL) -> URL:
-    """Return a URL with asterisks instead of all passwords; SQLAlchemy's repr would show passwords in the query."""
+    """Return a URL with asterisks instead of every password; unlike SQLAlchemy's repr, this hides passwords in the query too."""
     query = {name: "***" for name in ("password", "sslpassword") if name in url.query}
     return url.set(password=url.password and "***").update_query_dict(query)
 

@@ -1,4 +1,4 @@
-"""The DuckDB backend of iftb-store: data in and out through Arrow, one writer at a time, no blocking call on the event loop."""
+"""The DuckDB backend of iftb-store: it moves data through Arrow, has one writer at a time, and never blocks the event loop."""
 
 from iftb_store_duckdb.backend import DuckDBBackend
 

@@ -109,7 +109,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _last(cursor: Cursor, selection: RowFilter) -> Any:
-    """Return the key of the row at which the next ``selection.limit`` rows end, or None if no more rows follow."""
+    """Return the key of the last of the next rows, at most ``selection.limit``, or None if there are no more rows."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
         query = Query(selection)
@@ -194,10 +194,10 @@ class Query:
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
     def beside(self, key: str, columns: str) -> str:
-        """Return the SQL of a table with the key and ``columns`` of the selected rows; two scans read them separately.
+        """Return the SQL of a table with the key and ``columns`` of the selected rows, which two scans read separately.
 
-        The conditions refer to the key. If a scan with a condition on the key also returned the key, DuckDB would read the texts
-        of 2,048 rows to return the texts of one row.
+        A single scan would be slow: if a scan has a condition on the key and also returns the key, DuckDB reads the texts of
+        2,048 rows to return the texts of one row.
         """
         return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
 

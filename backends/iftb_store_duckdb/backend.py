@@ -90,7 +90,7 @@ class DuckDBBackend(Migrated):
 
     @property
     def in_use(self) -> int:
-        """The number of sessions that hold a connection; migrations use a separate connection."""
+        """The number of sessions that hold a connection; the separate connections of migrations are not counted."""
         return self._places.taken
 
     @property
@@ -189,7 +189,7 @@ class DuckDBBackend(Migrated):
 
     @classmethod
     def stores(cls, session: Any) -> DuckDBStores:
-        """Return the stores that read and write in a session of this backend."""
+        """Return the objects that read and write bars, trades, positions and events in a session of this backend."""
         return DuckDBStores(session)
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:

@@ -110,7 +110,7 @@ def _names_in_literals(sql: str) -> Iterator[str]:
 
 
 def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Run the definition of a table or an index; raise if its text contains anything else."""
+    """Run the CREATE statement of a table or an index; raise if the text is not exactly one CREATE statement."""
     statements = copy.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.CREATE:
         raise operational_error(f"the file's own definition {show(sql, 200)} is not one CREATE statement; it was not run")
@@ -133,7 +133,7 @@ def _warn_of_left_out(cursor: Cursor) -> None:
     triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
     others = sorted({*tables, *views, *triggers} - {*OUR_TABLES})
     if others:
-        _log.warning("the backup leaves out what is not of iftb-store: %s", ", ".join(map(show, others)))
+        _log.warning("the backup leaves out objects that do not belong to iftb-store: %s", ", ".join(map(show, others)))
 
 
 def _quote(name: str) -> str:

@@ -62,7 +62,7 @@ class Database:
             await asyncio.sleep(_RETRY_OPEN)
 
     def begin(self, cursor: Cursor) -> None:
-        """Begin a transaction that writes, after creating the log with the permissions of the database file.
+        """Create the write-ahead log with the permissions of the database file, then begin a transaction that may write.
 
         Raises:
             OperationalError: the database is open read-only, or the log cannot be created.

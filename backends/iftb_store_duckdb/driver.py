@@ -124,7 +124,7 @@ class Cursor:
 
     @contextmanager
     def interrupting(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Let `interrupt` also stop ``other``, a connection on which this cursor's thread works during the block."""
+        """During the block, let `interrupt` also stop the statement of ``other``, a second connection that this thread uses."""
         self._others = (*self._others, other)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Creates a database's files before DuckDB opens them, because DuckDB applies the umask, which belongs to the whole process."""
+"""Creates a database's files with private permissions, because DuckDB would create them with the permissions of the umask."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class SpillFolder:
                     _made.add(self.path)
 
     def leave(self) -> None:
-        """Count one user of the folder in this process less; after the last user, remove the folder.
+        """Count one user of the folder in this process fewer; after the last user, remove the folder.
 
         The folder is removed only if it is empty and this process created it or made it private.
         """

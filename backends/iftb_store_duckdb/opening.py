@@ -22,7 +22,9 @@ _SETTINGS = """
 
 
 def connect_closed(options: Options) -> duckdb.DuckDBPyConnection:
-    """Connect to the file with the settings that restrict it; the caller checks for macros that replace functions.
+    """Connect to a database; the caller must check it for macros that replace built-in functions.
+
+    Unless ``options.external_access`` is set, SQL on the connection can neither use other files nor change settings.
 
     Raises:
         duckdb.Error: the file cannot be opened, or this process has it open with other options.

@@ -1,4 +1,4 @@
-"""Aggregates bars to a coarser timeframe on DuckDB."""
+"""Aggregates bars to a longer timeframe on DuckDB."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int
 def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
     """Raise IntegrityError if storing the rows would make two rows equal in columns that must be unique.
 
-    The error is also raised if the id of a row belongs to a different stored row. A stored row that the batch overwrites does not
-    count.
+    The error is also raised if the id of a row belongs to a different stored row. Stored rows that the batch overwrites are
+    ignored.
     """
     if table.identity:
         bound, bounds = _bounds("id", rows)

@@ -118,9 +118,9 @@ class DuckDBSession:
                 await self._end()
 
     async def run(self, work: Callable[[Cursor], T], *, write: bool = False) -> T:
-        """Run a store's work on the session's connection and return its result.
+        """Run ``work`` in a thread with the session's cursor, and return its result.
 
-        A write takes the write lock and begins the transaction first.
+        With ``write``, first take the write lock and begin a transaction, unless the session has done so already.
 
         Raises:
             SchemaError: the tables are missing or are at another revision.
@@ -168,7 +168,7 @@ class DuckDBSession:
 
     @property
     def ended(self) -> str | None:
-        """The reason why no call can begin any more, or None."""
+        """The reason why no call can begin any more; None while the session is open."""
         return self._turns.ended
 
     @property
@@ -223,7 +223,7 @@ class DuckDBSession:
         await self._driver(self._database.begin)
 
     def _stop_waiting(self) -> None:
-        """Make the call that waits for the write lock stop waiting."""
+        """If a call of this session is waiting for the write lock, end that wait at once."""
         if self._wait is not None:
             with suppress(RuntimeError):
                 # the wait has already ended
@@ -269,7 +269,7 @@ class DuckDBSession:
 
 
 def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:
-    """Run a statement that only reads, and return its result; return any other statement parsed, without running it.
+    """Run a statement if it only reads, and return its result; otherwise return the parsed statement without running it.
 
     If ``inside`` is true, the statement runs in the open transaction. Otherwise it runs in a read-only transaction, because in
     autocommit a write would take effect.

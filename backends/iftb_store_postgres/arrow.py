@@ -1,4 +1,4 @@
-"""Converts PostgreSQL rows to Arrow tables and back: COPY as CSV, parsed and written in pieces, in a thread."""
+"""Converts PostgreSQL rows to Arrow tables and back, with COPY in CSV format, piece by piece in a thread."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class _Parser:
         return complete_rows(self._selection, columns, table.num_rows)
 
     def _unreadable(self, text: pa.Buffer) -> StoreError | None:
-        """Return the error for the first value that only PostgreSQL can store, not iftb-store: NaN, infinity, a year before 1."""
+        """Return the error for the first value that iftb-store cannot store: NaN, infinity or a year before 1; otherwise None."""
         texts = self._table(text, dict.fromkeys(self._types, pa.string()))
         for name, kind in self._read.items():
             for index, value in enumerate(texts[name]):

@@ -124,7 +124,7 @@ class PostgresBackend(EngineBackend):
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
-        """Return the stores of a session: a manager's session, or an application's own session on asyncpg."""
+        """Return the objects that read and write rows in a session of a manager, or in an app's own session on asyncpg."""
         return RelationalStores(PostgresDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:

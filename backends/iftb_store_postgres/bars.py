@@ -132,7 +132,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
-    """Write a batch's new bars and its stored bars separately.
+    """Write in two steps the bars whose key is new and the bars whose key is stored already.
 
     Returns:
         False if the batch must be written as a whole; nothing has been written then.
@@ -220,7 +220,7 @@ async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") ->
 
 
 async def _differs(connection: asyncpg.Connection) -> bool:
-    """Return whether any staged bar is new or differs from the stored one."""
+    """Return whether any bar in the staging table is new, or differs from the stored bar with the same key."""
     return count_changed(await connection.execute(_DIFFERS)) > 0
 
 
@@ -261,7 +261,7 @@ async def send(
 ) -> None:
     """Run one COPY into a table.
 
-    If the server goes away while asyncpg waits for room to send, asyncpg would wait forever; the COPY is cancelled then.
+    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever; this cancels the COPY.
 
     Raises:
         asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.

@@ -1,4 +1,4 @@
-"""An asyncpg connection whose waits are all limited, and which works behind a pooler."""
+"""An asyncpg connection that limits the time of every wait and works behind a pooler."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class BoundedConnection(asyncpg.Connection):
     _copy_out = _counted(_Connection._copy_out)
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
-        """Close the connection; if the server does not answer in time, asyncpg cuts the connection."""
+        """Close the connection; if the server does not answer in time, asyncpg aborts the connection."""
         with suppress(TimeoutError):
             await super().close(timeout=_FAREWELL if timeout is None else timeout)
 
@@ -90,9 +90,9 @@ class BoundedConnection(asyncpg.Connection):
 async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
     """Put the schema of temporary tables last in the search_path, so that no temporary table hides a table of iftb-store.
 
-    PostgreSQL searches that schema first unless the search_path names it. The rest of the search_path stays, whether the URL, the
-    role or the database set it. If none of the search_path's schemas exists, nothing is changed, because PostgreSQL would then
-    create new tables as temporary tables.
+    PostgreSQL searches that schema first unless the search_path names it. The other entries of the search_path are kept, whether
+    the URL, the role or the database set them. If none of the schemas in the search_path exists, nothing is changed, because
+    PostgreSQL would then create new tables as temporary tables.
     """
     try:
         await connection.execute(_TEMPORARY_LAST, timeout=timeout)

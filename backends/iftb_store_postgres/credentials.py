@@ -1,4 +1,4 @@
-"""Passwords that no traceback prints, and checks of the TLS files that a URL names."""
+"""Keeps passwords out of tracebacks, and checks the TLS files that a URL names."""
 
 from __future__ import annotations
 

@@ -152,5 +152,5 @@ def _untranslatable(message: str) -> str:
     numbers = " ".join(f"U+{ord(part):04X}" for part in character)
     return (
         f"the database's encoding {target} cannot hold {character!r} ({numbers}); "
-        "make a database with ENCODING 'UTF8' TEMPLATE template0, and bring this one there with `iftb-store copy`"
+        "create a database with ENCODING 'UTF8' TEMPLATE template0, and copy this one to it with `iftb-store copy`"
     )

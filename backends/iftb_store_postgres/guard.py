@@ -1,7 +1,7 @@
-"""Guards asyncpg against a server's demands until the server has admitted the client.
+"""Checks the server's messages while a client logs in, before asyncpg answers them.
 
 A password is sent in clear text only over TLS, and no demand of the server may block the event loop. asyncpg has no hook for
-that, but it accepts an event loop and opens its connections with the methods of that loop.
+these checks, but it accepts an event loop and opens its connections with the methods of that loop.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ASKED_FOR_CLEARTEXT = (
     "or answer on this network"
 )
 _ASKED_FOR_TOO_MUCH = (
-    f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would stop this process for long; set "
-    "scram_iterations on the server and the role's password anew"
+    f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would block this process for a long time; "
+    "lower scram_iterations on the server, then set the role's password again"
 )
-_NO_POSTGRESQL = "what answers does not speak PostgreSQL's protocol; check the host and the port"
+_NO_POSTGRESQL = "the server there does not speak PostgreSQL's protocol; check the host and the port"
 
 
 class GuardedLoop:
@@ -56,7 +56,7 @@ class GuardedLoop:
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], *address: Any, ssl: ssl.SSLContext | None = None, **options: Any
     ) -> tuple[Any, Any]:
-        """Open a TCP connection whose protocol is guarded."""
+        """Open a TCP connection on which a guard checks the server's messages."""
         clear_text = self._clear_text or ssl is not None
 
         def guarded() -> asyncio.Protocol:
@@ -76,7 +76,7 @@ class GuardedLoop:
 
 
 class _Transport:
-    """A transport that puts a guard before asyncpg's protocol when the protocol is set."""
+    """A transport that inserts a guard in front of asyncpg's protocol when asyncpg sets the protocol."""
 
     def __init__(self, loop: GuardedLoop, transport: asyncio.Transport, clear_text: bool) -> None:
         self._loop = loop
@@ -95,9 +95,9 @@ class _Transport:
 
 
 class _Guard(asyncio.Protocol):
-    """Passes complete messages to asyncpg until the server is ready for a query, then removes itself from the connection.
+    """Checks each message of the login and passes it to asyncpg; removes itself when the server is ready for a query.
 
-    It does not stop at AuthenticationOk, because asyncpg also answers a demand for a password that comes later.
+    The guard continues after AuthenticationOk, because asyncpg also answers a later demand for a password.
     """
 
     def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:

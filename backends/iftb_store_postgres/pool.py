@@ -21,11 +21,13 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 _USED = "iftb_store.used"
-_NOT_OWN = "the session's transaction was ended by something else than the session; what it wrote is not known to be stored"
+_NOT_OWN = (
+    "the transaction was ended by something else than its session, e.g. a COMMIT in SQL; whether its writes are stored is unknown"
+)
 
 
 class PostgresPool(StorePool):
-    """Pings a connection only if it was idle or the server has sent something; SQLAlchemy's ping takes three round trips."""
+    """A pool that pings a connection at checkout only if it was idle or has received data; SQLAlchemy's own ping takes longer."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection

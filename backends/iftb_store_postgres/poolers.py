@@ -33,7 +33,7 @@ def find_refused_parameter(error: BaseException, sent: Iterable[str]) -> str | N
 
 
 async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[str, str]) -> set[str]:
-    """Return which of statement_timeout and search_path have no effect although they were sent: a pooler may ignore them."""
+    """Return those of statement_timeout and search_path that were sent at startup and that a pooler has ignored."""
     try:
         # without a transaction a pooler may prepare the statement on one server connection and run it on another
         async with connection.transaction():

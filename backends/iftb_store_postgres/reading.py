@@ -1,4 +1,4 @@
-"""Reads bars from PostgreSQL: from a query's rows, or for many bars through COPY, without a driver object per row."""
+"""Reads bars from PostgreSQL: few bars with a query, many bars with COPY, which creates no driver object per row."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def copy_out(
     take: Callable[[bytes], Coroutine[Any, Any, None]],
     format: Literal["text", "csv"] = "text",
 ) -> None:
-    """Run a query through COPY and pass the data to ``take``; if that is interrupted, close the connection.
+    """Run a query through COPY and pass the data to ``take``; if the COPY is interrupted, close the connection.
 
     asyncpg would otherwise start its next statement before the server has ended the COPY.
     """

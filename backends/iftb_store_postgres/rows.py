@@ -1,4 +1,4 @@
-"""Stores complete rows from Arrow in PostgreSQL: COPY into the table, or by way of a temporary table if some may be stored."""
+"""Stores complete rows from Arrow in PostgreSQL with COPY; if some may be stored already, through a temporary table."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa
 
 
 def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:
-    """Return one list of texts for each key column of ``rows``.
+    """Return the values of each key column of ``rows`` as text, one list per column.
 
     The values are text because asyncpg would send datetime.min and datetime.max as PostgreSQL's infinities.
     """

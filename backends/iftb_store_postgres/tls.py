@@ -1,4 +1,4 @@
-"""TLS features that asyncpg lacks: the system's certificate authorities, a connection's state, a warning without encryption."""
+"""TLS features that asyncpg lacks: the system's authorities, whether a connection is encrypted, a warning if it is not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _warned = False
 def check_system_authorities(options: dict[str, str]) -> None:
     """Require ``sslmode=verify-full`` with ``sslrootcert=system``, and make it the default, as libpq does.
 
-    Those authorities sign certificates for anyone, so the host name must be verified.
+    The system's certificate authorities sign certificates for anyone, so the host name must be verified.
 
     Raises:
         URLError: the URL sets another sslmode.

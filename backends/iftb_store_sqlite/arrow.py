@@ -55,7 +55,7 @@ def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) 
 
 
 def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> StoreError | None:
-    """Read the values one by one; return the error for the first value that does not belong into its column, or None."""
+    """Read the values one by one; return the error for the first value that is invalid in its column, or None."""
     usual, connection.text_factory = connection.text_factory, lambda text: text.decode(errors="surrogateescape")
     try:
         for row in connection.execute(*made(selection)):

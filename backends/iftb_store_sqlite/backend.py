@@ -107,7 +107,7 @@ class SQLiteBackend(EngineBackend):
         return {"trusted": "true"} if self._options.trusted else {}
 
     def interrupt(self, driver: Any) -> None:
-        """Stop the statement that the connection's thread may be running, so that a cancelled task need not wait for its end."""
+        """Stop the statement that the connection's thread may be running, so that a cancelled task need not wait for it."""
         driver.interrupt_thread()
 
     async def identity(self) -> str:
@@ -116,7 +116,7 @@ class SQLiteBackend(EngineBackend):
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
-        """Return the stores of a session: a manager's session, or an application's own session on aiosqlite."""
+        """Return the objects that read and write rows in a session of a manager, or in an app's own session on aiosqlite."""
         return RelationalStores(SQLiteDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:

@@ -18,7 +18,7 @@ _STEPS = 100_000
 
 
 class Stopped(Exception):
-    """Raised when ``stop`` asks the backup to stop."""
+    """Raised by `back_up` and `check` when their argument ``stop`` returns True."""
 
 
 def back_up(connection: sqlite3.Connection, path: str, stop: Callable[[], bool], tell: Callable[[int, int], None]) -> None:

@@ -64,7 +64,7 @@ def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLC
 
 
 def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> bool:
-    """Check the next chunk of bars and write it; return False if there is none."""
+    """Check the next chunk of bars and write it; return False if no chunk is left."""
     with pause_gc():
         columns = next(chunks, None)
         if columns is None:
@@ -78,7 +78,7 @@ def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterat
 
 
 def write_whole(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> None:
-    """Write a batch of one chunk in a savepoint, in one call in the thread, so that a cancellation leaves nothing half done."""
+    """Write a batch of one chunk in a savepoint, in one call in the thread, so that a cancellation cannot leave half of it."""
     savepoint(connection)
     try:
         write_next(connection, writer, chunks, created_at)

@@ -213,7 +213,7 @@ class StoreConnection(aiosqlite.Connection):
             raise
 
     def interrupt_thread(self) -> None:
-        """Stop the call that the thread may be running, so that a cancelled task and later calls need not wait for its end."""
+        """Stop the call that the thread may be running, so that a cancelled task and later calls need not wait for that call."""
         with suppress(sqlite3.ProgrammingError):
             if self._connection is not None:
                 self._connection.interrupt()

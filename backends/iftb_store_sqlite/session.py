@@ -226,14 +226,14 @@ class SQLiteDriver:
 
 
 class _InTurn:
-    """The access of one call to the session's connection, while it is the call's turn in the session."""
+    """The session's connection, for use by one call of the session while no other call runs."""
 
     def __init__(self, session: AsyncSession, driver: Any) -> None:
         self._session = session
         self._driver = driver
 
     async def run(self, work: Callable[..., T], *args: Any, writes: bool = False) -> T:
-        """Run ``work`` with the connection in its thread and return its result; a write begins the transaction first."""
+        """Run ``work`` in the connection's thread and return the result; if ``work`` writes, begin a transaction first."""
         driver = self._driver
         session = self._session if isinstance(self._session, StoreSession) else None
         begins = session is not None and session.iftb_store_isolated

@@ -45,15 +45,15 @@ def require_no_log(path: str, error: BaseException) -> None:
     """
     if (log := _log(path)) is not None:
         raise operational_error(
-            f"the log {log} holds committed rows that are not in the database file yet, or parts to be undone, and it cannot be "
-            "read here, where nothing can be written; open it once where it can be written, which brings them into the file, "
-            "or copy both files to such a place",
+            f"the log {log} holds changes that are not in the database file yet, and SQLite cannot read the log on read-only "
+            "storage; open the database once with write access, which moves the changes into the file, or copy both files to "
+            "a writable directory",
             error,
         )
 
 
 def read_version(path: str) -> Version | None:
-    """Return a file's attributes that change with the file, see `Version`; None if it does not exist or has a log beside it."""
+    """Return a file's device, inode, size and modification time; None if the file is missing or has a log beside it."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:

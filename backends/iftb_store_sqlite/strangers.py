@@ -82,7 +82,7 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
 def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
     """Return the names in lower case of the tables that can change when a table of iftb-store changes.
 
-    These are iftb-store's own tables, and the tables that actions of foreign keys, e.g. ON DELETE CASCADE, change then.
+    These are iftb-store's own tables, and the tables that an action of a foreign key, e.g. ON DELETE CASCADE, would change.
 
     Args:
         connection: a connection to the database.

@@ -39,7 +39,7 @@ class Options:
 
     @property
     def target(self) -> str:
-        """The name of the file that sqlite3.connect takes: ``:memory:`` or a ``file:`` URI."""
+        """The database as an argument of sqlite3.connect: ``:memory:`` or a ``file:`` URI."""
         return ":memory:" if self.in_memory else f"file:{quote(self.path)}?mode={self.mode}"
 
 

@@ -1,4 +1,4 @@
-"""Pauses Python's garbage collector while thousands of objects are created, because collecting would take half of the time."""
+"""Pauses Python's garbage collector while thousands of objects are created, because collections would take half of the time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def pause_gc() -> Iterator[None]:
 def age_objects() -> None:
     """Move the objects that were created in a pause to an older generation of the collector, if there are many of them.
 
-    Long pauses call it after each portion of the work. Otherwise the first collection after the pause would scan all these
-    objects at once, or all objects of the process, and would block the event loop.
+    Call this after each portion of the work in a long pause. Otherwise the first collection after the pause would scan all
+    these objects at once, or all objects of the process, and would block the event loop.
     """
     # with a threshold of 0 the application has switched the collector off, so it is not called
     if _was_enabled and 0 < gc.get_threshold()[0] < 2 * gc.get_count()[0]:

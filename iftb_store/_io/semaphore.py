@@ -19,7 +19,7 @@ class FairSemaphore:
 
     @property
     def taken(self) -> int:
-        """The number of permits that are taken."""
+        """The number of permits that callers hold at the moment."""
         return self._permits - self._free
 
     async def __aenter__(self) -> None:

@@ -45,9 +45,9 @@ def _import(name: str) -> None:
 
 
 def _load_arrow_libraries() -> None:
-    """Load pyarrow's shared libraries, without which its import would hold the GIL, and so the event loop, for their loading.
+    """Load pyarrow's shared libraries without the GIL; ``import pyarrow`` would hold it meanwhile and so block the event loop.
 
-    On systems where the libraries have other names this does nothing.
+    The function does nothing on systems on which the libraries have other names.
     """
     spec = find_spec("pyarrow")
     if spec is None or spec.origin is None:

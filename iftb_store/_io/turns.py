@@ -10,19 +10,19 @@ from types import TracebackType
 
 from iftb_store.errors import NotConnectedError, operational_error
 
-_WITHIN = "this task is inside a call of the session; another call from within it, e.g. in run_sync, would wait for itself"
-_UNDONE = "the session was rolled back while this call was running; nothing of it is stored"
+_WITHIN = "this task is inside a call of the session; another call from within the first, e.g. in run_sync, would wait forever"
+_UNDONE = "the session was rolled back while this call was running; nothing that the call wrote is stored"
 
 
 def check_process(process: int, what: object) -> None:
-    """Raise if this process is a fork of the process that opened ``what``.
+    """Raise if an object is used in a fork of the process that opened it.
 
     Args:
-        process: the id of the process in which ``what`` was opened.
-        what: what was opened, as the error message names it.
+        process: the id of the process that opened the object.
+        what: a name of the opened object for the error message, e.g. "the session".
 
     Raises:
-        NotConnectedError: the current process is not ``process``.
+        NotConnectedError: the id of the current process is not ``process``.
     """
     if process != (own := os.getpid()):
         raise NotConnectedError(
@@ -32,7 +32,7 @@ def check_process(process: int, what: object) -> None:
 
 
 def other_loop_error(what: str) -> NotConnectedError:
-    """Return the error for using ``what`` in an event loop other than the one in which it was opened."""
+    """Return the error for using an object in an event loop other than the one in which the object was opened."""
     return NotConnectedError(
         f"{what} belongs to another event loop, in which it was opened; create a DatabaseManager for each event loop, "
         "e.g. that of a thread"
@@ -89,13 +89,13 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Refuse all further calls with ``reason``; if ``undone``, the running call raises too, as its writes are lost."""
+        """Refuse all further calls with the message ``reason``; with ``undone``, the running call also fails, its writes lost."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait until the running call has ended, and let no other call run during the block, in which the session is ended."""
+        """Wait until the running call has ended, then run the block, which ends the session; other calls wait meanwhile."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

@@ -1,4 +1,4 @@
-"""Computes trade statistics from exact sums; the divisions are done here and not in the engines, so that all agree."""
+"""Computes trade statistics from exact sums; Python, not the engine, divides, so results are equal on all engines."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def arrow_schema(table: TableSpec) -> pa.Schema:
 
 
 def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
-    """Return complete rows: the columns that an engine read, and the columns for which the selection requires a single value."""
+    """Return ``count`` rows with all columns: those that an engine read, and those that have one fixed value in the selection."""
     complete = arrow_schema(selection.table)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
     rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)

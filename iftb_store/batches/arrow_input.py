@@ -58,7 +58,7 @@ async def collect_rows(data: object) -> pa.Table:
     """Return one table with the rows of a table, record batch, reader or data frame, or of an iterable of these.
 
     Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may not
-    work in another one. Each part is exported in another thread, because an export may take long.
+    work in another thread. Each part is exported in another thread, because an export may take long.
 
     Raises:
         InvalidValueError: the data has another type, or its parts have different columns.
@@ -282,7 +282,7 @@ def is_rising(table: pa.Table) -> bool:
 
 
 def find_repeated(table: pa.Table) -> Any:
-    """Return a Boolean array that says, for each row except the last, whether the next row has the same key."""
+    """Return a Boolean array with one item for each row except the last: whether the next row has the same key."""
     count = table.num_rows - 1
     same: Any = None
     for name in KEY:

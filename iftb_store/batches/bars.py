@@ -1,4 +1,4 @@
-"""Batches of bars, checked column by column in chunks: a million bars are fast and do not block the event loop for long."""
+"""Batches of bars, checked column by column in chunks, so that a million bars do not block the event loop for long."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch
 
 
 async def is_in_key_order(batch: BarBatch) -> bool:
-    """Return whether the keys of a batch are in ascending order; False also if a key of the unchecked batch is invalid."""
+    """Return whether the keys of a batch are in ascending order; False also if a key is invalid, as keys are not yet checked."""
     previous: list[_Key] = []
     for first in range(0, len(batch), CHUNK):
         try:

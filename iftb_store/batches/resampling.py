@@ -1,4 +1,4 @@
-"""Resampling bars to a longer timeframe: the numbering of buckets, when a bucket is complete, and the bar of a bucket."""
+"""Resamples bars to a longer timeframe: groups them by bucket (the time of one longer bar) and makes one bar of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY = 86_400
 
 
 class Bucket(NamedTuple):
-    """The values that an engine computes from the bars in one bucket.
+    """The values that an engine computes from the bars in one bucket, i.e. in the time of one bar of the target timeframe.
 
     Attributes:
         number: the bucket's number, see `Buckets`.
@@ -44,7 +44,7 @@ class Bucket(NamedTuple):
 
 
 class Buckets:
-    """The buckets of a target timeframe, each with a number that increases with time.
+    """The buckets of a target timeframe, i.e. the times of its bars; each bucket has a number, which increases with time.
 
     Attributes:
         source: length of a source bar in seconds.
@@ -92,7 +92,7 @@ class Buckets:
         return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
 
     def due_sql(self, moment: str) -> str:
-        """Return an SQL expression that counts the bars that begin on the grid of the source timeframe."""
+        """Return an SQL expression that counts the bars whose time is a whole number of source steps after 1970-01-01 UTC."""
         return f"COUNT(*) FILTER (WHERE {moment} % CAST({self.source * 1_000_000} AS BIGINT) = 0)"
 
 
@@ -111,7 +111,7 @@ def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str,
 
     Args:
         buckets: the numbering of the buckets.
-        found: the buckets that the engine computed.
+        found: the values of each bucket, as the engine computed them.
         series: symbol, exchange and timeframe of the bars.
         partial: whether to include incomplete buckets.
 

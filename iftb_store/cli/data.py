@@ -57,11 +57,11 @@ def gaps(
     exchange: Exchange = "binance",
     start: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Start of the time window, inclusive; candles missing from there on are counted."),
+        typer.Option(metavar="TIME", help="Start of the time window, inclusive; candles missing at the start are reported too."),
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="End of the time window, inclusive; candles missing up to there are counted."),
+        typer.Option(metavar="TIME", help="End of the time window, inclusive; candles missing at the end are reported too."),
     ] = None,
     as_json: Json = False,
 ) -> None:

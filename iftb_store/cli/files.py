@@ -288,7 +288,7 @@ def _zone(name: str | None) -> ZoneInfo | None:
 
 
 def _files(pattern: str) -> list[Path]:
-    """Return the file of a path, the Parquet files of a folder, or the files that match a pattern.
+    """Return the files that an argument names: one file, the Parquet files of a folder, or all files that match a pattern.
 
     Patterns are expanded here because not every shell does.
     """

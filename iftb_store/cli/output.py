@@ -75,7 +75,7 @@ def format_moment(value: datetime) -> str:
 
 
 def format_clock_time(value: datetime | None) -> str:
-    """Return a time that the store set, e.g. created_at, in UTC, to the second."""
+    """Return a time that the store set, e.g. created_at, as text in UTC with seconds; an empty text for None."""
     return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 

@@ -34,7 +34,7 @@ def is_url(word: str) -> bool:
 
 
 def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
-    """Split a command's arguments into the URL in front, or None, and the rest.
+    """Split a command's arguments into (leading URL or None, all other arguments).
 
     The URL may be left out, so the parser's first argument may be a file or a symbol. A URL contains :// or starts with
     env:; files and symbols do not.

@@ -31,7 +31,7 @@ async def examine(db: ConnectedStore) -> list[Finding]:
         db: the connected store, e.g. a DatabaseManager.
 
     Returns:
-        The findings, worst first; empty if there are no problems.
+        The findings, errors first, then warnings and notes; empty if there are no problems.
 
     Raises:
         InvalidValueError: ``db`` is not a connected store.

@@ -1,4 +1,4 @@
-"""Checks of bars: duplicates, times off the timeframe's grid, impossible prices, and gaps."""
+"""Checks of bars: duplicates, times at which no bar of the timeframe begins, impossible prices, and gaps."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) 
     Args:
         conn: the connection.
         engine: the engine's SQL fragments.
-        sound: the SQL condition that all values of a bar are valid; empty if all bars are.
-        sound_keys: the SQL condition that all key values of a bar are valid; empty if those of all bars are.
+        sound: the SQL condition that all values of a bar are valid; empty if all values of all bars are valid.
+        sound_keys: the SQL condition that all key values of a bar are valid; empty if all key values of all bars are valid.
     """
     yield from _single(conn, engine, sound)
     yield from _neighbours(conn, engine, sound_keys)
 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
-    """Return the SQL condition that a bar does not begin at a time on the timeframe's grid."""
+    """Return the SQL condition that a bar begins at a time at which bars of the timeframe cannot begin."""
     # for 3d the grid is one day: if a series contains bars of two three-day grids, they are reported as gaps
     origin, step = grid(timeframe)
     length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"
@@ -176,5 +176,5 @@ def _by_series(
 
 def _more_series(more: int, what: str) -> Iterator[Finding]:
     if more:
-        remedy = f"{what} in so many more series than the {MOST_SERIES} that are reported; fix these, and run the doctor again"
+        remedy = f"{what} in other series too, but only {MOST_SERIES} series are reported; fix these, then run the doctor again"
         yield Finding("more series", "note", BARS.name, "", (), more, remedy)

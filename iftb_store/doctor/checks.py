@@ -27,7 +27,7 @@ class Check:
         severity: the `Finding.severity` to report.
         table: the table of the row.
         where: the `Finding.where` to report.
-        condition: the SQL condition; it may contain `HERE`.
+        condition: the SQL condition; it may contain `HERE`, a placeholder for the condition that selects one series.
         remedy: the `Finding.remedy` to report.
         mend: the statement that fixes the rows, without its WHERE clause; None if no statement can.
         before: statements to run before ``mend``.
@@ -44,7 +44,7 @@ class Check:
 
 
 class SeriesRows:
-    """One series of bars, as values and as SQL conditions."""
+    """One series of bars: its exchange, symbol and timeframe, and the SQL conditions that select its bars."""
 
     def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
         self.values: dict[str, object] = dict(zip(SERIES, key, strict=True))

@@ -161,7 +161,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
     Args:
         conn: the connection.
         engine: the engine's SQL fragments.
-        sound: for each table the SQL condition that all values of a row are valid; empty if all rows are.
+        sound: for each table the SQL condition that all values of a row are valid; empty if all values of all rows are valid.
     """
     for key, which, check in _once(engine):
         repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
@@ -178,7 +178,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
 def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
     """Yield a finding for each table in which ids are missing (except bars), or in which the next id may be in use already.
 
-    If this role may not read the sequences, that is a finding too.
+    If this role may not read the sequences, another finding reports it.
     """
     unseen = []
     for table in (BARS, TRADES, POSITIONS, EVENTS):

@@ -36,7 +36,7 @@ _AFTER = "fix the problems in the rows first, or this fix fails"
 
 
 def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bool]:
-    """Return the problems of the schema, and whether it is complete enough to examine the rows."""
+    """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
     from iftb_store_migrations import current, present_tables, state_of
 
     try:

@@ -73,7 +73,7 @@ class Engine:
     lag: str = "LAG"
 
     def literal(self, value: str | bytes) -> str:
-        """Return the SQL expression, fit to be printed and run, for a text selected with `shown_text`."""
+        """Return an SQL expression, with printable characters only, for a text that was selected with `shown_text`."""
         try:
             shown = value.decode() if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""SQL conditions and expressions for SQLite's sortable text of decimals: whether a value is valid, and its conversion.
+"""SQL for decimals that SQLite stores as sortable text: conditions that find invalid values, expressions that convert text.
 
-See `iftb_store.values.decimals.to_sortable`. SQLite evaluates all of this, over any number of rows.
+`iftb_store.values.decimals.to_sortable` defines the text.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Import and export: writes tables as Parquet, Feather, CSV or JSON lines, and reads these and other tools' files exactly."""
+"""Exports tables to Parquet, Feather, CSV or JSON lines, and imports these formats and the files of other tools without loss."""

@@ -67,10 +67,10 @@ def match_columns(names: list[str], mapped: Mapping[str, str]) -> dict[str, str]
 
     Args:
         names: the file's column names.
-        mapped: the names that the user gave, by column of iftb-store.
+        mapped: for columns of iftb-store, the file's column name that the user has set.
 
     Raises:
-        InvalidValueError: the file lacks a required column, or two of its names could both be the same column.
+        InvalidValueError: the file lacks a required column, or two of its columns match the same column of iftb-store.
     """
     found: dict[str, str] = {}
     plain: dict[str, list[str]] = {}
@@ -126,11 +126,11 @@ class Candles:
         ]
 
     def bars(self, given: pa.Table) -> pa.Table:
-        """Return a batch with the columns of iftb-store, times in UTC, and the series; `check_rows` checks the values later.
+        """Convert a batch to bars: rename the columns, read the times as UTC, add the series; `check_rows` checks values later.
 
         Raises:
             RowError: a time cannot be read.
-            InvalidValueError: a column has a type that does not fit, or a series that contradicts the options.
+            InvalidValueError: a column has a type that cannot be converted, or contains a series that contradicts the options.
         """
         taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
         for ours, column in taken.items():

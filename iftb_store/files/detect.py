@@ -100,7 +100,7 @@ def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None,
 
     Args:
         path: the file.
-        traded: refuse candles that are not computed from trades.
+        traded: whether to refuse candles that are not computed from trades.
 
     Raises:
         DumpError: freqtrade's name says that the candles are not computed from trades (mark, index, funding_rate), and

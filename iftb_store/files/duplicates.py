@@ -37,7 +37,7 @@ class Repeats:
         """Check that bars do not contradict other bars of the batch, or bars of earlier batches, which ``session`` has written.
 
         Returns:
-            The number of bars that are new in the file.
+            The number of distinct bars of the batch that earlier batches of the file did not contain.
 
         Raises:
             RowError: a row has other values than an earlier row with the same key.

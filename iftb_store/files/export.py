@@ -68,8 +68,8 @@ async def export(
     Raises:
         InvalidValueError: the target already exists or is a database, or the options contradict each other; nothing is
             written.
-        OperationalError: another export to the target is running; or rows of the table are hidden from this role. That is
-            an error even if they are not selected, because nobody could see that the file is incomplete.
+        OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
+            they are not selected: the user could not see that rows are missing from the file.
         MissingDriverError: pyarrow is not installed; the message contains the install command.
         OSError: the file cannot be written; the incomplete file is removed.
     """

@@ -38,7 +38,7 @@ def choose_format(path: Path | None, wanted: str | None) -> str:
     """Return the requested format, or the format for the file's suffix.
 
     Raises:
-        InvalidValueError: the format is unknown, or none is requested and the suffix does not give one.
+        InvalidValueError: the requested format is unknown; or no format is requested, and ``path`` is None or has another suffix.
     """
     if wanted is not None:
         if wanted not in FORMATS:

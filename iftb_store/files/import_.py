@@ -197,7 +197,7 @@ async def import_file(
         new_ids: store the rows of an export under new ids and times, as if the bot wrote them: only bars, which are identified
             by their series and time, and trades, which are identified by their trade_id and must be equal if already stored.
         progress: called after each batch with (bytes read, total bytes).
-        commit: reports after a cancellation whether the file is stored.
+        commit: records the state of the COMMIT; read it after a cancellation to find out whether the file is stored.
 
     Returns:
         The number of rows written, their series and time span; 0 rows for an empty export.
@@ -246,7 +246,7 @@ class Batches:
     """Iterates over the rows of a file as batches that are converted and checked, ready to be stored.
 
     Attributes:
-        before: number of rows of the file that came before the last batch.
+        before: number of rows in the batches before the current one.
     """
 
     def __init__(self, source: Source) -> None:
@@ -360,7 +360,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
 
 
 def _find_writer(session: Any, source: Source, insert: bool, new_ids: bool) -> Callable[[pa.Table], Awaitable[int]]:
-    """Return a function that writes a batch of rows and returns how many of them are new in the file."""
+    """Return a function that writes a batch of rows, and returns how many of them earlier batches did not contain."""
     from iftb_store.files.duplicates import Repeats
 
     stores, repeats = get_stores(session), Repeats()
@@ -416,7 +416,7 @@ async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, inser
 
 
 class _Taken:
-    """The totals of the rows of a file that were written so far."""
+    """Counts the rows of a file that were written so far, and records their series, times and ids."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -475,7 +475,7 @@ def _bounds(rows: pa.Table, column: str, before: list[Any]) -> list[Any]:
 
 @contextmanager
 def name_row(path: Path, before: int) -> Iterator[None]:
-    """Add the file and the row to an error about a batch; ``before`` is the number of rows in earlier batches.
+    """Add the file's path and the row's number to an error in the block; ``before`` is the number of rows in earlier batches.
 
     Raises:
         DumpError: in place of any InvalidValueError that is raised in the block.

@@ -1,4 +1,4 @@
-"""Options of the user for files that do not contain all necessary information."""
+"""The options with which a user supplies what an imported file does not contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 @dataclass(frozen=True)
 class Hints:
-    """Options of the user for files that do not contain all necessary information.
+    """What the user knows about a file to import: its series, its column names, and how to read its times and floats.
 
     Attributes:
         symbol: the symbol, if the file's name does not contain it, or to replace it.

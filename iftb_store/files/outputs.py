@@ -50,7 +50,7 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Open a file that gets its name if the block ends without an error, and is deleted after an error.
+    """Open a temporary file; rename it to ``path`` if the block ends without an error, otherwise delete it.
 
     Raises:
         InvalidValueError: a file of that name was created meanwhile, and ``overwrite`` is False.
@@ -79,7 +79,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Create a folder that gets its name if the block ends without an error, and is deleted after an error.
+    """Create a temporary folder; rename it to ``path`` if the block ends without an error, otherwise delete it.
 
     Raises:
         InvalidValueError: as in `new_file`, or a folder of that name was not created by an export.

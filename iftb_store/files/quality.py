@@ -1,4 +1,4 @@
-"""Counts bars that look wrong but are stored: the source may have such bars, or the timeframe, zone or columns are wrong."""
+"""Counts bars that look wrong but are stored; a wrong timeframe, time zone or order of columns may be the cause."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ORDER = "are the columns time, open, high, low, close, volume, in this order?"
 
 
 class Oddities:
-    """Counts bars off the timeframe's grid, and bars whose open or close is not between low and high."""
+    """Counts bars that begin at a time impossible for the timeframe, and bars whose open or close is not between low and high."""
 
     def __init__(self) -> None:
         self._off_grid = self._beyond = 0
 
     @property
     def notes(self) -> list[str]:
-        """Remarks for the user with the number of bars that look wrong, because the doctor would report these bars later."""
+        """Remarks for the user with the number of bars that look wrong; the command doctor reports the same bars."""
         return [
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
             *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),

@@ -1,4 +1,4 @@
-"""Complete rows from a file, with ids and times set by the store: converted to the table's types and checked."""
+"""Checks the rows of an export, which include ids and times set by the store, and converts them to the table's types."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.na
 
 
 def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
-    """Return rows with the schema of their table, in key order; each of them can be stored.
+    """Check that every row can be stored; return the rows with the schema of the table, in key order.
 
     Raises:
         RowError: a row cannot be stored, or has the same key as an earlier row.

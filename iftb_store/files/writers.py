@@ -45,7 +45,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Write the end of the file."""
+        """Write what follows the last row, e.g. the footer of Parquet."""
         ...
 
     def abandon(self) -> None:
@@ -190,7 +190,7 @@ def describe_schema(table: TableSpec) -> pa.Schema:
 
 
 def open_writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
-    """Return the writer of a table's rows to a stream, for a format."""
+    """Return an object that writes a table's rows to a stream in the given format."""
     if format == "csv":
         return TextWriter(stream, csv_header(table), partial(csv_lines, table))
     if format == "jsonl":

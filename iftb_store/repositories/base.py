@@ -1,4 +1,4 @@
-"""Base classes of the repositories, which keep the session or manager and the clock."""
+"""Base classes of the repositories; a repository has a session or a manager to work with, and a clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def utc_now() -> datetime:
 
 @asynccontextmanager
 async def open_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-    """Open a session and yield its stores; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
+    """Open a session and yield its `Stores`; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
     alike = snapshot and Capability.ISOLATION in manager.capabilities
     async with manager.get_session(isolation="snapshot" if alike else None) as session:
         yield get_stores(session)
@@ -117,7 +117,7 @@ class ArrowReads(Repository):
     ) -> Stream[pa.RecordBatch]:
         """Return a stream of the rows of read_arrow, as record batches of at most ``batch_size`` rows.
 
-        See OHLCVRepository.stream_range for which writes a stream shows and how to close it.
+        OHLCVRepository.stream_range explains which concurrent writes a stream shows, and how to close the stream.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.

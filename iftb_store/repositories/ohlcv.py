@@ -103,8 +103,8 @@ class OHLCVRepository(Repository):
     ) -> list[OHLCVBar]:
         """Return bars of a longer timeframe, computed in the engine from the stored bars of ``source``, oldest first.
 
-        The bars with start <= timestamp <= end are grouped into buckets of the target timeframe. Buckets are counted from
-        1970-01-01 UTC; weeks begin on Monday, months on the first. Each bucket becomes one bar, with the bucket's start as
+        The bars with start <= timestamp <= end are grouped into buckets of the target timeframe. Buckets begin at multiples
+        of it since 1970-01-01 UTC; weeks begin on Monday, months on day 1. Each bucket becomes one bar, with its start as
         timestamp, the open of the bucket's first bar, the highest high, the lowest low, the close of the last bar, and the
         exact sums of volume, quote_volume and trades_count. A sum is None if the value of any bar in the bucket is None.
         The resulting bars are not stored, so their id and created_at are None.
@@ -132,10 +132,10 @@ class OHLCVRepository(Repository):
         return make_bars(buckets, found, names, partial=partial)
 
     async def list_series(self) -> list[Series]:
-        """Return all stored series, ordered by (exchange, symbol, timeframe), text compared by its bytes.
+        """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes.
 
         Each `Series` has the first and last timestamp, the number of bars, and in ``missing`` the number of bars that are
-        missing in the gaps that get_gaps returns (counted in calendar months for 1M). ``missing`` is 0 for an unknown
+        missing in the gaps that get_gaps returns (for 1M one bar per calendar month). ``missing`` is 0 for an unknown
         timeframe, which only raw SQL can have stored.
         """
         async with self._stores(snapshot=True) as stores:
@@ -180,7 +180,7 @@ class OHLCVRepository(Repository):
         as if there were a bar one step before start and one step after end; a window without bars is one such gap.
 
         Raises:
-            InvalidValueError: start is after end, the timeframe is unknown, or an edge is outside the years 1 to 9999.
+            InvalidValueError: start is after end, the timeframe is unknown, or a gap would reach outside the years 1 to 9999.
         """
         series = _series(symbol, timeframe, exchange)
         first = None if start is None else checks.utc(start, "start")
@@ -232,7 +232,8 @@ class OHLCVRepository(Repository):
 
         Args:
             data: the rows.
-            mode: "upsert": the last row of a key wins, and stored bars are overwritten; "insert": a duplicate is an error.
+            mode: "upsert": of rows with the same key the last is written, and stored bars are overwritten; "insert": a
+                duplicate is an error.
             decimals: "from_float": accept floats and store the shortest decimal for each float; None: refuse floats.
 
         Returns:
@@ -299,8 +300,8 @@ class OHLCVRepository(Repository):
     ) -> Stream[pa.RecordBatch]:
         """Return a stream of the rows of read_arrow, in constant memory: ``async for batch in repo.stream_arrow(…)``.
 
-        Batches have the schema and order of read_arrow and 1 to ``batch_size`` rows each. See stream_range for which writes
-        a stream shows and how to close it.
+        Batches have the schema and order of read_arrow and 1 to ``batch_size`` rows each. stream_range explains which
+        concurrent writes a stream shows, and how to close the stream.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.

@@ -29,7 +29,7 @@ class PositionRepository(ArrowReads):
             return await stores.records.select(POSITIONS, {"exchange": market, "status": "open"})
 
     async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
-        """Return the open position of a symbol, of one side if ``side`` is given, or None if there is no such position.
+        """Return the open position of a symbol, or None if there is none; ``side`` selects the long or the short position.
 
         Raises:
             AmbiguousPositionError: a long and a short position are open, and the caller gave no side.

@@ -36,7 +36,7 @@ class TradeRepository(ArrowReads):
             return await stores.records.insert(TRADES, self._stamp(checked))
 
     async def record(self, trade: Trade) -> int:
-        """Insert a trade unless an equal trade is already stored, and return its id; a bot can repeat the call after a restart.
+        """Insert a trade unless an equal trade is already stored, and return its id; the call is safe to repeat after a restart.
 
         A stored trade is equal if it has the same trade_id and the same value in every field that the caller can set:
         decimals are compared by value, quotients after rounding, times in UTC, JSON in the form in which it is read back.
@@ -77,7 +77,7 @@ class TradeRepository(ArrowReads):
             NotFoundError: no trade has this id.
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
                 updated_at, which the store sets.
-            TypeError: Python raises it on an attempt to set the bot's trade_id, which cannot be changed.
+            TypeError: the new values include the bot's trade_id, which cannot be changed.
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         _check_field_names(kwargs)

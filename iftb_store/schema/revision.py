@@ -1,4 +1,4 @@
-"""Checks whether the schema of a database can be used; if it cannot, the errors name the command that helps."""
+"""Checks whether the schema of a database can be used; if it cannot, the error names the command to run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def not_a_table_error(name: str, kind: str) -> SchemaError:
 
 
 def foreign_part_error(table: str, part: str) -> SchemaError:
-    """Return the error for a part of a table that could run foreign code, e.g. a trigger or a generated column."""
+    """Return the error for a part of a table that could run somebody else's code, e.g. a trigger or a generated column."""
     return SchemaError(
         f"the table {show(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
         "code of whoever created it; drop that part, use another database, or, if you trust whoever made it, add "

@@ -24,7 +24,7 @@ class TableScope:
     """A selection of tables and of their rows.
 
     Args:
-        tables: names of the tables; if empty, all tables that have the columns used to select rows.
+        tables: names of the tables; if empty, all tables that have every column by which rows are selected.
         exchanges: select only rows of these exchanges; if empty, rows of all exchanges.
         symbols: select only rows of these symbols; if empty, rows of all symbols.
         timeframes: select only bars of these timeframes; if empty, bars of all timeframes.
@@ -33,7 +33,7 @@ class TableScope:
         end: end of the time window, inclusive.
 
     Raises:
-        InvalidValueError: an unknown table or timeframe, start is after end, or a table lacks a column used to select rows.
+        InvalidValueError: a table or timeframe is unknown, start is after end, or a table has no column for a selection.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TableScope:
 
 
 def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
-    """Return a filter for the rows of a table in a time window whose columns have the values in ``equal``.
+    """Return a filter for the rows of a table that are in a time window and have the values in ``equal``.
 
     Raises:
         InvalidValueError: start is after end, or a value in ``equal`` is one that no row can have, e.g. an unknown timeframe.

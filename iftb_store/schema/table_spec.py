@@ -47,10 +47,10 @@ class ColumnSpec:
         name: the name of the column.
         kind: the kind of its values.
         nullable: whether the column may be NULL.
-        kept: whether the store sets the column: the id and times such as created_at.
+        kept: whether the store, not the caller, sets the column, i.e. the id and times such as created_at.
         choices: the only words that the column accepts; empty if it accepts any text.
         is_name: whether the text is a name, e.g. a symbol: at most 255 characters and not blank.
-        is_quotient: whether bots compute the decimal by division; such a value is rounded to 18 places instead of refused.
+        is_quotient: whether bots compute the decimal by division; a value with more than 18 places is then rounded, not refused.
     """
 
     name: str
@@ -98,7 +98,7 @@ class TableSpec:
         return {name: spec.kind for name, spec in self.specs.items()}
 
     def is_required(self, column: str) -> bool:
-        """Return whether a column is never NULL in stored rows."""
+        """Return whether stored rows must have a value, not NULL, in a column."""
         return not self.specs[column].nullable
 
 
@@ -152,15 +152,15 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text and JSON columns that `equal` does not fix."""
+        """The text and JSON columns for which `equal` has no value."""
         return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that an engine has to read, in the table's order: all columns that `equal` does not fix."""
+        """The columns that an engine has to read, in the table's order: all columns for which `equal` has no value."""
         return tuple(column for column in self.table.columns if column not in self.equal)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The key columns that `equal` does not fix; the rows are ordered by them."""
+        """The key columns for which `equal` has no value; the rows are ordered by these columns."""
         return tuple(column for column in self.table.key if column not in self.equal)

@@ -54,13 +54,13 @@ class Base(SQLModel, registry=registry()):
 
 
 class Key(TypeDecorator[str]):
-    """Text that every engine compares by its bytes, so that keys sort alike on all engines and their indexes are fast."""
+    """The column type of text in keys: every engine compares it by its bytes, so that keys sort alike and indexes are fast."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Any) -> Any:
-        """Return Text, on PostgreSQL with the collation C, which compares bytes."""
+        """Return the type Text; on PostgreSQL it has the collation C, which compares bytes."""
         return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
 
 

@@ -77,7 +77,8 @@ class UTCDateTime(TypeDecorator[datetime]):
 class CastText(FunctionElement[str]):
     """An SQL expression of text that is cast to the type text on PostgreSQL.
 
-    Other roles may have put operators for other types, e.g. varchar, into the search_path; a comparison could call them.
+    Without the cast, a comparison could call an operator for another type, e.g. varchar, that another role has put into the
+    search_path.
     """
 
     inherit_cache = True

@@ -95,7 +95,7 @@ class Hidden:
 
     @property
     def statement(self) -> str:
-        """The SQL statement that removes the reason; empty if no single statement does."""
+        """The SQL statement that makes the hidden rows visible; empty if no single statement does."""
         return {
             "usage": f"GRANT USAGE ON SCHEMA {self.part} TO {self.role}",
             "select": f"GRANT SELECT ON {self.table} TO {self.role}",

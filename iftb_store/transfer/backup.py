@@ -64,21 +64,21 @@ async def backup(
     DuckDB contains only the tables of iftb-store, and a warning names the tables that are left out. A backup of PostgreSQL is
     an SQLite database and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with
     all ids and times. Only the owner can read the file. It is written in the folder ``path``.partial, opened as a check, and
-    then moved to its final name, so that name never refers to an incomplete backup.
+    then renamed to ``path``, so a file of this name is never incomplete.
 
     Args:
         source: the connected store, e.g. a DatabaseManager.
         path: the file to write; its folder must exist.
         overwrite: replace an existing file.
-        step: the progress callback: called with the name of a step, it returns a context manager that yields a function,
-            which is called with (amount done, total amount or None), in bytes, or in rows for PostgreSQL.
+        step: the progress callback. It takes the name of a step and returns a context manager. The context manager yields a
+            function that takes (amount done, total amount or None), in bytes, or in rows for PostgreSQL.
 
     Returns:
         The file's path, engine and size, and the number of rows of each table.
 
     Raises:
         InvalidValueError: the file already exists or is in use, its folder does not exist, or an argument has another type.
-        SchemaError: the database has no tables of iftb-store, or their revision is another.
+        SchemaError: the database has no tables of iftb-store, or the tables are at another revision.
         MissingDriverError: an extra is not installed; the message contains the install command.
         OperationalError: the file cannot be written, the database is damaged, another backup to the file is running, or
             rows are hidden from this role.
@@ -125,7 +125,7 @@ async def backup(
 
 
 def _finish(partial: Path, target: Path) -> None:
-    """Bring the new file to the disk and give it its name."""
+    """Flush the new file to disk, then rename it to the name of the backup."""
     fsync(partial)
     publish(partial, target)
 

@@ -25,7 +25,7 @@ from iftb_store.values.display import show
 T = TypeVar("T")
 
 _OPEN_KEY = ("exchange", "symbol", "side")
-REMEDY = "copy into another database, or leave such rows out (--table, --exchange, --symbol, --start, --end)"
+REMEDY = "copy into another database, or leave these rows out (--table, --exchange, --symbol, --start, --end)"
 
 # maximum number of bound parameters in one statement
 _MOST = 500
@@ -34,7 +34,7 @@ _MOST = 500
 def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
     """Return, for each changed row, whether the destination's row with the same id is a different row.
 
-    A different row has another value in a column of `TableSpec.identity`; otherwise it is an older version of the row.
+    It is a different row if it has another value in a column of `TableSpec.identity`; otherwise it is a version of the same row.
     """
     differs: Any = pc.is_null(compared.changed["id"])
     for name in table.identity:
@@ -62,19 +62,20 @@ class Collisions:
 
     @property
     def exchanged(self) -> bool:
-        """Whether a bar will get an id that a destination bar has now; that bar will get another id or be deleted."""
+        """Whether a copied bar will get the id of another destination bar, which will get another id itself or be deleted."""
         return self._wanted.meets(self._freed)
 
     @property
     def closing(self) -> pa.Table:
-        """The source's rows for those positions that are open in the destination and are going to be overwritten.
+        """The source's rows for positions that are open in the destination and are going to be overwritten.
 
-        They are written first, because such a row may close a position, and only one can be open per exchange, symbol and side.
+        The copy writes these rows first. One of them may close its position, which makes room for another open position: only
+        one can be open per exchange, symbol and side.
         """
         return pa.concat_tables([arrow_schema(self._table).empty_table(), *self._closing])
 
     async def begin(self) -> None:
-        """Read the facts about the destination that the checks need: number and greatest id of the bars, the open positions."""
+        """Read from the destination what the checks need: the number and greatest id of its bars, and its open positions."""
         async with open_complete_session(self._destination, [self._table]) as session:
             if self._table is BARS:
                 counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
@@ -86,14 +87,14 @@ class Collisions:
                 self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
 
     def known(self, rows: int) -> None:
-        """Record that the source has ``rows`` bars of the destination with the same ids; these bars cannot conflict."""
+        """Record that ``rows`` bars have the same ids in the source and the destination; these bars cannot conflict."""
         self._foreign -= rows
 
     @property
     def impossible(self) -> bool:
-        """Whether the ids of bars cannot conflict, because the source has every bar of the destination with the same id.
+        """Whether no ids of bars can conflict, because the source has every bar of the destination with the same id.
 
-        The check then need not read the new bars. Always False for tables other than bars.
+        If True, the check need not read the new bars. Always False for tables other than bars.
         """
         return self._table is BARS and self._foreign <= 0
 
@@ -125,7 +126,7 @@ class Collisions:
             self._take_positions(partition, compared)
 
     async def end(self) -> None:
-        """Refuse conflicts that only the complete comparison shows.
+        """Raise for conflicts that can be found only after all rows are compared.
 
         Raises:
             CollisionError: a bar's id belongs to another bar, or a second position would be open for the same key.

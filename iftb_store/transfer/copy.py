@@ -43,8 +43,8 @@ class Copied:
         inserted: number of rows that the destination lacked.
         updated: number of rows that had other values in the destination.
         deleted: number of rows that only the destination had and that were deleted, if ``delete`` was given.
-        kept: number of rows that only the destination has.
-        equal: whether it was verified that the destination has every row of the source; if ``kept`` is 0, it has no other rows.
+        kept: number of rows that only the destination has and that were not deleted.
+        equal: whether a check confirmed that the destination has every row of the source; with ``kept`` 0 it has no others.
     """
 
     table: str
@@ -68,9 +68,9 @@ class _Plan:
 
     Attributes:
         whole: whether the destination's table is empty, so that all rows are written during the first read of the source.
-        runs: the ranges of chunks that differ, if ``whole`` is False.
+        runs: if ``whole`` is False, the ranges of chunks (see `digests`) that differ.
         equal: number of rows in the chunks that do not differ.
-        proofs: for each run, the checksum of its chunks in the source.
+        proofs: for each range in ``runs``, the checksum of its chunks in the source.
     """
 
     partition: Partition
@@ -98,8 +98,8 @@ class Copy:
     ids which the destination assigns afterwards are greater than all copied ids. If another client has just written a row
     with an id or a trade_id that is to be copied, the copy fails and does not overwrite that row.
 
-    With ``delete``, and if bars swap their ids, rows that conflict with others are deleted before any are written, in separate
-    transactions: after an interrupted copy the destination lacks these rows until the copy is called again.
+    With ``delete``, or if bars have exchanged their ids, conflicting rows of the destination are deleted first, in separate
+    transactions. After an interrupted copy the destination lacks these rows until the copy is called again.
 
     Args:
         source: a connected manager.
@@ -275,7 +275,7 @@ class Copy:
                 await writer.flush()
 
     async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
-        """Delete the rows to be deleted, and the rows whose id or trade_id another row is about to get."""
+        """Delete destination rows: those that ``delete`` removes, and those whose id or trade_id another row is about to get."""
         table = plan.partition.table
         async for diff in self._changes(ours, plan, plan.runs):
             doomed = [diff.extra.filter(select_rows(diff.extra, plan.partition.selection))] if self._delete else []
@@ -313,7 +313,7 @@ class Copy:
                 plan.copied.equal = True
 
     async def _require_all(self, ours: Any, plan: _Plan, run: DirtyRange) -> int:
-        """Check that the destination has every row of the source in a run; return the number of rows that only it has.
+        """Check that the destination has all source rows of a range of chunks; return the number of rows only in the destination.
 
         Raises:
             StoreError: the destination lacks a row of the source, has other values in it, or one of the stores has a duplicate.

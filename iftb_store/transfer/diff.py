@@ -53,9 +53,9 @@ class RowDiff(NamedTuple):
 async def compare_partition(
     source: RowReader, destination: RowReader, partition: Partition, run: DirtyRange
 ) -> AsyncGenerator[RowDiff]:
-    """Yield the differences in the chunks of ``run``, one range of keys at a time.
+    """Compare one range of chunks in two stores; yield the differences for one range of keys at a time.
 
-    The destination's rows are read from `Partition.unbounded`, so ``extra`` may contain rows outside the partition's selection.
+    The destination's rows are read from `Partition.unbounded`, so `RowDiff.extra` may contain rows outside the selection.
     """
     if run.fresh and partition.table is BARS:
         none = arrow_schema(partition.table).empty_table()
@@ -113,7 +113,7 @@ def _find_repeated(table: TableSpec, source: pa.Table, destination: pa.Table) ->
 async def _align(
     table: TableSpec, left: AsyncGenerator[pa.Table], right: AsyncGenerator[pa.Table]
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
-    """Yield pairs of tables, one from each partition, whose rows cover the same range of keys."""
+    """Yield pairs of tables, one from ``left`` and one from ``right``, whose rows cover the same range of keys."""
     try:
         one, two = await next_or_none(left), await next_or_none(right)
         while one is not None or two is not None:

@@ -41,7 +41,7 @@ _WIDTHS = {ColumnKind.INTEGER: 8, ColumnKind.TIME: 8, ColumnKind.DECIMAL: 16}
 
 
 class Chunk(NamedTuple):
-    """A chunk of a series or a table: its number, the number of its rows, and their digest."""
+    """The number of a chunk (one day of a series, or 10,000 ids of a table), the number of its rows, and their digest."""
 
     number: int
     rows: int
@@ -54,13 +54,13 @@ def part_size(table: TableSpec) -> int:
 
 
 def read_positions(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the positions of rows in the order of their series or table, as int64: microseconds for bars, ids otherwise."""
+    """Return the int64 values that order the rows: for bars microseconds since 1970-01-01 UTC, for other tables ids."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
 
 def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the encoded bytes of each row, as the module's docstring defines them."""
+    """Return the bytes of each row, in the encoding that the docstring of this module defines."""
     if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []
@@ -116,7 +116,7 @@ class Digester:
         self._number, self._rows, self._over = None, 0, blake2b(digest_size=_SIZE)
 
     def _ranges(self, rows: pa.Table) -> Iterator[tuple[int, int, int]]:
-        """Yield (number of the chunk, index of its first row, index after its last row)."""
+        """Yield for each chunk in ``rows``: (number of the chunk, index of its first row, index after its last row)."""
         where = read_positions(rows, self._table)
         numbers = memoryview(where.buffers()[1]).cast("q")[where.offset : where.offset + len(where)]
         first = 0

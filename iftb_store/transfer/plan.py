@@ -1,4 +1,4 @@
-"""The work list of a transfer: partitions of two stores, read batch by batch, and the ranges in which they differ."""
+"""Divides the rows of two stores into partitions, reads them in batches, and finds the ranges in which they differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RowReader(Protocol):
     """An object that reads the rows of a selection: the stores of a session, or `LastCommitted`."""
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See `iftb_store.protocols.Stores.read_rows`."""
+        """Return the next rows that ``selection`` selects; see `iftb_store.protocols.Stores.read_rows`."""
         ...
 
 
@@ -49,7 +49,7 @@ class LastCommitted:
         self._db = db
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
-        """See `iftb_store.protocols.Stores.read_rows`."""
+        """Return the next rows that ``selection`` selects; see `iftb_store.protocols.Stores.read_rows`."""
         async with open_complete_session(self._db, [selection.table]) as session:
             return await get_stores(session).read_rows(selection)
 
@@ -84,14 +84,14 @@ class Partition:
     def unbounded(self) -> Partition:
         """The partition that contains every row of the destination whose key may be equal to a key of this partition.
 
-        For bars it is this partition, because columns of the key select them. Other rows have only the id as their key, and
-        a row with the same id may have another symbol, exchange or time; so it is the whole table.
+        For bars this is the same partition, because it contains all bars with its keys. For other tables it is the whole
+        table, because their key is only the id, and a row with the same id may have another symbol, exchange or time.
         """
         return self if self.table is BARS else Partition(RowFilter(self.table))
 
 
 class DirtyRange(NamedTuple):
-    """A range of consecutive chunks that all differ between two stores.
+    """A range of consecutive chunks (see `iftb_store.transfer.digests`) that all differ between two stores.
 
     Attributes:
         first: the number of the first chunk.
@@ -132,7 +132,7 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
 
 
 async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
-    """Return the partitions of a scope that a store has, each with its number of rows, in the order of tables and keys.
+    """Return the partitions of the selected rows of a store, each with its number of rows, in the order of tables and keys.
 
     Raises:
         StoreError: a key column holds a value that is not text.
@@ -170,7 +170,7 @@ def sort_partitions(found: list[Partition]) -> list[Partition]:
 
 
 async def read_batches(store: RowReader, partition: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
-    """Yield the rows of a partition, or of one run of its chunks, in key order, as tables of bounded size."""
+    """Yield the rows of a partition, or only of the chunks in ``run``, in key order, as tables of bounded size."""
     selection, limit = partition.selection, ROWS
     if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
@@ -221,7 +221,7 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 async def digest_partition(
     store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
 ) -> list[Chunk]:
-    """Return the chunks of a partition, or of one run of them, with their digests.
+    """Return the chunks of a partition, or only those in ``run``, with their digests.
 
     Args:
         store: where the rows are read.
@@ -261,7 +261,7 @@ async def next_or_none(source: AsyncGenerator[T]) -> T | None:
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
-    """Return the rows up to and including position ``until``, and the later rows; an empty table and None for None."""
+    """Split rows after the position ``until`` (see `read_positions`); return both parts, or (empty table, None) for None."""
     if rows is None:
         return arrow_schema(table).empty_table(), None
     where = read_positions(rows, table)

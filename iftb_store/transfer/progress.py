@@ -13,5 +13,5 @@ ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
 
 @contextmanager
 def report_nothing(name: str) -> Iterator[ProgressCallback]:
-    """Report no progress: the step's progress callback does nothing."""
+    """Yield a progress callback that does nothing; the default of functions that can report progress."""
     yield lambda done, total: None

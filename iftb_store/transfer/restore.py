@@ -54,7 +54,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 async def restore(
     backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = report_nothing
 ) -> list[Copied]:
-    """Restore all rows of a backup, with all ids and times, and verify the result; return the result for each part.
+    """Restore all rows of a backup, with all ids and times, and verify the result.
 
     The backup is read once completely before anything is written. Missing tables are created. If the restore is interrupted,
     the rows written so far stay, and it resumes when called again.

@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of comparing one series of bars, or another table.
+    """The result of comparing one series of bars, or one of the other tables.
 
     Attributes:
         table: the table's name.
@@ -146,7 +146,7 @@ def summarise(parts: list[Chunk]) -> Contents:
 async def find_differences(
     ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]
 ) -> list[Difference]:
-    """Return the values that differ in the first `NAMED` rows that differ."""
+    """Return the differences of the first rows that differ, of at most `NAMED` rows."""
     found: list[Difference] = []
     count = 0
     for run in differing:
@@ -161,7 +161,7 @@ async def find_differences(
 
 
 def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Difference]]:
-    """Return a list of differences for each of the first rows that differ, in key order."""
+    """Return the first rows that differ, in key order; each item of the result is the list of one row's differences."""
     table = partition.table
     extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]
@@ -173,7 +173,7 @@ def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Differe
 
 
 def compare_values(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
-    """Return the values that differ between the source's and the destination's version of a row."""
+    """Compare the source's and the destination's version of a row, and return the values that differ."""
     key = {name: ours[name] for name in table.key}
     return [
         Difference(key, name, ours[name], theirs[name])

@@ -34,7 +34,7 @@ _MOST_JSON_VALUES = 250_000
 
 
 def text(value: object, name: str) -> str:
-    """Return the value if it is text that every engine can store: any Unicode except NUL and lone surrogates."""
+    """Return the value if every engine can store it as text: any Unicode except NUL and lone surrogates; otherwise raise."""
     if not isinstance(value, str):
         raise InvalidValueError(f"{name} must be text, not {type_name(value)}")
     if "\0" in value:
@@ -49,7 +49,7 @@ def text(value: object, name: str) -> str:
 
 
 def name_text(value: object, name: str) -> str:
-    """Return the value if it is a name: text that is not empty, not only white space, and has at most 255 characters."""
+    """Return the value if it is a name: text of 1 to 255 characters that are not all white space; otherwise raise."""
     checked = text(value, name)
     if not checked or checked.isspace():
         raise InvalidValueError(f"{name} is empty; give a name")
@@ -64,14 +64,14 @@ def optional(check: Callable[[object, str], T], value: object, name: str) -> T |
 
 
 def choice(value: object, name: str, choices: Collection[str]) -> str:
-    """Return the value if it is one of the choices."""
+    """Return the value if it is one of the choices; otherwise raise InvalidValueError."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {show(value)}")
     return exactly_str(value)
 
 
 def exact_decimal(value: object, name: str) -> Decimal:
-    """Return the value as a Decimal if DECIMAL(38,18) holds it exactly; for prices, quantities, volumes, fees, margin, pnl."""
+    """Return a price, quantity or amount of money as a Decimal; raise unless DECIMAL(38,18) holds the value exactly."""
     number = decimal(value, name)
     digits = format_plain(number)
     if digits is None:
@@ -83,7 +83,7 @@ def exact_decimal(value: object, name: str) -> Decimal:
 
 
 def quotient(value: object, name: str) -> Decimal:
-    """Return the value as a Decimal, rounded half-even to 18 places; for percentages, leverage and scores."""
+    """Return a percentage, leverage or score as a Decimal, rounded half-even to 18 places."""
     number = decimal(value, name)
     digits = format_plain(number)
     if digits is not None:
@@ -95,7 +95,7 @@ def quotient(value: object, name: str) -> Decimal:
 
 
 def integer(value: object, name: str, least: int = 0) -> int:
-    """Return the value if it is a whole number from ``least`` to 2**63 - 1."""
+    """Return the value if it is a whole number from ``least`` to 2**63 - 1; otherwise raise InvalidValueError."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(f"{name} must be a whole number, not {type_name(value)} {show(value)}")
     if not least <= value <= _INT64_MAX:
@@ -105,14 +105,14 @@ def integer(value: object, name: str, least: int = 0) -> int:
 
 
 def boolean(value: object, name: str) -> bool:
-    """Return the value if it is True or False; other truthy or falsy values are refused."""
+    """Return the value if it is True or False; otherwise, e.g. for 1, raise InvalidValueError."""
     if not isinstance(value, bool):
         raise InvalidValueError(f"{name} must be True or False, not {type_name(value)} {show(value)}")
     return value
 
 
 def seconds(value: object, name: str) -> float:
-    """Return the value as a float if it is a number of seconds from 0 to 1,000,000."""
+    """Return a number of seconds as a float; raise InvalidValueError unless it is from 0 to 1,000,000."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
         raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {show(value)}")
     return float(value)
@@ -143,7 +143,7 @@ def json_text(value: object, name: str) -> str:
 
 
 def json_object(stored: str | None) -> dict[str, Any] | None:
-    """Return the dict for a text from `json_text`, or None for None."""
+    """Convert JSON text that `json_text` created back to a dict; None stays None."""
     if stored is None:
         return None
     loaded: dict[str, Any] = json.loads(stored)

@@ -45,7 +45,7 @@ def quantize(value: Decimal | int) -> Decimal:
 
 
 def decimal(value: object, name: str) -> Decimal:
-    """Return the value as a Decimal if it is a finite Decimal or an int; floats are refused."""
+    """Return a finite Decimal or an int as a Decimal; raise InvalidValueError for any other value, e.g. a float."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
@@ -76,13 +76,13 @@ def format_plain(value: Decimal) -> str | None:
 
 
 def trim_zeros(value: Decimal) -> Decimal:
-    """Return a number of any size without an exponent and without zeros at the end of the fraction."""
+    """Return an equal Decimal, of any size, without an exponent and without zeros at the end of the fraction."""
     text = format(value, "f")
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 
 
 def digits_shown(value: Decimal, limit: int = 50) -> str:
-    """Return a decimal as text for an error message; more than ``limit`` characters are cut off."""
+    """Return a decimal as text for an error message; text longer than ``limit`` characters is cut off."""
     text = Decimal.__str__(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 

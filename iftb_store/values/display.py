@@ -44,7 +44,7 @@ def join_names(values: Iterable[str]) -> str:
 
 
 def exactly_str(value: str) -> str:
-    """Return the value as a plain str; for a member of a str enum, its text, and not its name, which str() may return."""
+    """Return the value as a plain str: for a member of a str enum its value, where str() may return the member's name."""
     return value if type(value) is str else str.__str__(value)
 
 
@@ -58,12 +58,12 @@ def is_text(value: str) -> bool:
 
 
 def to_one_line(words: str) -> str:
-    """Return a user's input on one line, with possible credentials hidden, even if they contain line breaks."""
+    """Return a user's input on one line, with possible credentials hidden, even credentials that contain line breaks."""
     return hide_password(" ".join(words.split()))
 
 
 def hide_password(message: str) -> str:
-    """Replace possible credentials by asterisks in a text that quotes a user's input; a URL may be anywhere in a line.
+    """Replace possible credentials by asterisks in a text that quotes a user's input, e.g. a URL anywhere in a line.
 
     Everything from a line's first colon to its last @ may be credentials, and so may the value of a password option. Each
     line is scanned once, as it may be long.

@@ -25,7 +25,7 @@ def read_engine(path: Path) -> str | None:
 
 
 def database_of(path: Path) -> Path | None:
-    """Return the existing database file to which ``path``, e.g. a write-ahead log, belongs by its name; otherwise None."""
+    """Return the database file to which an engine's auxiliary file, e.g. bot.db-wal, belongs; None if there is no such file."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)
         if stem not in ("", path.name) and (database := path.with_name(stem)).exists():

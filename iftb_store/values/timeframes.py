@@ -35,12 +35,12 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
 
 
 def origin(timeframe: str) -> datetime:
-    """Return the UTC time from which the steps of a known timeframe are counted; weeks are counted from a Monday."""
+    """Return a UTC time at which bars of a known timeframe begin: 1970-01-01, for 1w the Monday 1970-01-05."""
     return datetime(1970, 1, 5 if timeframe == "1w" else 1, tzinfo=UTC)
 
 
 def grid(timeframe: str) -> tuple[datetime, timedelta]:
-    """Return the grid of times at which bars of a known timeframe begin, as (a time on the grid in UTC, the step of the grid).
+    """Return the grid of times at which bars of a known timeframe begin, as (one of the times in UTC, interval between them).
 
     The grid of 1M has a step of one day, but its bars begin only on the first day of a month. The grid of 3d has a step of
     one day too, because the three-day bars of different exchanges begin on different days.
@@ -50,7 +50,7 @@ def grid(timeframe: str) -> tuple[datetime, timedelta]:
 
 
 def is_off_grid(moment: datetime, timeframe: str) -> bool:
-    """Return whether a time (UTC) is not on the grid of a known timeframe."""
+    """Return whether no bar of a known timeframe can begin at this UTC time, see `grid`."""
     first, step = grid(timeframe)
     return bool((moment - first) % step) or (timeframe == MONTH and moment.day != 1)
 

@@ -144,19 +144,19 @@ def create_missing(conn: Connection) -> None:
 
 
 def refuse_foreign(conn: Connection) -> None:
-    """Raise if a table of iftb-store would call an operator or a function that is not PostgreSQL's own.
+    """Raise if a table of iftb-store would call an operator or a function that is not built into PostgreSQL.
 
     Raises:
-        SchemaError: a table would call one, e.g. in a default, an index or a constraint; the caller must then roll back the
-            creation of the tables.
+        SchemaError: a default, an index or a constraint of a table would call such an operator or function; the caller must
+            then roll back the creation of the tables.
     """
     found = conn.execute(_FOREIGN).all() if conn.dialect.name == "postgresql" else []
     if found:
         uses = "; ".join(f"{table} would call the {what}" for table, what in found)
         raise SchemaError(
-            f"what others have put into a schema of the search_path stands before PostgreSQL's own: {uses}. Drop it, and let "
-            "nobody else create in that schema (REVOKE CREATE ON SCHEMA … FROM PUBLIC), or take it out of the search_path; "
-            "then migrate again"
+            "PostgreSQL would use operators or functions that other roles have put into a schema of the search_path instead "
+            f"of its own: {uses}. Drop them and let nobody else create objects in that schema (REVOKE CREATE ON SCHEMA … FROM "
+            "PUBLIC), or remove the schema from the search_path; then migrate again"
         )
 
 
@@ -172,7 +172,7 @@ def refuse_owners(conn: Connection) -> None:
     if found:
         tables = ", ".join(f"{table} to {role}" for table, role in found)
         raise SchemaError(
-            f"the database has tables with our names, without a revision of iftb-store, which belong to other roles: {tables}. "
+            f"the database has tables with the names of iftb-store's, without a revision of it, owned by other roles: {tables}. "
             "Rename or drop them, or migrate as their owner"
         )
 
@@ -203,7 +203,7 @@ class Difference:
 def differences(conn: Connection) -> list[Difference]:
     """Return how iftb-store's tables in the database differ from the models; empty if they are identical.
 
-    This only reads. On PostgreSQL it needs the right to create temporary tables, which it rolls back.
+    Nothing is changed. On PostgreSQL the comparison needs the right to create temporary tables; it rolls them back.
     """
     return list(_compare(_READ[conn.dialect.name](conn), _read_expected(conn)))
 
@@ -256,7 +256,7 @@ def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
 def _list_parts(dialect: Dialect) -> Catalog:
     """Return the names of the models' columns, constraints and indexes, with an empty text as the definition of each.
 
-    Definitions in the form of the engine's catalog can only come from the engine.
+    The definitions are left empty because only an engine can write them in the form of its catalog.
     """
     catalog: Catalog = {
         name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
@@ -340,7 +340,7 @@ def _sqlite_parts(kind: str, name: str, sql: str) -> Iterator[tuple[str, str]]:
 
 
 def _normalise(sql: str) -> str:
-    """Remove comments and the quotes of names, and normalise case and spaces; text literals stay unchanged."""
+    """Remove comments and the quotes of names from SQL, and normalise case and spaces; text literals stay unchanged."""
     pieces = re.split(r"('(?:[^']|'')*')", _COMMENT.sub(" ", sql))
     return "".join(piece if piece.startswith("'") else re.sub(r'["`\[\]]', "", _fold(piece)) for piece in pieces)
 

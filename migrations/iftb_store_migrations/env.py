@@ -35,7 +35,7 @@ def database_url() -> str:
 
 
 def print_sql() -> None:
-    """Print the statements of ``--sql`` for the URL's engine, without connecting."""
+    """Print the SQL statements of the command for the URL's engine, without connecting; called for the option ``--sql``."""
     scheme = parse_url(database_url()).get_backend_name()
     context.configure(
         dialect_name="postgresql" if scheme == "postgres" else scheme,
@@ -47,7 +47,7 @@ def print_sql() -> None:
 
 
 def migrate(conn: Connection) -> None:
-    """Run the command in the connection's transaction while no other migration of the database runs."""
+    """Run the alembic command in the connection's transaction, under the lock that excludes other migrations."""
     with exclusive(conn):
         options = context.config.cmd_opts
         if options is not None and options.cmd[0] in (command.upgrade, command.downgrade):
@@ -58,7 +58,7 @@ def migrate(conn: Connection) -> None:
 
 
 def run() -> None:
-    """Run the command's revisions and report them on stderr; each revision gets its operations as an argument."""
+    """Apply the revisions that the command requires, and report each on stderr; a revision gets Operations as an argument."""
     options = context.config.cmd_opts
     if options is not None and not options.quiet:
         logging.basicConfig(format="%(message)s")
@@ -68,7 +68,7 @@ def run() -> None:
 
 
 async def connect_and_migrate() -> None:
-    """Open the database through its backend and migrate it, so that the backend's options, locks and error messages apply."""
+    """Open the database with DatabaseManager and migrate it, so that the URL's options and iftb-store's error messages apply."""
     async with DatabaseManager(database_url()) as db:
         await db.ability(SupportsMigrations).with_connection(migrate)
 

@@ -144,8 +144,8 @@ def adopt_or_refuse(conn: Connection) -> None:
         missing = [table for table in TABLES if table not in tables]
         if revision == head() and missing:
             raise SchemaError(
-                f"the database stands at revision {revision}, but has no table {' or '.join(missing)}; "
-                "restore it from a backup, or begin with an empty one: await db.create_tables()"
+                f"the database is at revision {revision}, but has no table {' or '.join(missing)}; "
+                "restore the database from a backup, or begin with an empty database: await db.create_tables()"
             )
         return
     if not tables:
@@ -154,7 +154,7 @@ def adopt_or_refuse(conn: Connection) -> None:
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
-            "the database has tables with our names, without a revision of iftb-store, and they differ from its own: "
+            "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
     refuse_owners(conn)
@@ -162,7 +162,7 @@ def adopt_or_refuse(conn: Connection) -> None:
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:
-    """Record the revision in the version table, or None for no revision.
+    """Record a revision in the version table; for None, leave the table empty.
 
     Alembic's own statements would compare values in a WHERE clause, which could call an operator that another user defined. The
     statements here have no WHERE clause.
@@ -188,4 +188,4 @@ def _as_schema_error() -> Iterator[None]:
     try:
         yield
     except (CommandError, RevisionError) as error:
-        raise SchemaError(f"the schema's revisions cannot be followed: {error}") from error
+        raise SchemaError(f"the schema cannot be migrated: {error}") from error

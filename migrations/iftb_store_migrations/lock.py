@@ -1,4 +1,4 @@
-"""Allows one migration of a database at a time: a lock until the end of the transaction, with a limited wait."""
+"""Allows only one migration of a database at a time, with a lock that is held until the end of the transaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exclusive(conn: Connection) -> Iterator[None]:
     statements wait at most ``WAIT_SECONDS`` for a lock, and statement_timeout is off.
 
     Raises:
-        OperationalError: another migration held the lock for the whole wait.
+        OperationalError: another migration did not release the lock in time.
     """
     if conn.dialect.name != "postgresql":
         yield

@@ -105,8 +105,8 @@ def test_a_log_without_its_index_is_an_error_that_says_what_helps(interrupted: P
     interrupted.with_name("store.db-shm").unlink()
     code, out = run_gaps(interrupted, "ro")
     assert code == 1
-    assert f"{interrupted}-wal holds committed rows" in out
-    assert "open it once where it can be written" in out
+    assert f"{interrupted}-wal holds changes that are not in the database file yet" in out
+    assert "open the database once with write access" in out
 
 
 def test_the_next_call_reads_what_others_wrote_meanwhile(path: Path) -> None:

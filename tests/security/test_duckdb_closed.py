@@ -107,7 +107,9 @@ async def test_a_backup_names_what_it_leaves_out(duckdb_url: str, tmp_path: Path
         await raw.run(db, "CREATE TABLE notes (body VARCHAR)")
         with caplog.at_level(logging.WARNING):
             await backup(db, tmp_path / "saved")
-    assert [record.getMessage() for record in caplog.records] == ["the backup leaves out what is not of iftb-store: 'notes'"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the backup leaves out objects that do not belong to iftb-store: 'notes'"
+    ]
 
 
 async def test_a_backup_reports_its_progress_in_bytes(duckdb_url: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class ArrowBounds:
             check_at_once(unpacked + packed, "record batch")
 
     def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:
-        """Return (decompressed bytes, compressed bytes or 0, number of rows) of a batch."""
+        """Return (decompressed bytes, compressed bytes or 0 if not compressed, number of rows) of a batch."""
         offset, length, _ = block
         if offset in self._seen:
             return self._seen[offset]
@@ -138,8 +138,8 @@ def _message(data: bytes) -> FlatTable:
 def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> None:
     """Check the number of columns and the bytes of text in a schema.
 
-    A part that the file contains once may be referred to many times. Each reference counts, because Arrow copies the part for
-    each.
+    A file may refer many times to a part that it contains once. Every reference is counted, because Arrow makes a copy of the
+    part for each reference.
     """
     if made is None:
         raise ValueError("its schema is missing")

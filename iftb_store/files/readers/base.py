@@ -55,7 +55,7 @@ class Reader(Protocol):
 
 @contextmanager
 def name_damage(path: Path) -> Generator[None]:
-    """Convert any error on a damaged file to a DumpError that names the file; an OSError with a file name is kept."""
+    """Convert errors that a damaged file causes in the block to a DumpError; an OSError that names a file is not converted."""
     try:
         yield
     except StoreError:

@@ -117,7 +117,7 @@ class Imported:
 class _ArchiveFile(io.BufferedReader):
     """A zip file opened for reading, which limits the size of each read.
 
-    zipfile reads the archive's directory in a single read, and takes the size of the directory from the file, which may lie.
+    zipfile reads the archive's directory in a single read, and the file itself gives the size of that read, perhaps wrongly.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -43,7 +43,7 @@ _PLAIN = json.JSONDecoder(parse_constant=_refuse)
 
 
 class JsonReader:
-    """Reads JSON. Numbers are returned as text, except in rows of an export, whose decimals are already text."""
+    """Reads JSON. Numbers are returned as text, except in exports of iftb-store, which contain decimals as text anyway."""
 
     def __init__(self, path: Path) -> None:
         self._text = TextFile(path)

@@ -129,7 +129,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
     """Return the memory that a column chunk needs, from the headers of its pages.
 
     Raises:
-        ValueError: the chunk is damaged, or no valid writer creates such pages.
+        ValueError: the chunk is damaged, or has pages that no valid writer creates.
     """
     start = facts.data_page_offset
     if facts.has_dictionary_page and 0 < facts.dictionary_page_offset < start:
