@@ -1,14 +1,17 @@
-"""The optional abilities of a backend, each a Protocol; `DatabaseManager.ability` returns the backend as one of them."""
+"""The optional abilities of a backend, each a Protocol, and ConnectedStore, through which transfers and files use a store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy import Connection
 
 from iftb_store.health import Encryption, SchemaStatus
+from iftb_store.protocols import Capability, Isolation
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -110,4 +113,49 @@ class SupportsPoolStatus(Protocol):
     @property
     def capacity(self) -> int:
         """The maximum number of connections that sessions can use at the same time."""
+        ...
+
+
+@runtime_checkable
+class ConnectedStore(Protocol):
+    """An open store, on which transfers, files and reports work, e.g. an `iftb_store.DatabaseManager`."""
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The optional capabilities that the backend of the store declares."""
+        ...
+
+    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
+        """Open a session; see `iftb_store.DatabaseManager.get_session`."""
+        ...
+
+    async def run(
+        self,
+        work: Callable[[Any], Awaitable[T]],
+        *,
+        retries: int = 8,
+        isolation: Isolation | None = None,
+        idempotent: bool = False,
+    ) -> T:
+        """Run ``work(session)`` in a transaction; see `iftb_store.DatabaseManager.run`."""
+        ...
+
+    async def identity(self) -> str:
+        """Return a text that identifies the tables; see `iftb_store.DatabaseManager.identity`."""
+        ...
+
+    async def status(self) -> SchemaStatus:
+        """Return the state of this store's schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+    async def migrate(self) -> None:
+        """Create or update this store's schema; see `iftb_store.DatabaseManager.migrate`."""
+        ...
+
+    async def create_tables(self) -> None:
+        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
+        ...
+
+    def ability(self, protocol: type[A]) -> A:
+        """Return the backend, typed as an optional protocol, e.g. `SupportsBackup`; see `DatabaseManager.ability`."""
         ...

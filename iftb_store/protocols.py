@@ -15,17 +15,16 @@ are at least 1. A store never changes its arguments. Rules for every store:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 from sqlalchemy import URL, Executable, Result
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.health import SchemaStatus
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
     # importing AsyncEngine takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
     from sqlalchemy.ext.asyncio import AsyncEngine
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 Isolation = Literal["read committed", "snapshot", "repeatable read", "serializable"]
 #: The isolations that a session can have, weakest first.
@@ -57,6 +53,8 @@ class Capability(Enum):
     CHOICES = "the database itself rejects an unknown side, action, status or severity, also from raw SQL"
     ISOLATION = "a session can have the isolation snapshot, repeatable read or serializable"
     BACKUP = "the engine can write a backup, a file that the same scheme opens, while sessions continue"
+    RECORDS = "trades, positions and system events are kept beside the bars"
+    RAW_WRITES = "`session.execute` may write"
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
@@ -288,49 +286,4 @@ class Backend(Protocol):
     @classmethod
     def stores(cls, session: Any) -> Stores:
         """Return the stores for a session of this backend or, with the capability SQLALCHEMY, for an AsyncSession of the app."""
-        ...
-
-
-@runtime_checkable
-class ConnectedStore(Protocol):
-    """An open store, on which transfers, files and reports work, e.g. an `iftb_store.DatabaseManager`."""
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """The optional capabilities that the backend of the store declares."""
-        ...
-
-    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
-        """Open a session; see `iftb_store.DatabaseManager.get_session`."""
-        ...
-
-    async def run(
-        self,
-        work: Callable[[Any], Awaitable[T]],
-        *,
-        retries: int = 8,
-        isolation: Isolation | None = None,
-        idempotent: bool = False,
-    ) -> T:
-        """Run ``work(session)`` in a transaction; see `iftb_store.DatabaseManager.run`."""
-        ...
-
-    async def identity(self) -> str:
-        """Return a text that identifies the tables; see `iftb_store.DatabaseManager.identity`."""
-        ...
-
-    async def status(self) -> SchemaStatus:
-        """Return the state of this store's schema; see `iftb_store.DatabaseManager.status`."""
-        ...
-
-    async def migrate(self) -> None:
-        """Create or update this store's schema; see `iftb_store.DatabaseManager.migrate`."""
-        ...
-
-    async def create_tables(self) -> None:
-        """Create the missing tables; see `iftb_store.DatabaseManager.create_tables`."""
-        ...
-
-    def ability(self, protocol: type[A]) -> A:
-        """Return the backend, typed as an optional protocol, e.g. `SupportsBackup`; see `DatabaseManager.ability`."""
         ...

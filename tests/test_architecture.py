@@ -19,13 +19,13 @@ _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
 _DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
 #: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
-    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "analytics", "registry",
+    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities", "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
-_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "relational")
+_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational")
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
-    "relational": (*_ROOMS[: _ROOMS.index("protocols") + 1], "iftb_store_migrations"),
+    "relational": (*_ROOMS[: _ROOMS.index("abilities") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
     "doctor": ("iftb_store_migrations",),
     # its version

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.abilities import SupportsMigrations
+from iftb_store.abilities import ConnectedStore, SupportsMigrations
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
 from iftb_store.doctor.checks import run_checks
@@ -14,7 +14,6 @@ from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
 from iftb_store.doctor.sql import find_engine
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
-from iftb_store.protocols import ConnectedStore
 from iftb_store.schema.tables import Base
 from iftb_store.transfer.access import check_store
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from iftb_store._io.tasks import run_to_end
+from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import TEXT_FORMATS, choose_format
 from iftb_store.files.outputs import check_target, new_file, new_folder
 from iftb_store.files.writers import PartitionedWriter, Writer, describe_schema, open_writer
-from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import get_stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import TableScope

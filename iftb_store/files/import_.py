@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from sqlalchemy import text
 
 from iftb_store._io.tasks import run_to_end
+from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.commits import Commit, finish_commit
 from iftb_store.files.detect import FileKind, detect_format, read_series_in_name
@@ -22,7 +23,7 @@ from iftb_store.files.formats import PARTITION, TABLE, VERSION
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
 from iftb_store.models import Trade
-from iftb_store.protocols import Capability, ConnectedStore, Stores
+from iftb_store.protocols import Capability, Stores
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches

@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError
-from iftb_store.protocols import Capability, ConnectedStore, Session, Stores
+from iftb_store.protocols import Capability, Session, Stores
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import make_filter

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
-from iftb_store.abilities import SupportsWholeReads
+from iftb_store.abilities import ConnectedStore, SupportsWholeReads
 from iftb_store.errors import InvalidValueError
-from iftb_store.protocols import ConnectedStore, Isolation
+from iftb_store.protocols import Isolation
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store.values.display import type_name
 

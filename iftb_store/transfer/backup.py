@@ -15,10 +15,10 @@ from sqlalchemy import URL
 
 from iftb_store._io.atomic_files import NO_LINK, fsync, open_descriptor, publish, try_lock
 from iftb_store._io.tasks import import_modules, run_to_end
-from iftb_store.abilities import SupportsBackup
+from iftb_store.abilities import ConnectedStore, SupportsBackup
 from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
-from iftb_store.protocols import Capability, ConnectedStore
+from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend, get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
 from iftb_store.transfer.access import check_store, require_complete_reads

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import ColumnElement, func, select
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import CollisionError, StoreError, readable
-from iftb_store.protocols import ConnectedStore
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, GREATEST_ID, POSITIONS, TRADES, RowFilter, TableSpec

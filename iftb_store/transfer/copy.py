@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import unreadable_value
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
-from iftb_store.protocols import Capability, ConnectedStore
+from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import pyarrow as pa
 from sqlalchemy import ColumnElement, Table, func, select
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import StoreError
-from iftb_store.protocols import Capability, ConnectedStore
+from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec

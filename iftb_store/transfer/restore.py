@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import URL, text
 from sqlalchemy.exc import OperationalError
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
-from iftb_store.protocols import ConnectedStore
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer.access import open_complete_session, require_distinct

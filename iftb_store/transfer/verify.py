@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from iftb_store.protocols import ConnectedStore
+from iftb_store.abilities import ConnectedStore
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import ColumnKind, TableSpec

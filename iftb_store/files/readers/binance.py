@@ -19,12 +19,12 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
+from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.bars import check_bar
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.files.commits import Commit
 from iftb_store.files.spans import Spans
 from iftb_store.models import OHLCVBar
-from iftb_store.protocols import ConnectedStore
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import integer, name_text
