@@ -102,12 +102,12 @@ class DuckDBBars:
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
         query = Query(series)
-        edge, end = ("NULL" if moment is None else query.bound(moment) for moment in (before, after))
-        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), epoch_us({edge})), epoch_us({end}) FROM bars"
+        edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
+        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"
         sql = f"""
             WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM {query.source}),
             pairs AS (
-                SELECT lag(moment, 1, epoch_us({edge})) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
+                SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
             SELECT earlier, later FROM pairs WHERE {_missing(series.equal["timeframe"])} > 0 ORDER BY earlier"""
         rows = await self._session.run(lambda cursor: cursor.fetch(sql, query.values))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
