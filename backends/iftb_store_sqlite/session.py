@@ -65,20 +65,24 @@ def _encode(value: Any) -> Any:
     return json_text(value, "value") if isinstance(value, dict) else value
 
 
+#: SQLite's SQL, with decimals as sortable text and times as microseconds.
+DIALECT = SqlDialect(
+    dialect=SQLiteDialect_aiosqlite(),
+    octets="length(CAST({} AS BLOB))",
+    microseconds="{}",
+    sums=sums,
+    month=_MONTH.format(_SECOND.replace("{}", "{0}")),
+    encode=_encode,
+    decode_decimal=from_sortable,
+    decode_sum=add_parts,
+    decode_time=from_epoch_us,
+)
+
+
 class SQLiteDriver:
     """Runs the stores' statements on aiosqlite; see `iftb_store.relational.driver.Driver`."""
 
-    dialect = SqlDialect(
-        dialect=SQLiteDialect_aiosqlite(),
-        octets="length(CAST({} AS BLOB))",
-        microseconds="{}",
-        sums=sums,
-        month=_MONTH.format(_SECOND.replace("{}", "{0}")),
-        encode=_encode,
-        decode_decimal=from_sortable,
-        decode_sum=add_parts,
-        decode_time=from_epoch_us,
-    )
+    dialect = DIALECT
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session

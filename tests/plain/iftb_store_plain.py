@@ -54,9 +54,9 @@ class _Connection(aiosqlite.Connection):
 
     async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super()._execute(fn, *args, **kwargs)
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
-            stopped = asyncio.ensure_future(super()._execute(lambda: None))
+            stopped = asyncio.ensure_future(super()._execute(lambda: None))  # type: ignore[no-untyped-call]
             while not stopped.done():
                 with suppress(asyncio.CancelledError, ValueError, sqlite3.ProgrammingError):
                     self._conn.interrupt()
