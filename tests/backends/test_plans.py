@@ -84,7 +84,8 @@ async def test_sqlite_searches_an_index(sqlite_url: str, name: str) -> None:
     steps = [str(step[3]) for step in driver.plan]
     assert steps
     assert [step for step in steps if " USING " not in step and step != "USE TEMP B-TREE FOR ORDER BY"] == []
-    assert name == "open positions" or "USE TEMP B-TREE FOR ORDER BY" not in steps
+    # at most two positions of a symbol are open
+    assert name in ("open positions", "the position of a symbol") or "USE TEMP B-TREE FOR ORDER BY" not in steps
 
 
 @pytest.mark.parametrize("name", READS)
