@@ -152,7 +152,8 @@ class RunTests(SuiteFixtures):
         needs(db, Capability.ISOLATION)
         number = await TradeRepository(db).insert(trade(fee=Decimal(0)))
         await asyncio.gather(*(db.run(increment_fee(number, at_once), isolation=isolation, retries=50) for _ in range(10)))
-        assert raw.number(await raw.value(db, "SELECT fee FROM trades")) == Decimal(10)
+        fee = raw.number(await raw.value(db, "SELECT fee FROM trades"))
+        assert fee == 10, f"no update may be lost under {isolation}: 10 transactions added 1 to a fee of 0, and it is {fee}"
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)
     async def test_what_raw_sql_has_read_under_isolation_does_not_change(self, db: DatabaseManager, isolation: Isolation) -> None:
