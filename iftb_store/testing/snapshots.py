@@ -73,7 +73,7 @@ async def _get_open_positions(source: Any) -> Any:
     return [item.margin for item in await PositionRepository(source).get_open_positions()]
 
 
-#: Reads by their names. The last two need a snapshot if they are to show one state, as they consist of several statements.
+#: Reads that show one state everywhere, by their names, and reads that do so only in a snapshot, as the manager's are.
 _READS: dict[str, Read] = {
     read.__name__.removeprefix("_"): read
     for read in (_get_range, _get_latest, _get_gaps, _resample, _read_arrow, _get_recent, _get_statistics, _get_open_positions)
@@ -119,6 +119,10 @@ class OneStateTests(SuiteFixtures):
             for name, read in reads.items():
                 if await read(db) not in answers[name]:
                     mixed.add(name)
+            async with db.get_session() as session:
+                for name, read in _READS.items():
+                    if await read(session) not in answers[name]:
+                        mixed.add(f"{name} in a session")
         await changing
         assert not mixed, f"a read must show one committed state of the database, but these mixed two of them: {sorted(mixed)}"
 
