@@ -53,15 +53,16 @@ class Stores:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        part: Any = getattr(self._sound, name)
+        part = getattr(self._sound, name)
         if not callable(part):
             return Stores(part, self._session, self._fault, f"{name}.")
+        method: Any = part
         fault = _FAULTS.get(self._fault)
         if fault is None:
-            return part
+            return method
 
         async def call(*args: Any) -> Any:
-            return await fault(Call(self._name + name, part, args, self._session))
+            return await fault(Call(self._name + name, method, args, self._session))
 
         return call
 
