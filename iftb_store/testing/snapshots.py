@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, PositionRepository, TradeRepository
-from iftb_store.protocols import Capability, SupportsMigrations
+from iftb_store.abilities import SupportsMigrations
+from iftb_store.protocols import Capability
 from iftb_store.testing.bars import stored
 from iftb_store.testing.fixtures import SuiteFixtures, describe_error, find_error, needs
 from iftb_store.testing.samples import HOUR, T0, hourly, position, trade
@@ -76,9 +77,19 @@ async def _get_open_positions(source: Any) -> Any:
 #: Reads that show one state everywhere, by their names, and reads that do so only in a snapshot, as the manager's are.
 _READS: dict[str, Read] = {
     read.__name__.removeprefix("_"): read
-    for read in (_get_range, _get_latest, _get_gaps, _resample, _read_arrow, _get_recent, _get_statistics, _get_open_positions)
+    for read in (
+        _get_range,
+        _get_latest,
+        _get_gaps,
+        _resample,
+        _list_series,
+        _read_arrow,
+        _get_recent,
+        _get_statistics,
+        _get_open_positions,
+    )
 }
-_SNAPSHOTS: dict[str, Read] = {"list_series": _list_series, "stream_range": _stream_range}
+_SNAPSHOTS: dict[str, Read] = {"stream_range": _stream_range}
 
 
 async def write_state(session: Any, number: int) -> None:
