@@ -393,8 +393,8 @@ class _Taken:
         self._source = source
         self._table = source.table or BARS
         self._series: dict[str, set[str]] = {name: set() for name in SERIES}
-        self._times: list[datetime] = []
-        self._ids: list[int] = []
+        self._times: list[Any] = []
+        self._ids: list[Any] = []
         self.rows = self._repeated = 0
 
     def add(self, rows: pa.Table, written: int) -> None:
@@ -403,8 +403,7 @@ class _Taken:
 
         self.rows += written
         self._repeated += rows.num_rows - written
-        limits: tuple[tuple[str, list[Any]], ...] = (self._table.time, self._times), ("id", self._ids)
-        for column, bounds in limits:
+        for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
             if column in rows.column_names:
                 found: Any = pc.min_max(rows[column]).as_py()
                 ends = sorted(end for end in (*bounds, *found.values()) if end is not None)
