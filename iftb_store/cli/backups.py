@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal
 
-from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
+from iftb_store.cli.data import Argument, Json, Url
+from iftb_store.cli.output import format_count, print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, format_target, run, url_and_rest
-from iftb_store.cli.transfer import SHORT, Quiet, bound_memory
+from iftb_store.cli.target import explain_stop, format_target, run, url_and_rest
+from iftb_store.cli.transfer import Quiet, bound_memory, show_parts
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -27,7 +27,7 @@ from iftb_store.values.display import to_one_line
 if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
 
-File = Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)]
+File = Annotated[str | None, Argument(metavar="FILE", help="The backup file (required).")]
 
 
 def backup(
@@ -50,11 +50,8 @@ def backup(
         unit = "bytes" if Capability.BACKUP in db.capabilities else "rows"
         return await write_backup(db, path, overwrite=overwrite, step=lambda name: progress.step(name, unit))
 
-    try:
+    with explain_stop(lambda: f"stopped; nothing was written to {path}; run the same command again to start over"):
         made = run(url, save)
-    except (KeyboardInterrupt, Terminated):
-        print_error(f"stopped; nothing was written to {path}; run the same command again to start over")
-        raise
     if as_json:
         print_json({**asdict(made), "path": str(made.path)})
     elif not quiet:
@@ -64,7 +61,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)] = None,
+    file: File = None,
     url: Url = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite rows that differ from the backup, and delete rows that are not in it.")
@@ -95,25 +92,13 @@ def restore(
         async with DatabaseManager(bound_memory(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
-    try:
+    with explain_stop(lambda: "stopped; the rows written so far stay; run the same command again to resume"):
         done = run(bound_memory(target), restored, create=True)
-    except (KeyboardInterrupt, Terminated):
-        print_error("stopped; the rows written so far stay; run the same command again to resume")
-        raise
     if as_json:
         print_json([asdict(part) for part in done])
     elif not quiet:
-        figures = ["rows", "inserted", "updated", "deleted"]
-        rows = [
-            (
-                part.table,
-                part.series,
-                *(f"{count:,}" for count in (part.source.rows, part.inserted, part.updated, part.deleted)),
-                part.source.checksum[:SHORT],
-            )
-            for part in done
-        ]
-        print_table(["table", "series", *figures, "checksum"], rows, right=figures)
+        counts = {name: name for name in ("inserted", "updated", "deleted")}
+        show_parts(done, {"rows": "source.rows", **counts, "checksum": "source.checksum"})
         total = sum(part.source.rows for part in done)
         say(f"restored and verified {path}: {format_count(total, 'row')} in {format_target(url)}")
 

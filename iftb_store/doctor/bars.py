@@ -8,8 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, Check, SeriesRows, make_finding, not_first
-from iftb_store.doctor.findings import Finding
+from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, not_first
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
 from iftb_store.schema.table_spec import SERIES
@@ -23,6 +22,10 @@ _US = 1_000_000
 _KEYS = ", ".join(SERIES)
 _DELETE = "DELETE FROM ohlcv"
 _AGAIN = "delete these bars, and import them again from a correct source"
+_DUPLICATE = (
+    "the oldest row of each, with the smallest id, is kept; if the newest is correct, write it with upsert_many afterwards"
+)
+_RARE = f"rare, but crude oil had such prices in April 2020; if they are wrong, {_AGAIN}"
 _OFF_GRID = (
     "the bars of a timeframe begin at multiples of its length in UTC, weeks on Monday, months on the first; "
     f"{_AGAIN}, or, if the whole series is shifted, correct its time zone"
@@ -62,15 +65,7 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
         Check("high below low", "error", BARS, "", "high < low", _AGAIN, _DELETE),
         Check("open or close beyond", "warning", BARS, "", beyond, f"they must be between low and high; {_AGAIN}", _DELETE),
         Check("negative volume", "error", BARS, "", negative_volume, f"traded amounts cannot be negative; {_AGAIN}", _DELETE),
-        Check(
-            "negative price",
-            "note",
-            BARS,
-            "",
-            negative_price,
-            f"rare, but crude oil had such prices in April 2020; if they are wrong, {_AGAIN}",
-            _DELETE,
-        ),
+        Check("negative price", "note", BARS, "", negative_price, _RARE, _DELETE),
     )
 
 
@@ -113,22 +108,12 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
     for series, (duplicates, holes, missing) in told:
         if duplicates:
-            yield make_finding(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
+            repeated = not_first(engine, BARS, "timestamp", HERE)
+            check = Check("duplicate bars", "error", BARS, "", repeated, _DUPLICATE, _DELETE)
+            yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:
             yield _holes(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")
-
-
-def _duplicates(engine: Engine) -> Check:
-    return Check(
-        "duplicate bars",
-        "error",
-        BARS,
-        "",
-        not_first(engine, BARS, "timestamp", HERE),
-        "the oldest row of each, with the smallest id, is kept; if the newest is correct, write it with upsert_many afterwards",
-        _DELETE,
-    )
 
 
 def _holes(series: SeriesRows, holes: int, missing: int) -> Finding:
