@@ -108,7 +108,7 @@ class Buckets:
 
         ``moment`` and ``integer`` are those of `sql`.
         """
-        return f"COUNT(CASE WHEN {moment} % {integer.format(self.source * 1_000_000)} = 0 THEN 1 END)"
+        return f"SUM(CASE WHEN {moment} % {integer.format(self.source * 1_000_000)} = 0 THEN 1 ELSE 0 END)"
 
 
 def _list_targets(source: str) -> str:

@@ -154,6 +154,8 @@ def _series_sql(dialect: SqlDialect) -> str:
 
 def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> str:
     at, month = (shown.format("timestamp") for shown in (dialect.microseconds, dialect.month))
+    # SUM, not COUNT: a user's own count of numbers would be preferred to PostgreSQL's count of anything
+    lacking = "SUM(CASE WHEN {} IS NULL THEN 1 ELSE 0 END)".format
     counts = f"SUM(trades_count {dialect.divided} {_HALF})", f"SUM(trades_count % {_HALF})"
     sums = [*counts, *dialect.sums("volume"), *dialect.sums("quote_volume")]
     open_, close = (
@@ -167,8 +169,8 @@ def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> s
         FROM (
             SELECT {buckets.sql(at, month=month, divided=dialect.divided, integer=dialect.integer)} AS bucket,
                 MIN(timestamp) AS first, MAX(timestamp) AS last, MAX(high) AS high, MIN(low) AS low,
-                {buckets.due_sql(at, integer=dialect.integer)} AS due, COUNT(*) - COUNT(quote_volume) AS lack_quotes,
-                COUNT(*) - COUNT(trades_count) AS lack_counts,
+                {buckets.due_sql(at, integer=dialect.integer)} AS due, {lacking("quote_volume")} AS lack_quotes,
+                {lacking("trades_count")} AS lack_counts,
                 {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
             FROM ohlcv
             WHERE {_select_series(dialect, series)}
