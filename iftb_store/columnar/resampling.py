@@ -29,7 +29,7 @@ def read_buckets(table: pa.Table) -> list[Bucket]:
             _sums(volume, volume_rest),
             _sums(quote, quote_rest),
             trades.to_pylist(),
-            map(int, due.to_pylist()),
+            due.cast(pa.int64()).to_pylist(),
             strict=True,
         )
     ]

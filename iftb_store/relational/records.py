@@ -14,11 +14,13 @@ from iftb_store.relational.dialect import SqlDialect
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.rows import RowForm
 from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.tables import OPEN
 
 _FORMS = {table.name: RowForm(table) for table in (TRADES, POSITIONS, EVENTS)}
 _POSITION_KEY = ("exchange", "symbol", "side")
+_OPEN = {"status": "open"}
 _POSITION_CHANGES = tuple(column for column in _FORMS["positions"].written if column != "created_at")
-_POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE status = 'open' DO UPDATE SET " + ", ".join(
+_POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE {OPEN} DO UPDATE SET " + ", ".join(
     f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY
 )
 # how often an upsert without ON CONFLICT looks again for the position that another session has just opened
@@ -78,7 +80,7 @@ class RelationalRecords:
             await self._insert(sql + _POSITION_ON_CONFLICT, POSITIONS, position, savepoint=False)
             return
         # ON CONFLICT matches only open rows, so it would add a closed position instead of closing the open one
-        key = {column: getattr(position, column) for column in _POSITION_KEY} | {"status": "open"}
+        key = {column: getattr(position, column) for column in _POSITION_KEY} | _OPEN
         changes = {column: getattr(position, column) for column in _POSITION_CHANGES}
         for _ in range(_ATTEMPTS):
             if await self.update(POSITIONS, key, changes):
@@ -99,9 +101,9 @@ def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:
 def _equal_sql(dialect: SqlDialect, table: TableSpec, equal: Mapping[str, Any]) -> str:
     conditions: list[str] = []
     for column, value in equal.items():
-        if value in table.specs[column].choices:
-            # a literal, so that the engine can use an index on the open positions
-            conditions.append(f"{column} = '{value}'")
+        if {column: value} == _OPEN:
+            # a literal, so that the engine can use its index on the open positions
+            conditions.append(OPEN)
         elif table.kinds[column] == ColumnKind.TEXT:
             conditions.append(f"{dialect.text_column.format(column)} = {dialect.text_parameter.format(f'is_{column}')}")
         else:
