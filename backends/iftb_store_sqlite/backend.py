@@ -73,6 +73,8 @@ class SQLiteBackend(EngineBackend):
             Capability.CHOICES,
             Capability.ISOLATION,
             Capability.BACKUP,
+            Capability.RECORDS,
+            Capability.RAW_WRITES,
         }
     )
 
