@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from sqlalchemy import text
-
 from iftb_store._io.tasks import run_to_end
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, integrity_error
@@ -444,10 +442,11 @@ class _Taken:
         """Raise IntegrityError if two bars have the same id; not every engine has a unique constraint on it."""
         if not self._ids:
             return
-        sql = "SELECT id FROM ohlcv WHERE id BETWEEN :low AND :high GROUP BY id HAVING count(*) > 1 LIMIT 1"
-        found = (await session.execute(text(sql), {"low": self._ids[0], "high": self._ids[1]})).first()
+        from iftb_store.transfer.lookups import get_lookups
+
+        found = await get_lookups(get_stores(session)).find_shared_id(range(self._ids[0], self._ids[1] + 1))
         if found is not None:
-            raise integrity_error(f"the id {found[0]} belongs to another bar")
+            raise integrity_error(f"the id {found} belongs to another bar")
 
     def result(self, notes: list[str]) -> ImportedFile:
         """Return the result of the import."""

@@ -9,6 +9,7 @@ from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
+from iftb_store.relational.lookups import RelationalLookups
 from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
@@ -36,6 +37,7 @@ __all__ = [
     "Hidden",
     "Migrated",
     "OpenSessions",
+    "RelationalLookups",
     "RelationalStores",
     "Row",
     "SqlDialect",
