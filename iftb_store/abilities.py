@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy import Connection
 
-from iftb_store.health import Encryption, SchemaStatus
+from iftb_store.health import Encryption, SchemaStatus, StoreSize
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
@@ -38,6 +38,18 @@ class SupportsMigrations(Protocol):
 
     async def status(self) -> SchemaStatus:
         """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsStatus(Protocol):
+    """A backend without MIGRATIONS that knows its engine's version and the size of its data; optional."""
+
+    async def measure(self) -> StoreSize:
+        """Return the version of the engine and the size of the data, for `iftb_store.DatabaseManager.status`.
+
+        The number of series and rows may be None if they are not known without reading; then `BarStore.list_series` counts them.
+        """
         ...
 
 

@@ -23,6 +23,7 @@ from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
+    from iftb_store.transfer.kept import Report
     from iftb_store.transfer.verify import Difference
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def copy(
     progress = Progress(quiet=quiet)
     under_way: list[Copy] = []
 
-    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
+    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> Report[Copied]:
         if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
             say(f"{format_target(destination)}: created the tables")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
@@ -105,6 +106,7 @@ def copy(
             "run the same command again to resume"
         )
         raise
+    _show_left_out(done.left_out, quiet, as_json)
     if as_json:
         print_json([asdict(item) | {"unchanged": item.unchanged} for item in done])
     elif not quiet:
@@ -139,6 +141,7 @@ def verify(
     scope = _scope(tables, exchanges, symbols, timeframes, start, end)
     progress = Progress(quiet=quiet)
     found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
+    _show_left_out(found.left_out, quiet, as_json)
     equal = all(item.equal for item in found)
     if as_json:
         print_json([asdict(item) | {"equal": item.equal} for item in found])
@@ -194,6 +197,11 @@ def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
         say(f"{format_count(kept, 'row')} only in DST; {why}")
 
 
+def _show_left_out(tables: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    if tables and not quiet:
+        say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars", stderr=as_json)
+
+
 def _verdict(item: Any) -> str:
     if not item.equal:
         return "not yet"
@@ -221,6 +229,7 @@ def _run_both(
 ) -> T:
     import pyarrow as pa
 
+    from iftb_store.transfer.kept import limit_scope
     from iftb_store.transfer.plan import require_schema
 
     ours, theirs = resolve_url(source), resolve_url(destination)
@@ -232,7 +241,8 @@ def _run_both(
         if not create:
             require_file(theirs)
         # check SRC before anything is created in DST
-        await require_schema(first, scope.tables)
+        limited, _ = limit_scope(scope, source=first, destination=other)
+        await require_schema(first, limited.tables)
         async with other as second:
             return await work(first, second)
 

@@ -26,8 +26,9 @@ from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
-from iftb_store.schema.scope import TABLES
+from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
+from iftb_store.transfer.kept import limit_scope
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
@@ -206,7 +207,10 @@ async def import_file(
         IntegrityError: with ``insert``, a row is already stored; or an id belongs to another row of the store.
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
         InvalidValueError: ``new_ids`` for rows that are identified only by their id.
+        Unsupported: the database does not keep the file's table.
     """
+    if source.table is not None:
+        limit_scope(TableScope([source.table.name]), database=db)
     commit = commit or Commit()
     return await finish_commit(_import(db, source, insert, new_ids, progress, commit), commit)
 
