@@ -131,7 +131,7 @@ class DatabaseManager:
             Unsupported: the backend has no SQLAlchemy engine.
         """
         self._require_connected()
-        engine = self._backend.engine
+        engine = self._backend.engine if Capability.SQLALCHEMY in self.capabilities else None
         if engine is None:
             raise Unsupported(
                 f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"

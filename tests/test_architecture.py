@@ -19,7 +19,8 @@ _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
 _DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
 #: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
-    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities", "analytics", "registry",
+    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
+    "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
 _PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational")

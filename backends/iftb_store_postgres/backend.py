@@ -69,23 +69,23 @@ class PostgresBackend(EngineBackend):
         # startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
         self._refused: set[str] = set()
         self._knows_ignored = False
-        self._pool = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self._options.pool_timeout}
+        self.pool_options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self._options.pool_timeout}
         self._echo = echo
 
     async def connect(self) -> None:
         """Create the pool and check with one connection that the server answers."""
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._opening(self._open),
+            async_creator=self.refuse_after_disconnect(self._open),
             poolclass=PostgresPool,
             echo=self._echo,
             hide_parameters=True,
-            **self._pool,
+            **self.pool_options,
         )
         # listen before watch() does: watch() treats a COMMIT as sent from its own listener on
         event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate, _connection_is_gone)
-        await self._keep(engine, "SELECT 1")
+        await self.keep_engine(engine, "SELECT 1")
 
     async def identity(self) -> str:
         """Return a text that identifies the database: the server's start time, the database and the schema of its tables."""

@@ -59,6 +59,13 @@ _TOTALS = """
         AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
 
 
+def _encode(value: Any) -> Any:
+    """Return JSON text for a dict and ISO 8601 text for a datetime; asyncpg accepts other values unchanged."""
+    if isinstance(value, datetime):
+        return str(value)
+    return json_text(value, "value") if isinstance(value, dict) else value
+
+
 class PostgresDriver:
     """Runs the stores' statements on asyncpg; see `iftb_store.relational.driver.Driver`."""
 
@@ -76,7 +83,6 @@ class PostgresDriver:
         octets="octet_length(CAST({} AS text))",
         # before PostgreSQL 14, EXTRACT returns another type
         microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
-        sums=lambda column: [f"SUM({column})"],
         month=(
             "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
             " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
@@ -86,29 +92,15 @@ class PostgresDriver:
         text_column="CAST({} AS text)",
         text_parameter="CAST(:{} AS text)",
         lag="pg_catalog.lag",
+        encode=_encode,
+        decode_decimal=Decimal,
+        decode_sum=lambda parts: trim_zeros(parts[0]),
+        decode_time=lambda moment: moment,
     )
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         self._logger = session.get_bind().engine.logger
-
-    def encode(self, value: Any) -> Any:
-        """Return JSON text for a dict and ISO 8601 text for a datetime; asyncpg accepts other values unchanged."""
-        if isinstance(value, datetime):
-            return str(value)
-        return json_text(value, "value") if isinstance(value, dict) else value
-
-    def decode_decimal(self, value: str) -> Decimal:
-        """Convert the text that the query returns to a Decimal."""
-        return Decimal(value)
-
-    def decode_sum(self, parts: Row) -> Decimal:
-        """Return the sum without trailing zeros; it is the only value in ``parts``, because PostgreSQL's sums are exact."""
-        return trim_zeros(parts[0])
-
-    def decode_time(self, value: datetime) -> datetime:
-        """Return the value unchanged: asyncpg returns aware times in UTC."""
-        return value
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query and convert its rows to bars in chunks, so that the event loop stays free; with ``many`` use COPY."""

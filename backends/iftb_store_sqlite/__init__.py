@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from iftb_store_sqlite.backend import SQLiteBackend
+from iftb_store_sqlite.session import DIALECT
 
-__all__ = ["SQLiteBackend"]
+__all__ = ["DIALECT", "SQLiteBackend"]

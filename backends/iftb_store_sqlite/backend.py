@@ -85,7 +85,7 @@ class SQLiteBackend(EngineBackend):
         self._path = self._options.path
         self._memory = self._options.in_memory
         self.write_lock = f"memory {id(self)}" if self._memory else os.path.realpath(self._path)
-        self._pool = (
+        self.pool_options = (
             {"pool_size": 1, "max_overflow": 0} if self._memory else {"pool_size": pool_size, "max_overflow": max_overflow}
         )
         self._echo = echo
@@ -94,15 +94,15 @@ class SQLiteBackend(EngineBackend):
         """Create the engine and open the file; a missing file is created so that only its owner can read it."""
         engine = create_async_engine(
             "sqlite+aiosqlite://",
-            async_creator=self._opening(self._open),
+            async_creator=self.refuse_after_disconnect(self._open),
             poolclass=Pool,
             echo=self._echo,
             hide_parameters=True,
-            **self._pool,
+            **self.pool_options,
         )
         watch(engine, translate_any, _transaction_is_gone)
         event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
-        await self._keep(engine, "SELECT COUNT(*) FROM sqlite_master")
+        await self.keep_engine(engine, "SELECT COUNT(*) FROM sqlite_master")
 
     @property
     def backup_query(self) -> dict[str, str]:

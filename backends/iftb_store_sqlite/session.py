@@ -56,33 +56,37 @@ _MONTH = "(CAST(strftime('%Y', {0}) AS INTEGER) * 12 + CAST(strftime('%m', {0}) 
 _SECOND = "({} - (({} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 
 
+def _encode(value: Any) -> Any:
+    """Convert a value for SQLite: times to microseconds, decimals to sortable text, dicts to JSON text."""
+    if isinstance(value, datetime):
+        return to_epoch_us(value)
+    if isinstance(value, Decimal):
+        return to_sortable(format(value, "f"))
+    return json_text(value, "value") if isinstance(value, dict) else value
+
+
+#: SQLite's SQL, with decimals as sortable text and times as microseconds.
+DIALECT = SqlDialect(
+    dialect=SQLiteDialect_aiosqlite(),
+    octets="length(CAST({} AS BLOB))",
+    microseconds="{}",
+    sums=sums,
+    month=_MONTH.format(_SECOND.replace("{}", "{0}")),
+    encode=_encode,
+    decode_decimal=from_sortable,
+    decode_sum=add_parts,
+    decode_time=from_epoch_us,
+)
+
+
 class SQLiteDriver:
     """Runs the stores' statements on aiosqlite; see `iftb_store.relational.driver.Driver`."""
 
-    dialect = SqlDialect(
-        dialect=SQLiteDialect_aiosqlite(),
-        octets="length(CAST({} AS BLOB))",
-        sums=sums,
-        month=_MONTH.format(_SECOND.replace("{}", "{0}")),
-    )
+    dialect = DIALECT
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         self._logger = session.get_bind().engine.logger
-
-    def encode(self, value: Any) -> Any:
-        """Convert a value for SQLite: times and durations to microseconds, decimals to sortable text, dicts to JSON text."""
-        if isinstance(value, datetime):
-            return to_epoch_us(value)
-        if isinstance(value, Decimal):
-            return to_sortable(format(value, "f"))
-        if isinstance(value, dict):
-            return json_text(value, "value")
-        return value
-
-    decode_decimal = staticmethod(from_sortable)
-    decode_time = staticmethod(from_epoch_us)
-    decode_sum = staticmethod(add_parts)
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query and convert its rows to bars in SQLite's thread, so that the event loop stays free.

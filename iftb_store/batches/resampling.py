@@ -74,26 +74,29 @@ class Buckets:
         seconds = self.seconds or monthrange(number // 12, number % 12 + 1)[1] * _DAY
         return seconds // self.source
 
-    def sql(self, moment: str, *, month: str, divided: str = "/") -> str:
+    def sql(self, moment: str, *, month: str, divided: str = "/", integer: str = "{}") -> str:
         """Return an SQL expression that computes the number of the bucket that contains a time.
 
         Args:
             moment: SQL expression of the time, as whole microseconds since 1970-01-01 UTC.
             month: SQL expression of year * 12 + month of the same time.
             divided: the engine's operator for integer division.
+            integer: template of a whole number as 64 bits, in SQL.
         """
         if self.seconds is None:
             return f"{month} - 1"
-        # the cast to BIGINT selects the engine's own operator: another user could have defined a division of other types
-        size = f"CAST({self.seconds * 1_000_000} AS BIGINT)"
+        size = integer.format(self.seconds * 1_000_000)
         since = f"({moment} - {to_epoch_us(self.origin)})"
         # integer division truncates toward zero; subtracting the non-negative remainder first makes it round down, also for
         # times before the origin
         return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
 
-    def due_sql(self, moment: str) -> str:
-        """Return an SQL expression that counts the bars whose time is a whole number of source steps after 1970-01-01 UTC."""
-        return f"COUNT(*) FILTER (WHERE {moment} % CAST({self.source * 1_000_000} AS BIGINT) = 0)"
+    def due_sql(self, moment: str, *, integer: str = "{}") -> str:
+        """Return an SQL expression that counts the bars whose time is a whole number of source steps after 1970-01-01 UTC.
+
+        ``moment`` and ``integer`` are those of `sql`.
+        """
+        return f"COUNT(CASE WHEN {moment} % {integer.format(self.source * 1_000_000)} = 0 THEN 1 END)"
 
 
 def _list_targets(source: str) -> str:

@@ -7,6 +7,7 @@ from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.calls import hold_connection, run_in_turn
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.lookups import RelationalLookups
@@ -19,12 +20,13 @@ from iftb_store.relational.sessions import (
     StoreSession,
     before_write,
     find_session,
-    hold_connection,
     is_isolated,
     is_snapshot,
     note_error,
     watch,
 )
+from iftb_store.relational.sql_backend import SqlBackend
+from iftb_store.relational.sql_driver import SqlDriver
 from iftb_store.relational.stores import RelationalStores
 from iftb_store.schema.visibility import Hidden, describe, find_hidden, find_obstacles
 
@@ -40,7 +42,9 @@ __all__ = [
     "RelationalLookups",
     "RelationalStores",
     "Row",
+    "SqlBackend",
     "SqlDialect",
+    "SqlDriver",
     "Statement",
     "StorePool",
     "StoreSession",
@@ -65,6 +69,7 @@ __all__ = [
     "own_sessions",
     "pause_gc",
     "prepare_statement",
+    "run_in_turn",
     "run_to_end",
     "scan_sql",
     "watch",

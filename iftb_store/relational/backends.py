@@ -41,8 +41,9 @@ class EngineBackend(Migrated):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moving = threading.Lock()
         #: The arguments of the engine's pool: pool_size and max_overflow, among others.
-        self._pool: dict[str, float] = {}
-        self._over = threading.Event()
+        self.pool_options: dict[str, Any] = {}
+        #: Set once this backend is disconnected: no connection may be opened any more.
+        self.closing = threading.Event()
         self.sessions = OpenSessions[StoreSession]()
         #: Whether the schema's revision was checked and found usable.
         self.schema_seen = False
@@ -70,7 +71,7 @@ class EngineBackend(Migrated):
     @property
     def capacity(self) -> int:
         """The largest number of connections that the pool may open."""
-        return int(self._pool["pool_size"] + self._pool["max_overflow"])
+        return int(self.pool_options["pool_size"] + self.pool_options["max_overflow"])
 
     async def disconnect(self, grace: float) -> None:
         """Wait for open sessions, then close them and every connection; see `iftb_store.protocols.Backend.disconnect`."""
@@ -78,7 +79,7 @@ class EngineBackend(Migrated):
         engine = self._engine
         if engine is None:
             return
-        self._over.set()
+        self.closing.set()
         left: list[StoreSession] | None = None
         try:
             left = await self.sessions.end(grace)
@@ -127,12 +128,12 @@ class EngineBackend(Migrated):
             if record.dbapi_connection is not None:
                 self.forget(record.driver_connection)
 
-    def _opening(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    def refuse_after_disconnect(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """Return a function that opens a connection, or raises OperationalError once this backend is disconnected.
 
         A session that waits for a connection during the disconnect would otherwise open a new connection afterwards.
         """
-        self._over = over = threading.Event()
+        self.closing = over = threading.Event()
 
         async def opening() -> Any:
             if over.is_set():
@@ -149,10 +150,10 @@ class EngineBackend(Migrated):
         if engine is not None and isolation is not None and self.isolates:
             options = _SNAPSHOT if isolation == "snapshot" else {"isolation_level": isolation.upper()}
             engine = engine.execution_options(**options)
-        async with open_session(self, None if self._over.is_set() else engine, isolation=isolation) as session:
+        async with open_session(self, None if self.closing.is_set() else engine, isolation=isolation) as session:
             yield session
 
-    async def _keep(self, engine: AsyncEngine, proof: str) -> None:
+    async def keep_engine(self, engine: AsyncEngine, proof: str) -> None:
         """Store the engine in this backend after the statement ``proof`` has shown that the database answers.
 
         If the statement fails, dispose of the engine and raise the error.

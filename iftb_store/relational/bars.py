@@ -32,9 +32,11 @@ class RelationalBars:
 
     async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
         """Return the bars of a series, oldest first, or newest first if ``descending``; at most ``series.limit``."""
-        where = _select_series(self._driver.dialect, series)
-        order = f"ORDER BY timestamp{' DESC' if descending else ''}{'' if series.limit is None else ' LIMIT :limit'}"
-        statement, args = bind(self._driver, _FORM.select_sql(self._driver.dialect, f"WHERE {where} {order}"), _values(series))
+        dialect = self._driver.dialect
+        order = " ORDER BY timestamp DESC" if descending else " ORDER BY timestamp"
+        limit = "" if series.limit is None else f" {dialect.limit.format(':limit')}"
+        sql = _FORM.select_sql(dialect, f"WHERE {_select_series(dialect, series)}{order}{limit}")
+        statement, args = bind(self._driver, sql, _values(series))
         return await self._driver.read_bars(statement, args, many=not descending and _may_be_many(series))
 
     async def delete(self, series: RowFilter) -> int:
@@ -49,7 +51,7 @@ class RelationalBars:
         return [self._bucket(row, width) for row in rows]
 
     def _bucket(self, row: Row, width: int) -> Bucket:
-        price, total = self._driver.decode_decimal, self._driver.decode_sum
+        price, total = self._driver.dialect.decode_decimal, self._driver.dialect.decode_sum
         number, open_, high, low, close, lack_quotes, lack_counts, due, thousands, ones, *sums = row
         return Bucket(
             int(number),
@@ -66,7 +68,7 @@ class RelationalBars:
     async def list_series(self) -> list[Series]:
         """Return every stored series, with its first and last time and its counts, from one query."""
         rows = await self._read(_series_sql(self._driver.dialect), {})
-        time = self._driver.decode_time
+        time = self._driver.dialect.decode_time
         with readable(BARS.name):
             return [
                 Series(exchange, symbol, timeframe, time(first), time(last), count, int(missing))
@@ -79,7 +81,7 @@ class RelationalBars:
         """Return (last bar before, first bar after) of every gap, oldest first; see `iftb_store.protocols.BarStore.get_gaps`."""
         sql = _gaps_sql(self._driver.dialect, series.equal["timeframe"], before is not None, after is not None)
         rows = await self._read(sql, _values(series) | {"before": before, "after": after})
-        time = self._driver.decode_time
+        time = self._driver.dialect.decode_time
         with readable(BARS.name):
             return [(time(earlier), time(later)) for earlier, later in rows]
 
@@ -155,9 +157,9 @@ def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> s
         SELECT bucket, {", ".join(map(dialect.decimal_column.format, prices))},
             lack_quotes, lack_counts, due, {", ".join(f"sum_{index}" for index in range(len(sums)))}
         FROM (
-            SELECT {buckets.sql(at, month=month, divided=dialect.divided)} AS bucket,
+            SELECT {buckets.sql(at, month=month, divided=dialect.divided, integer=dialect.integer)} AS bucket,
                 MIN(timestamp) AS first, MAX(timestamp) AS last, MAX(high) AS high, MIN(low) AS low,
-                {buckets.due_sql(at)} AS due, COUNT(*) - COUNT(quote_volume) AS lack_quotes,
+                {buckets.due_sql(at, integer=dialect.integer)} AS due, COUNT(*) - COUNT(quote_volume) AS lack_quotes,
                 COUNT(*) - COUNT(trades_count) AS lack_counts,
                 {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
             FROM ohlcv

@@ -4,72 +4,122 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Dialect, text
 
+from iftb_store.values.checks import json_text
+from iftb_store.values.decimals import trim_zeros
 from iftb_store.values.timeframes import SECONDS
 
 Row = Sequence[Any]
 
 
 class Statement:
-    """A SQL text with ``:name`` parameters, compiled for one driver; ``names`` lists the parameters in order of position."""
+    """A SQL text with ``:name`` parameters, compiled for one driver.
 
-    __slots__ = ("names", "sql")
+    Attributes:
+        sql: the text with the driver's marks for parameters.
+        names: the names of the parameters; in order of position if ``positional``.
+        positional: whether the driver takes the values of the parameters by position, not by name.
+    """
+
+    __slots__ = ("names", "positional", "sql")
 
     def __init__(self, sql: str, dialect: Dialect) -> None:
-        compiled = text(sql).compile(dialect=dialect)
+        compiled: Any = text(sql).compile(dialect=dialect)
         self.sql = str(compiled)
-        self.names: tuple[str, ...] = tuple(getattr(compiled, "positiontup", None) or ())
+        self.positional = bool(dialect.positional)
+        self.names: tuple[str, ...] = tuple((compiled.positiontup if self.positional else compiled.params) or ())
+
+
+def encode_value(value: Any) -> Any:
+    """Return JSON text for a dict, and any other value as it is."""
+    return json_text(value, "value") if isinstance(value, dict) else value
+
+
+def decode_decimal(value: Any) -> Decimal:
+    """Convert a decimal or its text to a Decimal without trailing zeros."""
+    return trim_zeros(value if isinstance(value, Decimal) else Decimal(value))
+
+
+def decode_sum(parts: Row) -> Decimal:
+    """Return the sum that the engine computed as one exact decimal, or 0 if it is NULL."""
+    return decode_decimal(parts[0] or 0)
+
+
+def decode_time(value: datetime) -> datetime:
+    """Return a time as aware UTC; a time without a time zone is UTC."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 @dataclass(frozen=True, eq=False)
 class SqlDialect:
-    """The SQL dialect of one driver, as templates of SQL expressions in which ``{}`` is the name of a column or a parameter.
+    """All that differs between the SQL of two engines, as data.
+
+    Templates of SQL expressions contain ``{}`` for the name of a column or a parameter. The defaults are those of an engine that
+    stores and returns decimals and times as Python's Decimal and datetime.
 
     Attributes:
         dialect: the SQLAlchemy dialect for which statements are compiled.
-        sums: returns the aggregates from which `Driver.decode_sum` computes the exact sum of a column of non-negative decimals.
         octets: the number of bytes of a text column's value.
         month: the number of the calendar month (UTC) of a time; consecutive months have consecutive numbers.
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
-        json_column: the expression that selects a JSON column as text.
-        json_parameter: the parameter for a JSON column.
-        decimal_column: the expression that selects a decimal column in the form that `Driver.decode_decimal` accepts.
-        time_parameter: the parameter for a time column.
-        text_column: a text column in a comparison.
-        text_parameter: the parameter in a comparison with a text column.
         difference: the difference of two times, the earlier one first, comparable with ``duration``.
         duration: a number of seconds as a difference of times.
         integer: a literal whole number as 64 bits, to which `microseconds` is added or by which it is divided.
+        divided: the operator of a division of whole numbers that truncates toward zero.
+        sums: returns the aggregates from which ``decode_sum`` computes the exact sum of a column of non-negative decimals.
+        json_column: the expression that selects a JSON column as text.
+        json_parameter: the parameter for a JSON column.
+        decimal_column: the expression that selects a decimal column in the form that ``decode_decimal`` accepts.
+        time_parameter: the parameter for a time column.
+        text_column: a text column in a comparison.
+        text_parameter: the parameter in a comparison with a text column.
         lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
             engine could call a function or an operator that a user defined instead of the built-in one.
-        divided: the operator of a division of whole numbers that truncates toward zero.
-        returning: whether INSERT has a RETURNING clause; if not, the driver reports the new id.
+        limit: the clause that returns the first rows; ``{}`` is the parameter.
+        returning: whether INSERT has a RETURNING clause; if not, the cursor reports the new id as its ``lastrowid``.
         on_conflict: whether INSERT has the clauses ON CONFLICT … DO NOTHING and DO UPDATE; if not, the stores update first and
             insert what was not there.
+        row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
+        set_sequence: the statement that makes later ids of a table greater than all stored ones; ``{}`` is the table. Empty if
+            the engine does so by itself.
+        encode: converts a checked value to the form that the driver accepts: a datetime in UTC, a Decimal, a dict, or a value of
+            another type that the driver takes as it is.
+        decode_decimal: converts a stored decimal, as the driver returns it, to a Decimal.
+        decode_sum: returns the exact sum from the values of the aggregates that ``sums`` returned.
+        decode_time: converts a stored time, as the driver returns it, to an aware datetime in UTC.
     """
 
     dialect: Dialect
-    sums: Callable[[str], Sequence[str]]
     octets: str
     month: str
-    microseconds: str = "{}"
+    microseconds: str
+    difference: str = "{1} - {0}"
+    duration: str = "{}000000"
+    integer: str = "{}"
+    divided: str = "/"
+    sums: Callable[[str], Sequence[str]] = lambda column: (f"SUM({column})",)
     json_column: str = "{}"
     json_parameter: str = ":{}"
     decimal_column: str = "{}"
     time_parameter: str = ":{}"
     text_column: str = "{}"
     text_parameter: str = ":{}"
-    difference: str = "{1} - {0}"
-    duration: str = "{}000000"
-    integer: str = "{}"
     lag: str = "LAG"
-    divided: str = "/"
+    limit: str = "LIMIT {}"
     returning: bool = True
     on_conflict: bool = True
+    row_values: bool = True
+    set_sequence: str = ""
+    encode: Callable[[Any], Any] = encode_value
+    decode_decimal: Callable[[Any], Decimal] = decode_decimal
+    decode_sum: Callable[[Row], Decimal] = decode_sum
+    decode_time: Callable[[Any], datetime] = decode_time
 
     @property
     def series(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from iftb_store.batches.bars import BarBatch
@@ -23,22 +22,6 @@ class Driver(Protocol):
     @property
     def dialect(self) -> SqlDialect:
         """The SQL dialect of this driver."""
-        ...
-
-    def encode(self, value: Any) -> Any:
-        """Convert a checked value to the form that the driver accepts."""
-        ...
-
-    def decode_decimal(self, value: Any, /) -> Any:
-        """Convert a stored decimal, as the driver returns it, to a Decimal."""
-        ...
-
-    def decode_sum(self, parts: Row, /) -> Decimal:
-        """Return the exact sum from the values of the aggregates that `SqlDialect.sums` returned."""
-        ...
-
-    def decode_time(self, value: Any, /) -> Any:
-        """Convert a stored time, as the driver returns it, to a datetime."""
         ...
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
@@ -90,4 +73,4 @@ class Driver(Protocol):
 def bind(driver: Driver, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
     """Return the prepared statement of a SQL text with ``:name`` parameters, and the encoded values of its parameters."""
     statement = prepare_statement(sql, driver.dialect.dialect)
-    return statement, [driver.encode(values[name]) for name in statement.names]
+    return statement, [driver.dialect.encode(values[name]) for name in statement.names]

@@ -39,9 +39,9 @@ class RelationalRecords:
         form, dialect = _FORMS[table.name], self._driver.dialect
         way = " DESC" if descending else ""
         rest = f"WHERE {_equal_sql(dialect, table, equal)}" if equal else ""
-        rest += f" ORDER BY {table.time}{way}, id{way}" + ("" if limit is None else " LIMIT :limit")
+        rest += f" ORDER BY {table.time}{way}, id{way}" + ("" if limit is None else f" {dialect.limit.format(':limit')}")
         sql = form.select_sql(dialect, rest)
-        return form.decode(self._driver, await self._driver.read(*bind(self._driver, sql, _prefix(equal) | {"limit": limit})))
+        return form.decode(dialect, await self._driver.read(*bind(self._driver, sql, _prefix(equal) | {"limit": limit})))
 
     async def insert(self, table: TableSpec, row: Record) -> int:
         """Insert a row and return its new id."""

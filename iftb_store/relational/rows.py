@@ -8,9 +8,14 @@ from typing import Any
 
 from iftb_store.errors import readable
 from iftb_store.relational.dialect import Row, SqlDialect
-from iftb_store.relational.driver import Driver
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store.values.checks import json_object
+
+
+def shown_column(dialect: SqlDialect, column: str, kind: ColumnKind) -> str:
+    """Return the SQL expression that selects a column in the form that the dialect's functions decode."""
+    as_sql = {ColumnKind.JSON: dialect.json_column, ColumnKind.DECIMAL: dialect.decimal_column}
+    return as_sql.get(kind, "{}").format(column)
 
 
 class RowForm:
@@ -27,30 +32,30 @@ class RowForm:
 
     @lru_cache(maxsize=64)  # noqa: B019 - there are as many objects as tables
     def _select_list(self, dialect: SqlDialect) -> str:
-        as_sql = {ColumnKind.JSON: dialect.json_column, ColumnKind.DECIMAL: dialect.decimal_column}
-        return ", ".join(as_sql.get(kind, "{}").format(column) for column, kind in self.table.kinds.items())
+        return ", ".join(shown_column(dialect, column, kind) for column, kind in self.table.kinds.items())
 
     @lru_cache(maxsize=64)  # noqa: B019
     def insert_sql(self, dialect: SqlDialect) -> str:
         """Return an INSERT statement for all columns except id."""
-        parameters = (self._parameter(dialect, column) for column in self.written)
+        parameters = (self.parameter(dialect, column) for column in self.written)
         return f"INSERT INTO {self.table.name} ({', '.join(self.written)}) VALUES ({', '.join(parameters)})"
 
     @lru_cache(maxsize=256)  # noqa: B019
     def update_sql(self, dialect: SqlDialect, columns: tuple[str, ...], where: str) -> str:
         """Return an UPDATE statement that sets ``columns`` in the rows that the condition ``where`` selects."""
-        changes = ", ".join(f"{column} = {self._parameter(dialect, column)}" for column in columns)
+        changes = ", ".join(f"{column} = {self.parameter(dialect, column)}" for column in columns)
         return f"UPDATE {self.table.name} SET {changes} WHERE {where}"
 
-    def _parameter(self, dialect: SqlDialect, column: str) -> str:
+    def parameter(self, dialect: SqlDialect, column: str) -> str:
+        """Return the SQL of the parameter for a column, which has the column's name."""
         as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.JSON: dialect.json_parameter}
         return as_sql.get(self.table.kinds[column], ":{}").format(column)
 
-    def decode(self, driver: Driver, rows: Sequence[Row]) -> list[Any]:
+    def decode(self, dialect: SqlDialect, rows: Sequence[Row]) -> list[Any]:
         """Convert rows that a `select_sql` statement returned to objects."""
         decoders: dict[ColumnKind, Callable[[Any], Any]] = {
-            ColumnKind.DECIMAL: driver.decode_decimal,
-            ColumnKind.TIME: driver.decode_time,
+            ColumnKind.DECIMAL: dialect.decode_decimal,
+            ColumnKind.TIME: dialect.decode_time,
             ColumnKind.JSON: json_object,
         }
         decoded = [(index, decoders[kind]) for index, kind in enumerate(self.table.kinds.values()) if kind in decoders]

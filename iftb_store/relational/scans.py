@@ -54,13 +54,23 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
         as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.TEXT: dialect.text_parameter}
         marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
         place = (dialect.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in order)
-        conditions.append(f"({', '.join(place)}) > ({', '.join(marks)})")
+        conditions.append(_behind(list(place), list(marks), dialect))
         values |= {f"after_{column}": after[column] for column in order}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
     if conditions:
         sql += f" WHERE {' AND '.join(conditions)}"
     sql += f" ORDER BY {', '.join(order)}"
     if selection.limit is not None:
-        sql += " LIMIT :limit"
+        sql += f" {dialect.limit.format(':limit')}"
         values["limit"] = selection.limit
     return sql, values
+
+
+def _behind(columns: list[str], marks: list[str], dialect: SqlDialect) -> str:
+    """Return the SQL condition that a row's values in ``columns`` sort behind the values ``marks``."""
+    if dialect.row_values:
+        return f"({', '.join(columns)}) > ({', '.join(marks)})"
+    column, mark = columns[0], marks[0]
+    if len(columns) == 1:
+        return f"{column} > {mark}"
+    return f"({column} > {mark} OR ({column} = {mark} AND {_behind(columns[1:], marks[1:], dialect)}))"

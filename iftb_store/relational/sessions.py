@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -18,9 +18,7 @@ from sqlalchemy.exc import (
     OperationalError,
     PendingRollbackError,
     SQLAlchemyError,
-    UnboundExecutionError,
 )
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -31,29 +29,29 @@ from iftb_store.errors import (
     CommitOutcomeUnknown,
     EngineFailure,
     NotConnectedError,
+    StoreError,
     TransientError,
-    Unsupported,
     operational_error,
 )
 from iftb_store.protocols import Isolation
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions
-from iftb_store.relational.pool import POOL_IN_USE
 from iftb_store.relational.queued_cursor import QueuedCursor
 from iftb_store.relational.reads import may_write, refuse_transaction_control
 
 T = TypeVar("T")
 
-_FIRST_ERROR = "iftb_store.first_error"
+FIRST_ERROR = "iftb_store.first_error"
 _BEGUN = "iftb_store.begun"
 _LOST = "iftb_store.transaction_lost"
-_JOINED = "iftb_store.joined"
+_SENT = "iftb_store.sent_begin"
+JOINED = "iftb_store.joined"
 _TURNS = "iftb_store.turns"
 _SESSION = "iftb_store.session"
 _PROBES = "iftb_store.probes"
 _ISOLATION = "iftb_store.isolation"
 _CONNECTION = "iftb_store.connection"
 _CLOSED = "iftb_store.closed"
-_OF_TRANSACTION = (_FIRST_ERROR, _BEGUN, _LOST, _JOINED, _CONNECTION)
+_OF_TRANSACTION = (FIRST_ERROR, _BEGUN, _LOST, _SENT, JOINED, _CONNECTION)
 # seconds that a ROLLBACK may take before the connection is discarded
 _ROLLBACK_TIME = 5.0
 # seconds between two interrupts of a call that has to stop
@@ -88,11 +86,11 @@ class StoreSession(AsyncSession):
 
     async def stream(self, *args: Any, **options: Any) -> Any:
         """Run a statement and return a stream of its rows; each fetch from the stream waits for its turn in the session."""
-        async with _turns_of(self) as turns:
+        async with turns_of(self) as turns:
             try:
                 result = await super().stream(*args, **options)
             except PendingRollbackError as error:
-                raise _lost_transaction(self.sync_session.info.get(_FIRST_ERROR) or error) from error
+                raise lost_transaction(self.sync_session.info.get(FIRST_ERROR) or error) from error
             sync: Any = result._real_result
             # an ORM result fetches rows from the cursor of its raw result
             fetched = getattr(sync, "raw", None) or sync
@@ -102,8 +100,8 @@ class StoreSession(AsyncSession):
 
     async def close(self) -> None:
         """Roll back the transaction and return the connection to the pool; do nothing if the session has ended."""
-        if _turns_of(self).ended is None:
-            async with _turns_of(self):
+        if turns_of(self).ended is None:
+            async with turns_of(self):
                 await super().close()
 
     def begin(self) -> AsyncSessionTransaction:
@@ -141,13 +139,27 @@ def _queue_calls(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T
     @functools.wraps(call)
     async def in_turn(self: Any, *args: Any, **options: Any) -> T:
         session: AsyncSession = self if isinstance(self, AsyncSession) else self.session
-        async with _turns_of(session):
-            try:
+        async with turns_of(session):
+            with explain_closed(session):
                 return await call(self, *args, **options)
-            except PendingRollbackError as error:
-                raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
 
     return in_turn
+
+
+@contextmanager
+def explain_closed(session: AsyncSession) -> Iterator[None]:
+    """Raise OperationalError in place of the driver's errors after a disconnect, and of SQLAlchemy's after a lost transaction."""
+    info = session.sync_session.info
+    try:
+        yield
+    except PendingRollbackError as error:
+        raise lost_transaction(info.get(FIRST_ERROR) or error) from error
+    except (SQLAlchemyError, StoreError):
+        raise
+    except Exception as error:
+        if _CLOSED in info:
+            raise operational_error(info[_CLOSED], error) from error
+        raise
 
 
 class _QueuedTransaction(AsyncSessionTransaction):
@@ -165,7 +177,7 @@ for _name in ("__aexit__", "commit", "rollback", "start"):
     setattr(_QueuedTransaction, _name, _queue_calls(getattr(AsyncSessionTransaction, _name)))
 
 
-def _turns_of(session: AsyncSession) -> Turns:
+def turns_of(session: AsyncSession) -> Turns:
     """Return the queue of a session's calls; an application's own session gets a new queue in each event loop that uses it."""
     info = session.sync_session.info
     turns: Turns | None = info.get(_TURNS)
@@ -191,16 +203,16 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 def _refuse_empty_commit(session: Session) -> None:
     """Raise before a COMMIT if an error that the caller caught has ended the transaction; the COMMIT itself might not raise."""
     _check_open(session)
-    first = session.info.get(_FIRST_ERROR)
+    first = session.info.get(FIRST_ERROR)
     if first is None or session.in_nested_transaction():
         return
     if _LOST in session.info:
-        raise _lost_transaction(first)
+        raise lost_transaction(first)
     if session.info[_PROBES]:
         try:
             session.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            raise _lost_transaction(first) from error
+            raise lost_transaction(first) from error
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
@@ -208,7 +220,7 @@ def _blame_first(session: Session, last: OperationalError) -> None:
 
     ``last``, the error of a later statement, says only that the transaction is aborted.
     """
-    if isinstance(session.info.get(_FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
+    if isinstance(session.info.get(FIRST_ERROR), TransientError) and not isinstance(last, TransientError | CommitOutcomeUnknown):
         _refuse_empty_commit(session)
 
 
@@ -246,8 +258,18 @@ def before_write(owner: Connection | AsyncSession) -> None:
 
 def _note_write(info: dict[Any, Any]) -> None:
     if _LOST in info:
-        raise _lost_transaction(info[_FIRST_ERROR])
+        raise lost_transaction(info[FIRST_ERROR])
     info[_BEGUN] = True
+
+
+def note_begin(connection: Connection) -> None:
+    """Record that a backend has sent its own BEGIN on a connection; it holds until the transaction ends."""
+    _owners[connection][_SENT] = True
+
+
+def has_begun(connection: Connection) -> bool:
+    """Return whether a backend has sent its own BEGIN on a connection."""
+    return _SENT in _owners.get(connection, {})
 
 
 def is_isolated(connection: Connection) -> bool:
@@ -301,12 +323,13 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
     event.listen(engine.sync_engine, "commit", _committing.add)
 
 
-def _transactions(session: Session) -> tuple[SessionTransaction | None, SessionTransaction | None]:
+def list_transactions(session: Session) -> tuple[SessionTransaction | None, SessionTransaction | None]:
+    """Return the session's transaction and its innermost nested transaction; None if there is none."""
     return session.get_transaction(), session.get_nested_transaction()
 
 
 def _note(info: dict[Any, Any], error: BaseException, gone: bool) -> None:
-    info.setdefault(_FIRST_ERROR, error)
+    info.setdefault(FIRST_ERROR, error)
     if gone and _BEGUN in info:
         info[_LOST] = True
 
@@ -372,16 +395,16 @@ async def open_session(
 
 
 async def _commit(session: StoreSession) -> None:
-    first = session.sync_session.info.get(_FIRST_ERROR)
+    first = session.sync_session.info.get(FIRST_ERROR)
     try:
         await AsyncSession.commit(session)
     except InvalidRequestError as error:
         # an earlier flush or commit failed and its error was caught, so there is nothing to commit
-        raise _lost_transaction(first or error) from error
+        raise lost_transaction(first or error) from error
     except DBAPIError as error:
         if first is None or isinstance(error.orig, EngineFailure):
             raise
-        raise _lost_transaction(first) from error
+        raise lost_transaction(first) from error
 
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
@@ -426,44 +449,8 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
         closing.result()
 
 
-@asynccontextmanager
-async def hold_connection(session: AsyncSession) -> AsyncIterator[Any]:
-    """Wait for this call's turn in a session, flush pending ORM objects, and yield the session's pooled connection.
-
-    Use the connection only inside the block. Statements sent through its ``driver_connection`` bypass SQLAlchemy; until the
-    block ends, SQLAlchemy's own statements wait.
-
-    Raises:
-        OperationalError: the pool had no free connection in time, the session has ended, or an earlier error has ended its
-            transaction.
-        Unsupported: the session is not bound to an engine.
-    """
-    async with _turns_of(session):
-        pooled = await _connection_of(session)
-        async with pooled.dbapi_connection._execute_mutex:
-            yield pooled
-
-
-async def _connection_of(session: AsyncSession) -> Any:
-    try:
-        if session.new or session.dirty or session.deleted:
-            await AsyncSession.flush(session)
-        sync = session.sync_session
-        known, pooled = sync.info.get(_JOINED, (None, None))
-        if known != _transactions(sync) or known[0] is None or not pooled.is_valid:
-            # own.connection() also sends the SAVEPOINT of a nested transaction, which SQLAlchemy defers until then
-            pooled = await AsyncSession.run_sync(session, lambda own: own.connection().connection)
-            sync.info[_JOINED] = _transactions(sync), pooled
-        return pooled
-    except PoolTimeout as error:
-        raise operational_error(POOL_IN_USE, error) from error
-    except UnboundExecutionError as error:
-        raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
-    except InvalidRequestError as error:
-        raise _lost_transaction(session.sync_session.info.get(_FIRST_ERROR) or error) from error
-
-
-def _lost_transaction(first: BaseException) -> OperationalError:
+def lost_transaction(first: BaseException) -> OperationalError:
+    """Return the error for the clean exit of a session whose transaction was ended by the error ``first``."""
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(
         f"nothing of this session was committed: its transaction was ended by an earlier error ({reason})",

@@ -1,0 +1,45 @@
+"""Converts rows that a SQL driver returned to Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from iftb_store.batches.arrow import arrow_schema, complete_rows, unreadable_value
+from iftb_store.errors import StoreError
+from iftb_store.relational.dialect import Row, SqlDialect
+from iftb_store.schema.table_spec import ColumnKind, RowFilter
+
+_MISREAD = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
+
+
+def to_arrow(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> pa.Table:
+    """Return the rows of a selection, whose columns are `RowFilter.columns` as the driver returned them, as an Arrow table.
+
+    Raises:
+        StoreError: a value cannot be converted; the message names the row and the column.
+    """
+    schema, table = arrow_schema(selection.table), selection.table
+    decoders: dict[ColumnKind, Any] = {ColumnKind.DECIMAL: dialect.decode_decimal, ColumnKind.TIME: dialect.decode_time}
+    columns: dict[str, Any] = {}
+    for name, values in zip(selection.columns, zip(*rows, strict=True) if rows else [()] * len(selection.columns), strict=True):
+        kind, decode = schema.field(name).type, decoders.get(table.kinds[name])
+        try:
+            decoded = values if decode is None else [None if value is None else decode(value) for value in values]
+            columns[name] = pa.array(decoded, kind)
+        except _MISREAD as error:
+            raise _find_unreadable(selection, name, rows, kind, decode) from error
+    return complete_rows(selection, columns, len(rows))
+
+
+def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind: pa.DataType, decode: Any) -> StoreError:
+    """Return the error for the first value of a column that cannot be converted."""
+    place, number = selection.columns.index(name), selection.columns.index("id")
+    for row in rows:
+        try:
+            pa.array([row[place] if decode is None or row[place] is None else decode(row[place])], kind)
+        except _MISREAD:
+            break
+    return unreadable_value(selection.table, name, row[number], row[place])

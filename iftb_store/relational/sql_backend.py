@@ -1,0 +1,101 @@
+"""SqlBackend, the base class of a backend that is described by a `SqlDialect` and a table of errors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from iftb_store.errors import operational_error
+from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.dialect import SqlDialect
+from iftb_store.relational.open_sessions import DISCONNECTED, check_own_lock
+from iftb_store.relational.sessions import watch
+from iftb_store.relational.sql_driver import SqlDriver
+from iftb_store.relational.stores import RelationalStores
+from iftb_store.relational.write_lock import take_lock, take_lock_before_writes
+
+T = TypeVar("T")
+
+
+class SqlBackend(EngineBackend):
+    """Runs all stores of iftb-store on an engine with an async SQLAlchemy dialect.
+
+    A subclass sets ``dialect``, and ``begin`` if the engine has one writer at a time, and writes `create_engine`, `translate`
+    and ``identity``.
+    """
+
+    #: The SQL of the engine.
+    dialect: ClassVar[SqlDialect]
+    #: The statement that begins a transaction and takes the write lock, on an engine with one writer at a time; it must raise
+    #: a transient error at once if another writer holds the lock. Empty if several sessions can write at a time.
+    begin: ClassVar[str] = ""
+    #: The statement that begins a transaction which reads a snapshot, on an engine with ``begin``.
+    begin_snapshot: ClassVar[str] = "BEGIN"
+    #: Seconds to wait for the write lock.
+    lock_timeout: float = 30.0
+    probes = True
+    isolates = True
+
+    def __init__(self, *, pool_size: int, max_overflow: int) -> None:
+        super().__init__()
+        self.pool_options.update(pool_size=pool_size, max_overflow=max_overflow)
+
+    @abstractmethod
+    def create_engine(self) -> AsyncEngine:
+        """Return an engine with ``pool_options`` and `iftb_store.relational.StorePool`; do not connect."""
+
+    @abstractmethod
+    def translate(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
+        """Return the IntegrityError, OperationalError or TransientError for a driver's exception, or None for another one.
+
+        Args:
+            error: the driver's exception.
+            lost: whether the connection is closed.
+            committing: whether a COMMIT was running; if the connection was lost meanwhile, return `outcome_unknown`.
+        """
+
+    def is_gone(self, connection: Connection, error: BaseException) -> bool:
+        """Return whether an error has ended the transaction: the connection is closed, or the engine rolled back by itself."""
+        return connection.invalidated
+
+    async def connect(self) -> None:
+        """Create the engine and check that the database answers."""
+        engine = self.create_engine()
+        watch(engine, self.translate, self.is_gone)
+        event.listen(engine.sync_engine, "do_connect", self._refuse_after_disconnect)
+        if self.begin:
+            event.listen(engine.sync_engine, "before_cursor_execute", take_lock_before_writes)
+        self.closing.clear()
+        await self.keep_engine(engine, "SELECT 1")
+
+    def _refuse_after_disconnect(self, *args: Any) -> None:
+        if self.closing.is_set():
+            raise operational_error(DISCONNECTED)
+
+    async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+        """Run ``work`` with a connection in one transaction; it holds the write lock unless ``read_only``."""
+        engine = self.engine
+        if engine is None:
+            raise operational_error("the database is not connected")
+        self.schema_seen = False
+        if not read_only:
+            check_own_lock(self.write_lock)
+
+        def run(connection: Connection) -> T:
+            if self.begin and not read_only:
+                take_lock(self, connection, None)
+            return work(connection)
+
+        async with engine.connect() as connection:
+            result = await connection.run_sync(run)
+            await connection.commit()
+        return result
+
+    @classmethod
+    def stores(cls, session: AsyncSession) -> RelationalStores:
+        """Return the stores of a session."""
+        return RelationalStores(SqlDriver(session, cls.dialect))

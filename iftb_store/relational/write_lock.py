@@ -1,0 +1,77 @@
+"""Takes the write lock of an engine with one writer at a time before a transaction's first write; reads run in autocommit."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+from sqlalchemy.util.concurrency import await_
+
+from iftb_store.errors import TransientError
+from iftb_store.relational.open_sessions import blame_parent, check_own_lock
+from iftb_store.relational.reads import is_read, may_write
+from iftb_store.relational.sessions import before_write, find_session, has_begun, is_isolated, is_snapshot, note_begin
+
+if TYPE_CHECKING:
+    from iftb_store.relational.sessions import StoreSession
+    from iftb_store.relational.sql_backend import SqlBackend
+
+# seconds between two attempts to take the lock
+_AGAIN = 0.01
+
+
+def take_lock_before_writes(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> None:
+    """Begin the transaction with the write lock before its first write; an isolated session begins with its first statement."""
+    session = find_session(connection)
+    if session is None:
+        return
+    only_reads = is_snapshot(connection)
+    reads = is_read(statement) or (only_reads and not may_write(statement))
+    if reads and not is_isolated(connection):
+        return
+    if not only_reads and not has_begun(connection):
+        check_own_lock(session.iftb_store_backend.write_lock, session)
+    if not (reads and only_reads):
+        before_write(connection)
+    if has_begun(connection):
+        return
+    backend = session.iftb_store_backend
+    if only_reads:
+        _execute(connection, backend.begin_snapshot)
+    else:
+        take_lock(backend, connection, session)
+    note_begin(connection)
+
+
+def take_lock(backend: SqlBackend, connection: Connection, session: StoreSession | None) -> None:
+    """Begin a transaction with the write lock; wait at most the backend's ``lock_timeout``.
+
+    Raises:
+        TransientError: another writer held the lock all the time.
+        OperationalError: the lock is held by a session of a task that waits for this one, or the engine failed.
+    """
+    deadline = monotonic() + backend.lock_timeout
+    while True:
+        try:
+            _execute(connection, backend.begin)
+            return
+        except Exception as error:
+            raised = backend.translate(error.__cause__ or error, lost=False, committing=False) or error
+            if not isinstance(raised, TransientError) or monotonic() >= deadline:
+                if isinstance(raised, TransientError):
+                    raise blame_parent(raised, backend.write_lock, session) from error
+                raise raised from error
+        # a wait in the driver's thread could not be cancelled
+        await_(asyncio.sleep(_AGAIN))
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
