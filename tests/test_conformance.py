@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
+from sqlalchemy import make_url, text
+
+from iftb_store import DatabaseManager
 from iftb_store.testing import BackendConformance
 
 
@@ -12,14 +18,65 @@ class TestPostgres(BackendConformance):
     def url(self, postgres_url: str) -> str:
         return postgres_url
 
+    @pytest.fixture
+    def second_url(self, postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+        # the tables of another schema are another database, though all else is the same
+        postgres_database[1]("DROP SCHEMA IF EXISTS second CASCADE; CREATE SCHEMA second")
+        return make_url(postgres_url).update_query_dict({"search_path": "second"}).render_as_string(hide_password=False)
+
+    @pytest.fixture
+    def impatient_url(self, postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str]:
+        url, execute = postgres_database
+        name = make_url(url).database
+        execute(f"ALTER DATABASE {name} SET lock_timeout = '10ms'")
+        yield url
+        execute(f"ALTER DATABASE {name} RESET lock_timeout")
+
+    @pytest.fixture
+    def lose_connection(self) -> Callable[[DatabaseManager, Any], Awaitable[None]]:
+        return terminate
+
 
 class TestSQLite(BackendConformance):
     @pytest.fixture
     def url(self, sqlite_url: str) -> str:
         return sqlite_url
 
+    @pytest.fixture
+    def second_url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path / 'second.db'}"
+
+    @pytest.fixture
+    def impatient_url(self, sqlite_url: str) -> str:
+        return f"{sqlite_url}?timeout=0.01"
+
 
 class TestDuckDB(BackendConformance):
     @pytest.fixture
     def url(self, duckdb_url: str) -> str:
         return duckdb_url
+
+    @pytest.fixture
+    def second_url(self, tmp_path: Path) -> str:
+        return f"duckdb:///{tmp_path / 'second.duckdb'}"
+
+    @pytest.fixture
+    def impatient_url(self, duckdb_url: str) -> str:
+        return f"{duckdb_url}?busy_timeout=0.01"
+
+    @pytest.fixture
+    def lose_connection(self) -> Callable[[DatabaseManager, Any], Awaitable[None]]:
+        return close_cursor
+
+
+async def terminate(db: DatabaseManager, session: Any) -> None:
+    """Have the server end a session's connection, and wait until it has."""
+    process = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    async with db.get_session() as other:
+        # pg_terminate_backend with a timeout waits for the end of the process
+        await other.execute(text("SELECT pg_terminate_backend(:process, 5000)"), {"process": process})
+
+
+async def close_cursor(db: DatabaseManager, session: Any) -> None:
+    """Close the connection under a DuckDB session, as nothing outside of the process can do it."""
+    session._cursor.close()

@@ -34,7 +34,7 @@ from iftb_store.relational import (
 )
 from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
-from iftb_store_sqlite.connection import Driver, Pool, StoreConnection, begin, configure
+from iftb_store_sqlite.connection import Driver, Pool, StoreConnection, begin, check_before_commit, configure
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
 from iftb_store_sqlite.session import SQLiteDriver
 from iftb_store_sqlite.storage import is_not_writable, read_version, refused_error, require_no_log
@@ -100,6 +100,8 @@ class SQLiteBackend(EngineBackend):
             hide_parameters=True,
             **self.pool_options,
         )
+        # before watch() listens, which takes a COMMIT as sent
+        event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate_any, _transaction_is_gone)
         event.listen(engine.sync_engine, "before_cursor_execute", _begin_before_writes)
         await self.keep_engine(engine, "SELECT COUNT(*) FROM sqlite_master")

@@ -11,9 +11,11 @@ from typing import Any
 from weakref import WeakSet
 
 import aiosqlite
+from sqlalchemy import Connection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from iftb_store.errors import operational_error
 from iftb_store.relational import StorePool
 from iftb_store_sqlite.errors import RAISED
 from iftb_store_sqlite.storage import Version, read_version
@@ -101,6 +103,17 @@ class Driver(sqlite3.Connection):
         super().close()
 
 
+def check_before_commit(connection: Connection) -> None:
+    """Raise if the driver's connection was closed during a transaction: SQLAlchemy leaves out a COMMIT on a closed connection.
+
+    Raises:
+        OperationalError: the transaction was rolled back when the connection was closed.
+    """
+    driver: Any = connection.connection.driver_connection
+    if driver is not None and driver.has_lost_transaction:
+        raise operational_error("nothing was committed: the connection was closed, which rolled the transaction back")
+
+
 def begin(connection: sqlite3.Connection) -> None:
     """Begin a transaction that may write, on a connection of iftb-store or on an application's own."""
     if isinstance(connection, Driver):
@@ -130,12 +143,12 @@ def undo(connection: sqlite3.Connection) -> None:
 
 
 class Pool(StorePool):
-    """Discards a connection at checkout if its thread has ended, or if its file was opened as immutable and has changed."""
+    """Discards a connection at checkout if it is closed, or if its file was opened as immutable and has changed."""
 
     def _look(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
         driver = adapter.driver_connection
-        if not driver._thread.is_alive() or driver.is_outdated():
+        if not driver.is_usable or driver.is_outdated():
             raise DisconnectionError
         # SQLAlchemy's lock belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
@@ -161,7 +174,8 @@ class StoreConnection(aiosqlite.Connection):
 
     # whether a cancelled task left a call in the thread, which may still begin a transaction
     _left_alone = False
-    # whether SQLite rolled back a transaction when it interrupted a write; an application's own session would not notice
+    # whether a transaction was rolled back when SQLite interrupted a write, or when the connection was closed; an application's
+    # own session would not notice
     _lost = False
     #: The path and the version of a file that is read as immutable, or None.
     read_as: tuple[str, Version | None] | None = None
@@ -172,6 +186,21 @@ class StoreConnection(aiosqlite.Connection):
             return False
         path, version = self.read_as
         return version is None or read_version(path) != version
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the connection is open and its thread runs."""
+        return self._running and self._connection is not None and self._thread.is_alive()
+
+    async def close(self) -> None:
+        """Close the connection and remember whether that rolls back a transaction; see `check_before_commit`."""
+        self._lost = self._lost or self.in_transaction
+        await super().close()
+
+    @property
+    def has_lost_transaction(self) -> bool:
+        """Whether the connection was closed while a transaction was open."""
+        return self._lost and self._connection is None
 
     @property
     def in_transaction(self) -> bool:
@@ -204,7 +233,7 @@ class StoreConnection(aiosqlite.Connection):
 
     async def _execute_to_end(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # the thread ends if it has a result for an event loop that has been closed
-        if not self._running or self._connection is None or not self._thread.is_alive():
+        if not self.is_usable:
             raise sqlite3.ProgrammingError("the connection was closed")
         try:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]

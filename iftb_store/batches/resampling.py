@@ -48,6 +48,7 @@ class Buckets:
 
     Attributes:
         source: length of a source bar in seconds.
+        target: the target timeframe.
         seconds: length of a bucket in seconds; None for calendar months, which have the number year * 12 + month - 1.
         origin: the time at which bucket 0 begins; not used for calendar months.
     """
@@ -61,13 +62,23 @@ class Buckets:
                 f"the target {target} cannot be computed from bars of the source {source}; {_list_targets(source)}"
             )
         self.source = step
+        self.target = target
         self.origin = origin(target)
 
     def start(self, number: int) -> datetime:
-        """Return the time at which a bucket begins."""
+        """Return the time at which a bucket begins.
+
+        Raises:
+            InvalidValueError: the bucket begins before the year 1.
+        """
         if self.seconds is None:
             return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
-        return self.origin + timedelta(seconds=number * self.seconds)
+        try:
+            return self.origin + timedelta(seconds=number * self.seconds)
+        except OverflowError as error:
+            raise InvalidValueError(
+                f"a bar of {self.target} would begin before the year 1; resample from a later start"
+            ) from error
 
     def size(self, number: int) -> int:
         """Return the number of source bars in a complete bucket."""

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store import TIMEFRAMES, DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, describe_error, find_error
 from iftb_store.testing.samples import HOUR, INDIA, NOW, T0, Clock, as_given, bar, full_bar, hourly
 
 _ALL = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
@@ -84,7 +84,8 @@ class InsertTests(SuiteFixtures):
     @pytest.mark.parametrize("size", _SIZES)
     async def test_insert_many_stores_every_bar_of_a_batch(self, db: DatabaseManager, size: int) -> None:
         assert await OHLCVRepository(db).insert_many(hourly(size)) == size
-        assert [as_given(item) for item in await stored(db)] == hourly(size)
+        found = [as_given(item) for item in await stored(db)]
+        assert found == hourly(size), f"insert_many must store every bar of its batch, here {size}: {len(found)} are stored"
 
     async def test_bars_may_come_as_any_sequence_and_in_any_order(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(tuple(reversed(hourly(5))))
@@ -119,8 +120,10 @@ class InsertTests(SuiteFixtures):
 
     async def test_a_bar_stored_already_is_an_integrity_error(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
-        with pytest.raises(IntegrityError):
-            await OHLCVRepository(db).insert_many([bar(close=Decimal(1), low=Decimal(1))])
+        error = await find_error(OHLCVRepository(db).insert_many([bar(close=Decimal(1), low=Decimal(1))]))
+        assert isinstance(error, IntegrityError), (
+            f"insert_many must raise IntegrityError if a bar of the batch is already stored: {describe_error(error)}"
+        )
 
     async def test_a_refused_duplicate_leaves_the_stored_bar_unchanged(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
@@ -216,7 +219,9 @@ class UpsertTests(SuiteFixtures):
         clock.advance(HOUR)
         await repository.upsert_many([bar(volume=Decimal(7), id=before.id, created_at=T0)])
         (after,) = await stored(db)
-        assert (after.id, after.created_at, after.volume) == (before.id, NOW, Decimal(7))
+        assert (after.id, after.created_at, after.volume) == (before.id, NOW, Decimal(7)), (
+            f"a bar that is upserted must keep its id {before.id} and created_at {NOW}, and get the new values: {after}"
+        )
 
     async def test_upsert_gives_new_bars_the_clocks_time_as_created_at(self, db: DatabaseManager, clock: Clock) -> None:
         repository = OHLCVRepository(db, clock=clock)
@@ -286,7 +291,8 @@ class RangeTests(SuiteFixtures):
     async def test_get_range_includes_both_ends(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(5))
         found = await OHLCVRepository(db).get_range("BTCUSDT", "1h", T0 + HOUR, T0 + 3 * HOUR)
-        assert [item.timestamp for item in found] == [T0 + HOUR, T0 + 2 * HOUR, T0 + 3 * HOUR]
+        hours = [(item.timestamp - T0) / HOUR for item in found]
+        assert hours == [1, 2, 3], f"get_range must return the bars at its start and its end too, here hours 1 to 3: {hours}"
 
     async def test_get_range_leaves_out_what_is_a_microsecond_outside(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))

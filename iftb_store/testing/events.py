@@ -113,7 +113,8 @@ class LogTests(SuiteFixtures):
         repository = SystemEventRepository(db, clock=clock)
         for message in ("first", "second", "third"):
             await repository.log_event("x", "error", message)
-        assert [item.message for item in await repository.get_recent_events()] == ["third", "second", "first"]
+        found = [item.message for item in await repository.get_recent_events()]
+        assert found == ["third", "second", "first"], f"events of one time must come with the newest id first: {found}"
         assert [item.message for item in await repository.get_recent_events("error", 2)] == ["third", "second"]
 
     async def test_the_limit_applies_within_the_severity(self, db: DatabaseManager) -> None:

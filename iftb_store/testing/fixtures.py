@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import make_url
 
 from iftb_store import DatabaseManager, InvalidValueError
 from iftb_store.protocols import Capability
 from iftb_store.testing.samples import Clock
+
+#: The password that no error and no log may show.
+PASSWORD = "s3cr3t-pass"  # noqa: S105 - what must not be shown
 
 
 @pytest.mark.asyncio
@@ -63,7 +68,7 @@ class SuiteFixtures:
         monkeypatch.setattr(DatabaseManager, "disconnect", looked_at)
         yield
         if "leaves_sessions_open" not in request.fixturenames:
-            assert kept == []
+            assert kept == [], f"every session must give its connection back at its end: {kept}"
 
     @pytest.fixture
     def leaves_sessions_open(self) -> None:
@@ -80,6 +85,36 @@ class SuiteFixtures:
         """A connected manager of a database with tables."""
         await self.make_tables(empty_db)
         return empty_db
+
+    @pytest.fixture
+    def second_url(self) -> str:
+        """Optional: the URL of a second new, empty database. Without it, the tests that need two databases are skipped."""
+        pytest.skip("supply the fixture `second_url`: the URL of another new, empty database")
+
+    @pytest.fixture
+    def impatient_url(self) -> str:
+        """Optional: the URL of the same database as ``url``, with which a write waits only milliseconds for a lock.
+
+        Most engines have an option of the URL for it. Without it, the test of lock timeouts is skipped.
+        """
+        pytest.skip("supply the fixture `impatient_url`: `url` with a wait of a few milliseconds for locks")
+
+    @pytest.fixture
+    def unreachable_url(self, url: str) -> str:
+        """Optional: a URL to which no connection can be made; by default, ``url`` with a database that does not exist.
+
+        The tests also add a password to it. If your backend takes a password elsewhere, e.g. as an option, put `PASSWORD` there.
+        """
+        given = make_url(url)
+        return given.set(database=f"{given.database}/no/such/database").render_as_string(hide_password=False)
+
+    @pytest.fixture
+    def lose_connection(self) -> Callable[[DatabaseManager, Any], Awaitable[None]]:
+        """Optional: an async function (manager, session) that cuts the session's connection, as a restart of the server does.
+
+        By default it closes the driver's connection of an AsyncSession; without the capability SQLALCHEMY the tests are skipped.
+        """
+        return close_driver_connection
 
     @pytest.fixture
     def clock(self) -> Clock:
@@ -124,6 +159,36 @@ async def assert_refused(
             assert remedy in str(error), f"the refusal of {name} = {value!r} does not name {remedy}: {error}"  # noqa: PT017
         else:
             pytest.fail(f"{name} = {value!r} was not refused")
+
+
+async def close_driver_connection(db: DatabaseManager, session: Any) -> None:
+    """Close the driver's connection under an AsyncSession; skip the test if the backend has other sessions."""
+    needs(db, Capability.SQLALCHEMY)
+    await (await (await session.connection()).get_raw_connection()).driver_connection.close()
+
+
+async def find_error(call: Awaitable[object]) -> Exception | None:
+    """Await a call; return the exception that it raises, or None."""
+    try:
+        await call
+    except Exception as error:
+        return error
+    return None
+
+
+def describe_error(error: BaseException | None) -> str:
+    """Return the module, the type and the text of an exception, for the message of a failed test."""
+    return "nothing was raised" if error is None else f"{type(error).__module__}.{type(error).__qualname__} was raised: {error}"
+
+
+async def wait_briefly(db: DatabaseManager, event: asyncio.Event) -> None:
+    """Wait for an event in another session, but not for long: an engine may make that session wait for the current one.
+
+    With one writer at a time it always does, and an engine that is serializable by locks may do so too.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1 if Capability.PARALLEL_WRITERS in db.capabilities else 0.05):
+            await event.wait()
 
 
 def needs(db: DatabaseManager, capability: Capability) -> None:

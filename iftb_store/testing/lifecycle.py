@@ -28,10 +28,8 @@ from iftb_store import (
 from iftb_store.protocols import Capability
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, interrupted, lacks, needs
+from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, interrupted, lacks, needs
 from iftb_store.testing.samples import bar, hourly, position, trade
-
-_PASSWORD = "s3cr3t-pass"  # noqa: S105 - what must not be shown
 
 
 class ConnectTests(SuiteFixtures):
@@ -93,6 +91,14 @@ class ConnectTests(SuiteFixtures):
             assert (await other.identity() == found) == (await raw.count(other, "trades") == 1)
         assert await db.identity() == found
 
+    async def test_two_databases_have_two_identities(self, db: DatabaseManager, second_url: str) -> None:
+        async with DatabaseManager(second_url) as other:
+            await self.make_tables(other)
+            found = [await db.identity(), await other.identity()]
+        assert found[0] != found[1], (
+            f"two databases must have two identities, or a copy takes them for one: both have {found[0]!r}"
+        )
+
     async def test_the_identity_before_connect_is_an_error_that_says_so(self, url: str) -> None:
         with pytest.raises(NotConnectedError, match="connect"):
             await DatabaseManager(url).identity()
@@ -124,12 +130,12 @@ class ConnectTests(SuiteFixtures):
         assert await raw.value(db, "SELECT 1") == 1
 
     async def test_no_password_is_shown(self, url: str) -> None:
-        with_password = make_url(url).set(username="bot", password=_PASSWORD).render_as_string(hide_password=False)
+        with_password = make_url(url).set(username="bot", password=PASSWORD).render_as_string(hide_password=False)
         try:
             shown = repr(DatabaseManager(with_password))
         except StoreError as error:
             shown = f"{error} {error.__cause__}"
-        assert _PASSWORD not in shown
+        assert PASSWORD not in shown
 
 
 # each test gets this mark itself: a mark on the class would apply to all tests of the suite that inherits from the class

@@ -30,7 +30,17 @@ _ARROW = find_spec("pyarrow") is not None
 #: Time limit of a call in seconds. No engine waits that long, so a call that takes longer hangs.
 _HUNG = 120
 
-_WRITES = {"insert_many", "upsert_many", "insert", "record", "update", "update_position", "close_position", "log_event"}
+_WRITES = {
+    "insert_many",
+    "upsert_many",
+    "delete_range",
+    "insert",
+    "record",
+    "update",
+    "update_position",
+    "close_position",
+    "log_event",
+}
 _UNKNOWN = 10**15 - 1
 
 
@@ -141,8 +151,12 @@ class _Programme(RuleBasedStateMachine):
         """Store some rows at the beginning of the programme, if ``sown`` is drawn as True."""
         if not sown:
             return
-        for repository, method, row in programmes.seedlings():
-            self._add(self._call(None, repository, method, row))
+        for repository, method, args, named in programmes.seedlings():
+            before = self._model.committed.numbers()
+            answer = self._call(None, repository, method, *args, **named)
+            self._release(before - self._model.committed.numbers())
+            if method == "insert":
+                self._add(answer)
         self.look_around(None)
 
     @rule(session=_writing, bars=programmes.batches)
@@ -152,6 +166,52 @@ class _Programme(RuleBasedStateMachine):
     @rule(session=_writing, bars=programmes.batches)
     def upsert_bars(self, session: str | None, bars: list[dict[str, Any]]) -> None:
         self._call(session, "bars", "upsert_many", [samples.bar(**changes) for changes in bars])
+
+    @rule(session=_writing, bars=programmes.batches)
+    def upsert_bars_with_a_report(self, session: str | None, bars: list[dict[str, Any]]) -> None:
+        self._call(session, "bars", "upsert_many", [samples.bar(**changes) for changes in bars], report=True)
+
+    @rule(session=_writing, **_series, window=programmes.windows)
+    def delete_bars(
+        self, session: str | None, symbol: str, timeframe: str, exchange: str, window: tuple[datetime, datetime]
+    ) -> None:
+        before = self._model.seen_by(session).numbers()
+        self._call(session, "bars", "delete_range", symbol, timeframe, *window, exchange)
+        self._release(before - self._model.seen_by(session).numbers())
+
+    @rule(session=_anywhere)
+    def list_series(self, session: str | None) -> None:
+        self._call(session, "bars", "list_series")
+
+    @rule(
+        session=_anywhere,
+        symbol=programmes.symbols,
+        exchange=programmes.exchanges,
+        frames=programmes.resamplings,
+        window=programmes.windows,
+        partial=st.booleans(),
+    )
+    def resample(
+        self,
+        session: str | None,
+        symbol: str,
+        exchange: str,
+        frames: tuple[str, str],
+        window: tuple[datetime, datetime],
+        partial: bool,
+    ) -> None:
+        self._call(session, "bars", "resample", symbol, *frames, *window, exchange, partial=partial)
+
+    @rule(session=_anywhere, **_series, window=programmes.windows, size=programmes.sizes)
+    def stream_bars(
+        self, session: str | None, symbol: str, timeframe: str, exchange: str, window: tuple[datetime, datetime], size: int
+    ) -> None:
+        self._call(session, "bars", "stream_range", symbol, timeframe, *window, exchange, batch_size=size)
+
+    @precondition(lambda self: _ARROW)
+    @rule(session=_anywhere, selection=programmes.selections, size=programmes.sizes)
+    def stream_arrow(self, session: str | None, selection: dict[str, Any], size: int) -> None:
+        self._call(session, "bars", "stream_arrow", **selection, batch_size=size)
 
     @rule(session=_anywhere, **_series, window=programmes.windows)
     def get_range(
@@ -253,6 +313,9 @@ class _Programme(RuleBasedStateMachine):
         for frame in ("1h", "1M"):
             self._call(session, "bars", "get_latest", "BTCUSDT", frame, 100)
         self._call(session, "bars", "get_gaps", "BTCUSDT", "1h")
+        self._call(session, "bars", "list_series")
+        self._call(session, "bars", "stream_range", "BTCUSDT", "1h", *programmes.ALWAYS, batch_size=2)
+        self._call(session, "bars", "resample", "BTCUSDT", "1d", "1w", *programmes.ALWAYS, partial=True)
         self._call(session, "trades", "get_recent", 100)
         self._call(session, "trades", "get_statistics", 400)
         self._call(session, "events", "get_recent_events", None, 100)
@@ -307,6 +370,10 @@ class _Programme(RuleBasedStateMachine):
             assert reason is None, f"{engine.name} differs from the model: {repository}.{method}{reason}"
         assert before == (args, list(_rows(args))), f"{repository}.{method} has changed an object of its caller"
         return expected
+
+    def _release(self, deleted: set[Number]) -> None:
+        for engine in self._engines:
+            engine.release(deleted)
 
     def _each(self, work: Callable[[Engine], Awaitable[Any]]) -> list[Any]:
         async def together() -> list[Any]:

@@ -21,11 +21,14 @@ from iftb_store import (
     OHLCVBar,
     Position,
     PositionClosedError,
+    Series,
     SystemEvent,
     Trade,
     TradeConflictError,
     TradeStatistics,
+    UpsertReport,
 )
+from iftb_store.testing import model_bars
 from iftb_store.testing import model_values as values
 
 _Key = tuple[str, str, str, datetime]
@@ -151,10 +154,52 @@ class _Bars(_Repository):
         self._store(checked)
         return len(checked)
 
-    def upsert_many(self, bars: Sequence[OHLCVBar]) -> int:
+    def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
         checked = values.checked_bars(bars)
+        final = {_key(bar): bar for bar in checked}
+        stored = {key: self._seen.bars[key] for key in final if key in self._seen.bars}
+        updated = sum(replace(bar, id=None, created_at=None) != final[key] for key, bar in stored.items())
         self._store(checked)
-        return len({_key(bar) for bar in checked})
+        return UpsertReport(len(final) - len(stored), updated, len(stored) - updated) if report else len(final)
+
+    def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
+        found = self.get_range(symbol, timeframe, start, end, exchange)
+        for bar in found:
+            del self._write.bars[_key(bar)]
+        return len(found)
+
+    def list_series(self) -> list[Series]:
+        return model_bars.list_series(list(self._seen.bars.values()))
+
+    def resample(
+        self,
+        symbol: str,
+        source: str,
+        target: str,
+        start: datetime,
+        end: datetime,
+        exchange: str = "binance",
+        *,
+        partial: bool = False,
+    ) -> list[OHLCVBar]:
+        values.timeframe(source, "source")
+        values.timeframe(target, "target")
+        found = self.get_range(symbol, source, start, end, exchange)
+        model_bars.check_target(source, target)
+        return model_bars.resample(found, source, target, partial=partial)
+
+    def stream_range(
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance", *, batch_size: int = 10_000
+    ) -> list[list[OHLCVBar]]:
+        found = self.get_range(symbol, timeframe, start, end, exchange)
+        values.whole(batch_size, "batch_size", 1)
+        return [found[first : first + batch_size] for first in range(0, len(found), batch_size)]
+
+    def stream_arrow(self, *, batch_size: int = 65_536, **selection: Any) -> list[OHLCVBar]:
+        """Return all bars of the stream: a batch may have fewer rows than batch_size."""
+        found = self.read_arrow(**selection)
+        values.whole(batch_size, "batch_size", 1)
+        return found
 
     def _store(self, bars: Sequence[OHLCVBar]) -> None:
         for bar in bars:

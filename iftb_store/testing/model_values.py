@@ -42,7 +42,8 @@ _KEPT = ("id", "created_at", "updated_at", "last_updated")
 #: The fields of a trade that TradeRepository.update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_TIMEFRAMES = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M"
+#: The known timeframes, shortest first.
+TIMEFRAMES = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
 
 
 def checked(row: _Row) -> _Row:
@@ -194,10 +195,11 @@ def one_of(value: object, field: str, choices: Collection[str]) -> str:
     return value
 
 
-def timeframe(value: object) -> str:
-    """Return the value if it is a known timeframe."""
-    if value not in _TIMEFRAMES.split():
-        raise InvalidValueError(f"unknown timeframe {shown(value)}; the known ones are {_TIMEFRAMES}")
+def timeframe(value: object, field: str = "") -> str:
+    """Return the value if it is a known timeframe; an error names the argument ``field``, if there are several timeframes."""
+    if value not in TIMEFRAMES:
+        label = field and f"{field}: "
+        raise InvalidValueError(f"{label}unknown timeframe {shown(value)}; the known ones are {' '.join(TIMEFRAMES)}")
     return str(value)
 
 
@@ -240,7 +242,7 @@ def shifted(start: datetime, frame: str, steps: int) -> datetime:
     """Return the time that is ``steps`` bars of a timeframe after ``start``; before it if ``steps`` is negative."""
     try:
         if frame != "1M":
-            return start + steps * _step(frame)
+            return start + steps * step(frame)
         months = start.year * 12 + start.month - 1 + steps
         first = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
         following = datetime((months + 1) // 12, (months + 1) % 12 + 1, 1, tzinfo=UTC) if months < 9999 * 12 + 11 else None
@@ -254,10 +256,11 @@ def apart(earlier: datetime, later: datetime, frame: str) -> bool:
     """Return whether at least one bar of a timeframe is missing between two times."""
     if frame == "1M":
         return (later.year - earlier.year) * 12 + later.month - earlier.month > 1
-    return later - earlier > _step(frame)
+    return later - earlier > step(frame)
 
 
-def _step(frame: str) -> timedelta:
+def step(frame: str) -> timedelta:
+    """Return the length of a bar of a timeframe other than 1M."""
     return int(frame[:-1]) * timedelta(seconds=_SECONDS[frame[-1]])
 
 

@@ -22,7 +22,7 @@ from iftb_store import (
 )
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, describe_error, find_error, needs
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, as_given, full_position, position
 
 _UNKNOWN_ID = 987_654
@@ -147,8 +147,12 @@ class UpdatePositionTests(SuiteFixtures):
     async def test_a_closed_position_is_not_changed_by_a_stale_object(self, db: DatabaseManager) -> None:
         stale = await opened(db)
         await PositionRepository(db).close_position(id_of(stale))
-        with pytest.raises(PositionClosedError, match=str(stale.id)):
-            await PositionRepository(db).update_position(replace(stale, margin=Decimal(7)))
+        error = await find_error(PositionRepository(db).update_position(replace(stale, margin=Decimal(7))))
+        assert isinstance(error, PositionClosedError), (
+            f"a closed position must not be opened again or changed; update_position must raise PositionClosedError: "
+            f"{describe_error(error)}"
+        )
+        assert str(stale.id) in str(error)
         ((status, margin),) = await raw.fetch(db, "SELECT status, margin FROM positions")
         assert (status, raw.number(margin)) == ("closed", Decimal(100))
 

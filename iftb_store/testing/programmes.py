@@ -19,11 +19,22 @@ Changes = st.SearchStrategy[dict[str, Any]]
 _AWKWARD = "₿'\"; -- \\\t\u202e"
 # copy_negate is exact; the minus operator would round to the 28 digits of the default decimal context
 _LOWEST = LARGEST.copy_negate()
+_DAY = timedelta(days=1)
 _BEHIND = timezone(-timedelta(hours=12))
 
 symbols = st.sampled_from(["BTCUSDT", "BTCUSDT", "BTCUSDT", "ETHUSDT", _AWKWARD])
 exchanges = st.sampled_from(["binance", "binance", "binance", "kraken"])
-timeframes = st.sampled_from(["1h", "1h", "1h", "1d", "1M"])
+timeframes = st.sampled_from(["1h", "1h", "1h", "1d", "1d", "1M"])
+#: Strategy of (source, target) of resample; one pair in six cannot be resampled.
+resamplings = st.sampled_from(
+    [
+        *(("1h", target) for target in ("4h", "1d", "3d", "1w", "1M")),
+        *(("1d", target) for target in ("1w", "1w", "3d", "1M", "1h")),
+        ("1M", "1w"),
+    ]
+)
+#: Strategy of batch sizes of streams.
+sizes = st.sampled_from([1, 2, 3, 1_000])
 sides = st.sampled_from(["long", "short"])
 severities = st.sampled_from(["info", "warning", "critical"])
 limits = st.sampled_from([100, 1, 2, 3, 2**63 - 1])
@@ -52,6 +63,8 @@ _far = [
 ]
 #: Strategy of times; about one time in eight is far away from all other times.
 times = st.sampled_from(_near + _near + _far)
+#: A window that holds every time.
+ALWAYS = (_far[1], _far[2])
 windows = st.tuples(st.sampled_from([T0, _far[1], *_near]), st.sampled_from([_far[2], *_near]))
 selections = st.fixed_dictionaries(
     {}, optional={"symbol": symbols, "timeframe": timeframes, "exchange": exchanges, "start": times, "end": times}
@@ -107,6 +120,9 @@ nonsense = st.sampled_from(
     [("bars", "get_latest", (name, "1h", 1)) for name in _NAMES]
     + [("bars", "get_gaps", ("BTCUSDT", frame)) for frame in ("1H", "", 60, None)]
     + [("bars", "get_range", ("BTCUSDT", "1h", T0, moment)) for moment in (*_TIMES, T0 - HOUR)]
+    + [("bars", "resample", ("BTCUSDT", *frames, *ALWAYS)) for frames in (("1H", "1d"), ("1h", ""), ("1h", None), ("1h", "1h"))]
+    + [("bars", "delete_range", ("BTCUSDT", "1h", T0, moment)) for moment in (*_TIMES, T0 - HOUR)]
+    + [("bars", "stream_range", ("BTCUSDT", "1h", T0, moment)) for moment in _TIMES]
     + [("trades", "get_recent", (limit,)) for limit in (0, -1, 2**63, True, 1.0, "1", None)]
     + [("trades", "get_by_symbol", ("BTCUSDT", 1, name)) for name in _NAMES]
     + [("trades", "get_statistics", (count,)) for count in (0, 10**6, 10**12, 1.5)]
@@ -158,7 +174,15 @@ bars = _changes(
         "trades_count": _COUNTS,
     },
 )
-_runs = st.integers(2, 8).map(lambda count: [{"timestamp": T0 + index * HOUR, "open": index} for index in range(count)])
+_hours = st.integers(2, 8).map(lambda count: [{"timestamp": T0 + index * HOUR, "open": index} for index in range(count)])
+# up to two weeks and a half, of which the first day is a Monday, and each volume says which days are in a sum
+_days = st.integers(2, 18).map(
+    lambda count: [
+        {"timeframe": "1d", "timestamp": T0 + index * _DAY, "open": index, "close": -index, "volume": 2**index}
+        for index in range(count)
+    ]
+)
+_runs = _hours | _days
 _KEY = ("exchange", "symbol", "timeframe", "timestamp")
 
 
@@ -260,14 +284,24 @@ events = _changes(
 )
 
 
-def seedlings() -> list[tuple[str, str, Any]]:
-    """Return (repository, method, argument) of calls that store bars with gaps, two realized trades and two positions."""
+def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
+    """Return calls, as (repository, method, arguments, named arguments), that store rows of every table.
+
+    The bars are hours and months with gaps, and days of more than two weeks, of which the last two are deleted again; an upsert
+    with a report stores an hour again, unchanged. Two trades are realized, two positions open.
+    """
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
-    return [
-        ("bars", "insert_many", hours + months),
+    days = [samples.bar(T0 + index * _DAY, timeframe="1d", open=Decimal(index), volume=Decimal(2**index)) for index in range(18)]
+    rows: list[tuple[str, str, Any]] = [
+        ("bars", "insert_many", hours + days + months),
         ("trades", "insert", samples.trade("T1", realized_pnl=LARGEST, fee=LARGEST)),
         ("trades", "insert", samples.trade("T2", realized_pnl=Decimal("-2.50"), exit_time=T0 + HOUR)),
         ("positions", "update_position", samples.position()),
         ("positions", "update_position", samples.position(symbol="ETHUSDT", side="short")),
+    ]
+    return [
+        *((repository, method, (row,), {}) for repository, method, row in rows),
+        ("bars", "upsert_many", (hours[:1],), {"report": True}),
+        ("bars", "delete_range", ("BTCUSDT", "1d", T0 + 16 * _DAY, T0 + 17 * _DAY), {}),
     ]

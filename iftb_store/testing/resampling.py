@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,6 +24,39 @@ async def store_and_resample(
     """Store bars and return the bars that resample computes from them for the target timeframe."""
     await OHLCVRepository(db).insert_many(bars)
     return await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL, **options)
+
+
+def make_days(first: datetime, count: int, step: timedelta = _DAY) -> list[OHLCVBar]:
+    """Return ``count`` daily bars from a time on, in which each value tells which bar it is: open counts the bars."""
+    return [
+        bar(
+            first + index * step,
+            timeframe="1d",
+            open=Decimal(index),
+            high=Decimal(1_000 + index),
+            low=Decimal(-index),
+            close=Decimal(500 + index),
+            volume=Decimal(index**2),
+            quote_volume=Decimal(index),
+            trades_count=index,
+        )
+        for index in range(count)
+    ]
+
+
+def make_whole(bars: list[OHLCVBar], timeframe: str) -> OHLCVBar:
+    """Return the bar of the bucket that consists of these bars of `make_days`, whose values grow with time."""
+    return bar(
+        bars[0].timestamp,
+        timeframe=timeframe,
+        open=bars[0].open,
+        high=bars[-1].high,
+        low=bars[-1].low,
+        close=bars[-1].close,
+        volume=sum((item.volume for item in bars), Decimal(0)),
+        quote_volume=sum((item.quote_volume or 0 for item in bars), Decimal(0)),
+        trades_count=sum(item.trades_count or 0 for item in bars),
+    )
 
 
 class ResampleTests(SuiteFixtures):
@@ -97,19 +131,41 @@ class ResampleTests(SuiteFixtures):
 
     async def test_weeks_begin_on_monday(self, db: DatabaseManager) -> None:
         thursday = datetime(1969, 12, 25, tzinfo=UTC)
-        found = await store_and_resample(db, [bar(thursday + day * _DAY, timeframe="1d") for day in range(20)], "1d", "1w")
+        days = make_days(thursday, 20)
+        found = await store_and_resample(db, days, "1d", "1w")
         assert [item.timestamp for item in found] == [datetime(1969, 12, 29, tzinfo=UTC), datetime(1970, 1, 5, tzinfo=UTC)]
+        assert found == [make_whole(days[4:11], "1w"), make_whole(days[11:18], "1w")], (
+            f"a week must be made of the days from Monday to Sunday; open counts the days from a Thursday: {found}"
+        )
 
     async def test_months_begin_on_the_first(self, db: DatabaseManager) -> None:
-        given = [bar(datetime(1968, 1, 31, tzinfo=UTC) + day * _DAY, timeframe="1d") for day in range(60)]
-        found = await store_and_resample(db, given, "1d", "1M")
-        assert [(item.timestamp, item.volume) for item in found] == [(datetime(1968, 2, 1, tzinfo=UTC), given[0].volume * 29)]
+        days = make_days(datetime(1968, 1, 31, tzinfo=UTC), 60)
+        found = await store_and_resample(db, days, "1d", "1M")
+        assert found == [make_whole(days[1:30], "1M")], (
+            f"a month must be made of its days from the first to the last in UTC; open counts the days from 31 January: {found}"
+        )
+
+    @pytest.mark.parametrize(("source", "target", "count"), [("1h", "4h", 4), ("6h", "1d", 4), ("8h", "3d", 9), ("1h", "1d", 24)])
+    async def test_buckets_are_counted_from_1970(self, db: DatabaseManager, source: str, target: str, count: int) -> None:
+        step = int(source[:-1]) * HOUR
+        # 1970-01-01 begins a bucket of every target, and so do the times that are whole buckets before and after it
+        start = datetime(1970, 1, 1, tzinfo=UTC) - 2 * count * step
+        given = [replace(item, timeframe=source) for item in make_days(start, 5 * count, step)]
+        found = await store_and_resample(db, given, source, target)
+        expected = [make_whole(given[first : first + count], target) for first in range(0, 5 * count, count)]
+        assert found == expected, f"buckets of {target} must be counted from 1970-01-01 UTC: {found}"
 
     async def test_buckets_before_1970_and_at_the_calendars_ends_are_those_of_the_grid(self, db: DatabaseManager) -> None:
         starts = [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 20, tzinfo=UTC), datetime(9999, 12, 31, 20, tzinfo=UTC)]
         given = [bar(start + hour * HOUR, timeframe="2h") for start in starts for hour in (0, 2)]
         given.append(bar(_ALL[1], timeframe="2h"))
         assert [item.timestamp for item in await store_and_resample(db, given, "2h", "4h")] == starts
+
+    async def test_a_bucket_that_begins_before_the_year_1_is_refused_unless_it_is_left_out(self, db: DatabaseManager) -> None:
+        # the days of a bucket of 3d are counted from 1970, so that the first bucket of the year 1 begins in the year before
+        assert await store_and_resample(db, [bar(_ALL[0], timeframe="1d")], "1d", "3d") == []
+        with pytest.raises(InvalidValueError, match="would begin before the year 1"):
+            await OHLCVRepository(db).resample("BTCUSDT", "1d", "3d", *_ALL, partial=True)
 
     async def test_a_session_resamples_its_own_bars_and_nothing_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from iftb_store import (
 from iftb_store.errors import operational_error, outcome_unknown
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import Interruption, SuiteFixtures, lacks, needs
+from iftb_store.testing.fixtures import Interruption, SuiteFixtures, lacks, needs, wait_briefly
 from iftb_store.testing.samples import full_trade, trade
 
 _ISOLATIONS: list[Isolation] = ["repeatable read", "serializable"]
@@ -126,18 +127,22 @@ class RunTests(SuiteFixtures):
         needs(db, Capability.ISOLATION)
         number = await TradeRepository(db).insert(trade())
         first = asyncio.Event()
+        writing: list[asyncio.Task[None]] = []
 
         async def catch(session: Any) -> None:
             await TradeRepository(session).get_by_id(number)
             if not first.is_set() and Capability.PARALLEL_WRITERS in db.capabilities:
                 first.set()
-                await TradeRepository(db).update(number, fee=Decimal(7))
+                # an engine that is serializable by locks makes this writer wait for the session
+                writing.append(asyncio.create_task(TradeRepository(db).update(number, fee=Decimal(7))))
+                await asyncio.wait(writing, timeout=1)
             try:
                 await TradeRepository(session).update(number, exit_price=Decimal(2))
             except TransientError:
                 return
 
         await db.run(catch, isolation="serializable")
+        await asyncio.gather(*writing)
         found = await TradeRepository(db).get_by_id(number)
         assert found is not None
         assert found.exit_price == Decimal(2)
@@ -147,7 +152,8 @@ class RunTests(SuiteFixtures):
         needs(db, Capability.ISOLATION)
         number = await TradeRepository(db).insert(trade(fee=Decimal(0)))
         await asyncio.gather(*(db.run(increment_fee(number, at_once), isolation=isolation, retries=50) for _ in range(10)))
-        assert raw.number(await raw.value(db, "SELECT fee FROM trades")) == Decimal(10)
+        fee = raw.number(await raw.value(db, "SELECT fee FROM trades"))
+        assert fee == 10, f"no update may be lost under {isolation}: 10 transactions added 1 to a fee of 0, and it is {fee}"
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)
     async def test_what_raw_sql_has_read_under_isolation_does_not_change(self, db: DatabaseManager, isolation: Isolation) -> None:
@@ -162,14 +168,36 @@ class RunTests(SuiteFixtures):
         async def count_twice(session: Any) -> list[int]:
             before = await TradeRepository(session).get_recent()
             reading.set()
-            # with one writer at a time, the insert cannot end before this session does, so wait only briefly
-            await asyncio.wait([inserting], timeout=None if Capability.PARALLEL_WRITERS in db.capabilities else 0.01)
+            # with one writer at a time, or serializable by locks, the insert cannot end before this session does
+            await asyncio.wait([inserting], timeout=1 if Capability.PARALLEL_WRITERS in db.capabilities else 0.01)
             return [len(before), len(await TradeRepository(session).get_recent())]
 
         inserting = asyncio.create_task(insert())
         counts = await db.run(count_twice, isolation=isolation)
         await inserting
         assert (counts, await raw.count(db, "trades")) == ([1, 1], 2)
+
+    async def test_serializable_transactions_do_what_some_order_of_them_does(self, db: DatabaseManager) -> None:
+        needs(db, Capability.ISOLATION)
+        numbers = [await TradeRepository(db).insert(trade(name, fee=Decimal(1))) for name in ("a", "b")]
+        have_read = {number: asyncio.Event() for number in numbers}
+
+        async def clear(session: Any, own: int, other: int) -> None:
+            """Set the fee of the own trade to 0, if both trades have a fee."""
+            found = [await TradeRepository(session).get_by_id(number) for number in numbers]
+            have_read[own].set()
+            await wait_briefly(db, have_read[other])
+            if all(item is not None and item.fee for item in found):
+                await TradeRepository(session).update(own, fee=Decimal(0))
+
+        orders = (numbers, numbers[::-1])
+        works = (partial(clear, own=own, other=other) for own, other in orders)
+        await asyncio.gather(*(db.run(work, isolation="serializable", retries=50) for work in works))
+        left = sum(raw.number(fee) for (fee,) in await raw.fetch(db, "SELECT fee FROM trades"))
+        assert left == 1, (
+            "serializable transactions must do what some order of them does: each of two cleared its trade's fee if both trades "
+            f"had one, so one fee must be left, and not {left} (write skew)"
+        )
 
     async def test_read_committed_can_be_asked_for_everywhere(self, db: DatabaseManager) -> None:
         await db.run(Failing(), isolation="read committed")

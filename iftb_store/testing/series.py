@@ -47,7 +47,8 @@ class SeriesTests(SuiteFixtures):
 
     async def test_bars_are_missing_between_the_first_and_the_last(self, db: DatabaseManager) -> None:
         given = hourly(10)
-        assert await count_missing(db, [*given[:2], *given[3:4], *given[7:]]) == 4
+        count = await count_missing(db, [*given[:2], *given[3:4], *given[7:]])
+        assert count == 4, f"list_series must count the bars that are missing in all gaps, here 1 and 3: it says {count}"
 
     async def test_bars_off_the_grid_fill_no_hole(self, db: DatabaseManager) -> None:
         assert await count_missing(db, [bar(T0), bar(T0 + 1.5 * HOUR), bar(T0 + 2 * HOUR), bar(T0 + 2.5 * HOUR)]) == 1
@@ -77,8 +78,10 @@ class SeriesTests(SuiteFixtures):
     async def test_delete_range_deletes_both_ends_and_returns_the_count(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([*hourly(5), *hourly(5, exchange="kraken"), *hourly(5, timeframe="2h")])
         count = await OHLCVRepository(db).delete_range(*_SERIES, T0 + HOUR, (T0 + 3 * HOUR).replace(tzinfo=None))
-        left = await OHLCVRepository(db).get_range(*_SERIES, *_ALL)
-        assert (count, [item.timestamp for item in left]) == (3, [T0, T0 + 4 * HOUR])
+        left = [(item.timestamp - T0) / HOUR for item in await OHLCVRepository(db).get_range(*_SERIES, *_ALL)]
+        assert (count, left) == (3, [0, 4]), (
+            f"delete_range must delete the bars at its start and its end too, here hours 1 to 3: it says {count}, {left} are left"
+        )
         assert await raw.count(db, "ohlcv") == 12
 
     async def test_deleting_nothing_is_no_error(self, db: DatabaseManager) -> None:
@@ -120,7 +123,10 @@ class UpsertReportTests(SuiteFixtures):
         await repository.insert_many(hourly(count)[:3])
         batch = hourly(count)
         batch[1].volume += 1
-        assert await repository.upsert_many(batch, report=True) == UpsertReport(count - 3, 1, 2)
+        report = await repository.upsert_many(batch, report=True)
+        assert report == UpsertReport(count - 3, 1, 2), (
+            f"a report must tell inserted, updated and unchanged bars apart, here {count - 3}, 1 and 2: {report}"
+        )
         assert await repository.upsert_many(batch, report=True) == UpsertReport(0, 0, count)
         assert (await repository.get_range(*_SERIES, T0 + HOUR, T0 + HOUR))[0].volume == batch[1].volume
 

@@ -53,7 +53,8 @@ class TransactionTests(SuiteFixtures):
     async def test_an_exception_rolls_everything_back(self, db: DatabaseManager) -> None:
         async with interrupted(db) as session:
             await write_everywhere(session)
-        assert await counts(db) == [0, 0, 0, 0]
+        left = await counts(db)
+        assert left == [0, 0, 0, 0], f"an exception in a session must roll back everything that it wrote; rows are left: {left}"
 
     async def test_an_error_of_iftb_store_that_leaves_the_session_rolls_back(self, db: DatabaseManager) -> None:
         async def insert_one_trade_twice() -> None:

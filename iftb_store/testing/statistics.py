@@ -101,7 +101,9 @@ class FigureTests(SuiteFixtures):
 
     async def test_sums_keep_the_last_place_beside_the_largest_number(self, db: DatabaseManager) -> None:
         found = await statistics(db, realized("a", "12345678901234567890"), realized("b", SMALLEST), realized("c", -SMALLEST))
-        assert found.gross_profit == Decimal("12345678901234567890.000000000000000001")
+        assert found.gross_profit == Decimal("12345678901234567890.000000000000000001"), (
+            f"sums must be exact to the last of 18 places; gross_profit must end in 1: {found.gross_profit}"
+        )
         assert found.gross_loss == SMALLEST
         assert found.net_pnl == Decimal("12345678901234567890")
 

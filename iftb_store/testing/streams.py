@@ -59,6 +59,8 @@ class StreamTests(SuiteFixtures):
     async def test_lists_are_as_long_as_asked_for_and_hold_every_bar_once(self, db: DatabaseManager, size: int) -> None:
         await OHLCVRepository(db).insert_many(hourly(_BARS))
         lists = [batch async for batch in OHLCVRepository(db).stream_range(*_SERIES, *_ALL, batch_size=size)]
+        found = [(item.timestamp - T0) / HOUR for batch in lists for item in batch]
+        assert found == list(range(_BARS)), f"a stream must return every bar once, here the hours 0 to {_BARS - 1}: {found}"
         assert [item for batch in lists for item in batch] == await OHLCVRepository(db).get_range(*_SERIES, *_ALL)
         assert [len(batch) for batch in lists] == [size] * (_BARS // size) + [_BARS % size] * (_BARS % size > 0)
 

@@ -12,6 +12,7 @@ from iftb_store.testing.bars import BarTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.events import EventTests
+from iftb_store.testing.failures import FailureTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.interrupting import InterruptTests
@@ -24,6 +25,7 @@ from iftb_store.testing.resampling import ResampleTests
 from iftb_store.testing.running import RunningTests
 from iftb_store.testing.series import SeriesTests, UpsertReportTests
 from iftb_store.testing.sessions import SessionTests
+from iftb_store.testing.snapshots import SnapshotReadTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.tasks import TaskTests
@@ -52,8 +54,10 @@ class BackendConformance(
     OtherTablesAsArrowTests,
     StreamTests,
     SnapshotTests,
+    SnapshotReadTests,
     RunningTests,
     ConcurrencyTests,
+    FailureTests,
     TaskTests,
     InterruptTests,
     MisuseTests,
@@ -70,6 +74,10 @@ class BackendConformance(
     open at the same time. If the backend lacks the capability MIGRATIONS and needs tables, the subclass also overrides
     ``make_tables``. If the database user of ``url`` may not change the schema, it overrides ``make_tables`` and ``migrate``,
     to use another user. A test that takes longer than ``time_limit`` seconds fails.
+
+    Some tests need more than a database: to lose a connection, to time out on a lock, to fail to connect, a second database.
+    The optional fixtures ``lose_connection``, ``impatient_url``, ``unreachable_url`` and ``second_url`` of
+    `iftb_store.testing.fixtures.SuiteFixtures` supply it; without them, these tests use a default or are skipped.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -140,8 +140,9 @@ class TimeTests(SuiteFixtures):
             repository = TradeRepository(session)
             ids = [await repository.insert(trade(f"T{given!r}", entry_time=given, exit_time=given)) for given, _ in _MOMENTS]
         found = [await by_id(db, number) for number in ids]
+        offsets = {moment.utcoffset() for item in found for moment in (item.entry_time, item.created_at or T0)}
+        assert offsets == {timedelta(0)}, f"every time must come back as an aware datetime in UTC; the offsets are {offsets}"
         assert [(item.entry_time, item.exit_time) for item in found] == [(expected, expected) for _, expected in _MOMENTS]
-        assert {moment.utcoffset() for item in found for moment in (item.entry_time, item.created_at or T0)} == {timedelta(0)}
 
     async def test_times_are_stored_as_the_moment_that_raw_sql_reads(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).upsert_many([bar(given, symbol=f"S{index:02}") for index, (given, _) in enumerate(_MOMENTS)])
@@ -214,7 +215,9 @@ class DecimalTests(SuiteFixtures):
         given = [trade(str(value), **dict.fromkeys([*_TRADE_DECIMALS, *_TRADE_QUOTIENTS], value)) for value in _DECIMALS]
         async with db.get_session() as session:
             ids = [await TradeRepository(session).insert(item) for item in given]
-        assert [as_given(await by_id(db, number)) for number in ids] == given
+        found = [as_given(await by_id(db, number)) for number in ids]
+        wrong = [pair for pair in zip(given, found, strict=True) if pair[0] != pair[1]]
+        assert wrong == [], f"every decimal of a trade must come back exactly; (given, found) of those that differ: {wrong}"
 
     async def test_a_positions_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
         names = [*_POSITION_DECIMALS, *_POSITION_QUOTIENTS]

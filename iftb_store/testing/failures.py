@@ -1,0 +1,217 @@
+"""Tests of failures outside of iftb-store: a connect that fails, a lost connection, a lock timeout and a deadlock."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
+
+from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TradeRepository, TransientError
+from iftb_store.protocols import Capability
+from iftb_store.testing import raw
+from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, describe_error, find_error, needs, wait_briefly
+from iftb_store.testing.samples import hourly, trade
+
+Lose = Callable[[DatabaseManager, Any], Awaitable[None]]
+
+
+async def connect_to(url: str) -> None:
+    """Connect to a URL and disconnect; skip the test if that works."""
+    manager = DatabaseManager(url)
+    await manager.connect()
+    await manager.disconnect()
+    pytest.skip("supply the fixture `unreachable_url`: the backend can connect to the default")
+
+
+class ConnectFailureTests(SuiteFixtures):
+    """A connect that fails raises OperationalError, and shows no password."""
+
+    async def test_a_connect_that_fails_is_an_operational_error(self, unreachable_url: str) -> None:
+        error = await find_error(connect_to(unreachable_url))
+        assert isinstance(error, OperationalError), (
+            f"a connect that fails must raise OperationalError, not an exception of the driver: {describe_error(error)}"
+        )
+
+    async def test_a_connect_that_fails_shows_no_password(self, unreachable_url: str, caplog: pytest.LogCaptureFixture) -> None:
+        given = make_url(unreachable_url)
+        url = given.set(username=given.username or "bot", password=PASSWORD).render_as_string(hide_password=False)
+        with caplog.at_level(0):
+            error = await find_error(connect_to(url))
+        assert isinstance(error, OperationalError | StoreError), (
+            "a connect that fails must raise OperationalError, and a password that is not supported URLError: "
+            f"{describe_error(error)}"
+        )
+        shown = "".join(traceback.format_exception(error)) + repr(error) + caplog.text
+        lines = [line.replace(PASSWORD, "[the password]") for line in shown.splitlines() if PASSWORD in line]
+        assert lines == [], f"no error, cause of an error or log of a failed connect may show the password: {lines}"
+
+
+async def _read(session: Any) -> None:
+    await TradeRepository(session).get_recent()
+
+
+async def _write(session: Any) -> None:
+    await TradeRepository(session).insert(trade("after"))
+
+
+async def _write_bars(session: Any) -> None:
+    await OHLCVRepository(session).upsert_many(hourly(3))
+
+
+async def _execute(session: Any) -> None:
+    await session.execute(text("SELECT COUNT(*) FROM trades"))
+
+
+async def _commit(session: Any) -> None:
+    await session.commit()
+
+
+class LostConnectionTests(SuiteFixtures):
+    """After a lost connection the session's calls raise OperationalError, nothing of it is stored, and the manager works on."""
+
+    @pytest.mark.parametrize("call", [_read, _write, _write_bars, _execute, _commit], ids=lambda call: call.__name__)
+    async def test_a_call_after_a_lost_connection_is_an_operational_error(
+        self, db: DatabaseManager, lose_connection: Lose, call: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        error: Exception | None = None
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(trade("before"))
+                await lose_connection(db, session)
+                error = await find_error(call(session))
+        assert isinstance(error, OperationalError), (
+            f"after a lost connection a call must raise OperationalError, not an exception of the driver: {describe_error(error)}"
+        )
+        assert await raw.count(db, "trades") == 0, "writes whose connection was lost before the commit must not be stored"
+
+    async def test_a_session_that_lost_its_connection_commits_nothing_in_silence(
+        self, db: DatabaseManager, lose_connection: Lose
+    ) -> None:
+        error: OperationalError | None = None
+        try:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(trade("before"))
+                await lose_connection(db, session)
+                for _ in range(2):
+                    await find_error(_write(session))
+        except OperationalError as raised:
+            error = raised
+        stored = [name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades")]
+        assert (stored, error is None) == ([], False), (
+            f"a session whose connection was lost must store nothing, also not its later writes, and its exit must raise "
+            f"OperationalError: {stored} is stored, {describe_error(error)}"
+        )
+
+    async def test_the_manager_works_after_a_lost_connection(self, db: DatabaseManager, lose_connection: Lose) -> None:
+        with suppress(OperationalError):
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(trade("before"))
+                await lose_connection(db, session)
+                await find_error(_read(session))
+        error = await find_error(TradeRepository(db).insert(trade()))
+        assert error is None, f"after a lost connection the manager must open another one: {describe_error(error)}"
+
+
+class LockTimeoutTests(SuiteFixtures):
+    """A write that waits too long for a lock raises TransientError, which db.run retries."""
+
+    async def test_a_lock_timeout_is_a_transient_error(self, db: DatabaseManager, impatient_url: str) -> None:
+        number = await TradeRepository(db).insert(trade())
+        written, go = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with db.get_session() as session:
+                await TradeRepository(session).update(number, fee=Decimal(1))
+                written.set()
+                await go.wait()
+
+        async with DatabaseManager(impatient_url) as impatient:
+            holding = asyncio.create_task(hold())
+            await written.wait()
+            error = await find_error(TradeRepository(impatient).update(number, fee=Decimal(2)))
+            go.set()
+            await holding
+            assert isinstance(error, TransientError), (
+                f"a write that waits too long for the lock of another session must raise TransientError, as it would succeed "
+                f"later: {describe_error(error)}"
+            )
+            await TradeRepository(impatient).update(number, fee=Decimal(3))
+        assert raw.number(await raw.value(db, "SELECT fee FROM trades")) == 3
+
+
+@dataclass
+class Crossing:
+    """One of two sessions that change the same two trades in opposite orders, so that they deadlock or conflict.
+
+    Attributes:
+        name: the beginning of the trade_ids of the trades that the session inserts.
+        order: the ids of the two trades that the session changes.
+        has_written: set after the first change.
+        acknowledged: the trade_ids of the inserts that returned.
+        caught: the first error that was caught inside the session.
+        raised: the error of the session's exit.
+    """
+
+    name: str
+    order: list[int]
+    has_written: asyncio.Event = field(default_factory=asyncio.Event)
+    acknowledged: set[str] = field(default_factory=set)
+    caught: OperationalError | None = None
+    raised: OperationalError | None = None
+
+    async def run(self, db: DatabaseManager, other: Crossing) -> None:
+        """Insert a trade, change both trades, and insert another trade, whatever happened before."""
+        try:
+            async with db.get_session() as session:
+                repository = TradeRepository(session)
+                await self._insert(repository, "before")
+                await repository.update(self.order[0], fee=Decimal(1))
+                self.has_written.set()
+                await wait_briefly(db, other.has_written)
+                try:
+                    await repository.update(self.order[1], fee=Decimal(1))
+                except OperationalError as error:
+                    self.caught = error
+                with suppress(OperationalError):
+                    await self._insert(repository, "after")
+        except OperationalError as error:
+            self.raised = error
+
+    async def _insert(self, repository: TradeRepository, when: str) -> None:
+        await repository.insert(trade(f"{self.name} {when}"))
+        self.acknowledged.add(f"{self.name} {when}")
+
+
+class DeadlockTests(SuiteFixtures):
+    """A session that a deadlock or a conflict ends is stored completely or not at all, and its error is transient."""
+
+    async def test_a_deadlock_never_stores_half_a_session(self, db: DatabaseManager) -> None:
+        needs(db, Capability.PARALLEL_WRITERS)
+        numbers = [await TradeRepository(db).insert(trade(name)) for name in ("a", "b")]
+        first, second = Crossing("first", numbers), Crossing("second", numbers[::-1])
+        await asyncio.gather(first.run(db, second), second.run(db, first))
+        stored = {name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades")}
+        for session in (first, second):
+            found = {name for name in stored if name.startswith(session.name)}
+            expected = set() if session.raised else session.acknowledged
+            assert found == expected, (
+                "a session must be stored completely, or its exit must raise, also after a deadlock that was caught in it "
+                f"({session.caught}): its inserts {sorted(session.acknowledged)} returned, {sorted(found)} are stored, and "
+                f"{describe_error(session.raised)} at its exit"
+            )
+        errors = [error for session in (first, second) for error in (session.caught, session.raised) if error is not None]
+        assert all(isinstance(error, TransientError) for error in errors), (
+            f"a deadlock must be a TransientError, so that db.run retries the transaction: {list(map(describe_error, errors))}"
+        )
+
+
+class FailureTests(ConnectFailureTests, LostConnectionTests, LockTimeoutTests, DeadlockTests):
+    """All tests of failures outside of iftb-store."""
