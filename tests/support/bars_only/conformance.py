@@ -1,0 +1,25 @@
+"""The conformance suite on the backends that keep only bars; tests/test_bars_only.py runs it, pytest does not collect it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iftb_store.testing import BackendConformance
+
+
+class TestBarsOnly(BackendConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"barsonly:///{tmp_path / 'store.db'}"
+
+    @pytest.fixture
+    def second_url(self, tmp_path: Path) -> str:
+        return f"barsonly:///{tmp_path / 'second.db'}"
+
+
+class TestNaiveTimes(BackendConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"barsnaive:///{tmp_path / 'store.db'}"
