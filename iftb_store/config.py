@@ -67,7 +67,23 @@ def _reads_back(rendered: str, url: URL) -> bool:
         return False
 
 
-class DatabaseSettings(BaseSettings):
+class _HidesInput(BaseModel):
+    """A model whose errors never show the values of secret fields."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            hidden = _without_input(error)
+        # raised outside the except block, otherwise the first error, with the secret values, would be its context
+        raise hidden
+
+
+class DatabaseSettings(_HidesInput, BaseSettings):
     """The database settings: a URL from IFTB_STORE_URL, or the parts of a PostgreSQL URL from the DB_ variables.
 
     The parts are DB_HOST, DB_PORT, DB_DATABASE, DB_USERNAME and DB_PASSWORD. IFTB_STORE_URL takes precedence if both are
@@ -77,9 +93,7 @@ class DatabaseSettings(BaseSettings):
     statement_timeout, sslmode and sslrootcert. str() and repr() of the settings never show the password or the URL.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     url: SecretStr | None = Field(default=None, validation_alias=_URL_VARIABLE)
     host: str | None = None
@@ -103,16 +117,6 @@ class DatabaseSettings(BaseSettings):
             values.clear()
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return validate(values)
-        except ValidationError as error:
-            hidden = _without_input(error)
-        # raised outside the except block, otherwise the first error, with the secret values, would be its context
-        raise hidden
-
     def __setattr__(self, name: str, value: object) -> None:
         # pydantic's own message would show the value
         raise AttributeError(
@@ -134,12 +138,8 @@ class DatabaseSettings(BaseSettings):
             return self.url.get_secret_value().strip()
         given = self.model_fields_set
         if not given:
-            _log.warning(
-                "neither %s nor any %s variable is set: using the SQLite file %s",
-                _URL_VARIABLE,
-                _PREFIX,
-                Path(DEFAULT_FILE).absolute(),
-            )
+            said = "neither %s nor any %s variable is set: using the SQLite file %s"
+            _log.warning(said, _URL_VARIABLE, _PREFIX, Path(DEFAULT_FILE).absolute())
             return f"sqlite+aiosqlite:///{DEFAULT_FILE}"
         missing = [_variable(name) for name in _REQUIRED if getattr(self, name) is None]
         if missing:
@@ -176,21 +176,10 @@ class DatabaseSettings(BaseSettings):
         return url.set(host=self.host, port=self.port)
 
 
-class Settings(BaseModel):
+class Settings(_HidesInput):
     """All settings that iftb-store reads from the environment."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
-
     database: DatabaseSettings
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _hide_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return validate(values)
-        except ValidationError as error:
-            hidden = _without_input(error)
-        raise hidden
 
 
 def get_settings() -> Settings:

@@ -30,7 +30,10 @@ def parse_url(url: str | URL) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
         parsed = None
-    if parsed is not None and not _is_mistyped(parsed) and not (isinstance(url, str) and _has_options_for_credentials(url)):
+    # the options of host?password=p@ss contain an @: SQLAlchemy takes them for user and password
+    credentials = _CREDENTIALS.match(url) if isinstance(url, str) else None
+    has_options = credentials is not None and "=" in credentials[0].partition("?")[2]
+    if parsed is not None and not _is_mistyped(parsed) and not has_options:
         for name, part in _parts(parsed):
             if len(part) > _LONGEST_PART:
                 raise URLError(
@@ -66,12 +69,6 @@ def _is_mistyped(url: URL) -> bool:
         or "?password=" in words
         or "&password=" in words
     )
-
-
-def _has_options_for_credentials(url: str) -> bool:
-    """Return whether the options of a URL contain an @, e.g. host?password=p@ss; SQLAlchemy would parse credentials from them."""
-    credentials = _CREDENTIALS.match(url)
-    return credentials is not None and "=" in credentials[0].partition("?")[2]
 
 
 def hide_secrets(url: URL) -> URL:

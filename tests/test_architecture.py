@@ -23,9 +23,10 @@ _ROOMS = (
     "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
-_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational")
+_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational", "columnar")
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
+    "columnar": _ROOMS[: _ROOMS.index("abilities") + 1],
     "relational": (*_ROOMS[: _ROOMS.index("abilities") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
     "doctor": ("iftb_store_migrations",),

@@ -19,10 +19,12 @@ class TestPostgres(BackendConformance):
         return postgres_url
 
     @pytest.fixture
-    def second_url(self, postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+    def second_url(self, postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str]:
         # the tables of another schema are another database, though all else is the same
-        postgres_database[1]("DROP SCHEMA IF EXISTS second CASCADE; CREATE SCHEMA second")
-        return make_url(postgres_url).update_query_dict({"search_path": "second"}).render_as_string(hide_password=False)
+        _, execute = postgres_database
+        execute("CREATE SCHEMA second")
+        yield make_url(postgres_url).update_query_dict({"search_path": "second"}).render_as_string(hide_password=False)
+        execute("DROP SCHEMA second CASCADE")
 
     @pytest.fixture
     def impatient_url(self, postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str]:

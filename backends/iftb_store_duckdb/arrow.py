@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from iftb_store.batches.arrow import arrow_schema, complete_rows
+from iftb_store.columnar import Query, tuple_sql
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
-from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.driver import Cursor
 
@@ -56,7 +57,7 @@ def _series(cursor: Cursor, selection: RowFilter) -> Iterator[RowFilter]:
     while True:
         further = Query(replace(selection, after=None, limit=1))
         if place is not None:
-            further.conditions.append(f"{_tuple(names)} > {_tuple(map(further.bound, place))}")
+            further.conditions.append(f"{tuple_sql(names)} > {tuple_sql(map(further.bound, place))}")
         rows = cursor.rows(further.sql(", ".join(names), ", ".join(names)), further.values)
         if not rows:
             return
@@ -171,49 +172,3 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
         sql = f"SELECT {', '.join(shown)} FROM {both} ORDER BY {key}"
     table, _ = cursor.table(sql, query.values)
     return complete_rows(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)
-
-
-class Query:
-    """The SQL conditions of a selection, and the values of their parameters."""
-
-    def __init__(self, selection: RowFilter) -> None:
-        self._selection = selection
-        self.values: list[Any] = []
-        self.conditions = [f"{column} = {self.bound(value)}" for column, value in selection.equal.items()]
-        table = selection.table
-        for sign, moment in ((">=", selection.start), ("<=", selection.end)):
-            if moment is not None:
-                self.conditions.append(f"{table.time} {sign} {self.bound(moment)}")
-        if selection.after is not None:
-            self.conditions.append(f"{_tuple(selection.order)} > {_tuple(map(self.bound, selection.after))}")
-
-    def bound(self, value: Any) -> str:
-        """Add a value to the parameters and return the SQL that refers to it."""
-        self.values.append(to_epoch_us(value) if isinstance(value, datetime) else value)
-        mark = f"${len(self.values)}"
-        return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
-
-    def beside(self, key: str, columns: str) -> str:
-        """Return the SQL of a table with the key and ``columns`` of the selected rows, which two scans read separately.
-
-        A single scan would be slow: if a scan has a condition on the key and also returns the key, DuckDB reads the texts of
-        2,048 rows to return the texts of one row.
-        """
-        return f"({self.sql(key)}) POSITIONAL JOIN ({self.sql(columns)})"
-
-    @property
-    def source(self) -> str:
-        """The table and the condition, as SQL to follow FROM."""
-        where = f" WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
-        return self._selection.table.name + where
-
-    def sql(self, columns: str, order: str = "") -> str:
-        """Return the SELECT statement; the selection's limit applies only with ``order``."""
-        limit = "" if self._selection.limit is None else f"LIMIT {self._selection.limit}"
-        return f"SELECT {columns} FROM {self.source}" + (f" ORDER BY {order} {limit}" if order else "")
-
-
-def _tuple(parts: Iterable[str]) -> str:
-    listed = list(parts)
-    # DuckDB skips no rows if a single value is in parentheses
-    return listed[0] if len(listed) == 1 else f"({', '.join(listed)})"

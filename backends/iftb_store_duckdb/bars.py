@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import to_datetimes, to_decimals
-from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns
+from iftb_store.batches.bars import KEY, VALUES, BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.columnar import SERIES_SQL, Query, gaps_sql, read_buckets, resample_sql, to_bars, to_table
 from iftb_store.errors import integrity_error
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.protocols import WriteCounts, WriteMode
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS
-from iftb_store_duckdb.arrow import Query, whole_part
+from iftb_store_duckdb.arrow import whole_part
 from iftb_store_duckdb.driver import Cursor, slice_rows
-from iftb_store_duckdb.resampling import resample
 from iftb_store_duckdb.session import DuckDBSession
-
-_DECIMAL = pa.decimal128(38, 18)
-_TIME = pa.timestamp("us", tz="UTC")
-_TYPES = [pa.string()] * 3 + [_TIME] + [_DECIMAL] * 6 + [pa.int64()]
 
 _SAME_KEY = " AND ".join(f"stored.{name} = fresh.{name}" for name in KEY)
 _COUNT = "SELECT count(*) FROM ohlcv"
@@ -54,13 +47,13 @@ class DuckDBBars:
             if series.limit is None:
                 return _bars(cursor, Query(series), "timestamp", names)
             page = whole_part(cursor, series).select(_COLUMNS)
-            return [bar for part in slice_rows(page) for bar in _objects(part, *names)]
+            return [bar for part in slice_rows(page) for bar in to_bars(part, *names)]
 
         return await self._session.run(read)
 
     async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
         """Write all bars of a batch or none; see `iftb_store.protocols.BarStore.write`."""
-        table = await _arrow(batch)
+        table = await to_table(batch)
 
         def work(cursor: Cursor) -> WriteCounts | None:
             if mode == "insert":
@@ -87,11 +80,13 @@ class DuckDBBars:
 
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
         """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
-        return await self._session.run(lambda cursor: resample(cursor, Query(series), buckets))
+        query = Query(series)
+        table, _ = await self._session.run(lambda cursor: cursor.table(resample_sql(query, buckets), query.values))
+        return read_buckets(table)
 
     async def list_series(self) -> list[Series]:
         """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
-        rows = await self._session.run(lambda cursor: cursor.fetch(_LIST_SERIES))
+        rows = await self._session.run(lambda cursor: cursor.fetch(SERIES_SQL))
         return [
             Series(exchange, symbol, timeframe, from_epoch_us(first), from_epoch_us(last), count, missing)
             for exchange, symbol, timeframe, first, last, count, missing in rows
@@ -102,38 +97,9 @@ class DuckDBBars:
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
         query = Query(series)
-        edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
-        closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"
-        sql = f"""
-            WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM {query.source}),
-            pairs AS (
-                SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
-            SELECT earlier, later FROM pairs WHERE {_missing(series.equal["timeframe"])} > 0 ORDER BY earlier"""
+        sql = gaps_sql(query, series.equal["timeframe"], before, after)
         rows = await self._session.run(lambda cursor: cursor.fetch(sql, query.values))
         return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
-
-
-async def _arrow(batch: BarBatch) -> pa.Table:
-    if batch.table is not None:
-        return batch.table
-    parts = list[pa.RecordBatch]()
-    for columns in batch.chunks():
-        if parts:
-            parts.append(_record_batch(columns))
-            await asyncio.sleep(0)
-        else:
-            # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
-            parts.append(await asyncio.to_thread(_record_batch, columns))
-    return pa.Table.from_batches(parts)
-
-
-def _record_batch(columns: BarColumns) -> pa.RecordBatch:
-    # Arrow parses decimal text exactly, and faster than it converts Decimals
-    arrays = [
-        pa.array(column, pa.string()).cast(kind) if kind == _DECIMAL else pa.array(column, kind)
-        for column, kind in zip(columns, _TYPES, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
 
 
 def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
@@ -168,25 +134,6 @@ def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:
             [oldest, newest, created_at],
         )
     return int(written)
-
-
-def _missing(timeframe: str) -> str:
-    """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later``."""
-    step = SECONDS[timeframe]
-    if step is None:
-        return "date_diff('month', make_timestamp(earlier), make_timestamp(later)) - 1"
-    return f"(later - earlier - 1) // {step * 1_000_000}"
-
-
-_LIST_SERIES = f"""
-    SELECT exchange, symbol, timeframe, min(later), max(later), count(*),
-        coalesce(sum(CASE timeframe {" ".join(f"WHEN '{name}' THEN {_missing(name)}" for name in SECONDS)} ELSE 0 END), 0)::BIGINT
-    FROM (
-        SELECT exchange, symbol, timeframe, epoch_us(timestamp) AS later,
-            lag(epoch_us(timestamp)) OVER (PARTITION BY exchange, symbol, timeframe ORDER BY timestamp) AS earlier
-        FROM ohlcv
-    )
-    GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
 
 
 def _span(table: pa.Table) -> tuple[datetime, datetime]:
@@ -226,19 +173,4 @@ def _read_newest(cursor: Cursor, series: RowFilter) -> list[OHLCVBar]:
 def _bars(cursor: Cursor, query: Query, order: str, series: tuple[str, ...]) -> list[OHLCVBar]:
     # without expressions in the SELECT list, DuckDB reads the other columns only for the rows within the limit
     table, _ = cursor.table(query.sql(_READ, order), query.values)
-    return [bar for part in slice_rows(table) for bar in _objects(part, *series)]
-
-
-def _objects(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> map[OHLCVBar]:
-    timestamp, *prices, trades_count, number, created_at = part.columns
-    return map(
-        OHLCVBar,
-        repeat(symbol),
-        repeat(exchange),
-        repeat(timeframe),
-        to_datetimes(timestamp),
-        *map(to_decimals, prices),
-        trades_count.to_pylist(),
-        number.to_pylist(),
-        to_datetimes(created_at),
-    )
+    return [bar for part in slice_rows(table) for bar in to_bars(part, *series)]

@@ -50,7 +50,8 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Atomically rename a file that is already on disk to ``path``, replacing any file of that name."""
+    """Bring a file to the disk, and atomically rename it to ``path``, replacing any file of that name."""
+    fsync(partial)
     partial.replace(path)
     fsync(path.parent)
 

@@ -60,15 +60,37 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
         column: Any = rows[name]
         bad: Any = pc.is_null(column) if column.null_count and table.is_required(name) else None
-        if bad is None and kind == ColumnKind.TIME and column.null_count < len(column):
-            moments: Any = column.cast(pa.int64())
-            bounds: Any = pc.min_max(moments)
-            if bounds["min"].as_py() < FIRST_US or bounds["max"].as_py() > LAST_US:
-                bad = pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
-        if bad is not None:
+        if bad is None and kind == ColumnKind.TIME:
+            bad = find_outside(column)
+        if bad is not None and pc.any(bad).as_py():
             index = pc.index(bad, True).as_py()
             value = column[index] if kind != ColumnKind.TIME else column[index].cast(pa.int64())
             raise unreadable_value(table, name, rows["id"][index].as_py(), value.as_py())
+
+
+def find_outside(times: Any) -> Any:
+    """Return a Boolean array that says which times of a column lie outside the years 1 to 9999; Arrow accepts such times."""
+    moments: Any = times.cast(pa.int64())
+    return pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
+
+
+def find_uncastable(column: Any, wanted: pa.DataType) -> int:
+    """Return the index of the first value that makes a cast of the column fail, by a binary search."""
+    first = 0
+    while len(column) > 1:
+        half = len(column) // 2
+        try:
+            column.slice(0, half).cast(wanted)
+        except pa.ArrowInvalid:
+            column = column.slice(0, half)
+        else:
+            first, column = first + half, column.slice(half)
+    return first
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether the values of an Arrow type are text, dictionaries aside."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 class ArrowBatch(BarBatch):

@@ -6,16 +6,16 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import DECIMAL, TIME
+from iftb_store.batches.arrow import DECIMAL, TIME, find_outside, holds_text
 from iftb_store.batches.bars import KEY, BarColumns
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.schema.table_spec import BARS
-from iftb_store.schema.types import FIRST_US, LAST_US
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import check_timeframe
@@ -30,7 +30,7 @@ WRITTEN = pa.schema(list(zip(BarColumns._fields, _TYPES, strict=True)))
 _NAMED: dict[str, Callable[[object, str], str]] = {
     "exchange": checks.name_text,
     "symbol": checks.name_text,
-    "timeframe": lambda value, name: check_timeframe(value),
+    "timeframe": check_timeframe,
 }
 _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
@@ -48,10 +48,9 @@ class RowError(InvalidValueError):
         why: the reason; it does not name the row.
     """
 
-    def __init__(self, index: int, rows: int, key: str, why: str) -> None:
-        super().__init__(f"row {index + 1} of {rows} ({key}): {why}")
-        self.index = index
-        self.why = why
+    def __init__(self, index: int, why: str, message: str = "") -> None:
+        super().__init__(message or why)
+        self.index, self.why = index, why
 
 
 async def collect_rows(data: object) -> pa.Table:
@@ -116,7 +115,9 @@ def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
             continue
         columns[field.name] = _column(table, field.name, given, from_float)
     made = pa.table(columns, schema=WRITTEN)
-    _check_values(made)
+    refuse_rows(made, pc.less(made["high"], made["low"]), "high is below low")
+    for name in ("volume", "quote_volume"):
+        refuse_rows(made, pc.less(made[name], pa.scalar(Decimal(0), DECIMAL)), f"{name} is negative")
     return made
 
 
@@ -168,13 +169,11 @@ def _column(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
         return _names(table, name, given)
     if name == "timestamp":
         return _times(table, given)
-    if name == "trades_count":
-        return _counts(table, given, from_float)
-    return _decimals(table, name, given, from_float)
+    return (_counts if name == "trades_count" else _decimals)(table, name, given, from_float)
 
 
 def _names(table: pa.Table, name: str, given: Any) -> Any:
-    if not _is_text(given.type):
+    if not holds_text(given.type):
         raise InvalidValueError(f"the column {name} must be text, not {given.type}")
     try:
         texts = given.cast(pa.string())
@@ -202,22 +201,18 @@ def _times(table: pa.Table, given: Any) -> Any:
         raise InvalidValueError(
             f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
         ) from error
-    numbers = times.cast(pa.int64())
-    outside = pc.or_(pc.less(numbers, FIRST_US), pc.greater(numbers, LAST_US))
-    if pc.any(outside).as_py():
-        raise _build_row_error(table, outside, "timestamp lies outside the years 1 to 9999 in UTC")
+    refuse_rows(table, find_outside(times), "timestamp lies outside the years 1 to 9999 in UTC")
     return times
 
 
-def _counts(table: pa.Table, given: Any, from_float: bool) -> Any:
+def _counts(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
     if not pa.types.is_integer(given.type) and not (from_float and pa.types.is_floating(given.type)):
-        raise InvalidValueError(f"the column trades_count must hold whole numbers, not {given.type}{_remedy(given.type)}")
+        raise InvalidValueError(f"the column {name} must hold whole numbers, not {given.type}{_remedy(given.type)}")
     try:
         counts = given.cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise InvalidValueError(f"the column trades_count must hold whole numbers of 64 bits: {_first_line(error)}") from error
-    if pc.any(pc.less(counts, 0)).as_py():
-        raise _build_row_error(table, pc.less(counts, 0), "trades_count is negative")
+        raise InvalidValueError(f"the column {name} must hold whole numbers of 64 bits: {_first_line(error)}") from error
+    refuse_rows(table, pc.less(counts, 0), f"{name} is negative")
     return counts
 
 
@@ -227,7 +222,7 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
         # Arrow writes the shortest text that parses to the same float
         given = given.cast(pa.string())
-    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or _is_text(given.type)):
+    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or holds_text(given.type)):
         raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
     try:
         return given.cast(DECIMAL)
@@ -246,14 +241,10 @@ def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowIn
     return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")
 
 
-def _check_values(table: pa.Table) -> None:
-    below = pc.less(table["high"], table["low"])
-    if pc.any(below).as_py():
-        raise _build_row_error(table, below, "high is below low")
-    for name in ("volume", "quote_volume"):
-        negative = pc.less(table[name], pa.scalar(Decimal(0), DECIMAL))
-        if pc.any(negative).as_py():
-            raise _build_row_error(table, negative, f"{name} is negative")
+def refuse_rows(table: pa.Table, wrong: Any, why: str) -> None:
+    """Raise RowError for the first row that ``wrong`` marks; do nothing if it marks none."""
+    if pc.any(wrong).as_py():
+        raise _build_row_error(table, wrong, why)
 
 
 def _build_row_error(table: pa.Table, wrong: Any, why: str) -> RowError:
@@ -262,7 +253,7 @@ def _build_row_error(table: pa.Table, wrong: Any, why: str) -> RowError:
 
 def _build_row_error_at(table: pa.Table, index: int, why: str) -> RowError:
     row = " ".join(_format_cell(table[name].slice(index, 1)) for name in KEY if name in table.column_names)
-    return RowError(index, table.num_rows, row, why)
+    return RowError(index, why, f"row {index + 1} of {table.num_rows} ({row}): {why}")
 
 
 def _format_cell(cell: Any) -> str:
@@ -282,18 +273,9 @@ def is_rising(table: pa.Table) -> bool:
 
 
 def find_repeated(table: pa.Table) -> Any:
-    """Return a Boolean array with one item for each row except the last: whether the next row has the same key."""
-    count = table.num_rows - 1
-    same: Any = None
-    for name in KEY:
-        column = table[name].combine_chunks()
-        equal = pc.equal(column.slice(0, count), column.slice(1))
-        same = equal if same is None else pc.and_(same, equal)
-    return same
-
-
-def _is_text(given: pa.DataType) -> bool:
-    return pa.types.is_string(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given)
+    """Return a Boolean array that says, for each row except the last, whether the next row has the same key."""
+    columns = [table[name].combine_chunks() for name in KEY]
+    return reduce(pc.and_, (pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in columns))
 
 
 def _remedy(given: pa.DataType) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import attrgetter, lt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 #: The number of rows that are checked and encoded in one step on the event loop; a step takes a few milliseconds.
 CHUNK = 2_000
 
-_COLUMNS = attrgetter(
-    "exchange", "symbol", "timeframe", "timestamp", "open", "high", "low", "close", "volume", "quote_volume", "trades_count"
-)
-_KEY = attrgetter("exchange", "symbol", "timeframe", "timestamp")
 _DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
 _PLAIN_BYTES = b"0123456789.\n"
 # a text of at most this length cannot have more than 18 digits after the point or more than 20 before it
@@ -56,6 +52,7 @@ class BarColumns(NamedTuple):
 
 #: The key columns of a bar, and the columns that an upsert overwrites.
 KEY, VALUES = BarColumns._fields[:4], BarColumns._fields[4:]
+_COLUMNS, _KEY = attrgetter(*BarColumns._fields), attrgetter(*KEY)
 
 
 class BarBatch:
@@ -118,9 +115,8 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
     exchange, symbol, timeframe, timestamp, open_, high, low, close, volume, quote_volume, trades_count = zip(
         *map(_COLUMNS, bars), strict=True
     )
-    if not all(_is_plain_name(name) for name in {*exchange, *symbol}) or not SECONDS.keys() >= set(timeframe):
-        return None
-    if set(map(type, timestamp)) != {datetime}:
+    named = all(_is_plain_name(name) for name in {*exchange, *symbol}) and SECONDS.keys() >= set(timeframe)
+    if not named or set(map(type, timestamp)) != {datetime}:
         return None
     zones = {moment.tzinfo for moment in timestamp}
     if zones != {UTC}:
@@ -131,9 +127,7 @@ def _fast_columns(bars: Sequence[OHLCVBar]) -> BarColumns | None:
     if set(map(type, prices)) != {Decimal}:
         return None
     texts = _plain_texts(prices)
-    if texts is None:
-        return None
-    if any(map(lt, high, low)):
+    if texts is None or any(map(lt, high, low)):
         return None
     quotes = _optional_texts(quote_volume)
     if quotes is None or not _counts(trades_count):
@@ -152,14 +146,9 @@ def _plain_texts(column: Sequence[Decimal]) -> tuple[str, ...] | None:
     return texts if _DECIMALS.fullmatch(joined) else None
 
 
-def _is_plain_name(name: object) -> bool:
-    return (
-        type(name) is str
-        and name.isascii()
-        and name.isprintable()
-        and 0 < len(name) <= checks.LONGEST_NAME
-        and not name.isspace()
-    )
+def _is_plain_name(name: Any) -> bool:
+    is_plain = type(name) is str and name.isascii() and name.isprintable() and not name.isspace()
+    return is_plain and 0 < len(name) <= checks.LONGEST_NAME
 
 
 def _optional_texts(column: Sequence[Decimal | None]) -> Sequence[str | None] | None:
@@ -186,18 +175,10 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
     try:
         checked = check_bar(bar)
     except InvalidValueError as error:
-        raise InvalidValueError(f"bar {index + 1} of {total} ({_label(bar)}): {error}") from error
-    decimals = (checked.open, checked.high, checked.low, checked.close, checked.volume)
-    quote = None if checked.quote_volume is None else format_plain(checked.quote_volume)
-    return (
-        checked.exchange,
-        checked.symbol,
-        checked.timeframe,
-        checked.timestamp,
-        *map(format_plain, decimals),
-        quote,
-        checked.trades_count,
-    )
+        label = " ".join(show(getattr(bar, name, None)) for name in KEY)
+        raise InvalidValueError(f"bar {index + 1} of {total} ({label}): {error}") from error
+    decimals = (None if value is None else format_plain(value) for value in _COLUMNS(checked)[4:-1])
+    return *_KEY(checked), *decimals, checked.trades_count
 
 
 def check_bar(bar: OHLCVBar) -> OHLCVBar:
@@ -208,10 +189,10 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
     """
     if not isinstance(bar, OHLCVBar):
         raise InvalidValueError(f"a bar must be an OHLCVBar, not {type(bar).__name__}")
-    prices = {name: checks.exact_decimal(getattr(bar, name), name) for name in ("open", "high", "low", "close", "volume")}
+    prices: dict[str, Any] = {name: checks.exact_decimal(getattr(bar, name), name) for name in VALUES[:5]}
     if prices["high"] < prices["low"]:
         raise InvalidValueError(f"high {prices['high']} is below low {prices['low']}")
-    quote = None if bar.quote_volume is None else checks.exact_decimal(bar.quote_volume, "quote_volume")
+    quote = checks.optional(checks.exact_decimal, bar.quote_volume, "quote_volume")
     for name, value in (("volume", prices["volume"]), ("quote_volume", quote)):
         if value is not None and value < 0:
             raise InvalidValueError(f"{name} {value} is negative")
@@ -221,19 +202,10 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
         symbol=checks.name_text(bar.symbol, "symbol"),
         timeframe=check_timeframe(bar.timeframe),
         timestamp=checks.utc(bar.timestamp, "timestamp"),
-        open=prices["open"],
-        high=prices["high"],
-        low=prices["low"],
-        close=prices["close"],
-        volume=prices["volume"],
         quote_volume=quote,
-        trades_count=None if bar.trades_count is None else checks.integer(bar.trades_count, "trades_count"),
+        trades_count=checks.optional(checks.integer, bar.trades_count, "trades_count"),
+        **prices,
     )
-
-
-def _label(bar: object) -> str:
-    parts = (getattr(bar, name, None) for name in ("exchange", "symbol", "timeframe", "timestamp"))
-    return " ".join(show(part) for part in parts)
 
 
 async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from calendar import monthrange
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -111,12 +112,9 @@ class Buckets:
 
 
 def _list_targets(source: str) -> str:
-    step = SECONDS[source]
-    fitting = [
-        name
-        for name, seconds in SECONDS.items()
-        if step is not None and (seconds or _DAY) % step == 0 and (seconds is None or seconds > step)
-    ]
+    # no other timeframe is a multiple of a month
+    step = SECONDS[source] or sys.maxsize
+    fitting = [name for name, length in SECONDS.items() if (length or _DAY) % step == 0 and (length is None or length > step)]
     return f"those that can are {' '.join(fitting)}" if fitting else "no timeframe can"
 
 
@@ -132,25 +130,13 @@ def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str,
     Raises:
         InvalidValueError: a sum exceeds the range of its column.
     """
-    symbol, exchange, timeframe = series
-    return [
-        OHLCVBar(
-            symbol,
-            exchange,
-            timeframe,
-            buckets.start(bucket.number),
-            bucket.open,
-            bucket.high,
-            bucket.low,
-            bucket.close,
-            checks.exact_decimal(bucket.volume, _sum("volume", buckets, bucket)),
-            checks.optional(checks.exact_decimal, bucket.quote_volume, _sum("quote_volume", buckets, bucket)),
-            checks.optional(checks.integer, bucket.trades_count, _sum("trades_count", buckets, bucket)),
-        )
-        for bucket in found
-        if partial or bucket.due == buckets.size(bucket.number)
-    ]
-
-
-def _sum(name: str, buckets: Buckets, bucket: Bucket) -> str:
-    return f"the sum of {name} in the bar of {buckets.start(bucket.number):%Y-%m-%d %H:%M:%S}"
+    bars = []
+    for bucket in found:
+        if partial or bucket.due == buckets.size(bucket.number):
+            start = buckets.start(bucket.number)
+            name = f"the sum of {{}} in the bar of {start:%Y-%m-%d %H:%M:%S}".format
+            volume = checks.exact_decimal(bucket.volume, name("volume"))
+            quote = checks.optional(checks.exact_decimal, bucket.quote_volume, name("quote_volume"))
+            count = checks.optional(checks.integer, bucket.trades_count, name("trades_count"))
+            bars.append(OHLCVBar(*series, start, bucket.open, bucket.high, bucket.low, bucket.close, volume, quote, count))
+    return bars

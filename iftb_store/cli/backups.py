@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal
 
-from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
+from iftb_store.cli.data import Argument, Json, Url
+from iftb_store.cli.output import format_count, print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, format_target, run, url_and_rest
-from iftb_store.cli.transfer import SHORT, Quiet, bound_memory
+from iftb_store.cli.target import explain_stop, format_target, run, url_and_rest
+from iftb_store.cli.transfer import Quiet, bound_memory, show_parts
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
     from iftb_store.transfer.kept import Report
 
-File = Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)]
+File = Annotated[str | None, Argument(metavar="FILE", help="The backup file (required).")]
 
 
 def backup(
@@ -51,11 +51,8 @@ def backup(
         unit = "bytes" if Capability.BACKUP in db.capabilities else "rows"
         return await write_backup(db, path, overwrite=overwrite, step=lambda name: progress.step(name, unit))
 
-    try:
+    with explain_stop(lambda: f"stopped; nothing was written to {path}; run the same command again to start over"):
         made = run(url, save)
-    except (KeyboardInterrupt, Terminated):
-        print_error(f"stopped; nothing was written to {path}; run the same command again to start over")
-        raise
     if as_json:
         print_json({**asdict(made), "path": str(made.path)})
     elif not quiet:
@@ -65,7 +62,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="The backup file (required).", show_default=False)] = None,
+    file: File = None,
     url: Url = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite rows that differ from the backup, and delete rows that are not in it.")
@@ -96,27 +93,15 @@ def restore(
         async with DatabaseManager(bound_memory(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
-    try:
+    with explain_stop(lambda: "stopped; the rows written so far stay; run the same command again to resume"):
         done = run(bound_memory(target), restored, create=True)
-    except (KeyboardInterrupt, Terminated):
-        print_error("stopped; the rows written so far stay; run the same command again to resume")
-        raise
     if done.left_out and not quiet:
         say(f"left out: {', '.join(done.left_out)}; the database or the backup keeps only bars", stderr=as_json)
     if as_json:
         print_json([asdict(part) for part in done])
     elif not quiet:
-        figures = ["rows", "inserted", "updated", "deleted"]
-        rows = [
-            (
-                part.table,
-                part.series,
-                *(f"{count:,}" for count in (part.source.rows, part.inserted, part.updated, part.deleted)),
-                part.source.checksum[:SHORT],
-            )
-            for part in done
-        ]
-        print_table(["table", "series", *figures, "checksum"], rows, right=figures)
+        counts = {name: name for name in ("inserted", "updated", "deleted")}
+        show_parts(done, {"rows": "source.rows", **counts, "checksum": "source.checksum"})
         total = sum(part.source.rows for part in done)
         say(f"restored and verified {path}: {format_count(total, 'row')} in {format_target(url)}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Annotated, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,7 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
 from iftb_store.transfer.access import describe_hidden_rows
+from iftb_store.values import checks
 from iftb_store.values.checks import SEVERITIES
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
@@ -29,21 +31,15 @@ T = TypeVar("T")
 # quotients have 18 decimal places, which are too many to read
 _PLACES = 8
 
-Url = Annotated[str | None, typer.Argument(metavar="URL", help=URL_HELP, show_default=False)]
+#: An argument or an option whose default is not shown.
+Argument, Option = partial(typer.Argument, show_default=False), partial(typer.Option, show_default=False)
+
+Url = Annotated[str | None, Argument(metavar="URL", help=URL_HELP)]
 Symbol = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="SYMBOL", help="Symbol, e.g. BTCUSDT (required).", show_default=False, autocompletion=timeframes_without_url
-    ),
+    str | None, Argument(metavar="SYMBOL", help="Symbol, e.g. BTCUSDT (required).", autocompletion=timeframes_without_url)
 ]
 Timeframe = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="TIMEFRAME",
-        help=f"Timeframe (required): {' '.join(TIMEFRAMES)}.",
-        show_default=False,
-        autocompletion=timeframes,
-    ),
+    str | None, Argument(metavar="TIMEFRAME", help=f"Timeframe (required): {' '.join(TIMEFRAMES)}.", autocompletion=timeframes)
 ]
 Exchange = Annotated[str, typer.Option(help="Only rows of this exchange.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with decimals as strings and times in ISO 8601, UTC.")]
@@ -70,7 +66,7 @@ def gaps(
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
     url, series = url_and_series(url, symbol, timeframe)
-    first, last = time_option(start, "--start"), time_option(end, "--end")
+    first, last = time_window(start, end)
 
     async def find(db: DatabaseManager) -> tuple[list[tuple[datetime, datetime]], list[OHLCVBar]]:
         repository = OHLCVRepository(db)
@@ -158,10 +154,7 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
 def events(
     url: Url = None,
     severity: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Only events of this severity: {', '.join(SEVERITIES)}.", show_default=False, autocompletion=one_of(SEVERITIES)
-        ),
+        str | None, Option(help=f"Only events of this severity: {', '.join(SEVERITIES)}.", autocompletion=one_of(SEVERITIES))
     ] = None,
     limit: Limit = 20,
     as_json: Json = False,
@@ -171,10 +164,8 @@ def events(
     if as_json:
         print_json(found)
     elif found:
-        rows = [
-            (format_clock_time(item.created_at), item.severity, item.event_type, item.symbol or "", item.message)
-            for item in found
-        ]
+        names = "severity", "event_type", "symbol", "message"
+        rows = [(format_clock_time(item.created_at), *(getattr(item, name) or "" for name in names)) for item in found]
         print_table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
     else:
         say("no events are stored" if severity is None else f"no events of severity {severity} are stored")
@@ -216,14 +207,16 @@ def _missing(before: datetime, after: datetime, timeframe: str) -> int:
     return -((before - after) // timedelta(seconds=seconds)) - 1
 
 
-def time_option(text: str | None, option: str) -> datetime | None:
-    """Return the time given in an option, naive if the text has no offset.
+def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+    """Return the times given in the options --start and --end, naive if the text has no offset.
 
     Raises:
-        InvalidValueError: the text is not ISO 8601.
+        InvalidValueError: a text is not ISO 8601.
     """
-    if text is None:
-        return None
+    return checks.optional(_parse_time, start, "--start"), checks.optional(_parse_time, end, "--end")
+
+
+def _parse_time(text: Any, option: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:

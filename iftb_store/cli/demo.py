@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -104,41 +104,15 @@ async def _run(folder: Path) -> None:
 
 async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> None:
     _step(5, "Open: trade, position and event in one transaction")
+    names: dict[str, Any] = {"symbol": _SYMBOL, "trade_id": "DEMO-001"}
+    entry = {**names, "exchange": "binance", "side": "long", "leverage": Decimal(5), "quantity": _QUANTITY}
+    entry |= {"entry_price": opened.close, "entry_time": opened.timestamp}
     async with db.get_session() as session:
-        trade_id = await TradeRepository(session).insert(
-            Trade(
-                trade_id="DEMO-001",
-                symbol=_SYMBOL,
-                exchange="binance",
-                side="long",
-                action="open",
-                entry_price=opened.close,
-                quantity=_QUANTITY,
-                entry_time=opened.timestamp,
-                leverage=Decimal(5),
-                decision_reasons={"signal": "demo", "price": opened.close},
-            )
-        )
-        await PositionRepository(session).update_position(
-            Position(
-                symbol=_SYMBOL,
-                exchange="binance",
-                side="long",
-                entry_price=opened.close,
-                quantity=_QUANTITY,
-                margin=opened.close * _QUANTITY / 5,
-                entry_time=opened.timestamp,
-                leverage=Decimal(5),
-                trade_id="DEMO-001",
-            )
-        )
-        await SystemEventRepository(session).log_event(
-            "trade_opened",
-            "info",
-            f"long {_QUANTITY} {_SYMBOL} at {format_number(opened.close)}",
-            symbol=_SYMBOL,
-            trade_id="DEMO-001",
-        )
+        trade = Trade(**entry, action="open", decision_reasons={"signal": "demo", "price": opened.close})
+        trade_id = await TradeRepository(session).insert(trade)
+        await PositionRepository(session).update_position(Position(**entry, margin=opened.close * _QUANTITY / 5))
+        message = f"long {_QUANTITY} {_SYMBOL} at {format_number(opened.close)}"
+        await SystemEventRepository(session).log_event("trade_opened", "info", message, **names)
     (position,) = await PositionRepository(db).get_open_positions()
     say(
         f"long {position.quantity} {position.symbol} at {format_number(position.entry_price)}, "
@@ -154,13 +128,8 @@ async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> Non
         )
         if position.id is not None:
             await PositionRepository(session).close_position(position.id)
-        await SystemEventRepository(session).log_event(
-            "trade_closed",
-            "info",
-            f"closed at {format_number(closed.close)}, pnl {format_number(pnl)}",
-            symbol=_SYMBOL,
-            trade_id="DEMO-001",
-        )
+        message = f"closed at {format_number(closed.close)}, pnl {format_number(pnl)}"
+        await SystemEventRepository(session).log_event("trade_closed", "info", message, **names)
     say(f"closed at {format_number(closed.close)}: pnl {format_number(pnl)}, fee {format_number(fee)}; open positions left: none")
 
 

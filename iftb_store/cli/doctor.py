@@ -15,7 +15,7 @@ from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import console, format_count, print_json, say
 from iftb_store.cli.target import run
 from iftb_store.doctor import examine
-from iftb_store.doctor.findings import SEVERITY_ORDER, SHOWN_ROWS, Finding
+from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding
 from iftb_store.values.display import escape_unprintable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,11 +17,11 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Json, Url, time_option
+from iftb_store.cli.data import Argument, Json, Option, Url, time_window
 from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, run, url_and_rest
-from iftb_store.cli.transfer import Quiet
+from iftb_store.cli.target import explain_stop, run, url_and_rest
+from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
 from iftb_store.errors import InvalidValueError, TradeConflictError
 from iftb_store.files.commits import Commit
 from iftb_store.files.formats import FORMATS
@@ -44,20 +46,16 @@ def export(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            help=f"File format: {', '.join(FORMATS)} (default: from the suffix of FILE).",
-            show_default=False,
-            autocompletion=one_of(FORMATS),
-        ),
+        Option(help=f"File format: {', '.join(FORMATS)} (default: from the suffix of FILE).", autocompletion=one_of(FORMATS)),
     ] = None,
     table: Annotated[str, typer.Option(help=f"Table to export: {', '.join(TABLES)}.", autocompletion=one_of(TABLES))] = BARS.name,
-    exchange: Annotated[list[str] | None, typer.Option(help="Only rows of this exchange; repeatable.")] = None,
-    symbol: Annotated[list[str] | None, typer.Option(help="Only rows of this symbol; repeatable.")] = None,
+    exchange: Exchanges = None,
+    symbol: Symbols = None,
     timeframe: Annotated[
         list[str] | None, typer.Option(help="Only bars of this timeframe; repeatable.", autocompletion=timeframes)
     ] = None,
-    start: Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")] = None,
+    start: Start = None,
+    end: End = None,
     partitioned: Annotated[
         bool, typer.Option("--partitioned", help="Write bars to a folder of Parquet files, one per series and month.")
     ] = False,
@@ -74,8 +72,7 @@ def export(
     """
     if not output:
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
-    window = time_option(start, "--start"), time_option(end, "--end")
-    scope = TableScope([table], exchange or (), symbol or (), timeframe or (), *window)
+    scope = TableScope([table], exchange or (), symbol or (), timeframe or (), *time_window(start, end))
     require_arrow()
     from iftb_store.files.export import Exported
     from iftb_store.files.export import export as write
@@ -87,12 +84,9 @@ def export(
         with progress.step(table) as tell:
             return await write(db, scope, target, format=format, partitioned=partitioned, overwrite=overwrite, progress=tell)
 
-    try:
+    left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
+    with explain_stop(lambda: f"stopped; {left}; run the export again to start over"):
         done = run(url, export_it)
-    except (KeyboardInterrupt, Terminated):
-        left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
-        print_error(f"stopped; {left}; run the export again to start over")
-        raise
     if as_json and output != "-":
         print_json({**asdict(done), "path": output})
     elif not quiet:
@@ -103,16 +97,12 @@ def export(
 
 def import_(
     url: Url = None,
-    files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help=_FILE_HELP, show_default=False)] = None,
-    symbol: Annotated[str | None, typer.Option(help="Symbol, if the file does not contain it.", show_default=False)] = None,
+    files: Annotated[list[str] | None, Argument(metavar="FILE", help=_FILE_HELP)] = None,
+    symbol: Annotated[str | None, Option(help="Symbol, if the file does not contain it.")] = None,
     timeframe: Annotated[
-        str | None,
-        typer.Option(help="Timeframe, if the file does not contain it.", show_default=False, autocompletion=timeframes),
+        str | None, Option(help="Timeframe, if the file does not contain it.", autocompletion=timeframes)
     ] = None,
-    exchange: Annotated[
-        str | None,
-        typer.Option(help="Exchange, if the file does not contain it (default: binance).", show_default=False),
-    ] = None,
+    exchange: Annotated[str | None, Option(help="Exchange, if the file does not contain it (default: binance).")] = None,
     insert: Annotated[bool, typer.Option("--insert", help="Fail if a row is already stored, instead of overwriting it.")] = False,
     new_ids: Annotated[
         bool, typer.Option("--new-ids", help="Store exported bars and trades under new ids, not those of the file.")
@@ -123,13 +113,10 @@ def import_(
     ] = None,
     tz: Annotated[
         str | None,
-        typer.Option(
-            "--tz", metavar="ZONE", help="Time zone of timestamps without an offset, e.g. Europe/Berlin (default: UTC)."
-        ),
+        typer.Option(metavar="ZONE", help="Time zone of timestamps without an offset, e.g. Europe/Berlin (default: UTC)."),
     ] = None,
     fold: Annotated[
-        str | None,
-        typer.Option(help="earlier or later: how to read a time that occurs twice because clocks are set back."),
+        str | None, typer.Option(help="earlier or later: how to read a time that occurs twice because clocks are set back.")
     ] = None,
     decimals: Annotated[
         str | None, typer.Option(help="from-float: accept floats and store the shortest decimal of each.")
@@ -146,9 +133,16 @@ def import_(
     if not patterns:
         raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
     paths = list(dict.fromkeys(path for pattern in patterns for path in _files(pattern)))
-    hints = _hints(symbol, timeframe, exchange, map, tz, fold, decimals)
-    found = [_source(path, hints) for path in paths]
-    sources = [source for source in found if source is not None]
+    columns = _columns(map or [])
+    for option, value in (("symbol", symbol), ("exchange", exchange)):
+        checks.optional(checks.name_text, value, option)
+    checks.optional(partial(checks.choice, choices=("earlier", "later")), fold, "--fold")
+    checks.optional(partial(checks.choice, choices=("from-float",)), decimals, "--decimals")
+    hints = Hints(symbol, timeframe, exchange, columns, _zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
+    sources: list[Source] = []
+    for path in paths:
+        with _report_refusal(path):
+            sources.append(Source(path, hints))
     _refuse_hints(sources, hints)
     _refuse_mixing(sources, symbol, exchange)
 
@@ -158,18 +152,17 @@ def import_(
 
     async def import_all(db: DatabaseManager) -> None:
         for source in sources:
-            under_way[:] = [(source, Commit())]
-            result = await _import_one(db, source, insert, new_ids, progress, under_way[0][1])
-            if result is not None:
+            commit = Commit[ImportedFile]()
+            under_way[:] = [(source, commit)]
+            with _report_refusal(source.path, _remedy(source, insert)):
+                with progress.step(_name(source.path), "bytes") as tell:
+                    result = await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell, commit=commit)
                 done.append(result)
                 if not quiet and not as_json:
                     say(summary(result))
 
-    try:
+    with explain_stop(lambda: _stopped(done, len(paths), *under_way)):
         run(url, import_all)
-    except (KeyboardInterrupt, Terminated):
-        print_error(_stopped(done, len(paths), *under_way))
-        raise
     if as_json:
         print_json([{**asdict(result), "path": str(result.path)} for result in done])
     elif not quiet:
@@ -184,11 +177,7 @@ def summary(result: ImportedFile) -> str:
         return f"{_name(result.path)}: empty, 0 rows"
     what = result.table if result.series is None else " ".join(result.series)
     unit = "bar" if result.table == BARS.name else "row"
-    time = (
-        ""
-        if result.first is None or result.last is None
-        else f", {format_moment(result.first)} to {format_moment(result.last)} UTC"
-    )
+    time = f", {format_moment(result.first)} to {format_moment(result.last)} UTC" if result.first and result.last else ""
     notes = f" ({'; '.join(result.notes)})" if result.notes else ""
     return f"{_name(result.path)}: {what}, {format_count(result.rows, unit)}{time}{notes}"
 
@@ -217,33 +206,19 @@ def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Com
     return f"stopped with {stored}; {state}it is safe to import all of them again"
 
 
-def _source(path: Path, hints: Hints) -> Source | None:
-    """Return the source for a file, or print why it cannot be imported and return None."""
+@contextmanager
+def _report_refusal(path: Path, remedy: str = "") -> Iterator[None]:
+    """Print why a file cannot be imported, instead of raising the error."""
     try:
-        return Source(path, hints)
-    except (DumpError, OSError) as error:
-        _print_refusal(path, error)
-        return None
-
-
-def _print_refusal(path: Path, error: Exception) -> None:
-    problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-    print_error(f"{problem}; {_NOTHING}")
-
-
-async def _import_one(
-    db: DatabaseManager, source: Source, insert: bool, new_ids: bool, progress: Progress, commit: Commit[ImportedFile]
-) -> ImportedFile | None:
-    try:
-        with progress.step(_name(source.path), "bytes") as tell:
-            return await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell, commit=commit)
-    except (DumpError, OSError) as error:
-        _print_refusal(source.path, error)
+        yield
+    except OSError as error:
+        print_error(f"{path}: {error.strerror}; {_NOTHING}")
+    except DumpError as error:
+        print_error(f"{error}; {_NOTHING}")
     except TradeConflictError as error:
-        print_error(f"{source.path}: {error}; {_NOTHING}")
+        print_error(f"{path}: {error}; {_NOTHING}")
     except IntegrityError as error:
-        print_error(f"{source.path}: {error.orig}; {_NOTHING}; {_remedy(source, insert)}")
-    return None
+        print_error(f"{path}: {error.orig}; {_NOTHING}; {remedy}")
 
 
 def _remedy(source: Source, insert: bool) -> str:
@@ -254,30 +229,16 @@ def _remedy(source: Source, insert: bool) -> str:
     return "import the file into an empty database"
 
 
-def _hints(
-    symbol: str | None,
-    timeframe: str | None,
-    exchange: str | None,
-    maps: list[str] | None,
-    tz: str | None,
-    fold: str | None,
-    decimals: str | None,
-) -> Hints:
+def _columns(maps: list[str]) -> dict[str, str]:
     columns = {}
-    for word in (word for given in maps or [] for word in given.split(",")):
+    for word in (word for given in maps for word in given.split(",")):
         ours, sign, theirs = word.partition("=")
         if ours not in BarColumns._fields or not sign or not theirs:
             raise InvalidValueError(
                 f"--map {show(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
         columns[ours] = theirs
-    for option, value in (("symbol", symbol), ("exchange", exchange)):
-        checks.optional(checks.name_text, value, option)
-    if fold is not None:
-        checks.choice(fold, "--fold", ("earlier", "later"))
-    if decimals is not None:
-        checks.choice(decimals, "--decimals", ("from-float",))
-    return Hints(symbol, timeframe, exchange, columns, _zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
+    return columns
 
 
 def _zone(name: str | None) -> ZoneInfo | None:
@@ -309,11 +270,11 @@ def _files(pattern: str) -> list[Path]:
 
 
 def _refuse_hints(sources: Sequence[Source], hints: Hints) -> None:
-    given = {name: getattr(hints, name) for name in SERIES} | {"map": hints.columns}
-    for source in (source for source in sources if source.table is not None):
-        for option in (option for option, value in given.items() if value):
+    given = [name for name in SERIES if getattr(hints, name)] + (["map"] if hints.columns else [])
+    for source in sources:
+        if given and source.table is not None:
             raise InvalidValueError(
-                f"{source.path}: this is an export of iftb-store, whose rows are stored unchanged; leave --{option} out for it"
+                f"{source.path}: this is an export of iftb-store, whose rows are stored unchanged; leave --{given[0]} out for it"
             )
 
 

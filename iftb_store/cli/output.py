@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -46,7 +46,7 @@ def format_count(count: int, noun: str) -> str:
 
 def print_json(value: object) -> None:
     """Print one JSON document: decimals as strings of plain digits, times as ISO 8601 in UTC."""
-    print(json.dumps(_json(value), indent=2))  # noqa: T201 - see say; JSON is ASCII
+    print(json.dumps(value, indent=2, default=_json))  # noqa: T201 - see say; JSON is ASCII
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -80,14 +80,8 @@ def format_clock_time(value: datetime | None) -> str:
 
 
 def _json(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _json(asdict(value))
-    if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_json(item) for item in value]
     if isinstance(value, Decimal):
         return format_number(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    return value
+    return asdict(value)

@@ -10,13 +10,17 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
-from iftb_store.cli.target import Terminated, format_target, run
+from iftb_store.cli.target import explain_stop, format_target, run
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, describe_unreachable
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 
+_STOPPED = (
+    "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
+    "migrating again is safe"
+)
 _UNSTAMPED = (
     "the tables have no revision; if iftb-store created them they can be used, and `iftb-store migrate URL` adds the revision"
 )
@@ -28,14 +32,8 @@ def migrate(url: Url = None) -> None:
     It is safe to run this twice, and from several processes at once: one migrates, the others wait for a limited time.
     """
     address = resolve_url(url)
-    try:
+    with explain_stop(lambda: _STOPPED):
         run(address, DatabaseManager.migrate, create=True)
-    except (KeyboardInterrupt, Terminated):
-        print_error(
-            "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
-            "migrating again is safe"
-        )
-        raise
     say(f"{format_target(address)}: the schema is at revision {HEAD}")
 
 
@@ -68,9 +66,8 @@ def _show(address: str, found: Health) -> None:
         ("database", format_target(address)),
         ("reachable", "no" if found.round_trip is None else f"yes, in {found.round_trip * 1_000:.1f} ms"),
     ]
-    for name, is_so in (("encrypted", found.encrypted), ("verified", found.verified)):
-        if is_so is not None:
-            facts.append((name, "yes" if is_so else "no"))
+    known = {"encrypted": found.encrypted, "verified": found.verified}
+    facts += [(name, "yes" if is_so else "no") for name, is_so in known.items() if is_so is not None]
     if state is not None:
         facts += [
             ("engine", f"{state.engine} {state.version}".strip()),

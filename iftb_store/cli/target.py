@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
+from iftb_store.cli.output import print_error
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
@@ -62,6 +63,16 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
 def format_target(url: str | None) -> str:
     """Return the URL as text for people, with the password hidden."""
     return format_url(parse_url(resolve_url(url)))
+
+
+@contextmanager
+def explain_stop(message: Callable[[], str]) -> Iterator[None]:
+    """Print the message as an error if the block is stopped by Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        print_error(message())
+        raise
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
@@ -129,9 +140,6 @@ def require_file(address: str | URL) -> None:
     """
     # opening it would create an empty file, which hides a mistyped name
     url = parse_url(address)
-    if (
-        url.get_backend_name() in _FILE_ENGINES
-        and url.database not in (None, "", ":memory:")
-        and not Path(str(url.database)).exists()
-    ):
-        raise SchemaError(f"there is no database file {url.database}; `iftb-store migrate URL` creates it")
+    file = url.database or ":memory:"
+    if url.get_backend_name() in _FILE_ENGINES and file != ":memory:" and not Path(file).exists():
+        raise SchemaError(f"there is no database file {file}; `iftb-store migrate URL` creates it")

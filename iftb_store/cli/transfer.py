@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from sqlalchemy import URL
 
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Json, time_option
+from iftb_store.cli.data import Json, time_window
 from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import Terminated, format_target, require_file, run
+from iftb_store.cli.target import explain_stop, format_target, require_file, run
 from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
@@ -42,18 +42,15 @@ Timeframes = Annotated[
         "--timeframe", help=f"Only bars of this timeframe: {' '.join(TIMEFRAMES)}; repeatable.", autocompletion=timeframes
     ),
 ]
-Start = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="Start of the time window, inclusive."),
-]
+Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive.")]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors.")]
 
 # memory bounds for each database: enough for a batch, an index of trades and a checkpoint; more would only be cache
 _BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
 _NOTHING = "neither SRC nor DST has a row that matches the options"
-#: Number of characters of a checksum that are shown.
-SHORT = 12
+# number of characters of a checksum that are shown
+_SHORT = 12
 
 
 def copy(
@@ -86,7 +83,7 @@ def copy(
     require_arrow()
     from iftb_store.transfer.copy import Copied, Copy, prepare
 
-    scope = _scope(tables, exchanges, symbols, timeframes, start, end)
+    scope = TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *time_window(start, end))
     progress = Progress(quiet=quiet)
     under_way: list[Copy] = []
 
@@ -97,15 +94,15 @@ def copy(
         under_way.append(copying)
         return await copying.run(dry=dry_run)
 
-    try:
-        done = _run_both(source, destination, work, scope, create=not dry_run)
-    except (KeyboardInterrupt, Terminated):
+    def stopped() -> str:
         moved = format_count(under_way[0].moved if under_way else 0, "row")
-        print_error(
+        return (
             f"stopped with {moved} copied, which stay, and perhaps one more batch, whose COMMIT was in progress; "
             "run the same command again to resume"
         )
-        raise
+
+    with explain_stop(stopped):
+        done = _run_both(source, destination, work, scope, create=not dry_run)
     _show_left_out(done.left_out, quiet, as_json)
     if as_json:
         print_json([asdict(item) | {"unchanged": item.unchanged} for item in done])
@@ -138,7 +135,7 @@ def verify(
     require_arrow()
     from iftb_store.transfer.verify import verify as compare
 
-    scope = _scope(tables, exchanges, symbols, timeframes, start, end)
+    scope = TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *time_window(start, end))
     progress = Progress(quiet=quiet)
     found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
     _show_left_out(found.left_out, quiet, as_json)
@@ -146,23 +143,9 @@ def verify(
     if as_json:
         print_json([asdict(item) | {"equal": item.equal} for item in found])
     elif not quiet:
-        rows = [
-            (
-                item.table,
-                item.series,
-                f"{item.source.rows:,}",
-                f"{item.destination.rows:,}",
-                item.source.checksum[:SHORT],
-                item.destination.checksum[:SHORT],
-                "yes" if item.equal else "NO",
-            )
-            for item in found
-        ]
-        print_table(
-            ["table", "series", "rows SRC", "rows DST", "checksum SRC", "checksum DST", "equal"],
-            rows,
-            right=["rows SRC", "rows DST"],
-        )
+        sides = {"SRC": "source", "DST": "destination"}
+        columns = {f"{what} {name}": f"{side}.{what}" for what in ("rows", "checksum") for name, side in sides.items()}
+        show_parts(found, columns, lambda item: "yes" if item.equal else "NO")
     for item in found:
         for difference in item.differences:
             print_error(_difference(item.table, difference))
@@ -177,18 +160,9 @@ def verify(
 
 
 def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
-    columns = ["rows", "inserted", "updated", "unchanged", "deleted", "only in DST"]
-    rows = [
-        (
-            item.table,
-            item.series,
-            *(f"{count:,}" for count in (item.source.rows, item.inserted, item.updated, item.unchanged, item.deleted, item.kept)),
-            item.source.checksum[:SHORT],
-            _verdict(item),
-        )
-        for item in done
-    ]
-    print_table(["table", "series", *columns, "checksum", "equal"], rows, right=columns)
+    counts = {name: name for name in ("inserted", "updated", "unchanged", "deleted")}
+    columns = {"rows": "source.rows", **counts, "only in DST": "kept", "checksum": "source.checksum"}
+    show_parts(done, columns, lambda item: ("all of SRC" if item.kept else "yes") if item.equal else "not yet")
     moved = format_count(sum(item.inserted + item.updated for item in done), "row")
     say(f"{moved} to be copied; nothing was written" if dry else f"{moved} copied, and the copy is verified")
     kept = sum(item.kept for item in done)
@@ -202,10 +176,21 @@ def _show_left_out(tables: tuple[str, ...], quiet: bool, as_json: bool) -> None:
         say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars", stderr=as_json)
 
 
-def _verdict(item: Any) -> str:
-    if not item.equal:
-        return "not yet"
-    return "all of SRC" if item.kept else "yes"
+def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[Any], str] | None = None) -> None:
+    """Print a table with one row for each part of a transfer.
+
+    Args:
+        done: the results of the parts.
+        columns: the attribute of a result for each column: a number, or a checksum.
+        verdict: returns the text in the column "equal"; None for no such column.
+    """
+    rows = []
+    for item in done:
+        values = [attrgetter(path)(item) for path in columns.values()]
+        cells = [f"{value:,}" if isinstance(value, int) else value[:_SHORT] for value in values]
+        rows.append([item.table, item.series, *cells, *([verdict(item)] if verdict else [])])
+    right = [name for name, path in columns.items() if not path.endswith("checksum")]
+    print_table(["table", "series", *columns, *(["equal"] if verdict else [])], rows, right=right)
 
 
 def _difference(name: str, difference: Difference) -> str:
@@ -257,15 +242,3 @@ def bound_memory(address: str | URL) -> URL:
     url = parse_url(address)
     bounds = _BOUNDS.get(url.get_backend_name(), {})
     return url if bounds.keys() & url.query.keys() - {"threads"} else url.update_query_dict({**bounds, **url.query})
-
-
-def _scope(
-    tables: list[str] | None,
-    exchanges: list[str] | None,
-    symbols: list[str] | None,
-    timeframes: list[str] | None,
-    start: str | None,
-    end: str | None,
-) -> TableScope:
-    window: list[datetime | None] = [time_option(start, "--start"), time_option(end, "--end")]
-    return TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *window)

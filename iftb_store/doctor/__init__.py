@@ -8,8 +8,7 @@ from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore, SupportsMigrations
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
-from iftb_store.doctor.checks import run_checks
-from iftb_store.doctor.findings import SEVERITY_ORDER, Finding, Severity
+from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, Severity, run_checks
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
 from iftb_store.doctor.sql import find_engine
@@ -47,7 +46,7 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     migrations = db.ability(SupportsMigrations)
     await import_modules("iftb_store_migrations")
     try:
-        schema, whole = await migrations.with_connection(examine_schema, read_only=True)
+        schema, whole = await migrations.with_connection(schema_findings, read_only=True)
     except Unsupported:
         # an engine whose SQL the doctor does not know
         return _worst_first(await examine_stores(db))
@@ -57,11 +56,6 @@ async def examine(db: ConnectedStore) -> list[Finding]:
 
 def _worst_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITY_ORDER.index(finding.severity))
-
-
-def examine_schema(conn: Connection) -> tuple[list[Finding], bool]:
-    """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
-    return schema_findings(conn, find_engine(conn))
 
 
 def examine_rows(conn: Connection) -> list[Finding]:

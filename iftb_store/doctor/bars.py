@@ -9,8 +9,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, Check, SeriesRows, make_finding, not_first
-from iftb_store.doctor.findings import Finding
+from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, not_first
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
 from iftb_store.schema.table_spec import SERIES
@@ -70,15 +69,7 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
         Check("high below low", "error", BARS, "", "high < low", AGAIN, _DELETE),
         Check("open or close beyond", "warning", BARS, "", beyond, BEYOND, _DELETE),
         Check("negative volume", "error", BARS, "", negative_volume, NEGATIVE_VOLUME, _DELETE),
-        Check(
-            "negative price",
-            "note",
-            BARS,
-            "",
-            negative_price,
-            NEGATIVE_PRICE,
-            _DELETE,
-        ),
+        Check("negative price", "note", BARS, "", negative_price, NEGATIVE_PRICE, _DELETE),
     )
 
 
@@ -121,22 +112,12 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
     for series, (duplicates, holes, missing) in told:
         if duplicates:
-            yield make_finding(conn, engine, _duplicates(engine), duplicates, only=sound, series=series)
+            repeated = not_first(engine, BARS, "timestamp", HERE)
+            check = Check("duplicate bars", "error", BARS, "", repeated, DUPLICATES, _DELETE)
+            yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:
             yield holes_finding(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")
-
-
-def _duplicates(engine: Engine) -> Check:
-    return Check(
-        "duplicate bars",
-        "error",
-        BARS,
-        "",
-        not_first(engine, BARS, "timestamp", HERE),
-        DUPLICATES,
-        _DELETE,
-    )
 
 
 class NamedSeries(Protocol):

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.checks import Check, conjunction, make_finding, not_first
-from iftb_store.doctor.findings import SHOWN_ROWS, Finding
+from iftb_store.doctor.checks import SHOWN_ROWS, Check, Finding, conjunction, make_finding, not_first
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
 
@@ -15,6 +14,7 @@ _IS_CLOSED = "action IN ('close', 'liquidated')"
 _UPDATE_TRADE = (
     "await TradeRepository(db).update(ID, exit_price=…, exit_time=…, realized_pnl=…) with the values from the exchange"
 )
+_BEHIND = "new rows would get ids that are in use, and be refused or become duplicates; move the sequence past the largest id"
 
 
 def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
@@ -125,34 +125,18 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
     """Yield (columns of a key, SQL condition of the rows in which the key must be unique, check that finds duplicate keys)."""
     keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
+    close = "UPDATE positions SET status = 'closed'"
     for table, key, which, kind, remedy, mend in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
-        (
-            POSITIONS,
-            "exchange, symbol, side",
-            "status = 'open'",
-            "two open positions",
-            keep.format("stays open"),
-            "UPDATE positions SET status = 'closed'",
-        ),
+        (POSITIONS, "exchange, symbol, side", "status = 'open'", "two open positions", keep.format("stays open"), close),
     ):
         yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, mend)
     for table in (TRADES, POSITIONS, EVENTS, BARS):
-        which = "id IS NOT NULL"
-        yield (
-            "id",
-            which,
-            Check(
-                "duplicate ids",
-                "error",
-                table,
-                "id",
-                not_first(engine, table, "id", which),
-                "one row keeps each id, the others get new ids",
-                f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}",
-                (engine.set_sequence.format(table.name),) if engine.set_sequence else (),
-            ),
-        )
+        repeated = not_first(engine, table, "id", "id IS NOT NULL")
+        remedy = "one row keeps each id, the others get new ids"
+        mend = f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}"
+        before = (engine.set_sequence.format(table.name),) if engine.set_sequence else ()
+        yield "id", "id IS NOT NULL", Check("duplicate ids", "error", table, "id", repeated, remedy, mend, before)
 
 
 def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> Iterator[Finding]:
@@ -194,17 +178,11 @@ def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
             if row is not None and not row[1]:
                 unseen.append(table.name)
             elif row is not None and (row[0] or 0) < last:
-                yield _behind(engine, table, last)
+                statement = engine.set_sequence.format(table.name)
+                yield Finding("sequence behind its ids", "error", table.name, "id", (str(last),), 1, _BEHIND, (statement,))
     if unseen:
-        yield Finding(
-            "sequences not examined",
-            "note",
-            ", ".join(unseen),
-            "id",
-            (),
-            len(unseen),
-            "this role may not read the sequences of the ids; run the doctor again as the owner of the tables",
-        )
+        remedy = "this role may not read the sequences of the ids; run the doctor again as the owner of the tables"
+        yield Finding("sequences not examined", "note", ", ".join(unseen), "id", (), len(unseen), remedy)
 
 
 def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Finding:
@@ -222,16 +200,3 @@ def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Fi
             "rows were deleted, or copied from an engine that leaves gaps, as this engine leaves none; look for them in a backup"
         )
     return Finding("missing ids", "note", table.name, "id", ranges, missing, why)
-
-
-def _behind(engine: Engine, table: Table, last: int) -> Finding:
-    return Finding(
-        "sequence behind its ids",
-        "error",
-        table.name,
-        "id",
-        (str(last),),
-        1,
-        "new rows would get ids that are in use, and be refused or become duplicates; move the sequence past the largest id",
-        (engine.set_sequence.format(table.name),),
-    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import AddConstraint
 
-from iftb_store.doctor.findings import Finding, Severity
-from iftb_store.doctor.sql import Engine
+from iftb_store.doctor.checks import Finding, Severity
+from iftb_store.doctor.sql import Engine, find_engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advise
 from iftb_store.schema.revision import VERSION_TABLE
@@ -21,34 +21,24 @@ if TYPE_CHECKING:
     from iftb_store_migrations import Difference
 
 # parts without which rows are lost or duplicated
-_MATTERS = (
-    "table",
-    "column",
-    "sequence",
-    "constraint pk",
-    "constraint uq",
-    "constraint PRIMARY",
-    "constraint UNIQUE",
-    "index uq",
-)
+_MATTERS = ("table", "column", "sequence", *(f"constraint {kind}" for kind in ("pk", "uq", "PRIMARY", "UNIQUE")), "index uq")
 _SHOWN = 5
 _AFTER = "fix the problems in the rows first, or this fix fails"
 
 
-def schema_findings(conn: Connection, engine: Engine) -> tuple[list[Finding], bool]:
-    """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
+def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
+    """Return the problems of the schema, and whether it is complete enough to examine the rows."""
     from iftb_store_migrations import current, present_tables, state_of
 
+    engine = find_engine(conn)
     try:
         state = state_of(current(conn), bool(present_tables(conn)))
     except SchemaError as error:
         return [_revision("error", str(error))], False
-    if state == "unstamped":
-        found = [_revision("warning", "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them")]
-    elif state != "current":
+    if state not in ("unstamped", "current"):
         return [_revision("error", *advise(state))], False
-    else:
-        found = []
+    remedy = "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them"
+    found = [_revision("warning", remedy)] if state == "unstamped" else []
     differences = list(_differences(conn, engine, found))
     found += _findings(conn, differences)
     whole = not any(one.actual is None and (one.part or "column").startswith("column") for one in differences)
@@ -79,34 +69,26 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
     yield from (difference for difference in differences if difference.expected is not None)
     # names of users' indexes may contain any character
     quoted = conn.dialect.identifier_preparer.quote
-    if engine.invalid:
-        for table, index, is_unique in conn.execute(text(engine.invalid)):
-            found.append(
-                Finding(
-                    "invalid index",
-                    "error" if is_unique else "warning",
-                    table,
-                    f"index {index}",
-                    (),
-                    1,
-                    f"a failed CREATE INDEX CONCURRENTLY left it, and no query uses it; {_AFTER}",
-                    (f"REINDEX INDEX CONCURRENTLY {quoted(index)}",),
-                )
-            )
-    if engine.creators:
-        for schema, role in conn.execute(text(engine.creators)):
-            remedy = (
-                f"{role} may create functions and operators in the schema {schema}, which PostgreSQL calls instead of built-in "
-                "ones if their types fit better, with the rights of the role that runs a statement"
-            )
-            statement = f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"
-            found.append(Finding("schema of others", "warning", "", f"schema {schema}", (), 1, remedy, (statement,)))
-    if engine.unlogged:
-        for (table,) in conn.execute(text(engine.unlogged)):
-            remedy = "a crash of the server empties an unlogged table, and replicas do not have its rows"
-            found.append(
-                Finding("unlogged table", "error", table, "", (), 1, remedy, (f"ALTER TABLE {quoted(table)} SET LOGGED",))
-            )
+    for table, index, is_unique in _select(conn, engine.invalid):
+        remedy = f"a failed CREATE INDEX CONCURRENTLY left it, and no query uses it; {_AFTER}"
+        severity: Severity = "error" if is_unique else "warning"
+        statement = f"REINDEX INDEX CONCURRENTLY {quoted(index)}"
+        found.append(Finding("invalid index", severity, table, f"index {index}", (), 1, remedy, (statement,)))
+    for schema, role in _select(conn, engine.creators):
+        remedy = (
+            f"{role} may create functions and operators in the schema {schema}, which PostgreSQL calls instead of built-in "
+            "ones if their types fit better, with the rights of the role that runs a statement"
+        )
+        statement = f"REVOKE CREATE ON SCHEMA {schema} FROM {role}"
+        found.append(Finding("schema of others", "warning", "", f"schema {schema}", (), 1, remedy, (statement,)))
+    for (table,) in _select(conn, engine.unlogged):
+        remedy = "a crash of the server empties an unlogged table, and replicas do not have its rows"
+        statement = f"ALTER TABLE {quoted(table)} SET LOGGED"
+        found.append(Finding("unlogged table", "error", table, "", (), 1, remedy, (statement,)))
+
+
+def _select(conn: Connection, sql: str) -> Iterable[Any]:
+    return conn.execute(text(sql)) if sql else ()
 
 
 def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Finding]:

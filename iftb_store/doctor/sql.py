@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection
 
 from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
 from iftb_store.errors import Unsupported
+from iftb_store.schema.table_spec import ColumnKind
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 
 
@@ -48,22 +50,22 @@ class Engine:
         lag: the window function that returns the previous row's value.
     """
 
-    begin: tuple[str, ...]
-    row: str
-    unreadable: dict[str, str]
+    unreadable: dict[ColumnKind, str]
     microseconds: str
     month: str
     day: str
     shown_time: str
-    shown_text: str
-    text_parameter: str
-    character: str
-    divided: str
     zero: str
-    now: str
     new_id: str
-    sequence: str
-    set_sequence: str
+    begin: tuple[str, ...] = ()
+    row: str = "rowid"
+    shown_text: str = "{}"
+    text_parameter: str = ":{}"
+    character: str = "chr"
+    divided: str = "/"
+    now: str = "now()"
+    sequence: str = ""
+    set_sequence: str = ""
     leaves_gaps: bool = True
     invalid: str = ""
     unlogged: str = ""
@@ -79,18 +81,11 @@ class Engine:
         except UnicodeDecodeError as error:
             return f"CAST(x'{bytes(error.object).hex()}' AS TEXT)"
         pieces: list[str] = []
-        plain = ""
-        for char in shown:
-            if char.isprintable():
-                plain += char
-                continue
-            pieces += [_quote(plain), f"{self.character}({ord(char)})"]
-            plain = ""
-        return " || ".join(piece for piece in (*pieces, _quote(plain)) if piece != "''") or "''"
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        for is_printable, chars in groupby(shown, str.isprintable):
+            text = "".join(chars)
+            quoted = "'" + text.replace("'", "''") + "'"
+            pieces += [quoted] if is_printable else [f"{self.character}({ord(char)})" for char in text]
+        return " || ".join(pieces) or "''"
 
 
 _POSTGRESQL = Engine(
@@ -98,9 +93,9 @@ _POSTGRESQL = Engine(
     begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SET LOCAL row_security = off"),
     row="(CAST(tableoid AS text) || CAST(ctid AS text))",
     unreadable={
-        "decimal": "{} = 'NaN'",
-        "time": "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
-        "json": "json_typeof({}) NOT IN ('object', 'null')",
+        ColumnKind.DECIMAL: "{} = 'NaN'",
+        ColumnKind.TIME: "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
+        ColumnKind.JSON: "json_typeof({}) NOT IN ('object', 'null')",
     },
     # uses only operators and functions of pg_catalog, see `iftb_store_postgres.session.PostgresDriver`
     microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
@@ -110,12 +105,7 @@ _POSTGRESQL = Engine(
     ),
     day="CAST(EXTRACT(DAY FROM {} AT TIME ZONE 'UTC') AS bigint)",
     shown_time="CAST({} AT TIME ZONE 'UTC' AS text)",
-    shown_text="{}",
-    text_parameter=":{}",
-    character="chr",
-    divided="/",
     zero="CAST(0 AS numeric)",
-    now="now()",
     new_id="nextval(pg_get_serial_sequence('{0}', 'id'))",
     sequence="""
         SELECT last_value, pg_catalog.has_sequence_privilege(sequence, 'USAGE')
@@ -159,14 +149,12 @@ _POSTGRESQL = Engine(
 )
 
 _SQLITE = Engine(
-    begin=(),
-    row="rowid",
     unreadable={
-        "decimal": UNSORTABLE,
-        "time": f"(typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN {FIRST_US} AND {LAST_US})",
-        "integer": "typeof({}) <> 'integer'",
-        "text": "(typeof({0}) <> 'text' OR instr({0}, char(0)) > 0)",
-        "json": "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
+        ColumnKind.DECIMAL: UNSORTABLE,
+        ColumnKind.TIME: f"(typeof({{0}}) <> 'integer' OR {{0}} NOT BETWEEN {FIRST_US} AND {LAST_US})",
+        ColumnKind.INTEGER: "typeof({}) <> 'integer'",
+        ColumnKind.TEXT: "(typeof({0}) <> 'text' OR instr({0}, char(0)) > 0)",
+        ColumnKind.JSON: "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
     },
     microseconds="{}",
     # subtracting the remainder rounds times before 1970 down to their second
@@ -180,34 +168,25 @@ _SQLITE = Engine(
     shown_text="CAST({} AS BLOB)",
     text_parameter="CAST(:{} AS TEXT)",
     character="char",
-    divided="/",
     zero="'a0'",
     now="CAST(strftime('%s', 'now') AS INTEGER) * 1000000",
     new_id="(SELECT MAX(id) FROM {0}) + rowid",
-    sequence="",
-    set_sequence="",
     leaves_gaps=False,
     plain_decimals=((PLAIN, AS_SORTABLE), (PLAIN_NEGATIVE, AS_SORTABLE_NEGATIVE)),
 )
 
 _DUCKDB = Engine(
-    begin=(),
-    row="rowid",
     unreadable={
-        "time": "({0} < '0001-01-01 00:00:00+00'::TIMESTAMPTZ OR {0} >= '10000-01-01 00:00:00+00'::TIMESTAMPTZ)",
-        "json": "json_type({}) NOT IN ('OBJECT', 'NULL')",
-        "text": "contains({}, chr(0))",
+        ColumnKind.TIME: "({0} < '0001-01-01 00:00:00+00'::TIMESTAMPTZ OR {0} >= '10000-01-01 00:00:00+00'::TIMESTAMPTZ)",
+        ColumnKind.JSON: "json_type({}) NOT IN ('OBJECT', 'NULL')",
+        ColumnKind.TEXT: "contains({}, chr(0))",
     },
     microseconds="epoch_us({})",
     month="(year(make_timestamp(epoch_us({0}))) * 12 + month(make_timestamp(epoch_us({0}))))",
     day="day(make_timestamp(epoch_us({})))",
     shown_time="CAST({} AS VARCHAR)",
-    shown_text="{}",
-    text_parameter=":{}",
-    character="chr",
     divided="//",
     zero="0",
-    now="now()",
     new_id="nextval('{0}_id_seq')",
     sequence="""
         SELECT last_value, TRUE FROM duckdb_sequences()

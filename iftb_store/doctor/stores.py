@@ -24,7 +24,7 @@ from iftb_store.doctor.bars import (
     OFF_GRID,
     holes_finding,
 )
-from iftb_store.doctor.findings import SEVERITY_ORDER, SHOWN_ROWS, Finding, Severity
+from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding, Severity
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.models import Series
 from iftb_store.protocols import Stores

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Table
 
-from iftb_store.doctor.checks import Check
+from iftb_store.doctor.checks import Check, conjunction
 from iftb_store.doctor.sql import Engine
 from iftb_store.schema.table_spec import ColumnKind, describe_column
 from iftb_store.schema.tables import Base, Key
@@ -15,12 +15,12 @@ from iftb_store.values.checks import LONGEST_NAME
 
 BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
 
-_KINDS = {
-    ColumnKind.DECIMAL: ("decimal", "a decimal with at most 20 digits before and 18 after the point"),
-    ColumnKind.TIME: ("time", "a time of the years 1 to 9999"),
-    ColumnKind.JSON: ("json", "a JSON object"),
-    ColumnKind.INTEGER: ("integer", "a whole number"),
-    ColumnKind.TEXT: ("text", "text"),
+_WORDS = {
+    ColumnKind.DECIMAL: "a decimal with at most 20 digits before and 18 after the point",
+    ColumnKind.TIME: "a time of the years 1 to 9999",
+    ColumnKind.JSON: "a JSON object",
+    ColumnKind.INTEGER: "a whole number",
+    ColumnKind.TEXT: "text",
 }
 
 
@@ -47,23 +47,16 @@ def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -
     parts = []
     for column in columns:
         wrong, unusable = _unreadable(engine, column), _unusable(engine, table, column)
-        faults = [] if wrong is None else [wrong]
-        faults += [] if unusable is None else [unusable[1]]
-        sound = " AND ".join(f"NOT {fault}" for fault in faults)
+        sound = " AND ".join(f"NOT {fault}" for fault in (wrong, unusable and unusable[1]) if fault)
         if not column.nullable:
-            parts.append(f"{column.name} IS NOT NULL")
-            parts += [sound] if sound else []
+            parts += [f"{column.name} IS NOT NULL", sound]
         elif sound:
             parts.append(f"({column.name} IS NULL OR ({sound}))")
-    return " AND ".join(parts)
-
-
-def _kind(column: Column[Any]) -> tuple[str, str]:
-    return _KINDS[describe_column(column).kind]
+    return conjunction(*parts)
 
 
 def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
-    wrong = engine.unreadable.get(_kind(column)[0])
+    wrong = engine.unreadable.get(describe_column(column).kind)
     return None if wrong is None else wrong.format(column.name)
 
 
@@ -75,11 +68,8 @@ def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, s
     choices = describe_column(column).choices
     if choices:
         words = ", ".join(f"'{choice}'" for choice in choices)
-        return (
-            f"unknown {column.name}",
-            f"({engine.compared.format(column.name)} NOT IN ({words}))",
-            f"must be one of {', '.join(choices)}",
-        )
+        unknown = f"({engine.compared.format(column.name)} NOT IN ({words}))"
+        return f"unknown {column.name}", unknown, f"must be one of {', '.join(choices)}"
     if not isinstance(column.type, Key) or column.nullable:
         return None
     space = " || ".join(["' '", *(f"{engine.character}({code})" for code in (9, 10, 13))])
@@ -96,8 +86,8 @@ def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
 
 
 def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: str) -> Iterator[Check]:
-    name, (kind, wanted) = column.name, _kind(column)
-    if kind == "decimal" and engine.plain_decimals:
+    name, kind = column.name, describe_column(column).kind
+    if kind == ColumnKind.DECIMAL and engine.plain_decimals:
         remedy = (
             "decimals are stored here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
         )
@@ -105,7 +95,7 @@ def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: s
             mend = f"UPDATE {table.name} SET {name} = {mended.format(name)}"
             yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, mend)
             condition = f"{condition} AND NOT {is_plain.format(name)}"
-    why = f"{name} cannot be read as {wanted}"
+    why = f"{name} cannot be read as {_WORDS[kind]}"
     if column.nullable:
         remedy = f"{why}; set the correct value, or NULL"
         yield Check("unreadable value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = NULL")

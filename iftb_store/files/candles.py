@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import TIME
-from iftb_store.batches.arrow_input import WRITTEN, RowError, decode_dictionary
+from iftb_store.batches.arrow import TIME, find_uncastable, holds_text
+from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode_dictionary
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.options import Hints
 from iftb_store.schema.table_spec import SERIES
+from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.display import show
+from iftb_store.values.timeframes import MONTH, grid
 
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
@@ -40,16 +42,11 @@ _ALIASES = {
 #: The columns of freqtrade's files, which contain floats.
 _FREQTRADE = {"date", "open", "high", "low", "close", "volume"}
 _UNITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
-_EPOCHS: dict[str, Any] = {
-    "s": pa.timestamp("s", "UTC"),
-    "ms": pa.timestamp("ms", "UTC"),
-    "us": pa.timestamp("us", "UTC"),
-    "ns": pa.timestamp("ns", "UTC"),
-}
 _WHOLE = r"^\d+(\.0*)?$"
 # dates without separators: 20240229, 2024022923, 202402292359, 20240229235900
 _JOINED = r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?)?$"
 _DAY = r"^\d{4}-\d{2}-\d{2}$"
+_ORDER = "are the columns time, open, high, low, close, volume, in this order?"
 _ZONED = r"(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
@@ -108,13 +105,23 @@ class Candles:
     """
 
     def __init__(
-        self, hints: Hints, columns: dict[str, str], series: dict[str, str | None], *, floats: bool, no_volume: bool
+        self, hints: Hints, columns: dict[str, str], series: dict[str, str | None], *, floats: bool, arrays: bool
     ) -> None:
+        """Create a converter for one file.
+
+        Args:
+            hints: the options of the user.
+            columns: the file's column name for each column of iftb-store.
+            series: the exchange, symbol and timeframe; None for those that have a column in the file.
+            floats: whether floats are accepted.
+            arrays: whether the file has no column names, so that a wrong order of its columns is possible, and the volume may
+                be missing.
+        """
         self._hints, self._columns, self._series = hints, columns, series
-        self._may_be_floats, self._may_lack_volume = floats, no_volume
-        self._unit: str | None = None
+        self._may_be_floats, self._arrays = floats, arrays
+        self._unit: Any = None
         self._seen: dict[str, str] = {}
-        self._without_volume = 0
+        self._without_volume = self._off_grid = self._beyond = 0
         self._floats = False
 
     @property
@@ -123,14 +130,17 @@ class Candles:
         return [
             *(["floats stored as their shortest decimals"] if self._floats else []),
             *([f"{self._without_volume:,} without a volume, stored with volume 0"] if self._without_volume else []),
+            # the doctor would report these bars later
+            *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
+            *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
         ]
 
     def bars(self, given: pa.Table) -> pa.Table:
-        """Convert a batch to bars: rename the columns, read the times as UTC, add the series; `check_rows` checks values later.
+        """Return a batch as checked rows with the columns of iftb-store, times in UTC, and the series.
 
         Raises:
-            RowError: a time cannot be read.
-            InvalidValueError: a column has a type that cannot be converted, or contains a series that contradicts the options.
+            RowError: a time cannot be read, a value cannot be stored, or the columns seem to be in another order.
+            InvalidValueError: a column has a type that does not fit, or a series that contradicts the options.
         """
         taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
         for ours, column in taken.items():
@@ -142,10 +152,10 @@ class Candles:
                     )
                 self._floats = True
         taken["timestamp"] = self._times(taken["timestamp"])
-        if self._may_lack_volume and taken["volume"].null_count:
+        if self._arrays and taken["volume"].null_count:
             self._without_volume += taken["volume"].null_count
             taken["volume"] = pc.fill_null(taken["volume"].cast(pa.string()), "0")
-        if "trades_count" in taken and _is_text((counts := decode_dictionary(taken["trades_count"])).type):
+        if "trades_count" in taken and holds_text((counts := decode_dictionary(taken["trades_count"])).type):
             taken["trades_count"] = _counts(counts)
         for name in SERIES:
             value = self._series[name]
@@ -153,7 +163,23 @@ class Candles:
                 self._check_series(name, taken[name])
             if name not in taken or (value is not None and name != "timeframe"):
                 taken[name] = pa.repeat(pa.scalar(value, pa.string()), given.num_rows)
-        return pa.table({name: taken[name] for name in WRITTEN.names if name in taken})
+        rows = check_rows(pa.table({name: taken[name] for name in WRITTEN.names if name in taken}), from_float=True)
+        self._count_odd(rows)
+        return rows
+
+    def _count_odd(self, rows: pa.Table) -> None:
+        """Count bars off the timeframe's grid, and bars whose open or close is not between low and high."""
+        low, high = rows["low"], rows["high"]
+        outside = (pc.or_(pc.less(rows[name], low), pc.greater(rows[name], high)) for name in ("open", "close"))
+        beyond = pc.or_(*outside)
+        count = pc.sum(beyond).as_py() or 0
+        if self._arrays and count * 2 > rows.num_rows:
+            why = f"open or close is not between low and high, as in {count:,} of {rows.num_rows:,} rows; {_ORDER}"
+            raise RowError(pc.index(beyond, True).as_py(), why)
+        self._beyond += count
+        for timeframe in pc.unique(rows["timeframe"]).to_pylist():
+            times = rows["timestamp"].filter(pc.equal(rows["timeframe"], timeframe))
+            self._off_grid += pc.sum(_off_grid(times, timeframe)).as_py() or 0
 
     def _check_series(self, name: str, column: Any) -> None:
         wanted = self._series[name]
@@ -176,7 +202,7 @@ class Candles:
             return self._local(column.cast(pa.timestamp("us")))
         if pa.types.is_integer(kind):
             return self._epochs(column.cast(pa.string()))
-        if not _is_text(kind):
+        if not holds_text(kind):
             raise InvalidValueError(f"the times in {show(self._columns['timestamp'])} are of the type {kind}, not times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         whole = pc.match_substring_regex(text, _WHOLE)
@@ -192,7 +218,9 @@ class Candles:
         try:
             made = text.cast(wanted)
         except pa.ArrowInvalid as error:
-            raise _first_no_time(text, wanted) from error
+            index, offset = find_uncastable(text, wanted), "; the first times have an offset" if zoned else ""
+            why = f"time {show(text[index].as_py())} is not a time like 2024-02-29T23:59:00{offset}"
+            raise RowError(index, why) from error
         return made if zoned else self._local(made)
 
     def _epochs(self, text: Any) -> Any:
@@ -204,16 +232,12 @@ class Candles:
         # such text could also be an epoch (10 digits are in the 2030s, 12 digits in 1976), but it is more likely a date
         if len(text) and pc.all(pc.match_substring_regex(text, _JOINED), skip_nulls=False).as_py():
             why = f"time {show(text[0].as_py())} reads as a date without separators; write it as 2024-02-29T23:59:00"
-            raise RowError(0, len(text), "", why)
+            raise RowError(0, why)
         if self._unit is None or pc.any(wrong).as_py():
             index = pc.index(wrong, True).as_py() if self._unit else 0
-            said = (
-                f"not a number of {self._unit} since 1970, as in the first row"
-                if self._unit
-                else "not a number of s, ms, us or ns since 1970"
-            )
-            raise RowError(index, len(text), "", f"time {show(text[index].as_py())} is {said}")
-        return text.cast(pa.int64()).cast(_EPOCHS[self._unit])
+            units = f"{self._unit} since 1970, as in the first row" if self._unit else "s, ms, us or ns since 1970"
+            raise RowError(index, f"time {show(text[index].as_py())} is not a number of {units}")
+        return text.cast(pa.int64()).cast(pa.timestamp(self._unit, "UTC"))
 
     def _local(self, column: Any) -> Any:
         zone = self._hints.zone
@@ -225,18 +249,18 @@ class Candles:
         finer = pc.not_equal(times.cast(column.type, safe=False), column)
         if pc.any(finer).as_py():
             why = "timestamp is more precise than microseconds; round it first"
-            raise RowError(pc.index(finer, True).as_py(), len(column), "", why)
+            raise RowError(pc.index(finer, True).as_py(), why)
         for index, moment in enumerate(times.to_pylist()):
             if moment is None:
                 made.append(None)
                 continue
             local = moment.replace(tzinfo=zone, fold=fold)
             if local.utcoffset() != local.replace(fold=1 - fold).utcoffset():
-                _check_clock(local, zone, index, len(column), told=self._hints.fold is not None)
+                _check_clock(local, zone, index, told=self._hints.fold is not None)
             try:
                 made.append(local.astimezone(UTC))
             except OverflowError:
-                raise RowError(index, len(column), "", f"time {moment} lies outside the years 1 to 9999 in UTC") from None
+                raise RowError(index, f"time {moment} lies outside the years 1 to 9999 in UTC") from None
         return pa.chunked_array([pa.array(made, TIME)])
 
 
@@ -245,26 +269,14 @@ def has_floats(names: list[str]) -> bool:
     return set(names) == _FREQTRADE
 
 
-def _check_clock(local: datetime, zone: ZoneInfo, index: int, rows: int, *, told: bool) -> None:
+def _check_clock(local: datetime, zone: ZoneInfo, index: int, *, told: bool) -> None:
     there = local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None)
     shown_time = local.replace(tzinfo=None).isoformat(" ")
     if not there:
-        raise RowError(index, rows, "", f"time {shown_time} does not exist in {zone.key}, as clocks were set forward")
+        raise RowError(index, f"time {shown_time} does not exist in {zone.key}, as clocks were set forward")
     if not told:
-        raise RowError(
-            index, rows, "", f"time {shown_time} occurs twice in {zone.key}, as clocks were set back; "
-            "use --fold earlier or --fold later to select one"
-        )  # fmt: skip
-
-
-def _first_no_time(text: Any, wanted: pa.DataType) -> RowError:
-    for index, value in enumerate(text.to_pylist()):
-        try:
-            pa.scalar(value, pa.string()).cast(wanted)
-        except pa.ArrowInvalid:
-            zone = "; the first times have an offset" if wanted == TIME else ""
-            return RowError(index, len(text), "", f"time {show(value)} is not a time like 2024-02-29T23:59:00{zone}")
-    return RowError(0, len(text), "", "its times cannot be read")
+        twice = f"time {shown_time} occurs twice in {zone.key}, as clocks were set back"
+        raise RowError(index, f"{twice}; use --fold earlier or --fold later to select one")
 
 
 def _counts(column: Any) -> Any:
@@ -272,13 +284,17 @@ def _counts(column: Any) -> Any:
     bad = pc.invert(pc.match_substring_regex(text, r"^\d{1,18}$"))
     if pc.any(bad).as_py():
         index = pc.index(bad, True).as_py()
-        raise RowError(index, len(text), "", f"trades_count {show(text[index].as_py())} is not a whole number")
+        raise RowError(index, f"trades_count {show(text[index].as_py())} is not a whole number")
     return text.cast(pa.int64())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _list_names(names: list[str]) -> str:
     return ", ".join(show(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")
+
+
+def _off_grid(times: Any, timeframe: str) -> Any:
+    origin, step = grid(timeframe)
+    length = step // timedelta(microseconds=1)
+    numbers = pc.subtract(times.cast(pa.int64()), to_epoch_us(origin))
+    off = pc.not_equal(pc.multiply(pc.divide(numbers, length), length), numbers)
+    return pc.or_(off, pc.not_equal(pc.day(times), 1)) if timeframe == MONTH else off

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from iftb_store._io.tasks import run_to_end
 from iftb_store.errors import CommitOutcomeUnknown
 
 T = TypeVar("T")
@@ -15,25 +17,18 @@ T = TypeVar("T")
 _WAIT = 10.0
 
 
+@dataclass
 class Commit(Generic[T]):
     """The progress of an operation's COMMIT.
 
     Attributes:
-        state: "not sent": nothing is stored. "sent": either everything or nothing is stored. "done": everything is stored.
+        state: "not sent": nothing is stored. "sent": the COMMIT is sent next or was sent; either everything or nothing is
+            stored. "done": everything is stored.
         result: the return value of the operation; None until its COMMIT is done.
     """
 
-    def __init__(self) -> None:
-        self.state: Literal["not sent", "sent", "done"] = "not sent"
-        self.result: T | None = None
-
-    def begin(self) -> None:
-        """Record that a transaction begins; nothing is stored yet."""
-        self.state = "not sent"
-
-    def send(self) -> None:
-        """Record that the COMMIT is sent next."""
-        self.state = "sent"
+    state: Literal["not sent", "sent", "done"] = "not sent"
+    result: T | None = None
 
 
 async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
@@ -45,30 +40,20 @@ async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
     """
     running = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(running)
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         if commit.state == "sent":
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running], timeout=_WAIT)
         running.cancel()
-        while not running.done():
-            # wait until the transaction is rolled back, even if this task is cancelled again meanwhile
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        _settle(running, commit)
+        # the transaction is rolled back, even if this task is cancelled again meanwhile
+        with suppress(asyncio.CancelledError):
+            await run_to_end(asyncio.wait([running]))
         raise
-    except Exception:
-        _settle(running, commit)
-        raise
-    _settle(running, commit)
-    return running.result()
-
-
-def _settle(running: asyncio.Future[T], commit: Commit[T]) -> None:
-    if running.cancelled():
-        return
-    error = running.exception()
-    if error is None:
-        commit.state, commit.result = "done", running.result()
-    elif not isinstance(error, CommitOutcomeUnknown):
-        commit.state = "not sent"
+    finally:
+        if running.done() and not running.cancelled():
+            error = running.exception()
+            if error is None:
+                commit.state, commit.result = "done", running.result()
+            elif not isinstance(error, CommitOutcomeUnknown):
+                commit.state = "not sent"

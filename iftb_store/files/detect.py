@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from iftb_store.files.formats import format_by_suffix
-from iftb_store.files.readers.binance import COLUMNS, DumpError, open_file, series_in_name
+from iftb_store.files.readers.binance import DumpError, is_dump_header, name_damage, open_file, series_in_name
 from iftb_store.files.readers.texts import PACKING_DAMAGE, TextFile, is_packed
-from iftb_store.values.display import show
 from iftb_store.values.timeframes import MONTH, SECONDS
 
 # maximum bytes of a header, enough for a thousand columns
 _HEAD = 1 << 16
 _MOST_COLUMNS = 1_000
-_DUMP_HEADER = [column.replace(" ", "_") for column in COLUMNS[:7]]
 _BOM = b"\xef\xbb\xbf"
 # freqtrade's names, e.g. BTC_USDT-5m.feather or BTC_USDT_USDT-1h-futures.feather: / and : are written _, and M is Mo
 _FREQTRADE = re.compile(r"(?P<pair>\w[\w-]*?)-(?P<timeframe>\d+[A-Za-z]{1,2})(?:-(?P<candles>[A-Za-z_]+))?(?:\.\w+)+")
@@ -66,11 +64,8 @@ def detect_format(path: Path) -> FileKind:
     if path.suffix.lower() == ".zip":
         return FileKind.DUMP
     if is_packed(head):
-        with TextFile(path) as packed:
-            try:
-                head = packed.read(_HEAD)
-            except PACKING_DAMAGE as error:
-                raise DumpError(f"{path}: cannot be read ({show(str(error), 100)[1:-1]})") from error
+        with TextFile(path) as packed, name_damage(path, PACKING_DAMAGE, "cannot be read ({})"):
+            head = packed.read(_HEAD)
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
         return FileKind.JSON
@@ -125,12 +120,9 @@ def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None,
 
 def _has_names(text: bytes) -> bool:
     names, _ = _split(text.split(b"\n", 1)[0])
-    if len(names) < 2 or not all(name.isprintable() for name in names):
+    if len(names) < 2 or not all(name.isprintable() for name in names) or is_dump_header(names):
         return False
-    plain = [name.strip().lower().replace(" ", "_") for name in names]
-    if plain[: len(_DUMP_HEADER)] == _DUMP_HEADER and len(plain) == len(COLUMNS):
-        return False
-    return any(name[:1].isalpha() for name in plain)
+    return any(name.strip()[:1].isalpha() for name in names)
 
 
 def _split(line: bytes) -> tuple[list[str], str]:

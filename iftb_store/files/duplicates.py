@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -77,20 +79,15 @@ def _parts(rows: pa.Table) -> list[tuple[int, pa.Table]]:
     """Split ``rows``, which must be in key order, by series; return (index of the first row in ``rows``, rows of the series)."""
     counted = rows.group_by(list(SERIES), use_threads=False).aggregate([([], "count_all")])
     counts: list[Any] = counted["count_all"].to_pylist()
-    parts, first = [], 0
-    for count in counts:
-        parts.append((first, rows.slice(first, count)))
-        first += count
-    return parts
+    return [(end - count, rows.slice(end - count, count)) for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def _differs(one: pa.Table, other: pa.Table) -> Any:
-    found: Any = None
+    same = []
     for name in _VALUES:
         left, right = one[name].combine_chunks(), other[name].combine_chunks()
-        same = pc.or_(pc.fill_null(pc.equal(left, right), False), pc.and_(pc.is_null(left), pc.is_null(right)))
-        found = pc.invert(same) if found is None else pc.or_(found, pc.invert(same))
-    return found
+        same.append(pc.or_(pc.fill_null(pc.equal(left, right), False), pc.and_(pc.is_null(left), pc.is_null(right))))
+    return pc.invert(reduce(pc.and_, same))
 
 
 def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
@@ -104,4 +101,4 @@ def _refuse_first(rows: pa.Table, order: Any, wrong: Any) -> None:
         row: dict[str, Any] = rows.slice(pc.index(order, index).as_py(), 1).select(KEY).to_pylist()[0]
         exchange, symbol, timeframe, moment = row.values()
         bar = f"{exchange} {symbol} {timeframe} {moment.replace(tzinfo=None).isoformat(' ')}"
-        raise RowError(index, rows.num_rows, "", _WHY.format(show(bar, 200)[1:-1]))
+        raise RowError(index, _WHY.format(show(bar, 200)[1:-1]))

@@ -29,6 +29,7 @@ from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.transfer.kept import limit_scope
+from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 _LOOKED_AT = 2_000
 # maximum bytes of the series' description in a file's metadata; a longer one is cut off, and is then not valid JSON
 _LONGEST_PARTITION = 1 << 16
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ async def import_file(
     *,
     insert: bool = False,
     new_ids: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     commit: Commit[ImportedFile] | None = None,
 ) -> ImportedFile:
     """Store all rows of a file in one transaction, or none; the file is read batch by batch.
@@ -211,12 +210,12 @@ async def import_file(
     """
     if source.table is not None:
         limit_scope(TableScope([source.table.name]), database=db)
-    commit = commit or Commit()
+    commit, progress = commit or Commit(), progress or (lambda done, total: None)
     return await finish_commit(_import(db, source, insert, new_ids, progress, commit), commit)
 
 
 async def _import(
-    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
+    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: ProgressCallback, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     if source.kind is FileKind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
@@ -230,7 +229,29 @@ async def _import(
             f"{source.path}: rows of {source.table.name} are identified only by their id, "
             "so they cannot be stored under new ids; import it into an empty database"
         )
-    return await _store(db, source, insert, new_ids, progress, commit)
+
+    async def work(session: Any) -> ImportedFile:
+        commit.state = "not sent"
+        taken = _Taken(source)
+        with closing(Batches(source)) as batches:
+            write = _find_writer(session, source, insert, new_ids)
+            while (rows := await run_to_end(asyncio.to_thread(next, batches, None))) is not None:
+                with name_row(source.path, batches.before):
+                    taken.add(rows, await write(rows) if rows.num_rows else 0)
+                progress(batches.reader.bytes_read, batches.reader.size)
+            if source.table is BARS and not new_ids:
+                await taken.refuse_shared_ids(session)
+            if not taken.rows and source.table is None:
+                raise DumpError(f"{source.path}: contains no bars")
+            done = taken.result([*batches.notes(), *(["ids kept"] if source.table is not None and not new_ids else [])])
+        commit.state = "sent"
+        return done
+
+    if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
+        async with db.get_session() as session:
+            return await work(session)
+    # repeatable read: otherwise a row that another session writes under one of the ids after the check would be overwritten
+    return await db.run(work, isolation="repeatable read", idempotent=not insert)
 
 
 def _dump(path: Path, hints: Hints) -> KlineDump:
@@ -249,23 +270,25 @@ class Batches:
     """Iterates over the rows of a file as batches that are converted and checked, ready to be stored.
 
     Attributes:
-        before: number of rows in the batches before the current one.
+        before: number of rows of the file that came before the last batch.
+        reader: the reader of the file.
+        notes: returns the remarks for the user on how the file was read; they are complete at the end.
     """
 
     def __init__(self, source: Source) -> None:
         self._path = source.path
-        self._reader = source.open()
-        self._make, names, self._notes = _maker(source, self._reader)
-        self._tables = self._reader.tables(names)
+        self.reader = source.open()
+        self._make, names, self.notes = _maker(source, self.reader)
+        self._tables = self.reader.tables(names)
         self.before = self._read = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
         return self
 
     def __next__(self) -> pa.Table:
-        from iftb_store.files.readers.base import name_damage
+        from iftb_store.files.readers.base import name_any_damage
 
-        with name_row(self._path, self._read), name_damage(self._path):
+        with name_row(self._path, self._read), name_any_damage(self._path):
             batch = next(self._tables, None)
             rows = None if batch is None else self._make(batch)
         if batch is None or rows is None:
@@ -273,52 +296,10 @@ class Batches:
         self.before, self._read = self._read, self._read + batch.num_rows
         return rows
 
-    @property
-    def progress(self) -> tuple[int, int]:
-        """The approximate number of bytes read so far, and the size of the file."""
-        return self._reader.bytes_read, self._reader.size
-
-    @property
-    def notes(self) -> list[str]:
-        """Remarks for the user on how the file was read."""
-        return self._notes()
-
     def close(self) -> None:
         """Close the file."""
         self._tables.close()
-        self._reader.close()
-
-
-async def _store(
-    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: Progress | None, commit: Commit[ImportedFile]
-) -> ImportedFile:
-    async def work(session: Any) -> ImportedFile:
-        commit.begin()
-        done = await _stored_in(session, source, insert, new_ids, progress)
-        commit.send()
-        return done
-
-    if source.table in (None, BARS) or Capability.ISOLATION not in db.capabilities:
-        async with db.get_session() as session:
-            return await work(session)
-    # repeatable read: otherwise a row that another session writes under one of the ids after the check would be overwritten
-    return await db.run(work, isolation="repeatable read", idempotent=not insert)
-
-
-async def _stored_in(session: Any, source: Source, insert: bool, new_ids: bool, progress: Progress | None) -> ImportedFile:
-    taken = _Taken(source)
-    with closing(Batches(source)) as batches:
-        write = _find_writer(session, source, insert, new_ids)
-        while (rows := await run_to_end(asyncio.to_thread(next, batches, None))) is not None:
-            with name_row(source.path, batches.before):
-                taken.add(rows, await write(rows) if rows.num_rows else 0)
-            if progress is not None:
-                progress(*batches.progress)
-        if source.table is BARS and not new_ids:
-            await taken.refuse_shared_ids(session)
-        if not taken.rows and source.table is None:
-            raise DumpError(f"{source.path}: contains no bars")
-        return taken.result([*batches.notes, *(["ids kept"] if source.table is not None and not new_ids else [])])
+        self.reader.close()
 
 
 def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Table], list[str], Callable[[], list[str]]]:
@@ -328,9 +309,7 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
     """
     import pyarrow as pa
 
-    from iftb_store.batches.arrow_input import check_rows
     from iftb_store.files.candles import Candles, has_floats
-    from iftb_store.files.quality import Oddities
     from iftb_store.files.rows import check_complete_rows
 
     if source.table is None:
@@ -340,17 +319,9 @@ def _maker(source: Source, reader: Reader) -> tuple[Callable[[pa.Table], pa.Tabl
             source.columns,
             source.series,
             floats=source.hints.from_float or (binary and has_floats(reader.names)),
-            no_volume=getattr(reader, "arrays", False),
+            arrays=reader.arrays,
         )
-
-        oddities, unnamed = Oddities(), getattr(reader, "arrays", False)
-
-        def bars(batch: pa.Table) -> pa.Table:
-            rows = check_rows(candles.bars(batch), from_float=True)
-            oddities.take(rows, unnamed=unnamed)
-            return rows
-
-        return bars, list(dict.fromkeys(source.columns.values())), lambda: [*candles.notes, *oddities.notes]
+        return candles.bars, list(dict.fromkeys(source.columns.values())), lambda: candles.notes
     table = source.table
 
     def whole(batch: pa.Table) -> pa.Table:
@@ -425,17 +396,21 @@ class _Taken:
         self._source = source
         self._table = source.table or BARS
         self._series: dict[str, set[str]] = {name: set() for name in SERIES}
-        self._times: list[datetime] = []
-        self._ids: list[int] = []
+        self._times: list[Any] = []
+        self._ids: list[Any] = []
         self.rows = self._repeated = 0
 
     def add(self, rows: pa.Table, written: int) -> None:
         """Add the rows of a batch; ``written`` is the number of those that the file did not contain before."""
+        import pyarrow.compute as pc
+
         self.rows += written
         self._repeated += rows.num_rows - written
         for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
             if column in rows.column_names:
-                bounds[:] = _bounds(rows, column, bounds)
+                found: Any = pc.min_max(rows[column]).as_py()
+                ends = sorted(end for end in (*bounds, *found.values()) if end is not None)
+                bounds[:] = [ends[0], ends[-1]] if ends else []
         if self._table is BARS:
             for name, values in self._series.items():
                 # two values are enough to show that the rows do not belong to one series
@@ -466,15 +441,6 @@ class _Taken:
             last,
             (*notes, *([f"{self._repeated:,} more rows are duplicates of its bars"] if self._repeated else [])),
         )
-
-
-def _bounds(rows: pa.Table, column: str, before: list[Any]) -> list[Any]:
-    import pyarrow.compute as pc
-
-    values = rows[column]
-    found: dict[str, Any] = pc.min_max(values).as_py()  # type: ignore[assignment]
-    ends = [*before, *(value for value in found.values() if value is not None)]
-    return [min(ends), max(ends)] if ends else []
 
 
 @contextmanager

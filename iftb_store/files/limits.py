@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
+from iftb_store.batches.arrow import holds_text
 from iftb_store.values.display import show
 
 # the type stubs do not accept plain Python values as arguments
@@ -76,9 +78,10 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
     for name in columns:
         kind = made.field(name).type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not _is_plain(inner):
+        is_fixed = pa.types.is_primitive(inner) or pa.types.is_decimal(inner)
+        if not (is_fixed or holds_text(inner) or pa.types.is_null(inner)):
             raise ValueError(f"the column {show(name)} has the type {show(str(kind))[1:-1]}, which is never stored")
-        width += max(_NARROWEST, 0 if _is_text(kind) or pa.types.is_null(kind) else kind.bit_width // 8)
+        width += max(_NARROWEST, kind.bit_width // 8 if is_fixed and inner is kind else 0)
     return width
 
 
@@ -98,81 +101,44 @@ def check_views(batch: pa.RecordBatch) -> None:
 class TextSplitter:
     """Splits batches into parts of limited text: a small file may have much text, if it stores a text once for many rows."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | None = None) -> None:
+        """Create a splitter for a file of this size; None for a file that is written."""
         self._size, self._total = size, 0
 
     def split(self, rows: pa.Table) -> Generator[pa.Table]:
         """Yield the rows in parts, each with a limited amount of text.
 
         Raises:
-            ValueError: one row is longer than the maximum, or the texts so far are more than a file of this size can contain.
+            ValueError: one row has more text than an import accepts, or the texts so far are more than a file of this size can
+                contain.
         """
-        lengths = _row_lengths(rows)
-        self._total += sum(lengths)
-        check_ratio(self._total, self._size, texts=True)
-        yield from _split(rows, lengths)
-
-
-def split_texts(rows: pa.Table) -> Generator[pa.Table]:
-    """Split a table that is to be written to a file into parts with a limited amount of text each, and yield the parts.
-
-    Raises:
-        ValueError: one row has more text than an import accepts, so that the written file could not be read again.
-    """
-    yield from _split(rows, _row_lengths(rows))
-
-
-def _split(rows: pa.Table, lengths: list[int]) -> Generator[pa.Table]:
-    if sum(lengths) <= _TEXT_AT_ONCE:
-        yield rows
-        return
-    if (longest := max(lengths)) > LONGEST_TEXT:
-        raise ValueError(f"one of its rows contains {longest:,} bytes of text, the maximum is {LONGEST_TEXT:,}")
-    first = held = 0
-    for index, length in enumerate(lengths):
-        if held + length > _TEXT_AT_ONCE and index > first:
-            yield rows.slice(first, index - first)
-            first, held = index, 0
-        held += length
-    yield rows.slice(first)
-
-
-def _row_lengths(rows: pa.Table) -> list[int]:
-    """Return the bytes of text in each row; if the total is small, return only the total, as a single item."""
-    found = [lengths for column in rows.columns if (lengths := _lengths(column)) is not None]
-    total = sum(pc.sum(lengths).as_py() or 0 for lengths in found)
-    if total <= _TEXT_AT_ONCE:
-        return [total]
-    added = found[0]
-    for lengths in found[1:]:
-        added = pc.add(added, lengths)
-    whole: list[int] = added.to_pylist()
-    return whole
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return True
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return False
-    return _is_text(kind) or pa.types.is_null(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+        found = [part for part in map(_lengths, rows.columns) if part is not None]
+        total = sum(pc.sum(part).as_py() or 0 for part in found)
+        self._total += total
+        if self._size is not None:
+            check_ratio(self._total, self._size, texts=True)
+        if total <= _TEXT_AT_ONCE:
+            yield rows
+            return
+        lengths: list[int] = reduce(pc.add, found).to_pylist()
+        if (longest := max(lengths)) > LONGEST_TEXT:
+            raise ValueError(f"one of its rows contains {longest:,} bytes of text, the maximum is {LONGEST_TEXT:,}")
+        first = held = 0
+        for index, length in enumerate(lengths):
+            if held + length > _TEXT_AT_ONCE and index > first:
+                yield rows.slice(first, index - first)
+                first, held = index, 0
+            held += length
+        yield rows.slice(first)
 
 
 def _lengths(column: Any) -> Any:
     """Return the bytes of text in each row of a column, 0 for NULL; None if the column does not contain text."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        if not _is_text(kind.value_type):
-            return None
-        chunks = [_lengths_in(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
-    elif _is_text(kind):
-        chunks = [_lengths_in(chunk) for chunk in column.chunks]
-    else:
+    is_dictionary = pa.types.is_dictionary(kind)
+    if not holds_text(kind.value_type if is_dictionary else kind):
         return None
+    chunks = [_lengths_in(part.dictionary).take(part.indices) if is_dictionary else _lengths_in(part) for part in column.chunks]
     return pc.fill_null(pa.chunked_array(chunks, pa.int64()), 0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from iftb_store.schema.table_spec import ColumnKind, TableSpec
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ISO = "%Y-%m-%dT%H:%M:%SZ"
 # an empty text must be quoted, or it would be read as NULL; and a reader drops an unquoted byte order mark at the beginning
 _QUOTED = r'[,"\r\n]|^\s|\s$|^$|^\x{FEFF}'
@@ -65,29 +65,16 @@ def _csv_cells(kind: ColumnKind, column: Any) -> Any:
 
 
 def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
-    encode: Callable[[Any], str] = '"{}"'.format
-    values = column
     if kind == ColumnKind.DECIMAL:
-        return ["null" if text is None else f'"{text}"' for text in to_plain_texts(column)]
-    if kind == ColumnKind.TIME:
-        values = _iso(column)
-    elif kind == ColumnKind.INTEGER:
-        encode = str
-    elif kind == ColumnKind.TEXT:
-        encode = _json_text
+        values = to_plain_texts(column)
     else:
+        values = (_iso(column) if kind == ColumnKind.TIME else column).to_pylist()
+    if kind == ColumnKind.JSON:
         # an engine may store the JSON with line breaks, so it is written anew on one line
-        encode = _json_object
-    return ["null" if value is None else encode(value) for value in values.to_pylist()]
+        values = [None if value is None else json.loads(value) for value in values]
+    encode = '"{}"'.format if kind in (ColumnKind.DECIMAL, ColumnKind.TIME) else _ENCODER.encode
+    return ["null" if value is None else encode(value) for value in values]
 
 
 def _iso(column: Any) -> Any:
     return pc.strftime(column.cast(pa.timestamp("us")), format=_ISO)
-
-
-def _json_text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _json_object(value: str) -> str:
-    return json.dumps(json.loads(value), ensure_ascii=False)

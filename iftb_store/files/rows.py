@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store.batches.arrow import arrow_schema
-from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, sort_rows
+from iftb_store.batches.arrow import arrow_schema, find_outside, find_uncastable, holds_text
+from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, refuse_rows, sort_rows
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ColumnKind, TableSpec
-from iftb_store.schema.types import from_epoch_us
 from iftb_store.values import checks
 from iftb_store.values.display import show
 
@@ -38,9 +37,8 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     """
     wanted = arrow_schema(table)
     typed = {name: _cast(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
-    for name in table.columns:
-        if typed[name].null_count and table.is_required(name):
-            raise _row_error(given, pc.is_null(typed[name]), f"{name} is null")
+    for name in filter(table.is_required, table.columns):
+        refuse_rows(given, pc.is_null(typed[name]), f"{name} is null")
     rows = pa.table(typed)
     if table is BARS:
         values = check_rows(rows.select(WRITTEN.names), from_float=False)
@@ -48,12 +46,10 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         rows = pa.table(taken)
     for name, kind in table.kinds.items():
         if kind == ColumnKind.INTEGER:
-            low = pc.less(rows[name], 1 if name == "id" else 0)
-            if pc.any(low).as_py():
-                raise _row_error(rows, low, f"{name} is below {1 if name == 'id' else 0}")
+            least = 1 if name == "id" else 0
+            refuse_rows(rows, pc.less(rows[name], least), f"{name} is below {least}")
     late = pc.greater(rows["id"], GREATEST_ID)
-    if pc.any(late).as_py():
-        raise _row_error(rows, late, f"id is greater than {GREATEST_ID}, which would leave too few ids for new rows")
+    refuse_rows(rows, late, f"id is greater than {GREATEST_ID}, which would leave too few ids for new rows")
     rows = rows.cast(wanted)
     if table is BARS:
         _check_times(rows, "created_at")
@@ -75,8 +71,7 @@ def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
         column = column.cast(column.type.value_type)
     if column.null_count == len(column):
         return pa.chunked_array([pa.nulls(len(column), wanted)])
-    types = pa.types
-    text = types.is_string(column.type) or types.is_large_string(column.type) or types.is_string_view(column.type)
+    types, text = pa.types, holds_text(column.type)
     fits = {
         ColumnKind.DECIMAL: text or types.is_decimal(column.type) or types.is_integer(column.type),
         ColumnKind.TIME: text or types.is_timestamp(column.type),
@@ -93,46 +88,30 @@ def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
 
 
 def _first_wrong(column: Any, name: str, kind: ColumnKind, wanted: pa.DataType) -> InvalidValueError:
-    index = 0
-    # a binary search finds the row without converting each value
-    while len(column) > 1:
-        half = len(column) // 2
-        try:
-            column.slice(0, half).cast(wanted)
-        except pa.ArrowInvalid:
-            column = column.slice(0, half)
-        else:
-            index, column = index + half, column.slice(half)
-    value = show(column[0].cast(pa.string()).as_py())
+    index = find_uncastable(column, wanted)
+    value = show(column[index].cast(pa.string()).as_py())
     more = {
         ColumnKind.TIME: ", e.g. 2024-02-29T23:59:00.000000Z",
         ColumnKind.DECIMAL: " with at most 20 digits before and 18 after the point",
     }
-    return RowError(index, 0, "", f"{name} {value} is not a {kind.value}{more.get(kind, '')}")
+    return RowError(index, f"{name} {value} is not a {kind.value}{more.get(kind, '')}")
 
 
 def _check_times(rows: pa.Table, name: str) -> None:
-    numbers = rows[name].cast(pa.int64())
-    bounds = pc.min_max(numbers).as_py()
-    for value in bounds.values():
-        try:
-            _ = None if value is None else from_epoch_us(value)
-        except (ValueError, OverflowError):
-            raise _row_error(rows, pc.equal(numbers, value), f"{name} lies outside the years 1 to 9999") from None
+    refuse_rows(rows, find_outside(rows[name]), f"{name} lies outside the years 1 to 9999")
 
 
 def _check_values(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
         if kind == ColumnKind.TIME:
             _check_times(rows, name)
-    columns = {name: rows[name].to_pylist() for name in _CHECKS[table.name]}
     for name, check in _CHECKS[table.name].items():
         look = _check_json_text(check) if table.kinds[name] == ColumnKind.JSON else check
-        for index, value in enumerate(columns[name]):
+        for index, value in enumerate(rows[name].to_pylist()):
             try:
                 look(value, name)
             except InvalidValueError as error:
-                raise RowError(index, rows.num_rows, f"id {rows['id'][index].as_py()}", str(error)) from error
+                raise RowError(index, str(error)) from error
 
 
 def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
@@ -141,7 +120,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
     for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
         if values in before:
             named = " ".join(map(str, values))
-            raise RowError(index, rows.num_rows, "", f"the {' '.join(key)} {show(named, 200)} is a duplicate; leave one out")
+            raise RowError(index, f"the {' '.join(key)} {show(named, 200)} is a duplicate; leave one out")
         before.add(values)
 
 
@@ -150,7 +129,12 @@ def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, s
         if value is None:
             return None
         try:
-            return check(json.loads(_parsable(checks.text(value, name), name)), name)
+            text = checks.text(value, name)
+            needed = _OBJECT * text.count("{") + _ITEM * (text.count(",") + text.count("["))
+            if len(text) > LONGEST_ROW and needed > _MOST_PARSED:
+                why = f"its {len(text):,} characters contain more values than can be stored"
+                raise InvalidValueError(f"{name} is too large: {why}")
+            return check(json.loads(text), name)
         except InvalidValueError:
             raise
         except ValueError as error:
@@ -159,18 +143,3 @@ def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, s
             raise InvalidValueError(f"{name} is nested too deeply") from error
 
     return look
-
-
-def _parsable(value: str, name: str) -> str:
-    """Return a JSON text unchanged, after a check that its objects and lists would not fill the memory when parsed.
-
-    Raises:
-        InvalidValueError: the text contains too many values.
-    """
-    if len(value) > LONGEST_ROW and _OBJECT * value.count("{") + _ITEM * (value.count(",") + value.count("[")) > _MOST_PARSED:
-        raise InvalidValueError(f"{name} is too large: its {len(value):,} characters contain more values than can be stored")
-    return value
-
-
-def _row_error(table: pa.Table, wrong: Any, why: str) -> RowError:
-    return RowError(pc.index(wrong, True).as_py(), table.num_rows, "", why)

@@ -33,15 +33,13 @@ class Spans:
             InvalidValueError: the file contains too many series; or the times have so many gaps that the gaps are no longer
                 remembered, and it is unknown whether a time was added before.
         """
-        if len({time % step for time in times}) == 1:
-            return self._add((series, times[0] % step), times, step)
         apart: dict[int, list[int]] = {}
         for time in times:
             apart.setdefault(time % step, []).append(time)
         return sorted(time for place, some in apart.items() for time in self._add((series, place), some, step))
 
     def _add(self, key: tuple[Hashable, int], times: list[int], step: int) -> list[int]:
-        before, spans = self._spans.get(key, []), _spans_of(times, step)
+        before, spans = self._spans.get(key, []), _merge([(time, time) for time in times], step)
         shared = _find_shared(before, spans, step)
         if shared and key in self._holes_forgotten:
             raise InvalidValueError("its times have too many gaps to be read in this order; sort its rows by time")
@@ -60,16 +58,6 @@ class Spans:
         self._holes_forgotten |= {key for key, spans in self._spans.items() if len(spans) > 1}
         self._spans = {key: [(spans[0][0], spans[-1][1])] for key, spans in self._spans.items()}
         self._count = len(self._spans)
-
-
-def _spans_of(times: list[int], step: int) -> list[Span]:
-    found: list[Span] = []
-    for time in times:
-        if found and time == found[-1][1] + step:
-            found[-1] = found[-1][0], time
-        else:
-            found.append((time, time))
-    return found
 
 
 def _find_shared(before: list[Span], spans: list[Span], step: int) -> list[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from iftb_store import __version__
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import PARTITION, REVISION, TABLE, VERSION
-from iftb_store.files.limits import split_texts
+from iftb_store.files.limits import TextSplitter
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.outputs import create, make_folder
 from iftb_store.schema.revision import HEAD
@@ -35,28 +36,25 @@ _LONGEST_NAME = 255
 _ROWS, _BYTES = 131_072, 32 << 20
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Takes record batches one after the other; call ``close`` after the last one."""
 
-    files: int
+    files = 1
 
+    @abstractmethod
     def write(self, batch: pa.RecordBatch) -> None:
         """Write the rows of a batch."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
-        """Write what follows the last row, e.g. the footer of Parquet."""
-        ...
+        """Write the end of the file."""
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027 - a writer that has written all of its rows has nothing to do
         """Write nothing more, because the stream is about to be closed after an error."""
-        ...
 
 
-class TextWriter:
+class TextWriter(Writer):
     """Writes CSV or JSON lines."""
-
-    files = 1
 
     def __init__(self, stream: BinaryIO, head: bytes, lines: Callable[[pa.RecordBatch], bytes]) -> None:
         self._stream = stream
@@ -71,24 +69,19 @@ class TextWriter:
         """Flush the stream; text formats have no footer."""
         self._stream.flush()
 
-    def abandon(self) -> None:
-        """Do nothing: all rows are already written to the stream."""
 
-
-class ArrowWriter:
+class ArrowWriter(Writer):
     """Writes Parquet in row groups of about 131,072 rows, or Feather in record batches of the same size."""
-
-    files = 1
 
     def __init__(self, stream: Any, made: pa.Schema, format: str) -> None:
         self._schema = made
         self._waiting: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
-        self._writer: Any
-        if format == "parquet":
-            self._writer = pq.ParquetWriter(stream, made, compression="zstd", write_page_checksum=True)
-        else:
-            self._writer = pa.ipc.new_file(stream, made, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        self._writer: Any = (
+            pq.ParquetWriter(stream, made, compression="zstd", write_page_checksum=True)
+            if format == "parquet"
+            else pa.ipc.new_file(stream, made, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        )
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write the rows of a batch.
@@ -97,7 +90,7 @@ class ArrowWriter:
             InvalidValueError: a row is longer than the maximum that can be read back.
         """
         try:
-            parts = list(split_texts(pa.Table.from_batches([batch])))
+            parts = list(TextSplitter().split(pa.Table.from_batches([batch])))
         except ValueError as error:
             raise InvalidValueError(f"the file cannot be written: {error}") from error
         for rows in parts:
@@ -124,7 +117,7 @@ class ArrowWriter:
             self._waiting, self._rows, self._bytes = [], 0, 0
 
 
-class PartitionedWriter:
+class PartitionedWriter(Writer):
     """Writes a folder of Parquet files, one per series and month: exchange=/symbol=/timeframe=/month=2024-02/bars.parquet.
 
     Folder names are percent-encoded. The files leave out the columns that the folder names contain, as readers of partitioned
@@ -133,11 +126,9 @@ class PartitionedWriter:
 
     def __init__(self, folder: Path, streams: ExitStack, made: pa.Schema) -> None:
         self.files = 0
-        self._folder = folder
-        self._streams = streams
-        kept = [field for field in made if field.name not in SERIES]
+        self._folder, self._streams = folder, streams
         facts: Any = made.metadata
-        self._schema = pa.schema(kept, facts)
+        self._schema = pa.schema([field for field in made if field.name not in SERIES], facts)
         self._place: tuple[str, ...] = ()
         self._writer: ArrowWriter | None = None
 

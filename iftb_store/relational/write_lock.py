@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.util.concurrency import await_
@@ -12,14 +13,41 @@ from sqlalchemy.util.concurrency import await_
 from iftb_store.errors import TransientError
 from iftb_store.relational.open_sessions import blame_parent, check_own_lock
 from iftb_store.relational.reads import is_read, may_write
-from iftb_store.relational.sessions import before_write, find_session, has_begun, is_isolated, is_snapshot, note_begin
-
-if TYPE_CHECKING:
-    from iftb_store.relational.sessions import StoreSession
-    from iftb_store.relational.sql_backend import SqlBackend
+from iftb_store.relational.sessions import (
+    StoreSession,
+    before_write,
+    find_session,
+    has_begun,
+    is_isolated,
+    is_snapshot,
+    note_begin,
+)
 
 # seconds between two attempts to take the lock
 _AGAIN = 0.01
+
+
+class OneWriter(Protocol):
+    """The members of a backend that are used here; see `iftb_store.relational.SqlBackend`."""
+
+    @property
+    def begin(self) -> str:
+        """The statement that takes the write lock."""
+        ...
+
+    @property
+    def lock_timeout(self) -> float:
+        """Seconds to wait for the write lock."""
+        ...
+
+    @property
+    def write_lock(self) -> Hashable:
+        """The key of the write lock."""
+        ...
+
+    def translate(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
+        """Return the error for a driver's exception."""
+        ...
 
 
 def take_lock_before_writes(
@@ -47,7 +75,7 @@ def take_lock_before_writes(
     note_begin(connection)
 
 
-def take_lock(backend: SqlBackend, connection: Connection, session: StoreSession | None) -> None:
+def take_lock(backend: OneWriter, connection: Connection, session: StoreSession | None) -> None:
     """Begin a transaction with the write lock; wait at most the backend's ``lock_timeout``.
 
     Raises:

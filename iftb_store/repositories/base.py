@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, Unsupported
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from sqlalchemy.ext.asyncio import AsyncSession
 
+T = TypeVar("T")
 Clock = Callable[[], datetime]
 
 
@@ -30,12 +31,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@asynccontextmanager
-async def open_stores(manager: ConnectedStore, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-    """Open a session and yield its `Stores`; with ``snapshot`` the session reads a snapshot, if the backend supports it."""
-    alike = snapshot and Capability.ISOLATION in manager.capabilities
-    async with manager.get_session(isolation="snapshot" if alike else None) as session:
-        yield get_stores(session)
+def check_fields(value: object, model: type[T], field_checks: Mapping[str, Callable[[object, str], Any]]) -> T:
+    """Return a copy of a trade or position with normalised values.
+
+    Raises:
+        InvalidValueError: the object has another type, or a value cannot be stored.
+    """
+    if not isinstance(value, model):
+        raise InvalidValueError(f"{model.__name__.lower()} must be a {model.__name__}, not {type(value).__name__}")
+    return model(**{name: check(getattr(value, name), name) for name, check in field_checks.items()})
 
 
 class Repository:
@@ -64,11 +68,13 @@ class Repository:
 
     @asynccontextmanager
     async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
+        """Yield the stores of the session, or of a new one; with ``snapshot`` it reads a snapshot, if the backend can."""
         if self._fixed is not None:
             yield self._fixed
         elif self._manager is not None:
-            async with open_stores(self._manager, snapshot=snapshot) as stores:
-                yield stores
+            snapshot = snapshot and Capability.ISOLATION in self._manager.capabilities
+            async with self._manager.get_session(isolation="snapshot" if snapshot else None) as session:
+                yield get_stores(session)
 
     async def _table(self, selection: RowFilter) -> pa.Table:
         require_arrow()
@@ -98,11 +104,7 @@ class RecordRepository(Repository):
             raise Unsupported(f"this backend keeps only bars, no {self._scanned.name}; keep those on PostgreSQL")
 
     async def read_arrow(
-        self,
-        symbol: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        exchange: str | None = None,
+        self, symbol: str | None = None, start: datetime | None = None, end: datetime | None = None, exchange: str | None = None
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot.
 

@@ -183,8 +183,7 @@ class OHLCVRepository(Repository):
             InvalidValueError: start is after end, the timeframe is unknown, or a gap would reach outside the years 1 to 9999.
         """
         series = _series(symbol, timeframe, exchange)
-        first = None if start is None else checks.utc(start, "start")
-        last = None if end is None else checks.utc(end, "end")
+        first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
         if first is not None and last is not None:
             check_window(first, last)
         step = series.equal["timeframe"]
@@ -214,11 +213,7 @@ class OHLCVRepository(Repository):
         return await self._table(make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
 
     async def write_arrow(
-        self,
-        data: ArrowData,
-        mode: Literal["upsert", "insert"] = "upsert",
-        *,
-        decimals: Literal["from_float"] | None = None,
+        self, data: ArrowData, mode: Literal["upsert", "insert"] = "upsert", *, decimals: Literal["from_float"] | None = None
     ) -> int:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply.
 
@@ -261,14 +256,7 @@ class OHLCVRepository(Repository):
         return table.num_rows
 
     def stream_range(
-        self,
-        symbol: str,
-        timeframe: str,
-        start: datetime,
-        end: datetime,
-        exchange: str = "binance",
-        *,
-        batch_size: int = 10_000,
+        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance", *, batch_size: int = 10_000
     ) -> Stream[list[OHLCVBar]]:
         """Return a stream of the bars of get_range, in constant memory: ``async for bars in repo.stream_range(…)``.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from iftb_store.errors import AmbiguousPositionError, InvalidValueError, NotFoundError, PositionClosedError
+from iftb_store.errors import AmbiguousPositionError, NotFoundError, PositionClosedError
 from iftb_store.models import Position
 from iftb_store.protocols import Stores
-from iftb_store.repositories.base import RecordRepository
+from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import POSITION_CHECKS
 from iftb_store.schema.table_spec import POSITIONS
 from iftb_store.values import checks
@@ -35,7 +35,7 @@ class PositionRepository(RecordRepository):
             AmbiguousPositionError: a long and a short position are open, and the caller gave no side.
         """
         market = {"symbol": checks.name_text(symbol, "symbol"), "exchange": checks.name_text(exchange, "exchange")}
-        wanted = None if side is None else checks.choice(side, "side", checks.SIDES)
+        wanted = checks.optional(POSITION_CHECKS["side"], side, "side")
         async with self._stores() as stores:
             stored: list[Position] = await stores.records.select(POSITIONS, {**market, "status": "open"})
         found = [item for item in stored if wanted in (None, item.side)]
@@ -58,7 +58,7 @@ class PositionRepository(RecordRepository):
             IntegrityError: another open position has the same (exchange, symbol, side).
             InvalidValueError: a value cannot be stored.
         """
-        checked = _check_position(position)
+        checked = check_fields(position, Position, POSITION_CHECKS)
         async with self._stores() as stores:
             now = self._now()
             if checked.id is None:
@@ -85,9 +85,3 @@ async def _update_open(stores: Stores, position_id: int, changes: dict[str, Any]
     if await stores.records.select(POSITIONS, {"id": position_id}):
         raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")
-
-
-def _check_position(position: Position) -> Position:
-    if not isinstance(position, Position):
-        raise InvalidValueError(f"position must be a Position, not {type(position).__name__}")
-    return Position(**{name: check(getattr(position, name), name) for name, check in POSITION_CHECKS.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError
 from iftb_store.models import Trade, TradeStatistics
-from iftb_store.repositories.base import RecordRepository
+from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.table_spec import TRADES
 from iftb_store.values import checks
@@ -31,7 +31,7 @@ class TradeRepository(RecordRepository):
             IntegrityError: a trade with this trade_id is already stored.
             InvalidValueError: a value cannot be stored.
         """
-        checked = _check_trade(trade)
+        checked = check_fields(trade, Trade, TRADE_CHECKS)
         async with self._stores() as stores:
             return await stores.records.insert(TRADES, self._stamp(checked))
 
@@ -48,7 +48,7 @@ class TradeRepository(RecordRepository):
                 Nothing is changed.
             InvalidValueError: a value cannot be stored.
         """
-        checked = _check_trade(trade)
+        checked = check_fields(trade, Trade, TRADE_CHECKS)
         async with self._stores() as stores:
             try:
                 return await stores.records.insert(TRADES, self._stamp(checked))
@@ -138,12 +138,6 @@ class TradeRepository(RecordRepository):
         return replace(trade, created_at=now, updated_at=now)
 
 
-def _check_trade(trade: Trade) -> Trade:
-    if not isinstance(trade, Trade):
-        raise InvalidValueError(f"trade must be a Trade, not {type(trade).__name__}")
-    return Trade(**{name: check(getattr(trade, name), name) for name, check in TRADE_CHECKS.items()})
-
-
 def _same(stored: object, given: object) -> bool:
     # JSON is compared as text, because in Python True == 1, although JSON distinguishes true from 1
     if isinstance(stored, dict) and isinstance(given, dict):
@@ -152,11 +146,8 @@ def _same(stored: object, given: object) -> bool:
 
 
 def _check_field_names(changes: dict[str, Any]) -> None:
-    known = {field.name for field in fields(Trade)}
-    for name in changes:
-        if name in TRADE_CHECKS:
-            continue
-        if name in known:
+    for name in (name for name in changes if name not in TRADE_CHECKS):
+        if name in TRADES.columns:
             raise InvalidValueError(f"{name} is set by the store and cannot be changed")
         settable = ", ".join(field for field in TRADE_CHECKS if field != "trade_id")
         raise InvalidValueError(f"a trade has no field {show(name)}; the fields that can be set are {settable}")

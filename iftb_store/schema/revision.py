@@ -40,9 +40,7 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
     """
     if not has_tables:
         raise SchemaError("the database has no tables of iftb-store; run `iftb-store migrate URL` or await db.migrate()")
-    if stamped is None:
-        return
-    if stamped == HEAD:
+    if stamped in (None, HEAD):
         return
     if stamped in REVISIONS:
         raise SchemaError(

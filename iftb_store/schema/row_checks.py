@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, ColumnSpec, TableSpec
@@ -11,16 +12,12 @@ from iftb_store.values import checks
 _Check = Callable[[object, str], Any]
 
 
-def _check_json(value: object, name: str) -> dict[str, Any] | None:
-    return checks.json_object(checks.json_text(value, name))
-
-
 _BY_KIND: dict[ColumnKind, _Check] = {
     ColumnKind.TEXT: checks.text,
     ColumnKind.INTEGER: checks.integer,
     ColumnKind.DECIMAL: checks.exact_decimal,
     ColumnKind.TIME: checks.utc,
-    ColumnKind.JSON: _check_json,
+    ColumnKind.JSON: lambda value, name: checks.json_object(checks.json_text(value, name)),
 }
 
 
@@ -28,20 +25,12 @@ def find_check(spec: ColumnSpec) -> _Check:
     """Return the function that checks and normalises values of a column; it takes a value and the name for error messages."""
     check = _BY_KIND[spec.kind]
     if spec.choices:
-        check = _choice(spec.choices)
+        check = partial(checks.choice, choices=spec.choices)
     elif spec.is_name:
         check = checks.name_text
     elif spec.is_quotient:
         check = checks.quotient
-    return _optional(check) if spec.nullable or spec.kept else check
-
-
-def _choice(choices: tuple[str, ...]) -> _Check:
-    return lambda value, name: checks.choice(value, name, choices)
-
-
-def _optional(check: _Check) -> _Check:
-    return lambda value, name: None if value is None else check(value, name)
+    return partial(checks.optional, check) if spec.nullable or spec.kept else check
 
 
 def _find_checks(table: TableSpec, *kept: str) -> dict[str, _Check]:

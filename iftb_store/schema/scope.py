@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from copy import copy
 from datetime import datetime
 from itertools import product
@@ -12,10 +12,6 @@ from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFil
 from iftb_store.values import checks
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
-
-_CHECKS: dict[str, Callable[[object, str], str]] = {
-    "timeframe": lambda value, name: check_timeframe(value),
-}
 
 #: The tables by name, in the order in which they are copied: a table comes before the tables that refer to it.
 TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
@@ -52,7 +48,12 @@ class TableScope:
         #: Whether the caller selected the tables by name.
         self.named = bool(tables)
         for name in tables:
-            self._require(name)
+            if name not in TABLES:
+                raise InvalidValueError(f"there is no table {show(name)}; the tables are {', '.join(TABLES)}")
+            for column in (column for column in self._chosen if column not in TABLES[name].columns):
+                raise InvalidValueError(
+                    f"the table {name} has no column {column} to select by; leave out the table or the {column}"
+                )
         wanted = [TABLES[name] for name in TABLES if name in tables] or [*TABLES.values()]
         self.tables = [table for table in wanted if all(column in table.columns for column in self._chosen)]
         for table in self.tables:
@@ -75,15 +76,6 @@ class TableScope:
         for values in product(*self._chosen.values()):
             yield make_filter(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
 
-    def _require(self, name: str) -> None:
-        if name not in TABLES:
-            raise InvalidValueError(f"there is no table {show(name)}; the tables are {', '.join(TABLES)}")
-        for column in self._chosen:
-            if column not in TABLES[name].columns:
-                raise InvalidValueError(
-                    f"the table {name} has no column {column} to select by; leave out the table or the {column}"
-                )
-
 
 def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
     """Return a filter for the rows of a table that are in a time window and have the values in ``equal``.
@@ -91,7 +83,8 @@ def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, 
     Raises:
         InvalidValueError: start is after end, or a value in ``equal`` is one that no row can have, e.g. an unknown timeframe.
     """
-    given = {name: None if value is None else _CHECKS.get(name, checks.name_text)(value, name) for name, value in equal.items()}
+    kinds = {"timeframe": check_timeframe}
+    given = {name: checks.optional(kinds.get(name, checks.name_text), value, name) for name, value in equal.items()}
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
     if first is not None and last is not None:
         check_window(first, last)

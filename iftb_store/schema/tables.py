@@ -14,22 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Connection,
-    Identity,
-    Index,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    event,
-    func,
-    text,
-)
+import sqlalchemy as sa
+from sqlalchemy import event, func, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import registry
 from sqlalchemy.schema import CreateColumn, CreateIndex
@@ -53,15 +39,15 @@ class Base(SQLModel, registry=registry()):
     """Base class of the tables; its metadata contains only the tables of iftb-store."""
 
 
-class Key(TypeDecorator[str]):
-    """The column type of text in keys: every engine compares it by its bytes, so that keys sort alike and indexes are fast."""
+class Key(sa.TypeDecorator[str]):
+    """Text that every engine compares by its bytes, so that keys sort alike on all engines and their indexes are fast."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Any) -> Any:
-        """Return the type Text; on PostgreSQL it has the collation C, which compares bytes."""
-        return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
+        """Return Text, on PostgreSQL with the collation C, which compares bytes."""
+        return dialect.type_descriptor(sa.Text(collation="C") if dialect.name == "postgresql" else sa.Text())
 
 
 class StoreNow(FunctionElement[datetime]):
@@ -104,34 +90,34 @@ def _partial_index(element: CreateIndex, compiler: Any, **options: Any) -> str:
 
 
 def _id() -> Any:
-    return Field(default=None, sa_column=Column("id", BigInteger, Identity(), nullable=False, info={_GENERATED: True}))
+    return Field(default=None, sa_column=sa.Column("id", sa.BigInteger, sa.Identity(), nullable=False, info={_GENERATED: True}))
 
 
 def _key(name: str, *, nullable: bool = False, choices: Collection[str] = ()) -> Any:
-    return Field(default=None, sa_column=Column(name, Key, nullable=nullable, info={CHOICES: tuple(choices), NAME: True}))
+    return Field(default=None, sa_column=sa.Column(name, Key, nullable=nullable, info={CHOICES: tuple(choices), NAME: True}))
 
 
 def _text(name: str, *, nullable: bool = False, choices: Collection[str] = (), is_name: bool = False) -> Any:
     info = {CHOICES: tuple(choices), NAME: is_name}
-    return Field(default=None, sa_column=Column(name, Text, nullable=nullable, info=info))
+    return Field(default=None, sa_column=sa.Column(name, sa.Text, nullable=nullable, info=info))
 
 
 def _decimal(name: str, *, nullable: bool = False, quotient: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(name, ExactDecimal, nullable=nullable, info={QUOTIENT: quotient}))
+    return Field(default=None, sa_column=sa.Column(name, ExactDecimal, nullable=nullable, info={QUOTIENT: quotient}))
 
 
 def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
     default = StoreNow() if now else None
-    return Field(default=None, sa_column=Column(name, UTCDateTime, nullable=nullable, server_default=default))
+    return Field(default=None, sa_column=sa.Column(name, UTCDateTime, nullable=nullable, server_default=default))
 
 
 def _json(name: str) -> Any:
-    return Field(default=None, sa_column=Column(name, JSONObject, nullable=True))
+    return Field(default=None, sa_column=sa.Column(name, JSONObject, nullable=True))
 
 
-def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> PrimaryKeyConstraint:
+def _primary_key(table: str, *columns: str, dialects: Collection[str] = ("postgresql", "duckdb")) -> sa.PrimaryKeyConstraint:
     # SQLite is not included: there the DDL of the id column already declares it the primary key
-    constraint = PrimaryKeyConstraint(*columns, name=f"pk_{table}")
+    constraint = sa.PrimaryKeyConstraint(*columns, name=f"pk_{table}")
     return constraint.ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
 
@@ -141,7 +127,7 @@ class OHLCVRow(Base, table=True):
     __tablename__ = "ohlcv"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         _primary_key("ohlcv", "exchange", "symbol", "timeframe", "timestamp", dialects=("postgresql",)),
-        UniqueConstraint("exchange", "symbol", "timeframe", "timestamp", name="uq_ohlcv").ddl_if(dialect="sqlite"),
+        sa.UniqueConstraint("exchange", "symbol", "timeframe", "timestamp", name="uq_ohlcv").ddl_if(dialect="sqlite"),
     )
 
     id: int | None = _id()
@@ -155,7 +141,7 @@ class OHLCVRow(Base, table=True):
     close: Decimal = _decimal("close")
     volume: Decimal = _decimal("volume")
     quote_volume: Decimal | None = _decimal("quote_volume", nullable=True)
-    trades_count: int | None = Field(default=None, sa_column=Column("trades_count", BigInteger, nullable=True))
+    trades_count: int | None = Field(default=None, sa_column=sa.Column("trades_count", sa.BigInteger, nullable=True))
     created_at: datetime | None = _time("created_at", now=True)
 
 
@@ -163,10 +149,7 @@ class TradeRow(Base, table=True):
     """The table of trades."""
 
     __tablename__ = "trades"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (
-        _primary_key("trades", "id"),
-        UniqueConstraint("trade_id", name="uq_trades_trade_id"),
-    )
+    __table_args__ = (_primary_key("trades", "id"), sa.UniqueConstraint("trade_id", name="uq_trades_trade_id"))
 
     id: int | None = _id()
     trade_id: str = _key("trade_id")
@@ -238,7 +221,7 @@ class SystemEventRow(Base, table=True):
     symbol: str | None = _key("symbol", nullable=True)
     exchange: str | None = _key("exchange", nullable=True)
     trade_id: str | None = _key("trade_id", nullable=True)
-    position_id: int | None = Field(default=None, sa_column=Column("position_id", BigInteger, nullable=True))
+    position_id: int | None = Field(default=None, sa_column=sa.Column("position_id", sa.BigInteger, nullable=True))
     stack_trace: str | None = _text("stack_trace", nullable=True)
     created_at: datetime | None = _time("created_at", now=True)
 
@@ -248,24 +231,22 @@ for _table in Base.metadata.tables.values():
         # the timeframe has no constraint, so that a new timeframe needs no migration
         if (_words := _column.info.get(CHOICES)) and _column.name != "timeframe":
             _listed = ", ".join(f"'{word}'" for word in _words)
-            _table.append_constraint(CheckConstraint(f"{_column.name} IN ({_listed})", name=f"ck_{_table.name}_{_column.name}"))
+            _name = f"ck_{_table.name}_{_column.name}"
+            _table.append_constraint(sa.CheckConstraint(f"{_column.name} IN ({_listed})", name=_name))
 
 _ROW_STORES = ("postgresql", "sqlite")
 
 
 def _index(name: str, *columns: Any, dialects: Collection[str] = _ROW_STORES, **options: Any) -> None:
     # DuckDB reads whole columns, so an index is useful there only to enforce uniqueness
-    Index(name, *columns, **options).ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
+    sa.Index(name, *columns, **options).ddl_if(callable_=lambda *args, dialect, **kwargs: dialect.name in dialects)
 
 
 _trades, _positions, _events = (Base.metadata.tables[name] for name in ("trades", "positions", "system_events"))
 _index("ix_trades_recent", _trades.c.entry_time, _trades.c.id)
 _index("ix_trades_symbol", _trades.c.exchange, _trades.c.symbol, _trades.c.entry_time, _trades.c.id)
 _index(
-    "ix_trades_realized",
-    _trades.c.exchange,
-    func.coalesce(_trades.c.exit_time, _trades.c.updated_at),
-    info={_WHERE: REALIZED},
+    "ix_trades_realized", _trades.c.exchange, func.coalesce(_trades.c.exit_time, _trades.c.updated_at), info={_WHERE: REALIZED}
 )
 _open_key = (_positions.c.exchange, _positions.c.symbol, _positions.c.side)
 _index("uq_positions_open", *_open_key, unique=True, info={_WHERE: OPEN})
@@ -280,12 +261,12 @@ _index("ix_events_recent", _events.c.created_at, _events.c.id)
 _index("ix_events_severity", _events.c.severity, _events.c.created_at, _events.c.id)
 
 
-def _create_sequence(table: Table, connection: Connection, **options: Any) -> None:
+def _create_sequence(table: sa.Table, connection: sa.Connection, **options: Any) -> None:
     if connection.dialect.name == "duckdb":
         connection.execute(text(f"CREATE SEQUENCE IF NOT EXISTS {table.name}_id_seq"))
 
 
-def _drop_sequence(table: Table, connection: Connection, **options: Any) -> None:
+def _drop_sequence(table: sa.Table, connection: sa.Connection, **options: Any) -> None:
     if connection.dialect.name == "duckdb":
         connection.exec_driver_sql(f"DROP SEQUENCE IF EXISTS {table.name}_id_seq")
 

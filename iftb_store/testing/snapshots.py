@@ -79,11 +79,21 @@ async def _get_open_positions(source: Any) -> Any:
 #: Reads that show one state everywhere, by their names, and reads that do so only in a snapshot, as the manager's are.
 _READS: dict[str, Read] = {
     read.__name__.removeprefix("_"): read
-    for read in (_get_range, _get_latest, _get_gaps, _resample, _read_arrow, _get_recent, _get_statistics, _get_open_positions)
+    for read in (
+        _get_range,
+        _get_latest,
+        _get_gaps,
+        _resample,
+        _list_series,
+        _read_arrow,
+        _get_recent,
+        _get_statistics,
+        _get_open_positions,
+    )
 }
 #: Of these, the reads of records.
 _RECORDS = ("get_recent", "get_statistics", "get_open_positions")
-_SNAPSHOTS: dict[str, Read] = {"list_series": _list_series, "stream_range": _stream_range}
+_SNAPSHOTS: dict[str, Read] = {"stream_range": _stream_range}
 
 
 async def write_state(session: Any, number: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from iftb_store._io.atomic_files import NO_LINK, fsync, open_descriptor, publish, try_lock
+from iftb_store._io.atomic_files import NO_LINK, open_descriptor, publish, try_lock
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.abilities import ConnectedStore, SupportsBackup
 from iftb_store.errors import InvalidValueError, URLError, operational_error
@@ -122,14 +122,8 @@ async def backup(
         size = partial.stat().st_size
         _check_target(target, overwrite, identity)
         # the disk may take longer than the event loop can wait
-        await run_to_end(asyncio.to_thread(_finish, partial, target))
+        await run_to_end(asyncio.to_thread(publish, partial, target))
     return Backup(target, engine, size, tables)
-
-
-def _finish(partial: Path, target: Path) -> None:
-    """Flush the new file to disk, then rename it to the name of the backup."""
-    fsync(partial)
-    publish(partial, target)
 
 
 async def _copy(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:

@@ -48,10 +48,8 @@ class Collisions:
     """
 
     def __init__(self, table: TableSpec, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
-        self._table = table
-        self._source = get_lookups(get_stores(source))
-        self._destination = destination
-        self._delete = delete
+        self._table, self._source = table, get_lookups(get_stores(source))
+        self._destination, self._delete = destination, delete
         self._greatest = self._foreign = 0
         self._wanted, self._freed = Numbers(), Numbers()
         self._open: dict[int, tuple[str, ...]] = {}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import unreadable_value
-from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError
+from iftb_store.errors import CollisionError, SchemaError, StoreError
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
@@ -23,12 +23,12 @@ from iftb_store.transfer import plan as reading
 from iftb_store.transfer.access import open_complete_session, require_complete_reads, require_distinct
 from iftb_store.transfer.conflicts import REMEDY, Collisions, is_other_row, read_greatest_id, rows_to_write_first
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
-from iftb_store.transfer.digests import Chunk, Digester, compute_checksum, find_invalid_json, read_positions
+from iftb_store.transfer.digests import Digester, compute_checksum, find_invalid_json, read_positions
 from iftb_store.transfer.kept import Report, limit_scope
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition
-from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, report_nothing
+from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
-from iftb_store.values.display import show
+from iftb_store.values import checks
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -129,8 +129,7 @@ class Copy:
         delete: bool = False,
         step: ProgressFactory = report_nothing,
     ) -> None:
-        if on_conflict not in CONFLICTS:
-            raise InvalidValueError(f"on_conflict must be one of {', '.join(CONFLICTS)}, not {show(on_conflict)}")
+        checks.choice(on_conflict, "on_conflict", CONFLICTS)
         require_arrow()
         self._source = source
         self._destination = destination
@@ -188,7 +187,7 @@ class Copy:
         expected = {partition.key: rows for partition, rows in here}
         plans = []
         with self._step("compare") as tell:
-            count = _count_rows(tell, total)
+            count = count_rows(tell, total)
             for partition in reading.sort_partitions([partition for partition, _ in here + there]):
                 if partition.table in empty:
                     contents = Contents(expected.get(partition.key, 0), "")
@@ -204,7 +203,8 @@ class Copy:
         runs = reading.find_dirty_ranges(mine, its)
         copied = Copied(partition.table.name, partition.series, summarise(mine), equal=not runs)
         equal = copied.source.rows - sum(run.rows for run in runs)
-        return _Plan(partition, copied, False, runs, equal, [compute_checksum(_within(mine, run)) for run in runs])
+        proofs = [compute_checksum(part for part in mine if run.first <= part.number <= run.last) for run in runs]
+        return _Plan(partition, copied, False, runs, equal, proofs)
 
     async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
         """Count the rows to insert, update and delete, and raise if a row must not be written."""
@@ -215,7 +215,7 @@ class Copy:
         for plan in plans:
             collisions.known(plan.equal)
         with self._step(f"check {table.name}") as tell:
-            count = _count_rows(tell, sum(run.rows for plan in plans for run in plan.runs))
+            count = count_rows(tell, sum(run.rows for plan in plans for run in plan.runs))
             for fresh in (False, True):
                 for plan in plans:
                     runs = [run for run in plan.runs if run.fresh == fresh]
@@ -255,7 +255,12 @@ class Copy:
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
-            count = _count_rows(tell, total)
+            count = count_rows(tell, total)
+
+            def wrote(rows: int) -> None:
+                self.moved += rows
+                count(rows)
+
             for table in self._scope.tables:
                 chosen_plans = [plan for plan in plans if plan.partition.table is table]
                 exchanged = checked[table].exchanged
@@ -269,13 +274,13 @@ class Copy:
                     if table is BARS:
                         # a unique constraint is no protection here: on PostgreSQL two bars may have the same id
                         await checked[table].meanwhile(last[table]["id"][0].as_py())
-                writer = _Writer(self._destination, table, self._wrote(count))
+                writer = _Writer(self._destination, table, wrote)
                 for plan in chosen_plans:
                     if plan.whole:
                         await self._move_whole(ours, plan, writer)
                     elif plan.copied.inserted or plan.copied.updated:
                         async for diff in self._changes(ours, plan, plan.runs):
-                            await writer.add(_both(diff, table))
+                            await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1]))
                     if table is not BARS:
                         await writer.flush()
                 await writer.flush()
@@ -309,7 +314,7 @@ class Copy:
     async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
-            count = _count_rows(tell, None)
+            count = count_rows(tell, None)
             for plan in plans:
                 plan.copied.kept = 0
                 for run, proof in zip(plan.runs, plan.proofs, strict=True):
@@ -342,13 +347,6 @@ class Copy:
                 async for diff in found:
                     yield diff
 
-    def _wrote(self, count: Callable[[int], None]) -> Callable[[int], None]:
-        def wrote(rows: int) -> None:
-            self.moved += rows
-            count(rows)
-
-        return wrote
-
 
 async def prepare(destination: ConnectedStore, scope: TableScope | None = None) -> bool:
     """Create the tables if a database has none; return whether they were created.
@@ -373,9 +371,7 @@ class _Writer:
     """Writes rows of one table in batches, each in a separate transaction."""
 
     def __init__(self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None]) -> None:
-        self._destination = destination
-        self._table = table
-        self._wrote = wrote
+        self._destination, self._table, self._wrote = destination, table, wrote
         self._clear()
 
     async def add(self, rows: pa.Table) -> None:
@@ -442,22 +438,3 @@ async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -
 
 def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
     return StoreError(f"{table.name} {format_key(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")
-
-
-def _both(diff: RowDiff, table: TableSpec) -> pa.Table:
-    return pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1])
-
-
-def _within(parts: list[Chunk], run: DirtyRange) -> list[Chunk]:
-    return [part for part in parts if run.first <= part.number <= run.last]
-
-
-def _count_rows(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
-    done = 0
-
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        tell(done, total)
-
-    return count

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
 from iftb_store.transfer.digests import encode_rows, read_positions
-from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, next_or_none, prefetch, read_batches
+from iftb_store.transfer.plan import DirtyRange, Partition, RowReader, cut_at, prefetch, read_batches
 
 
 class Repeated(NamedTuple):
@@ -115,20 +115,15 @@ async def _align(
 ) -> AsyncGenerator[tuple[pa.Table, pa.Table]]:
     """Yield pairs of tables, one from ``left`` and one from ``right``, whose rows cover the same range of keys."""
     try:
-        one, two = await next_or_none(left), await next_or_none(right)
+        one, two = await anext(left, None), await anext(right, None)
         while one is not None or two is not None:
-            until = min(_last(rows, table) for rows in (one, two) if rows is not None)
+            until = min(read_positions(rows, table)[-1].as_py() for rows in (one, two) if rows is not None)
             (now_one, one), (now_two, two) = (cut_at(rows, table, until) for rows in (one, two))
             yield now_one, now_two
             if one is not None and not one.num_rows:
-                one = await next_or_none(left)
+                one = await anext(left, None)
             if two is not None and not two.num_rows:
-                two = await next_or_none(right)
+                two = await anext(right, None)
     finally:
         await left.aclose()
         await right.aclose()
-
-
-def _last(rows: pa.Table, table: TableSpec) -> int:
-    last: int = read_positions(rows.slice(rows.num_rows - 1), table)[0].as_py()
-    return last

@@ -157,14 +157,9 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
 
 def sort_partitions(found: list[Partition]) -> list[Partition]:
     """Return the partitions in the order in which they are copied, without duplicates."""
-    tables: dict[str, dict[tuple[str, ...], Partition]] = {}
-    for partition in found:
-        tables.setdefault(partition.table.name, {})[partition.key] = partition
-
-    def order(partition: Partition) -> list[bytes]:
-        return [value.encode() for value in partition.key]
-
-    return [partition for chosen in tables.values() for partition in sorted(chosen.values(), key=order)]
+    tables = list(dict.fromkeys(partition.table for partition in found))
+    chosen = {partition.key: partition for partition in found}
+    return sorted(chosen.values(), key=lambda part: (tables.index(part.table), [value.encode() for value in part.key]))
 
 
 async def read_batches(store: RowReader, partition: Partition, run: DirtyRange | None = None) -> AsyncGenerator[pa.Table]:
@@ -178,10 +173,9 @@ async def read_batches(store: RowReader, partition: Partition, run: DirtyRange |
     while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
         last = rows.slice(rows.num_rows - 1).select(selection.order).to_pylist()[0]
         selection = replace(selection, after=tuple(last[name] for name in selection.order))
-        if partition.table is not BARS and until is not None and last["id"] > until:
-            (rows, _), over = cut_at(rows, partition.table, until), True
-        else:
-            over = False
+        over = partition.table is not BARS and until is not None and last["id"] > until
+        if over and until is not None:
+            rows, _ = cut_at(rows, partition.table, until)
         if rows.num_rows:
             yield rows
             limit = max(1, min(ROWS, _GROWTH * limit, BYTES * rows.num_rows // rows.nbytes))
@@ -194,10 +188,10 @@ async def prefetch(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
 
     If the caller does not consume all items, it must close this generator.
     """
-    coming = asyncio.ensure_future(next_or_none(source))
+    coming = asyncio.ensure_future(anext(source, None))
     try:
         while (item := await coming) is not None:
-            coming = asyncio.ensure_future(next_or_none(source))
+            coming = asyncio.ensure_future(anext(source, None))
             yield item
     finally:
         coming.cancel()
@@ -251,11 +245,6 @@ def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[Dir
                 found.append(run)
         before = number
     return found
-
-
-async def next_or_none(source: AsyncGenerator[T]) -> T | None:
-    """Return the next item of a generator, or None at its end."""
-    return await anext(source, None)
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:

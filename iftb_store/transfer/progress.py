@@ -15,3 +15,15 @@ ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
 def report_nothing(name: str) -> Iterator[ProgressCallback]:
     """Yield a progress callback that does nothing; the default of functions that can report progress."""
     yield lambda done, total: None
+
+
+def count_rows(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
+    """Return a function that takes the number of rows of each batch and reports their sum."""
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(done, total)
+
+    return count

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import OperationalError
@@ -13,7 +12,6 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
 from iftb_store.schema.scope import TABLES, TableScope
-from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
@@ -133,9 +131,6 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
             async for chunk in chunks:
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:
-                        raise CollisionError(f"{_row(partition.table, rows.slice(0, 1).to_pylist()[0])} {what}; {remedy}")
+                        key = rows.slice(0, 1).select(partition.table.key).to_pylist()[0]
+                        raise CollisionError(f"{part.table} {format_key(key)} {what}; {remedy}")
     raise CollisionError(f"{part.table} {part.series} has rows that differ from the backup; {remedy}")
-
-
-def _row(table: TableSpec, row: dict[str, Any]) -> str:
-    return f"{table.name} {format_key({name: row[name] for name in table.key})}"

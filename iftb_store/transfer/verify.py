@@ -7,29 +7,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
+from iftb_store.transfer import plan
 from iftb_store.transfer.access import require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, compute_checksum, normalise_json
 from iftb_store.transfer.kept import Report, limit_scope
-from iftb_store.transfer.plan import (
-    DirtyRange,
-    Partition,
-    RowReader,
-    digest_partition,
-    find_dirty_ranges,
-    find_partitions,
-    gather_both,
-    open_snapshot,
-    require_schema,
-    sort_partitions,
-)
-from iftb_store.transfer.progress import ProgressFactory, report_nothing
+from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.values.display import join_names
 
 #: Maximum number of different rows that are reported for a series or table.
@@ -115,26 +105,22 @@ async def verify(
     await require_distinct(source, destination)
     scope, left_out = limit_scope(scope, source=source, destination=destination)
     for db in (source, destination):
-        await require_schema(db, scope.tables)
-    async with open_snapshot(source, scope.tables) as ours, open_snapshot(destination, scope.tables) as theirs:
+        await plan.require_schema(db, scope.tables)
+    async with plan.open_snapshot(source, scope.tables) as ours, plan.open_snapshot(destination, scope.tables) as theirs:
         stores = get_stores(ours), get_stores(theirs)
-        found = await gather_both(find_partitions(ours, scope), find_partitions(theirs, scope))
-        total = sum(rows for part in found for _, rows in part)
-        done = 0
+        found = await plan.gather_both(plan.find_partitions(ours, scope), plan.find_partitions(theirs, scope))
         with step("verify") as tell:
-
-            def count(rows: int) -> None:
-                nonlocal done
-                done += rows
-                tell(done, total)
-
-            partitions = sort_partitions([partition for part in found for partition, _ in part])
+            count = count_rows(tell, sum(rows for part in found for _, rows in part))
+            partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
             return Report([await _verified(*stores, partition, count) for partition in partitions], left_out)
 
 
-async def _verified(ours: RowReader, theirs: RowReader, partition: Partition, count: Callable[[int], None]) -> Verified:
-    one, two = await gather_both(digest_partition(ours, partition, tell=count), digest_partition(theirs, partition, tell=count))
-    differing = find_dirty_ranges(one, two)
+async def _verified(
+    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
+) -> Verified:
+    digest = partial(plan.digest_partition, partition=partition, tell=count)
+    one, two = await plan.gather_both(digest(ours), digest(theirs))
+    differing = plan.find_dirty_ranges(one, two)
     found = await find_differences(ours, theirs, partition, differing) if differing else []
     return Verified(partition.table.name, partition.series, summarise(one), summarise(two), found)
 
@@ -145,24 +131,21 @@ def summarise(parts: list[Chunk]) -> Contents:
 
 
 async def find_differences(
-    ours: RowReader, theirs: RowReader, partition: Partition, differing: list[DirtyRange]
+    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> list[Difference]:
-    """Return the differences of the first rows that differ, of at most `NAMED` rows."""
-    found: list[Difference] = []
-    count = 0
+    """Return the values that differ in the first `NAMED` rows that differ."""
+    rows: list[list[Difference]] = []
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:
-                for row in _rows_that_differ(chunk, partition):
-                    found += row
-                    count += 1
-                    if count == NAMED:
-                        return found
-    return found
+                rows += _rows_that_differ(chunk, partition)
+                if len(rows) >= NAMED:
+                    return [difference for row in rows[:NAMED] for difference in row]
+    return [difference for row in rows for difference in row]
 
 
-def _rows_that_differ(chunk: RowDiff, partition: Partition) -> list[list[Difference]]:
-    """Return the first rows that differ, in key order; each item of the result is the list of one row's differences."""
+def _rows_that_differ(chunk: RowDiff, partition: plan.Partition) -> list[list[Difference]]:
+    """Return a list of differences for each of the first rows that differ, in key order."""
     table = partition.table
     extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]

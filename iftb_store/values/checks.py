@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, format_plain, quantize
-from iftb_store.values.display import exactly_str, show, type_name
+from iftb_store.values.display import exactly_str, is_text, show, type_name
 
 T = TypeVar("T")
 
@@ -39,12 +39,8 @@ def text(value: object, name: str) -> str:
         raise InvalidValueError(f"{name} must be text, not {type_name(value)}")
     if "\0" in value:
         raise InvalidValueError(f"{name} {show(value)} contains a NUL character, which no engine stores; remove it")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValueError(
-            f"{name} {show(value)} contains a lone surrogate, which is not text; decode it correctly first"
-        ) from error
+    if not is_text(value):
+        raise InvalidValueError(f"{name} {show(value)} contains a lone surrogate, which is not text; decode it correctly first")
     return exactly_str(value)
 
 

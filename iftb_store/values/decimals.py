@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.display import show, type_name
@@ -33,10 +33,7 @@ def quantize(value: Decimal | int) -> Decimal:
         raise InvalidValueError(
             f"value {digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
         )
-    try:
-        rounded = value.quantize(_UNIT, context=CONTEXT)
-    except InvalidOperation as error:  # pragma: no cover - the checks above exclude this
-        raise InvalidValueError(f"value {digits_shown(value)} cannot be rounded to {SCALE} places") from error
+    rounded = value.quantize(_UNIT, context=CONTEXT)
     if rounded.adjusted() >= INTEGER_DIGITS:
         raise InvalidValueError(
             f"value {digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"

@@ -17,11 +17,9 @@ from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.schema import CreateIndex, ExecutableDDLElement
 
 from iftb_store.errors import SchemaError
+from iftb_store.schema.dialect import Catalog, SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
-
-#: The parts (columns, constraints, indexes) of each table, with their definitions.
-Catalog = dict[str, dict[str, str]]
 
 TABLES = tuple(Base.metadata.tables)
 
@@ -119,9 +117,9 @@ _MAY_CREATE = text("""
 """)
 
 
-def present_tables(conn: Connection) -> list[str]:
+def present_tables(conn: Connection, schema: SchemaDialect | None = None) -> list[str]:
     """Return the names of iftb-store's tables that exist in the connection's current schema, in the models' order."""
-    found = _READ[conn.dialect.name](conn)
+    found = _READ[conn.dialect.name](conn) if schema is None else schema.read_catalog(conn)
     return [name for name in TABLES if name in found]
 
 
@@ -200,11 +198,14 @@ class Difference:
         return f"{self.part} of {self.table} is {self.actual}, should be {self.expected}"
 
 
-def differences(conn: Connection) -> list[Difference]:
+def differences(conn: Connection, schema: SchemaDialect | None = None) -> list[Difference]:
     """Return how iftb-store's tables in the database differ from the models; empty if they are identical.
 
     Nothing is changed. On PostgreSQL the comparison needs the right to create temporary tables; it rolls them back.
+    With a ``schema`` only the names of tables and columns are compared.
     """
+    if schema is not None:
+        return [one for one in _compare(schema.read_catalog(conn), _list_columns()) if one.part is None or one.actual is None]
     return list(_compare(_READ[conn.dialect.name](conn), _read_expected(conn)))
 
 
@@ -258,13 +259,15 @@ def _list_parts(dialect: Dialect) -> Catalog:
 
     The definitions are left empty because only an engine can write them in the form of its catalog.
     """
-    catalog: Catalog = {
-        name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()
-    }
+    catalog = _list_columns()
     for table, index, sql in creation(dialect):
         parts = [f"constraint {name}" for name in re.findall(r"\bCONSTRAINT (\w+)", sql)] if index is None else [index]
         catalog[table] |= dict.fromkeys(parts, "")
     return catalog
+
+
+def _list_columns() -> Catalog:
+    return {name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()}
 
 
 def _read_expected(conn: Connection) -> Catalog:

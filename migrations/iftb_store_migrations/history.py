@@ -20,6 +20,7 @@ from alembic.util import CommandError
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, text
 
 from iftb_store.errors import SchemaError
+from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store_migrations.catalog import (
     TABLES,
@@ -76,11 +77,11 @@ def current(conn: Connection) -> str | None:
     return found[0] if found else None
 
 
-def upgrade(conn: Connection, revision: str = "head") -> None:
+def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | None = None) -> None:
     """Upgrade the schema to a revision; do nothing if it is already at that revision.
 
     The schema may be missing or at an older revision. Tables without a recorded revision are adopted if they are identical to
-    this version's.
+    this version's. With a ``schema``, its scripts create and change the tables.
 
     Raises:
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
@@ -88,11 +89,15 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
             a table would call an operator or a function that somebody else defined.
         OperationalError: another migration of this database did not end in time.
     """
-    with exclusive(conn), _as_schema_error():
-        adopt_or_refuse(conn)
-        operations = Operations(_context(conn))
+    with exclusive(conn, schema), _as_schema_error():
+        adopt_or_refuse(conn, schema)
+        operations = Operations(_context(conn)) if schema is None else None
         for script in reversed(list(_scripts().iterate_revisions(revision, current(conn)))):
-            script.module.upgrade(operations)
+            if schema is None:
+                script.module.upgrade(operations)
+            else:
+                for statement in schema.scripts[script.revision]:
+                    conn.exec_driver_sql(statement)
             _stamp(conn, script.revision)
         refuse_foreign(conn)
 
@@ -114,13 +119,16 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
             _stamp(conn, None if script.down_revision is None else str(script.down_revision))
 
 
-def create(conn: Connection) -> None:
+def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
     """Create iftb-store's missing tables from the models and record the newest revision.
 
     Raises:
         SchemaError: the database is at another revision, or has tables of iftb-store that differ from this version's.
         OperationalError: another migration of this database did not end in time.
     """
+    if schema is not None:
+        upgrade(conn, schema=schema)
+        return
     with exclusive(conn), _as_schema_error():
         revision = current(conn)
         if revision is not None:
@@ -130,14 +138,14 @@ def create(conn: Connection) -> None:
         adopt_or_refuse(conn)
 
 
-def adopt_or_refuse(conn: Connection) -> None:
+def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> None:
     """Record the newest revision if iftb-store's tables have no recorded revision and are identical to this version's.
 
     Raises:
         SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
             version migrated the tables; or the newest revision is recorded and a table is missing.
     """
-    revision, tables = current(conn), present_tables(conn)
+    revision, tables = current(conn), present_tables(conn, schema)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
@@ -150,7 +158,7 @@ def adopt_or_refuse(conn: Connection) -> None:
         return
     if not tables:
         return
-    found = differences(conn)
+    found = differences(conn, schema)
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.errors import operational_error
+from iftb_store.schema.dialect import SchemaDialect
 
 WAIT_SECONDS = 60
 
@@ -27,17 +28,18 @@ _SET = text(
 
 
 @contextmanager
-def exclusive(conn: Connection) -> Iterator[None]:
+def exclusive(conn: Connection, schema: SchemaDialect | None = None) -> Iterator[None]:
     """Wait for other migrations of this database, then keep them out until the transaction ends.
 
-    On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory lock. Inside the block, PostgreSQL
-    statements wait at most ``WAIT_SECONDS`` for a lock, and statement_timeout is off.
+    With a ``schema``, its lock is used. On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory
+    lock. Inside the block, PostgreSQL statements wait at most ``WAIT_SECONDS`` for a lock, and statement_timeout is off.
 
     Raises:
         OperationalError: another migration did not release the lock in time.
     """
-    if conn.dialect.name != "postgresql":
-        yield
+    if schema is not None or conn.dialect.name != "postgresql":
+        with nullcontext() if schema is None else schema.lock(conn):
+            yield
         return
     before = dict(conn.execute(_CURRENT).one()._mapping)
     conn.execute(_SET, {"lock_wait": f"{WAIT_SECONDS}s", "statement_wait": "0"})

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, select, text
 
 from iftb_store.errors import operational_error
 from iftb_store.health import SchemaStatus
+from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
 from iftb_store.schema.visibility import describe, find_hidden
@@ -20,7 +21,7 @@ _VERSION = {
 _ENCODING = text("SELECT current_setting('server_encoding')")
 
 
-def status(conn: Connection) -> SchemaStatus:
+def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatus:
     """Return the schema's revision and state and the number of rows of each table; change nothing and take no lock.
 
     Raises:
@@ -34,11 +35,11 @@ def status(conn: Connection) -> SchemaStatus:
     revision = current(conn)
     tables = {
         name: conn.execute(select(func.count()).select_from(Base.metadata.tables[name])).scalar_one()
-        for name in present_tables(conn)
+        for name in present_tables(conn, schema)
     }
     return SchemaStatus(
         engine=conn.dialect.name,
-        version=conn.execute(_VERSION[conn.dialect.name]).scalar_one(),
+        version=str(conn.execute(_VERSION[conn.dialect.name] if schema is None else text(schema.version)).scalar_one()),
         revision=revision,
         head=head(),
         tables=tables,

@@ -23,6 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import SqlBackend, SqlDialect, StorePool
+from iftb_store.schema.dialect import SchemaDialect
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import ColumnKind, ColumnSpec, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import CONTEXT, from_sortable, to_sortable
@@ -64,12 +67,49 @@ class _Connection(aiosqlite.Connection):
             raise
 
 
+_TYPES = {ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "BIGINT"}
+_KEYS = {"ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)", "trades": ", UNIQUE (trade_id)"}
+
+
+def _column_sql(column: ColumnSpec) -> str:
+    if column.name == "id":
+        return "id INTEGER PRIMARY KEY AUTOINCREMENT"
+    sql = f"{column.name} {_TYPES.get(column.kind, 'TEXT')}" + ("" if column.nullable else " NOT NULL")
+    sql += " DEFAULT (unixepoch() * 1000000)" if column.kept else ""
+    words = ", ".join(f"'{word}'" for word in column.choices)
+    return f"{sql} CHECK ({column.name} IN ({words}))" if words and column.name != "timeframe" else sql
+
+
+def _table_sql(table: TableSpec) -> str:
+    return f"CREATE TABLE {table.name} ({', '.join(map(_column_sql, table.specs.values()))}{_KEYS.get(table.name, '')})"
+
+
+_SCHEMA = SchemaDialect(
+    version="SELECT sqlite_version()",
+    scripts={
+        "0001": (
+            *map(_table_sql, TABLES.values()),
+            "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, symbol, side) WHERE status = 'open'",
+            "CREATE INDEX ix_trades_symbol ON trades (exchange, symbol, entry_time, id)",
+        ),
+    },
+)
+
+
 class PlainBackend(SqlBackend):
     """SQLite through SQLAlchemy and aiosqlite, without the features that a plain engine lacks."""
 
     capabilities = frozenset(
-        {Capability.BAR_KEY, Capability.CHOICES, Capability.ISOLATION, Capability.RECORDS, Capability.RAW_WRITES}
+        {
+            Capability.MIGRATIONS,
+            Capability.BAR_KEY,
+            Capability.CHOICES,
+            Capability.ISOLATION,
+            Capability.RECORDS,
+            Capability.RAW_WRITES,
+        }
     )
+    schema = _SCHEMA
     dialect = SqlDialect(
         dialect=SQLiteDialect_aiosqlite(),
         octets="length(CAST({} AS BLOB))",

@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store import OHLCVBar, Trade, TransientError
 from iftb_store.batches.resampling import Buckets
 from iftb_store.models import TradeTotals
+from iftb_store.protocols import WriteCounts
+from iftb_store.schema.table_spec import TableSpec
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.decimals import CONTEXT
 
@@ -28,11 +30,12 @@ _WEEK = 7 * 86_400
 
 @dataclass
 class Call:
-    """One call of a sound store's method; ``name`` is e.g. "ohlcv.get_range"."""
+    """One call of a sound store's method; ``name`` is e.g. "bars.read range", see `_name_call`."""
 
     name: str
     method: Callable[..., Awaitable[Any]]
     args: tuple[Any, ...]
+    named: dict[str, Any]
     session: AsyncSession
 
     async def answer(self, **changes: Any) -> Any:
@@ -40,7 +43,7 @@ class Call:
         args = list(self.args)
         for place, value in changes.items():
             args[int(place[1:])] = value
-        return await self.method(*args)
+        return await self.method(*args, **self.named)
 
 
 class Stores:
@@ -53,90 +56,104 @@ class Stores:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        part: Any = getattr(self._sound, name)
+        part = getattr(self._sound, name)
         if not callable(part):
             return Stores(part, self._session, self._fault, f"{name}.")
+        method: Any = part
         fault = _FAULTS.get(self._fault)
         if fault is None:
-            return part
+            return method
 
-        async def call(*args: Any) -> Any:
-            return await fault(Call(self._name + name, part, args, self._session))
+        async def call(*args: Any, **named: Any) -> Any:
+            return await fault(Call(_name_call(self._name + name, args, named), method, args, named, self._session))
 
         return call
+
+
+def _name_call(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """Return the name of a call: the method's, and which bars are read, how bars are written, or which records are meant."""
+    if name == "bars.read":
+        return f"{name} {'latest' if named.get('descending') else 'range' if args[0].limit is None else 'page'}"
+    if name == "bars.write":
+        return f"{name} {args[1]}"
+    return f"{name} {args[0].name}" if name.startswith("records.") and isinstance(args[0], TableSpec) else name
 
 
 async def answer_nothing(call: Call) -> Any:
     answer = await call.answer()
     if isinstance(answer, TradeTotals):
         return TradeTotals(0, 0, 0, *[Decimal(0)] * 5)
+    if isinstance(answer, WriteCounts):
+        return WriteCounts(0, 0)
     if isinstance(answer, bool | int | list | tuple):
         return type(answer)()
     return answer.slice(0, 0) if isinstance(answer, pa.Table) else None
 
 
 async def never_end(call: Call) -> Any:
-    if call.name == "ohlcv.get_range":
+    if call.name == "bars.read range":
         await asyncio.Event().wait()
-    if call.name == "ohlcv.get_page":
+    if call.name == "bars.read page":
         # the time limit then strikes while the event loop waits, and not within the driver, which could hang afterwards
         await asyncio.sleep(0.2)
-        return await call.answer(_2=datetime.min.replace(tzinfo=UTC))
+        return await call.answer(_0=replace(call.args[0], start=datetime.min.replace(tzinfo=UTC)))
     return await call.answer()
 
 
 async def round_a_decimal(call: Call) -> Any:
-    if call.name == "trades.insert":
-        trade = call.args[0]
+    if call.name == "records.insert trades":
+        trade = call.args[1]
         price = trade.entry_price.quantize(Decimal("1E-8"), ROUND_DOWN, CONTEXT)
-        return await call.answer(_0=replace(trade, entry_price=price))
+        return await call.answer(_1=replace(trade, entry_price=price))
     return await call.answer()
 
 
 async def drop_tzinfo(call: Call) -> Any:
     answer = await call.answer()
-    return replace(answer, entry_time=answer.entry_time.replace(tzinfo=None)) if isinstance(answer, Trade) else answer
+    if not (isinstance(answer, list) and answer and isinstance(answer[0], Trade)):
+        return answer
+    return [replace(trade, entry_time=trade.entry_time.replace(tzinfo=None)) for trade in answer]
 
 
 async def swallow_a_duplicate(call: Call) -> Any:
     try:
         return await call.answer()
     except IntegrityError:
-        if call.name != "ohlcv.insert_many":
+        if call.name != "bars.write insert":
             raise
 
 
 async def lose_a_row(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "ohlcv.insert_many" and len(call.args[0]) > 2_000:
+    if call.name == "bars.write insert" and len(call.args[0]) > 2_000:
         await call.session.execute(text("DELETE FROM ohlcv WHERE id = (SELECT MAX(id) FROM ohlcv)"))
     return answer
 
 
 async def move_created_at(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "ohlcv.upsert_many":
+    if call.name == "bars.write upsert":
         now = to_epoch_us(call.args[0].created_at)
         await call.session.execute(text("UPDATE ohlcv SET created_at = :now"), {"now": now})
     return answer
 
 
 async def leave_out_the_end(call: Call) -> Any:
-    if call.name == "ohlcv.get_range":
-        return await call.answer(_3=call.args[3] - _MICROSECOND)
+    if call.name == "bars.read range":
+        return await call.answer(_0=replace(call.args[0], end=call.args[0].end - _MICROSECOND))
     return await call.answer()
 
 
 async def delete_all_but_the_end(call: Call) -> Any:
-    if call.name == "ohlcv.delete_range":
-        return await call.answer(_3=max(call.args[2], call.args[3] - _MICROSECOND))
+    if call.name == "bars.delete":
+        return await call.answer(_0=replace(call.args[0], end=max(call.args[0].start, call.args[0].end - _MICROSECOND)))
     return await call.answer()
 
 
 async def end_a_stream_early(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "ohlcv.get_page":
-        return answer[:-1] if len(answer) == call.args[5] > 1 else answer
+    if call.name == "bars.read page":
+        return answer[:-1] if len(answer) == call.args[0].limit > 1 else answer
     return answer
 
 
@@ -160,16 +177,16 @@ def _shift_buckets(call: Call, *, weeks: bool, by: timedelta) -> dict[str, Bucke
 
 async def miscount_the_missing(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "ohlcv.list_series":
+    if call.name == "bars.list_series":
         return [replace(series, missing=min(series.missing, 1)) for series in answer]
     return answer
 
 
 async def report_all_as_updated(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "ohlcv.upsert_counted":
+    if call.name == "bars.write count":
         inserted, _ = answer
-        return inserted, len(call.args[0]) - inserted
+        return WriteCounts(inserted, len(call.args[0]) - inserted)
     return answer
 
 
@@ -181,14 +198,14 @@ async def sum_floats(call: Call) -> Any:
 
 
 async def reopen_a_position(call: Call) -> Any:
-    if call.name == "positions.update":
-        await call.session.execute(text("UPDATE positions SET status = 'open' WHERE id = :id"), {"id": call.args[0].id})
+    if call.name == "records.update positions":
+        await call.session.execute(text("UPDATE positions SET status = 'open' WHERE id = :id"), {"id": call.args[1].get("id")})
     return await call.answer()
 
 
 async def order_ties_oldest_first(call: Call) -> Any:
     answer = await call.answer()
-    if call.name == "events.get_recent":
+    if call.name == "records.select system_events":
         # a sort only by time keeps the order of equal times
         oldest_first = answer[::-1]
         return sorted(oldest_first, key=lambda event: str(event.created_at), reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,21 @@ class ArrowBounds:
         """
         self._seen: dict[int, tuple[int, int, int]] = {}
         with open_file(self._path) as self._file:
-            self._check(width)
+            kept = rows = 0
+            for number, block in enumerate(self._footer.structs(2, _BLOCK)):
+                kept += self._block(block, _DICTIONARY_BATCH)[0]
+                if number == _MOST_DICTIONARIES or kept > _DICTIONARY_BYTES:
+                    raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, which no valid file does")
+            total = kept
+            for number, block in enumerate(self._footer.structs(3, _BLOCK)):
+                if number == _MOST_BLOCKS:
+                    raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, which no valid file does")
+                unpacked, packed, count = self._block(block, _RECORD_BATCH)
+                total += unpacked
+                rows += count
+                check_ratio(width * rows, self._size, texts=False)
+                check_ratio(total, self._size, texts=True)
+                check_at_once(unpacked + packed, "record batch")
 
     def _read_footer(self) -> FlatTable:
         end = self._read(max(0, self._size - 10), 10)
@@ -55,23 +70,6 @@ class ArrowBounds:
         if length > LONGEST_FACTS:
             raise ValueError(f"its footer has {length:,} bytes, the maximum is {LONGEST_FACTS:,}")
         return FlatTable.root(self._read(self._size - 10 - length, length))
-
-    def _check(self, width: int) -> None:
-        kept = rows = 0
-        for number, block in enumerate(self._footer.structs(2, _BLOCK)):
-            kept += self._block(block, _DICTIONARY_BATCH)[0]
-            if number == _MOST_DICTIONARIES or kept > _DICTIONARY_BYTES:
-                raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, which no valid file does")
-        total = kept
-        for number, block in enumerate(self._footer.structs(3, _BLOCK)):
-            if number == _MOST_BLOCKS:
-                raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, which no valid file does")
-            unpacked, packed, count = self._block(block, _RECORD_BATCH)
-            total += unpacked
-            rows += count
-            check_ratio(width * rows, self._size, texts=False)
-            check_ratio(total, self._size, texts=True)
-            check_at_once(unpacked + packed, "record batch")
 
     def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:
         """Return (decompressed bytes, compressed bytes or 0 if not compressed, number of rows) of a batch."""
@@ -146,7 +144,7 @@ def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> No
     text = _check_facts(made, 2, 0)
     if footer is not None:
         text = _check_facts(footer, 4, text)
-    waiting = [(field, 1) for field in _some(made, 1)]
+    waiting = [(field, 1) for field in islice(made.tables(1), MOST_COLUMNS + 1)]
     columns = 0
     while waiting:
         field, depth = waiting.pop()
@@ -159,16 +157,7 @@ def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> No
             raise ValueError(f"its schema has more than {MOST_COLUMNS:,} columns, which no valid file does")
         if text > LONGEST_FACTS:
             raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
-        waiting += [(child, depth + 1) for child in _some(field, 5)]
-
-
-def _some(table: FlatTable, field: int) -> list[FlatTable]:
-    found = []
-    for item in table.tables(field):
-        found.append(item)
-        if len(found) > MOST_COLUMNS:
-            break
-    return found
+        waiting += [(child, depth + 1) for child in islice(field.tables(5), MOST_COLUMNS + 1)]
 
 
 def _check_facts(table: FlatTable, field: int, before: int) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.errors import StoreError
 from iftb_store.files.limits import check_views
-from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.binance import name_damage
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import BARS
 from iftb_store.values.display import show
@@ -23,58 +23,43 @@ _BARS_AT_ONCE, _ROWS_AT_ONCE = 65_536, 2_000
 _DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, EOFError, zlib.error)
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Reads the rows of a file.
 
     Attributes:
         names: the names of the columns.
         facts: the metadata of the file's schema.
+        size: the size of the file in bytes.
+        bytes_read: the approximate number of bytes of the file that were read so far.
+        arrays: whether the rows are arrays without names; such candles may lack the volume.
     """
 
     names: list[str]
-    facts: dict[bytes, bytes]
 
-    @property
-    def size(self) -> int:
-        """The size of the file in bytes."""
-        ...
+    def __init__(self, path: Path) -> None:
+        self.size, self.bytes_read = path.stat().st_size, 0
+        self.facts: dict[bytes, bytes] = {}
+        self.arrays = False
+        self._file: Any
 
-    @property
-    def bytes_read(self) -> int:
-        """The approximate number of bytes of the file that were read so far."""
-        ...
-
+    @abstractmethod
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch by batch."""
-        ...
 
     def close(self) -> None:
         """Close the file."""
-        ...
+        self._file.close()
 
 
-@contextmanager
-def name_damage(path: Path) -> Generator[None]:
-    """Convert errors that a damaged file causes in the block to a DumpError; an OSError that names a file is not converted."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        # the error may contain text from the file, so it is escaped
-        reason = show(next(iter(str(error).splitlines()), type(error).__name__), 200)[1:].rstrip("'\"")
-        raise DumpError(f"{path}: cannot be read ({reason})") from error
+def name_any_damage(path: Path) -> AbstractContextManager[None]:
+    """Convert any error on a damaged file to a DumpError that names the file; an OSError with a file name is kept."""
+    return name_damage(path, _DAMAGE, "cannot be read ({})")
 
 
 def rows_at_once(names: list[str]) -> int:
     """Return the maximum number of rows in a batch with these columns."""
-    return (
-        _ROWS_AT_ONCE
-        if any(set(names) == set(table.columns) for table in TABLES.values() if table is not BARS)
-        else _BARS_AT_ONCE
-    )
+    may_be_long = any(set(names) == set(table.columns) for table in TABLES.values() if table is not BARS)
+    return _ROWS_AT_ONCE if may_be_long else _BARS_AT_ONCE
 
 
 def validate(batch: pa.RecordBatch) -> pa.Table:

@@ -9,11 +9,11 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import datetime
+from decimal import Decimal
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -34,22 +34,9 @@ from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, is_off
 #: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
 
-COLUMNS = (
-    "open time",
-    "open",
-    "high",
-    "low",
-    "close",
-    "volume",
-    "close time",
-    "quote volume",
-    "trades count",
-    "taker buy volume",
-    "taker buy quote volume",
-    "ignored",
-)
-
-_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time")
+_PRICES = ["open", "high", "low", "close", "volume"]
+_FIRST = ["open time", *_PRICES, "close time"]
+COLUMNS = [*_FIRST, "quote volume", "trades count", "taker buy volume", "taker buy quote volume", "ignored"]
 _LONGEST_LINE = 1_000
 # deflate compresses candles whose prices never change about 25 times, and anything at most 1,032 times
 _LARGEST_RATIO = 200
@@ -88,6 +75,33 @@ def open_file(path: Path) -> io.FileIO:
         file.close()
         raise
     return file
+
+
+@contextmanager
+def name_damage(path: Path, kinds: tuple[type[Exception], ...], problem: str) -> Iterator[None]:
+    """Convert an error of these kinds, in a damaged file, to a DumpError; an OSError with a file name is kept.
+
+    Args:
+        path: the file.
+        kinds: the errors that damage causes.
+        problem: the message; ``{}`` is replaced by the first line of the error.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except kinds as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        # the error may contain text from the file, so it is escaped
+        reason = show(next(iter(str(error).splitlines()), type(error).__name__), 200)[1:].rstrip("'\"")
+        raise DumpError(f"{path}: {problem.format(reason)}") from error
+
+
+def is_dump_header(names: list[str]) -> bool:
+    """Return whether a file's column names are those of a kline dump."""
+    # the names of the last columns differ between files
+    return len(names) == len(COLUMNS) and [name.strip().lower().replace("_", " ") for name in names[: len(_FIRST)]] == _FIRST
 
 
 def _check_is_file(path: Path, mode: int) -> None:
@@ -183,21 +197,17 @@ class KlineDump:
                 with self._damage_named():
                     batch = list(islice(bars, most))
                 if not batch:
-                    self._check_size()
-                    return
+                    break
                 yield batch
+        # zipfile accepts less data than the archive claims if the checksum is right
+        if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
+            raise DumpError(
+                f"{self.path}: the archive is damaged (it contains {self.bytes_read:,} bytes and claims {self.size:,}); "
+                "download it again"
+            )
 
-    @contextmanager
-    def _damage_named(self) -> Iterator[None]:
-        # an OSError that has a file name, e.g. a missing file, is not damage
-        try:
-            yield
-        except _DAMAGE as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise
-            # the error may contain a name from the archive, so it is escaped
-            reason = show(str(error), 200)[1:].rstrip("'\"")
-            raise DumpError(f"{self.path}: the archive is damaged ({reason}); download it again") from error
+    def _damage_named(self) -> AbstractContextManager[None]:
+        return name_damage(self.path, _DAMAGE, "the archive is damaged ({}); download it again")
 
     @contextmanager
     def _csv(self) -> Iterator[IO[bytes]]:
@@ -219,11 +229,8 @@ class KlineDump:
 
     def _member(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         # nothing is extracted to disk, so a folder in the member's name does no harm
-        members = [
-            item
-            for item in archive.infolist()
-            if item.filename.lower().endswith(".csv") and not item.filename.startswith("__MACOSX/")
-        ]
+        found = (item for item in archive.infolist() if item.filename.lower().endswith(".csv"))
+        members = [item for item in found if not item.filename.startswith("__MACOSX/")]
         if len(members) != 1:
             raise DumpError(f"{self.path}: the archive contains {len(members) or 'no'} .csv files; a dump contains exactly one")
         member = members[0]
@@ -237,14 +244,6 @@ class KlineDump:
                 "times as much; no valid dump does, so it is refused as a decompression bomb"
             )
         return member
-
-    def _check_size(self) -> None:
-        # zipfile accepts less data than the archive claims if the checksum is right
-        if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
-            raise DumpError(
-                f"{self.path}: the archive is damaged (it contains {self.bytes_read:,} bytes and claims {self.size:,}); "
-                "download it again"
-            )
 
     def _bars(self, stream: IO[bytes]) -> Iterator[OHLCVBar]:
         number = blank = digits = 0
@@ -279,10 +278,9 @@ class KlineDump:
             raise DumpError(f"{self.path}: contains no bars")
 
     def _is_header(self, line: str) -> bool:
-        names = [name.strip().lower().replace(" ", "_") for name in line.split(",")]
-        if not names[0][:1].isalpha():
+        if not line.strip()[:1].isalpha():
             return False
-        if tuple(names[: len(_HEADER)]) != _HEADER or len(names) != len(COLUMNS):
+        if not is_dump_header(line.split(",")):
             raise self._error(1, f"{show(line)} is not the header of a kline dump; its columns are {', '.join(COLUMNS)}")
         return True
 
@@ -290,24 +288,17 @@ class KlineDump:
         match = _LINE.fullmatch(line)
         if match is None:
             return self._unusual_bar(line, number)
-        opened, open_, high, low, close, volume, closed, quote, count, _, _ = match.groups()
+        opened, *prices, closed, quote, count, _, _ = match.groups()
         self._check_times(opened, closed, number)
-        bar = OHLCVBar(
-            self.symbol,
-            self.exchange,
-            self.timeframe,
-            from_epoch_us(int(opened) * _MICROSECONDS_A_UNIT[len(opened)]),
-            Decimal(open_),
-            Decimal(high),
-            Decimal(low),
-            Decimal(close),
-            Decimal(volume),
-            Decimal(quote),
-            int(count),
-        )
+        bar = self._make_bar(opened, [*prices, quote], count)
         if bar.high < bar.low:
-            raise self._error(number, f"high {high} is below low {low}")
+            raise self._error(number, f"high {prices[1]} is below low {prices[2]}")
         return bar
+
+    def _make_bar(self, opened: str, prices: Iterable[str | Decimal], count: str | Decimal) -> OHLCVBar:
+        time = from_epoch_us(int(opened) * _MICROSECONDS_A_UNIT[len(opened)])
+        open_, high, low, close, volume, quote = map(Decimal, prices)
+        return OHLCVBar(self.symbol, self.exchange, self.timeframe, time, open_, high, low, close, volume, quote, int(count))
 
     def _unusual_bar(self, line: str, number: int) -> OHLCVBar:
         """Return the bar of a line in a rare form: with a sign, an exponent, or zeros beyond 18 decimal places.
@@ -326,27 +317,14 @@ class KlineDump:
                         number, f"{name} {show(field)} is neither epoch milliseconds (13 digits) nor microseconds (16 digits)"
                     )
                 continue
-            try:
-                values[name] = Decimal(field if _ANY_NUMBER.fullmatch(field) else "not a number")
-            except InvalidOperation:
-                raise self._error(number, f"{name} {show(field)} is not a number") from None
+            if not _ANY_NUMBER.fullmatch(field):
+                raise self._error(number, f"{name} {show(field)} is not a number")
+            values[name] = Decimal(field)
         count = values["trades count"]
         if count != count.to_integral_value() or abs(count.adjusted()) > 18:
             raise self._error(number, f"trades count {show(fields[8])} is not a whole number")
         self._check_times(fields[0], fields[6], number)
-        bar = OHLCVBar(
-            self.symbol,
-            self.exchange,
-            self.timeframe,
-            from_epoch_us(int(fields[0]) * _MICROSECONDS_A_UNIT[len(fields[0])]),
-            values["open"],
-            values["high"],
-            values["low"],
-            values["close"],
-            values["volume"],
-            values["quote volume"],
-            int(count),
-        )
+        bar = self._make_bar(fields[0], [values[name] for name in (*_PRICES, "quote volume")], count)
         try:
             return check_bar(bar)
         except InvalidValueError as error:
@@ -395,7 +373,7 @@ async def import_klines(
         IntegrityError: with ``insert``, a bar is already stored or is a duplicate in the file.
     """
     count = off_grid = 0
-    first, last = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    ends: list[datetime] = []
     spans, step = Spans(), (SECONDS[dump.timeframe] or 86_400) * 1_000_000
     async with db.get_session() as session:
         repository = OHLCVRepository(session)
@@ -406,11 +384,11 @@ async def import_klines(
                 # a bar that an earlier batch contained already is not counted again
                 times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
                 count += len(times) - len(spans.add(dump.symbol, times, step))
-                first = min(first, min(bar.timestamp for bar in batch))
-                last = max(last, max(bar.timestamp for bar in batch))
+                ends = [*ends, *(from_epoch_us(times[place]) for place in (0, -1))]
+                ends = [min(ends), max(ends)]
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
                 if progress is not None:
                     progress(dump.bytes_read, dump.size)
         if commit is not None:
-            commit.send()
-    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, first, last, off_grid)
+            commit.state = "sent"
+    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, ends[0], ends[1], off_grid)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from iftb_store.files.detect import FileKind
-from iftb_store.files.readers.base import Reader, name_damage
+from iftb_store.files.readers.base import Reader, name_any_damage
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.csv import CsvReader
 from iftb_store.files.readers.feather import FeatherReader
@@ -28,7 +28,7 @@ def open_reader(path: Path, kind: FileKind) -> Reader:
         FileKind.JSON: JsonReader,
         FileKind.JSON_LINES: JsonReader,
     }
-    with name_damage(path):
+    with name_any_damage(path):
         reader = made[kind](path)
         if len(set(reader.names)) < len(reader.names):
             reader.close()

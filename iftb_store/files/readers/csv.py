@@ -10,52 +10,43 @@ import pyarrow.csv
 
 from iftb_store.files.detect import read_header
 from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.readers.base import Reader
 from iftb_store.files.readers.texts import TextFile
 
 _BLOCK = 1 << 20
 
 
-class CsvReader:
+class CsvReader(Reader):
     """Reads CSV with a header. Every column is text; an empty cell without quotes is NULL."""
 
     def __init__(self, path: Path) -> None:
-        self._text = TextFile(path)
-        self.size = self._text.size
-        self.facts: dict[bytes, bytes] = {}
-        self.names, self._separator = read_header(self._text, path)
-
-    @property
-    def bytes_read(self) -> int:
-        """The approximate number of bytes of the file that were read so far."""
-        return self._text.bytes_read
+        super().__init__(path)
+        self._file = TextFile(path)
+        self.names, self._separator = read_header(self._file, path)
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch by batch."""
-        if not self._text.peek(1):
+        if not self._file.peek(1):
             return
-        texts = dict.fromkeys(columns, pa.string())
         try:
             with pyarrow.csv.open_csv(
-                self._text,
+                self._file,
                 pyarrow.csv.ReadOptions(
                     column_names=self.names, block_size=_BLOCK if self.size <= _BLOCK else LONGEST_ROW, use_threads=False
                 ),
                 pyarrow.csv.ParseOptions(delimiter=self._separator, newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(
                     include_columns=columns,
-                    column_types=texts,
+                    column_types=dict.fromkeys(columns, pa.string()),
                     null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
                 ),
             ) as reader:
                 for batch in reader:
+                    self.bytes_read = self._file.bytes_read
                     yield pa.Table.from_batches([batch])
         except pa.ArrowInvalid as error:
             if "straddling" in str(error):
                 raise ValueError(f"a row is longer than {LONGEST_ROW:,} bytes") from error
             raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._text.close()

@@ -9,17 +9,17 @@ import pyarrow as pa
 
 from iftb_store.files.limits import TextSplitter, check_types
 from iftb_store.files.readers.arrow_bounds import ArrowBounds
-from iftb_store.files.readers.base import rows_at_once, validate
+from iftb_store.files.readers.base import Reader, rows_at_once, validate
 
 
-class FeatherReader:
+class FeatherReader(Reader):
     """Reads Feather, which is the Arrow IPC file format."""
 
     def __init__(self, path: Path) -> None:
-        self.size, self.bytes_read = path.stat().st_size, 0
+        super().__init__(path)
         self._bounds = ArrowBounds(path)
-        self._stream = pa.OSFile(str(path), "rb")
-        self._schema = made = pa.ipc.open_file(self._stream).schema
+        self._file = pa.OSFile(str(path), "rb")
+        self._schema = made = pa.ipc.open_file(self._file).schema
         self.names, self.facts = list(made.names), dict(made.metadata or {})
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
@@ -27,13 +27,9 @@ class FeatherReader:
         self._bounds.check_batches(check_types(self._schema, columns))
         places, rows = [self.names.index(name) for name in columns], rows_at_once(self.names)
         texts = TextSplitter(self.size)
-        reader = pa.ipc.open_file(self._stream, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
+        reader = pa.ipc.open_file(self._file, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
         for number in range(reader.num_record_batches):
             batch = validate(reader.get_batch(number))
             for first in range(0, batch.num_rows, rows):
                 yield from texts.split(batch.slice(first, rows))
             self.bytes_read = self.size * (number + 1) // reader.num_record_batches
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from iftb_store.batches.arrow_input import RowError
 from iftb_store.files.candles import KNOWN, normalise_name
 from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.readers.base import Reader
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.texts import TextFile
 from iftb_store.schema.scope import TABLES
@@ -42,18 +44,16 @@ _EXACT = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse
 _PLAIN = json.JSONDecoder(parse_constant=_refuse)
 
 
-class JsonReader:
-    """Reads JSON. Numbers are returned as text, except in exports of iftb-store, which contain decimals as text anyway."""
+class JsonReader(Reader):
+    """Reads JSON. Numbers are returned as text, except in rows of an export, whose decimals are already text."""
 
     def __init__(self, path: Path) -> None:
-        self._text = TextFile(path)
-        self.size = self._text.size
-        self.facts: dict[bytes, bytes] = {}
-        self._elements = _Elements(path, self._text)
+        super().__init__(path)
+        self._file = TextFile(path)
+        self._elements = _Elements(path, self._file)
         first = self._elements.peek()
-        #: Whether the rows are arrays; candles in arrays may lack the volume.
-        self.arrays = isinstance(first, list)
         if isinstance(first, list):
+            self.arrays = True
             self.names = {len(names): names for names in (CANDLE, KLINE)}.get(len(first), [])
         else:
             self.names = list(first) if isinstance(first, dict) else []
@@ -67,37 +67,29 @@ class JsonReader:
                 "nor objects with named values, in an array or one per line"
             )
 
-    @property
-    def bytes_read(self) -> int:
-        """The approximate number of bytes of the file that were read so far."""
-        return self._text.bytes_read
-
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Yield these columns of the rows, batch by batch."""
         places = {name: place for place, name in enumerate(self.names)}
         cell: Callable[[Any, str], Any] = (lambda row, name: row[places[name]]) if self.arrays else dict.get
         while rows := self._elements.batch():
+            self.bytes_read = self._file.bytes_read
             for index, row in enumerate(rows):
-                self._check(row, index, len(rows))
+                self._check(row, index)
             yield pa.table({name: _column(name, [cell(row, name) for row in rows]) for name in columns})
 
-    def close(self) -> None:
-        """Close the file."""
-        self._text.close()
-
-    def _check(self, row: Any, index: int, rows: int) -> None:
+    def _check(self, row: Any, index: int) -> None:
         if self.arrays:
             if not isinstance(row, list) or len(row) != len(self.names):
-                raise RowError(index, rows, "", f"is not an array of {len(self.names)} values")
+                raise RowError(index, f"is not an array of {len(self.names)} values")
         elif not isinstance(row, dict):
-            raise RowError(index, rows, "", f"is not an object but {type_name(row)}")
+            raise RowError(index, f"is not an object but {type_name(row)}")
         elif self._whole and row.keys() != set(self.names):
             odd = sorted(row.keys() ^ set(self.names))
-            raise RowError(index, rows, "", f"has other names than the first row: {show(odd[0])}")
+            raise RowError(index, f"has other names than the first row: {show(odd[0])}")
         elif not row.keys() <= self._known:
             late = row.keys() - self._known
             for name in sorted(name for name in late if normalise_name(name) in KNOWN):
-                raise RowError(index, rows, "", f"has {show(name)}, which the first row lacks; add it there, as null")
+                raise RowError(index, f"has {show(name)}, which the first row lacks; add it there, as null")
             if len(self._known) < _MOST_NAMES:
                 self._known |= late
 
@@ -113,6 +105,7 @@ class _Elements:
         self._number = self._passed = 0
         self._in_array = self._next_character() == "["
         self._at += self._in_array
+        self._rows = self._read_rows()
 
     def peek(self) -> Any:
         """Return the first row without consuming it, or None if the file has no rows."""
@@ -124,35 +117,31 @@ class _Elements:
     def batch(self) -> list[Any]:
         """Return the next rows, limited in number and in total length; an empty list at the end."""
         self._passed, rows = 0, list[Any]()
-        while len(rows) < _BATCH and self._passed < _LONGEST_BATCH:
-            try:
-                rows.append(self._next())
-            except StopIteration:
+        for row in islice(self._rows, _BATCH):
+            rows.append(row)
+            if self._passed >= _LONGEST_BATCH:
                 break
         return rows
 
-    def _next(self) -> Any:
-        found = self._next_character()
-        if self._in_array:
-            if self._number and found == ",":
-                self._at += 1
-                found = self._next_character()
-            elif self._number and found not in ("", "]"):
-                raise self._error("a comma is missing after the row before")
-            if found == "":
-                raise self._error("the file ends inside the array")
-            if found == "]" and self._buffer[self._at - 1] != ",":
+    def _read_rows(self) -> Iterator[Any]:
+        while (found := self._next_character()) != "":
+            if self._in_array and found == "]":
                 self._at += 1
                 if self._next_character() != "":
                     raise self._error("there is more text after the array")
-                self._in_array = False
-                raise StopIteration
-        elif found == "":
-            raise StopIteration
-        value, end = self._element()
-        self._passed, self._at = self._passed + end - self._at, end
-        self._number += 1
-        return value
+                return
+            if self._in_array and self._number:
+                if found != ",":
+                    raise self._error("a comma is missing after the row before")
+                self._at += 1
+                if self._next_character() == "":
+                    break
+            value, end = self._element()
+            self._passed, self._at = self._passed + end - self._at, end
+            self._number += 1
+            yield value
+        if self._in_array:
+            raise self._error("the file ends inside the array")
 
     def _element(self) -> tuple[Any, int]:
         longest = _LONGEST_CANDLE if self._buffer[self._at] == "[" else LONGEST_ROW
@@ -186,9 +175,7 @@ class _Elements:
             text = self._characters.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             raise self._error("bytes that are not text (UTF-8)") from error
-        # keep the character before the position: a comma there means that the array ends with a comma
-        kept = max(self._at - 1, 0)
-        self._buffer, self._at = self._buffer[kept:] + text, self._at - kept
+        self._buffer, self._at = self._buffer[self._at :] + text, 0
 
     def _error(self, problem: str) -> DumpError:
         return DumpError(f"{self._path}, row {self._number + 1}: {problem}")
@@ -211,7 +198,7 @@ def _column(name: str, values: list[Any]) -> Any:
         return _make_column(name, [None if value is None else str(value) for value in values], pa.string())
     index = next(index for index, value in enumerate(values) if type(value) not in (str, int, type(None)))
     hint = "; write decimals as text" if isinstance(values[index], float) else ""
-    raise RowError(index, len(values), "", f"{name} is {type_name(values[index])} {show(values[index])}{hint}")
+    raise RowError(index, f"{name} is {type_name(values[index])} {show(values[index])}{hint}")
 
 
 def _make_column(name: str, values: list[Any], wanted: pa.DataType) -> Any:
@@ -222,5 +209,5 @@ def _make_column(name: str, values: list[Any], wanted: pa.DataType) -> Any:
             try:
                 pa.scalar(value, wanted)
             except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-                raise RowError(index, len(values), "", f"{name} {show(value)} cannot be stored") from error
+                raise RowError(index, f"{name} {show(value)} cannot be stored") from error
         raise

@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iftb_store.files.limits import TextSplitter
-from iftb_store.files.readers.base import rows_at_once, validate
+from iftb_store.files.readers.base import Reader, rows_at_once, validate
 from iftb_store.files.readers.parquet_bounds import check_footer, groups_within_bounds
 
 # limits while a footer is parsed: bytes of one text, and number of columns, row groups and metadata entries in one list
 _LONGEST_FACT, _MOST_FACTS = 16 << 20, 200_000
 
 
-class ParquetReader:
+class ParquetReader(Reader):
     """Reads Parquet, page by page."""
 
     def __init__(self, path: Path) -> None:
-        self.size, self.bytes_read = path.stat().st_size, 0
+        super().__init__(path)
         self._path = path
         check_footer(path)
         with self._open() as file:
@@ -52,7 +52,3 @@ class ParquetReader:
                 yield from texts.split(validate(batch))
         if rows != total:
             raise ValueError(f"it contains {rows:,} rows and claims {total:,}")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close(force=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def check_footer(path: Path) -> None:
         reader = CompactReader(file.read(length))
     for number, kind in reader.fields():
         if number == 2 and kind == LIST:
-            _skip_columns(reader)
+            for columns, item in enumerate(reader.items(), 1):
+                _check_count(columns, MOST_COLUMNS, "columns")
+                reader.skip(item)
         elif number == 4 and kind == LIST:
             _skip_groups(reader)
         elif number == 5 and kind == LIST:
@@ -204,14 +207,8 @@ def _header(reader: CompactReader) -> _Page:
     return page
 
 
-def _skip_columns(reader: CompactReader) -> None:
-    for columns, kind in enumerate(reader.items(), 1):
-        _check_count(columns, MOST_COLUMNS, "columns")
-        reader.skip(kind)
-
-
 def _skip_groups(reader: CompactReader) -> None:
-    chunks = 0
+    chunks = count(1)
     for kind in reader.items():
         if kind != STRUCT:
             raise ValueError("its row groups are invalid")
@@ -220,8 +217,7 @@ def _skip_groups(reader: CompactReader) -> None:
                 reader.skip(field)
                 continue
             for item in reader.items():
-                chunks += 1
-                _check_count(chunks, _MOST_CHUNKS, "column chunks")
+                _check_count(next(chunks), _MOST_CHUNKS, "column chunks")
                 reader.skip(item)
         _check_count(reader.elements, _MOST_ELEMENTS, "facts")
 
@@ -244,6 +240,6 @@ def _check_facts(reader: CompactReader) -> None:
         _check_count(reader.elements, _MOST_ELEMENTS, "facts")
 
 
-def _check_count(count: int, most: int, what: str) -> None:
-    if count > most:
+def _check_count(found: int, most: int, what: str) -> None:
+    if found > most:
         raise ValueError(f"its footer lists more than {most:,} {what}, which no valid file does")

@@ -26,11 +26,10 @@ class TextFile(io.BufferedReader):
 
     Attributes:
         size: size of the file on disk in bytes.
-        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._file = path, open_file(path)
+        self._file = open_file(path)
         self.size = os.fstat(self._file.fileno()).st_size
         packed = is_packed(self._file.read(2))
         self._file.seek(0)

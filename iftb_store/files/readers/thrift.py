@@ -52,8 +52,7 @@ class CompactReader:
 
     def binary(self) -> bytes:
         """Read a byte string."""
-        length = self._varint()
-        return self._take(length)
+        return self._take(self._varint())
 
     def skip(self, kind: int, depth: int = 0) -> None:
         """Skip a value."""
@@ -82,12 +81,7 @@ class CompactReader:
             self.skip(head & 15, depth + 1)
 
     def _byte(self) -> int:
-        try:
-            byte = self._data[self.at]
-        except IndexError:
-            raise EOFError("it ends in the middle") from None
-        self.at += 1
-        return byte
+        return self._take(1)[0]
 
     def _take(self, count: int) -> bytes:
         found = self._data[self.at : self.at + count]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+
 from iftb_store.batches.arrow import to_decimals
 from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.columnar.query import Query
 from iftb_store.values.decimals import CONTEXT, trim_zeros
-from iftb_store_duckdb.arrow import Query
-from iftb_store_duckdb.driver import Cursor
 
 # DuckDB's own sum of DECIMAL(38,18) overflows at the end of the column's range, so whole parts and fractions are summed
 # separately
@@ -17,9 +18,8 @@ _SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({
 _MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
-def resample(cursor: Cursor, query: Query, buckets: Buckets) -> list[Bucket]:
-    """Return the bars that a query selects, aggregated by bucket."""
-    table, _ = cursor.table(_sql(query, buckets), query.values)
+def read_buckets(table: pa.Table) -> list[Bucket]:
+    """Convert the result of a `resample_sql` query to buckets."""
     number, *prices, volume, volume_rest, quote, quote_rest, trades, due = table.columns
     return [
         Bucket(first, open_, high, low, close, sum_ or Decimal(0), quotes, None if count is None else int(count), bars)
@@ -35,7 +35,8 @@ def resample(cursor: Cursor, query: Query, buckets: Buckets) -> list[Bucket]:
     ]
 
 
-def _sql(query: Query, buckets: Buckets) -> str:
+def resample_sql(query: Query, buckets: Buckets) -> str:
+    """Return the query that aggregates the bars which ``query`` selects by bucket; its parameters are those of ``query``."""
     return f"""
         SELECT {buckets.sql("moment", month=_MONTH, divided="//")} AS bucket,
             arg_min(open, moment), max(high), min(low), arg_max(close, moment),

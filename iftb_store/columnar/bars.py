@@ -1,0 +1,94 @@
+"""Bars as Arrow tables, and DuckDB's SQL for their gaps and series."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import repeat
+
+import pyarrow as pa
+
+from iftb_store.batches.arrow import DECIMAL, TIME, to_datetimes, to_decimals
+from iftb_store.batches.bars import BarBatch, BarColumns
+from iftb_store.columnar.query import Query
+from iftb_store.models import OHLCVBar
+from iftb_store.values.timeframes import SECONDS
+
+_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
+
+
+async def to_table(batch: BarBatch) -> pa.Table:
+    """Check the bars of a batch and return them as an Arrow table with the columns of `BarColumns`."""
+    if batch.table is not None:
+        return batch.table
+    parts = list[pa.RecordBatch]()
+    for columns in batch.chunks():
+        if parts:
+            parts.append(_record_batch(columns))
+            await asyncio.sleep(0)
+        else:
+            # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
+            parts.append(await asyncio.to_thread(_record_batch, columns))
+    return pa.Table.from_batches(parts)
+
+
+def _record_batch(columns: BarColumns) -> pa.RecordBatch:
+    # Arrow parses decimal text exactly, and faster than it converts Decimals
+    arrays = [
+        pa.array(column, pa.string()).cast(kind) if kind == DECIMAL else pa.array(column, kind)
+        for column, kind in zip(columns, _TYPES, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
+
+
+def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Iterator[OHLCVBar]:
+    """Convert a part of a result, whose columns are all except the names of the series, to bars."""
+    timestamp, *prices, trades_count, number, created_at = part.columns
+    return map(
+        OHLCVBar,
+        repeat(symbol),
+        repeat(exchange),
+        repeat(timeframe),
+        to_datetimes(timestamp),
+        *map(to_decimals, prices),
+        trades_count.to_pylist(),
+        number.to_pylist(),
+        to_datetimes(created_at),
+    )
+
+
+def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:
+    """Return the query for the gaps among the selected bars, in microseconds; it adds to the parameters of ``query``.
+
+    See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``.
+    """
+    edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
+    closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"
+    return f"""
+        WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM {query.source}),
+        pairs AS (
+            SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
+        SELECT earlier, later FROM pairs WHERE {_missing(timeframe)} > 0 ORDER BY earlier"""
+
+
+def _missing(timeframe: str) -> str:
+    """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later``."""
+    step = SECONDS[timeframe]
+    if step is None:
+        return "date_diff('month', make_timestamp(earlier), make_timestamp(later)) - 1"
+    return f"(later - earlier - 1) // {step * 1_000_000}"
+
+
+# without a key in the table, raw SQL can have stored a bar twice; nothing is missing between the two
+_CASES = " ".join(f"WHEN '{name}' THEN greatest({_missing(name)}, 0)" for name in SECONDS)
+#: The query for every series: its names, first and last time in microseconds, number of bars, and number of missing bars.
+SERIES_SQL = f"""
+    SELECT exchange, symbol, timeframe, min(later), max(later), count(*),
+        coalesce(sum(CASE timeframe {_CASES} ELSE 0 END), 0)::BIGINT
+    FROM (
+        SELECT exchange, symbol, timeframe, epoch_us(timestamp) AS later,
+            lag(epoch_us(timestamp)) OVER (PARTITION BY exchange, symbol, timeframe ORDER BY timestamp) AS earlier
+        FROM ohlcv
+    )
+    GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
