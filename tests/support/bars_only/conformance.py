@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from iftb_store.testing import BackendConformance
+from iftb_store.testing.machine import compare_with_model
 
 
 class TestBarsOnly(BackendConformance):
@@ -23,3 +24,7 @@ class TestNaiveTimes(BackendConformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return f"barsnaive:///{tmp_path / 'store.db'}"
+
+
+def test_any_programme_of_bars_gives_what_the_model_gives(tmp_path: Path) -> None:
+    compare_with_model({"bars only": f"barsonly:///{tmp_path / 'store.db'}"}, examples=30)
