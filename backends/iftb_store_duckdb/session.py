@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import duckdb
-from sqlalchemy import Executable, Result
+from sqlalchemy import Executable, Result, ScalarResult
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
@@ -75,6 +75,14 @@ class DuckDBSession:
                 return done
             await self._begin()
             return await self._driver(lambda cursor: fetch_result(cursor, done, wanted))
+
+    async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
+        """Run one statement and return the first value of its first row, or None if it has no row."""
+        return (await self.execute(statement, params)).scalar()
+
+    async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
+        """Run one statement and return the first value of each row."""
+        return (await self.execute(statement, params)).scalars()
 
     async def commit(self) -> None:
         """Commit the session's writes and release the write lock; the session continues in a new transaction.

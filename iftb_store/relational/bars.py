@@ -14,7 +14,7 @@ from iftb_store.relational.dialect import Row, SqlDialect
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.rows import RowForm
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
-from iftb_store.values.timeframes import SECONDS
+from iftb_store.values.timeframes import MONTH, SECONDS
 
 _FORM = RowForm(BARS)
 # a time range of more steps than _MANY may hold more than _MANY bars; a month counts as its greatest length in seconds
@@ -71,7 +71,7 @@ class RelationalBars:
         time = self._driver.dialect.decode_time
         with readable(BARS.name):
             return [
-                Series(exchange, symbol, timeframe, time(first), time(last), count, int(missing))
+                Series(exchange, symbol, timeframe, time(first), time(last), count, int(missing or 0))
                 for exchange, symbol, timeframe, first, last, count, missing in rows
             ]
 
@@ -130,18 +130,26 @@ def _gaps_sql(dialect: SqlDialect, timeframe: str, has_start: bool, has_end: boo
 
 @cache
 def _series_sql(dialect: SqlDialect) -> str:
-    names = ", ".join(SERIES)
-    timeframe = dialect.text_column.format("timeframe")
-    missing = " ".join(
-        f"WHEN '{name}' THEN CASE WHEN {dialect.gap_sql(name)} THEN {dialect.missing_sql(name)} ELSE 0 END" for name in SECONDS
-    )
+    names, shown = ", ".join(SERIES), dialect.text_column.format
+    same = " AND ".join(f"{shown(f'ohlcv.{name}')} = {shown(f'series.{name}')}" for name in SERIES)
+    # a window for each series: one window over all of them, with PARTITION BY, takes twice as long on SQLite
+    pairs = f"SELECT {dialect.lag}(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {same}"
+    fixed = {name: seconds for name, seconds in SECONDS.items() if seconds is not None}
+    durations = " ".join(f"WHEN '{name}' THEN {dialect.duration.format(seconds)}" for name, seconds in fixed.items())
+    steps = " ".join(f"WHEN '{name}' THEN {dialect.step_sql(seconds)}" for name, seconds in fixed.items())
     return f"""
-        SELECT {names}, MIN(later), MAX(later), COUNT(*), SUM(CASE {timeframe} {missing} ELSE 0 END)
+        SELECT {names}, first, last, bars, CASE WHEN {shown("timeframe")} = '{MONTH}' THEN (
+            SELECT SUM({dialect.missing_sql(MONTH)}) FROM ({pairs}) pairs WHERE {dialect.gap_sql(MONTH)}
+        ) ELSE (
+            SELECT SUM({dialect.count_sql("series.step")}) FROM ({pairs}) pairs
+            WHERE {dialect.difference.format("earlier", "later")} > series.duration
+        ) END
         FROM (
-            SELECT {names}, {dialect.lag}(timestamp) OVER (PARTITION BY {names} ORDER BY timestamp) AS earlier, timestamp AS later
-            FROM ohlcv
-        ) bars
-        GROUP BY {names} ORDER BY {names}"""
+            SELECT {names}, MIN(timestamp) AS first, MAX(timestamp) AS last, COUNT(*) AS bars,
+                CASE {shown("timeframe")} {durations} END AS duration, CASE {shown("timeframe")} {steps} END AS step
+            FROM ohlcv GROUP BY {names}
+        ) series
+        ORDER BY {names}"""
 
 
 def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> str:

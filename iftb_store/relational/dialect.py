@@ -142,10 +142,17 @@ class SqlDialect:
         seconds = SECONDS[timeframe]
         if seconds is None:
             return f"{self._months()} - 1"
+        return self.count_sql(self.step_sql(seconds))
+
+    def step_sql(self, seconds: int) -> str:
+        """Return a number of seconds as whole microseconds, in SQL."""
         # a literal number would have 32 bits on some engines
-        step, one = (self.integer.format(number) for number in (seconds * 1_000_000, 1))
+        return self.integer.format(seconds * 1_000_000)
+
+    def count_sql(self, step: str) -> str:
+        """Return the SQL number of steps of ``step`` microseconds that lie strictly between ``earlier`` and ``later``."""
         apart = f"{self.microseconds.format('later')} - {self.microseconds.format('earlier')}"
-        return f"({apart} - {one}) {self.divided} {step}"
+        return f"({apart} - {self.integer.format(1)}) {self.divided} {step}"
 
     def _months(self) -> str:
         return f"{self.month.format('later')} - {self.month.format('earlier')}"
