@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy import Connection
 
-from iftb_store.health import Encryption, SchemaStatus
+from iftb_store.health import Encryption, SchemaStatus, StoreSize
 from iftb_store.protocols import Capability, Isolation
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -37,6 +38,18 @@ class SupportsMigrations(Protocol):
 
     async def status(self) -> SchemaStatus:
         """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsStatus(Protocol):
+    """A backend without MIGRATIONS that knows its engine's version and the size of its data; optional."""
+
+    async def measure(self) -> StoreSize:
+        """Return the version of the engine and the size of the data, for `iftb_store.DatabaseManager.status`.
+
+        The number of series and rows may be None if they are not known without reading; then `BarStore.list_series` counts them.
+        """
         ...
 
 
@@ -98,6 +111,54 @@ class SupportsWholeReads(Protocol):
             OperationalError: rows are hidden from the session's role, or the role may not read (or insert into) one of the
                 tables. The message names the tables, the reason and the remedy.
         """
+        ...
+
+
+class Lookups(Protocol):
+    """Finds with a query in a session what a copy otherwise finds by reading every row; see `SupportsLookups`.
+
+    A row is a dict of its values: aware UTC times, as everywhere. ``ids`` and ranges of values exclude their stop.
+    """
+
+    async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
+        """Return the number of the selected rows of each series of bars, or of another table.
+
+        Returns:
+            For each series that has rows, (its values of the columns in ``selection.order`` but the last, number of rows). For
+            another table, one item whose values are empty.
+        """
+        ...
+
+    async def measure_ids(self, table: TableSpec) -> tuple[int, int]:
+        """Return the number of rows of a table and their greatest id, 0 if there are no rows."""
+        ...
+
+    async def find_last(self, selection: RowFilter) -> dict[str, Any] | None:
+        """Return the id and the key of the selected row with the greatest id, or None if no row is selected."""
+        ...
+
+    async def find_rows(self, table: TableSpec, column: str, values: Sequence[Any] | range) -> list[dict[str, Any]]:
+        """Return the rows that have one of the values in a column: id, exchange, symbol, `TableSpec.time`, key and this column.
+
+        Args:
+            table: the table.
+            column: the id or a column of text.
+            values: at most 500 values, or a range of whole numbers.
+        """
+        ...
+
+    async def find_shared_id(self, ids: range) -> int | None:
+        """Return an id in the range that two bars have, or None if there is none."""
+        ...
+
+
+@runtime_checkable
+class SupportsLookups(Protocol):
+    """The stores of a session whose engine answers `Lookups`; optional. Without it, a copy reads more rows and is slower."""
+
+    @property
+    def lookups(self) -> Lookups | None:
+        """The lookups in the session of these stores; None if this session has none."""
         ...
 
 

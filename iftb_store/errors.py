@@ -19,6 +19,11 @@ _OUTCOME_UNKNOWN = (
 #: The error message for a write in a session that reads a snapshot.
 READS_ONLY = "this session reads a snapshot and cannot write; write in a session of db.get_session()"
 
+#: The error message for a raw statement that may write, on a backend that does not declare RAW_WRITES.
+NO_RAW_WRITES = (
+    "session.execute only reads on this backend; write bars with OHLCVRepository, or keep what you write with SQL on PostgreSQL"
+)
+
 
 class StoreError(Exception):
     """Base class of the exceptions that iftb-store defines, except those that derive from SQLAlchemy's OperationalError."""

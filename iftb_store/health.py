@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
+#: `SchemaStatus.state` of a backend without migrations.
+NO_REVISIONS = "no revisions"
+
 _ADVICE = {
     "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
     "behind": "the schema is older than this version of iftb-store; `iftb-store migrate URL` updates it",
@@ -28,17 +31,21 @@ class SchemaStatus:
 
     Attributes:
         engine: the name of the engine.
-        version: the version of the engine.
+        version: the version of the engine; empty if it is not known.
         revision: the revision of the schema in the database, or None.
-        head: the newest revision that this version of iftb-store knows.
+        head: the newest revision that this version of iftb-store knows; empty if the backend has no migrations.
         tables: the row count of each existing table of iftb-store, by the table's name.
         state: "current" (at ``head``), "behind" (at an older revision), "ahead" (at a revision that this version does not
-            know), "unstamped" (tables of iftb-store without a revision) or "empty" (no tables of iftb-store).
+            know), "unstamped" (tables of iftb-store without a revision), "empty" (no tables of iftb-store), or "no revisions"
+            (the backend has no migrations).
         encoding: the encoding of a PostgreSQL database; None on the other engines, which store any Unicode.
         policies: the names of the tables with row-level security; the counts of these tables include only the rows that
             this role can see.
         missing_rights: a text that names the tables into which this role may not insert, and the remedy; empty if the role
             may insert into all tables.
+        series: the number of series of bars; None if it is not known.
+        files: the number of data files; None if it is not known.
+        bytes: the size of the data in bytes; None if it is not known.
     """
 
     engine: str
@@ -50,6 +57,27 @@ class SchemaStatus:
     encoding: str | None
     policies: tuple[str, ...] = ()
     missing_rights: str = ""
+    series: int | None = None
+    files: int | None = None
+    bytes: int | None = None
+
+
+class StoreSize(NamedTuple):
+    """What a backend without migrations reports of its engine and its data; None for what it does not know.
+
+    Attributes:
+        version: the version of the engine.
+        series: the number of series of bars.
+        rows: the number of bars.
+        files: the number of data files.
+        bytes: the size of the data in bytes.
+    """
+
+    version: str
+    series: int | None = None
+    rows: int | None = None
+    files: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

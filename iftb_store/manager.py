@@ -17,7 +17,13 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import SupportsBackup, SupportsEncryption, SupportsMigrations, SupportsPoolStatus
+from iftb_store.abilities import (
+    SupportsBackup,
+    SupportsEncryption,
+    SupportsMigrations,
+    SupportsPoolStatus,
+    SupportsStatus,
+)
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -28,9 +34,21 @@ from iftb_store.errors import (
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import Encryption, Health, PoolState, SchemaStatus, advise, find_warnings, prove_writable
+from iftb_store.health import (
+    NO_REVISIONS,
+    Encryption,
+    Health,
+    PoolState,
+    SchemaStatus,
+    StoreSize,
+    advise,
+    find_warnings,
+    prove_writable,
+)
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
-from iftb_store.registry import find_backend
+from iftb_store.registry import find_backend, get_stores
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
+from iftb_store.schema.types import EPOCH
 from iftb_store.url import format_url, hide_secrets, parse_url
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
@@ -292,10 +310,9 @@ class DatabaseManager:
 
         Raises:
             NotConnectedError: before connect().
-            Unsupported: the backend does not declare MIGRATIONS.
             InvalidValueError: ``within`` is not a number of seconds, 0 or more.
         """
-        self.ability(SupportsMigrations)
+        self._require_connected()
         round_trip, schema, writable = None, None, False
         protection: Encryption | tuple[None, None] = None, None
         problems: list[str] = []
@@ -311,7 +328,10 @@ class DatabaseManager:
                 problems.append(schema.missing_rights)
             elif schema.tables:
                 async with asyncio.timeout(within), self._backend.session() as session:
-                    await prove_writable(session, schema.tables)
+                    if Capability.RAW_WRITES in self.capabilities:
+                        await prove_writable(session, schema.tables)
+                    else:
+                        await _prove_bars_writable(session)
                 writable = True
         except TimeoutError:
             problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
@@ -341,8 +361,27 @@ class DatabaseManager:
         await self.ability(SupportsMigrations).create_tables()
 
     async def status(self) -> SchemaStatus:
-        """Return the engine and its version, the schema's revision, the newest known revision and each table's row count."""
-        return await self.ability(SupportsMigrations).status()
+        """Return the engine and its version, the schema's revision, the newest known revision and each table's row count.
+
+        Without the capability MIGRATIONS there are no revisions; then the number of series is counted too, and the number and
+        size of the files are reported if the backend knows them.
+
+        Raises:
+            NotConnectedError: before connect().
+        """
+        if Capability.MIGRATIONS in self.capabilities:
+            return await self.ability(SupportsMigrations).status()
+        self._require_connected()
+        size = await self._backend.measure() if isinstance(self._backend, SupportsStatus) else StoreSize("")
+        series, rows = size.series, size.rows
+        if series is None or rows is None:
+            async with self._backend.session() as session:
+                found = await get_stores(session).bars.list_series()
+            series, rows = len(found), sum(one.count for one in found)
+        engine, tables = self._url.get_backend_name(), {BARS.name: rows}
+        return SchemaStatus(
+            engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
+        )
 
     def ability(self, protocol: type[A]) -> A:
         """Return the backend, typed as the given optional protocol, e.g. ``db.ability(SupportsBackup)``.
@@ -376,3 +415,10 @@ class DatabaseManager:
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
         check_process(self._process, self)
+
+
+async def _prove_bars_writable(session: Any) -> None:
+    """Check that bars can be written: delete those of a series that nobody has, which takes write locks, and roll back."""
+    series = dict.fromkeys(SERIES, "iftb-store") | {"timeframe": "1m"}
+    await get_stores(session).bars.delete(RowFilter(BARS, series, start=EPOCH, end=EPOCH))
+    await session.rollback()

@@ -75,8 +75,17 @@ class Session(Protocol):
     the lock that the session holds, or is None: see `iftb_store.relational.check_own_lock`.
     """
 
+    @property
+    def iftb_store_backend(self) -> Backend:
+        """The backend that opened the session; repositories and transfers get the stores and the capabilities from it."""
+        ...
+
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
-        """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters."""
+        """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
+
+        Raises:
+            Unsupported: the statement may write, and the backend does not declare RAW_WRITES; see `errors.NO_RAW_WRITES`.
+        """
         ...
 
     async def commit(self) -> None:
@@ -227,7 +236,7 @@ class Stores(Protocol):
 
     @property
     def records(self) -> RecordStore:
-        """The store of trades, positions and system events."""
+        """The store of trades, positions and system events; used only if the backend declares RECORDS."""
         ...
 
 

@@ -40,10 +40,18 @@ def get_stores(session: Any) -> Stores:
     Raises:
         Unsupported: the object is not a session, or no backend supports its driver.
     """
-    backend = getattr(session, "iftb_store_backend", None)
+    return get_backend(session).stores(session)
+
+
+def get_backend(session: Any) -> Backend | type[Backend]:
+    """Return the backend that opened a session, or the backend class for the driver of an AsyncSession of the app.
+
+    Raises:
+        Unsupported: the object is not a session, or no backend supports its driver.
+    """
+    backend: Backend | None = getattr(session, "iftb_store_backend", None)
     if backend is not None:
-        stores: Stores = backend.stores(session)
-        return stores
+        return backend
     from sqlalchemy.ext.asyncio import AsyncSession
 
     if not isinstance(session, AsyncSession):
@@ -57,7 +65,7 @@ def get_stores(session: Any) -> Stores:
         raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
     scheme = f"{dialect.name}+{dialect.driver}"
     try:
-        return _by_dialect(scheme).stores(session)
+        return _by_dialect(scheme)
     except URLError as error:
         raise Unsupported(
             f"a session on {scheme} is not supported; the repositories work with the async drivers asyncpg and aiosqlite"

@@ -134,6 +134,13 @@ def duckdb_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def bars_only_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a fresh database of a backend that keeps only bars, which is found by its entry point."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "support" / "bars_only")
+    return f"barsonly:///{tmp_path / 'bars.db'}"
+
+
+@pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No iftb-store settings in the environment, and an empty working directory."""
     for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:

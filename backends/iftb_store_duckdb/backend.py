@@ -59,7 +59,14 @@ class DuckDBBackend(Migrated):
 
     backup_scheme: ClassVar[str] = "duckdb"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.MIGRATIONS, Capability.CHOICES, Capability.ISOLATION, Capability.BACKUP}
+        {
+            Capability.MIGRATIONS,
+            Capability.CHOICES,
+            Capability.ISOLATION,
+            Capability.BACKUP,
+            Capability.RECORDS,
+            Capability.RAW_WRITES,
+        }
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:

@@ -19,6 +19,7 @@ from iftb_store.errors import operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import (
     EngineBackend,
+    RelationalLookups,
     RelationalStores,
     before_write,
     blame_parent,
@@ -73,6 +74,8 @@ class SQLiteBackend(EngineBackend):
             Capability.CHOICES,
             Capability.ISOLATION,
             Capability.BACKUP,
+            Capability.RECORDS,
+            Capability.RAW_WRITES,
         }
     )
 
@@ -119,7 +122,7 @@ class SQLiteBackend(EngineBackend):
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the objects that read and write rows in a session of a manager, or in an app's own session on aiosqlite."""
-        return RelationalStores(SQLiteDriver(session))
+        return RelationalStores(SQLiteDriver(session), RelationalLookups(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` in one transaction and return its result.

@@ -26,6 +26,7 @@ from iftb_store.values.display import to_one_line
 
 if TYPE_CHECKING:
     from iftb_store.transfer.copy import Copied
+    from iftb_store.transfer.kept import Report
 
 File = Annotated[str | None, Argument(metavar="FILE", help="The backup file (required).")]
 
@@ -88,12 +89,14 @@ def restore(
     if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):
         raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
 
-    async def restored(db: DatabaseManager) -> list[Copied]:
+    async def restored(db: DatabaseManager) -> Report[Copied]:
         async with DatabaseManager(bound_memory(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
     with explain_stop(lambda: "stopped; the rows written so far stay; run the same command again to resume"):
         done = run(bound_memory(target), restored, create=True)
+    if done.left_out and not quiet:
+        say(f"left out: {', '.join(done.left_out)}; the database or the backup keeps only bars", stderr=as_json)
     if as_json:
         print_json([asdict(part) for part in done])
     elif not quiet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import typer
+from rich.filesize import decimal
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
@@ -69,11 +70,12 @@ def _show(address: str, found: Health) -> None:
     facts += [(name, "yes" if is_so else "no") for name, is_so in known.items() if is_so is not None]
     if state is not None:
         facts += [
-            ("engine", f"{state.engine} {state.version}"),
+            ("engine", f"{state.engine} {state.version}".strip()),
             *([("encoding", state.encoding)] if state.encoding else []),
-            ("revision", state.revision or "none"),
-            ("head", f"{state.head} ({state.state})"),
+            *([("revision", state.revision or "none"), ("head", f"{state.head} ({state.state})")] if state.head else []),
             ("writable", "yes" if found.writable else "no"),
+            *((name, f"{count:,}") for name, count in (("series", state.series), ("files", state.files)) if count is not None),
+            *([("size", decimal(state.bytes))] if state.bytes is not None else []),
         ]
     if pool is not None:
         facts.append(("pool", f"{pool.in_use} of {format_count(pool.capacity, 'connection')} in use"))

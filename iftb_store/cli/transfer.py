@@ -23,6 +23,7 @@ from iftb_store.url import parse_url
 from iftb_store.values.timeframes import TIMEFRAMES
 
 if TYPE_CHECKING:
+    from iftb_store.transfer.kept import Report
     from iftb_store.transfer.verify import Difference
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def copy(
     progress = Progress(quiet=quiet)
     under_way: list[Copy] = []
 
-    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> list[Copied]:
+    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> Report[Copied]:
         if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
             say(f"{format_target(destination)}: created the tables")
         copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
@@ -102,6 +103,7 @@ def copy(
 
     with explain_stop(stopped):
         done = _run_both(source, destination, work, scope, create=not dry_run)
+    _show_left_out(done.left_out, quiet, as_json)
     if as_json:
         print_json([asdict(item) | {"unchanged": item.unchanged} for item in done])
     elif not quiet:
@@ -136,6 +138,7 @@ def verify(
     scope = TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *time_window(start, end))
     progress = Progress(quiet=quiet)
     found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
+    _show_left_out(found.left_out, quiet, as_json)
     equal = all(item.equal for item in found)
     if as_json:
         print_json([asdict(item) | {"equal": item.equal} for item in found])
@@ -166,6 +169,11 @@ def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
         say(f"{format_count(kept, 'row')} only in DST; {why}")
+
+
+def _show_left_out(tables: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    if tables and not quiet:
+        say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars", stderr=as_json)
 
 
 def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[Any], str] | None = None) -> None:
@@ -206,6 +214,7 @@ def _run_both(
 ) -> T:
     import pyarrow as pa
 
+    from iftb_store.transfer.kept import limit_scope
     from iftb_store.transfer.plan import require_schema
 
     ours, theirs = resolve_url(source), resolve_url(destination)
@@ -217,7 +226,8 @@ def _run_both(
         if not create:
             require_file(theirs)
         # check SRC before anything is created in DST
-        await require_schema(first, scope.tables)
+        limited, _ = limit_scope(scope, source=first, destination=other)
+        await require_schema(first, limited.tables)
         async with other as second:
             return await work(first, second)
 

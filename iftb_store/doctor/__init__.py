@@ -12,7 +12,10 @@ from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, Severity, run_chec
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import schema_findings
 from iftb_store.doctor.sql import find_engine
+from iftb_store.doctor.stores import examine_stores
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
+from iftb_store.errors import Unsupported
+from iftb_store.protocols import Capability
 from iftb_store.schema.tables import Base
 from iftb_store.transfer.access import check_store
 
@@ -23,7 +26,9 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing.
 
     The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A
-    finding names the first few rows and how to fix them.
+    finding names the first few rows and how to fix them. On a backend without the capability MIGRATIONS, and on an engine whose
+    SQL the doctor does not know, every row is read once from a snapshot instead: then values, bars, gaps and duplicates are
+    checked, but no schema, and no statement fixes a problem.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
@@ -34,14 +39,23 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     Raises:
         InvalidValueError: ``db`` is not a connected store.
         NotConnectedError: before connect().
-        Unsupported: the backend does not declare MIGRATIONS, or the doctor does not support its engine.
     """
     check_store(db, "db")
+    if Capability.MIGRATIONS not in db.capabilities:
+        return _worst_first(await examine_stores(db))
     migrations = db.ability(SupportsMigrations)
     await import_modules("iftb_store_migrations")
-    schema, whole = await migrations.with_connection(schema_findings, read_only=True)
+    try:
+        schema, whole = await migrations.with_connection(schema_findings, read_only=True)
+    except Unsupported:
+        # an engine whose SQL the doctor does not know
+        return _worst_first(await examine_stores(db))
     rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
-    return sorted([*rows, *schema], key=lambda finding: SEVERITY_ORDER.index(finding.severity))
+    return _worst_first([*rows, *schema])
+
+
+def _worst_first(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: SEVERITY_ORDER.index(finding.severity))
 
 
 def examine_rows(conn: Connection) -> list[Finding]:

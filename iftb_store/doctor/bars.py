@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Protocol
 
 from sqlalchemy import Connection, text
 
@@ -21,14 +22,17 @@ MOST_SERIES = 100
 _US = 1_000_000
 _KEYS = ", ".join(SERIES)
 _DELETE = "DELETE FROM ohlcv"
-_AGAIN = "delete these bars, and import them again from a correct source"
-_DUPLICATE = (
+#: The remedies for wrong bars.
+AGAIN = "delete these bars, and import them again from a correct source"
+DUPLICATES = (
     "the oldest row of each, with the smallest id, is kept; if the newest is correct, write it with upsert_many afterwards"
 )
-_RARE = f"rare, but crude oil had such prices in April 2020; if they are wrong, {_AGAIN}"
-_OFF_GRID = (
+BEYOND = f"they must be between low and high; {AGAIN}"
+NEGATIVE_VOLUME = f"traded amounts cannot be negative; {AGAIN}"
+NEGATIVE_PRICE = f"rare, but crude oil had such prices in April 2020; if they are wrong, {AGAIN}"
+OFF_GRID = (
     "the bars of a timeframe begin at multiples of its length in UTC, weeks on Monday, months on the first; "
-    f"{_AGAIN}, or, if the whole series is shifted, correct its time zone"
+    f"{AGAIN}, or, if the whole series is shifted, correct its time zone"
 )
 
 
@@ -61,11 +65,11 @@ def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
     negative_price = f"(open < {zero} OR high < {zero} OR low < {zero} OR close < {zero})"
     beyond = "high >= low AND (open > high OR close > high OR open < low OR close < low)"
     return (
-        Check("off the grid", "warning", BARS, "", grid, _OFF_GRID, _DELETE),
-        Check("high below low", "error", BARS, "", "high < low", _AGAIN, _DELETE),
-        Check("open or close beyond", "warning", BARS, "", beyond, f"they must be between low and high; {_AGAIN}", _DELETE),
-        Check("negative volume", "error", BARS, "", negative_volume, f"traded amounts cannot be negative; {_AGAIN}", _DELETE),
-        Check("negative price", "note", BARS, "", negative_price, _RARE, _DELETE),
+        Check("off the grid", "warning", BARS, "", grid, OFF_GRID, _DELETE),
+        Check("high below low", "error", BARS, "", "high < low", AGAIN, _DELETE),
+        Check("open or close beyond", "warning", BARS, "", beyond, BEYOND, _DELETE),
+        Check("negative volume", "error", BARS, "", negative_volume, NEGATIVE_VOLUME, _DELETE),
+        Check("negative price", "note", BARS, "", negative_price, NEGATIVE_PRICE, _DELETE),
     )
 
 
@@ -109,14 +113,24 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     for series, (duplicates, holes, missing) in told:
         if duplicates:
             repeated = not_first(engine, BARS, "timestamp", HERE)
-            check = Check("duplicate bars", "error", BARS, "", repeated, _DUPLICATE, _DELETE)
+            check = Check("duplicate bars", "error", BARS, "", repeated, DUPLICATES, _DELETE)
             yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:
-            yield _holes(series, holes, missing)
+            yield holes_finding(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")
 
 
-def _holes(series: SeriesRows, holes: int, missing: int) -> Finding:
+class NamedSeries(Protocol):
+    """The names of a series of bars, as text for people; ``shown`` is all three."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    shown: str
+
+
+def holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
+    """Return the finding for the gaps of a series, in which bars are missing."""
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"
     if series.symbol.startswith("-"):

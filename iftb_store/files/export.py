@@ -19,6 +19,7 @@ from iftb_store.registry import get_stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
+from iftb_store.transfer.kept import limit_scope
 from iftb_store.transfer.plan import find_partitions, open_snapshot
 
 # 65,536 bars take a few megabytes, but rows of other tables may contain long texts. The limit is not smaller because DuckDB
@@ -70,9 +71,11 @@ async def export(
             written.
         OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
             they are not selected: the user could not see that rows are missing from the file.
+        Unsupported: the scope names a table that the database does not keep.
         MissingDriverError: pyarrow is not installed; the message contains the install command.
         OSError: the file cannot be written; the incomplete file is removed.
     """
+    scope, _ = limit_scope(scope, database=db)
     if len(scope.tables) != 1:
         raise InvalidValueError("a file contains one table; select one with --table")
     (table,) = scope.tables

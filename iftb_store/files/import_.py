@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from sqlalchemy import text
-
 from iftb_store._io.tasks import run_to_end
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, integrity_error
@@ -28,8 +26,9 @@ from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
-from iftb_store.schema.scope import TABLES
+from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
+from iftb_store.transfer.kept import limit_scope
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import show
@@ -207,7 +206,10 @@ async def import_file(
         IntegrityError: with ``insert``, a row is already stored; or an id belongs to another row of the store.
         TradeConflictError: with ``new_ids``, a trade is stored with other values.
         InvalidValueError: ``new_ids`` for rows that are identified only by their id.
+        Unsupported: the database does not keep the file's table.
     """
+    if source.table is not None:
+        limit_scope(TableScope([source.table.name]), database=db)
     commit, progress = commit or Commit(), progress or (lambda done, total: None)
     return await finish_commit(_import(db, source, insert, new_ids, progress, commit), commit)
 
@@ -419,10 +421,11 @@ class _Taken:
         """Raise IntegrityError if two bars have the same id; not every engine has a unique constraint on it."""
         if not self._ids:
             return
-        sql = "SELECT id FROM ohlcv WHERE id BETWEEN :low AND :high GROUP BY id HAVING count(*) > 1 LIMIT 1"
-        found = (await session.execute(text(sql), {"low": self._ids[0], "high": self._ids[1]})).first()
+        from iftb_store.transfer.lookups import get_lookups
+
+        found = await get_lookups(get_stores(session)).find_shared_id(range(self._ids[0], self._ids[1] + 1))
         if found is not None:
-            raise integrity_error(f"the id {found[0]} belongs to another bar")
+            raise integrity_error(f"the id {found} belongs to another bar")
 
     def result(self, notes: list[str]) -> ImportedFile:
         """Return the result of the import."""

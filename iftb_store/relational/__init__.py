@@ -10,6 +10,7 @@ from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.calls import hold_connection, run_in_turn
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
+from iftb_store.relational.lookups import RelationalLookups
 from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
@@ -38,6 +39,7 @@ __all__ = [
     "Hidden",
     "Migrated",
     "OpenSessions",
+    "RelationalLookups",
     "RelationalStores",
     "Row",
     "SqlBackend",

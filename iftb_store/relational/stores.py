@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from iftb_store.relational.bars import RelationalBars
 from iftb_store.relational.driver import Driver
+from iftb_store.relational.lookups import RelationalLookups
 from iftb_store.relational.records import RelationalRecords
 
 
 class RelationalStores:
     """The stores of one session, written once in SQL; see `iftb_store.protocols.Stores`."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, lookups: RelationalLookups | None = None) -> None:
+        #: See `iftb_store.abilities.SupportsLookups`; None if the session's ``execute`` does not convert times.
+        self.lookups = lookups
         self.read_rows = driver.read_rows
         self.write_rows = driver.write_rows
         self.delete_rows = driver.delete_rows

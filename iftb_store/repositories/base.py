@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from iftb_store.abilities import ConnectedStore
-from iftb_store.errors import InvalidValueError
+from iftb_store.errors import InvalidValueError, Unsupported
 from iftb_store.protocols import Capability, Session, Stores
-from iftb_store.registry import get_stores, require_arrow
+from iftb_store.registry import get_backend, get_stores, require_arrow
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import make_filter
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -20,6 +20,7 @@ from iftb_store.values.display import type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
 Clock = Callable[[], datetime]
@@ -44,7 +45,7 @@ def check_fields(value: object, model: type[T], field_checks: Mapping[str, Calla
 class Repository:
     """Base class of the repositories; it works in a given session, or in a new transaction for each call."""
 
-    def __init__(self, session: Session | ConnectedStore, *, clock: Clock = utc_now) -> None:
+    def __init__(self, session: Session | AsyncSession | ConnectedStore, *, clock: Clock = utc_now) -> None:
         """Create a repository for a session, or for a manager, with which each call runs in a new transaction.
 
         Args:
@@ -52,7 +53,7 @@ class Repository:
             clock: function that returns the time for created_at, updated_at and last_updated; tests pass their own.
 
         Raises:
-            Unsupported: the session has another type or driver.
+            Unsupported: the session has another type or driver, or its backend does not keep these rows.
             InvalidValueError: the clock is not callable.
         """
         if not callable(clock):
@@ -60,6 +61,10 @@ class Repository:
         self._manager = session if isinstance(session, ConnectedStore) else None
         self._fixed = None if isinstance(session, ConnectedStore) else get_stores(session)
         self._clock = clock
+        self._check_kept((session if isinstance(session, ConnectedStore) else get_backend(session)).capabilities)
+
+    def _check_kept(self, capabilities: frozenset[Capability]) -> None:
+        """Raise Unsupported if a backend with these capabilities does not keep the repository's rows."""
 
     @asynccontextmanager
     async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
@@ -89,10 +94,14 @@ class Repository:
         return checks.utc(self._clock(), "the clock's time")
 
 
-class ArrowReads(Repository):
-    """A repository whose rows can also be read as Arrow tables."""
+class RecordRepository(Repository):
+    """Base class of the repositories of trades, positions and events; their rows can also be read as Arrow tables."""
 
     _scanned: ClassVar[TableSpec]
+
+    def _check_kept(self, capabilities: frozenset[Capability]) -> None:
+        if Capability.RECORDS not in capabilities:
+            raise Unsupported(f"this backend keeps only bars, no {self._scanned.name}; keep those on PostgreSQL")
 
     async def read_arrow(
         self, symbol: str | None = None, start: datetime | None = None, end: datetime | None = None, exchange: str | None = None

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from iftb_store.models import SystemEvent
-from iftb_store.repositories.base import ArrowReads
+from iftb_store.repositories.base import RecordRepository
 from iftb_store.schema.row_checks import EVENT_CHECKS
 from iftb_store.schema.table_spec import EVENTS
 from iftb_store.values import checks
 
 
-class SystemEventRepository(ArrowReads):
+class SystemEventRepository(RecordRepository):
     """Reads and writes the log of system events."""
 
     _scanned = EVENTS

@@ -8,13 +8,13 @@ from typing import Any
 from iftb_store.errors import AmbiguousPositionError, NotFoundError, PositionClosedError
 from iftb_store.models import Position
 from iftb_store.protocols import Stores
-from iftb_store.repositories.base import ArrowReads, check_fields
+from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import POSITION_CHECKS
 from iftb_store.schema.table_spec import POSITIONS
 from iftb_store.values import checks
 
 
-class PositionRepository(ArrowReads):
+class PositionRepository(RecordRepository):
     """Reads and writes positions.
 
     At most one position is open per (exchange, symbol, side). A closed position stays in the table and never changes.

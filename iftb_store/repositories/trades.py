@@ -12,14 +12,14 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError
 from iftb_store.models import Trade, TradeStatistics
-from iftb_store.repositories.base import ArrowReads, check_fields
+from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.table_spec import TRADES
 from iftb_store.values import checks
 from iftb_store.values.display import show
 
 
-class TradeRepository(ArrowReads):
+class TradeRepository(RecordRepository):
     """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``."""
 
     _scanned = TRADES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from copy import copy
 from datetime import datetime
 from itertools import product
 
@@ -44,6 +45,8 @@ class TableScope:
         chosen = {"exchange": exchanges, "symbol": symbols, "timeframe": timeframes}
         self._chosen = {column: list(dict.fromkeys(values)) for column, values in chosen.items() if values}
         self._start, self._end = start, end
+        #: Whether the caller selected the tables by name.
+        self.named = bool(tables)
         for name in tables:
             if name not in TABLES:
                 raise InvalidValueError(f"there is no table {show(name)}; the tables are {', '.join(TABLES)}")
@@ -61,6 +64,12 @@ class TableScope:
     def chosen(self) -> bool:
         """Whether the scope selects rows by exchange, symbol, timeframe or time; if not, it selects all rows of its tables."""
         return bool(self._chosen) or self._start is not None or self._end is not None
+
+    def limit(self, tables: Collection[TableSpec]) -> TableScope:
+        """Return a scope that selects the same rows, but only of the given tables."""
+        limited = copy(self)
+        limited.tables = [table for table in self.tables if table in tables]
+        return limited
 
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:
         """Yield one row filter of a table for each combination of the selected exchanges, symbols and timeframes."""

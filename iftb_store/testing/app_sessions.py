@@ -23,7 +23,7 @@ from iftb_store import (
 from iftb_store.protocols import Capability
 from iftb_store.schema.tables import OHLCVRow, PositionRow, SystemEventRow, TradeRow
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, lacks, needs
+from iftb_store.testing.fixtures import SuiteFixtures, lacks, needs, requires
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, hourly, position, trade
 from iftb_store.testing.sessions import counts, write_everywhere
 
@@ -62,12 +62,14 @@ class AppSessionTests(SuiteFixtures):
         yield engine
         await engine.dispose()
 
+    @requires(Capability.RECORDS)
     async def test_what_the_app_commits_is_stored(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:
             await write_everywhere(session)
             await session.commit()
         assert await counts(db) == [1, 1, 1, 1]
 
+    @requires(Capability.RECORDS)
     @pytest.mark.parametrize("tasks", [2, 20])
     async def test_calls_of_several_tasks_on_the_apps_session_queue(
         self, db: DatabaseManager, app_engine: AsyncEngine, tasks: int
@@ -80,17 +82,20 @@ class AppSessionTests(SuiteFixtures):
             await session.commit()
         assert await counts(db) == [400 * tasks, tasks, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_what_the_app_does_not_commit_is_not_stored(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:
             await write_everywhere(session)
         assert await counts(db) == [0, 0, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_nothing_is_seen_before_the_app_commits(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:
             await write_everywhere(session)
             assert await counts(db) == [0, 0, 0, 0]
             await session.commit()
 
+    @requires(Capability.RECORDS)
     async def test_bars_as_the_sessions_first_call_roll_back_with_the_app(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -111,6 +116,7 @@ class AppSessionTests(SuiteFixtures):
         ((volume,),) = await raw.fetch(db, "SELECT volume FROM ohlcv")
         assert raw.number(volume) == Decimal("100.5")
 
+    @requires(Capability.RECORDS)
     async def test_a_begin_block_of_the_app_rolls_back_on_an_exception(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -123,6 +129,7 @@ class AppSessionTests(SuiteFixtures):
             await write_and_fail()
         assert await counts(db) == [0, 0, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_a_savepoint_of_the_app_rolls_back_only_itself(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session, session.begin():
             await TradeRepository(session).insert(trade("kept"))
@@ -132,6 +139,7 @@ class AppSessionTests(SuiteFixtures):
             await savepoint.rollback()
         assert await counts(db) == [0, 1, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_pending_trades_of_the_app_are_flushed_before_a_read(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -140,6 +148,7 @@ class AppSessionTests(SuiteFixtures):
             assert [item.trade_id for item in await TradeRepository(session).get_recent()] == ["pending"]
             assert [item.trade_id for item in await TradeRepository(session).get_by_symbol("BTCUSDT")] == ["pending"]
 
+    @requires(Capability.RECORDS)
     async def test_a_pending_trade_of_the_app_is_a_duplicate(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:
             session.add(trade_row("TRD-001"))
@@ -148,6 +157,7 @@ class AppSessionTests(SuiteFixtures):
             await session.commit()
         assert await counts(db) == [0, 1, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_a_pending_bar_of_the_app_is_a_duplicate(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         async with AsyncSession(app_engine) as session:
             session.add(bar_row())
@@ -165,6 +175,7 @@ class AppSessionTests(SuiteFixtures):
         ((volume,),) = await raw.fetch(db, "SELECT volume FROM ohlcv")
         assert raw.number(volume) == Decimal(7)
 
+    @requires(Capability.RECORDS)
     async def test_pending_positions_and_events_of_the_app_are_flushed_before_a_read(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -177,6 +188,7 @@ class AppSessionTests(SuiteFixtures):
             (event,) = await SystemEventRepository(session).get_recent_events()
         assert event.details == {"at": NOW.isoformat()}
 
+    @requires(Capability.RECORDS)
     async def test_the_app_reads_our_rows_through_the_orm(self, db: DatabaseManager, app_engine: AsyncEngine) -> None:
         await TradeRepository(db).insert(trade(decision_reasons={"a": [1, None]}))
         await OHLCVRepository(db).insert_many([bar()])
@@ -186,6 +198,7 @@ class AppSessionTests(SuiteFixtures):
         assert (row.entry_price, row.entry_time, row.decision_reasons) == (Decimal("50000.25"), T0, {"a": [1, None]})
         assert (candle.close, candle.timestamp) == (Decimal("50500.4"), T0)
 
+    @requires(Capability.RECORDS)
     async def test_after_a_caught_duplicate_the_apps_other_writes_commit(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -199,6 +212,7 @@ class AppSessionTests(SuiteFixtures):
             await session.commit()
         assert await counts(db) == [1, 1, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_a_duplicate_caught_as_the_first_call_leaves_the_apps_session_usable(
         self, db: DatabaseManager, app_engine: AsyncEngine
     ) -> None:
@@ -210,6 +224,7 @@ class AppSessionTests(SuiteFixtures):
             await session.commit()
         assert await counts(db) == [1, 1, 0, 0]
 
+    @requires(Capability.RECORDS)
     async def test_the_managers_own_session_is_an_async_session(self, db: DatabaseManager) -> None:
         needs(db, Capability.SQLALCHEMY)
         async with db.get_session() as session:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import HOUR, LARGEST, NOW, SMALLEST, T0, Clock, as_given, bar, full_bar, hourly
 
 _COLUMNS = (
@@ -73,7 +74,7 @@ class WriteArrowTests(SuiteFixtures):
     async def test_what_read_arrow_gives_can_be_written(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([full_bar(T0), bar(T0 + HOUR)])
         table = await OHLCVRepository(db).read_arrow()
-        await raw.run(db, "DELETE FROM ohlcv")
+        await delete_bars(db)
         await OHLCVRepository(db).write_arrow(table, "insert")
         again = await OHLCVRepository(db).read_arrow()
         assert again.drop_columns(["id", "created_at"]) == table.drop_columns(["id", "created_at"])

@@ -7,15 +7,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, TradeRepository
 from iftb_store.protocols import Capability
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
-from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.fixtures import SuiteFixtures, needs, requires
 from iftb_store.testing.positions import opened
+from iftb_store.testing.rows import add, change, read_names, read_value
 from iftb_store.testing.samples import HOUR, T0, as_given, bar, hourly, position, trade
 
 
@@ -24,33 +24,33 @@ class IsolationTests(SuiteFixtures):
 
     async def test_uncommitted_writes_are_seen_by_nobody_else(self, db: DatabaseManager) -> None:
         async with db.get_session() as writer:
-            await TradeRepository(writer).insert(trade())
+            await add(writer)
             async with db.get_session() as reader:
-                assert await TradeRepository(reader).get_recent() == []
-        assert len(await TradeRepository(db).get_recent()) == 1
+                assert await read_names(reader) == []
+        assert len(await read_names(db)) == 1
 
     async def test_rolled_back_writes_are_never_seen(self, db: DatabaseManager) -> None:
         async with db.get_session() as reader, db.get_session() as writer:
-            await TradeRepository(writer).insert(trade())
+            await add(writer)
             await writer.rollback()
-            assert await TradeRepository(reader).get_recent() == []
+            assert await read_names(reader) == []
 
     async def test_reads_before_the_first_write_see_the_last_committed_state(self, db: DatabaseManager) -> None:
         async with db.get_session() as reader:
-            before = await TradeRepository(reader).get_recent()
-            await TradeRepository(db).insert(trade())
-            after = await TradeRepository(reader).get_recent()
+            before = await read_names(reader)
+            await add(db)
+            after = await read_names(reader)
         assert (len(before), len(after)) == (0, 1)
 
     async def test_a_session_that_has_read_can_write_after_another_has_committed(self, db: DatabaseManager) -> None:
-        number = await TradeRepository(db).insert(trade(fee=Decimal(1)))
+        for name in ("a", "b"):
+            await add(db, name)
         async with db.get_session() as session:
-            await TradeRepository(session).get_recent()
-            await TradeRepository(db).update(number, fee=Decimal(2))
-            await TradeRepository(session).update(number, exit_price=Decimal(7))
-            found = await TradeRepository(session).get_by_id(number)
-        assert found is not None
-        assert (found.fee, found.exit_price) == (Decimal(2), Decimal(7))
+            await read_names(session)
+            await change(db, "a", 2)
+            await change(session, "b", 7)
+            found = [await read_value(session, name) for name in ("a", "b")]
+        assert found == [Decimal(2), Decimal(7)]
 
     async def test_readers_do_not_wait_for_each_other_nor_for_a_writer(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
@@ -64,14 +64,15 @@ class IsolationTests(SuiteFixtures):
     async def test_two_sessions_hold_uncommitted_writes_at_the_same_time(self, db: DatabaseManager) -> None:
         needs(db, Capability.PARALLEL_WRITERS)
         async with db.get_session() as first, db.get_session() as second:
-            await TradeRepository(first).insert(trade("a"))
-            await TradeRepository(second).insert(trade("b"))
-        assert await raw.count(db, "trades") == 2
+            await add(first, "a")
+            await add(second, "b")
+        assert await raw.count(db, "ohlcv") == 2
 
 
 class ParallelTests(SuiteFixtures):
     """Tasks and managers that write concurrently wait for each other; no write fails or is lost."""
 
+    @requires(Capability.RECORDS)
     async def test_trades_inserted_by_many_tasks_are_all_stored(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
         ids = await asyncio.gather(*(repository.insert(trade(f"T{index}")) for index in range(25)))
@@ -89,6 +90,7 @@ class ParallelTests(SuiteFixtures):
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["IntegrityError"] * 5 + ["int"]
         assert await raw.count(db, "ohlcv") == 20
 
+    @requires(Capability.RECORDS)
     async def test_one_trade_id_inserted_by_many_tasks_is_stored_once(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
         outcomes = await asyncio.gather(*(repository.insert(trade()) for _ in range(6)), return_exceptions=True)
@@ -110,14 +112,14 @@ class ParallelTests(SuiteFixtures):
     async def test_two_managers_of_one_database_write_at_once(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url) as other:
             managers = (db, other) * 6
-            await asyncio.gather(*(TradeRepository(manager).insert(trade(f"T{index}")) for index, manager in enumerate(managers)))
+            await asyncio.gather(*(add(manager, f"T{index}") for index, manager in enumerate(managers)))
             assert other.in_use == 0
-        assert await raw.count(db, "trades") == 12
+        assert await raw.count(db, "ohlcv") == 12
 
     async def test_a_small_pool_serves_many_tasks(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
-            await asyncio.gather(*(TradeRepository(small).insert(trade(f"T{index}")) for index in range(10)))
-        assert await raw.count(db, "trades") == 10
+            await asyncio.gather(*(add(small, f"T{index}") for index in range(10)))
+        assert await raw.count(db, "ohlcv") == 10
 
     async def test_the_event_loop_turns_while_a_batch_is_written(self, db: DatabaseManager) -> None:
         turns = 0
@@ -128,6 +130,7 @@ class ParallelTests(SuiteFixtures):
         await task
         assert turns >= 3
 
+    @requires(Capability.RECORDS)
     async def test_a_position_closed_by_one_session_cannot_be_updated_by_another(self, db: DatabaseManager) -> None:
         await PositionRepository(db).update_position(position())
         found = await PositionRepository(db).get_position("BTCUSDT")
@@ -143,6 +146,7 @@ class ParallelTests(SuiteFixtures):
 class RaceTests(SuiteFixtures):
     """If two tasks make the same call concurrently, each gets the result that the contract specifies, and no deadlock occurs."""
 
+    @requires(Capability.RECORDS)
     async def test_a_position_opened_by_two_tasks_at_once_is_open_once(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
         await asyncio.gather(*(repository.update_position(position(margin=Decimal(number))) for number in (1, 2, 1, 2)))
@@ -150,6 +154,7 @@ class RaceTests(SuiteFixtures):
         assert found.margin in (Decimal(1), Decimal(2))
         assert await raw.count(db, "positions") == 1
 
+    @requires(Capability.RECORDS)
     async def test_a_position_opened_in_two_sessions_at_once_is_open_once(self, db: DatabaseManager) -> None:
         async def open_both(*sides: str) -> None:
             async def work(session: Any) -> None:
@@ -161,6 +166,7 @@ class RaceTests(SuiteFixtures):
         await asyncio.gather(open_both("long", "short"), open_both("short", "long"), open_both("long"), open_both("short"))
         assert sorted(item.side for item in await PositionRepository(db).get_open_positions()) == ["long", "short"]
 
+    @requires(Capability.RECORDS)
     async def test_a_position_closed_twice_at_once_is_closed_once(self, db: DatabaseManager) -> None:
         found = await opened(db)
         closings = (PositionRepository(db).close_position(found.id or 0) for _ in range(5))
@@ -190,20 +196,23 @@ class RaceTests(SuiteFixtures):
         assert [as_given(item) for item in await stored(db)] in batches
 
     async def test_sessions_that_touch_rows_in_opposite_orders_all_commit_under_run(self, db: DatabaseManager) -> None:
-        numbers = [await TradeRepository(db).insert(trade(name, fee=Decimal(0))) for name in ("a", "b")]
+        names = ["a", "b"]
+        for name in names:
+            await add(db, name)
+            await change(db, name, 0)
 
-        async def touch(order: list[int]) -> None:
+        async def touch(order: list[str]) -> None:
             async def work(session: Any) -> None:
-                for number in order:
-                    await session.execute(text("UPDATE trades SET leverage = leverage WHERE id = :id"), {"id": number})
-                for number in order:
-                    found = await TradeRepository(session).get_by_id(number)
-                    await TradeRepository(session).update(number, fee=found.fee + 1 if found else Decimal(0))
+                # a write of another bar of the name, so that no other session reads the value before this one ends
+                for name in order:
+                    await OHLCVRepository(session).upsert_many([bar(T0 - HOUR, symbol=name)])
+                for name in order:
+                    await change(session, name, (await read_value(session, name) or Decimal(0)) + 1)
 
             await db.run(work, retries=50)
 
-        await asyncio.gather(*(touch(numbers[:: 1 if index % 2 else -1]) for index in range(6)))
-        assert [raw.number(fee) for (fee,) in await raw.fetch(db, "SELECT fee FROM trades")] == [Decimal(6)] * 2
+        await asyncio.gather(*(touch(names[:: 1 if index % 2 else -1]) for index in range(6)))
+        assert [await read_value(db, name) for name in names] == [Decimal(6)] * 2
 
     async def test_a_database_migrated_by_several_managers_at_once_is_migrated_once(
         self, empty_db: DatabaseManager, url: str
@@ -213,7 +222,7 @@ class RaceTests(SuiteFixtures):
             managers = (empty_db, second, third) * 2
             await asyncio.gather(*map(self.migrate, managers))
             assert await raw.count(third, VERSION_TABLE) == 1
-        await TradeRepository(empty_db).insert(trade())
+        await add(empty_db)
         assert (await empty_db.status()).state == "current"
 
 

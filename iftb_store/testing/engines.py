@@ -27,6 +27,7 @@ from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.model import Duplicate, Number, State
 from iftb_store.testing.model_values import unlike
+from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import Clock
 
 #: The name of the session that an app opens itself, if the backend supports that; otherwise the manager opens it.
@@ -64,6 +65,9 @@ class Engine:
     def __init__(self, name: str, manager: DatabaseManager, clock: Clock) -> None:
         self.name = name
         self._manager = manager
+        #: Whether the engine keeps trades, positions and events; if not, programmes have only calls of bars.
+        self.keeps_records = Capability.RECORDS in manager.capabilities
+        self._tables = _TABLES if self.keeps_records else _TABLES[:1]
         self._clock = clock
         self._sessions: dict[str, tuple[AbstractAsyncContextManager[Any], Any]] = {}
         self._ids: dict[Number, int] = {}
@@ -82,7 +86,10 @@ class Engine:
         self._numbers.clear()
         self._released.clear()
         async with self._manager.get_session() as session:
-            for table in _TABLES:
+            if Capability.RAW_WRITES not in self._manager.capabilities:
+                await delete_bars(session)
+                return
+            for table in self._tables:
                 await session.execute(text(f"DELETE FROM {table}"))
 
     async def call(self, session: str | None, repository: str, method: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -119,7 +126,7 @@ class Engine:
 
     async def _fail(self, opened: Any) -> None:
         try:
-            await opened.execute(text("SELECT no_such_column FROM trades"))
+            await opened.execute(text("SELECT no_such_column FROM ohlcv"))
         except SQLAlchemyError:
             return
         raise AssertionError(f"{self.name} found a column that is not there")
@@ -143,8 +150,10 @@ class Engine:
         Row counts of all tables are compared, and all positions, including closed ones.
         """
         counts = [len(state.bars), len(state.trades), len(state.positions), len(state.events)]
-        if (found := [await raw.count(self._manager, table) for table in _TABLES]) != counts:
-            return f": {found} rows of {', '.join(_TABLES)} instead of {counts}"
+        if (found := [await raw.count(self._manager, table) for table in self._tables]) != counts[: len(self._tables)]:
+            return f": {found} rows of {', '.join(self._tables)} instead of {counts}"
+        if not self.keeps_records:
+            return None
         names = ", ".join(item.name for item in fields(Position))
         stored = await raw.fetch(self._manager, f"SELECT {names} FROM positions ORDER BY id")
         positions = [Position(*map(_decode, fields(Position), row)) for row in stored]

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store import DatabaseManager, InvalidValueError, SystemEvent, SystemEventRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs, requires
 from iftb_store.testing.samples import HOUR, INDIA, NOW, Clock, as_given
 
 _JSON: list[dict[str, Any]] = [
@@ -196,5 +196,6 @@ class JSONTests(SuiteFixtures):
         assert details == {"price": Decimal("1.50"), "pair": (1, 2)}
 
 
+@requires(Capability.RECORDS)
 class EventTests(LogTests, JSONTests):
     """All tests of events."""

@@ -7,18 +7,18 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TradeRepository, TransientError
+from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TransientError
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, describe_error, find_error, needs, wait_briefly
-from iftb_store.testing.samples import hourly, trade
+from iftb_store.testing.rows import add, change, read_names, read_value
+from iftb_store.testing.samples import hourly
 
 Lose = Callable[[DatabaseManager, Any], Awaitable[None]]
 
@@ -55,11 +55,11 @@ class ConnectFailureTests(SuiteFixtures):
 
 
 async def _read(session: Any) -> None:
-    await TradeRepository(session).get_recent()
+    await read_names(session)
 
 
 async def _write(session: Any) -> None:
-    await TradeRepository(session).insert(trade("after"))
+    await add(session, "after")
 
 
 async def _write_bars(session: Any) -> None:
@@ -67,7 +67,7 @@ async def _write_bars(session: Any) -> None:
 
 
 async def _execute(session: Any) -> None:
-    await session.execute(text("SELECT COUNT(*) FROM trades"))
+    await session.execute(text("SELECT COUNT(*) FROM ohlcv"))
 
 
 async def _commit(session: Any) -> None:
@@ -84,13 +84,13 @@ class LostConnectionTests(SuiteFixtures):
         error: Exception | None = None
         with suppress(OperationalError):
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade("before"))
+                await add(session, "before")
                 await lose_connection(db, session)
                 error = await find_error(call(session))
         assert isinstance(error, OperationalError), (
             f"after a lost connection a call must raise OperationalError, not an exception of the driver: {describe_error(error)}"
         )
-        assert await raw.count(db, "trades") == 0, "writes whose connection was lost before the commit must not be stored"
+        assert await raw.count(db, "ohlcv") == 0, "writes whose connection was lost before the commit must not be stored"
 
     async def test_a_session_that_lost_its_connection_commits_nothing_in_silence(
         self, db: DatabaseManager, lose_connection: Lose
@@ -98,13 +98,13 @@ class LostConnectionTests(SuiteFixtures):
         error: OperationalError | None = None
         try:
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade("before"))
+                await add(session, "before")
                 await lose_connection(db, session)
                 for _ in range(2):
                     await find_error(_write(session))
         except OperationalError as raised:
             error = raised
-        stored = [name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades")]
+        stored = [name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv")]
         assert (stored, error is None) == ([], False), (
             f"a session whose connection was lost must store nothing, also not its later writes, and its exit must raise "
             f"OperationalError: {stored} is stored, {describe_error(error)}"
@@ -113,10 +113,10 @@ class LostConnectionTests(SuiteFixtures):
     async def test_the_manager_works_after_a_lost_connection(self, db: DatabaseManager, lose_connection: Lose) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade("before"))
+                await add(session, "before")
                 await lose_connection(db, session)
                 await find_error(_read(session))
-        error = await find_error(TradeRepository(db).insert(trade()))
+        error = await find_error(add(db))
         assert error is None, f"after a lost connection the manager must open another one: {describe_error(error)}"
 
 
@@ -124,69 +124,68 @@ class LockTimeoutTests(SuiteFixtures):
     """A write that waits too long for a lock raises TransientError, which db.run retries."""
 
     async def test_a_lock_timeout_is_a_transient_error(self, db: DatabaseManager, impatient_url: str) -> None:
-        number = await TradeRepository(db).insert(trade())
+        await add(db)
         written, go = asyncio.Event(), asyncio.Event()
 
         async def hold() -> None:
             async with db.get_session() as session:
-                await TradeRepository(session).update(number, fee=Decimal(1))
+                await change(session, "ROW", 1)
                 written.set()
                 await go.wait()
 
         async with DatabaseManager(impatient_url) as impatient:
             holding = asyncio.create_task(hold())
             await written.wait()
-            error = await find_error(TradeRepository(impatient).update(number, fee=Decimal(2)))
+            error = await find_error(change(impatient, "ROW", 2))
             go.set()
             await holding
             assert isinstance(error, TransientError), (
                 f"a write that waits too long for the lock of another session must raise TransientError, as it would succeed "
                 f"later: {describe_error(error)}"
             )
-            await TradeRepository(impatient).update(number, fee=Decimal(3))
-        assert raw.number(await raw.value(db, "SELECT fee FROM trades")) == 3
+            await change(impatient, "ROW", 3)
+        assert await read_value(db) == 3
 
 
 @dataclass
 class Crossing:
-    """One of two sessions that change the same two trades in opposite orders, so that they deadlock or conflict.
+    """One of two sessions that change the same two rows in opposite orders, so that they deadlock or conflict.
 
     Attributes:
-        name: the beginning of the trade_ids of the trades that the session inserts.
-        order: the ids of the two trades that the session changes.
+        name: the beginning of the names of the rows that the session inserts.
+        order: the names of the two rows that the session changes.
         has_written: set after the first change.
-        acknowledged: the trade_ids of the inserts that returned.
+        acknowledged: the names of the inserts that returned.
         caught: the first error that was caught inside the session.
         raised: the error of the session's exit.
     """
 
     name: str
-    order: list[int]
+    order: list[str]
     has_written: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledged: set[str] = field(default_factory=set)
     caught: OperationalError | None = None
     raised: OperationalError | None = None
 
     async def run(self, db: DatabaseManager, other: Crossing) -> None:
-        """Insert a trade, change both trades, and insert another trade, whatever happened before."""
+        """Insert a row, change both rows, and insert another row, whatever happened before."""
         try:
             async with db.get_session() as session:
-                repository = TradeRepository(session)
-                await self._insert(repository, "before")
-                await repository.update(self.order[0], fee=Decimal(1))
+                await self._insert(session, "before")
+                await change(session, self.order[0], 1)
                 self.has_written.set()
                 await wait_briefly(db, other.has_written)
                 try:
-                    await repository.update(self.order[1], fee=Decimal(1))
+                    await change(session, self.order[1], 1)
                 except OperationalError as error:
                     self.caught = error
                 with suppress(OperationalError):
-                    await self._insert(repository, "after")
+                    await self._insert(session, "after")
         except OperationalError as error:
             self.raised = error
 
-    async def _insert(self, repository: TradeRepository, when: str) -> None:
-        await repository.insert(trade(f"{self.name} {when}"))
+    async def _insert(self, session: Any, when: str) -> None:
+        await add(session, f"{self.name} {when}")
         self.acknowledged.add(f"{self.name} {when}")
 
 
@@ -195,10 +194,12 @@ class DeadlockTests(SuiteFixtures):
 
     async def test_a_deadlock_never_stores_half_a_session(self, db: DatabaseManager) -> None:
         needs(db, Capability.PARALLEL_WRITERS)
-        numbers = [await TradeRepository(db).insert(trade(name)) for name in ("a", "b")]
-        first, second = Crossing("first", numbers), Crossing("second", numbers[::-1])
+        names = ["a", "b"]
+        for name in names:
+            await add(db, name)
+        first, second = Crossing("first", names), Crossing("second", names[::-1])
         await asyncio.gather(first.run(db, second), second.run(db, first))
-        stored = {name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades")}
+        stored = {name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv")}
         for session in (first, second):
             found = {name for name in stored if name.startswith(session.name)}
             expected = set() if session.raised else session.acknowledged

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -18,6 +18,8 @@ from iftb_store.testing.samples import Clock
 
 #: The password that no error and no log may show.
 PASSWORD = "s3cr3t-pass"  # noqa: S105 - what must not be shown
+
+T = TypeVar("T")
 
 
 @pytest.mark.asyncio
@@ -69,6 +71,16 @@ class SuiteFixtures:
         yield
         if "leaves_sessions_open" not in request.fixturenames:
             assert kept == [], f"every session must give its connection back at its end: {kept}"
+
+    @pytest.fixture(autouse=True)
+    def skips_what_the_backend_lacks(self, request: pytest.FixtureRequest) -> None:
+        """Skip a test that `requires` a capability which the backend does not declare."""
+        required: tuple[Capability, ...] = getattr(request.function, "required", ())
+        if required:
+            declared = DatabaseManager(request.getfixturevalue("url")).capabilities
+            for capability in required:
+                if capability not in declared:
+                    pytest.skip(f"{capability.name} is not declared")
 
     @pytest.fixture
     def leaves_sessions_open(self) -> None:
@@ -189,6 +201,20 @@ async def wait_briefly(db: DatabaseManager, event: asyncio.Event) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(1 if Capability.PARALLEL_WRITERS in db.capabilities else 0.05):
             await event.wait()
+
+
+def requires(*capabilities: Capability) -> Callable[[T], T]:
+    """Return a decorator of a test, or of a class of tests, that skips them unless the backend declares the capabilities."""
+
+    def mark(item: T) -> T:
+        tests: list[Any] = (
+            [getattr(item, name) for name in dir(item) if name.startswith("test_")] if isinstance(item, type) else [item]
+        )
+        for test in tests:
+            test.required = (*getattr(test, "required", ()), *capabilities)
+        return item
+
+    return mark
 
 
 def needs(db: DatabaseManager, capability: Capability) -> None:

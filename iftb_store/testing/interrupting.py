@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from iftb_store import DatabaseManager, TradeRepository
+from iftb_store import DatabaseManager
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
-from iftb_store.testing.samples import trade
+from iftb_store.testing.rows import add
 
 #: A statement that runs far longer than the time limit of a test, in SQL that every engine understands.
 _ENDLESS = text(
@@ -38,7 +38,7 @@ class InterruptTests(SuiteFixtures):
 
         async def run() -> None:
             async with db.get_session(isolation=isolation) as session:
-                await session.execute(text("SELECT count(*) FROM trades"))
+                await session.execute(text("SELECT count(*) FROM ohlcv"))
                 started.set()
                 if way == "execute":
                     await session.execute(_ENDLESS)
@@ -53,8 +53,8 @@ class InterruptTests(SuiteFixtures):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await TradeRepository(db).insert(trade())
-        assert await raw.count(db, "trades") == 1
+        await add(db)
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_a_time_limit_within_a_session_ends_a_long_statement(self, db: DatabaseManager) -> None:
         async def run(session: Any) -> None:
@@ -66,8 +66,8 @@ class InterruptTests(SuiteFixtures):
             async with db.get_session() as session:
                 with pytest.raises(TimeoutError):
                     await run(session)
-        await TradeRepository(db).insert(trade())
-        assert await raw.count(db, "trades") == 1
+        await add(db)
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_a_session_cancelled_beside_its_tasks_call_ends_that_call(self, db: DatabaseManager) -> None:
         started = asyncio.Event()
@@ -85,5 +85,5 @@ class InterruptTests(SuiteFixtures):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await TradeRepository(db).insert(trade())
-        assert await raw.count(db, "trades") == 1
+        await add(db)
+        assert await raw.count(db, "ohlcv") == 1

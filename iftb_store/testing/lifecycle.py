@@ -24,12 +24,14 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
     Unsupported,
+    examine,
 )
 from iftb_store.protocols import Capability
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, interrupted, lacks, needs
-from iftb_store.testing.samples import bar, hourly, position, trade
+from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, interrupted, lacks, needs, requires
+from iftb_store.testing.rows import add, read_names
+from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
 
 
 class ConnectTests(SuiteFixtures):
@@ -40,8 +42,8 @@ class ConnectTests(SuiteFixtures):
 
     async def test_connecting_twice_is_harmless(self, db: DatabaseManager) -> None:
         await db.connect()
-        await TradeRepository(db).insert(trade())
-        assert await raw.count(db, "trades") == 1
+        await add(db)
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_disconnecting_twice_is_harmless(self, url: str) -> None:
         manager = DatabaseManager(url)
@@ -64,7 +66,7 @@ class ConnectTests(SuiteFixtures):
 
     async def test_a_repository_of_an_unconnected_manager_is_an_error_that_says_so(self, url: str) -> None:
         with pytest.raises(NotConnectedError, match="connect"):
-            await TradeRepository(DatabaseManager(url)).get_recent()
+            await read_names(DatabaseManager(url))
 
     async def test_the_engine_before_connect_is_an_error_that_says_so(self, url: str) -> None:
         with pytest.raises(NotConnectedError, match="connect"):
@@ -86,9 +88,9 @@ class ConnectTests(SuiteFixtures):
 
     async def test_two_managers_of_one_database_have_one_identity(self, db: DatabaseManager, url: str) -> None:
         found = await db.identity()
-        await TradeRepository(db).insert(trade())
+        await add(db)
         async with DatabaseManager(make_url(url)) as other:
-            assert (await other.identity() == found) == (await raw.count(other, "trades") == 1)
+            assert (await other.identity() == found) == (await raw.count(other, "ohlcv") == 1)
         assert await db.identity() == found
 
     async def test_two_databases_have_two_identities(self, db: DatabaseManager, second_url: str) -> None:
@@ -104,17 +106,17 @@ class ConnectTests(SuiteFixtures):
             await DatabaseManager(url).identity()
 
     async def test_a_manager_can_connect_again_and_finds_its_data(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade())
+        await add(db)
         await db.disconnect()
         await db.connect()
-        assert await raw.count(db, "trades") == 1
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_another_manager_finds_the_data_after_the_first_is_gone(self, url: str) -> None:
         async with DatabaseManager(url) as first:
             await self.make_tables(first)
-            await TradeRepository(first).insert(trade())
+            await add(first)
         async with DatabaseManager(url) as second:
-            assert await raw.count(second, "trades") == 1
+            assert await raw.count(second, "ohlcv") == 1
 
     async def test_an_async_with_block_disconnects_also_on_an_exception(self, url: str) -> None:
         manager = DatabaseManager(url)
@@ -148,33 +150,33 @@ class DisconnectTests(SuiteFixtures):
     @_LEAVES_OPEN
     async def test_disconnect_waits_for_a_session_in_use_and_refuses_new_ones(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
-            await TradeRepository(session).insert(trade())
+            await add(session)
             leaving = asyncio.create_task(db.disconnect())
             await asyncio.sleep(0)
             with pytest.raises(NotConnectedError):
                 db.get_session()
             for name in ("a", "b", "c"):
-                await TradeRepository(session).insert(trade(name))
+                await add(session, name)
             assert not leaving.done()
         await leaving
         await db.connect()
-        assert await raw.count(db, "trades") == 4
+        assert await raw.count(db, "ohlcv") == 4
 
     @_LEAVES_OPEN
     async def test_a_session_open_too_long_is_rolled_back_and_its_later_use_says_so(self, db: DatabaseManager) -> None:
         async def disconnect_in_the_middle() -> None:
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade())
+                await add(session)
                 await db.disconnect(grace=0)
                 with pytest.raises(OperationalError, match="disconnected while this session was open"):
-                    await TradeRepository(session).get_recent()
+                    await read_names(session)
                 with pytest.raises(OperationalError, match="disconnected while this session was open"):
                     await session.execute(text("SELECT 1"))
 
         with pytest.raises(OperationalError, match="disconnected while this session was open"):
             await disconnect_in_the_middle()
         await db.connect()
-        assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
+        assert (await raw.count(db, "ohlcv"), db.in_use) == (0, 0)
 
     @_LEAVES_OPEN
     async def test_a_session_without_a_statement_is_closed_too(self, db: DatabaseManager) -> None:
@@ -199,15 +201,15 @@ class DisconnectTests(SuiteFixtures):
     @_LEAVES_OPEN
     async def test_a_write_that_waits_for_another_managers_is_interrupted(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url) as other, db.get_session() as session:
-            await TradeRepository(session).insert(trade())
-            # both trades have the same trade_id, so that the write also waits on engines with concurrent writers
-            writing = asyncio.create_task(TradeRepository(other).insert(trade()))
+            await add(session)
+            # both bars have the same key, so that the write also waits on engines with concurrent writers
+            writing = asyncio.create_task(add(other))
             await until(lambda: bool(other.in_use))
             await other.disconnect(grace=0)
             with pytest.raises((OperationalError, NotConnectedError), match="connect"):
                 await writing
-            await TradeRepository(session).insert(trade("second"))
-        assert await raw.count(db, "trades") == 2
+            await add(session, "second")
+        assert await raw.count(db, "ohlcv") == 2
 
     @_LEAVES_OPEN
     async def test_sessions_that_wait_for_a_place_are_closed_too(self, db: DatabaseManager, url: str) -> None:
@@ -246,14 +248,14 @@ class DisconnectTests(SuiteFixtures):
     async def test_a_cancelled_disconnect_closes_at_once(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade())
+                await add(session)
                 leaving = asyncio.create_task(db.disconnect(grace=3_600))
                 await asyncio.sleep(0)
                 leaving.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await leaving
         await db.connect()
-        assert (await raw.count(db, "trades"), db.in_use) == (0, 0)
+        assert (await raw.count(db, "ohlcv"), db.in_use) == (0, 0)
 
     @pytest.mark.parametrize("grace", [-1, float("nan"), float("inf"), True, "10"])
     @_LEAVES_OPEN
@@ -292,6 +294,7 @@ class SchemaTests(SuiteFixtures):
         with pytest.raises(SchemaError, match="migrate"):
             await OHLCVRepository(empty_db).get_gaps("BTCUSDT", "1h")
 
+    @requires(Capability.RECORDS)
     async def test_trades_positions_and_events_without_tables_name_the_command(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
         with pytest.raises(SchemaError, match="migrate"):
@@ -306,10 +309,10 @@ class SchemaTests(SuiteFixtures):
     async def test_after_that_error_the_tables_can_be_made_and_used(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
         with pytest.raises(SchemaError):
-            await TradeRepository(empty_db).insert(trade())
+            await add(empty_db)
         await self.migrate(empty_db)
-        await TradeRepository(empty_db).insert(trade())
-        assert await raw.count(empty_db, "trades") == 1
+        await add(empty_db)
+        assert await raw.count(empty_db, "ohlcv") == 1
 
     async def test_migrate_makes_the_tables(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
@@ -320,15 +323,15 @@ class SchemaTests(SuiteFixtures):
     async def test_migrating_twice_keeps_the_data(self, empty_db: DatabaseManager) -> None:
         needs(empty_db, Capability.MIGRATIONS)
         await self.migrate(empty_db)
-        await TradeRepository(empty_db).insert(trade())
+        await add(empty_db)
         await self.migrate(empty_db)
-        assert await raw.count(empty_db, "trades") == 1
+        assert await raw.count(empty_db, "ohlcv") == 1
 
     async def test_creating_tables_twice_keeps_the_data(self, db: DatabaseManager) -> None:
         needs(db, Capability.MIGRATIONS)
-        await TradeRepository(db).insert(trade())
+        await add(db)
         await self.make_tables(db)
-        assert await raw.count(db, "trades") == 1
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_created_tables_are_at_the_newest_revision(self, db: DatabaseManager) -> None:
         needs(db, Capability.MIGRATIONS)
@@ -344,8 +347,25 @@ class SchemaTests(SuiteFixtures):
         with pytest.raises(Unsupported, match="migrations"):
             await empty_db.create_tables()
 
+    async def test_without_migrations_the_status_counts_series_and_bars(self, db: DatabaseManager) -> None:
+        lacks(db, Capability.MIGRATIONS)
+        await OHLCVRepository(db).insert_many([*hourly(3), bar(symbol="ETHUSDT")])
+        found = await db.status()
+        assert (found.series, found.tables["ohlcv"], found.revision, found.state) == (2, 4, None, "no revisions")
+        health = await db.health()
+        assert (health.healthy, health.writable, health.problems) == (True, True, [])
+        assert await raw.count(db, "ohlcv") == 4, "a health check must store and delete nothing"
+
+    async def test_without_migrations_the_doctor_reads_the_rows(self, db: DatabaseManager) -> None:
+        lacks(db, Capability.MIGRATIONS)
+        sound = [bar(T0 + number * HOUR, symbol="SOUND") for number in range(3)]
+        await OHLCVRepository(db).insert_many([*sound, bar(T0, symbol="ODD"), bar(T0 + 1.5 * HOUR, symbol="ODD")])
+        found = {(finding.kind, finding.where, finding.count) for finding in await examine(db)}
+        assert found == {("off the grid", "binance ODD 1h", 1), ("holes", "binance ODD 1h", 1)}
+
     async def test_the_database_refuses_a_second_bar_of_one_key_from_raw_sql(self, db: DatabaseManager) -> None:
         needs(db, Capability.BAR_KEY)
+        needs(db, Capability.RAW_WRITES)
         await OHLCVRepository(db).insert_many([bar()])
         columns = "exchange, symbol, timeframe, timestamp, open, high, low, close, volume"
         with pytest.raises(IntegrityError):

@@ -12,11 +12,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util.concurrency import await_
 
-from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
+from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
-from iftb_store.testing.samples import hourly, trade
+from iftb_store.testing.rows import add, read_names, read_value
+from iftb_store.testing.samples import T0, hourly
 
 
 async def cancel_after(turns: int, call: Any) -> None:
@@ -38,16 +39,14 @@ class MisuseTests(SuiteFixtures):
             name = f"T{turns}"
             with suppress(OperationalError):
                 async with db.get_session() as session:
-                    first = (
-                        TradeRepository(session).get_recent() if way == "read" else TradeRepository(session).insert(trade("F"))
-                    )
+                    first = read_names(session) if way == "read" else add(session, "F")
                     await cancel_after(turns, first)
-                    await TradeRepository(session).insert(trade(name))
+                    await add(session, name)
                     if way == "write":
                         # the cancelled insert may have stored F, and the next iteration must be able to insert F again
-                        await session.execute(text("DELETE FROM trades WHERE trade_id = 'F'"))
+                        await OHLCVRepository(session).delete_range("F", "1h", T0, T0)
                 acknowledged.add(name)
-        stored = {name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades WHERE trade_id <> 'F'")}
+        stored = {name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv WHERE symbol <> 'F'")}
         assert stored == acknowledged
 
     @pytest.mark.parametrize("turns", range(0, 30, 3))
@@ -58,12 +57,12 @@ class MisuseTests(SuiteFixtures):
         committed = False
         with suppress(OperationalError):
             async with AsyncSession(db.engine) as session:
-                await SystemEventRepository(session).log_event("tick", "info", "")
+                await add(session)
                 await cancel_after(turns, OHLCVRepository(session).upsert_many(hourly(2_000)))
                 with suppress(OperationalError):
                     await session.commit()
                     committed = True
-        assert await raw.count(db, "system_events") == committed
+        assert (await read_value(db) is not None) == committed
 
     async def test_a_failing_sibling_under_a_time_limit_leaves_no_lock(self, db: DatabaseManager) -> None:
         async def fail() -> None:
@@ -72,15 +71,15 @@ class MisuseTests(SuiteFixtures):
 
         async def run() -> None:
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade())
+                await add(session)
                 await asyncio.gather(fail(), OHLCVRepository(session).upsert_many(hourly(30_000)))
 
         for seconds in (0.001, 0.01, 0.05):
             with suppress(TimeoutError, ZeroDivisionError):
                 async with asyncio.timeout(seconds):
                     await run()
-        await TradeRepository(db).insert(trade("later"))
-        assert [name for (name,) in await raw.fetch(db, "SELECT trade_id FROM trades")] == ["later"]
+        await add(db, "later")
+        assert [name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv")] == ["later"]
         assert db.in_use == 0
 
     async def test_a_stream_that_is_left_shows_the_next_session_no_old_rows(self, db: DatabaseManager, url: str) -> None:
@@ -90,26 +89,26 @@ class MisuseTests(SuiteFixtures):
             async with single.get_session() as session:
                 left = await session.stream(text("SELECT volume FROM ohlcv"))
                 await left.fetchone()
-            await TradeRepository(db).insert(trade())
-            assert await raw.count(single, "trades") == 1
-            await TradeRepository(single).insert(trade("another"))
-        assert await raw.count(db, "trades") == 2
+            await add(db)
+            assert await raw.count(single, "ohlcv") == 501
+            await add(single, "another")
+        assert await raw.count(db, "ohlcv") == 502
         del left
 
     async def test_sessions_may_end_in_another_order_than_they_began(self, db: DatabaseManager) -> None:
         for number in range(20):
             first, second = db.get_session(), db.get_session()
             one, two = await first.__aenter__(), await second.__aenter__()
-            await TradeRepository(one).get_recent()
+            await read_names(one)
             await first.__aexit__(None, None, None)
-            await TradeRepository(two).insert(trade(f"T{number}"))
+            await add(two, f"T{number}")
             await second.__aexit__(None, None, None)
-        assert await raw.count(db, "trades") == 20
+        assert await raw.count(db, "ohlcv") == 20
 
     async def test_a_call_from_within_a_call_of_the_session_is_refused(self, db: DatabaseManager) -> None:
         needs(db, Capability.SQLALCHEMY)
         async with db.get_session() as session:
             with pytest.raises(OperationalError, match="from within"):
-                await session.run_sync(lambda _: await_(TradeRepository(session).get_recent()))
-            await TradeRepository(session).insert(trade())
-        assert await raw.count(db, "trades") == 1
+                await session.run_sync(lambda _: await_(read_names(session)))
+            await add(session)
+        assert await raw.count(db, "ohlcv") == 1

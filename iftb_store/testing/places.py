@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, NotConnectedError, OHLCVRepository, TradeRepository
+from iftb_store import DatabaseManager, NotConnectedError, OHLCVRepository
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
-from iftb_store.testing.samples import hourly, trade
+from iftb_store.testing.rows import add, read_names
+from iftb_store.testing.samples import hourly
 
 # a script that forks while it is connected: calls in the child must raise NotConnectedError, and the parent must still work
 _FORK = """
@@ -65,12 +66,12 @@ class PlaceTests(SuiteFixtures):
             manager = DatabaseManager(url)
             asyncio.run(manager.connect())
             found = [asyncio.run(count_bars(manager)) for _ in range(3)]
-            asyncio.run(TradeRepository(manager).insert(trade()))
+            asyncio.run(add(manager))
             asyncio.run(manager.disconnect())
             return [*found, manager.in_use]
 
         assert await asyncio.to_thread(loops) == [3, 3, 3, 0]
-        assert await raw.count(db, "trades") == 1
+        assert await raw.count(db, "ohlcv") == 4
 
     async def test_many_tasks_of_the_next_event_loop_come_at_once(self, db: DatabaseManager, url: str) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
@@ -106,28 +107,28 @@ class PlaceTests(SuiteFixtures):
 
     async def test_a_session_used_in_another_loop_is_refused(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
-            await TradeRepository(session).insert(trade())
+            await add(session)
 
             async def use() -> None:
-                await TradeRepository(session).get_recent()
+                await read_names(session)
 
             with pytest.raises(NotConnectedError, match="another event loop"):
                 await asyncio.to_thread(asyncio.run, use())
-            await TradeRepository(session).insert(trade("another"))
-        assert await raw.count(db, "trades") == 2
+            await add(session, "another")
+        assert await raw.count(db, "ohlcv") == 2
 
     async def test_writers_in_two_threads_are_all_stored(self, db: DatabaseManager, url: str) -> None:
         async def write(name: str) -> None:
             async with DatabaseManager(url) as manager:
                 for number in range(10):
-                    await TradeRepository(manager).insert(trade(f"{name}{number}"))
+                    await add(manager, f"{name}{number}")
 
         threads = [threading.Thread(target=asyncio.run, args=(write(name),)) for name in ("a", "b")]
         for thread in threads:
             thread.start()
         for thread in threads:
             await asyncio.to_thread(thread.join)
-        assert await raw.count(db, "trades") == 20
+        assert await raw.count(db, "ohlcv") == 20
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     async def test_a_forked_child_is_refused_at_once_and_harms_nobody(self, url: str) -> None:

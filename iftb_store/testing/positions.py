@@ -22,7 +22,7 @@ from iftb_store import (
 )
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, describe_error, find_error, needs
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, describe_error, find_error, needs, requires
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, as_given, full_position, position
 
 _UNKNOWN_ID = 987_654
@@ -300,5 +300,6 @@ class PositionConstraintTests(SuiteFixtures):
             await raw.run(db, f"UPDATE positions SET {column} = :word", word=word)
 
 
+@requires(Capability.RECORDS)
 class PositionTests(StorePositionTests, UpdatePositionTests, ReadPositionTests, ClosePositionTests, PositionConstraintTests):
     """All tests of positions."""

@@ -23,10 +23,12 @@ from iftb_store import (
     TradeRepository,
     quantize,
 )
+from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.arrow import rows_of
 from iftb_store.testing.arrow_writes import table_of
-from iftb_store.testing.fixtures import SuiteFixtures
+from iftb_store.testing.fixtures import SuiteFixtures, requires
+from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import LARGEST, as_given
 
 _few = settings(
@@ -180,7 +182,7 @@ class PropertyTests(SuiteFixtures):
     @_few
     @given(bars=st.lists(_bars(), min_size=1, max_size=8, unique_by=lambda item: (item.exchange, item.symbol)))
     async def test_any_bar_inserted_makes_the_round_trip(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
-        await raw.run(db, "DELETE FROM ohlcv")
+        await delete_bars(db)
         await OHLCVRepository(db).insert_many(bars)
         found = [(await OHLCVRepository(db).get_latest(item.symbol, item.timeframe, 1, item.exchange))[0] for item in bars]
         assert [fields_of(item) for item in found] == [expected(item) for item in bars]
@@ -188,7 +190,7 @@ class PropertyTests(SuiteFixtures):
     @_few
     @given(bars=st.lists(_bars(), min_size=1, max_size=8, unique_by=lambda item: (item.exchange, item.symbol)))
     async def test_any_bar_is_read_as_arrow(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
-        await raw.run(db, "DELETE FROM ohlcv")
+        await delete_bars(db)
         await OHLCVRepository(db).insert_many(bars)
         table = await OHLCVRepository(db).read_arrow()
         in_order = sorted(bars, key=lambda item: (item.exchange.encode(), item.symbol.encode()))
@@ -197,7 +199,7 @@ class PropertyTests(SuiteFixtures):
     @_few
     @given(bars=st.lists(_bars(), min_size=1, max_size=8))
     async def test_any_bar_written_as_arrow_makes_the_round_trip(self, db: DatabaseManager, bars: list[OHLCVBar]) -> None:
-        await raw.run(db, "DELETE FROM ohlcv")
+        await delete_bars(db)
         table = table_of([OHLCVBar(**expected(item)) for item in bars])
         count = await OHLCVRepository(db).write_arrow(table)
         streamed = [row async for batch in OHLCVRepository(db).stream_arrow(batch_size=3) for row in batch.to_pylist()]
@@ -206,6 +208,7 @@ class PropertyTests(SuiteFixtures):
         assert found == [last[key] for key in sorted(last, key=lambda key: (*(name.encode() for name in key[:3]), key[3]))]
         assert count == len(found)
 
+    @requires(Capability.RECORDS)
     @_few
     @given(trades=st.lists(_trades, min_size=1, max_size=4))
     async def test_any_trade_is_read_as_arrow(self, db: DatabaseManager, trades: list[Trade]) -> None:
@@ -215,6 +218,7 @@ class PropertyTests(SuiteFixtures):
         found = rows_of(Trade, await TradeRepository(db).read_arrow())
         assert [fields_of(item) for item in found] == [expected(item) for item in trades]
 
+    @requires(Capability.RECORDS)
     @_few
     @given(value=_decimals)
     async def test_any_decimal_is_stored_as_the_number_that_raw_sql_reads(self, db: DatabaseManager, value: Decimal) -> None:
@@ -223,6 +227,7 @@ class PropertyTests(SuiteFixtures):
         )
         assert raw.number(await raw.value(db, "SELECT entry_price FROM trades WHERE id = :id", id=number)) == value
 
+    @requires(Capability.RECORDS)
     @_few
     @given(trades=st.lists(_trades, min_size=1, max_size=4))
     async def test_any_trade_makes_the_round_trip(self, db: DatabaseManager, trades: list[Trade]) -> None:
@@ -231,6 +236,7 @@ class PropertyTests(SuiteFixtures):
             found = [await repository.get_by_id(await repository.insert(item)) for item in trades]
         assert [fields_of(item) for item in found] == [expected(item) for item in trades]
 
+    @requires(Capability.RECORDS)
     @_few
     @given(given_position=_positions)
     async def test_any_position_makes_the_round_trip(self, db: DatabaseManager, given_position: Position) -> None:
@@ -240,6 +246,7 @@ class PropertyTests(SuiteFixtures):
             found = await repository.get_position(given_position.symbol, given_position.exchange, side=given_position.side)
         assert fields_of(found) == expected(given_position)
 
+    @requires(Capability.RECORDS)
     @_few
     @given(event=_events)
     async def test_any_event_makes_the_round_trip(self, db: DatabaseManager, event: dict[str, Any]) -> None:

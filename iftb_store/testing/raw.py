@@ -37,11 +37,11 @@ async def count(db: DatabaseManager, table: str) -> int:
 
 
 def moment(stored: Any) -> datetime:
-    """Decode a stored time, which is a datetime or a number of whole microseconds since 1970-01-01 UTC."""
+    """Decode a stored time: an aware datetime, a naive one in UTC, or a number of whole microseconds since 1970-01-01 UTC."""
     if isinstance(stored, int):
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stored)
     assert isinstance(stored, datetime), f"a time is stored as {type(stored).__name__}"
-    return stored
+    return stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC)
 
 
 def number(stored: Any) -> Decimal:

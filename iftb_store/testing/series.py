@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, Series, UpsertReport
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, interrupted, needs
+from iftb_store.testing.fixtures import SuiteFixtures, interrupted, needs, requires
 from iftb_store.testing.samples import HOUR, T0, Clock, bar, hourly
 
 _SERIES = ("BTCUSDT", "1h")
@@ -57,6 +57,7 @@ class SeriesTests(SuiteFixtures):
         moments = [datetime(2023, 11, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC)]
         assert await count_missing(db, [bar(moment, timeframe="1M") for moment in moments]) == 3
 
+    @requires(Capability.RAW_WRITES)
     async def test_a_timeframe_that_raw_sql_stored_is_listed_too(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
         await raw.run(db, "UPDATE ohlcv SET timeframe = '1H'")

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -20,26 +21,32 @@ from iftb_store import (
     TradeRepository,
     Unsupported,
 )
+from iftb_store.protocols import Capability
+from iftb_store.registry import get_backend
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
-from iftb_store.testing.fixtures import SuiteFixtures, interrupted
+from iftb_store.testing.fixtures import SuiteFixtures, interrupted, lacks, requires
 from iftb_store.testing.positions import opened
+from iftb_store.testing.rows import add, read_names
 from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
 
 _REPOSITORIES = [OHLCVRepository, TradeRepository, PositionRepository, SystemEventRepository]
 
 
-async def write_everywhere(session: object) -> None:
-    """Write one row to each table."""
-    await OHLCVRepository(session).insert_many([bar()])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await TradeRepository(session).insert(trade())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await PositionRepository(session).update_position(position())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await SystemEventRepository(session).log_event("x", "info", "m")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+async def write_everywhere(target: Any) -> None:
+    """Write one row to each table that the backend of a session or a manager keeps."""
+    await OHLCVRepository(target).insert_many([bar()])
+    capabilities = target.capabilities if isinstance(target, DatabaseManager) else get_backend(target).capabilities
+    if Capability.RECORDS in capabilities:
+        await TradeRepository(target).insert(trade())
+        await PositionRepository(target).update_position(position())
+        await SystemEventRepository(target).log_event("x", "info", "m")
 
 
 async def counts(db: DatabaseManager) -> list[int]:
-    """Return the number of committed rows of each table."""
-    return [await raw.count(db, table) for table in ("ohlcv", "trades", "positions", "system_events")]
+    """Return the number of committed rows of each table that the backend keeps, bars first."""
+    kept = ("ohlcv", *(("trades", "positions", "system_events") if Capability.RECORDS in db.capabilities else ()))
+    return [await raw.count(db, table) for table in kept]
 
 
 class TransactionTests(SuiteFixtures):
@@ -48,24 +55,25 @@ class TransactionTests(SuiteFixtures):
     async def test_a_clean_exit_commits(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await write_everywhere(session)
-        assert await counts(db) == [1, 1, 1, 1]
+        assert {*await counts(db)} == {1}
 
     async def test_an_exception_rolls_everything_back(self, db: DatabaseManager) -> None:
         async with interrupted(db) as session:
             await write_everywhere(session)
         left = await counts(db)
-        assert left == [0, 0, 0, 0], f"an exception in a session must roll back everything that it wrote; rows are left: {left}"
+        assert not any(left), f"an exception in a session must roll back everything that it wrote; rows are left: {left}"
 
     async def test_an_error_of_iftb_store_that_leaves_the_session_rolls_back(self, db: DatabaseManager) -> None:
-        async def insert_one_trade_twice() -> None:
+        async def insert_one_bar_twice() -> None:
             async with db.get_session() as session:
                 await write_everywhere(session)
-                await TradeRepository(session).insert(trade())
+                await OHLCVRepository(session).insert_many([bar()])
 
         with pytest.raises(IntegrityError):
-            await insert_one_trade_twice()
-        assert await counts(db) == [0, 0, 0, 0]
+            await insert_one_bar_twice()
+        assert {*await counts(db)} == {0}
 
+    @requires(Capability.RECORDS)
     async def test_an_exception_undoes_updates_and_closes(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(trade())
         open_position = await opened(db)
@@ -89,8 +97,8 @@ class TransactionTests(SuiteFixtures):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await counts(db) == [0, 0, 0, 0]
-        await TradeRepository(db).insert(trade())
+        assert {*await counts(db)} == {0}
+        await add(db)
 
     @pytest.mark.parametrize("turns", [1, 3, 10, 30])
     async def test_a_batch_cancelled_on_its_way_is_stored_whole_or_not_at_all(self, db: DatabaseManager, turns: int) -> None:
@@ -108,34 +116,35 @@ class TransactionTests(SuiteFixtures):
         async with db.get_session() as session:
             await write_everywhere(session)
             assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h")) == 1
-            assert len(await TradeRepository(session).get_recent()) == 1
-            assert len(await PositionRepository(session).get_open_positions()) == 1
-            assert len(await SystemEventRepository(session).get_recent_events()) == 1
+            if Capability.RECORDS in db.capabilities:
+                assert len(await TradeRepository(session).get_recent()) == 1
+                assert len(await PositionRepository(session).get_open_positions()) == 1
+                assert len(await SystemEventRepository(session).get_recent_events()) == 1
 
     async def test_commit_makes_earlier_writes_durable_and_the_session_continues(self, db: DatabaseManager) -> None:
         async with interrupted(db) as session:
-            await TradeRepository(session).insert(trade("kept"))
+            await add(session, "kept")
             await session.commit()
-            await TradeRepository(session).insert(trade("lost"))
-        assert await raw.fetch(db, "SELECT trade_id FROM trades") == [("kept",)]
+            await add(session, "lost")
+        assert await raw.fetch(db, "SELECT symbol FROM ohlcv") == [("kept",)]
 
     async def test_rollback_undoes_earlier_writes_and_the_session_continues(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
-            await TradeRepository(session).insert(trade("lost"))
+            await add(session, "lost")
             await session.rollback()
-            await TradeRepository(session).insert(trade("kept"))
-        assert await raw.fetch(db, "SELECT trade_id FROM trades") == [("kept",)]
+            await add(session, "kept")
+        assert await raw.fetch(db, "SELECT symbol FROM ohlcv") == [("kept",)]
 
     async def test_a_session_without_statements_is_harmless(self, db: DatabaseManager) -> None:
         async with db.get_session():
             pass
-        assert await counts(db) == [0, 0, 0, 0]
+        assert {*await counts(db)} == {0}
 
     async def test_one_session_after_the_other_sees_what_was_written(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
-            number = await TradeRepository(session).insert(trade())
+            await add(session)
         async with db.get_session() as session:
-            assert await TradeRepository(session).get_by_id(number) is not None
+            assert await read_names(session) == ["ROW"]
 
 
 class CaughtErrorTests(SuiteFixtures):
@@ -159,6 +168,7 @@ class CaughtErrorTests(SuiteFixtures):
             await OHLCVRepository(session).insert_many([bar(T0 + 2 * HOUR)])
         assert [item.timestamp for item in await stored(db)] == [T0, T0 + 2 * HOUR]
 
+    @requires(Capability.RECORDS)
     async def test_after_a_caught_duplicate_trade_earlier_and_later_writes_commit(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             repository = TradeRepository(session)
@@ -168,6 +178,7 @@ class CaughtErrorTests(SuiteFixtures):
             await repository.insert(trade("b"))
         assert await raw.fetch(db, "SELECT trade_id FROM trades ORDER BY trade_id") == [("a",), ("b",)]
 
+    @requires(Capability.RECORDS)
     async def test_after_a_caught_second_open_position_earlier_writes_commit(self, db: DatabaseManager) -> None:
         short = await opened(db, position(side="short"))
         async with db.get_session() as session:
@@ -182,9 +193,10 @@ class CaughtErrorTests(SuiteFixtures):
         async with db.get_session() as session:
             for name in ("a", "a", "a", "b", "b"):
                 with suppress(IntegrityError):
-                    await TradeRepository(session).insert(trade(name))
-        assert await raw.count(db, "trades") == 2
+                    await add(session, name)
+        assert await raw.count(db, "ohlcv") == 2
 
+    @requires(Capability.RECORDS)
     async def test_errors_of_the_library_leave_the_session_usable(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade())
@@ -198,40 +210,42 @@ class CaughtErrorTests(SuiteFixtures):
         outcome: type[Exception] | None = None
         try:
             async with db.get_session() as session:
-                await TradeRepository(session).insert(trade())
+                await add(session)
                 with pytest.raises(SQLAlchemyError):
-                    await session.execute(text("SELECT no_such_column FROM trades"))
+                    await session.execute(text("SELECT no_such_column FROM ohlcv"))
         except OperationalError:
             outcome = OperationalError
-        assert (outcome, await raw.count(db, "trades")) in ((None, 1), (OperationalError, 0))
+        assert (outcome, await raw.count(db, "ohlcv")) in ((None, 1), (OperationalError, 0))
 
+    @requires(Capability.RAW_WRITES)
     async def test_a_caught_integrity_error_of_raw_sql_never_loses_writes_silently(self, db: DatabaseManager) -> None:
         outcome: type[Exception] | None = None
         try:
             async with db.get_session() as session:
-                await PositionRepository(session).update_position(position())
+                await add(session)
                 with pytest.raises(IntegrityError):
-                    await session.execute(text("INSERT INTO trades (trade_id) VALUES (NULL)"))
+                    await session.execute(text("INSERT INTO ohlcv (symbol) VALUES (NULL)"))
         except OperationalError:
             outcome = OperationalError
-        assert (outcome, await raw.count(db, "positions")) in ((None, 1), (OperationalError, 0))
+        assert (outcome, await raw.count(db, "ohlcv")) in ((None, 1), (OperationalError, 0))
 
     async def test_after_a_lost_transaction_the_manager_still_works(self, db: DatabaseManager) -> None:
         with suppress(OperationalError):
             async with db.get_session() as session:
                 with suppress(SQLAlchemyError):
-                    await session.execute(text("SELECT no_such_column FROM trades"))
-        await TradeRepository(db).insert(trade())
-        assert await raw.count(db, "trades") == 1
+                    await session.execute(text("SELECT no_such_column FROM ohlcv"))
+        await add(db)
+        assert await raw.count(db, "ohlcv") == 1
 
     async def test_rollback_after_a_caught_error_of_raw_sql_gives_a_clean_exit(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             with pytest.raises(SQLAlchemyError):
-                await session.execute(text("SELECT no_such_column FROM trades"))
+                await session.execute(text("SELECT no_such_column FROM ohlcv"))
             await session.rollback()
-            await TradeRepository(session).insert(trade())
-        assert await raw.count(db, "trades") == 1
+            await add(session)
+        assert await raw.count(db, "ohlcv") == 1
 
+    @requires(Capability.RECORDS)
     async def test_an_integrity_error_is_short_and_holds_no_parameters(self, db: DatabaseManager) -> None:
         await TradeRepository(db).insert(trade(decision_reasons={"secret": "a very private reason"}))
         with pytest.raises(IntegrityError) as caught:
@@ -251,52 +265,63 @@ class RawSQLTests(SuiteFixtures):
     """session.execute(text(…)) runs raw SQL; its result has the methods scalar, first, all and mappings."""
 
     async def test_a_statement_takes_named_parameters(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("a"))
-        await TradeRepository(db).insert(trade("b'; --", symbol="ETHUSDT"))
+        await add(db, "a")
+        await OHLCVRepository(db).insert_many([bar(symbol="b'; --", exchange="kraken")])
         async with db.get_session() as session:
-            sql = text("SELECT symbol FROM trades WHERE trade_id = :name AND side = :side")
-            result = await session.execute(sql, {"name": "b'; --", "side": "long"})
-            assert result.scalar() == "ETHUSDT"
+            sql = text("SELECT exchange FROM ohlcv WHERE symbol = :name AND timeframe = :timeframe")
+            result = await session.execute(sql, {"name": "b'; --", "timeframe": "1h"})
+            assert result.scalar() == "kraken"
 
     async def test_first_gives_a_row_or_none(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("a"))
+        await add(db, "a")
         async with db.get_session() as session:
-            row = (await session.execute(text("SELECT trade_id, side FROM trades"))).first()
-            nothing = (await session.execute(text("SELECT trade_id FROM trades WHERE side = 'short'"))).first()
+            row = (await session.execute(text("SELECT symbol, timeframe FROM ohlcv"))).first()
+            nothing = (await session.execute(text("SELECT symbol FROM ohlcv WHERE exchange = 'kraken'"))).first()
         assert row is not None
-        assert (row[0], row.side) == ("a", "long")
+        assert (row[0], row.timeframe) == ("a", "1h")
         assert nothing is None
 
     async def test_scalar_of_no_row_is_none(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
-            assert (await session.execute(text("SELECT id FROM trades"))).scalar() is None
+            assert (await session.execute(text("SELECT id FROM ohlcv"))).scalar() is None
 
     async def test_all_gives_every_row_in_order(self, db: DatabaseManager) -> None:
         for name in ("b", "a", "c"):
-            await TradeRepository(db).insert(trade(name))
-        assert await raw.fetch(db, "SELECT trade_id FROM trades ORDER BY trade_id") == [("a",), ("b",), ("c",)]
+            await add(db, name)
+        assert await raw.fetch(db, "SELECT symbol FROM ohlcv ORDER BY symbol") == [("a",), ("b",), ("c",)]
 
     async def test_mappings_give_columns_by_name(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("a"))
+        await add(db, "a")
         async with db.get_session() as session:
-            result = await session.execute(text("SELECT trade_id, side AS direction FROM trades"))
-            assert [dict(row) for row in result.mappings().all()] == [{"trade_id": "a", "direction": "long"}]
+            result = await session.execute(text("SELECT symbol, timeframe AS step FROM ohlcv"))
+            assert [dict(row) for row in result.mappings().all()] == [{"symbol": "a", "step": "1h"}]
 
+    @requires(Capability.RAW_WRITES)
     async def test_raw_writes_commit_with_the_session(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("a"))
+        await add(db, "a")
         async with db.get_session() as session:
-            await session.execute(text("UPDATE trades SET symbol = :symbol"), {"symbol": "ETHUSDT"})
-        assert await raw.fetch(db, "SELECT symbol FROM trades") == [("ETHUSDT",)]
+            await session.execute(text("UPDATE ohlcv SET symbol = :symbol"), {"symbol": "ETHUSDT"})
+        assert await raw.fetch(db, "SELECT symbol FROM ohlcv") == [("ETHUSDT",)]
 
+    @requires(Capability.RAW_WRITES)
     async def test_raw_writes_roll_back_with_the_session(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(trade("a"))
+        await add(db, "a")
         async with interrupted(db) as session:
-            await session.execute(text("DELETE FROM trades"))
-        assert await raw.count(db, "trades") == 1
+            await session.execute(text("DELETE FROM ohlcv"))
+        assert await raw.count(db, "ohlcv") == 1
+
+    async def test_raw_writes_that_are_not_declared_are_unsupported(self, db: DatabaseManager) -> None:
+        lacks(db, Capability.RAW_WRITES)
+        await add(db, "a")
+        for sql in ("DELETE FROM ohlcv", "UPDATE ohlcv SET symbol = 'b'", "CREATE TABLE mine (id INTEGER)"):
+            async with db.get_session() as session:
+                with pytest.raises(Unsupported, match="PostgreSQL"):
+                    await session.execute(text(sql))
+        assert await read_names(db) == ["a"], "a raw write that is not declared must raise Unsupported and write nothing"
 
     async def test_a_broken_statement_is_an_error_of_sqlalchemy(self, db: DatabaseManager) -> None:
         with pytest.raises(SQLAlchemyError):
-            await raw.fetch(db, "SELEKT 1")
+            await raw.fetch(db, "SELECT FROM WHERE")
 
 
 class ManagerAsSessionTests(SuiteFixtures):
@@ -304,15 +329,24 @@ class ManagerAsSessionTests(SuiteFixtures):
 
     async def test_each_call_on_the_manager_commits_by_itself(self, db: DatabaseManager) -> None:
         await write_everywhere(db)
-        assert await counts(db) == [1, 1, 1, 1]
+        assert {*await counts(db)} == {1}
 
     async def test_a_failed_call_on_the_manager_leaves_the_earlier_ones(self, db: DatabaseManager) -> None:
-        repository = TradeRepository(db)
-        await repository.insert(trade("a"))
+        await add(db, "a")
         with pytest.raises(IntegrityError):
-            await repository.insert(trade("a"))
-        await repository.insert(trade("b"))
-        assert await raw.count(db, "trades") == 2
+            await add(db, "a")
+        await add(db, "b")
+        assert await read_names(db) == ["a", "b"]
+
+    @pytest.mark.parametrize("repository", _REPOSITORIES[1:])
+    async def test_a_repository_of_records_that_are_not_kept_is_unsupported(
+        self, db: DatabaseManager, repository: type[TradeRepository]
+    ) -> None:
+        lacks(db, Capability.RECORDS)
+        async with db.get_session() as session:
+            for target in (db, session):
+                with pytest.raises(Unsupported, match="keep those on PostgreSQL"):
+                    repository(target)
 
     @pytest.mark.parametrize("repository", _REPOSITORIES)
     async def test_what_is_no_session_is_refused(self, db: DatabaseManager, repository: type[TradeRepository]) -> None:

@@ -6,8 +6,9 @@ from datetime import timedelta
 from decimal import Decimal, localcontext
 
 from iftb_store import DatabaseManager, Trade, TradeRepository, TradeStatistics
+from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, requires
 from iftb_store.testing.samples import HOUR, LARGEST, NOW, SMALLEST, Clock, trade
 
 _NOTHING = TradeStatistics(0, 0, 0, *[Decimal(0)] * 9)
@@ -202,5 +203,6 @@ class WindowTests(SuiteFixtures):
         assert await raw.count(db, "trades") == 1
 
 
+@requires(Capability.RECORDS)
 class StatisticsTests(FigureTests, WindowTests):
     """All tests of statistics."""

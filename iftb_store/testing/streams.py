@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
 
 _SERIES = ("BTCUSDT", "1h")
@@ -108,7 +109,7 @@ class StreamTests(SuiteFixtures):
             first = times_of(await anext(stream))
             await OHLCVRepository(db).upsert_many(hourly(_BARS + 5, volume=bar().volume + 1))
             async with db.get_session() as session:
-                await session.execute(text("DELETE FROM ohlcv WHERE symbol = 'BTCUSDT'"))
+                await delete_bars(session)
             rest = await all_times(stream)
         assert first + rest == [item.timestamp for item in hourly(_BARS)]
 
@@ -258,7 +259,7 @@ class SnapshotTests(SuiteFixtures):
             async with db.get_session(isolation="snapshot") as session:
                 await session.execute(text("SELECT COUNT(*) FROM ohlcv"))
             async with db.get_session() as session:
-                await session.execute(text("DELETE FROM ohlcv"))
+                await delete_bars(session)
                 await OHLCVRepository(session).insert_many(hourly(2))
         assert len(await OHLCVRepository(db).get_range(*_SERIES, *_ALL)) == 2
 
@@ -277,4 +278,4 @@ async def _insert(session: Any) -> None:
 
 
 async def _delete(session: Any) -> None:
-    await session.execute(text("DELETE FROM ohlcv"))
+    await OHLCVRepository(session).delete_range("BTCUSDT", "1h", *_ALL)

@@ -30,6 +30,7 @@ from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.tasks import TaskTests
 from iftb_store.testing.trades import TradeTests
+from iftb_store.testing.transfers import TransferTests
 from iftb_store.testing.values import ValueTests
 from iftb_store.testing.whole_rows import WholeRowTests
 
@@ -63,6 +64,7 @@ class BackendConformance(
     MisuseTests,
     PlaceTests,
     WholeRowTests,
+    TransferTests,
     BackupTests,
     HostileTests,
     PropertyTests,

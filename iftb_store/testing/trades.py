@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store import DatabaseManager, InvalidValueError, NotFoundError, Trade, TradeRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs, requires
 from iftb_store.testing.samples import HOUR, NOW, T0, Clock, as_given, full_trade, trade
 
 _LIMITS = [0, -1, True, 1.5, None]
@@ -254,5 +254,6 @@ class ReadTradesTests(SuiteFixtures):
         await assert_refused(lambda _, limit: repository.get_by_symbol("BTCUSDT", limit), cases)
 
 
+@requires(Capability.RECORDS)
 class TradeTests(InsertTradeTests, UpdateTradeTests, ReadTradesTests):
     """All tests of trades except statistics."""

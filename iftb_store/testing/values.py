@@ -17,9 +17,10 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
+from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.bars import stored
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, requires
 from iftb_store.testing.positions import opened
 from iftb_store.testing.samples import HOUR, INDIA, LARGEST, SMALLEST, T0, Clock, as_given, bar, position, trade
 from iftb_store.testing.trades import by_id
@@ -135,6 +136,7 @@ class TimeTests(SuiteFixtures):
         assert found == [expected for _, expected in _MOMENTS]
         assert {moment.utcoffset() for moment in found} == {timedelta(0)}
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_times_come_back_in_utc(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             repository = TradeRepository(session)
@@ -149,6 +151,7 @@ class TimeTests(SuiteFixtures):
         rows = await raw.fetch(db, "SELECT timestamp FROM ohlcv ORDER BY symbol")
         assert [raw.moment(value) for (value,) in rows] == [expected for _, expected in _MOMENTS]
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_times_are_stored_as_the_moment_that_raw_sql_reads(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             for index, (given, _) in enumerate(_MOMENTS):
@@ -156,6 +159,7 @@ class TimeTests(SuiteFixtures):
         rows = await raw.fetch(db, "SELECT entry_time FROM trades ORDER BY trade_id")
         assert [raw.moment(value) for (value,) in rows] == [expected for _, expected in _MOMENTS]
 
+    @requires(Capability.RECORDS)
     async def test_a_positions_times_come_back_in_utc(self, db: DatabaseManager) -> None:
         found = await opened(db, position(entry_time=datetime(2024, 1, 1, 5, 30, tzinfo=INDIA)))
         assert found.entry_time == T0
@@ -163,6 +167,7 @@ class TimeTests(SuiteFixtures):
         assert found.last_updated is not None
         assert {moment.utcoffset() for moment in (found.entry_time, found.created_at, found.last_updated)} == {timedelta(0)}
 
+    @requires(Capability.RECORDS)
     async def test_a_clock_in_another_zone_gives_utc(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db, clock=lambda: T0.astimezone(INDIA)).insert(trade())
         found = await by_id(db, number)
@@ -179,6 +184,7 @@ class TimeTests(SuiteFixtures):
         found = await OHLCVRepository(db).get_latest("BTCUSDT", "1h")
         assert [item.timestamp for item in found] == moments[::-1]
 
+    @requires(Capability.RECORDS)
     async def test_what_is_no_time_of_the_calendar_is_refused(self, db: DatabaseManager) -> None:
         bars, trades = OHLCVRepository(db), TradeRepository(db)
         await assert_refused(lambda _, value: bars.insert_many([bar(value)]), [("timestamp", value) for value in _NO_MOMENTS])
@@ -211,6 +217,7 @@ class DecimalTests(SuiteFixtures):
         assert [as_given(item) for item in found] == given
         assert {type(item.close) for item in found} == {Decimal}
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
         given = [trade(str(value), **dict.fromkeys([*_TRADE_DECIMALS, *_TRADE_QUOTIENTS], value)) for value in _DECIMALS]
         async with db.get_session() as session:
@@ -219,6 +226,7 @@ class DecimalTests(SuiteFixtures):
         wrong = [pair for pair in zip(given, found, strict=True) if pair[0] != pair[1]]
         assert wrong == [], f"every decimal of a trade must come back exactly; (given, found) of those that differ: {wrong}"
 
+    @requires(Capability.RECORDS)
     async def test_a_positions_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
         names = [*_POSITION_DECIMALS, *_POSITION_QUOTIENTS]
         given = [position(symbol=str(value), **dict.fromkeys(names, value)) for value in _DECIMALS]
@@ -231,6 +239,7 @@ class DecimalTests(SuiteFixtures):
         rows = await raw.fetch(db, "SELECT open, high, low FROM ohlcv ORDER BY timestamp")
         assert [tuple(map(raw.number, row)) for row in rows] == [(value, LARGEST, lowest) for value in _DECIMALS]
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_decimals_are_stored_as_the_number_that_raw_sql_reads(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             for index, value in enumerate(_DECIMALS):
@@ -238,6 +247,7 @@ class DecimalTests(SuiteFixtures):
         rows = await raw.fetch(db, "SELECT entry_price FROM trades ORDER BY trade_id")
         assert [raw.number(value) for (value,) in rows] == _DECIMALS
 
+    @requires(Capability.RECORDS)
     async def test_decimals_are_exact_in_any_context_of_the_caller(self, db: DatabaseManager) -> None:
         given = bar(open=LARGEST, high=LARGEST, close=SMALLEST)
         with localcontext(prec=3) as context:
@@ -258,12 +268,14 @@ class DecimalTests(SuiteFixtures):
         )
         assert await raw.count(db, "ohlcv") == 0
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
         cases = [(field, value) for field in _TRADE_DECIMALS for value in _TOO_FINE_OR_LARGE]
         await assert_refused(lambda field, value: repository.insert(trade(**{field: value})), cases, "iftb_store.quantize")
         assert await raw.count(db, "trades") == 0
 
+    @requires(Capability.RECORDS)
     async def test_updating_a_trade_to_a_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
         number = await repository.insert(trade())
@@ -271,6 +283,7 @@ class DecimalTests(SuiteFixtures):
         await assert_refused(lambda field, value: repository.update(number, **{field: value}), cases, "iftb_store.quantize")
         assert as_given(await by_id(db, number)) == trade()
 
+    @requires(Capability.RECORDS)
     async def test_a_positions_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
         cases = [(field, value) for field in _POSITION_DECIMALS for value in _TOO_FINE_OR_LARGE]
@@ -285,18 +298,21 @@ class DecimalTests(SuiteFixtures):
         await assert_refused(lambda field, value: repository.upsert_many([bar(T0 - HOUR), bar(**{field: value})]), cases)
         assert await raw.count(db, "ohlcv") == 0
 
+    @requires(Capability.RECORDS)
     async def test_nan_and_infinity_in_a_trade_are_refused(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
         cases = [(field, value) for field in (*_TRADE_DECIMALS, *_TRADE_QUOTIENTS) for value in _NOT_FINITE]
         await assert_refused(lambda field, value: repository.insert(trade(**{field: value})), cases)
         assert await raw.count(db, "trades") == 0
 
+    @requires(Capability.RECORDS)
     async def test_nan_and_infinity_in_a_position_are_refused(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
         cases = [(field, value) for field in (*_POSITION_DECIMALS, *_POSITION_QUOTIENTS) for value in _NOT_FINITE]
         await assert_refused(lambda field, value: repository.update_position(position(**{field: value})), cases)
         assert await raw.count(db, "positions") == 0
 
+    @requires(Capability.RECORDS)
     async def test_a_trades_quotients_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
         fine = [Decimal("0.1234567890123456785"), Decimal("0.0000000000000000015"), Decimal("-0.0000000000000000015")]
         rounded = [Decimal("0.123456789012345678"), 2 * SMALLEST, -2 * SMALLEST]
@@ -306,16 +322,19 @@ class DecimalTests(SuiteFixtures):
         expected = [trade(str(value), **dict.fromkeys(_TRADE_QUOTIENTS, kept)) for value, kept in zip(fine, rounded, strict=True)]
         assert [as_given(await by_id(db, number)) for number in ids] == expected
 
+    @requires(Capability.RECORDS)
     async def test_a_quotient_set_by_update_is_rounded_too(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(trade())
         await TradeRepository(db).update(number, **dict.fromkeys(_TRADE_QUOTIENTS, Decimal(2) / 3))
         expected = trade("TRD-001", **dict.fromkeys(_TRADE_QUOTIENTS, Decimal("0.666666666666666667")))
         assert as_given(await by_id(db, number)) == expected
 
+    @requires(Capability.RECORDS)
     async def test_a_positions_quotients_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
         found = await opened(db, position(**dict.fromkeys(_POSITION_QUOTIENTS, Decimal("0.1234567890123456785"))))
         assert as_given(found) == position(**dict.fromkeys(_POSITION_QUOTIENTS, Decimal("0.123456789012345678")))
 
+    @requires(Capability.RECORDS)
     async def test_a_quotient_too_large_to_store_is_refused(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="leverage"):
             await TradeRepository(db).insert(trade(leverage=Decimal("99999999999999999999.9999999999999999995")))
@@ -339,6 +358,7 @@ class TextTests(SuiteFixtures):
         ]
         assert set(await raw.fetch(db, "SELECT symbol, exchange FROM ohlcv")) == {(text, text) for text in _TEXTS}
 
+    @requires(Capability.RECORDS)
     async def test_text_in_a_trade_comes_back_the_same(self, db: DatabaseManager) -> None:
         given = [trade(text, symbol=text, exchange=text, decision_reasons={text: text}) for text in _TEXTS]
         async with db.get_session() as session:
@@ -348,6 +368,7 @@ class TextTests(SuiteFixtures):
             found = [(await repository.get_by_symbol(text, exchange=text))[0] for text in _TEXTS]
         assert [as_given(item) for item in found] == given
 
+    @requires(Capability.RECORDS)
     async def test_text_in_an_event_comes_back_the_same(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             repository = SystemEventRepository(session, clock=Clock())
@@ -359,6 +380,7 @@ class TextTests(SuiteFixtures):
         ]
         assert [item.details for item in found] == [{text: [text]} for text in _TEXTS]
 
+    @requires(Capability.RECORDS)
     async def test_text_in_a_position_comes_back_the_same(self, db: DatabaseManager) -> None:
         given = [position(symbol=text, exchange=text, trade_id=text) for text in _TEXTS]
         assert [as_given(await opened(db, item)) for item in given] == given
@@ -369,6 +391,7 @@ class TextTests(SuiteFixtures):
         found = [await stored(db, symbol) for symbol in symbols]
         assert [[item.symbol for item in items] for items in found] == [[symbol] for symbol in symbols]
 
+    @requires(Capability.RECORDS)
     async def test_names_of_255_characters_are_stored(self, db: DatabaseManager) -> None:
         name = "\U0010ffff" * 255
         await OHLCVRepository(db).insert_many([bar(symbol=name, exchange=name)])
@@ -376,12 +399,14 @@ class TextTests(SuiteFixtures):
         await PositionRepository(db).update_position(position(symbol=name, exchange=name))
         assert [len(item.symbol) for item in await stored(db, name, exchange=name)] == [255]
 
+    @requires(Capability.RECORDS)
     async def test_messages_may_be_long(self, db: DatabaseManager) -> None:
         message = "line\n" * 100_000
         await SystemEventRepository(db).log_event("x", "error", message, {"text": message}, stack_trace=message)
         (found,) = await SystemEventRepository(db).get_recent_events()
         assert (found.message, found.stack_trace) == (message, message)
 
+    @requires(Capability.RECORDS)
     async def test_text_that_no_engine_holds_is_refused_everywhere(self, db: DatabaseManager) -> None:
         bars, trades, events = OHLCVRepository(db), TradeRepository(db), SystemEventRepository(db)
         await assert_refused(lambda _, text: bars.insert_many([bar(symbol=text)]), [("symbol", text) for text in _NO_TEXTS])

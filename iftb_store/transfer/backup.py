@@ -20,8 +20,9 @@ from iftb_store.errors import InvalidValueError, URLError, operational_error
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend, get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
+from iftb_store.schema.table_spec import RowFilter
 from iftb_store.transfer.access import check_store, require_complete_reads
+from iftb_store.transfer.kept import find_kept_tables
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.url import parse_url
 from iftb_store.values import checks
@@ -105,9 +106,10 @@ async def backup(
         raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {type_name(step)}")
     step = step or report_nothing
     async with source.get_session() as session:
-        await require_complete_reads(session, (BARS, TRADES, POSITIONS, EVENTS))
+        kept = find_kept_tables(source)
+        await require_complete_reads(session, kept)
         # raises SchemaError if there are no tables
-        await get_stores(session).read_rows(RowFilter(EVENTS, limit=1))
+        await get_stores(session).read_rows(RowFilter(kept[-1], limit=1))
     with _folder(folder):
         if own_way:
             with step("backup") as tell:

@@ -7,19 +7,18 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, func, select
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import arrow_schema
-from iftb_store.errors import CollisionError, StoreError, readable
+from iftb_store.errors import CollisionError, StoreError
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, GREATEST_ID, POSITIONS, TRADES, RowFilter, TableSpec
-from iftb_store.schema.tables import Base
-from iftb_store.schema.types import CastText
 from iftb_store.transfer.access import open_complete_session
 from iftb_store.transfer.diff import RowDiff, select_rows
-from iftb_store.transfer.plan import LastCommitted, Partition, RowReader, read_batches, where_conditions
+from iftb_store.transfer.lookups import get_lookups
+from iftb_store.transfer.numbers import Numbers
+from iftb_store.transfer.plan import LastCommitted, Partition, RowReader, read_batches
 from iftb_store.values.display import show
 
 T = TypeVar("T")
@@ -27,7 +26,7 @@ T = TypeVar("T")
 _OPEN_KEY = ("exchange", "symbol", "side")
 REMEDY = "copy into another database, or leave these rows out (--table, --exchange, --symbol, --start, --end)"
 
-# maximum number of bound parameters in one statement
+# maximum number of values in one lookup
 _MOST = 500
 
 
@@ -49,10 +48,10 @@ class Collisions:
     """
 
     def __init__(self, table: TableSpec, source: Any, destination: ConnectedStore, *, delete: bool) -> None:
-        self._table, self._columns = table, Base.metadata.tables[table.name].c
-        self._source, self._destination, self._delete = source, destination, delete
+        self._table, self._source = table, get_lookups(get_stores(source))
+        self._destination, self._delete = destination, delete
         self._greatest = self._foreign = 0
-        self._wanted, self._freed = _Numbers(), _Numbers()
+        self._wanted, self._freed = Numbers(), Numbers()
         self._open: dict[int, tuple[str, ...]] = {}
         self._opening: dict[tuple[str, ...], int] = {}
         self._closing: list[pa.Table] = []
@@ -75,13 +74,10 @@ class Collisions:
         """Read from the destination what the checks need: the number and greatest id of its bars, and its open positions."""
         async with open_complete_session(self._destination, [self._table]) as session:
             if self._table is BARS:
-                counts = select(func.count(), func.max(self._columns.id)).select_from(Base.metadata.tables[self._table.name])
-                ((count, last),) = (await session.execute(counts)).all()
-                self._foreign, self._greatest = int(count), last or 0
+                self._foreign, self._greatest = await get_lookups(get_stores(session)).measure_ids(BARS)
             if self._table is POSITIONS:
-                columns = [self._columns[name] for name in ("id", *_OPEN_KEY)]
-                rows = await session.execute(select(*columns).where(CastText(self._columns.status) == "open"))
-                self._open = {row[0]: tuple(row[1:]) for row in rows.all()}
+                rows = await get_stores(session).records.select(POSITIONS, {"status": "open"})
+                self._open = {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
     def known(self, rows: int) -> None:
         """Record that ``rows`` bars have the same ids in the source and the destination; these bars cannot conflict."""
@@ -148,10 +144,9 @@ class Collisions:
         self.known(compared.same + compared.changed.num_rows - (pc.sum(moved).as_py() or 0))
         for rows in (compared.new, compared.changed.filter(moved)):
             ids: Any = rows["id"]
-            self._wanted.add(ids.filter(pc.less_equal(ids, pa.scalar(self._greatest))))
-        self._freed.add(compared.stored["id"].filter(moved))
-        if self._delete:
-            self._freed.add(compared.extra["id"])
+            self._wanted.add(ids.filter(pc.less_equal(ids, pa.scalar(self._greatest))).to_pylist())
+        freed: list[Any] = compared.stored["id"].filter(moved).to_pylist()
+        self._freed.add(freed + compared.extra["id"].to_pylist() if self._delete else freed)
 
     async def _refuse_ids(self) -> None:
         async for rows in read_batches(LastCommitted(self._destination), Partition(RowFilter(BARS))):
@@ -159,8 +154,7 @@ class Collisions:
             for index, number in enumerate(numbers):
                 if number in self._wanted and number not in self._freed:
                     its = rows.slice(index, 1).to_pylist()[0]
-                    found = await self._bars(self._source, self._columns.id == number)
-                    raise self._collision(number, its, [bar for _, bar in found])
+                    raise self._collision(number, its, await self._source.find_rows(BARS, "id", [number]))
 
     async def meanwhile(self, last: int) -> None:
         """Check that bars which the destination stored since `begin` do not have ids of other bars of the source.
@@ -172,18 +166,12 @@ class Collisions:
             CollisionError: one of these bars has the id of another bar of the source.
         """
         async with open_complete_session(self._destination, [self._table]) as session:
-            condition = self._columns.id.between(self._greatest + 1, last)
-            theirs = dict(await self._bars(session, condition))
+            found = await get_lookups(get_stores(session)).find_rows(BARS, "id", range(self._greatest + 1, last + 1))
+        theirs = {bar["id"]: bar for bar in found}
         for part in _parts(list(theirs)):
-            for number, bar in await self._bars(self._source, self._columns.id.in_(part)):
-                if bar != theirs[number]:
-                    raise self._collision(number, theirs[number], [bar])
-
-    async def _bars(self, session: Any, condition: ColumnElement[bool]) -> list[tuple[int, dict[str, Any]]]:
-        """Return the ids and keys of the bars that meet a condition."""
-        named = [self._columns[name] for name in ("id", *BARS.key)]
-        rows = (await session.execute(select(*named).where(condition))).all()
-        return [(number, dict(zip(BARS.key, key, strict=True))) for number, *key in rows]
+            for bar in await self._source.find_rows(BARS, "id", part):
+                if bar != theirs[bar["id"]]:
+                    raise self._collision(bar["id"], theirs[bar["id"]], [bar])
 
     def _collision(self, number: int, its: Mapping[str, Any], ours: Iterable[Mapping[str, Any]]) -> CollisionError:
         names = " and ".join(map(self._name_row, ours))
@@ -194,12 +182,9 @@ class Collisions:
     async def _refuse_trade_ids(self, partition: Partition, new: pa.Table) -> None:
         ids: dict[Any, Any] = dict(zip(new["trade_id"].to_pylist(), new["id"].to_pylist(), strict=True))
         for part in _parts(list(ids)):
-            condition: ColumnElement[bool] = CastText(self._columns.trade_id).in_(part)
-            names = ("id", "trade_id", "exchange", "symbol", "entry_time")
             async with open_complete_session(self._destination, [self._table]) as session:
-                found = await session.execute(select(*(self._columns[name] for name in names)).where(condition))
-            for row in found.all():
-                its: dict[str, Any] = dict(zip(names, row, strict=True))
+                found = await get_lookups(get_stores(session)).find_rows(TRADES, "trade_id", part)
+            for its in found:
                 if not (self._delete and _is_chosen(its, partition.selection)):
                     raise CollisionError(
                         f"trades: the source's trade {show(its['trade_id'])} with the id {ids[its['trade_id']]} is stored in "
@@ -226,31 +211,6 @@ class Collisions:
         return f"{self._table.model.__name__.lower()} {show(values)}"
 
 
-class _Numbers:
-    """A set of integers that uses one bit per number; compact for numbers that lie close together, as ids do."""
-
-    _BITS = 10
-
-    def __init__(self) -> None:
-        self._pages: dict[int, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._pages)
-
-    def __contains__(self, number: int) -> bool:
-        return bool(self._pages.get(number >> self._BITS, 0) >> number % (1 << self._BITS) & 1)
-
-    def add(self, numbers: Any) -> None:
-        """Add the numbers of a column."""
-        for number in numbers.to_pylist():
-            page = number >> self._BITS
-            self._pages[page] = self._pages.get(page, 0) | 1 << number % (1 << self._BITS)
-
-    def meets(self, other: _Numbers) -> bool:
-        """Return whether the two sets have a number in common."""
-        return any(bits & other._pages.get(page, 0) for page, bits in self._pages.items())
-
-
 def _is_chosen(row: Mapping[str, Any], selection: RowFilter) -> bool:
     moment = row[selection.table.time]
     return (
@@ -270,22 +230,18 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
     Raises:
         StoreError: the id is so great that the destination would have too few ids for new rows.
     """
-    columns = Base.metadata.tables[table.name]
-    named = [columns.c[name] for name in ("id", *(table.key if table is BARS else ()))]
-    found: list[tuple[Any, ...]] = []
-    for selection in scope.selections(table):
-        newest = select(*named).where(*where_conditions(columns, selection)).order_by(columns.c.id.desc()).limit(1)
-        with readable(table.name):
-            found += [tuple(row) for row in (await session.execute(newest)).all()]
-    if not found:
-        return await get_stores(session).read_rows(RowFilter(table, limit=1))
-    number, *key = max(found)
+    stores = get_stores(session)
+    found = [await get_lookups(stores).find_last(selection) for selection in scope.selections(table)]
+    if not any(found):
+        return await stores.read_rows(RowFilter(table, limit=1))
+    last = max(filter(None, found), key=lambda row: row["id"])
+    number = last["id"]
     if number > GREATEST_ID:
         raise StoreError(
             f"{table.name}: a row of the source has the id {number}; ids above {GREATEST_ID} would leave too few ids for "
             f"new rows in the destination; give the row a smaller id in the source, or {REMEDY}"
         )
-    rows = await get_stores(session).read_rows(_of(table, number, key))
+    rows = await stores.read_rows(_of(table, last))
     # the copy reports a duplicate bar later, when it reads the whole series
     return rows.slice(0, 1)
 
@@ -296,16 +252,16 @@ async def rows_to_write_first(destination: RowReader, table: TableSpec, row: pa.
     ``row`` is left out if the destination already has it under the same id.
     """
     values = row.to_pylist()[0]
-    stored = await destination.read_rows(_of(table, values["id"], [values[name] for name in table.key] if table is BARS else []))
+    stored = await destination.read_rows(_of(table, values))
     is_stored: Any = pc.is_in(row["id"], value_set=stored["id"].combine_chunks())
     is_closing: Any = pc.is_in(row["id"], value_set=closing["id"].combine_chunks())
     rows = row.filter(pc.invert(pc.or_(is_stored, is_closing)))
     return pa.concat_tables([rows, closing]).sort_by(table.key[-1])
 
 
-def _of(table: TableSpec, number: int, key: list[Any]) -> RowFilter:
+def _of(table: TableSpec, row: Mapping[str, Any]) -> RowFilter:
     """Return a filter that selects one row by its id; for a bar, by its key, because the id of bars has no index."""
     if table is not BARS:
-        return RowFilter(table, after=(number - 1,), limit=1)
-    *series, moment = key
+        return RowFilter(table, after=(row["id"] - 1,), limit=1)
+    *series, moment = (row[name] for name in table.key)
     return RowFilter(table, dict(zip(table.key, series, strict=False)), start=moment, end=moment, limit=1)

@@ -24,6 +24,7 @@ from iftb_store.transfer.access import open_complete_session, require_complete_r
 from iftb_store.transfer.conflicts import REMEDY, Collisions, is_other_row, read_greatest_id, rows_to_write_first
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Digester, compute_checksum, find_invalid_json, read_positions
+from iftb_store.transfer.kept import Report, limit_scope
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
@@ -105,7 +106,7 @@ class Copy:
     Args:
         source: a connected manager.
         destination: another connected manager, for a database with the tables of iftb-store, see `prepare`.
-        scope: the selection of rows; None for all.
+        scope: the selection of rows; None for all tables that both stores keep.
         on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises
             before anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
@@ -113,6 +114,9 @@ class Copy:
 
     Attributes:
         moved: number of rows written so far.
+
+    Raises:
+        Unsupported: the scope names a table that one of the stores does not keep.
     """
 
     def __init__(
@@ -129,14 +133,14 @@ class Copy:
         require_arrow()
         self._source = source
         self._destination = destination
-        self._scope = scope or TableScope()
+        self._scope, self._left_out = limit_scope(scope, source=source, destination=destination)
         self._refuse = on_conflict == "refuse"
         self._delete = delete
         self._step = step
         self._theirs = LastCommitted(destination)
         self.moved = 0
 
-    async def run(self, *, dry: bool = False) -> list[Copied]:
+    async def run(self, *, dry: bool = False) -> Report[Copied]:
         """Copy the rows; return the results in the order of tables and series.
 
         Args:
@@ -144,7 +148,8 @@ class Copy:
                 table have no checksum.
 
         Returns:
-            One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
+            One result for each series of bars, and one for each other table or selected part of it, even if it has no rows;
+            ``left_out`` names the tables that one of the stores does not keep.
 
         Raises:
             CollisionError: a row of the source has the id or another unique value of a different row in the destination.
@@ -170,7 +175,7 @@ class Copy:
             if not dry:
                 await self._write(ours, plans, checked, last)
                 await self._prove(ours, plans)
-        return [plan.copied for plan in plans]
+        return Report((plan.copied for plan in plans), self._left_out)
 
     async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
         """Return a plan for each partition, with the ranges of chunks that differ."""
@@ -349,9 +354,11 @@ async def prepare(destination: ConnectedStore, scope: TableScope | None = None) 
     Raises:
         SchemaError: the tables have another revision; the message names the command.
         OperationalError: rows of the selected tables are hidden from this role, or it may not insert rows.
+        Unsupported: the scope names a table that the destination does not keep.
     """
+    scope, _ = limit_scope(scope, destination=destination)
     try:
-        await reading.require_schema(destination, (scope or TableScope()).tables, insert=True)
+        await reading.require_schema(destination, scope.tables, insert=True)
     except SchemaError:
         if Capability.MIGRATIONS not in destination.capabilities or (await destination.status()).state != "empty":
             raise

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Table, func, select
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.arrow import arrow_schema
@@ -19,10 +18,10 @@ from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
-from iftb_store.schema.tables import Base
-from iftb_store.schema.types import CastText, from_epoch_us
+from iftb_store.schema.types import from_epoch_us
 from iftb_store.transfer.access import open_complete_session
 from iftb_store.transfer.digests import Chunk, Digester, part_size, read_positions
+from iftb_store.transfer.lookups import get_lookups
 from iftb_store.values.display import join_names, show
 
 T = TypeVar("T")
@@ -138,23 +137,21 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
     Raises:
         StoreError: a key column holds a value that is not text.
     """
-    # read_rows checks the schema, which session.execute does not: a table that iftb-store did not create must not be read
-    await get_stores(session).read_rows(RowFilter(scope.tables[0], limit=1))
+    stores = get_stores(session)
+    # read_rows checks the schema, which lookups do not: a table that iftb-store did not create must not be read
+    await stores.read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
-        columns = Base.metadata.tables[table.name]
         for selection in scope.selections(table):
             keys = selection.order[:-1]
-            counts = select(*(columns.c[name] for name in keys), func.count()).select_from(columns)
-            rows = (await session.execute(counts.where(*where_conditions(columns, selection)).group_by(*keys))).all()
-            for *series, count in rows:
+            for series, count in await get_lookups(stores).count_rows(selection):
                 for name, value in zip(keys, series, strict=True):
                     if not isinstance(value, str):
                         what = f"{table.name}: a row's {name} cannot be read: it is {show(value)}"
                         raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
                 ordered = {name: equal[name] for name in SERIES if name in equal}
-                found.append((Partition(replace(selection, equal=ordered)), int(count)))
+                found.append((Partition(replace(selection, equal=ordered)), count))
     return found
 
 
@@ -266,13 +263,3 @@ def _narrow(selection: RowFilter, run: DirtyRange) -> RowFilter:
     first, last = from_epoch_us(run.first * size), from_epoch_us((run.last + 1) * size - 1)
     start, end = selection.start, selection.end
     return replace(selection, start=first if start is None else max(start, first), end=last if end is None else min(end, last))
-
-
-def where_conditions(columns: Table, selection: RowFilter) -> Iterator[ColumnElement[bool]]:
-    """Yield the SQL conditions of a selection, without the condition for ``after``."""
-    for name, value in selection.equal.items():
-        yield CastText(columns.c[name]) == value
-    if selection.start is not None:
-        yield columns.c[selection.table.time] >= selection.start
-    if selection.end is not None:
-        yield columns.c[selection.table.time] <= selection.end

@@ -16,6 +16,7 @@ from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copied, Copy, prepare
 from iftb_store.transfer.diff import compare_partition
+from iftb_store.transfer.kept import Report
 from iftb_store.transfer.plan import LastCommitted, digest_partition, find_dirty_ranges, find_partitions, open_snapshot
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.transfer.verify import format_key
@@ -51,7 +52,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
 
 async def restore(
     backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = report_nothing
-) -> list[Copied]:
+) -> Report[Copied]:
     """Restore all rows of a backup, with all ids and times, and verify the result.
 
     The backup is read once completely before anything is written. Missing tables are created. If the restore is interrupted,
@@ -65,7 +66,8 @@ async def restore(
         step: the progress callback.
 
     Returns:
-        One result for each series of bars, and one for each other table, even if it has no rows.
+        One result for each series of bars, and one for each other table, even if it has no rows; ``left_out`` names the tables
+        that one of the stores does not keep.
 
     Raises:
         InvalidValueError: the backup and the destination are the same database.

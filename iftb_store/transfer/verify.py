@@ -18,6 +18,7 @@ from iftb_store.transfer import plan
 from iftb_store.transfer.access import require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, compute_checksum, normalise_json
+from iftb_store.transfer.kept import Report, limit_scope
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.values.display import join_names
 
@@ -80,27 +81,29 @@ async def verify(
     scope: TableScope | None = None,
     *,
     step: ProgressFactory = report_nothing,
-) -> list[Verified]:
+) -> Report[Verified]:
     """Compare two stores, or the same selection of both. Each is read from a snapshot, in bounded memory, and not changed.
 
     Args:
         source: a connected manager.
         destination: another connected manager.
-        scope: the selection of rows; None for all.
+        scope: the selection of rows; None for all tables that both stores keep.
         step: the progress callback.
 
     Returns:
-        One result for each series of bars, and one for each other table or selected part of it, even if it has no rows.
+        One result for each series of bars, and one for each other table or selected part of it, even if it has no rows;
+        ``left_out`` names the tables that one of the stores does not keep.
 
     Raises:
         InvalidValueError: the source and the destination are the same database.
+        Unsupported: the scope names a table that one of the stores does not keep.
         SchemaError: the source or the destination has no usable schema.
         OperationalError: rows of the source or the destination are hidden from its role.
         MissingDriverError: pyarrow is not installed; the message contains the install command.
     """
     require_arrow()
-    scope = scope or TableScope()
     await require_distinct(source, destination)
+    scope, left_out = limit_scope(scope, source=source, destination=destination)
     for db in (source, destination):
         await plan.require_schema(db, scope.tables)
     async with plan.open_snapshot(source, scope.tables) as ours, plan.open_snapshot(destination, scope.tables) as theirs:
@@ -108,10 +111,8 @@ async def verify(
         found = await plan.gather_both(plan.find_partitions(ours, scope), plan.find_partitions(theirs, scope))
         with step("verify") as tell:
             count = count_rows(tell, sum(rows for part in found for _, rows in part))
-            return [
-                await _verified(*stores, partition, count)
-                for partition in plan.sort_partitions([partition for part in found for partition, _ in part])
-            ]
+            partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
+            return Report([await _verified(*stores, partition, count) for partition in partitions], left_out)
 
 
 async def _verified(

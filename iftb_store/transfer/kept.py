@@ -1,0 +1,56 @@
+"""Limits a transfer to the tables that every store keeps, and reports which tables were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from iftb_store.abilities import ConnectedStore
+from iftb_store.errors import Unsupported
+from iftb_store.protocols import Capability
+from iftb_store.schema.scope import TABLES, TableScope
+from iftb_store.schema.table_spec import BARS, TableSpec
+
+T = TypeVar("T")
+
+
+class Report(list[T]):
+    """The results of a transfer: one for each series of bars, and one for each other table or selected part of it.
+
+    Attributes:
+        left_out: the names of the tables that were left out, because one of the stores does not keep them.
+    """
+
+    def __init__(self, results: Iterable[T] = (), left_out: tuple[str, ...] = ()) -> None:
+        super().__init__(results)
+        self.left_out = left_out
+
+
+def find_kept_tables(db: ConnectedStore) -> list[TableSpec]:
+    """Return the tables that a store keeps: only the bars, unless its backend declares RECORDS."""
+    return [*TABLES.values()] if Capability.RECORDS in db.capabilities else [BARS]
+
+
+def limit_scope(scope: TableScope | None, **stores: ConnectedStore) -> tuple[TableScope, tuple[str, ...]]:
+    """Limit a scope to the tables that every store keeps; return it with the names of the tables that were left out.
+
+    Args:
+        scope: the selection of tables and rows; None for all.
+        stores: the stores, by their names in the error message, e.g. source and destination.
+
+    Raises:
+        Unsupported: the scope selects a table by name, and one of the stores does not keep this table.
+    """
+    scope = scope or TableScope()
+    left_out: list[str] = []
+    for name, db in stores.items():
+        kept = find_kept_tables(db)
+        lacking = [table.name for table in scope.tables if table not in kept]
+        if lacking and scope.named:
+            raise Unsupported(
+                f"the {name} keeps only bars, no {' and no '.join(lacking)}; nothing was written; leave these tables out, or "
+                "use a database that keeps them, e.g. PostgreSQL"
+            )
+        scope = scope.limit(kept)
+        left_out += lacking
+    return scope, tuple(left_out)
