@@ -37,9 +37,13 @@ def to_arrow(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> 
 def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind: pa.DataType, decode: Any) -> StoreError:
     """Return the error for the first value of a column that cannot be converted."""
     place, number = selection.columns.index(name), selection.columns.index("id")
-    for row in rows:
+
+    def is_readable(row: Row) -> bool:
         try:
             pa.array([row[place] if decode is None or row[place] is None else decode(row[place])], kind)
         except _MISREAD:
-            break
+            return False
+        return True
+
+    row = next(row for row in rows if not is_readable(row))
     return unreadable_value(selection.table, name, row[number], row[place])

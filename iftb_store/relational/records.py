@@ -82,16 +82,16 @@ class RelationalRecords:
         # ON CONFLICT matches only open rows, so it would add a closed position instead of closing the open one
         key = {column: getattr(position, column) for column in _POSITION_KEY} | _OPEN
         changes = {column: getattr(position, column) for column in _POSITION_CHANGES}
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             if await self.update(POSITIONS, key, changes):
                 return
             try:
                 await self._insert(sql, POSITIONS, position, savepoint=True)
             except IntegrityError as error:
-                failure = error
-            else:
-                return
-        raise operational_error("another session opens or changes this position at the same time", failure, transient=True)
+                if attempt < _ATTEMPTS - 1:
+                    continue
+                raise operational_error("other sessions open and close this position meanwhile", error, transient=True) from error
+            return
 
 
 def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:

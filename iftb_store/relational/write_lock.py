@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.util.concurrency import await_
@@ -30,10 +30,8 @@ _AGAIN = 0.01
 class OneWriter(Protocol):
     """The members of a backend that are used here; see `iftb_store.relational.SqlBackend`."""
 
-    @property
-    def begin(self) -> str:
-        """The statement that takes the write lock."""
-        ...
+    #: The statement that takes the write lock.
+    begin: ClassVar[str]
 
     @property
     def lock_timeout(self) -> float:
