@@ -68,7 +68,7 @@ async def load(rows: int, batch: int, memory_limit: str) -> dict[str, Any]:
                     bar.timestamp += span
             async with db.get_session() as session:
                 used = await session.execute(text("SELECT sum(memory_usage_bytes) FROM duckdb_memory()"))
-                memory = float(used.scalar()) / 2**20
+                memory = float(used.scalar_one()) / 2**20
                 stored = (await session.execute(text("SELECT count(*) FROM ohlcv"))).scalar()
     return {"seconds": seconds, "rss": peak_rss(), "objects": objects, "memory": memory, "stored": stored}
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 from sqlalchemy import Connection
 
 from iftb_store.health import Encryption, SchemaStatus, StoreSize
-from iftb_store.protocols import Capability, Isolation
+from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 A = TypeVar("A")
@@ -186,7 +186,7 @@ class ConnectedStore(Protocol):
         """The optional capabilities that the backend of the store declares."""
         ...
 
-    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
+    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session; see `iftb_store.DatabaseManager.get_session`."""
         ...
 

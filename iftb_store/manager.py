@@ -45,7 +45,7 @@ from iftb_store.health import (
     find_warnings,
     prove_writable,
 )
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
 from iftb_store.registry import find_backend, get_stores
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import EPOCH
@@ -192,7 +192,7 @@ class DatabaseManager:
                     self._connected = True
                     raise
 
-    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Any]:
+    def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
         """Open a session: ``async with db.get_session() as session``.
 
         The session commits on a clean exit and rolls back on an exception or a cancellation. After a cancellation during the

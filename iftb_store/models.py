@@ -165,3 +165,10 @@ class TradeTotals(NamedTuple):
     fees: Decimal
     largest_win: Decimal
     largest_loss: Decimal
+
+
+class WriteCounts(NamedTuple):
+    """What an upsert did: the number of inserted bars, and the number of stored bars of which a value changed."""
+
+    inserted: int
+    updated: int

@@ -19,13 +19,13 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
-from sqlalchemy import URL, Executable, Result
+from sqlalchemy import URL, Executable, Result, ScalarResult
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals
+from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals, WriteCounts
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:
@@ -58,16 +58,10 @@ class Capability(Enum):
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
 
-class WriteCounts(NamedTuple):
-    """What an upsert did: the number of inserted bars, and the number of stored bars of which a value changed."""
-
-    inserted: int
-    updated: int
-
-
 class Session(Protocol):
-    """The session that `DatabaseManager.get_session` yields: an AsyncSession, or an object with these methods.
+    """The session that `DatabaseManager.get_session` yields, with the members that every engine has.
 
+    With the capability SQLALCHEMY it is an AsyncSession, which also has begin_nested, stream, connection and more.
     Several tasks may use one session, e.g. with `asyncio.gather`: its statements, and each fetch of a stream, run one after the
     other, as if awaited in turn (`iftb_store.relational.Turns`). The end of the session's block waits for the running statement;
     queued and later statements raise OperationalError, and nothing of them is stored. In another event loop or a
@@ -80,12 +74,20 @@ class Session(Protocol):
         """The backend that opened the session; repositories and transfers get the stores and the capabilities from it."""
         ...
 
-    async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
+    async def execute(self, statement: Executable, params: Any = None, /) -> Result[*tuple[Any, ...]]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
 
         Raises:
             Unsupported: the statement may write, and the backend does not declare RAW_WRITES; see `errors.NO_RAW_WRITES`.
         """
+        ...
+
+    async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
+        """Run one statement and return the first value of its first row, or None if it has no row."""
+        ...
+
+    async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
+        """Run one statement and return the first value of each row."""
         ...
 
     async def commit(self) -> None:
@@ -110,9 +112,8 @@ class BarStore(Protocol):
     async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
         """Write all bars of a batch or none; return the counts in the mode "count", else None.
 
-        In the other modes than "insert" the keys of the batch are distinct, a stored bar keeps its ``id`` and ``created_at``, and
-        its values are overwritten. If two sessions can write at the same time, rows are written in key order, so that two writers
-        of the same keys do not deadlock.
+        Except in the mode "insert", the keys of the batch are distinct, and a stored bar keeps its ``id`` and ``created_at``. If
+        two sessions can write at the same time, rows are written in key order, so that two writers do not deadlock.
 
         Raises:
             IntegrityError: in the mode "insert", a key is already stored or is a duplicate in the batch.

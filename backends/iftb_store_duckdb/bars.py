@@ -14,8 +14,8 @@ from iftb_store.batches.bars import KEY, VALUES, BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.columnar import SERIES_SQL, Query, gaps_sql, read_buckets, resample_sql, to_bars, to_table
 from iftb_store.errors import integrity_error
-from iftb_store.models import OHLCVBar, Series
-from iftb_store.protocols import WriteCounts, WriteMode
+from iftb_store.models import OHLCVBar, Series, WriteCounts
+from iftb_store.protocols import WriteMode
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.timeframes import SECONDS

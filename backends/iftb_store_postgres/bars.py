@@ -16,8 +16,7 @@ import asyncpg
 
 from iftb_store.batches.bars import KEY, VALUES, BarBatch, BarColumns, is_in_key_order
 from iftb_store.errors import InvalidValueError
-from iftb_store.models import OHLCVBar
-from iftb_store.protocols import WriteCounts
+from iftb_store.models import OHLCVBar, WriteCounts
 from iftb_store.relational import import_modules, run_to_end
 from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import EPOCH

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.batches.bars import CHUNK, BarBatch
 from iftb_store.errors import SchemaError, Unsupported
-from iftb_store.models import OHLCVBar, TradeTotals
-from iftb_store.protocols import WriteCounts, WriteMode
+from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
+from iftb_store.protocols import WriteMode
 from iftb_store.relational import (
     Row,
     SqlDialect,

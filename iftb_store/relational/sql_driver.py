@@ -20,8 +20,8 @@ from sqlalchemy.util.concurrency import await_
 from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch
 from iftb_store.errors import operational_error, readable
-from iftb_store.models import OHLCVBar, TradeTotals
-from iftb_store.protocols import WriteCounts, WriteMode
+from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
+from iftb_store.protocols import WriteMode
 from iftb_store.relational.calls import run_in_turn
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import bind

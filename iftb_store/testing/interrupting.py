@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import DatabaseManager
 from iftb_store.protocols import Capability, Isolation
@@ -43,6 +44,7 @@ class InterruptTests(SuiteFixtures):
                 if way == "execute":
                     await session.execute(_ENDLESS)
                 else:
+                    assert isinstance(session, AsyncSession)
                     rows = await session.stream(_ENDLESS)
                     await rows.all()
 

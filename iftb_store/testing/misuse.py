@@ -87,6 +87,7 @@ class MisuseTests(SuiteFixtures):
         async with DatabaseManager(url, pool_size=1, max_overflow=0) as single:
             await OHLCVRepository(single).insert_many(hourly(500))
             async with single.get_session() as session:
+                assert isinstance(session, AsyncSession)
                 left = await session.stream(text("SELECT volume FROM ohlcv"))
                 await left.fetchone()
             await add(db)
@@ -108,6 +109,7 @@ class MisuseTests(SuiteFixtures):
     async def test_a_call_from_within_a_call_of_the_session_is_refused(self, db: DatabaseManager) -> None:
         needs(db, Capability.SQLALCHEMY)
         async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
             with pytest.raises(OperationalError, match="from within"):
                 await session.run_sync(lambda _: await_(read_names(session)))
             await add(session)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, SystemEventRepository
 from iftb_store.testing.lifecycle import until
 from iftb_store_duckdb.locks import write_lock
+from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.url import parse_options
 
 
@@ -56,6 +57,7 @@ async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_sil
     async def write() -> None:
         async with db.get_session() as session:
             await SystemEventRepository(session).log_event("a", "info", "lost")
+            assert isinstance(session, DuckDBSession)
             raw = session._cursor.rollback
 
             def rollback() -> None:
@@ -63,7 +65,7 @@ async def test_a_task_cancelled_while_its_error_is_rolled_back_loses_nothing_sil
                 proceed.wait()
                 raw()
 
-            session._cursor.rollback = rollback
+            session._cursor.rollback = rollback  # type: ignore[method-assign]
             with pytest.raises(asyncio.CancelledError):
                 await session.execute(text("INSERT INTO nothing_there VALUES (1)"))
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import (
     DatabaseManager,
@@ -78,6 +79,7 @@ async def test_sqlite_searches_an_index(sqlite_url: str, name: str) -> None:
     async with DatabaseManager(sqlite_url) as db:
         await fill(db)
         async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
             driver = ExplainingSQLite(session)
             await READS[name](RelationalStores(driver))
 
@@ -95,6 +97,7 @@ async def test_postgresql_reads_no_more_rows_than_it_returns(postgres_url: str, 
         async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             await connection.exec_driver_sql("VACUUM ANALYZE")
         async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
             driver = ExplainingPostgres(session)
             await READS[name](RelationalStores(driver))
 

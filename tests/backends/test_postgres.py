@@ -92,11 +92,12 @@ async def test_a_session_that_cannot_even_roll_back_gives_its_place_back(db: Dat
 
     async def use_twice_at_once() -> None:
         async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
             sessions.append(session)
             if nested:
                 await session.begin_nested()
             await session.execute(text("SELECT 1"))
-            raw = await (await session.connection()).get_raw_connection()
+            raw: Any = await (await session.connection()).get_raw_connection()
             running.append(asyncio.ensure_future(raw.driver_connection.execute("SELECT pg_sleep(60)")))
             await asyncio.sleep(0)
             raise KeyError("the bot's own")
@@ -312,7 +313,8 @@ async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_sess
         running: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with suppress(OperationalError):
             async with db.get_session() as session:
-                pooled = await (await session.connection()).get_raw_connection()
+                assert isinstance(session, AsyncSession)
+                pooled: Any = await (await session.connection()).get_raw_connection()
                 # bypassing the session and its transaction, so that nothing queues
                 running = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
                 await asyncio.sleep(0.05)
@@ -332,5 +334,6 @@ async def test_a_session_whose_transaction_was_ended_behind_its_back_does_not_co
 async def insert_and_end_the_transaction(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         await TradeRepository(session).insert(trade("T"))
-        raw_connection = await (await session.connection()).get_raw_connection()
+        assert isinstance(session, AsyncSession)
+        raw_connection: Any = await (await session.connection()).get_raw_connection()
         await raw_connection.driver_connection.execute("ROLLBACK")

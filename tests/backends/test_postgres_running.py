@@ -174,7 +174,8 @@ async def lose_the_connection(db: DatabaseManager) -> None:
     """Discard the pooled connection, so that the next session needs another."""
     async with db.get_session() as session:
         await session.execute(text("SELECT 1"))
-        await session.invalidate()
+        opened: Any = session
+        await opened.invalidate()
     await db.ping()
 
 

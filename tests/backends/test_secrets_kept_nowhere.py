@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import DatabaseManager, StoreError, URLError
 from iftb_store.cli import main
@@ -83,6 +84,8 @@ async def test_a_session_that_is_cancelled_as_it_opens_a_connection_keeps_no_pas
 
         async def use() -> None:
             async with db.get_session() as held, db.get_session() as session:
+                assert isinstance(held, AsyncSession)
+                assert isinstance(session, AsyncSession)
                 await held.connection()
                 await session.connection()
 

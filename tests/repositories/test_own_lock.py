@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SystemEventRepository, TradeRepository, TransientError
+from iftb_store.protocols import Session
 from iftb_store.testing import raw
 from iftb_store.testing.samples import trade
 
@@ -27,7 +28,7 @@ async def db(patient_url: str) -> AsyncIterator[DatabaseManager]:
         yield manager
 
 
-async def log(db: DatabaseManager) -> None:
+async def log(db: DatabaseManager | Session) -> None:
     await SystemEventRepository(db).log_event("tick", "info", "")
 
 

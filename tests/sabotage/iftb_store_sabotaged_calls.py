@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import OHLCVBar, Trade, TransientError
 from iftb_store.batches.resampling import Buckets
-from iftb_store.models import TradeTotals
-from iftb_store.protocols import WriteCounts
+from iftb_store.models import TradeTotals, WriteCounts
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.decimals import CONTEXT
