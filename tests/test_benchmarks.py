@@ -86,6 +86,7 @@ async def test_the_reference_reads_and_finds_what_ours_does(engine: str, tmp_pat
     assert gaps[0] == gaps[1] == [(whole[39].timestamp, whole[40].timestamp)]
 
 
+@pytest.mark.full
 async def test_only_the_text_that_sorts_and_the_blob_hold_every_decimal_in_order() -> None:
     lines = await measure_decimals(rows=10, rounds=1)
     right = [

@@ -55,6 +55,7 @@ def test_the_readme_names_every_variable() -> None:
     assert [name for name in variables if f"`{name}`" not in _README] == []
 
 
+@pytest.mark.full
 def test_the_guide_s_comparison_with_the_model_passes_on_the_example_backend(tmp_path: Path) -> None:
     install_example(tmp_path)
     (model,) = _blocks(_GUIDE, "python")

@@ -151,6 +151,7 @@ def test_the_comparison_with_the_model_catches_faulty_answers(postgres_url: str,
     assert find_uncaught(_BY_THE_MODEL, found) == {}
 
 
+@pytest.mark.full
 def test_the_same_tests_pass_the_same_backends_without_a_fault(postgres_url: str, tmp_path: Path) -> None:
     # the whole suite and the comparison with the model pass the backends that they wrap: test_conformance.py, test_model.py
     engines = {one.engine: sorted({other.test for other in _SABOTAGES if other.engine == one.engine}) for one in _SABOTAGES}

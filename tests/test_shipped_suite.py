@@ -88,6 +88,7 @@ def test_a_failed_assertion_shows_its_values(tmp_path: Path) -> None:
     assert failures.keys() == _EMPTY_ANSWERS.keys(), printed
 
 
+@pytest.mark.full
 def test_a_call_that_never_answers_and_a_stream_without_an_end_end_at_the_limit(tmp_path: Path) -> None:
     chosen = "test_bars_off_the_grid_and_far_apart_are_streamed_whole or test_get_range_includes_both_ends"
     printed = run_as_a_stranger(tmp_path, "never ends", "-k", f"{chosen} or {_SOUND}", IFTB_STORE_SABOTAGE_LIMIT="3")

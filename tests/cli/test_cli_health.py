@@ -132,6 +132,7 @@ def test_a_server_that_falls_silent_is_not_reachable(postgres_url: str) -> None:
     assert problems == ["the database did not answer within 0.1 s"]
 
 
+@pytest.mark.one_of_each
 @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent there")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_import_keeps_whole_files_and_nothing_of_the_current_one(

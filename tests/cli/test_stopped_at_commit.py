@@ -53,6 +53,7 @@ async def rows_in(url: str, table: str) -> int:
         return await raw.count(db, table)
 
 
+@pytest.mark.one_of_each
 @SIGNALS
 def test_a_dump_whose_commit_succeeded_is_reported_as_stored(migrated: str, dump: Path, sent: signal.Signals, code: int) -> None:
     found, err = stopped(sent, "import", migrated, str(dump))
@@ -60,6 +61,7 @@ def test_a_dump_whose_commit_succeeded_is_reported_as_stored(migrated: str, dump
     assert "stopped with 1 of 1 file stored, 100 bars; it is safe to import all of them again" in err
 
 
+@pytest.mark.one_of_each
 def test_trades_whose_commit_succeeded_are_reported_as_stored(migrated: str, tmp_path: Path, run: Run) -> None:
     asyncio.run(fill(f"sqlite:///{tmp_path / 'source.db'}"))
     exported = str(tmp_path / "trades.parquet")
@@ -69,11 +71,13 @@ def test_trades_whose_commit_succeeded_are_reported_as_stored(migrated: str, tmp
     assert "stopped with 1 of 1 file stored, 3 rows; it is safe to import all of them again" in err
 
 
+@pytest.mark.one_of_each
 def test_a_second_signal_during_the_commit_reports_an_unknown_outcome(migrated: str, dump: Path) -> None:
     _, err = stopped(signal.SIGTERM, "import", migrated, str(dump), times=2)
     assert "stopped with 0 of 1 file stored, 0 bars; it is unknown whether BTCUSDT-1m-2024-01.csv is stored too" in err
 
 
+@pytest.mark.one_of_each
 @SIGNALS
 def test_a_migration_that_is_stopped_says_how_to_look(url: str, sent: signal.Signals, code: int) -> None:
     found, err = stopped(sent, "migrate", url)
@@ -82,6 +86,7 @@ def test_a_migration_that_is_stopped_says_how_to_look(url: str, sent: signal.Sig
     assert "migrating again is safe" in err
 
 
+@pytest.mark.one_of_each
 @SIGNALS
 def test_a_copy_that_is_stopped_does_not_deny_its_last_batch(url: str, tmp_path: Path, sent: signal.Signals, code: int) -> None:
     source = f"sqlite:///{tmp_path / 'source.db'}"

@@ -84,6 +84,7 @@ async def damage(url: str, statements: tuple[str, ...]) -> None:
                 await raw.run(db, statement.format(table=table))
 
 
+@pytest.mark.one_of_each
 @pytest.mark.timeout(7_200)
 def test_a_killed_copy_resumes_and_ends_equal(url: str, source: str, tally: Tally) -> None:
     chance = random.Random(20_240_315)

@@ -46,6 +46,7 @@ def limited(tmp_path: Path) -> tuple[Path, int | None]:
     return tmp_path, _ROOM
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("place", ["disk", "limited"])
 def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
     engine: str, place: str, request: pytest.FixtureRequest, tally: Tally
@@ -69,6 +70,7 @@ def test_a_full_disk_is_a_clear_error_and_what_was_committed_is_whole(
             limits.grow(folder, str(_ROOM))
 
 
+@pytest.mark.one_of_each
 def test_an_import_onto_a_full_disk_keeps_only_whole_files(engine: str, tmp_path: Path, tally: Tally) -> None:
     # two batches per file; the limits differ by a part of a file, so that the disk is full in either batch
     bars = 10_000

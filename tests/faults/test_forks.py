@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.one_of_each
 def test_forks_are_refused_and_the_parent_loses_nothing(url: str, tally: Tally) -> None:
     words = [sys.executable, "-m", "tests.faults.forking", url, str(rounds(FAULT))]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -78,6 +78,7 @@ def run_processes(url: str, shares: list[range]) -> list[str | None]:
     return outcomes
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["duckdb"])
 @pytest.mark.parametrize("managers", [1, 2])
 async def test_tasks_write_one_duckdb_file_through_one_manager_or_two(duckdb_url: str, tally: Tally, managers: int) -> None:

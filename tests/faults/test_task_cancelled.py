@@ -60,6 +60,7 @@ async def within(db: DatabaseManager, case: Case, name: str, number: int) -> Non
         await case.call(session, name, number)
 
 
+@pytest.mark.one_of_each
 @pytest.mark.timeout(14_400)
 async def test_a_cancelled_call_is_whole_or_absent_and_gives_its_connection_back(db: DatabaseManager, tally: Tally) -> None:
     chance = random.Random(20_240_315)

@@ -304,6 +304,7 @@ def test_a_folder_that_is_not_there_is_named(run: Run, filled: str) -> None:
     )
 
 
+@pytest.mark.one_of_each
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size can be set there")
 @pytest.mark.parametrize("name", ["bars.csv", "bars.parquet"])
 def test_a_full_disk_names_the_file_and_leaves_nothing(sqlite_url: str, tmp_path: Path, name: str) -> None:
