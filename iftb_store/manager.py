@@ -197,7 +197,7 @@ class DatabaseManager:
 
         The session commits on a clean exit and rolls back on an exception or a cancellation. After a cancellation during the
         COMMIT it is unknown whether the transaction is stored. The session is a SQLAlchemy AsyncSession on PostgreSQL and
-        SQLite; on DuckDB it is an object with the same methods execute, commit and rollback.
+        SQLite; on DuckDB it is an object with the members of `iftb_store.protocols.Session`.
 
         Args:
             isolation: the isolation level, see `run`. With "snapshot" the session reads a snapshot, which its first statement
@@ -387,7 +387,7 @@ class DatabaseManager:
         """Return the backend, typed as the given optional protocol, e.g. ``db.ability(SupportsBackup)``.
 
         Args:
-            protocol: an optional protocol from `iftb_store.protocols`, e.g. SupportsMigrations or SupportsBackup.
+            protocol: an optional protocol from `iftb_store.abilities`, e.g. SupportsMigrations or SupportsBackup.
 
         Raises:
             NotConnectedError: before connect().
@@ -395,7 +395,7 @@ class DatabaseManager:
             InvalidValueError: ``protocol`` is not one of these protocols.
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
-            raise InvalidValueError(f"protocol must be one of iftb_store.protocols, e.g. SupportsBackup, not {show(protocol)}")
+            raise InvalidValueError(f"protocol must be one of iftb_store.abilities, e.g. SupportsBackup, not {show(protocol)}")
         self._require_connected()
         capability = _DECLARED.get(protocol)
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):

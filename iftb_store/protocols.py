@@ -106,7 +106,7 @@ class BarStore(Protocol):
     """
 
     async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
-        """Return the bars of a series, oldest first, or newest first if ``descending``; at most ``series.limit``."""
+        """Return at most ``series.limit`` bars, or more if several have the last time; newest first if ``descending``."""
         ...
 
     async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:

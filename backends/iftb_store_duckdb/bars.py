@@ -66,7 +66,9 @@ class DuckDBBars:
             ((before,),) = cursor.fetch(_COUNT)
             written = _upsert(cursor, table, batch.created_at)
             ((after,),) = cursor.fetch(_COUNT)
-            return WriteCounts(after - before, written - (after - before))
+            inserted = after - before
+            # raw SQL can have stored a bar twice, because the table has no key
+            return WriteCounts(inserted, min(written, len(batch)) - inserted)
 
         return await self._session.run(work, write=True)
 

@@ -7,6 +7,7 @@ from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
+from iftb_store.relational.bars import RelationalBars
 from iftb_store.relational.calls import hold_connection, run_in_turn
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
@@ -15,6 +16,8 @@ from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, ENDED, OpenSessions, blame_parent, check_own_lock, own_sessions
 from iftb_store.relational.pool import StorePool
 from iftb_store.relational.reads import is_read, may_write
+from iftb_store.relational.records import RelationalRecords
+from iftb_store.relational.rows import RowForm
 from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import (
     StoreSession,
@@ -39,9 +42,12 @@ __all__ = [
     "Hidden",
     "Migrated",
     "OpenSessions",
+    "RelationalBars",
     "RelationalLookups",
+    "RelationalRecords",
     "RelationalStores",
     "Row",
+    "RowForm",
     "SqlBackend",
     "SqlDialect",
     "SqlDriver",

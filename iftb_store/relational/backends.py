@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, NoReturn, SupportsIndex
 
@@ -19,9 +19,6 @@ from iftb_store.relational.migrated import Migrated
 from iftb_store.relational.open_sessions import DISCONNECTED, OpenSessions
 from iftb_store.relational.sessions import StoreSession, close_now, open_session
 
-# these are options of SQLAlchemy's PostgreSQL dialect
-_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-
 
 class EngineBackend(Migrated):
     """Base class of a backend that holds a SQLAlchemy engine while it is connected."""
@@ -31,6 +28,13 @@ class EngineBackend(Migrated):
     #: Whether the engine supports isolation levels. If not, a session above READ COMMITTED takes the write lock with its first
     #: statement, so that such sessions run one after the other.
     isolates: ClassVar[bool]
+    #: SQLAlchemy's execution options of a connection for each isolation, if ``isolates``. These are PostgreSQL's.
+    isolation_options: ClassVar[Mapping[Isolation, Mapping[str, Any]]] = {
+        "read committed": {"isolation_level": "READ COMMITTED"},
+        "snapshot": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+        "repeatable read": {"isolation_level": "REPEATABLE READ"},
+        "serializable": {"isolation_level": "SERIALIZABLE"},
+    }
     #: Whether a connection works only in the event loop in which it was opened.
     loop_bound: ClassVar[bool] = True
     #: The key of the engine's write lock in this process; None if the engine allows several writers at a time.
@@ -148,8 +152,7 @@ class EngineBackend(Migrated):
         self.enter_loop()
         engine = self._engine
         if engine is not None and isolation is not None and self.isolates:
-            options = _SNAPSHOT if isolation == "snapshot" else {"isolation_level": isolation.upper()}
-            engine = engine.execution_options(**options)
+            engine = engine.execution_options(**self.isolation_options[isolation])
         async with open_session(self, None if self.closing.is_set() else engine, isolation=isolation) as session:
             yield session
 

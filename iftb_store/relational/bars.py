@@ -163,17 +163,18 @@ def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> s
         for column, moment in (("open", "first"), ("close", "last"))
     )
     prices = (open_, "high", "low", close)
+    bucket = buckets.sql(at, month=month, divided=dialect.divided, integer=dialect.integer)
     return f"""
         SELECT bucket, {", ".join(map(dialect.decimal_column.format, prices))},
             lack_quotes, lack_counts, due, {", ".join(f"sum_{index}" for index in range(len(sums)))}
         FROM (
-            SELECT {buckets.sql(at, month=month, divided=dialect.divided, integer=dialect.integer)} AS bucket,
+            SELECT {bucket} AS bucket,
                 MIN(timestamp) AS first, MAX(timestamp) AS last, MAX(high) AS high, MIN(low) AS low,
                 {buckets.due_sql(at, integer=dialect.integer)} AS due, {lacking("quote_volume")} AS lack_quotes,
                 {lacking("trades_count")} AS lack_counts,
                 {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
             FROM ohlcv
             WHERE {_select_series(dialect, series)}
-            GROUP BY 1
+            GROUP BY {bucket}
         ) buckets
         ORDER BY bucket"""

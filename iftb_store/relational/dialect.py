@@ -86,8 +86,8 @@ class SqlDialect:
         on_conflict: whether INSERT has the clauses ON CONFLICT … DO NOTHING and DO UPDATE; if not, the stores update first and
             insert what was not there.
         row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
-        set_sequence: the statement that makes later ids of a table greater than all stored ones; ``{}`` is the table. Empty if
-            the engine does so by itself.
+        set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
+            table. Empty if the engine does so by itself.
         encode: converts a checked value to the form that the driver accepts: a datetime in UTC, a Decimal, a dict, or a value of
             another type that the driver takes as it is.
         decode_decimal: converts a stored decimal, as the driver returns it, to a Decimal.

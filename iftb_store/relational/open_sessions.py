@@ -88,7 +88,7 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
     """Raise if one of the current task's sessions already holds a write lock, because the task would wait for itself.
 
     Args:
-        lock: the key of the write lock.
+        lock: the key of the write lock; None if the engine has none.
         besides: the session that is about to take the lock, which is ignored; None for no session.
 
     Raises:
@@ -111,4 +111,4 @@ def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> D
 
 def _holds(session: Any, lock: Hashable, besides: object) -> bool:
     """Return whether a session other than ``besides`` holds a write lock: its ``iftb_store_write_lock`` equals the lock's key."""
-    return session is not besides and getattr(session, "iftb_store_write_lock", None) == lock
+    return lock is not None and session is not besides and getattr(session, "iftb_store_write_lock", None) == lock

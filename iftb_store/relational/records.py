@@ -25,6 +25,7 @@ _POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE {OPEN}
 )
 # how often an upsert without ON CONFLICT looks again for the position that another session has just opened
 _ATTEMPTS = 3
+_MEANWHILE = "other sessions open and close this position at the same time"
 
 
 class RelationalRecords:
@@ -85,13 +86,17 @@ class RelationalRecords:
         for attempt in range(_ATTEMPTS):
             if await self.update(POSITIONS, key, changes):
                 return
+            if position.status != "open" and await self.select(POSITIONS, key):
+                # another session has closed the position, for which the update waited, and opened another one
+                continue
             try:
                 await self._insert(sql, POSITIONS, position, savepoint=True)
             except IntegrityError as error:
-                if attempt < _ATTEMPTS - 1:
-                    continue
-                raise operational_error("other sessions open and close this position meanwhile", error, transient=True) from error
-            return
+                if attempt == _ATTEMPTS - 1:
+                    raise operational_error(_MEANWHILE, error, transient=True) from error
+            else:
+                return
+        raise operational_error(_MEANWHILE, transient=True)
 
 
 def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:

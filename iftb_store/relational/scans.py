@@ -22,8 +22,8 @@ def fitting_sql(selection: RowFilter, dialect: SqlDialect) -> tuple[str, dict[st
     )
     octets = " + ".join(f"COALESCE({column}, 0)" for column in selection.texts)
     order = ", ".join(selection.order)
-    running = f"SELECT SUM({octets}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS octets FROM ({sql}) AS asked"
-    return f"SELECT COUNT(*) FROM ({running}) AS added WHERE octets <= :size", values | {"size": selection.size}
+    running = f"SELECT SUM({octets}) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) AS octets FROM ({sql}) asked"
+    return f"SELECT COUNT(*) FROM ({running}) added WHERE octets <= :size", values | {"size": selection.size}
 
 
 def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, ColumnKind], str]) -> tuple[str, dict[str, Any]]:

@@ -307,7 +307,7 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
             return
         refuse_transaction_control(statement)
         if may_write(statement):
-            _note_write(info)
+            before_write(connection)
 
     @event.listens_for(engine.sync_engine, "handle_error", retval=True)
     def _note_error(context: ExceptionContext) -> BaseException | None:

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import Connection, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from iftb_store.errors import operational_error
+from iftb_store.errors import Unsupported, operational_error
+from iftb_store.protocols import Capability
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.dialect import SqlDialect
 from iftb_store.relational.open_sessions import DISCONNECTED, check_own_lock
@@ -24,12 +25,16 @@ T = TypeVar("T")
 class SqlBackend(EngineBackend):
     """Runs all stores of iftb-store on an engine with an async SQLAlchemy dialect.
 
-    A subclass sets ``dialect``, and ``begin`` if the engine has one writer at a time, and writes `create_engine`, `translate`
-    and ``identity``.
+    A subclass sets ``capabilities`` and ``dialect``, and writes `create_engine`, `translate` and ``identity``. Where its engine
+    differs, it also sets these attributes: ``isolation_options``, or ``isolates`` to False; ``probes`` to False, if a COMMIT
+    of an aborted transaction raises an error by itself; ``loop_bound`` to False, if a connection works in any event loop; with
+    one writer at a time, ``begin``, ``begin_snapshot``, ``lock_timeout`` and ``write_lock``. It overrides ``interrupt`` if
+    the driver does not stop a statement whose task is cancelled.
     """
 
     #: The SQL of the engine.
     dialect: ClassVar[SqlDialect]
+    capabilities: ClassVar[frozenset[Capability]]
     #: The statement that begins a transaction and takes the write lock, on an engine with one writer at a time; it must raise
     #: a transient error at once if another writer holds the lock. Empty if several sessions can write at a time.
     begin: ClassVar[str] = ""
@@ -40,8 +45,20 @@ class SqlBackend(EngineBackend):
     probes = True
     isolates = True
 
-    def __init__(self, *, pool_size: int, max_overflow: int) -> None:
+    def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
+        """Keep the URL and the options of the pool; a subclass checks the URL's options here.
+
+        Raises:
+            Unsupported: the backend does not declare BAR_KEY: without a unique key, streams could lose bars.
+        """
         super().__init__()
+        if Capability.BAR_KEY not in self.capabilities:
+            raise Unsupported(
+                f"{type(self).__name__} must declare BAR_KEY: on a SqlBackend the database keeps the key of bars unique; give "
+                "the table ohlcv a unique constraint over exchange, symbol, timeframe and timestamp"
+            )
+        self.url = url
+        self.echo = echo
         self.pool_options.update(pool_size=pool_size, max_overflow=max_overflow)
 
     @abstractmethod

@@ -125,26 +125,25 @@ class SqlDriver:
         return None
 
     def _insert_bars(self, connection: Connection, rows: Sequence[tuple[Any, ...]], created_at: datetime) -> None:
-        if rows:
-            values = (dict(zip(_COLUMNS, (*row, created_at), strict=True)) for row in rows)
-            _execute_many(connection, self.dialect, _insert_sql(self.dialect, _BARS, _COLUMNS), values)
+        values = (dict(zip(_COLUMNS, (*row, created_at), strict=True)) for row in rows)
+        _execute_many(connection, self.dialect, _insert_sql(self.dialect, _BARS, _COLUMNS), values)
 
     def _upsert_bars(self, connection: Connection, rows: Sequence[tuple[Any, ...]], created_at: datetime) -> tuple[int, int]:
-        new, changed = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+        where = f"{self.dialect.series} AND timestamp = {_BARS.parameter(self.dialect, 'timestamp')}"
+        sql = _BARS.update_sql(self.dialect, VALUES, where)
+        stored: dict[tuple[Any, ...], Row] = {}
         for series, group in groupby(rows, key=itemgetter(0, 1, 2)):
-            given = list(group)
-            stored = self._read_stored(connection, series, [row[3] for row in given])
-            new += [row for row in given if row[3] not in stored]
-            changed += [row for row in given if row[3] in stored and stored[row[3]] != row[len(KEY) :]]
-        if changed:
-            where = f"{self.dialect.series} AND timestamp = {_BARS.parameter(self.dialect, 'timestamp')}"
-            sql = _BARS.update_sql(self.dialect, VALUES, where)
-            if _execute_many(connection, self.dialect, sql, (dict(zip(_COLUMNS, row, strict=False)) for row in changed)) < len(
-                changed
-            ):
+            values = self._read_stored(connection, series, [row[3] for row in group])
+            stored |= {(*series, moment): row for moment, row in values.items()}
+        # in key order, so that two writers do not deadlock; a bar that does not change is updated too, which locks it
+        for is_stored, group in groupby(rows, key=lambda row: row[: len(KEY)] in stored):
+            part = list(group)
+            if not is_stored:
+                self._insert_bars(connection, part, created_at)
+            elif _count_many(connection, self.dialect, sql, (dict(zip(_COLUMNS, row, strict=False)) for row in part)) < len(part):
                 raise _Changed
-        self._insert_bars(connection, new, created_at)
-        return len(new), len(changed)
+        changed = sum(stored.get(row[: len(KEY)], row[len(KEY) :]) != row[len(KEY) :] for row in rows)
+        return len(rows) - len(stored), changed
 
     def _read_stored(self, connection: Connection, series: Sequence[str], times: Sequence[datetime]) -> dict[datetime, Row]:
         """Return the stored values of the bars of a series at the given times."""
@@ -222,7 +221,7 @@ class SqlDriver:
 
         def work(connection: Connection) -> int:
             with connection.begin_nested():
-                return sum(_execute_many(connection, self.dialect, sql, part) for part in _parts(given))
+                return sum(_count_many(connection, self.dialect, sql, part) for part in _parts(given))
 
         return await self._run(work) if given else 0
 
@@ -260,16 +259,22 @@ def _execute(connection: Connection, statement: Statement, args: Row) -> CursorR
 
 
 def _execute_many(connection: Connection, dialect: SqlDialect, sql: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Run a writing statement once per row of values; return the number of rows that it changed."""
+    """Run a writing statement once per row of values; return the number of rows that it changed, or -1 if that is unknown."""
     statement = prepare_statement(sql, dialect.dialect)
     encoded = ([dialect.encode(row[name]) for name in statement.names] for row in rows)
     if statement.positional:
-        result = connection.exec_driver_sql(statement.sql, [tuple(values) for values in encoded])
-    else:
-        result = connection.exec_driver_sql(
-            statement.sql, [dict(zip(statement.names, values, strict=True)) for values in encoded]
-        )
-    return result.rowcount
+        return connection.exec_driver_sql(statement.sql, [tuple(values) for values in encoded]).rowcount
+    return connection.exec_driver_sql(
+        statement.sql, [dict(zip(statement.names, values, strict=True)) for values in encoded]
+    ).rowcount
+
+
+def _count_many(connection: Connection, dialect: SqlDialect, sql: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Run a writing statement once per row of values; return the number of rows that it changed."""
+    if dialect.dialect.supports_sane_multi_rowcount:
+        return _execute_many(connection, dialect, sql, rows)
+    statement = prepare_statement(sql, dialect.dialect)
+    return sum(_execute(connection, statement, [dialect.encode(row[name]) for name in statement.names]).rowcount for row in rows)
 
 
 def _insert_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> str:

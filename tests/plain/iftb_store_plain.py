@@ -130,9 +130,8 @@ class PlainBackend(SqlBackend):
     loop_bound = False
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
-        super().__init__(pool_size=pool_size, max_overflow=max_overflow)
+        super().__init__(url, pool_size=pool_size, max_overflow=max_overflow, echo=echo)
         self._path = Path(url.database or "").absolute()
-        self._echo = echo
         self.write_lock = str(self._path)
 
     def create_engine(self) -> AsyncEngine:
@@ -141,7 +140,7 @@ class PlainBackend(SqlBackend):
             "sqlite+aiosqlite://",
             async_creator=self.refuse_after_disconnect(self._open),
             poolclass=StorePool,
-            echo=self._echo,
+            echo=self.echo,
             hide_parameters=True,
             **self.pool_options,
         )
