@@ -1,4 +1,4 @@
-"""Backends written by the guide pass the suite: the example package, and one for SQL with few features."""
+"""Backends written by the guide pass the suite: the example package, and two for SQL with few features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_example_backend_passes_the_suite(chosen: tuple[str, ...], tmp_path:
 
 
 @pytest.mark.parametrize("chosen", [_SOME, pytest.param(_ALL, marks=pytest.mark.full)], ids=["some", "all"])
-def test_a_backend_for_sql_with_few_features_passes_the_suite(chosen: tuple[str, ...]) -> None:
+def test_backends_for_sql_with_few_features_pass_the_suite(chosen: tuple[str, ...]) -> None:
     done = run_suite(_PLAIN.parent, "tests/plain/conformance.py", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr
 

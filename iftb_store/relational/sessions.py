@@ -154,12 +154,10 @@ def explain_closed(session: AsyncSession) -> Iterator[None]:
         yield
     except PendingRollbackError as error:
         raise lost_transaction(info.get(FIRST_ERROR) or error) from error
-    except (SQLAlchemyError, StoreError):
-        raise
     except Exception as error:
-        if _CLOSED in info:
-            raise operational_error(info[_CLOSED], error) from error
-        raise
+        if _CLOSED not in info or isinstance(error, StoreError) or isinstance(getattr(error, "orig", None), EngineFailure):
+            raise
+        raise operational_error(info[_CLOSED], error) from error
 
 
 class _QueuedTransaction(AsyncSessionTransaction):
