@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
@@ -45,9 +46,9 @@ from iftb_store.health import (
     find_warnings,
     prove_writable,
 )
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session, Stores
 from iftb_store.registry import find_backend, get_stores
-from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
 from iftb_store.url import format_url, hide_secrets, parse_url
 from iftb_store.values import checks
@@ -62,6 +63,8 @@ T = TypeVar("T")
 # in seconds: the limit of the random wait starts at _BACKOFF and doubles with each retry, up to _LONGEST_BACKOFF
 _BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
+# rows of a read that only counts them
+_COUNTED = 65_536
 
 _DECLARED: dict[type[Any], Capability] = {
     SupportsMigrations: Capability.MIGRATIONS,
@@ -373,12 +376,15 @@ class DatabaseManager:
             return await self.ability(SupportsMigrations).status()
         self._require_connected()
         size = await self._backend.measure() if isinstance(self._backend, SupportsStatus) else StoreSize("")
-        series, rows = size.series, size.rows
-        if series is None or rows is None:
-            async with self._backend.session() as session:
-                found = await get_stores(session).bars.list_series()
-            series, rows = len(found), sum(one.count for one in found)
-        engine, tables = self._url.get_backend_name(), {BARS.name: rows}
+        series, rows, records = size.series, size.rows, dict[str, int]()
+        async with self._backend.session() as session:
+            stores = get_stores(session)
+            if series is None or rows is None:
+                found = await stores.bars.list_series()
+                series, rows = len(found), sum(one.count for one in found)
+            if Capability.RECORDS in self.capabilities:
+                records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
+        engine, tables = self._url.get_backend_name(), {BARS.name: rows, **records}
         return SchemaStatus(
             engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
         )
@@ -422,3 +428,11 @@ async def _prove_bars_writable(session: Any) -> None:
     series = dict.fromkeys(SERIES, "iftb-store") | {"timeframe": "1m"}
     await get_stores(session).bars.delete(RowFilter(BARS, series, start=EPOCH, end=EPOCH))
     await session.rollback()
+
+
+async def _count_rows(stores: Stores, table: TableSpec) -> int:
+    count, selection = 0, RowFilter(table, limit=_COUNTED)
+    while (part := await stores.read_rows(selection)).num_rows:
+        count += part.num_rows
+        selection = replace(selection, after=(part["id"][-1].as_py(),))
+    return count

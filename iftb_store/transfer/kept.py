@@ -48,7 +48,7 @@ def limit_scope(scope: TableScope | None, **stores: ConnectedStore) -> tuple[Tab
         lacking = [table.name for table in scope.tables if table not in kept]
         if lacking and scope.named:
             raise Unsupported(
-                f"the {name} keeps only bars, no {' and no '.join(lacking)}; nothing was written; leave these tables out, or "
+                f"the {name} keeps only bars, no {' and no '.join(lacking)}; leave these tables out, or "
                 "use a database that keeps them, e.g. PostgreSQL"
             )
         scope = scope.limit(kept)

@@ -119,7 +119,7 @@ def test_a_bar_with_the_id_of_another_bar_is_refused(source: str, bars_url: str,
 def test_a_table_that_one_store_does_not_keep_is_refused_by_name(
     table: str, source: str, bars_only_url: str, tmp_path: Path, run: Run
 ) -> None:
-    remedy = f"keeps only bars, no {table}; nothing was written; leave these tables out, or use a database that keeps them"
+    remedy = f"keeps only bars, no {table}; leave these tables out, or use a database that keeps them"
     for command in ("copy", "verify"):
         for words in ((source, bars_only_url), (bars_only_url, source)):
             code, out, err = run(command, *words, "--table", "ohlcv", "--table", table)
