@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from iftb_store.errors import TransientError, operational_error
 from iftb_store.health import Encryption
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalLookups, RelationalStores, describe, find_hidden, find_obstacles, watch
+from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, watch
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import forget_variables, tls_problem
@@ -125,7 +125,7 @@ class PostgresBackend(EngineBackend):
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the objects that read and write rows in a session of a manager, or in an app's own session on asyncpg."""
-        return RelationalStores(PostgresDriver(session), RelationalLookups(session))
+        return RelationalStores(PostgresDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` in one transaction on a separate connection; migrations take an advisory lock in that transaction.

@@ -19,7 +19,6 @@ from iftb_store.errors import operational_error
 from iftb_store.protocols import Capability
 from iftb_store.relational import (
     EngineBackend,
-    RelationalLookups,
     RelationalStores,
     before_write,
     blame_parent,
@@ -122,7 +121,7 @@ class SQLiteBackend(EngineBackend):
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the objects that read and write rows in a session of a manager, or in an app's own session on aiosqlite."""
-        return RelationalStores(SQLiteDriver(session), RelationalLookups(session))
+        return RelationalStores(SQLiteDriver(session))
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` in one transaction and return its result.

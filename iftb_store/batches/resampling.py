@@ -16,6 +16,7 @@ from iftb_store.values import checks
 from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, origin
 
 _DAY = 86_400
+_MODULO = "{0} % {1}"
 
 
 class Bucket(NamedTuple):
@@ -86,13 +87,14 @@ class Buckets:
         seconds = self.seconds or monthrange(number // 12, number % 12 + 1)[1] * _DAY
         return seconds // self.source
 
-    def sql(self, moment: str, *, month: str, divided: str = "/", integer: str = "{}") -> str:
+    def sql(self, moment: str, *, month: str, divided: str = "/", modulo: str = _MODULO, integer: str = "{}") -> str:
         """Return an SQL expression that computes the number of the bucket that contains a time.
 
         Args:
             moment: SQL expression of the time, as whole microseconds since 1970-01-01 UTC.
             month: SQL expression of year * 12 + month of the same time.
             divided: the engine's operator for integer division.
+            modulo: template of the remainder of ``{0}`` divided by ``{1}``.
             integer: template of a whole number as 64 bits, in SQL.
         """
         if self.seconds is None:
@@ -101,14 +103,16 @@ class Buckets:
         since = f"({moment} - {to_epoch_us(self.origin)})"
         # integer division truncates toward zero; subtracting the non-negative remainder first makes it round down, also for
         # times before the origin
-        return f"({since} - (({since} % {size}) + {size}) % {size}) {divided} {size}"
+        remainder = modulo.format(f"({modulo.format(since, size)} + {size})", size)
+        return f"({since} - {remainder}) {divided} {size}"
 
-    def due_sql(self, moment: str, *, integer: str = "{}") -> str:
+    def due_sql(self, moment: str, *, modulo: str = _MODULO, integer: str = "{}") -> str:
         """Return an SQL expression that counts the bars whose time is a whole number of source steps after 1970-01-01 UTC.
 
-        ``moment`` and ``integer`` are those of `sql`.
+        ``moment``, ``modulo`` and ``integer`` are those of `sql`.
         """
-        return f"SUM(CASE WHEN {moment} % {integer.format(self.source * 1_000_000)} = 0 THEN 1 ELSE 0 END)"
+        remainder = modulo.format(moment, integer.format(self.source * 1_000_000))
+        return f"SUM(CASE WHEN {remainder} = 0 THEN 1 ELSE 0 END)"
 
 
 def _list_targets(source: str) -> str:

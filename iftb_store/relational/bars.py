@@ -120,7 +120,7 @@ def _gaps_sql(dialect: SqlDialect, timeframe: str, has_start: bool, has_end: boo
     newest = f"(SELECT MAX(timestamp) FROM ohlcv WHERE {where})"
     if has_start:
         earlier, newest = f"COALESCE({earlier}, {before})", f"COALESCE({newest}, {before})"
-    edge = f"UNION ALL SELECT {newest} AS earlier, {after} AS later" if has_end else ""
+    edge = f"UNION ALL SELECT {newest} AS earlier, {after} AS later{dialect.from_nothing}" if has_end else ""
     return f"""
         SELECT earlier, later
         FROM (SELECT {earlier} AS earlier, timestamp AS later FROM ohlcv WHERE {where} {edge}) bars
@@ -156,22 +156,22 @@ def _resample_sql(dialect: SqlDialect, series: RowFilter, buckets: Buckets) -> s
     at, month = (shown.format("timestamp") for shown in (dialect.microseconds, dialect.month))
     # SUM, not COUNT: a user's own count of numbers would be preferred to PostgreSQL's count of anything
     lacking = "SUM(CASE WHEN {} IS NULL THEN 1 ELSE 0 END)".format
-    counts = f"SUM(trades_count {dialect.divided} {_HALF})", f"SUM(trades_count % {_HALF})"
+    counts = f"SUM(trades_count {dialect.divided} {_HALF})", f"SUM({dialect.modulo.format('trades_count', _HALF)})"
     sums = [*counts, *dialect.sums("volume"), *dialect.sums("quote_volume")]
     open_, close = (
         f"(SELECT {column} FROM ohlcv WHERE {dialect.series} AND timestamp = buckets.{moment})"
         for column, moment in (("open", "first"), ("close", "last"))
     )
     prices = (open_, "high", "low", close)
-    bucket = buckets.sql(at, month=month, divided=dialect.divided, integer=dialect.integer)
+    bucket = buckets.sql(at, month=month, divided=dialect.divided, modulo=dialect.modulo, integer=dialect.integer)
     return f"""
         SELECT bucket, {", ".join(map(dialect.decimal_column.format, prices))},
             lack_quotes, lack_counts, due, {", ".join(f"sum_{index}" for index in range(len(sums)))}
         FROM (
             SELECT {bucket} AS bucket,
                 MIN(timestamp) AS first, MAX(timestamp) AS last, MAX(high) AS high, MIN(low) AS low,
-                {buckets.due_sql(at, integer=dialect.integer)} AS due, {lacking("quote_volume")} AS lack_quotes,
-                {lacking("trades_count")} AS lack_counts,
+                {buckets.due_sql(at, modulo=dialect.modulo, integer=dialect.integer)} AS due,
+                {lacking("quote_volume")} AS lack_quotes, {lacking("trades_count")} AS lack_counts,
                 {", ".join(f"{part} AS sum_{index}" for index, part in enumerate(sums))}
             FROM ohlcv
             WHERE {_select_series(dialect, series)}

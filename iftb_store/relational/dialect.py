@@ -61,7 +61,8 @@ class SqlDialect:
     """All that differs between the SQL of two engines, as data.
 
     Templates of SQL expressions contain ``{}`` for the name of a column or a parameter. The defaults are those of an engine that
-    stores and returns decimals and times as Python's Decimal and datetime.
+    stores and returns decimals and times as Python's Decimal and datetime. Names of columns are not quoted; an engine on which
+    ``open`` or ``close`` is a reserved word needs stores of its own.
 
     Attributes:
         dialect: the SQLAlchemy dialect for which statements are compiled.
@@ -72,9 +73,12 @@ class SqlDialect:
         duration: a number of seconds as a difference of times.
         integer: a literal whole number as 64 bits, to which `microseconds` is added or by which it is divided.
         divided: the operator of a division of whole numbers that truncates toward zero.
+        modulo: the remainder of such a division, of ``{0}`` by ``{1}``.
+        from_nothing: what a SELECT without a table ends with, e.g. `` FROM dual``.
         sums: returns the aggregates from which ``decode_sum`` computes the exact sum of a column of non-negative decimals.
         json_column: the expression that selects a JSON column as text.
         json_parameter: the parameter for a JSON column.
+        decimal_parameter: the parameter for a decimal column.
         decimal_column: the expression that selects a decimal column in the form that ``decode_decimal`` accepts.
         time_parameter: the parameter for a time column.
         text_column: a text column in a comparison.
@@ -103,10 +107,13 @@ class SqlDialect:
     duration: str = "{}000000"
     integer: str = "{}"
     divided: str = "/"
+    modulo: str = "{0} % {1}"
+    from_nothing: str = ""
     sums: Callable[[str], Sequence[str]] = lambda column: (f"SUM({column})",)
     json_column: str = "{}"
     json_parameter: str = ":{}"
     decimal_column: str = "{}"
+    decimal_parameter: str = ":{}"
     time_parameter: str = ":{}"
     text_column: str = "{}"
     text_parameter: str = ":{}"

@@ -48,7 +48,11 @@ class RowForm:
 
     def parameter(self, dialect: SqlDialect, column: str) -> str:
         """Return the SQL of the parameter for a column, which has the column's name."""
-        as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.JSON: dialect.json_parameter}
+        as_sql = {
+            ColumnKind.TIME: dialect.time_parameter,
+            ColumnKind.JSON: dialect.json_parameter,
+            ColumnKind.DECIMAL: dialect.decimal_parameter,
+        }
         return as_sql.get(self.table.kinds[column], ":{}").format(column)
 
     def decode(self, dialect: SqlDialect, rows: Sequence[Row]) -> list[Any]:

@@ -11,9 +11,8 @@ from iftb_store.relational.records import RelationalRecords
 class RelationalStores:
     """The stores of one session, written once in SQL; see `iftb_store.protocols.Stores`."""
 
-    def __init__(self, driver: Driver, lookups: RelationalLookups | None = None) -> None:
-        #: See `iftb_store.abilities.SupportsLookups`; None if the session's ``execute`` does not convert times.
-        self.lookups = lookups
+    def __init__(self, driver: Driver) -> None:
+        self.lookups = RelationalLookups(driver)
         self.read_rows = driver.read_rows
         self.write_rows = driver.write_rows
         self.delete_rows = driver.delete_rows
