@@ -21,6 +21,7 @@ from iftb_store._io.turns import check_process
 from iftb_store.abilities import (
     SupportsBackup,
     SupportsEncryption,
+    SupportsLookups,
     SupportsMigrations,
     SupportsPoolStatus,
     SupportsStatus,
@@ -377,13 +378,15 @@ class DatabaseManager:
         self._require_connected()
         size = await self._backend.measure() if isinstance(self._backend, SupportsStatus) else StoreSize("")
         series, rows, records = size.series, size.rows, dict[str, int]()
-        async with self._backend.session() as session:
-            stores = get_stores(session)
-            if series is None or rows is None:
-                found = await stores.bars.list_series()
-                series, rows = len(found), sum(one.count for one in found)
-            if Capability.RECORDS in self.capabilities:
-                records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
+        keeps_records = Capability.RECORDS in self.capabilities
+        if series is None or rows is None or keeps_records:
+            async with self._backend.session() as session:
+                stores = get_stores(session)
+                if series is None or rows is None:
+                    found = await stores.bars.list_series()
+                    series, rows = len(found), sum(one.count for one in found)
+                if keeps_records:
+                    records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
         engine, tables = self._url.get_backend_name(), {BARS.name: rows, **records}
         return SchemaStatus(
             engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
@@ -431,6 +434,8 @@ async def _prove_bars_writable(session: Any) -> None:
 
 
 async def _count_rows(stores: Stores, table: TableSpec) -> int:
+    if isinstance(stores, SupportsLookups) and stores.lookups is not None:
+        return (await stores.lookups.measure_ids(table))[0]
     count, selection = 0, RowFilter(table, limit=_COUNTED)
     while (part := await stores.read_rows(selection)).num_rows:
         count += part.num_rows

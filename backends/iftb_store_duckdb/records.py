@@ -15,13 +15,14 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, Trade, TradeTotals
 from iftb_store.protocols import Record
+from iftb_store.relational import RelationalLookups
 from iftb_store.schema.table_spec import POSITIONS, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
 from iftb_store_duckdb.arrow import read_rows
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
-from iftb_store_duckdb.lookups import DuckDBLookups
+from iftb_store_duckdb.lookups import DuckDBReader
 from iftb_store_duckdb.rows import delete_rows, write_rows
 from iftb_store_duckdb.session import DuckDBSession
 
@@ -39,7 +40,7 @@ class DuckDBStores:
     def __init__(self, session: DuckDBSession) -> None:
         self.bars = DuckDBBars(session)
         self.records = DuckDBRecords(session)
-        self.lookups = DuckDBLookups(session)
+        self.lookups = RelationalLookups(DuckDBReader(session))
         self._session = session
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Driver(Protocol):
-    """The driver's connection of a session: runs statements in the session's transaction and translates the driver's errors."""
+class Reader(Protocol):
+    """Runs queries in one session."""
 
     @property
     def dialect(self) -> SqlDialect:
-        """The SQL dialect of this driver."""
+        """The SQL dialect of the engine."""
         ...
+
+    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
+        """Run a query and return its rows."""
+        ...
+
+
+class Driver(Reader, Protocol):
+    """The driver's connection of a session: runs statements in the session's transaction and translates the driver's errors."""
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query for bars of one series.
@@ -32,10 +40,6 @@ class Driver(Protocol):
             args: the encoded values of the statement's parameters.
             many: whether to expect thousands of bars, in order of time.
         """
-        ...
-
-    async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
-        """Run a query and return its rows."""
         ...
 
     async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
@@ -70,7 +74,7 @@ class Driver(Protocol):
         ...
 
 
-def bind(driver: Driver, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
+def bind(reader: Reader, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
     """Return the prepared statement of a SQL text with ``:name`` parameters, and the encoded values of its parameters."""
-    statement = prepare_statement(sql, driver.dialect.dialect)
-    return statement, [driver.dialect.encode(values[name]) for name in statement.names]
+    statement = prepare_statement(sql, reader.dialect.dialect)
+    return statement, [reader.dialect.encode(values[name]) for name in statement.names]
