@@ -89,12 +89,12 @@ def restore(
     if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):
         raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
 
-    async def restored(db: DatabaseManager) -> Report[Copied]:
+    async def restore_rows(db: DatabaseManager) -> Report[Copied]:
         async with DatabaseManager(bound_memory(address)) as source:
             return await bring_back(source, db, overwrite=overwrite, step=progress.step)
 
     with explain_stop(lambda: "stopped; the rows written so far stay; run the same command again to resume"):
-        done = run(bound_memory(target), restored, create=True)
+        done = run(bound_memory(target), restore_rows, create=True)
     if done.left_out and not quiet:
         say(f"left out: {', '.join(done.left_out)}; the database or the backup keeps only bars", stderr=as_json)
     if as_json:

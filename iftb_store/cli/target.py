@@ -96,13 +96,13 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
 
     done: list[T] = []
 
-    async def connected() -> None:
+    async def connect_and_work() -> None:
         with _cancelled_by_sigterm():
             async with manager as db:
                 done.append(await work(db))
 
     try:
-        asyncio.run(connected())
+        asyncio.run(connect_and_work())
     except (KeyboardInterrupt, Terminated):
         if not done:
             raise

@@ -94,14 +94,14 @@ def copy(
         under_way.append(copying)
         return await copying.run(dry=dry_run)
 
-    def stopped() -> str:
+    def describe_stop() -> str:
         moved = format_count(under_way[0].moved if under_way else 0, "row")
         return (
             f"stopped with {moved} copied, which stay, and perhaps one more batch, whose COMMIT was in progress; "
             "run the same command again to resume"
         )
 
-    with explain_stop(stopped):
+    with explain_stop(describe_stop):
         done = _run_both(source, destination, work, scope, create=not dry_run)
     _show_left_out(done.left_out, quiet, as_json)
     if as_json:

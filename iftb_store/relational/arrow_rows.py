@@ -7,7 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from iftb_store._io.gc_pause import pause_gc
 from iftb_store.batches.arrow import arrow_schema, complete_rows, unreadable_value
+from iftb_store.batches.bars import CHUNK
 from iftb_store.errors import StoreError
 from iftb_store.relational.dialect import Row, SqlDialect
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
@@ -18,9 +20,19 @@ _MISREAD = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowExcepti
 def to_arrow(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> pa.Table:
     """Return the rows of a selection, whose columns are `RowFilter.columns` as the driver returned them, as an Arrow table.
 
+    The rows are converted in parts: a long call of Arrow would hold Python's global lock, and with it the event loop.
+
     Raises:
         StoreError: a value cannot be converted; the message names the row and the column.
     """
+    parts: list[pa.Table] = []
+    for first in range(0, max(len(rows), 1), CHUNK):
+        with pause_gc():
+            parts.append(_convert(dialect, selection, rows[first : first + CHUNK]))
+    return pa.concat_tables(parts)
+
+
+def _convert(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> pa.Table:
     schema, table = arrow_schema(selection.table), selection.table
     decoders: dict[ColumnKind, Any] = {ColumnKind.DECIMAL: dialect.decode_decimal, ColumnKind.TIME: dialect.decode_time}
     columns: dict[str, Any] = {}

@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from itertools import groupby
+from heapq import merge
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util.concurrency import await_
 
+from iftb_store._io.gc_pause import pause_gc
 from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch
 from iftb_store.errors import operational_error, readable
@@ -43,6 +45,7 @@ _COLUMNS = (*KEY, *VALUES, "created_at")
 _ROWS = 200
 # how often a write of bars looks again for bars that another session has just stored or deleted
 _ATTEMPTS = 3
+_BAR_KEY = itemgetter(0, 1, 2, 3)
 _TOTALS = ("realized_pnl", "fee")
 
 
@@ -58,13 +61,14 @@ class SqlDriver:
         rows = await self.read(statement, args)
         bars: list[OHLCVBar] = []
         for first in range(0, len(rows), CHUNK):
-            bars += _BARS.decode(self.dialect, rows[first : first + CHUNK])
+            with pause_gc():
+                bars += _BARS.decode(self.dialect, rows[first : first + CHUNK])
             await asyncio.sleep(0)
         return bars
 
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query and return its rows."""
-        return await self._run(lambda connection: _execute(connection, statement, args).fetchall())
+        return await self._run(lambda connection: _fetch(connection, statement, args))
 
     async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
         """Insert one row and return its id, or None if nothing was inserted."""
@@ -90,26 +94,15 @@ class SqlDriver:
 
     async def write_bars(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
         """Write the bars of a batch; see `iftb_store.protocols.BarStore.write`."""
-        rows: list[tuple[Any, ...]] = []
-        for columns in batch.chunks():
-            rows += zip(*columns, strict=True)
-            await asyncio.sleep(0)
-        if not batch.ordered:
-            rows.sort(key=itemgetter(0, 1, 2, 3))
-        prices = range(len(KEY), len(KEY) + len(VALUES) - 1)
-        # the checked bars hold their decimals as text
-        decoded = [
-            tuple(Decimal(value) if index in prices and value is not None else value for index, value in enumerate(row))
-            for row in rows
-        ]
+        rows = await _read_batch(batch)
 
         def work(connection: Connection) -> WriteCounts | None:
             with connection.begin_nested():
                 if mode == "insert":
-                    for part in _parts(decoded):
+                    for part in _parts(rows):
                         self._insert_bars(connection, part, batch.created_at)
                     return None
-                counts = [self._upsert_bars(connection, part, batch.created_at) for part in _parts(decoded)]
+                counts = [self._upsert_bars(connection, part, batch.created_at) for part in _parts(rows)]
             return WriteCounts(*map(sum, zip(*counts, strict=True))) if mode == "count" else None
 
         for attempt in range(_ATTEMPTS):
@@ -182,13 +175,13 @@ class SqlDriver:
 
         dialect = self.dialect
 
-        def work(connection: Connection) -> tuple[RowFilter, Sequence[Row]]:
+        def work(connection: Connection) -> tuple[RowFilter, list[Row]]:
             asked = selection
             if asked.size is not None:
                 fitting = _execute(connection, *bind(self, *fitting_sql(asked, dialect))).scalar_one()
                 asked = replace(asked, limit=max(1, int(fitting)))
             sql, values = scan_sql(asked, dialect, lambda column, kind: shown_column(dialect, column, kind))
-            return asked, _execute(connection, *bind(self, sql, values)).fetchall()
+            return asked, _fetch(connection, *bind(self, sql, values))
 
         asked, rows = await self._run(work)
         return await asyncio.to_thread(to_arrow, dialect, asked, rows)
@@ -227,9 +220,9 @@ class SqlDriver:
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` with the session's connection, in the session's transaction, when it is this call's turn."""
-        return await run_in_turn(self._session, lambda connection: work(self._checked(connection)))
+        return await run_in_turn(self._session, lambda connection: work(self._check_schema(connection)))
 
-    def _checked(self, connection: Connection) -> Connection:
+    def _check_schema(self, connection: Connection) -> Connection:
         """Check the schema's revision with the first connection of a manager."""
         session = self._session
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
@@ -240,6 +233,27 @@ class SqlDriver:
             check_revision(catalog.has_table(BARS.name), stamped)
             session.iftb_store_backend.schema_seen = True
         return connection
+
+
+async def _read_batch(batch: BarBatch) -> list[tuple[Any, ...]]:
+    """Check the bars of a batch and return their columns as rows in key order, with Decimals."""
+    chunks: list[list[tuple[Any, ...]]] = []
+    for columns in batch.chunks():
+        with pause_gc():
+            # the checked bars hold their decimals as text
+            texts: list[Sequence[str | None]] = [columns.open, columns.high, columns.low, columns.close, columns.volume]
+            texts.append(columns.quote_volume)
+            prices = ([None if text is None else Decimal(text) for text in column] for column in texts)
+            chunks.append(sorted(zip(*columns[: len(KEY)], *prices, columns[-1], strict=True), key=_BAR_KEY))
+        await asyncio.sleep(0)
+    if batch.ordered:
+        return [row for chunk in chunks for row in chunk]
+    rows: list[tuple[Any, ...]] = []
+    merged = merge(*chunks, key=_BAR_KEY)
+    while part := list(islice(merged, CHUNK)):
+        rows += part
+        await asyncio.sleep(0)
+    return rows
 
 
 class _Changed(Exception):
@@ -256,6 +270,18 @@ def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 def _execute(connection: Connection, statement: Statement, args: Row) -> CursorResult[Any]:
     parameters: Any = tuple(args) if statement.positional else dict(zip(statement.names, args, strict=True))
     return connection.exec_driver_sql(statement.sql, parameters)
+
+
+def _fetch(connection: Connection, statement: Statement, args: Row) -> list[Row]:
+    """Run a query and return its rows; let other tasks run meanwhile; for use within `run_in_turn`."""
+    result, rows = _execute(connection, statement, args), list[Row]()
+    while True:
+        with pause_gc():
+            part = result.fetchmany(CHUNK)
+            rows += part
+        if len(part) < CHUNK:
+            return rows
+        await_(asyncio.sleep(0))
 
 
 def _execute_many(connection: Connection, dialect: SqlDialect, sql: str, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -112,10 +112,10 @@ async def verify(
         with step("verify") as tell:
             count = count_rows(tell, sum(rows for part in found for _, rows in part))
             partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
-            return Report([await _verified(*stores, partition, count) for partition in partitions], left_out)
+            return Report([await _verify_partition(*stores, partition, count) for partition in partitions], left_out)
 
 
-async def _verified(
+async def _verify_partition(
     ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
 ) -> Verified:
     digest = partial(plan.digest_partition, partition=partition, tell=count)
