@@ -9,7 +9,7 @@ from typing import Any
 from iftb_store.relational import Row, SqlDialect, Statement
 from iftb_store.schema.types import to_epoch_us
 from iftb_store_duckdb.session import DuckDBSession
-from iftb_store_duckdb.statements import DIALECT
+from iftb_store_duckdb.statements import SQLALCHEMY_DIALECT
 
 
 def _encode(value: Any) -> Any:
@@ -17,7 +17,7 @@ def _encode(value: Any) -> Any:
 
 
 _SQL = SqlDialect(
-    dialect=DIALECT,
+    dialect=SQLALCHEMY_DIALECT,
     octets="strlen({})",
     month="year({0}) * 12 + month({0})",
     microseconds="epoch_us({})",

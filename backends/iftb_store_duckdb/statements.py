@@ -28,7 +28,7 @@ class _Dialect(PGDialect):
 
 
 #: The SQLAlchemy dialect that compiles statements for DuckDB.
-DIALECT: Dialect = _Dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+SQLALCHEMY_DIALECT: Dialect = _Dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 # DuckDB itself refuses the exceptions that write, in a read-only transaction: nextval(), a WITH that inserts, EXPLAIN ANALYZE of
 # a write. DuckDB classifies DESCRIBE, SHOW and SUMMARIZE as SELECT
 _READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -63,7 +63,7 @@ def compile_statement(statement: object, params: Any) -> Compiled:
         # otherwise SQLAlchemy would add a RETURNING clause for the new ids
         statement = statement.inline()
     sets: list[Mapping[str, Any]] = [params or {}] if isinstance(params, Mapping) or not params else list(params)
-    compiler = statement.compile(dialect=DIALECT, column_keys=list(sets[0]) or None)
+    compiler = statement.compile(dialect=SQLALCHEMY_DIALECT, column_keys=list(sets[0]) or None)
     if not isinstance(compiler, SQLCompiler):
         return Compiled(str(compiler), [[]], [])
     sql, parameters = "", []
@@ -140,4 +140,4 @@ def _encode(process: _Process | None, value: Any) -> Any:
 
 def _decoders(statement: ClauseElement) -> list[_Process | None]:
     columns = getattr(statement, "exported_columns", ())
-    return [column.type.dialect_impl(DIALECT).result_processor(DIALECT, None) for column in columns]
+    return [column.type.dialect_impl(SQLALCHEMY_DIALECT).result_processor(SQLALCHEMY_DIALECT, None) for column in columns]
