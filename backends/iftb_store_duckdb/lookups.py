@@ -27,7 +27,7 @@ _SQL = SqlDialect(
 )
 
 
-class DuckDBReader:
+class DuckDBQueryRunner:
     """Runs queries in one session."""
 
     dialect = _SQL

@@ -22,7 +22,7 @@ from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
 from iftb_store_duckdb.arrow import read_rows
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.driver import Cursor
-from iftb_store_duckdb.lookups import DuckDBReader
+from iftb_store_duckdb.lookups import DuckDBQueryRunner
 from iftb_store_duckdb.rows import delete_rows, write_rows
 from iftb_store_duckdb.session import DuckDBSession
 
@@ -40,7 +40,7 @@ class DuckDBStores:
     def __init__(self, session: DuckDBSession) -> None:
         self.bars = DuckDBBars(session)
         self.records = DuckDBRecords(session)
-        self.lookups = RelationalLookups(DuckDBReader(session))
+        self.lookups = RelationalLookups(DuckDBQueryRunner(session))
         self._session = session
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:

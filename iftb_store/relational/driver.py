@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Reader(Protocol):
+class QueryRunner(Protocol):
     """Runs queries in one session."""
 
     @property
@@ -29,7 +29,7 @@ class Reader(Protocol):
         ...
 
 
-class Driver(Reader, Protocol):
+class Driver(QueryRunner, Protocol):
     """The driver's connection of a session: runs statements in the session's transaction and translates the driver's errors."""
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
@@ -74,7 +74,7 @@ class Driver(Reader, Protocol):
         ...
 
 
-def bind(reader: Reader, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
+def bind(reader: QueryRunner, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
     """Return the prepared statement of a SQL text with ``:name`` parameters, and the encoded values of its parameters."""
     statement = prepare_statement(sql, reader.dialect.dialect)
     return statement, [reader.dialect.encode(values[name]) for name in statement.names]

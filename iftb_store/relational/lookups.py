@@ -7,7 +7,7 @@ from typing import Any
 
 from iftb_store.errors import readable
 from iftb_store.relational.dialect import Row
-from iftb_store.relational.driver import Reader, bind
+from iftb_store.relational.driver import QueryRunner, bind
 from iftb_store.relational.rows import shown_column
 from iftb_store.schema.table_spec import BARS, ColumnKind, RowFilter, TableSpec
 
@@ -15,7 +15,7 @@ from iftb_store.schema.table_spec import BARS, ColumnKind, RowFilter, TableSpec
 class RelationalLookups:
     """The lookups of one session."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: QueryRunner) -> None:
         self._reader = reader
 
     async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
