@@ -115,10 +115,7 @@ class SupportsWholeReads(Protocol):
 
 
 class Lookups(Protocol):
-    """Finds with a query in a session what a copy otherwise finds by reading every row; see `SupportsLookups`.
-
-    A row is a dict of its values: aware UTC times, as everywhere. ``ids`` and ranges of values exclude their stop.
-    """
+    """Finds with a query in a session what a copy otherwise finds by reading every row; see `SupportsLookups`."""
 
     async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
         """Return the number of the selected rows of each series of bars, or of another table.
@@ -129,26 +126,12 @@ class Lookups(Protocol):
         """
         ...
 
-    async def measure_ids(self, table: TableSpec) -> tuple[int, int]:
-        """Return the number of rows of a table and their greatest id, 0 if there are no rows."""
+    async def find_greatest_id(self, selection: RowFilter) -> int | None:
+        """Return the greatest id of the selected rows, or None if no row is selected."""
         ...
 
-    async def find_last(self, selection: RowFilter) -> dict[str, Any] | None:
-        """Return the id and the key of the selected row with the greatest id, or None if no row is selected."""
-        ...
-
-    async def find_rows(self, table: TableSpec, column: str, values: Sequence[Any] | range) -> list[dict[str, Any]]:
-        """Return the rows that have one of the values in a column: id, exchange, symbol, `TableSpec.time`, key and this column.
-
-        Args:
-            table: the table.
-            column: the id or a column of text.
-            values: at most 500 values, or a range of whole numbers.
-        """
-        ...
-
-    async def find_shared_id(self, ids: range) -> int | None:
-        """Return an id in the range that two bars have, or None if there is none."""
+    async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
+        """Return, for each of at most 500 values of a unique column of text that is stored, the id of its row."""
         ...
 
 

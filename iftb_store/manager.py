@@ -435,7 +435,7 @@ async def _prove_bars_writable(session: Any) -> None:
 
 async def _count_rows(stores: Stores, table: TableSpec) -> int:
     if isinstance(stores, SupportsLookups) and stores.lookups is not None:
-        return (await stores.lookups.measure_ids(table))[0]
+        return sum(count for _, count in await stores.lookups.count_rows(RowFilter(table)))
     count, selection = 0, RowFilter(table, limit=_COUNTED)
     while (part := await stores.read_rows(selection)).num_rows:
         count += part.num_rows

@@ -207,19 +207,18 @@ class Stores(Protocol):
         ...
 
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
-        """Store complete rows unchanged, including their ids and the times that the store otherwise sets; all rows or none.
+        """Store complete rows unchanged, including the times that the store otherwise sets; all rows or none.
 
-        ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; the ids and these times are never NULL; the keys are
-        distinct and in order. If the key of a row is stored, every column is overwritten; otherwise the row is inserted. Bars
-        of the batch may swap their ids, and the batch may close one position and open another one with the same exchange,
-        symbol and side. Ids that the store assigns later are greater than every id written.
+        ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; the keys are distinct and in order. A row whose key
+        is not stored is inserted. Of a stored row, the columns `TableSpec.overwritten` are overwritten: the id of a bar is the
+        store's own and never written, and a stored bar keeps its created_at. The ids of other rows are written, and ids that
+        the store assigns later are greater; or they are all NULL, and the store assigns them. A batch may close one position
+        and open another one with the same exchange, symbol and side.
 
         Raises:
             IntegrityError: a row has the id of a different stored row, even if that row is committed during this call. Stored
                 rows are different if they differ in `TableSpec.identity`. Or a row has the same id, trade_id, or (of open
                 positions) exchange, symbol and side as a stored row that is not overwritten, or as another row of the batch.
-                The ids of bars are checked only if the database keeps them unique or the check is cheap; otherwise the caller
-                checks them.
         """
         ...
 

@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.errors import integrity_error
-from iftb_store.schema.table_spec import BARS, TableSpec
+from iftb_store.schema.table_spec import TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store_duckdb.driver import Cursor
 
 # the unique columns besides the key, and the SQL condition of the rows among which they are unique
 _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
-    "ohlcv": (("id",), "true"),
     "trades": (("trade_id",), "true"),
     "positions": (("exchange", "symbol", "side"), "status = 'open'"),
 }
@@ -24,11 +23,36 @@ _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
 def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
     """Store rows unchanged; see Stores.write_rows."""
     with cursor.registered(rows) as batch:
+        if not table.has_own_ids:
+            _upsert(cursor, table, rows, batch)
+            return
         _check(cursor, table, rows, batch)
-        _delete(cursor, table, rows, batch)
-        columns = ", ".join(table.columns)
+        # the store assigns the ids that are NULL
+        columns = [name for name in table.columns if name != "id" or not rows["id"].null_count]
+        if "id" in columns:
+            _delete(cursor, table, rows, batch)
+        cursor.table(f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {', '.join(columns)} FROM {batch}")
+    if "id" in columns:
+        _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
+
+
+def _upsert(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
+    """Insert the rows whose key is not stored, and overwrite the others; the table has no key that could reject a duplicate."""
+    columns = ", ".join(table.written)
+    bound, bounds = _bounds(table.key[-1], rows)
+    same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
+    # a join of Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other times
+    if not cursor.fetch(f"SELECT 1 FROM {table.name} AS stored WHERE {bound} LIMIT 1", bounds):
         cursor.table(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {batch}")
-    _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
+        return
+    changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in table.overwritten)
+    cursor.table(
+        f"""
+        MERGE INTO {table.name} AS stored USING {batch} AS fresh ON {same} AND {bound}
+        WHEN MATCHED AND ({changed}) THEN UPDATE SET {", ".join(f"{name} = fresh.{name}" for name in table.overwritten)}
+        WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({", ".join(f"fresh.{name}" for name in table.written)})""",
+        bounds,
+    )
 
 
 def delete_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> int:
@@ -52,7 +76,7 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
     The error is also raised if the id of a row belongs to a different stored row. Stored rows that the batch overwrites are
     ignored.
     """
-    if table.identity:
+    if table.identity and not rows["id"].null_count:
         bound, bounds = _bounds("id", rows)
         differs = " OR ".join(f"stored.{name} <> fresh.{name}" for name in table.identity)
         other = f"SELECT 1 FROM {table.name} AS stored JOIN {batch} AS fresh USING (id) WHERE ({differs}) AND {bound} LIMIT 1"
@@ -63,14 +87,13 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
     unique, which = _UNIQUE[table.name]
     columns = ", ".join(unique)
     twice = f"SELECT 1 FROM {batch} WHERE {which} GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"
-    bound, bounds = _bounds("id", rows) if table is BARS else ("true", [])
     same_key = " AND ".join(f"kept.{name} = stored.{name}" for name in table.key)
     same = " AND ".join(f"fresh.{name} = stored.{name}" for name in unique)
     taken = f"""
         SELECT 1 FROM {table.name} AS stored SEMI JOIN (SELECT {columns} FROM {batch} WHERE {which}) AS fresh ON {same}
         ANTI JOIN {batch} AS kept ON {same_key}
-        WHERE {which} AND {bound} LIMIT 1"""
-    if cursor.rows(twice) or cursor.rows(taken, bounds):
+        WHERE {which} LIMIT 1"""
+    if cursor.rows(twice) or cursor.rows(taken):
         raise _belongs(" and ".join(unique))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import asyncpg
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iftb_store.errors import integrity_error, operational_error
-from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store_postgres.arrow import pieces
 from iftb_store_postgres.bars import count_changed, savepoint, send
 
@@ -31,32 +31,40 @@ _VALUES = {ColumnKind.TIME: "{}::timestamptz", ColumnKind.TEXT: "{}::text", Colu
 
 async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> None:
     """Store rows unchanged; see Stores.write_rows."""
-    # before everything else, so that no other session draws one of these ids meanwhile
-    await _move_sequence(connection, table, rows)
-    if not await _any_stored(connection, table, rows):
+    # the store assigns the ids that are NULL
+    assigns = rows["id"].null_count > 0 if table.has_own_ids else False
+    written = [name for name in table.written if not (assigns and name == "id")]
+    rows = rows.select(written)
+    if table.has_own_ids and not assigns:
+        # before everything else, so that no other session draws one of these ids meanwhile
+        await _move_sequence(connection, table, rows)
+    if assigns or not await _any_stored(connection, table, rows):
         # another session may have stored one of these rows since the check
-        with suppress(asyncpg.UniqueViolationError):
+        with nullcontext() if assigns else suppress(asyncpg.UniqueViolationError):
             async with savepoint(connection, "iftb_store_put"):
-                await send(connection, table.name, table.columns, pieces(rows), "csv")
+                await send(connection, table.name, written, pieces(rows), "csv")
             return
-    name, columns = f"iftb_store_put_{table.name}", ", ".join(table.columns)
+    name, columns = f"iftb_store_put_{table.name}", ", ".join(written)
     # qualified, so that it never names a table that somebody created in another schema
     staging = f"pg_temp.{name}"
     await connection.execute(
         f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
     )
     await connection.execute(f"DELETE FROM {staging}")
-    await send(connection, name, table.columns, pieces(rows), "csv", "pg_temp")
+    await send(connection, name, written, pieces(rows), "csv", "pg_temp")
     key = ", ".join(table.key)
-    if table is not BARS:
-        # delete the stored rows first, so that other rows may take their unique values; of bars only the key is unique
+    stored, given = (", ".join(f"{owner}.{column}" for column in table.overwritten) for owner in (table.name, "excluded"))
+    if table.has_own_ids:
+        # delete the stored rows first, so that other rows may take their unique values
         await connection.execute(f"DELETE FROM {table.name} USING {staging} AS staged WHERE {_same(table, 'staged')}")
-    changes = ", ".join(f"{column} = excluded.{column}" for column in table.columns if column not in table.key)
+        where = _same(table, "excluded")
+    else:
+        where = f"({stored}) IS DISTINCT FROM ({given})"
     status = await connection.execute(
         f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {staging} ORDER BY {key} "
-        f"ON CONFLICT ({key}) DO UPDATE SET {changes} WHERE {_same(table, 'excluded')}"
+        f"ON CONFLICT ({key}) DO UPDATE SET ({', '.join(table.overwritten)}) = ROW ({given}) WHERE {where}"
     )
-    if count_changed(status) < rows.num_rows:
+    if table.has_own_ids and count_changed(status) < rows.num_rows:
         raise integrity_error("the id of a row belongs to another row; none of the rows was stored")
 
 
@@ -82,13 +90,13 @@ async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa
 async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Return whether any row is stored between the first and the last key of ``rows``."""
     bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
-    kinds = [table.kinds[column] for column in table.key] * 2
-    marks = [_VALUES[kind].format(f"${place}::text") for place, kind in enumerate(kinds, 1)]
-    width = len(table.key)
-    columns = [_VALUES[kind].format(name) for name, kind in zip(table.key, kinds, strict=False)]
-    key, first, last = (", ".join(names) for names in (columns, marks[:width], marks[width:]))
-    sql = f"SELECT EXISTS (SELECT FROM {table.name} WHERE ({key}) >= ({first}) AND ({key}) <= ({last}))"
-    return bool(await connection.fetchval(sql, *bounds))
+    kinds = [table.kinds[column] for column in table.key]
+    marks = [_VALUES[kind].format(f"${place}::text") for place, kind in enumerate(kinds * 2, 1)]
+    columns = [_VALUES[kind].format(name) for name, kind in zip(table.key, kinds, strict=True)]
+    key, first, last = (", ".join(names) for names in (columns, marks[: len(kinds)], marks[len(kinds) :]))
+    # the first row behind is one step in the key's index; EXISTS between two keys may be planned as a scan of the table
+    behind = f"SELECT {', '.join(table.key)} FROM {table.name} WHERE ({key}) >= ({first}) ORDER BY {key} LIMIT 1"
+    return bool(await connection.fetchval(f"SELECT ({key}) <= ({last}) FROM ({behind}) AS behind", *bounds))
 
 
 def _keys(table: TableSpec, rows: pa.Table) -> list[Sequence[Any]]:

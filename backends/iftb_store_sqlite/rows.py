@@ -32,16 +32,21 @@ def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table)
     return connection.execute(sql, (*first[0], *last[0])).fetchone() is not None
 
 
-def insert(connection: sqlite3.Connection, table: TableSpec, part: pa.Table) -> None:
-    """Insert rows; a conflict raises sqlite3.IntegrityError."""
+def write(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, *, overwrite: bool) -> None:
+    """Insert rows; a stored row with the same key is overwritten, or raises sqlite3.IntegrityError without ``overwrite``."""
     with pause_gc():
-        rows = _to_stored(part, table.columns)
-        one = f"({', '.join('?' * len(table.columns))})"
-        sql = f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES "
+        rows = _to_stored(part, table.written)
+        one = f"({', '.join('?' * len(table.written))})"
+        sql = f"INSERT INTO {table.name} ({', '.join(table.written)}) VALUES "
+        end = ""
+        if overwrite:
+            given, kept = (", ".join(f"{prefix}{name}" for name in table.overwritten) for prefix in ("excluded.", ""))
+            end = f" ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET ({kept}) = ({given}) WHERE ({kept}) IS NOT ({given})"
         whole = len(rows) - len(rows) % _ROWS
         for first in range(0, whole, _ROWS):
-            connection.execute(sql + ", ".join([one] * _ROWS), tuple(chain.from_iterable(rows[first : first + _ROWS])))
-        connection.executemany(sql + one, rows[whole:])
+            values = tuple(chain.from_iterable(rows[first : first + _ROWS]))
+            connection.execute(sql + ", ".join([one] * _ROWS) + end, values)
+        connection.executemany(sql + one + end, rows[whole:])
 
 
 def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, columns: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
@@ -167,8 +168,8 @@ class SQLiteDriver:
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows; see Stores.write_rows.
 
-        Stored rows that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique values. If a
-        different stored row has the id of a row of ``rows``, it is not deleted, so the insert fails.
+        Stored rows with ids that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique
+        values. If a different stored row has the id of a row of ``rows``, it is not deleted, so the insert fails.
         """
         if not rows.num_rows:
             return
@@ -177,10 +178,12 @@ class SQLiteDriver:
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
         async with self._savepoint() as connection:
-            if await connection.run(whole.any_stored, table, rows):
+            stored = await connection.run(whole.any_stored, table, rows)
+            if stored and table.has_own_ids:
                 await self._delete(connection, table, rows, (*table.key, *table.identity))
+            write = partial(whole.write, overwrite=stored and not table.has_own_ids)
             for part in whole.parts(rows):
-                await connection.run(whole.insert, table, part, writes=True)
+                await connection.run(write, table, part, writes=True)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete rows by their keys and return the number of deleted rows; see Stores.delete_rows."""

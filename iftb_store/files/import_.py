@@ -185,8 +185,8 @@ async def import_file(
 ) -> ImportedFile:
     """Store all rows of a file in one transaction, or none; the file is read batch by batch.
 
-    Rows of an export keep their ids and the times set by the store, and overwrite the rows with the same key. Candles
-    overwrite the bars with the same key, which keep their ids and times. A cancellation during the COMMIT waits for its end,
+    Rows of an export keep their ids, except bars, and the times set by the store, and overwrite the rows with the same key.
+    Bars that overwrite stored bars leave their ids and times as they are. A cancellation during the COMMIT waits for its end,
     for a few seconds at most.
 
     Args:
@@ -239,11 +239,10 @@ async def _import(
                 with name_row(source.path, batches.before):
                     taken.add(rows, await write(rows) if rows.num_rows else 0)
                 progress(batches.reader.bytes_read, batches.reader.size)
-            if source.table is BARS and not new_ids:
-                await taken.refuse_shared_ids(session)
             if not taken.rows and source.table is None:
                 raise DumpError(f"{source.path}: contains no bars")
-            done = taken.result([*batches.notes(), *(["ids kept"] if source.table is not None and not new_ids else [])])
+            keeps_ids = source.table is not None and source.table.has_own_ids and not new_ids
+            done = taken.result([*batches.notes(), *(["ids kept"] if keeps_ids else [])])
         commit.state = "sent"
         return done
 
@@ -356,8 +355,10 @@ def _find_writer(session: Any, source: Source, insert: bool, new_ids: bool) -> C
     async def whole(rows: pa.Table) -> int:
         count = rows.num_rows
         if table is BARS:
-            # with insert, `candles` refuses bars that are already stored; `write_rows` then overwrites them with complete rows
             count = await (candles(rows) if insert else repeats.refuse(rows, session))
+            if insert:
+                # no bar was stored, or `candles` would have raised; the rows written now have the times of the export
+                await stores.delete_rows(BARS, rows)
         elif table is not None:
             await _refuse_others(stores, table, rows, insert)
         await stores.write_rows(table or BARS, rows)
@@ -390,14 +391,13 @@ async def _refuse_others(stores: Stores, table: TableSpec, rows: pa.Table, inser
 
 
 class _Taken:
-    """Counts the rows of a file that were written so far, and records their series, times and ids."""
+    """Counts the rows of a file that were written so far, and records their series and times."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._table = source.table or BARS
         self._series: dict[str, set[str]] = {name: set() for name in SERIES}
         self._times: list[Any] = []
-        self._ids: list[Any] = []
         self.rows = self._repeated = 0
 
     def add(self, rows: pa.Table, written: int) -> None:
@@ -406,26 +406,14 @@ class _Taken:
 
         self.rows += written
         self._repeated += rows.num_rows - written
-        for column, bounds in ((self._table.time, self._times), ("id", self._ids)):
-            if column in rows.column_names:
-                found: Any = pc.min_max(rows[column]).as_py()
-                ends = sorted(end for end in (*bounds, *found.values()) if end is not None)
-                bounds[:] = [ends[0], ends[-1]] if ends else []
+        found: Any = pc.min_max(rows[self._table.time]).as_py()
+        ends = sorted(end for end in (*self._times, *found.values()) if end is not None)
+        self._times = [ends[0], ends[-1]] if ends else []
         if self._table is BARS:
             for name, values in self._series.items():
                 # two values are enough to show that the rows do not belong to one series
                 if len(values) < 2:
                     values.update(value for value in rows[name].unique().to_pylist() if value is not None)
-
-    async def refuse_shared_ids(self, session: Any) -> None:
-        """Raise IntegrityError if two bars have the same id; not every engine has a unique constraint on it."""
-        if not self._ids:
-            return
-        from iftb_store.transfer.lookups import get_lookups
-
-        found = await get_lookups(get_stores(session)).find_shared_id(range(self._ids[0], self._ids[1] + 1))
-        if found is not None:
-            raise integrity_error(f"the id {found} belongs to another bar")
 
     def result(self, notes: list[str]) -> ImportedFile:
         """Return the result of the import."""

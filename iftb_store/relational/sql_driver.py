@@ -189,23 +189,38 @@ class SqlDriver:
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows unchanged; see `iftb_store.protocols.Stores.write_rows`.
 
-        Stored rows that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique values. A
-        different stored row with the id of a row of ``rows`` is not deleted, so the insert fails.
+        Stored rows with ids that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique
+        values. A different stored row with the id of a row of ``rows`` is not deleted, so the insert fails.
         """
         given = await asyncio.to_thread(rows.to_pylist)
         form, dialect = RowForm(table), self.dialect
+        assigns = table.has_own_ids and rows["id"].null_count > 0
+        insert = _insert_sql(dialect, form, form.written if assigns else table.written)
 
         def work(connection: Connection) -> None:
             with connection.begin_nested():
+                if table.has_own_ids and not assigns:
+                    for part in _parts(given):
+                        _execute_many(connection, dialect, _delete_sql(dialect, form, (*table.key, *table.identity)), part)
                 for part in _parts(given):
-                    _execute_many(connection, dialect, _delete_sql(dialect, form, (*table.key, *table.identity)), part)
-                for part in _parts(given):
-                    _execute_many(connection, dialect, _insert_sql(dialect, form, table.columns), part)
-            if dialect.set_sequence:
+                    new = part if table.has_own_ids else self._update_rows(connection, form, part)
+                    if new:
+                        _execute_many(connection, dialect, insert, new)
+            if table.has_own_ids and not assigns and dialect.set_sequence:
                 connection.exec_driver_sql(dialect.set_sequence.format(table.name))
 
         if given:
             await self._run(work)
+
+    def _update_rows(
+        self, connection: Connection, form: RowForm, rows: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Overwrite the stored rows that have the keys of ``rows``; return the rows whose key is not stored."""
+        where = _key_sql(self.dialect, form, form.table.key)
+        statement = prepare_statement(form.update_sql(self.dialect, form.table.overwritten, where), self.dialect.dialect)
+        encoded = ([self.dialect.encode(row[name]) for name in statement.names] for row in rows)
+        counts = [_execute(connection, statement, args).rowcount for args in encoded]
+        return [row for row, count in zip(rows, counts, strict=True) if not count]
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete rows by their keys and return the number of deleted rows; see `iftb_store.protocols.Stores.delete_rows`."""
@@ -309,8 +324,12 @@ def _insert_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> s
 
 
 def _delete_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> str:
-    conditions = (
+    return f"DELETE FROM {form.table.name} WHERE {_key_sql(dialect, form, columns)}"
+
+
+def _key_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> str:
+    """Return the SQL condition that a row has the values of the parameters in some columns."""
+    return " AND ".join(
         dialect.equal(column) if form.table.kinds[column] == ColumnKind.TEXT else f"{column} = {form.parameter(dialect, column)}"
         for column in columns
     )
-    return f"DELETE FROM {form.table.name} WHERE {' AND '.join(conditions)}"

@@ -73,6 +73,7 @@ class TableSpec:
         key: the columns that identify a row; reads return rows ordered by these columns.
         identity: columns that never change while a row exists; two rows that have the same key but differ in these columns
             are different rows.
+        natural_key: the columns by which a copy finds a row that another store has under another id.
     """
 
     name: str
@@ -80,6 +81,7 @@ class TableSpec:
     time: str
     key: tuple[str, ...]
     identity: tuple[str, ...] = ()
+    natural_key: tuple[str, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -96,6 +98,26 @@ class TableSpec:
     def kinds(self) -> dict[str, ColumnKind]:
         """The kind of values of each column, by the name of the column."""
         return {name: spec.kind for name, spec in self.specs.items()}
+
+    @property
+    def has_own_ids(self) -> bool:
+        """Whether the id identifies a row; otherwise the id, like created_at, is a value of the store's own."""
+        return self.key == ("id",)
+
+    @cached_property
+    def written(self) -> tuple[str, ...]:
+        """The columns that `iftb_store.protocols.Stores.write_rows` stores: all, but the id only if it identifies the row."""
+        return self.columns if self.has_own_ids else tuple(name for name in self.columns if name != "id")
+
+    @cached_property
+    def compared(self) -> tuple[str, ...]:
+        """The columns in which two stores must agree: all, without the store's own values unless the id identifies the row."""
+        return self.columns if self.has_own_ids else tuple(name for name in self.columns if name not in ("id", "created_at"))
+
+    @cached_property
+    def overwritten(self) -> tuple[str, ...]:
+        """The columns that `iftb_store.protocols.Stores.write_rows` sets in a row whose key is stored."""
+        return tuple(name for name in self.compared if name not in self.key)
 
     def is_required(self, column: str) -> bool:
         """Return whether stored rows must have a value, not NULL, in a column."""
@@ -116,10 +138,19 @@ def describe_column(column: Column[Any]) -> ColumnSpec:
 
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
-TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",))
+TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",), ("trade_id",))
 # created_at is the identity of a position, because update_position may change every other column of an open position
-POSITIONS = TableSpec("positions", Position, "entry_time", ("id",), ("created_at",))
-EVENTS = TableSpec("system_events", SystemEvent, "created_at", ("id",), ("created_at", "event_type", "message"))
+POSITIONS = TableSpec(
+    "positions", Position, "entry_time", ("id",), ("created_at",), ("exchange", "symbol", "side", "entry_time", "trade_id")
+)
+EVENTS = TableSpec(
+    "system_events",
+    SystemEvent,
+    "created_at",
+    ("id",),
+    ("created_at", "event_type", "message"),
+    tuple(item.name for item in fields(SystemEvent) if item.name != "id"),
+)
 
 
 #: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from sqlalchemy.exc import IntegrityError, OperationalError
+import pyarrow.compute
 
 from iftb_store.abilities import ConnectedStore
-from iftb_store.batches.arrow import unreadable_value
 from iftb_store.errors import CollisionError, SchemaError, StoreError
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
+from iftb_store.schema.table_spec import EVENTS, POSITIONS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
-from iftb_store.transfer.access import open_complete_session, require_complete_reads, require_distinct
-from iftb_store.transfer.conflicts import REMEDY, Collisions, is_other_row, read_greatest_id, rows_to_write_first
+from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
-from iftb_store.transfer.digests import Digester, compute_checksum, find_invalid_json, read_positions
+from iftb_store.transfer.digests import Digester, compute_checksum
 from iftb_store.transfer.kept import Report, limit_scope
-from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition
+from iftb_store.transfer.matching import (
+    REMEDY,
+    MappedEvents,
+    Matcher,
+    is_other_row,
+    match_positions,
+    read_greatest_id,
+    select_id,
+)
+from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowReader
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
+from iftb_store.transfer.writing import RowWriter, drop, duplicate_error, put
 from iftb_store.values import checks
+
+# the type stubs do not accept plain Python values as arguments
+pc: Any = pyarrow.compute
+
+_OPEN_KEY = ("exchange", "symbol", "side")
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
@@ -86,22 +99,22 @@ class _Plan:
 class Copy:
     """A copy of one store, or of a selection of its rows, into another.
 
-    The source is read from one snapshot, so that bars, trades, positions and events are consistent. Ids and the times set by
-    the store are copied too; ids that the destination assigns later are greater. A refused copy fails before it writes
-    anything. Rows are committed in batches: an interrupted copy resumes when called again. Chunks with equal checksums are
-    skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared with the source.
+    The source is read from one snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
+    batches: an interrupted copy resumes when called again. Chunks with equal checksums are skipped, see
+    `iftb_store.transfer.digests`. At the end the destination is read again and compared with the source. A refused copy fails
+    before it writes anything.
 
-    Two rows are the same if their keys are equal: the series and the timestamp of bars; the id of other rows, together with
-    the trade_id of a trade, the created_at of a position, or the created_at, type and message of an event. A source row whose
-    id belongs to a different row in the destination is a conflict, not a newer version of that row. A trade_id or an open
-    position that the destination stores under another id is a conflict too.
+    A bar is identified by its series and timestamp. Its id is the destination's own; its created_at is copied with a new bar and
+    not compared. A trade, a position or an event keeps its id if the destination has no rows of its table, or only rows with the
+    source's ids; ids that the destination assigns later are greater. In another destination, rows are found by other columns,
+    see `iftb_store.transfer.matching`, and new rows get new ids there; the position_id of an event is translated.
 
-    The destination may be written to during the copy: the row with the greatest id of each table is written first, so that
-    ids which the destination assigns afterwards are greater than all copied ids. If another client has just written a row
-    with an id or a trade_id that is to be copied, the copy fails and does not overwrite that row.
+    The destination may be written to during the copy: if ids are kept, the row with the greatest id of each table is written
+    first, so that ids which the destination assigns afterwards are greater than all copied ids. If another client has just
+    written a row with an id or a trade_id that is to be copied, the copy fails and does not overwrite that row.
 
-    With ``delete``, or if bars have exchanged their ids, conflicting rows of the destination are deleted first, in separate
-    transactions. After an interrupted copy the destination lacks these rows until the copy is called again.
+    With ``delete``, rows of the destination are deleted first, in separate transactions. After an interrupted copy the
+    destination lacks these rows until the copy is called again.
 
     Args:
         source: a connected manager.
@@ -110,6 +123,7 @@ class Copy:
         on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises
             before anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
+        keep_ids: refuse the copy if a trade, position or event cannot have its own id in the destination.
         step: the progress callback.
 
     Attributes:
@@ -127,6 +141,7 @@ class Copy:
         *,
         on_conflict: Conflict = "source-wins",
         delete: bool = False,
+        keep_ids: bool = False,
         step: ProgressFactory = report_nothing,
     ) -> None:
         checks.choice(on_conflict, "on_conflict", CONFLICTS)
@@ -136,6 +151,7 @@ class Copy:
         self._scope, self._left_out = limit_scope(scope, source=source, destination=destination)
         self._refuse = on_conflict == "refuse"
         self._delete = delete
+        self._keep_ids = keep_ids
         self._step = step
         self._theirs = LastCommitted(destination)
         self.moved = 0
@@ -152,8 +168,9 @@ class Copy:
             ``left_out`` names the tables that one of the stores does not keep.
 
         Raises:
-            CollisionError: a row of the source has the id or another unique value of a different row in the destination.
-                Nothing was written, unless the destination's row was added during the copy.
+            CollisionError: the source has an open position for the exchange, symbol and side of another open position in the
+                destination; with ``keep_ids``, a row of the source has the id or the trade_id of a different row in the
+                destination. Nothing was written, unless the destination's row was added during the copy.
             InvalidValueError: the source and the destination are the same database.
             SchemaError: the source or the destination has no usable schema.
             OperationalError: rows of the source or the destination are hidden from its role, or the destination's role may not
@@ -165,19 +182,18 @@ class Copy:
         await reading.require_schema(self._source, self._scope.tables)
         await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
         async with reading.open_snapshot(self._source, self._scope.tables) as session:
-            ours = get_stores(session)
+            ours = MappedEvents(get_stores(session))
+            if EVENTS in self._scope.tables:
+                ours.position_ids = await match_positions(ours, self._theirs)
             last = {table: await read_greatest_id(session, self._scope, table) for table in self._scope.tables}
             plans = await self._plans(session, ours)
-            checked = {
-                table: await self._check(session, ours, table, [plan for plan in plans if plan.partition.table is table])
-                for table in self._scope.tables
-            }
+            matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
-                await self._write(ours, plans, checked, last)
-                await self._prove(ours, plans)
+                await self._write(ours, plans, matchers, last)
+                await self._prove(ours, plans, matchers)
         return Report((plan.copied for plan in plans), self._left_out)
 
-    async def _plans(self, session: Any, ours: Any) -> list[_Plan]:
+    async def _plans(self, session: Any, ours: RowReader) -> list[_Plan]:
         """Return a plan for each partition, with the ranges of chunks that differ."""
         here = await reading.find_partitions(session, self._scope)
         async with open_complete_session(self._destination, self._scope.tables) as other:
@@ -196,7 +212,7 @@ class Copy:
                     plans.append(await self._compared(ours, partition, count))
         return plans
 
-    async def _compared(self, ours: Any, partition: Partition, count: Callable[[int], None]) -> _Plan:
+    async def _compared(self, ours: RowReader, partition: Partition, count: Callable[[int], None]) -> _Plan:
         mine, its = await reading.gather_both(
             reading.digest_partition(ours, partition, tell=count), reading.digest_partition(self._theirs, partition, tell=count)
         )
@@ -206,52 +222,93 @@ class Copy:
         proofs = [compute_checksum(part for part in mine if run.first <= part.number <= run.last) for run in runs]
         return _Plan(partition, copied, False, runs, equal, proofs)
 
-    async def _check(self, session: Any, ours: Any, table: TableSpec, plans: list[_Plan]) -> Collisions:
+    async def _check(self, ours: RowReader, table: TableSpec, plans: list[_Plan]) -> Matcher:
         """Count the rows to insert, update and delete, and raise if a row must not be written."""
-        collisions = Collisions(table, session, self._destination, delete=self._delete)
-        if not any(plan.runs for plan in plans):
-            return collisions
-        await collisions.begin()
-        for plan in plans:
-            collisions.known(plan.equal)
+        matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete)
         with self._step(f"check {table.name}") as tell:
-            count = count_rows(tell, sum(run.rows for plan in plans for run in plan.runs))
-            for fresh in (False, True):
-                for plan in plans:
-                    runs = [run for run in plan.runs if run.fresh == fresh]
-                    if fresh and collisions.impossible:
-                        plan.copied.inserted += sum(run.rows for run in runs)
-                        continue
-                    async for diff in self._changes(ours, plan, runs):
-                        await self._take(ours, plan, diff, collisions)
-                        count(diff.new.num_rows + diff.changed.num_rows + diff.same)
-        await collisions.end()
-        return collisions
+            # a bar that only the source has cannot conflict with another one
+            runs = [[run for run in plan.runs if table.has_own_ids or not run.fresh] for plan in plans]
+            count = count_rows(tell, sum(run.rows for part in runs for run in part))
+            for index, (plan, part) in enumerate(zip(plans, runs, strict=True)):
+                if not table.has_own_ids:
+                    plan.copied.inserted += sum(run.rows for run in plan.runs if run.fresh)
+                async for diff in self._changes(ours, plan, part):
+                    self._take(plan, diff)
+                    if table.has_own_ids:
+                        await asyncio.to_thread(matcher.take, index, plan.partition, diff)
+                    count(diff.new.num_rows + diff.changed.num_rows + diff.same)
+        if not table.has_own_ids or not any(plan.runs for plan in plans):
+            return matcher
+        await matcher.pair(self._destination if self._scope.chosen or self._keep_ids else None)
+        extra = Counter(matcher.extra["part"].to_pylist())
+        for index, plan in enumerate(plans):
+            copied = plan.copied
+            if not plan.whole:
+                copied.inserted, copied.updated = matcher.new[index], matcher.changed[index]
+                copied.deleted, copied.kept = (extra[index], 0) if self._delete else (0, extra[index])
+        if self._refuse and matcher.pairs.num_rows:
+            await self._refuse_pair(ours, table, matcher)
+        if table is POSITIONS:
+            await self._refuse_open(ours, plans, matcher)
+        return matcher
 
-    async def _take(self, ours: Any, plan: _Plan, diff: RowDiff, collisions: Collisions) -> None:
+    def _take(self, plan: _Plan, diff: RowDiff) -> None:
         for twice in diff.twice:
-            raise _stands_twice(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
+            raise duplicate_error(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
+        table = plan.partition.table
         if self._refuse and diff.changed.num_rows:
-            self._refuse_change(plan.partition.table, diff)
-        await collisions.take(plan.partition, diff)
+            versions = pc.invert(is_other_row(table, diff))
+            self._refuse_change(table, *(rows.filter(versions).slice(0, 1).to_pylist() for rows in (diff.changed, diff.stored)))
         extra = pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
         plan.copied.inserted += diff.new.num_rows
         plan.copied.updated += diff.changed.num_rows
         plan.copied.deleted += extra if self._delete else 0
         plan.copied.kept += 0 if self._delete else extra
 
+    async def _refuse_pair(self, ours: RowReader, table: TableSpec, matcher: Matcher) -> None:
+        """Raise CollisionError for the first row that has other values under another id in the destination."""
+        for pair in matcher.pairs.filter(matcher.pairs["changed"]).slice(0, 1).to_pylist():
+            mine = (await ours.read_rows(select_id(table, pair["source"]))).to_pylist()
+            its = (await self._theirs.read_rows(select_id(table, pair["destination"]))).to_pylist()
+            self._refuse_change(table, mine, [its[0] | {"id": pair["source"]}])
+
     @staticmethod
-    def _refuse_change(table: TableSpec, diff: RowDiff) -> None:
-        mine, its = (rows.slice(0, 1).to_pylist()[0] for rows in (diff.changed, diff.stored))
-        first = compare_values(table, mine, its)[0]
-        raise CollisionError(
-            f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
-            f"{format_value(first.destination)} in the destination; nothing was written; without --on-conflict refuse the source "
-            "wins"
-        )
+    def _refuse_change(table: TableSpec, mine: list[dict[str, Any]], its: list[dict[str, Any]]) -> None:
+        for ours, theirs in zip(mine, its, strict=True):
+            first = compare_values(table, ours, theirs)[0]
+            raise CollisionError(
+                f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
+                f"{format_value(first.destination)} in the destination; nothing was written; without --on-conflict refuse the "
+                "source wins"
+            )
+
+    async def _refuse_open(self, ours: RowReader, plans: list[_Plan], matcher: Matcher) -> None:
+        """Raise CollisionError if a second position would be open for an exchange, symbol and side."""
+        stays, opening = await self._read_open(), dict[tuple[str, ...], int]()
+        for row in matcher.extra.to_pylist() if self._delete else ():
+            stays.pop(row["id"], None)
+        for plan in plans:
+            async for diff in self._changes(ours, plan, plan.runs):
+                for rows in matcher.place(diff):
+                    for row in rows.select(["id", "status", *_OPEN_KEY]).to_pylist():
+                        stays.pop(row["id"], None)
+                        if row["status"] == "open":
+                            opening[tuple(row[name] for name in _OPEN_KEY)] = row["id"]
+        for number, key in stays.items():
+            if key in opening:
+                raise CollisionError(
+                    f"positions: an open position of {' '.join(key)} in the source conflicts with the destination's open "
+                    f"position {number}; close one of them, or {REMEDY}"
+                )
+
+    async def _read_open(self) -> dict[int, tuple[str, ...]]:
+        """Return (exchange, symbol, side) of each open position in the destination, by its id."""
+        async with open_complete_session(self._destination, [POSITIONS]) as session:
+            rows = await get_stores(session).records.select(POSITIONS, {"status": "open"})
+        return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
     async def _write(
-        self, ours: Any, plans: list[_Plan], checked: dict[TableSpec, Collisions], last: dict[TableSpec, pa.Table]
+        self, ours: MappedEvents, plans: list[_Plan], matchers: dict[TableSpec, Matcher], last: dict[TableSpec, pa.Table]
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
@@ -262,44 +319,73 @@ class Copy:
                 count(rows)
 
             for table in self._scope.tables:
-                chosen_plans = [plan for plan in plans if plan.partition.table is table]
-                exchanged = checked[table].exchanged
-                for plan in chosen_plans:
-                    if plan.copied.deleted or exchanged or (self._delete and table is not BARS and plan.copied.updated):
-                        await self._make_room(ours, plan, exchanged, count)
-                if any(plan.copied.inserted or plan.copied.updated for plan in chosen_plans):
-                    first = await rows_to_write_first(self._theirs, table, last[table], checked[table].closing)
-                    if first.num_rows:
-                        await _put(self._destination, table, first)
-                    if table is BARS:
-                        # a unique constraint is no protection here: on PostgreSQL two bars may have the same id
-                        await checked[table].meanwhile(last[table]["id"][0].as_py())
-                writer = _Writer(self._destination, table, wrote)
-                for plan in chosen_plans:
+                chosen, matcher = _choose(plans, table), matchers[table]
+                if table is EVENTS and POSITIONS in self._scope.tables:
+                    # positions that were just written may have new ids
+                    ours.position_ids = await match_positions(ours, self._theirs)
+                if self._delete:
+                    await self._make_room(ours, chosen, matcher, count)
+                if not any(plan.copied.inserted or plan.copied.updated for plan in chosen):
+                    continue
+                if table.has_own_ids:
+                    await self._write_first(ours, chosen, matcher, last[table])
+                writer = RowWriter(self._destination, table, wrote)
+                for plan in chosen:
                     if plan.whole:
                         await self._move_whole(ours, plan, writer)
                     elif plan.copied.inserted or plan.copied.updated:
                         async for diff in self._changes(ours, plan, plan.runs):
-                            await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1]))
-                    if table is not BARS:
+                            await self._put_changes(table, matcher, diff, writer)
+                    if table.has_own_ids:
                         await writer.flush()
                 await writer.flush()
 
-    async def _make_room(self, ours: Any, plan: _Plan, exchanged: bool, count: Callable[[int], None]) -> None:
-        """Delete destination rows: those that ``delete`` removes, and those whose id or trade_id another row is about to get."""
-        table = plan.partition.table
-        async for diff in self._changes(ours, plan, plan.runs):
-            doomed = [diff.extra.filter(select_rows(diff.extra, plan.partition.selection))] if self._delete else []
-            if exchanged:
-                doomed.append(diff.stored.filter(pc.not_equal(diff.changed["id"], diff.stored["id"])))
-            elif table is not BARS:
-                doomed.append(diff.stored.filter(is_other_row(table, diff)))
-            rows = pa.concat_tables(doomed).sort_by(table.key[-1])
-            if rows.num_rows:
-                await _drop(self._destination, table, rows)
-                count(rows.num_rows)
+    async def _put_changes(self, table: TableSpec, matcher: Matcher, diff: RowDiff, writer: RowWriter) -> None:
+        if not table.has_own_ids:
+            await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1]))
+            return
+        rows, without_ids = matcher.place(diff)
+        await writer.add(rows)
+        if without_ids.num_rows:
+            await writer.flush()
+            await put(self._destination, table, without_ids)
+            writer.wrote(without_ids.num_rows)
 
-    async def _move_whole(self, ours: Any, plan: _Plan, writer: _Writer) -> None:
+    async def _write_first(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, last: pa.Table) -> None:
+        """Write the rows that must come first.
+
+        If ids are kept, this is the row with the greatest id. And of the positions that are open in the destination, the new
+        versions: one of them may close its position, which makes room for another open position with the same key.
+        """
+        table, first = plans[0].partition.table, [last.slice(0, 0)]
+        if table is POSITIONS:
+            is_open = pa.array(await self._read_open(), pa.int64())
+            for plan in plans:
+                async for diff in self._changes(ours, plan, plan.runs):
+                    rows = matcher.place(diff)[0]
+                    first.append(rows.filter(pc.is_in(rows["id"], value_set=is_open)))
+        if not matcher.assigns:
+            stored = await self._theirs.read_rows(select_id(table, last["id"][0].as_py()))
+            known = pa.concat_tables([stored, *first])["id"].combine_chunks()
+            first.append(last.filter(pc.invert(pc.is_in(last["id"], value_set=known))))
+        if (rows := pa.concat_tables(first)).num_rows:
+            await put(self._destination, table, rows.sort_by("id"))
+
+    async def _make_room(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
+        """Delete the selected rows that only the destination has."""
+        if matcher.extra.num_rows:
+            for first in range(0, matcher.extra.num_rows, reading.ROWS):
+                await drop(self._destination, matcher.table, matcher.extra.slice(first, reading.ROWS).select(["id"]))
+                count(min(reading.ROWS, matcher.extra.num_rows - first))
+            return
+        for plan in plans:
+            if plan.copied.deleted:
+                async for diff in self._changes(ours, plan, plan.runs):
+                    rows = diff.extra.filter(select_rows(diff.extra, plan.partition.selection))
+                    await drop(self._destination, matcher.table, rows)
+                    count(rows.num_rows)
+
+    async def _move_whole(self, ours: RowReader, plan: _Plan, writer: RowWriter) -> None:
         digester = Digester(plan.partition.table)
         async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
             async for rows in coming:
@@ -311,19 +397,43 @@ class Copy:
         plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
-    async def _prove(self, ours: Any, plans: list[_Plan]) -> None:
+    async def _prove(self, ours: RowReader, plans: list[_Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
             count = count_rows(tell, None)
-            for plan in plans:
-                plan.copied.kept = 0
-                for run, proof in zip(plan.runs, plan.proofs, strict=True):
-                    found = await reading.digest_partition(self._theirs, plan.partition, run, count)
-                    if compute_checksum(found) != proof:
-                        plan.copied.kept += await self._require_all(ours, plan, run)
-                plan.copied.equal = True
+            for table in self._scope.tables:
+                for plan in _choose(plans, table):
+                    plan.copied.kept = 0 if not matchers[table].assigns else plan.copied.kept
+                    for run, proof in zip(plan.runs, plan.proofs, strict=True):
+                        if not matchers[table].assigns:
+                            found = await reading.digest_partition(self._theirs, plan.partition, run, count)
+                            if compute_checksum(found) != proof:
+                                plan.copied.kept += await self._require_all(ours, plan, run)
+                    plan.copied.equal = True
+                if matchers[table].assigns:
+                    await self._require_pairs(ours, _choose(plans, table))
 
-    async def _require_all(self, ours: Any, plan: _Plan, run: DirtyRange) -> int:
+    async def _require_pairs(self, ours: RowReader, plans: list[_Plan]) -> None:
+        """Check that each row of the source has a partner with the same values in the destination, where ids differ.
+
+        Raises:
+            StoreError: the destination lacks a row of the source, or has other values in it.
+        """
+        matcher = Matcher(plans[0].partition.table)
+        for index, plan in enumerate(plans):
+            mine, its = await reading.gather_both(
+                reading.digest_partition(ours, plan.partition), reading.digest_partition(self._theirs, plan.partition)
+            )
+            async for diff in self._changes(ours, plan, reading.find_dirty_ranges(mine, its)):
+                await asyncio.to_thread(matcher.take, index, plan.partition, diff)
+        await matcher.pair()
+        extra = Counter(matcher.extra["part"].to_pylist())
+        for index, plan in enumerate(plans):
+            plan.copied.kept = extra[index]
+            if matcher.new[index] or matcher.changed[index]:
+                raise _differs(plan.partition)
+
+    async def _require_all(self, ours: RowReader, plan: _Plan, run: DirtyRange) -> int:
         """Check that the destination has all source rows of a range of chunks; return the number of rows only in the destination.
 
         Raises:
@@ -335,13 +445,10 @@ class Copy:
             async for diff in found:
                 kept += pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
                 if diff.new.num_rows or diff.changed.num_rows or diff.twice:
-                    raise StoreError(
-                        f"{plan.partition.name} differs from the source after the copy: the destination was written to, or "
-                        "has a duplicate bar; run the same command again, and use `iftb-store verify` to see the differences"
-                    )
+                    raise _differs(plan.partition)
         return kept
 
-    async def _changes(self, ours: Any, plan: _Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
+    async def _changes(self, ours: RowReader, plan: _Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
         for run in runs:
             async with aclosing(compare_partition(ours, self._theirs, plan.partition, run)) as found:
                 async for diff in found:
@@ -367,74 +474,12 @@ async def prepare(destination: ConnectedStore, scope: TableScope | None = None) 
     return False
 
 
-class _Writer:
-    """Writes rows of one table in batches, each in a separate transaction."""
-
-    def __init__(self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None]) -> None:
-        self._destination, self._table, self._wrote = destination, table, wrote
-        self._clear()
-
-    async def add(self, rows: pa.Table) -> None:
-        """Add rows of one series or table, and write them when the batch is full.
-
-        Raises:
-            StoreError: two rows have the same key.
-        """
-        where = read_positions(rows, self._table)
-        twice: Any = pc.equal(where[1:], where[:-1])
-        if pc.any(twice).as_py():
-            first: dict[str, Any] = rows.slice(pc.index(twice, True).as_py(), 1).select(self._table.key).to_pylist()[0]
-            raise _stands_twice(self._table, first, "source")
-        self._waiting.append(rows)
-        self._rows += rows.num_rows
-        self._size += rows.nbytes
-        if self._rows >= reading.ROWS or self._size >= reading.BYTES:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write the rows that were added and not yet written."""
-        if not self._rows:
-            return
-        rows = pa.concat_tables(self._waiting).combine_chunks()
-        self._clear()
-        if self._table is not BARS:
-            rows = rows.sort_by("id")
-        await _put(self._destination, self._table, rows)
-        self._wrote(rows.num_rows)
-
-    def _clear(self) -> None:
-        self._waiting: list[pa.Table] = []
-        self._rows = self._size = 0
+def _choose(plans: list[_Plan], table: TableSpec) -> list[_Plan]:
+    return [plan for plan in plans if plan.partition.table is table]
 
 
-async def _put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
-    async def write_rows(session: Any) -> None:
-        await require_complete_reads(session, [table], insert=True)
-        await get_stores(session).write_rows(table, rows)
-
-    try:
-        await destination.run(write_rows, idempotent=True)
-    except IntegrityError as error:
-        ids: Any = pc.min_max(rows["id"]).as_py()
-        raise CollisionError(
-            f"{table.name}: the destination refused a row with an id from {ids['min']} to {ids['max']}: {error.orig}; "
-            f"another row, written there during the copy, may have the same key or id; {REMEDY}; the rows copied before stay"
-        ) from error
-    except OperationalError as error:
-        found = find_invalid_json(rows, table)
-        if found is None:
-            raise
-        # SQLite stores any text in a JSON column
-        raise unreadable_value(table, *found) from error
-
-
-async def _drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
-    async def delete_rows(session: Any) -> None:
-        await require_complete_reads(session, [table])
-        await get_stores(session).delete_rows(table, rows)
-
-    await destination.run(delete_rows, idempotent=True)
-
-
-def _stands_twice(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
-    return StoreError(f"{table.name} {format_key(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")
+def _differs(partition: Partition) -> StoreError:
+    return StoreError(
+        f"{partition.name} differs from the source after the copy: the destination was written to, or has a duplicate bar; run "
+        "the same command again, and use `iftb-store verify` to see the differences"
+    )

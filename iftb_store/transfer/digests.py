@@ -1,8 +1,8 @@
 """A checksum over rows that is the same on every engine, because it covers the values and not their storage format.
 
-A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.columns` (the fields of
-OHLCVBar, Trade, Position, SystemEvent), including ids and the times set by the store. NULL is encoded as one byte 0; any
-other value as one byte 1 followed by
+A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.compared`: the fields of Trade,
+Position and SystemEvent, including ids and the times set by the store; the fields of OHLCVBar without id and created_at, which
+are the store's own. NULL is encoded as one byte 0; any other value as one byte 1 followed by
 
 - an integer as 8 bytes, signed; a time as the integer of its microseconds since 1970-01-01 UTC;
 - a decimal as 16 bytes, signed: the integer of its value times 10**18;
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -59,12 +59,18 @@ def read_positions(rows: pa.Table, table: TableSpec) -> Any:
     return column.cast(pa.int64()).combine_chunks()
 
 
-def encode_rows(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the bytes of each row, in the encoding that the docstring of this module defines."""
+def encode_rows(rows: pa.Table, table: TableSpec, columns: Sequence[str] | None = None) -> Any:
+    """Return the bytes of each row, in the encoding that the docstring of this module defines.
+
+    Args:
+        rows: the rows.
+        table: their table.
+        columns: the columns to encode; None for `TableSpec.compared`.
+    """
     if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []
-    for name in table.columns:
+    for name in table.compared if columns is None else columns:
         column: Any = rows[name].combine_chunks()
         pieces += _pieces(column, table.kinds[name])
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,6 @@ from iftb_store.abilities import Lookups, SupportsLookups
 from iftb_store.protocols import Stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
-from iftb_store.transfer.numbers import Numbers
 
 _ROWS, _BYTES = 16_384, 2 << 20
 
@@ -50,45 +49,19 @@ class ScannedLookups:
         # with a whole series selected, an engine's query has one row even if it counts none
         return found or ([((), 0)] if not selection.order[:-1] else [])
 
-    async def measure_ids(self, table: TableSpec) -> tuple[int, int]:
-        """Return the number of rows of a table and their greatest id."""
-        count, greatest = 0, 0
-        async for rows in self._read(RowFilter(table)):
-            count += rows.num_rows
-            greatest = max(greatest, pc.max(rows["id"]).as_py())
-        return count, greatest
+    async def find_greatest_id(self, selection: RowFilter) -> int | None:
+        """Return the greatest id of the selected rows, or None if no row is selected."""
+        return max([pc.max(rows["id"]).as_py() async for rows in self._read(selection)], default=None)
 
-    async def find_last(self, selection: RowFilter) -> dict[str, Any] | None:
-        """Return the id and the key of the selected row with the greatest id."""
-        last: dict[str, Any] | None = None
-        async for rows in self._read(selection):
-            row = rows.slice(pc.index(rows["id"], pc.max(rows["id"])).as_py(), 1).to_pylist()[0]
-            if last is None or row["id"] > last["id"]:
-                last = {name: row[name] for name in ("id", *selection.table.key)}
-        return last
-
-    async def find_rows(self, table: TableSpec, column: str, values: Sequence[Any] | range) -> list[dict[str, Any]]:
-        """Return the rows that have one of the values in a column."""
-        names = list(dict.fromkeys(("id", "exchange", "symbol", table.time, *table.key, column)))
-        wanted: Container[Any] = values if isinstance(values, range) else set(values)
-        found: list[dict[str, Any]] = []
+    async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
+        """Return, for each of the values of a unique column of text that is stored, the id of its row."""
+        wanted, found = pa.array(values, pa.string()), dict[str, int]()
         async for rows in self._read(RowFilter(table)):
-            held: list[Any] = rows[column].to_pylist()
-            places = [index for index, value in enumerate(held) if value in wanted]
-            found += rows.select(names).take(pa.array(places, pa.int64())).to_pylist()
+            known = rows.filter(pc.is_in(rows[column], value_set=wanted))
+            names: list[Any] = known[column].to_pylist()
+            ids: list[Any] = known["id"].to_pylist()
+            found.update(zip(names, ids, strict=True))
         return found
-
-    async def find_shared_id(self, ids: range) -> int | None:
-        """Return an id that two bars have."""
-        seen = Numbers()
-        async for rows in self._read(RowFilter(BARS)):
-            numbers: list[Any] = rows["id"].to_pylist()
-            for number in numbers:
-                if number in seen:
-                    return int(number)
-                if number in ids:
-                    seen.add((number,))
-        return None
 
     async def _count(self, selection: RowFilter) -> int:
         return sum([rows.num_rows async for rows in self._read(selection)])

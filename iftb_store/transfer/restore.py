@@ -80,11 +80,16 @@ async def restore(
     await _check(backup, step)
     await prepare(destination)
     if not overwrite:
-        for part in await Copy(backup, destination, delete=True, step=step).run(dry=True):
+        for part in await Copy(backup, destination, delete=True, keep_ids=True, step=step).run(dry=True):
             if part.updated or part.deleted:
                 await _refuse(backup, destination, part)
     done = await Copy(
-        backup, destination, on_conflict="source-wins" if overwrite else "refuse", delete=overwrite, step=step
+        backup,
+        destination,
+        on_conflict="source-wins" if overwrite else "refuse",
+        delete=overwrite,
+        keep_ids=True,
+        step=step,
     ).run()
     if any(part.kept for part in done):
         raise StoreError(

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import pyarrow.compute
+
 from iftb_store.abilities import ConnectedStore
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import ColumnKind, TableSpec
+from iftb_store.schema.table_spec import EVENTS, ColumnKind, TableSpec
 from iftb_store.transfer import plan
 from iftb_store.transfer.access import require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, compute_checksum, normalise_json
 from iftb_store.transfer.kept import Report, limit_scope
+from iftb_store.transfer.matching import (
+    MappedEvents,
+    Matcher,
+    compute_checksum_without_ids,
+    is_other_row,
+    match_positions,
+    select_id,
+)
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.values.display import join_names
+
+# the type stubs do not accept plain Python values as arguments
+pc: Any = pyarrow.compute
 
 #: Maximum number of different rows that are reported for a series or table.
 NAMED = 5
@@ -61,6 +74,10 @@ class Verified:
         source: the number of rows in the source and their checksum.
         destination: the number of rows in the destination and their checksum.
         differences: the values that differ in the first `NAMED` rows that differ.
+
+    Rows with ids are compared by their ids. If the stores have some of them under different ids, those are paired as a copy pairs
+    them (see `iftb_store.transfer.matching`), and the checksum covers the values without the ids. The events of the source are
+    compared with the ids that the destination has for their positions.
     """
 
     table: str
@@ -107,7 +124,9 @@ async def verify(
     for db in (source, destination):
         await plan.require_schema(db, scope.tables)
     async with plan.open_snapshot(source, scope.tables) as ours, plan.open_snapshot(destination, scope.tables) as theirs:
-        stores = get_stores(ours), get_stores(theirs)
+        stores = MappedEvents(get_stores(ours)), get_stores(theirs)
+        if EVENTS in scope.tables:
+            stores[0].position_ids = await match_positions(*stores)
         found = await plan.gather_both(plan.find_partitions(ours, scope), plan.find_partitions(theirs, scope))
         with step("verify") as tell:
             count = count_rows(tell, sum(rows for part in found for _, rows in part))
@@ -118,11 +137,65 @@ async def verify(
 async def _verify_partition(
     ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
 ) -> Verified:
+    table = partition.table
     digest = partial(plan.digest_partition, partition=partition, tell=count)
     one, two = await plan.gather_both(digest(ours), digest(theirs))
     differing = plan.find_dirty_ranges(one, two)
-    found = await find_differences(ours, theirs, partition, differing) if differing else []
-    return Verified(partition.table.name, partition.series, summarise(one), summarise(two), found)
+    here, there = summarise(one), summarise(two)
+    found: list[Difference] = []
+    if differing and table.has_own_ids and (matcher := await _match(ours, theirs, partition, differing)).pairs.num_rows:
+        found = await _find_unmatched(ours, theirs, partition, differing, matcher)
+        here = replace(here, checksum=await compute_checksum_without_ids(ours, partition))
+        there = replace(there, checksum=await compute_checksum_without_ids(theirs, partition))
+    elif differing:
+        found = await find_differences(ours, theirs, partition, differing)
+    return Verified(table.name, partition.series, here, there, found)
+
+
+async def _match(
+    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
+) -> Matcher:
+    """Pair the rows that the two stores have under different ids."""
+    matcher = Matcher(partition.table)
+    for run in differing:
+        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+            async for chunk in chunks:
+                matcher.take(0, partition, chunk)
+    await matcher.pair()
+    return matcher
+
+
+async def _find_unmatched(
+    ours: plan.RowReader,
+    theirs: plan.RowReader,
+    partition: plan.Partition,
+    differing: list[plan.DirtyRange],
+    matcher: Matcher,
+) -> list[Difference]:
+    """Return the values that differ in the first `NAMED` rows that differ, if some rows have other ids in the destination."""
+    table, rows = partition.table, list[list[Difference]]()
+    for run in differing:
+        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+            async for chunk in chunks:
+                other = is_other_row(table, chunk)
+                for one, two in zip(
+                    *(part.filter(pc.invert(other)).to_pylist() for part in (chunk.changed, chunk.stored)), strict=True
+                ):
+                    rows.append(compare_values(table, one, two))
+                lone = matcher.split(chunk)[1]
+                partners, changed = matcher.find_partners(lone)
+                for mine, partner, differs in zip(lone.to_pylist(), partners.to_pylist(), changed.to_pylist(), strict=True):
+                    if partner is None:
+                        rows.append([Difference({"id": mine["id"]}, None, 1, 0)])
+                    elif differs:
+                        its = (await theirs.read_rows(select_id(table, partner))).to_pylist()[0]
+                        rows.append(compare_values(table, mine, its | {"id": mine["id"]}))
+                    if len(rows) >= NAMED:
+                        break
+        if len(rows) >= NAMED:
+            break
+    rows += [[Difference({"id": number}, None, 0, 1)] for number in matcher.extra.slice(0, NAMED)["id"].to_pylist()]
+    return [difference for row in rows[:NAMED] for difference in row]
 
 
 def summarise(parts: list[Chunk]) -> Contents:
@@ -161,7 +234,7 @@ def compare_values(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any
     key = {name: ours[name] for name in table.key}
     return [
         Difference(key, name, ours[name], theirs[name])
-        for name in table.columns
+        for name in table.compared
         if _comparable(table, name, ours[name]) != _comparable(table, name, theirs[name])
     ]
 

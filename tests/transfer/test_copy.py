@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
 from iftb_store.testing import raw
 from iftb_store.testing.samples import T0, Clock, bar, hourly, position, trade
-from iftb_store.transfer import conflicts as collisions
+from iftb_store.transfer import matching
 from iftb_store.transfer import copy as copying
 from iftb_store.transfer import diff
 from iftb_store.transfer import plan as partitions
