@@ -19,6 +19,7 @@ from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import EVENTS, POSITIONS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
+from iftb_store.transfer import writing
 from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Digester, compute_checksum
@@ -35,7 +36,6 @@ from iftb_store.transfer.matching import (
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowReader
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
-from iftb_store.transfer.writing import RowWriter, drop, duplicate_error, put
 from iftb_store.values import checks
 
 # the type stubs do not accept plain Python values as arguments
@@ -185,7 +185,8 @@ class Copy:
             ours = MappedEvents(get_stores(session))
             if EVENTS in self._scope.tables:
                 ours.position_ids = await match_positions(ours, self._theirs)
-            last = {table: await read_greatest_id(session, self._scope, table) for table in self._scope.tables}
+            with_ids = [table for table in self._scope.tables if table.has_own_ids]
+            last = {table: await read_greatest_id(session, self._scope, table) for table in with_ids}
             plans = await self._plans(session, ours)
             matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
@@ -254,7 +255,7 @@ class Copy:
 
     def _take(self, plan: _Plan, diff: RowDiff) -> None:
         for twice in diff.twice:
-            raise duplicate_error(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
+            raise writing.duplicate_error(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
         table = plan.partition.table
         if self._refuse and diff.changed.num_rows:
             versions = pc.invert(is_other_row(table, diff))
@@ -329,7 +330,7 @@ class Copy:
                     continue
                 if table.has_own_ids:
                     await self._write_first(ours, chosen, matcher, last[table])
-                writer = RowWriter(self._destination, table, wrote)
+                writer = writing.RowWriter(self._destination, table, wrote, replace=matcher.assigns)
                 for plan in chosen:
                     if plan.whole:
                         await self._move_whole(ours, plan, writer)
@@ -340,7 +341,7 @@ class Copy:
                         await writer.flush()
                 await writer.flush()
 
-    async def _put_changes(self, table: TableSpec, matcher: Matcher, diff: RowDiff, writer: RowWriter) -> None:
+    async def _put_changes(self, table: TableSpec, matcher: Matcher, diff: RowDiff, writer: writing.RowWriter) -> None:
         if not table.has_own_ids:
             await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1]))
             return
@@ -348,7 +349,7 @@ class Copy:
         await writer.add(rows)
         if without_ids.num_rows:
             await writer.flush()
-            await put(self._destination, table, without_ids)
+            await writing.put(self._destination, table, without_ids)
             writer.wrote(without_ids.num_rows)
 
     async def _write_first(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, last: pa.Table) -> None:
@@ -369,23 +370,23 @@ class Copy:
             known = pa.concat_tables([stored, *first])["id"].combine_chunks()
             first.append(last.filter(pc.invert(pc.is_in(last["id"], value_set=known))))
         if (rows := pa.concat_tables(first)).num_rows:
-            await put(self._destination, table, rows.sort_by("id"))
+            await writing.put(self._destination, table, rows.sort_by("id"), replace=matcher.assigns)
 
     async def _make_room(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
         """Delete the selected rows that only the destination has."""
         if matcher.extra.num_rows:
             for first in range(0, matcher.extra.num_rows, reading.ROWS):
-                await drop(self._destination, matcher.table, matcher.extra.slice(first, reading.ROWS).select(["id"]))
+                await writing.drop(self._destination, matcher.table, matcher.extra.slice(first, reading.ROWS).select(["id"]))
                 count(min(reading.ROWS, matcher.extra.num_rows - first))
             return
         for plan in plans:
             if plan.copied.deleted:
                 async for diff in self._changes(ours, plan, plan.runs):
                     rows = diff.extra.filter(select_rows(diff.extra, plan.partition.selection))
-                    await drop(self._destination, matcher.table, rows)
+                    await writing.drop(self._destination, matcher.table, rows)
                     count(rows.num_rows)
 
-    async def _move_whole(self, ours: RowReader, plan: _Plan, writer: RowWriter) -> None:
+    async def _move_whole(self, ours: RowReader, plan: _Plan, writer: writing.RowWriter) -> None:
         digester = Digester(plan.partition.table)
         async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
             async for rows in coming:

@@ -24,8 +24,10 @@ from iftb_store.transfer.verify import format_key
 class RowWriter:
     """Writes rows of one table in batches, each in a separate transaction."""
 
-    def __init__(self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None]) -> None:
-        self._destination, self._table, self.wrote = destination, table, wrote
+    def __init__(
+        self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None], *, replace: bool = False
+    ) -> None:
+        self._destination, self._table, self.wrote, self._replace = destination, table, wrote, replace
         self._clear()
 
     async def add(self, rows: pa.Table) -> None:
@@ -53,7 +55,7 @@ class RowWriter:
         self._clear()
         if self._table.has_own_ids:
             rows = rows.sort_by("id")
-        await put(self._destination, self._table, rows)
+        await put(self._destination, self._table, rows, replace=self._replace)
         self.wrote(rows.num_rows)
 
     def _clear(self) -> None:
@@ -61,8 +63,14 @@ class RowWriter:
         self._rows = self._size = 0
 
 
-async def put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> None:
+async def put(destination: ConnectedStore, table: TableSpec, rows: pa.Table, *, replace: bool = False) -> None:
     """Write rows in a transaction; see `iftb_store.protocols.Stores.write_rows`.
+
+    Args:
+        destination: the store.
+        table: the table of the rows.
+        rows: the rows.
+        replace: delete the stored rows with the same keys first, whatever they are.
 
     Raises:
         CollisionError: the destination has another row with the same key or id.
@@ -70,6 +78,8 @@ async def put(destination: ConnectedStore, table: TableSpec, rows: pa.Table) -> 
 
     async def write_rows(session: Any) -> None:
         await require_complete_reads(session, [table], insert=True)
+        if replace:
+            await get_stores(session).delete_rows(table, rows)
         await get_stores(session).write_rows(table, rows)
 
     try:

@@ -34,11 +34,12 @@ def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:
 
 
 def contents(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Return every row."""
+    """Return every row, bars without their ids."""
 
     async def read() -> dict[str, list[dict[str, Any]]]:
         async with DatabaseManager(url) as db, db.get_session() as session:
-            return {name: (await get_stores(session).read_rows(RowFilter(table))).to_pylist() for name, table in TABLES.items()}
+            found = {table: await get_stores(session).read_rows(RowFilter(table)) for table in TABLES.values()}
+            return {table.name: rows.select(table.written).to_pylist() for table, rows in found.items()}
 
     return asyncio.run(read())
 

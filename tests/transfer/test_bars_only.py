@@ -56,7 +56,8 @@ def write(url: str, work: Callable[[DatabaseManager], Any]) -> None:
 def bars(url: str) -> list[dict[str, Any]]:
     async def read() -> list[dict[str, Any]]:
         async with DatabaseManager(url) as db, db.get_session() as session:
-            rows: list[dict[str, Any]] = (await get_stores(session).read_rows(RowFilter(BARS))).to_pylist()
+            # the id of a bar is the store's own
+            rows: list[dict[str, Any]] = (await get_stores(session).read_rows(RowFilter(BARS))).select(BARS.written).to_pylist()
             return rows
 
     return asyncio.run(read())

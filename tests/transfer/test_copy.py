@@ -16,16 +16,16 @@ import pytest
 from sqlalchemy import make_url
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+from iftb_store.errors import CollisionError
 from iftb_store.testing import raw
 from iftb_store.testing.samples import T0, Clock, bar, hourly, position, trade
-from iftb_store.transfer import matching
 from iftb_store.transfer import copy as copying
-from iftb_store.transfer import diff
+from iftb_store.transfer import diff, writing
 from iftb_store.transfer import plan as partitions
 from iftb_store.transfer.copy import Copy, prepare
 from tests.conftest import Run
 from tests.support.filled import ROWS, fill
-from tests.transfer.copies import ENGINES, change, contents, grow, moved, own_bars, write
+from tests.transfer.copies import ENGINES, LATER, change, contents, grow, moved, write
 
 
 @pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
@@ -102,7 +102,8 @@ def test_ids_that_are_given_later_lie_past_those_that_came(
     destination = second(engine)
     moved(run, source, destination)
     write(destination, add)
-    for rows, before in zip(contents(destination).values(), contents(source).values(), strict=True):
+    for name in ("trades", "positions", "system_events"):
+        rows, before = contents(destination)[name], contents(source)[name]
         new = {row["id"] for row in rows} - {row["id"] for row in before}
         assert min(new) > max(row["id"] for row in before)
 
@@ -180,7 +181,7 @@ async def _own_position(db: DatabaseManager, clock: Clock) -> None:
 
 
 async def _own_open_position(db: DatabaseManager, clock: Clock) -> None:
-    await PositionRepository(db, clock=clock).update_position(position())
+    await PositionRepository(db, clock=clock).update_position(position(trade_id="OWN"))
     await raw.run(db, "UPDATE positions SET id = 9")
 
 
@@ -188,36 +189,38 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     await SystemEventRepository(db, clock=clock).log_event("tick", "info", "my own")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        (
-            own_bars,
-            r"ohlcv: the source's bar binance BTCUSDT 1h 2024-01-01 0\d:00:00\+00:00 has the same id (\d) as the destination's "
-            r"bar binance OWN 1h 2024-01-01 0\d:00:00\+00:00",
-        ),
         (_own_trade, "trades: the source's trade 'TRD-001' has the same id 1 as the destination's trade 'OWN'"),
         (_own_trades, "trades: the source's trade 'TRD-002' with the id 2 is stored in the destination with the id 4"),
         (_own_position, "positions: the source's position .* has the same id 1 as the destination's position"),
         (
             _own_open_position,
-            "positions: the source's open position 3 of binance BTCUSDT long conflicts with the destination's open position 9",
+            "positions: an open position of binance BTCUSDT long in the source conflicts with the destination's open position 9",
         ),
         (_own_event, "system_events: the source's systemevent .* has the same id 1 as the destination's systemevent .* my own"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )
-def test_a_row_that_would_replace_another_of_the_destination_is_refused(
-    engine: str, own: Any, why: str, source: str, second: Callable[[str], str], run: Run
-) -> None:
-    destination = second(engine)
-    write(destination, own)
+async def test_ids_that_must_be_kept_and_belong_to_other_rows_are_refused(own: Any, why: str, source: str, url: str) -> None:
+    async with DatabaseManager(source) as one, DatabaseManager(url) as two:
+        await two.migrate()
+        await own(two, Clock(LATER))
+        with pytest.raises(CollisionError, match=why) as refused:
+            await Copy(one, two, keep_ids=True).run()
+        assert "copy into another database" in str(refused.value)
+        counts = [await raw.count(two, table) for table in ROWS]
+    assert sum(counts) == 1
+
+
+def test_an_open_position_beside_another_one_of_its_key_is_refused(source: str, second: Callable[[str], str], run: Run) -> None:
+    destination = second("sqlite")
+    write(destination, _own_open_position)
     before = contents(destination)
     code, out, err = run("copy", source, destination)
     assert (code, out) == (1, "")
-    assert re.match(f"error: {why}", err), err
-    assert "copy into another database" in err
+    assert err.startswith("error: positions: an open position of binance BTCUSDT long in the source conflicts")
     assert contents(destination) == before
 
 
@@ -250,17 +253,11 @@ def test_a_duplicate_bar_is_not_copied(duckdb_url: str, second: Callable[[str], 
     )
 
 
-def test_a_partly_filled_destination_gets_the_rest_without_a_look_at_its_ids(
-    source: str, second: Callable[[str], str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partly_filled_destination_gets_the_rest(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     moved(run, source, destination)
     change(destination, "DELETE FROM ohlcv WHERE id BETWEEN 30 AND 60")
-    monkeypatch.setattr(collisions.Collisions, "_refuse_ids", None)
-    assert moved(run, source, destination) == {
-        "ohlcv binance BTCUSDT 1h": (21, 0, 0),
-        "ohlcv kraken ΞTH/€ 1d": (10, 0, 0),
-    }
+    assert sum(count for count, _, _ in moved(run, source, destination).values()) == 31
 
 
 async def test_a_copy_made_while_a_bot_writes_is_a_snapshot(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +300,7 @@ async def test_a_destination_with_writes_during_a_copy_is_not_reported_equal(
         prove = copy._prove
 
         async def late(*args: Any) -> None:
-            await raw.run(two, "UPDATE ohlcv SET close = 'a1' WHERE id = 6")
+            await raw.run(two, "UPDATE ohlcv SET close = 'a1' WHERE symbol = 'BTCUSDT' AND timeframe = '1h'")
             await prove(*args)
 
         monkeypatch.setattr(copy, "_prove", late)
@@ -317,20 +314,20 @@ def test_a_stopped_copy_says_how_to_resume(
 ) -> None:
     destination = second("sqlite")
     monkeypatch.setattr(partitions, "ROWS", 10)
-    put, done = copying._put, 0
+    put, done = writing.put, 0
     # a shell that starts the tests in the background makes them ignore SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    async def stopped(*args: Any) -> None:
+    async def stopped(*args: Any, **options: Any) -> None:
         nonlocal done
-        await put(*args)
+        await put(*args, **options)
         done += args[2].num_rows
         if done >= 30:
             os.kill(os.getpid(), signal_)
             await asyncio.Event().wait()
 
     with monkeypatch.context() as patch:
-        patch.setattr(copying, "_put", stopped)
+        patch.setattr(writing, "put", stopped)
         found, _, err = run("copy", source, destination)
     signal.signal(signal.SIGINT, before)
     assert found == code
