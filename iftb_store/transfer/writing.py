@@ -14,10 +14,10 @@ from iftb_store.batches.arrow import unreadable_value
 from iftb_store.errors import CollisionError, StoreError
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import TableSpec
+from iftb_store.transfer import plan
 from iftb_store.transfer.access import require_complete_reads
 from iftb_store.transfer.digests import find_invalid_json, read_positions
 from iftb_store.transfer.matching import REMEDY
-from iftb_store.transfer.plan import BYTES, ROWS
 from iftb_store.transfer.verify import format_key
 
 
@@ -44,7 +44,7 @@ class RowWriter:
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._size += rows.nbytes
-        if self._rows >= ROWS or self._size >= BYTES:
+        if self._rows >= plan.ROWS or self._size >= plan.BYTES:
             await self.flush()
 
     async def flush(self) -> None:

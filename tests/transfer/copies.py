@@ -14,7 +14,7 @@ from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store.testing import raw
-from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, hourly, position, trade
+from iftb_store.testing.samples import HOUR, NOW, T0, Clock, bar, position, trade
 from tests.conftest import Run
 
 ENGINES = ("postgres", "sqlite", "duckdb")
@@ -78,7 +78,3 @@ async def grow(db: DatabaseManager, clock: Clock) -> None:
         await positions.close_position(item.id or 0)
     await positions.update_position(position(entry_time=LATER))
     await SystemEventRepository(db, clock=clock).log_event("tick", "info", "again")
-
-
-async def own_bars(db: DatabaseManager, clock: Clock) -> None:
-    await OHLCVRepository(db, clock=clock).insert_many(hourly(3, symbol="OWN"))
