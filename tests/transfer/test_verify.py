@@ -83,6 +83,8 @@ def test_a_row_that_one_of_the_two_lacks_is_named(url: str, other: str, verify: 
 
 def test_only_the_first_rows_that_differ_are_named(other: str, sqlite_url: str, verify: Verify) -> None:
     asyncio.run(fill(sqlite_url, NOW + timedelta(microseconds=1)))
+    assert verify(sqlite_url, other, "--timeframe", "1h")[0] == 0
+    change(sqlite_url, "UPDATE ohlcv SET trades_count = 7 WHERE timeframe = '1h'")
     code, _, err = verify(sqlite_url, other, "--timeframe", "1h", "--json")
     assert code == 1
     assert [line.split()[6] for line in err.splitlines()] == ["23:00:00+00:00:", *(f"0{hour}:00:00+00:00:" for hour in range(4))]
