@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import Connection, text
 
 from iftb_store import (
     DatabaseManager,
@@ -19,12 +21,14 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
+from iftb_store.abilities import SupportsMigrations
 from iftb_store.doctor import examine
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES
+from iftb_store.registry import get_stores
+from iftb_store.schema.table_spec import BARS, DIGESTS, EVENTS, OUR_COLUMNS, POSITIONS, TRADES, RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
 from iftb_store.transfer.verify import verify
-from iftb_store_migrations import revisions
+from iftb_store_migrations import current, downgrade, revisions
 from tests.frozen.record import exact_text, record_of
 from tests.support.whole_rows import TABLES, everything
 
@@ -104,7 +108,7 @@ def test_frozen_databases_of_a_revision_are_small(revision: str) -> None:
 
 
 def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[str, Records]) -> None:
-    for table in (BARS, TRADES, POSITIONS, EVENTS):
+    for table in (table for table in (BARS, TRADES, POSITIONS, EVENTS, DIGESTS) if table.name in expected):
         rows = expected[table.name]
         assert len(rows) == _COUNT
         for column in rows[0]:
@@ -127,6 +131,38 @@ async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, 
     for table in TABLES:
         rows = [record_of(row) for row in tables[table]]
         assert _comparable(rows, expected[table]) == _comparable(expected[table], expected[table]), table
+
+
+async def test_migrating_keeps_every_digest(frozen_url: str, expected: dict[str, Records]) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        async with db.get_session() as session:
+            rows = (await get_stores(session).read_rows(RowFilter(DIGESTS))).to_pylist()
+    stored = sorted(exact_text(record_of(row)) for row in rows)
+    assert stored == sorted(map(exact_text, expected.get(DIGESTS.name, [])))
+
+
+async def test_a_downgrade_to_each_revision_and_back_keeps_every_row(frozen_url: str) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        connected = db.ability(SupportsMigrations).with_connection
+        stored = await connected(_read_texts)
+        await db.migrate()
+        for earlier in revisions()[-2::-1]:
+            await connected(partial(downgrade, revision=earlier))
+            assert await connected(current) == earlier
+            assert await connected(_read_texts) == stored
+        await db.migrate()
+        assert await connected(_read_texts) == stored
+        assert (await db.status()).state == "current"
+
+
+def _read_texts(conn: Connection) -> dict[str, list[str]]:
+    """Return the rows of each table as the engine's text."""
+    rows: dict[str, list[str]] = {}
+    for name in TABLES:
+        columns = ", ".join(f"CAST({column} AS TEXT)" for column in OUR_COLUMNS[name])
+        rows[name] = [repr(row) for row in conn.execute(text(f"SELECT {columns} FROM {name} ORDER BY id"))]
+    return rows
 
 
 async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: dict[str, Records]) -> None:

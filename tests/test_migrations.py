@@ -23,16 +23,17 @@ from iftb_store_migrations import history, lock
 
 T = TypeVar("T")
 
+HEAD = schema.HEAD
 VERSIONS = Path(history.__file__).parent / "versions"
 
 EMPTY = {"ohlcv": 0, "trades": 0, "positions": 0, "system_events": 0}
 
-#: One row as each revision stores it; a new revision adds its row, which tests its upgrade.
-ROWS = {"0001": "INSERT INTO system_events (event_type, severity, message) VALUES ('start', 'info', 'kept')"}
+#: A row as every revision stores it.
+ROW = "INSERT INTO system_events (event_type, severity, message) VALUES ('start', 'info', 'kept')"
 
 NEXT_REVISION = """
 revision = "9998"
-down_revision = "0001"
+down_revision = {head!r}
 
 def upgrade(op):
     op.execute("CREATE TABLE next_table (id INTEGER)")
@@ -73,15 +74,16 @@ def create_edited(conn: Connection, old: str, new: str) -> None:
 
 @pytest.fixture
 def next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Add a revision with the given last statement after the first one to the package's history."""
+    """Add a revision with the given last statement after the newest one to the package's history."""
 
     def add(then: str) -> None:
         versions = tmp_path / "history" / "versions"
         versions.mkdir(parents=True)
-        copy(VERSIONS / "0001_initial.py", versions)
-        (versions / "9998_next.py").write_text(NEXT_REVISION.format(then=then))
+        for script in VERSIONS.glob("*.py"):
+            copy(script, versions)
+        (versions / "9998_next.py").write_text(NEXT_REVISION.format(head=HEAD, then=then))
         monkeypatch.setattr(history, "_scripts", lambda: ScriptDirectory(versions.parent))
-        monkeypatch.setattr(schema, "REVISIONS", ("0001", "9998"))
+        monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9998"))
         monkeypatch.setattr(schema, "HEAD", "9998")
 
     return add
@@ -111,7 +113,7 @@ async def test_the_migrated_columns_stand_in_the_models_order(url: str) -> None:
 @pytest.mark.parametrize("revision", migrations.revisions())
 async def test_an_upgrade_from_every_past_revision_keeps_the_rows(url: str, revision: str) -> None:
     await run(url, lambda conn: migrations.upgrade(conn, revision))
-    await sql(url, ROWS[revision])
+    await sql(url, ROW)
 
     await run(url, migrations.upgrade)
 
@@ -121,7 +123,7 @@ async def test_an_upgrade_from_every_past_revision_keeps_the_rows(url: str, revi
 
 async def test_a_second_upgrade_changes_nothing(url: str) -> None:
     await run(url, migrations.upgrade)
-    await sql(url, ROWS["0001"])
+    await sql(url, ROW)
 
     await run(url, migrations.upgrade)
 
@@ -131,7 +133,7 @@ async def test_a_second_upgrade_changes_nothing(url: str) -> None:
 
 async def test_a_second_creation_changes_nothing(url: str) -> None:
     await run(url, migrations.create)
-    await sql(url, ROWS["0001"])
+    await sql(url, ROW)
 
     await run(url, migrations.create)
 
@@ -168,12 +170,34 @@ async def test_both_ways_fit_into_one_transaction(url: str) -> None:
 
 async def test_an_identical_schema_without_revision_is_adopted_with_its_rows(url: str) -> None:
     await run(url, Base.metadata.create_all)
-    await sql(url, ROWS["0001"])
+    await sql(url, ROW)
 
     await run(url, migrations.upgrade)
 
     assert await run(url, migrations.current) == migrations.head()
     assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+
+
+async def test_an_identical_schema_of_the_first_revision_is_adopted_and_upgraded(url: str) -> None:
+    await run(url, lambda conn: migrations.upgrade(conn, "0001"))
+    await sql(url, "DROP TABLE iftb_store_version", ROW)
+
+    await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.differences) == []
+    assert await scalars(url, "SELECT version_num FROM iftb_store_version") == [HEAD]
+    assert await scalars(url, "SELECT message FROM system_events") == ["kept"]
+
+
+async def test_a_table_of_the_app_with_the_name_of_a_later_table_is_left_as_it_is(url: str) -> None:
+    await run(url, lambda conn: migrations.upgrade(conn, "0001"))
+    await sql(url, "CREATE TABLE bar_digests (note INTEGER)", "INSERT INTO bar_digests VALUES (7)")
+
+    with pytest.raises(OperationalError, match=r"bar_digests.*already exists"):
+        await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.current) == "0001"
+    assert await scalars(url, "SELECT note FROM bar_digests") == [7]
 
 
 async def test_a_schema_that_was_written_in_another_hand_is_adopted_on_sqlite(sqlite_url: str) -> None:
@@ -272,7 +296,7 @@ async def test_status_reports_engine_version_tables_and_state(url: str) -> None:
     await run(url, Base.metadata.create_all)
     unstamped = await run(url, migrations.status)
     await run(url, migrations.upgrade)
-    await sql(url, ROWS["0001"])
+    await sql(url, ROW)
     current = await run(url, migrations.status)
 
     assert (empty.state, empty.revision, empty.head, empty.tables) == ("empty", None, migrations.head(), {})
@@ -290,12 +314,12 @@ async def test_a_later_revision_is_reached_step_by_step_and_left_again(url: str,
     await run(url, migrations.upgrade)
     reached = await run(url, migrations.status)
     values = await scalars(url, "SELECT id FROM next_table")
-    await run(url, lambda conn: migrations.downgrade(conn, "0001"))
+    await run(url, lambda conn: migrations.downgrade(conn, HEAD))
     left = await run(url, migrations.status)
 
     assert (behind.state, behind.head) == ("behind", "9998")
     assert (reached.state, values) == ("current", [7])
-    assert (left.state, left.revision, left.tables) == ("behind", "0001", EMPTY)
+    assert (left.state, left.revision, left.tables) == ("behind", HEAD, EMPTY)
 
 
 async def test_a_revision_that_fails_leaves_nothing_behind(url: str, next_revision: Callable[[str], None]) -> None:
@@ -305,7 +329,7 @@ async def test_a_revision_that_fails_leaves_nothing_behind(url: str, next_revisi
     with pytest.raises(Exception, match="no_such_table"):
         await run(url, migrations.upgrade)
 
-    assert await run(url, migrations.current) == "0001"
+    assert await run(url, migrations.current) == HEAD
     await sql(url, "CREATE TABLE next_table (id INTEGER)")
 
 
@@ -313,7 +337,7 @@ async def test_creation_at_an_older_revision_is_refused(url: str, next_revision:
     await run(url, migrations.upgrade)
     next_revision("INSERT INTO next_table VALUES (7)")
 
-    with pytest.raises(SchemaError, match=r"is at revision 0001, which is older than 9998 .*migrate"):
+    with pytest.raises(SchemaError, match=f"is at revision {HEAD}, which is older than 9998 .*migrate"):
         await run(url, migrations.create)
 
 
@@ -407,7 +431,7 @@ async def test_the_current_schema_of_postgresql_is_the_one_that_counts(postgres_
 
     assert found == []
     assert (await run(postgres_url, migrations.status)).state == "empty"
-    assert await scalars(postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'tenant'") == [5]
+    assert await scalars(postgres_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'tenant'") == [6]
 
 
 async def test_looking_for_differences_leaves_no_trace_on_postgresql(postgres_url: str) -> None:

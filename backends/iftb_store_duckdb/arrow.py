@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from iftb_store.batches.arrow import arrow_schema, complete_rows
 from iftb_store.columnar import Query, tuple_sql
-from iftb_store.schema.table_spec import ColumnKind, RowFilter
+from iftb_store.schema.table_spec import BARS, ColumnKind, RowFilter
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.timeframes import SECONDS
 from iftb_store_duckdb.driver import Cursor
 
-_LONGEST_MONTH = 31 * 86_400
+_DAY = 86_400
+_LONGEST_MONTH = 31 * _DAY
 
 
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
@@ -142,7 +143,7 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
 def _guess(selection: RowFilter) -> Any:
     """Return the key of the last of the next rows, computed as if the table had no gaps; None if that is impossible.
 
-    The ids are assumed to be consecutive, and the times of bars to be one step of the timeframe apart.
+    The ids are assumed to be consecutive, the times of bars one step of the timeframe apart, and other times one day.
     """
     (key,), limit = selection.order, selection.limit or 0
     after: Any = None if selection.after is None else selection.after[0]
@@ -153,7 +154,8 @@ def _guess(selection: RowFilter) -> Any:
         return None
     try:
         # raw SQL may have stored an unknown timeframe
-        return place + timedelta(seconds=(SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH) * limit)
+        step = (SECONDS[selection.equal["timeframe"]] or _LONGEST_MONTH) if selection.table is BARS else _DAY
+        return place + timedelta(seconds=step * limit)
     except (KeyError, OverflowError):
         return None
 

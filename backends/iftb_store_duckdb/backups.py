@@ -16,6 +16,7 @@ import duckdb
 
 from iftb_store.errors import operational_error
 from iftb_store.schema.revision import OUR_TABLES
+from iftb_store.schema.table_spec import DIGESTS
 from iftb_store.values.display import show
 from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.files import SpillFolder, create_log, create_private
@@ -44,6 +45,8 @@ _LAST_NAME = re.compile(r"(?:\"((?:[^\"]|\"\")*)\"|([^\".]+))\s*$")
 
 def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, int], None]) -> None:
     """Copy the tables of iftb-store with their keys, indexes, defaults and sequences into the new file ``path``.
+
+    The digests that copies into the database left are not copied; a copy into the restored database makes them again.
 
     Args:
         cursor: a cursor in a transaction, whose snapshot is copied.
@@ -76,7 +79,8 @@ def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int],
         # use the table's own definition, which was checked, so that a table in which the doctor finds problems can be backed up
         # too
         _create(copy, tables[table])
-        _copy_rows(cursor, copy, table, lambda: tell(_size(path)))
+        if table != DIGESTS.name:
+            _copy_rows(cursor, copy, table, lambda: tell(_size(path)))
     for table, sql in cursor.fetch(f"SELECT table_name, sql FROM duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"):
         if table in OUR_TABLES:
             _create(copy, sql)

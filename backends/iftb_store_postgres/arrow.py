@@ -12,7 +12,7 @@ import asyncpg
 import pyarrow as pa
 from pyarrow import csv
 
-from iftb_store.batches.arrow import TIME, arrow_schema, complete_rows, unreadable_value
+from iftb_store.batches.arrow import TIME, arrow_schema, complete_rows, identify_row, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store_postgres.reading import copy_out
@@ -121,13 +121,16 @@ class _Parser:
 
     def _unreadable(self, text: pa.Buffer) -> StoreError | None:
         """Return the error for the first value that iftb-store cannot store: NaN, infinity or a year before 1; otherwise None."""
-        texts = self._table(text, dict.fromkeys(self._types, pa.string()))
+        table, texts = self._selection.table, self._table(text, dict.fromkeys(self._types, pa.string()))
         for name, kind in self._read.items():
             for index, value in enumerate(texts[name]):
                 try:
                     value.cast(kind)
                 except pa.ArrowInvalid:
-                    return unreadable_value(self._selection.table, name, int(texts["id"][index].as_py()), value.as_py())
+                    row: dict[str, Any] = {**self._selection.equal}
+                    row |= {column: texts[column][index].as_py() for column in texts.column_names}
+                    number = int(row["id"]) if "id" in row else identify_row(table, row)
+                    return unreadable_value(table, name, number, value.as_py())
         return None
 
     def _table(self, text: pa.Buffer, types: Mapping[str, pa.DataType]) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, arrow_schema, complete_rows, unreadable_value
+from iftb_store.batches.arrow import DECIMAL, TIME, arrow_schema, complete_rows, identify_row, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
@@ -62,7 +62,8 @@ def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made
             values = dict(zip(selection.columns, row, strict=True))
             for name, value in values.items():
                 if not (_nullable(selection, name) if value is None else _sound(selection.table.kinds[name], value)):
-                    return unreadable_value(selection.table, name, values["id"], value)
+                    row = identify_row(selection.table, selection.equal | values)
+                    return unreadable_value(selection.table, name, row, value)
     finally:
         connection.text_factory = usual
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
+from typing import Any
 
 from iftb_store.errors import SchemaError
 from iftb_store.schema.revision import (
@@ -30,6 +32,7 @@ _MOST_OBJECTS = 10_000
 _BINARY = "BINARY"
 _CALLS = ("Function", "PureFunc")
 _COMPARISONS = ("Eq", "Ne")
+_NUMBERS = itertools.count()
 
 
 def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
@@ -118,7 +121,7 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
             raise foreign_part_error(table, f"a default of the column {show(column)}")
     try:
         # compiled but not run; the program contains every call of a default, a CHECK or an index
-        program = connection.execute(f"EXPLAIN INSERT INTO {_quote(table)} DEFAULT VALUES").fetchall()
+        program = _explain(connection, f"INSERT INTO {_quote(table)} DEFAULT VALUES")
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
             raise
@@ -138,7 +141,7 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
             continue
         try:
             # compiled but not run; the comparison uses the column's collation
-            program = connection.execute(f"EXPLAIN SELECT {_quote(column)} = '' FROM {_quote(table)}").fetchall()
+            program = _explain(connection, f"SELECT {_quote(column)} = '' FROM {_quote(table)}")
         except sqlite3.OperationalError as error:
             if "collation" not in str(error):
                 raise
@@ -147,6 +150,12 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
             collation = str(call).rpartition("-")[0] if operation in _COMPARISONS and call else _BINARY
             if collation.upper() != _BINARY:
                 raise foreign_collation(table, column, collation)
+
+
+def _explain(connection: sqlite3.Connection, sql: str) -> list[Any]:
+    # the number keeps the statement out of sqlite3's cache: EXPLAIN of a statement that was compiled before its table was dropped
+    # reads memory that SQLite has freed
+    return connection.execute(f"EXPLAIN {sql} -- {next(_NUMBERS)}").fetchall()
 
 
 def _quote(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
@@ -21,6 +21,7 @@ from iftb_store.values.display import show
 
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
+_LONGEST_KEY = 200
 
 _TYPES: dict[ColumnKind, pa.DataType] = {
     ColumnKind.TEXT: pa.string(),
@@ -47,11 +48,27 @@ def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> 
     return rows
 
 
-def unreadable_value(table: TableSpec, column: str, number: object, value: object) -> StoreError:
-    """Return the error for a stored value that is invalid in its column, e.g. written by raw SQL; ``number`` is the row's id."""
+def identify_row(table: TableSpec, row: Mapping[str, Any]) -> Any:
+    """Return what identifies a row in messages: its id, or its key as text if the table has no ids."""
+    return row["id"] if "id" in table.columns else " ".join(str(row[column]) for column in table.key)
+
+
+def unreadable_value(table: TableSpec, column: str, row: object, value: object) -> StoreError:
+    """Return the error for a stored value that is invalid in its column, e.g. written by raw SQL.
+
+    Args:
+        table: the table.
+        column: the column of the value.
+        row: what identifies the row, see `identify_row`.
+        value: the value.
+    """
+    if "id" in table.columns:
+        named, remedy = "id", "`iftb-store doctor` finds all such values and reports how to fix them"
+    else:
+        named, remedy = "key", "delete the row"
     return StoreError(
-        f"{table.name}: the {column} of the row with the id {show(number)} cannot be read: it is {show(value)}; "
-        "`iftb-store doctor` finds all such values and reports how to fix them"
+        f"{table.name}: the {column} of the row with the {named} {show(row, _LONGEST_KEY)} cannot be read: it is {show(value)}; "
+        f"{remedy}"
     )
 
 
@@ -64,8 +81,13 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
             bad = find_outside(column)
         if bad is not None and pc.any(bad).as_py():
             index = pc.index(bad, True).as_py()
-            value = column[index] if kind != ColumnKind.TIME else column[index].cast(pa.int64())
-            raise unreadable_value(table, name, rows["id"][index].as_py(), value.as_py())
+            row = {column: _read_plain(rows[column][index]) for column in ("id", *table.key) if column in rows.column_names}
+            raise unreadable_value(table, name, identify_row(table, row), _read_plain(rows[name][index]))
+
+
+def _read_plain(value: Any) -> Any:
+    """Return an Arrow value as a Python object; a time as microseconds, because Python cannot hold every one."""
+    return (value.cast(pa.int64()) if value.type == TIME else value).as_py()
 
 
 def find_outside(times: Any) -> Any:

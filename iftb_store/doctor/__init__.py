@@ -16,6 +16,7 @@ from iftb_store.doctor.stores import examine_stores
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
 from iftb_store.errors import Unsupported
 from iftb_store.protocols import Capability
+from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.transfer.access import check_store
 
@@ -66,7 +67,7 @@ def examine_rows(conn: Connection) -> list[Finding]:
     findings: list[Finding] = []
     # conditions that exclude rows with an invalid value: such a row is reported once for the value, not again by other checks
     sound: dict[str, str] = {}
-    for table in Base.metadata.tables.values():
+    for table in (Base.metadata.tables[name] for name in TABLES):
         wrong = run_checks(conn, engine, table, list(value_checks(engine, table)))
         sound[table.name] = readable_sql(engine, table, table.columns) if wrong else ""
         findings += wrong

@@ -14,6 +14,7 @@ from iftb_store.doctor.sql import Engine, find_engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advise
 from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.schema.visibility import Hidden, find_hidden, find_obstacles
 
@@ -41,8 +42,10 @@ def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
     found = [_revision("warning", remedy)] if state == "unstamped" else []
     differences = list(_differences(conn, engine, found))
     found += _findings(conn, differences)
-    whole = not any(one.actual is None and (one.part or "column").startswith("column") for one in differences)
-    hidden = find_hidden(conn, [*Base.metadata.tables])
+    whole = not any(
+        one.table in TABLES and one.actual is None and (one.part or "column").startswith("column") for one in differences
+    )
+    hidden = find_hidden(conn, [*TABLES])
     found += map(_hidden, (one for one in hidden if one.kind != "insert"))
     return found, whole and not find_obstacles(hidden)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from iftb_store._io.gc_pause import pause_gc
-from iftb_store.batches.arrow import arrow_schema, complete_rows, unreadable_value
+from iftb_store.batches.arrow import arrow_schema, complete_rows, identify_row, unreadable_value
 from iftb_store.batches.bars import CHUNK
 from iftb_store.errors import StoreError
 from iftb_store.relational.dialect import Row, SqlDialect
@@ -48,7 +48,7 @@ def _convert(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> 
 
 def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind: pa.DataType, decode: Any) -> StoreError:
     """Return the error for the first value of a column that cannot be converted."""
-    place, number = selection.columns.index(name), selection.columns.index("id")
+    place = selection.columns.index(name)
 
     def is_readable(row: Row) -> bool:
         try:
@@ -58,4 +58,5 @@ def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind:
         return True
 
     row = next(row for row in rows if not is_readable(row))
-    return unreadable_value(selection.table, name, row[number], row[place])
+    whole = selection.equal | dict(zip(selection.columns, row, strict=True))
+    return unreadable_value(selection.table, name, identify_row(selection.table, whole), row[place])

@@ -10,13 +10,13 @@ VERSION_TABLE = "iftb_store_version"
 
 #: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 HEAD = REVISIONS[-1]
 #: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
 #: the rows but appear in every row that is read.
 LONGEST_DEFINITION = 65_536
 #: The names of iftb-store's tables; if such a name exists in a database, it must be a table.
-OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
+OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", VERSION_TABLE)
 
 #: SQL functions that a table's definition may call: they are fast, and their results are no longer than their arguments.
 _HARMLESS = """

@@ -137,6 +137,29 @@ def describe_column(column: Column[Any]) -> ColumnSpec:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class BarDigest:
+    """The digest of the bars of one series and day, as the destination of a copy keeps it.
+
+    Attributes:
+        exchange: the exchange of the series.
+        symbol: the symbol of the series.
+        timeframe: the timeframe of the series.
+        day: the first moment of the day, UTC.
+        bar_count: the number of bars.
+        digest: the digest, 16 bytes in hexadecimal.
+        checked_at: when the bars of the day were last read, UTC.
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    day: datetime
+    bar_count: int
+    digest: str
+    checked_at: datetime
+
+
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
 TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",), ("trade_id",))
 # created_at is the identity of a position, because update_position may change every other column of an open position
@@ -151,11 +174,13 @@ EVENTS = TableSpec(
     ("created_at", "event_type", "message"),
     tuple(item.name for item in fields(SystemEvent) if item.name != "id"),
 )
+# no table of users' data, so it is not in `iftb_store.schema.scope.TABLES`
+DIGESTS = TableSpec("bar_digests", BarDigest, "day", (*SERIES, "day"))
 
-
+_ALL = (BARS, TRADES, POSITIONS, EVENTS, DIGESTS)
 #: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.
-OUR_COLUMNS = {table.name: table.columns for table in (BARS, TRADES, POSITIONS, EVENTS)} | {VERSION_TABLE: ("version_num",)}
-FILLED_COLUMNS = frozenset(name for table in (BARS, TRADES, POSITIONS, EVENTS) for name, spec in table.specs.items() if spec.kept)
+OUR_COLUMNS = {table.name: table.columns for table in _ALL} | {VERSION_TABLE: ("version_num",)}
+FILLED_COLUMNS = frozenset(name for table in _ALL for name, spec in table.specs.items() if spec.kept)
 
 
 @dataclass(frozen=True)

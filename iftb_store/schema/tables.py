@@ -226,6 +226,21 @@ class SystemEventRow(Base, table=True):
     created_at: datetime | None = _time("created_at", now=True)
 
 
+class BarDigestRow(Base, table=True):
+    """The table in which the destination of a copy keeps a digest of the bars of each series and day."""
+
+    __tablename__ = "bar_digests"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (sa.PrimaryKeyConstraint("exchange", "symbol", "timeframe", "day", name="pk_bar_digests"),)
+
+    exchange: str = _key("exchange")
+    symbol: str = _key("symbol")
+    timeframe: str = _key("timeframe", choices=TIMEFRAMES)
+    day: datetime = _time("day")
+    bar_count: int = Field(default=None, sa_column=sa.Column("bar_count", sa.BigInteger, nullable=False))
+    digest: str = _text("digest")
+    checked_at: datetime = _time("checked_at")
+
+
 for _table in Base.metadata.tables.values():
     for _column in _table.columns:
         # the timeframe has no constraint, so that a new timeframe needs no migration
@@ -272,5 +287,6 @@ def _drop_sequence(table: sa.Table, connection: sa.Connection, **options: Any) -
 
 
 for _table in Base.metadata.tables.values():
-    event.listen(_table, "before_create", _create_sequence)
-    event.listen(_table, "after_drop", _drop_sequence)
+    if "id" in _table.columns:
+        event.listen(_table, "before_create", _create_sequence)
+        event.listen(_table, "after_drop", _drop_sequence)

@@ -11,6 +11,7 @@ from iftb_store.testing.backups import BackupTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
+from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.failures import FailureTests
 from iftb_store.testing.gaps import GapTests
@@ -64,6 +65,7 @@ class BackendConformance(
     MisuseTests,
     PlaceTests,
     WholeRowTests,
+    DigestRowTests,
     TransferTests,
     BackupTests,
     HostileTests,

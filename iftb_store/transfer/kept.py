@@ -31,6 +31,11 @@ def find_kept_tables(db: ConnectedStore) -> list[TableSpec]:
     return [*TABLES.values()] if Capability.RECORDS in db.capabilities else [BARS]
 
 
+def keeps_digests(db: ConnectedStore) -> bool:
+    """Return whether a store has the table in which the destination of a copy keeps digests of its bars."""
+    return Capability.MIGRATIONS in db.capabilities
+
+
 def limit_scope(scope: TableScope | None, **stores: ConnectedStore) -> tuple[TableScope, tuple[str, ...]]:
     """Limit a scope to the tables that every store keeps; return it with the names of the tables that were left out.
 

@@ -1,7 +1,7 @@
 """The schema's migrations for all three engines: upgrade, downgrade, create, current, differences, status.
 
 Every function takes a SQLAlchemy Connection in a transaction, which the caller commits. The functions read and change only the
-four tables of iftb-store and its version table.
+tables of iftb-store and its version table.
 """
 
 from iftb_store_migrations.catalog import Difference, creation, differences, differences_seen, present_tables

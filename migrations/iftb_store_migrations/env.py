@@ -1,7 +1,7 @@
 """The environment script of the ``alembic`` command: it connects to the database, takes the lock and configures Alembic.
 
 The URL comes from ``-x url=…`` (or ``-x url=env:NAME``), otherwise from the settings. Create a new revision with, e.g., ``alembic
-revision --rev-id 0002 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
+revision --rev-id 0003 -m "Add funding rates"``. The package itself migrates without this file; see history.py.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 from iftb_store.errors import SchemaError
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.table_spec import DIGESTS
 from iftb_store_migrations.catalog import (
     TABLES,
     create_missing,
@@ -34,6 +35,8 @@ from iftb_store_migrations.catalog import (
 from iftb_store_migrations.lock import exclusive
 
 _SHOWN = 5
+# the tables that a revision after the first created, with the revision before it
+_BEFORE = {DIGESTS.name: "0001"}
 # defined as Alembic defines it
 _VERSION = Table(
     VERSION_TABLE,
@@ -81,7 +84,7 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
     """Upgrade the schema to a revision; do nothing if it is already at that revision.
 
     The schema may be missing or at an older revision. Tables without a recorded revision are adopted if they are identical to
-    this version's. With a ``schema``, its scripts create and change the tables.
+    this version's or an earlier one's. With a ``schema``, its scripts create and change the tables.
 
     Raises:
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
@@ -139,7 +142,9 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
 
 
 def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> None:
-    """Record the newest revision if iftb-store's tables have no recorded revision and are identical to this version's.
+    """Record the revision of iftb-store's tables if none is recorded and they are identical to this version's.
+
+    Tables that only lack what a later revision creates are those of the revision before it, which is then recorded.
 
     Raises:
         SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
@@ -159,14 +164,16 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
     if not tables:
         return
     found = differences(conn, schema)
-    if found:
+    before = [_BEFORE.get(one.table) if one.part is None else None for one in found]
+    stamped = min(filter(None, before), default=head())
+    if None in before:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
             "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
     refuse_owners(conn)
-    _stamp(conn, head())
+    _stamp(conn, stamped)
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:

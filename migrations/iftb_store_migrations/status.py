@@ -8,9 +8,10 @@ from iftb_store.errors import operational_error
 from iftb_store.health import SchemaStatus
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.schema.visibility import describe, find_hidden
-from iftb_store_migrations.catalog import TABLES, present_tables
+from iftb_store_migrations.catalog import present_tables
 from iftb_store_migrations.history import current, head, revisions
 
 _VERSION = {
@@ -22,7 +23,9 @@ _ENCODING = text("SELECT current_setting('server_encoding')")
 
 
 def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatus:
-    """Return the schema's revision and state and the number of rows of each table; change nothing and take no lock.
+    """Return the schema's revision and state and the number of rows of each table of users' data.
+
+    It changes nothing and takes no lock.
 
     Raises:
         SchemaError: several revisions are recorded in the database.
@@ -32,10 +35,11 @@ def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatu
     unreadable = [one for one in hidden if one.kind == "select"]
     if unreadable:
         raise operational_error(describe(unreadable))
-    revision = current(conn)
+    revision, present = current(conn), present_tables(conn, schema)
     tables = {
         name: conn.execute(select(func.count()).select_from(Base.metadata.tables[name])).scalar_one()
-        for name in present_tables(conn, schema)
+        for name in present
+        if name in TABLES
     }
     return SchemaStatus(
         engine=conn.dialect.name,
@@ -43,7 +47,7 @@ def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatu
         revision=revision,
         head=head(),
         tables=tables,
-        state=state_of(revision, bool(tables)),
+        state=state_of(revision, bool(present)),
         encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
         policies=tuple(one.table for one in hidden if one.kind == "policies"),
         missing_rights=describe([one for one in hidden if one.kind == "insert" and one.table != VERSION_TABLE]),

@@ -28,7 +28,7 @@ Execute = Callable[[str], None]
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _SUPERUSERS, _OWNERS = re.findall(r"^```sql\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL)
 _CREATE, _PREPARE = _SUPERUSERS.split("\\connect iftb\n")
-_TABLES = ("ohlcv", "trades", "positions", "system_events", "iftb_store_version")
+_TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", "iftb_store_version")
 _EMPTY = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename <> current_user;
     DROP SCHEMA public CASCADE;

@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from sqlalchemy import insert
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.protocols import Session
 from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import BARS, DIGESTS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.tables import Base
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
-from tests.frozen.rows import BIG_IDS, bars, events, is_changed, positions, trades, unchanged
+from tests.frozen.rows import BIG_IDS, bars, digests, events, is_changed, positions, trades, unchanged
 
 _HERE = Path(__file__).parent
 #: The code that determines the rows.
@@ -41,6 +43,7 @@ _CODE = ("iftb_store", "backends", "migrations")
 _NOT_FOR_ALL = re.compile(rb"^(?:\\(?:un)?restrict \w+|SET transaction_timeout = 0;)\n", re.MULTILINE)
 
 ROWS: dict[TableSpec, list[Any]] = {BARS: bars(), TRADES: trades(), POSITIONS: positions(), EVENTS: events()}
+DIGEST_ROWS = digests()
 
 
 async def fill(url: str) -> tuple[str, str]:
@@ -52,6 +55,9 @@ async def fill(url: str) -> tuple[str, str]:
                 await _write(db, table, row)
             async with db.get_session() as session:
                 await _put(session, table, rows[-len(BIG_IDS) :])
+        async with db.get_session() as session:
+            for digest in DIGEST_ROWS:
+                await session.execute(insert(Base.metadata.tables[DIGESTS.name]).values(**asdict(digest)))
         status = await db.status()
     return status.head, f"{status.engine} {status.version}"
 
@@ -131,7 +137,8 @@ def main() -> None:
         if logs:
             raise SystemExit(f"{', '.join(logs)} hold a part of what was written; disconnect() should have left none")
         (revision, *_), engines = zip(*filled, strict=True)
-        tables = {table.name: [record_of(row) for row in rows] for table, rows in ROWS.items()}
+        every = {**ROWS, DIGESTS: DIGEST_ROWS}
+        tables = {table.name: [record_of(row) for row in rows] for table, rows in every.items()}
         record = {"revision": revision, "commit": commit, "engines": engines, "tables": tables}
         folder = _HERE / revision
         folder.mkdir()

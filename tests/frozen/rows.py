@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from iftb_store import TIMEFRAMES, OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.schema.table_spec import BarDigest
 
 Row = TypeVar("Row", Trade, Position)
 
@@ -240,6 +242,22 @@ def events() -> list[SystemEvent]:
             stack_trace=_optional(_TEXTS, number + 5),
             id=_id(number),
             created_at=_kept_at(number),
+        )
+        for number in range(COUNT)
+    ]
+
+
+def digests() -> list[BarDigest]:
+    """Return digests of days of odd series."""
+    return [
+        BarDigest(
+            exchange=_pick((*_NAMES, *_LONG_NAMES), number + 1),
+            symbol=_pick((*_NAMES, *_LONG_NAMES), number),
+            timeframe=_pick(tuple(TIMEFRAMES), number),
+            day=_pick(_MOMENTS[3:], number).replace(hour=0, minute=0, second=0, microsecond=0),
+            bar_count=_pick(_COUNTS[1:], number),
+            digest=blake2b(str(number).encode(), digest_size=16).hexdigest(),
+            checked_at=_pick(_MOMENTS[2:], number + 1),
         )
         for number in range(COUNT)
     ]

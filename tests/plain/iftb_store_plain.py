@@ -25,7 +25,7 @@ from iftb_store.protocols import Capability
 from iftb_store.relational import SqlBackend, SqlDialect, StorePool
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import ColumnKind, ColumnSpec, TableSpec
+from iftb_store.schema.table_spec import DIGESTS, ColumnKind, ColumnSpec, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import CONTEXT, from_sortable, to_sortable
@@ -68,7 +68,11 @@ class _Connection(aiosqlite.Connection):
 
 
 _TYPES = {ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "BIGINT"}
-_KEYS = {"ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)", "trades": ", UNIQUE (trade_id)"}
+_KEYS = {
+    "ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)",
+    "trades": ", UNIQUE (trade_id)",
+    "bar_digests": ", PRIMARY KEY (exchange, symbol, timeframe, day)",
+}
 
 
 def _column_sql(column: ColumnSpec) -> str:
@@ -92,6 +96,7 @@ _SCHEMA = SchemaDialect(
             "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, symbol, side) WHERE status = 'open'",
             "CREATE INDEX ix_trades_symbol ON trades (exchange, symbol, entry_time, id)",
         ),
+        "0002": (_table_sql(DIGESTS),),
     },
 )
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import duckdb
 
-TABLES = ("ohlcv", "trades", "positions", "system_events", "iftb_store_version")
+from iftb_store.schema.revision import HEAD
+
+TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", "iftb_store_version")
 READERS = ("read_text('{}')", "read_blob('{}')", "read_csv('{}', header = false)", "'{}'", "glob('{}')")
 OPERATORS = ("+", "-", "*", "/", "//", "%", "||", "~~", "!~~", "^@", "&", "|", "~", "@", "->>", "**")
 FUNCTIONS = (
@@ -104,7 +106,7 @@ def version(connection: duckdb.DuckDBPyConnection, chance: random.Random, secret
     """Claim another revision, several, or none."""
     connection.execute("DELETE FROM iftb_store_version")
     for _ in range(chance.choice([0, 1, 3])):
-        value = chance.choice(["0001", "9999", "\x1b]0;owned\x07", "0001'; DROP TABLE ohlcv; --", "x" * 9_999])
+        value = chance.choice([HEAD, "9999", "\x1b]0;owned\x07", f"{HEAD}'; DROP TABLE ohlcv; --", "x" * 9_999])
         connection.execute("INSERT INTO iftb_store_version VALUES ($1) ON CONFLICT DO NOTHING", [value])
 
 
@@ -198,7 +200,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[st
 
 
 def _sample(name: str, kind: str) -> str:
-    known = {"severity": "'info'", "version_num": "'0001'", "timeframe": "'1h'", "side": "'long'", "status": "'open'"}
+    known = {"severity": "'info'", "version_num": f"'{HEAD}'", "timeframe": "'1h'", "side": "'long'", "status": "'open'"}
     if kind.startswith("TIMESTAMP"):
         return "TIMESTAMPTZ '2024-01-01 00:00:00+00'"
     return known.get(name, "'{}'" if kind == "JSON" else f"'{name}'" if kind == "VARCHAR" else f"1::{kind}")

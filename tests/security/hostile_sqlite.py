@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-TABLES = ("ohlcv", "trades", "positions", "system_events", "iftb_store_version")
+from iftb_store.schema.revision import HEAD
+
+TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", "iftb_store_version")
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
 LARGE = "hex(zeroblob(400000000))"
 # stars that are tried in every combination
@@ -120,7 +122,7 @@ def version(connection: sqlite3.Connection, chance: random.Random) -> None:
     """Claim another revision, several, or none."""
     connection.execute("DELETE FROM iftb_store_version")
     for _ in range(chance.choice([0, 1, 3])):
-        value = chance.choice(["0001", "9999", "\x1b]0;owned\x07", "0001'; DROP TABLE ohlcv; --", "x" * 9_999, 7, b"\xff", 1.5])
+        value = chance.choice([HEAD, "9999", "\x1b]0;owned\x07", f"{HEAD}'; DROP TABLE ohlcv; --", "x" * 9_999, 7, b"\xff", 1.5])
         connection.execute("INSERT OR IGNORE INTO iftb_store_version VALUES (?)", (value,))
 
 

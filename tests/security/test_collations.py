@@ -25,6 +25,7 @@ _COLUMNS = [
     ("trades", "trade_id"),
     ("positions", "exchange"),
     ("system_events", "message"),
+    ("bar_digests", "symbol"),
 ]
 _OWN = [
     "ALTER TABLE trades ADD COLUMN note TEXT COLLATE NOCASE",

@@ -23,7 +23,7 @@ from tests.support.filled import fill
 
 SECRET = "iftb-store-canary"
 COMMANDS = ("status", "events", "doctor", "stats", "positions", "migrate")
-TABLES = ("ohlcv", "trades", "positions", "system_events", VERSION_TABLE)
+TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", VERSION_TABLE)
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

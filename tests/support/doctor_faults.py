@@ -296,6 +296,14 @@ CASES = [
     ),
     Case(("error", "column missing", "ohlcv"), "ALTER TABLE ohlcv DROP COLUMN close", ("postgres", "duckdb"), is_fixed=False),
     Case(("error", "table missing", "system_events"), "DROP TABLE system_events"),
+    Case(("error", "table missing", "bar_digests"), "DROP TABLE bar_digests"),
+    Case(
+        ("error", "constraint missing", "bar_digests"),
+        "ALTER TABLE bar_digests DROP CONSTRAINT pk_bar_digests",
+        ("postgres",),
+        "constraint pk_bar_digests",
+    ),
+    Case(("error", "constraint missing", "bar_digests"), bare("bar_digests"), ("sqlite", "duckdb")),
     Case(("warning", "schema", "iftb_store_version"), "DELETE FROM iftb_store_version", is_fixed=False),
     Case(("error", "schema", "iftb_store_version"), "UPDATE iftb_store_version SET version_num = '9999'", is_fixed=False),
 ]
