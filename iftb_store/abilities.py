@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from iftb_store.health import Encryption, SchemaStatus, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
@@ -38,6 +38,19 @@ class SupportsMigrations(Protocol):
 
     async def status(self) -> SchemaStatus:
         """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsFiles(Protocol):
+    """A backend class whose databases are files that connect() creates; optional.
+
+    With it, a command that reads reports a mistyped path instead of creating an empty database there.
+    """
+
+    @classmethod
+    def find_file(cls, url: URL) -> str | None:
+        """Return the path of a URL's file or folder, as the URL gives it; None for a database in memory."""
         ...
 
 

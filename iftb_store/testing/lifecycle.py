@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,14 @@ from iftb_store import (
     TradeRepository,
     Unsupported,
     examine,
+)
+from iftb_store.abilities import (
+    SupportsBackup,
+    SupportsEncryption,
+    SupportsMigrations,
+    SupportsPoolStatus,
+    SupportsStatus,
+    SupportsWholeReads,
 )
 from iftb_store.protocols import Capability
 from iftb_store.schema.revision import VERSION_TABLE
@@ -342,10 +351,21 @@ class SchemaTests(SuiteFixtures):
 
     async def test_without_migrations_migrating_is_unsupported(self, empty_db: DatabaseManager) -> None:
         lacks(empty_db, Capability.MIGRATIONS)
-        with pytest.raises(Unsupported, match="migrations"):
-            await empty_db.migrate()
-        with pytest.raises(Unsupported, match="migrations"):
-            await empty_db.create_tables()
+        for call in (empty_db.migrate, empty_db.create_tables):
+            with pytest.raises(Unsupported, match="does not support migrations; it creates its tables by itself"):
+                await call()
+
+    async def test_an_ability_is_supported_or_refused_with_the_remedy(self, db: DatabaseManager) -> None:
+        declared = {SupportsMigrations: Capability.MIGRATIONS, SupportsBackup: Capability.BACKUP}
+        for ability in (*declared, SupportsStatus, SupportsEncryption, SupportsPoolStatus, SupportsWholeReads):
+            refusal = ""
+            try:
+                assert isinstance(db.ability(ability), ability)
+            except Unsupported as error:
+                refusal = str(error)
+            assert re.fullmatch("|the backend of .+ does not support .+; .+", refusal), "the error must say what to use instead"
+            if ability in declared:
+                assert bool(refusal) != (declared[ability] in db.capabilities)
 
     async def test_without_migrations_the_status_counts_series_and_bars(self, db: DatabaseManager) -> None:
         lacks(db, Capability.MIGRATIONS)
