@@ -10,6 +10,7 @@ from sqlalchemy import URL, Connection
 
 from iftb_store.health import Encryption, SchemaStatus, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
+from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 A = TypeVar("A")
@@ -19,6 +20,9 @@ T = TypeVar("T")
 @runtime_checkable
 class SupportsMigrations(Protocol):
     """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
+
+    #: The backend's DDL; None if its tables are those that the migrations of iftb-store create on its engine.
+    schema: ClassVar[SchemaDialect | None]
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.

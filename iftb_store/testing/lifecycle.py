@@ -376,8 +376,13 @@ class SchemaTests(SuiteFixtures):
         assert (health.healthy, health.writable, health.problems) == (True, True, [])
         assert await raw.count(db, "ohlcv") == 4, "a health check must store and delete nothing"
 
-    async def test_without_migrations_the_doctor_reads_the_rows(self, db: DatabaseManager) -> None:
-        lacks(db, Capability.MIGRATIONS)
+    async def test_the_doctor_reports_tables_that_must_be_created(self, empty_db: DatabaseManager) -> None:
+        needs(empty_db, Capability.MIGRATIONS)
+        (finding,) = await examine(empty_db)
+        assert (finding.severity, finding.kind) == ("error", "schema")
+        assert "iftb-store migrate URL" in finding.remedy
+
+    async def test_the_doctor_finds_wrong_bars(self, db: DatabaseManager) -> None:
         sound = [bar(T0 + number * HOUR, symbol="SOUND") for number in range(3)]
         await OHLCVRepository(db).insert_many([*sound, bar(T0, symbol="ODD"), bar(T0 + 1.5 * HOUR, symbol="ODD")])
         found = {(finding.kind, finding.where, finding.count) for finding in await examine(db)}
