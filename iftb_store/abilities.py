@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from iftb_store.health import Encryption, SchemaStatus, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
+from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 A = TypeVar("A")
@@ -19,6 +20,9 @@ T = TypeVar("T")
 @runtime_checkable
 class SupportsMigrations(Protocol):
     """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
+
+    #: The backend's DDL; None if its tables are those that the migrations of iftb-store create on its engine.
+    schema: ClassVar[SchemaDialect | None]
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
@@ -38,6 +42,19 @@ class SupportsMigrations(Protocol):
 
     async def status(self) -> SchemaStatus:
         """Return the state of the schema; see `iftb_store.DatabaseManager.status`."""
+        ...
+
+
+@runtime_checkable
+class SupportsFiles(Protocol):
+    """A backend class whose databases are files that connect() creates; optional.
+
+    With it, a command that reads reports a mistyped path instead of creating an empty database there.
+    """
+
+    @classmethod
+    def find_file(cls, url: URL) -> str | None:
+        """Return the path of a URL's file or folder, as the URL gives it; None for a database in memory."""
         ...
 
 

@@ -25,6 +25,7 @@ from iftb_store.abilities import (
     SupportsMigrations,
     SupportsPoolStatus,
     SupportsStatus,
+    SupportsWholeReads,
 )
 from iftb_store.errors import (
     CommitOutcomeUnknown,
@@ -67,9 +68,14 @@ _LONGEST_BACKOFF = 5.0
 # rows of a read that only counts them
 _COUNTED = 65_536
 
-_DECLARED: dict[type[Any], Capability] = {
-    SupportsMigrations: Capability.MIGRATIONS,
-    SupportsBackup: Capability.BACKUP,
+# the capability that declares an optional ability, if one does, and what to do without the ability
+_ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
+    SupportsMigrations: (Capability.MIGRATIONS, "it creates its tables by itself, so leave this call out"),
+    SupportsBackup: (Capability.BACKUP, "use iftb_store.backup(db, path), which copies the rows to an SQLite file"),
+    SupportsStatus: (None, "use db.status(), which counts the rows"),
+    SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
+    SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
+    SupportsWholeReads: (None, "its reads always return all rows, so leave this call out"),
 }
 
 _log = logging.getLogger(__name__)
@@ -406,17 +412,21 @@ class DatabaseManager:
         if not getattr(protocol, "_is_runtime_protocol", False):
             raise InvalidValueError(f"protocol must be one of iftb_store.abilities, e.g. SupportsBackup, not {show(protocol)}")
         self._require_connected()
-        capability = _DECLARED.get(protocol)
+        capability, remedy = _ABILITIES.get(protocol, (None, ""))
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):
             what = protocol.__name__ if capability is None else capability.name.lower()
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} does not support {what}")
+            reason = f"the backend of {self._url.get_backend_name()} does not support {what}"
+            raise Unsupported(f"{reason}; {remedy}" if remedy else reason)
         return self._backend
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:
             raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {show(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
-            raise Unsupported(f"the backend of {self._url.get_backend_name()} supports only the isolation read committed")
+            raise Unsupported(
+                f"the backend of {self._url.get_backend_name()} supports only the isolation read committed; leave isolation out, "
+                "or use PostgreSQL, SQLite or DuckDB"
+            )
 
     def _require_connected(self) -> None:
         if not self._connected:

@@ -135,8 +135,9 @@ def duckdb_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def bars_only_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of a fresh database of a backend that keeps only bars, which is found by its entry point."""
+    """URL of an empty database of a backend that keeps only bars, which is found by its entry point."""
     monkeypatch.syspath_prepend(Path(__file__).parent / "support" / "bars_only")
+    (tmp_path / "bars.db").touch()
     return f"barsonly:///{tmp_path / 'bars.db'}"
 
 

@@ -14,7 +14,9 @@ _SOME = ("-k", "TestBarsOnly and (copy or status or raw or record)")
 _ALL = ("-n", "2")
 
 
-@pytest.mark.parametrize("chosen", [_SOME, pytest.param(_ALL, marks=pytest.mark.full)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "chosen", [_SOME, pytest.param(_ALL, marks=[pytest.mark.full, pytest.mark.timeout(3_600)])], ids=["some", "all"]
+)
 def test_backends_that_keep_only_bars_pass_the_suite(chosen: tuple[str, ...]) -> None:
     done = run_suite(_FOLDER, "tests/support/bars_only/conformance.py", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr

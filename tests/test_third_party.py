@@ -17,14 +17,18 @@ _SOME = ("-k", "upsert or digest")
 _ALL = ("-n", "2")
 
 
-@pytest.mark.parametrize("chosen", [_SOME, pytest.param(_ALL, marks=pytest.mark.full)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "chosen", [_SOME, pytest.param(_ALL, marks=[pytest.mark.full, pytest.mark.timeout(3_600)])], ids=["some", "all"]
+)
 def test_the_example_backend_passes_the_suite(chosen: tuple[str, ...], tmp_path: Path) -> None:
     install_example(tmp_path)
     done = run_suite(tmp_path, "examples/backend/test_mydb.py", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("chosen", [_SOME, pytest.param(_ALL, marks=pytest.mark.full)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "chosen", [_SOME, pytest.param(_ALL, marks=[pytest.mark.full, pytest.mark.timeout(3_600)])], ids=["some", "all"]
+)
 def test_backends_for_sql_with_few_features_pass_the_suite(chosen: tuple[str, ...]) -> None:
     done = run_suite(_PLAIN.parent, "tests/plain/conformance.py", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr

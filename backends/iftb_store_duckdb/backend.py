@@ -105,6 +105,11 @@ class DuckDBBackend(Migrated):
         """The largest number of sessions that can be open at a time."""
         return self._size
 
+    @classmethod
+    def find_file(cls, url: URL) -> str | None:
+        """Return the path of a URL's file; None for a database in memory."""
+        return None if parse_options(url).in_memory else url.database
+
     async def connect(self) -> None:
         """Open the file, or create it if it does not exist.
 

@@ -89,6 +89,11 @@ class SQLiteBackend(EngineBackend):
         )
         self._echo = echo
 
+    @classmethod
+    def find_file(cls, url: URL) -> str | None:
+        """Return the path of a URL's file; None for a database in memory."""
+        return None if parse_options(url).in_memory else url.database
+
     async def connect(self) -> None:
         """Create the engine and open the file; a missing file is created so that only its owner can read it."""
         engine = create_async_engine(

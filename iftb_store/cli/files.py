@@ -20,7 +20,7 @@ from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Argument, Json, Option, Url, time_window
 from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import explain_stop, run, url_and_rest
+from iftb_store.cli.target import explain_stop, is_migrated, run, url_and_rest
 from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
 from iftb_store.errors import InvalidValueError, TradeConflictError
 from iftb_store.files.commits import Commit
@@ -162,7 +162,7 @@ def import_(
                     say(summary(result))
 
     with explain_stop(lambda: _stopped(done, len(paths), *under_way)):
-        run(url, import_all)
+        run(url, import_all, create=not is_migrated(url))
     if as_json:
         print_json([{**asdict(result), "path": str(result.path)} for result in done])
     elif not quiet:

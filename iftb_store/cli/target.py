@@ -11,18 +11,19 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
+from iftb_store.abilities import SupportsFiles
 from iftb_store.cli.output import print_error
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
+from iftb_store.protocols import Capability
+from iftb_store.registry import find_backend
 from iftb_store.url import format_url, parse_url
 from iftb_store.values.display import to_one_line
 
 URL_HELP = "Database URL, or env:NAME (default: IFTB_STORE_URL, or the DB_ variables)."
 
 T = TypeVar("T")
-
-_FILE_ENGINES = ("sqlite", "duckdb")
 
 
 class Terminated(BaseException):
@@ -132,6 +133,12 @@ def _cancelled_by_sigterm() -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGTERM)
 
 
+def is_migrated(url: str | URL | None) -> bool:
+    """Return whether ``iftb-store migrate`` creates the tables of a database; otherwise the first command that writes does."""
+    address = parse_url(url if isinstance(url, URL) else resolve_url(url))
+    return Capability.MIGRATIONS in find_backend(address.drivername).capabilities
+
+
 def require_file(address: str | URL) -> None:
     """Check that the database file of a URL exists.
 
@@ -140,6 +147,8 @@ def require_file(address: str | URL) -> None:
     """
     # opening it would create an empty file, which hides a mistyped name
     url = parse_url(address)
-    file = url.database or ":memory:"
-    if url.get_backend_name() in _FILE_ENGINES and file != ":memory:" and not Path(file).exists():
-        raise SchemaError(f"there is no database file {file}; `iftb-store migrate URL` creates it")
+    backend = find_backend(url.drivername)
+    file = backend.find_file(url) if isinstance(backend, SupportsFiles) else None
+    if file is not None and not Path(file).exists():
+        command = "migrate URL" if is_migrated(url) else "import URL FILE"
+        raise SchemaError(f"there is no database file {file}; `iftb-store {command}` creates it")

@@ -10,11 +10,10 @@ from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
 from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, Severity, run_checks
 from iftb_store.doctor.records import id_findings, record_findings
-from iftb_store.doctor.schema import schema_findings
+from iftb_store.doctor.schema import revision_findings, schema_findings
 from iftb_store.doctor.sql import find_engine
 from iftb_store.doctor.stores import examine_stores
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
-from iftb_store.errors import Unsupported
 from iftb_store.protocols import Capability
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
@@ -27,9 +26,9 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing.
 
     The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A
-    finding names the first few rows and how to fix them. On a backend without the capability MIGRATIONS, and on an engine whose
-    SQL the doctor does not know, every row is read once from a snapshot instead: then values, bars, gaps and duplicates are
-    checked, but no schema, and no statement fixes a problem.
+    finding names the first few rows and how to fix them. On a backend without the capability MIGRATIONS or with DDL of its own
+    (`iftb_store.schema.dialect.SchemaDialect`), every row is read once from a snapshot instead: then values, bars, gaps and
+    duplicates are checked, but of the schema only the revision, and no statement fixes a problem.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
@@ -45,12 +44,11 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     if Capability.MIGRATIONS not in db.capabilities:
         return _worst_first(await examine_stores(db))
     migrations = db.ability(SupportsMigrations)
+    if migrations.schema is not None:
+        schema, usable = revision_findings((await db.status()).state)
+        return _worst_first([*schema, *(await examine_stores(db) if usable else [])])
     await import_modules("iftb_store_migrations")
-    try:
-        schema, whole = await migrations.with_connection(schema_findings, read_only=True)
-    except Unsupported:
-        # an engine whose SQL the doctor does not know
-        return _worst_first(await examine_stores(db))
+    schema, whole = await migrations.with_connection(schema_findings, read_only=True)
     rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
     return _worst_first([*rows, *schema])
 

@@ -63,8 +63,8 @@ class Check:
         where: the `Finding.where` to report.
         condition: the SQL condition; it may contain `HERE`, a placeholder for the condition that selects one series.
         remedy: the `Finding.remedy` to report.
-        mend: the statement that fixes the rows, without its WHERE clause; None if no statement can.
-        before: statements to run before ``mend``.
+        fix: the statement that fixes the rows, without its WHERE clause; None if no statement can.
+        before: statements to run before ``fix``.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Check:
     where: str
     condition: str
     remedy: str
-    mend: str | None = None
+    fix: str | None = None
     before: tuple[str, ...] = ()
 
 
@@ -118,11 +118,11 @@ def make_finding(
         where = conjunction(series.condition, where.replace(HERE, series.condition))
         literal = conjunction(series.literal, literal.replace(HERE, series.literal))
     statements: tuple[str, ...] = ()
-    if check.mend is not None:
+    if check.fix is not None:
         # the printed statement must not contain the condition in ``only``, which is too long to understand
         named = _name_rows(conn, name, where, values, count) or ("" if only else literal)
-        statements = (*check.before, f"{check.mend} WHERE {named}") if named else ()
-    waits = check.mend is not None and not statements
+        statements = (*check.before, f"{check.fix} WHERE {named}") if named else ()
+    waits = check.fix is not None and not statements
     return Finding(
         check.kind,
         check.severity,

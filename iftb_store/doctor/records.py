@@ -126,17 +126,17 @@ def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
     """Yield (columns of a key, SQL condition of the rows in which the key must be unique, check that finds duplicate keys)."""
     keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
     close = "UPDATE positions SET status = 'closed'"
-    for table, key, which, kind, remedy, mend in (
+    for table, key, which, kind, remedy, fix in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
         (POSITIONS, "exchange, symbol, side", "status = 'open'", "two open positions", keep.format("stays open"), close),
     ):
-        yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, mend)
+        yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, fix)
     for table in (TRADES, POSITIONS, EVENTS, BARS):
         repeated = not_first(engine, table, "id", "id IS NOT NULL")
         remedy = "one row keeps each id, the others get new ids"
-        mend = f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}"
+        fix = f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}"
         before = (engine.set_sequence.format(table.name),) if engine.set_sequence else ()
-        yield "id", "id IS NOT NULL", Check("duplicate ids", "error", table, "id", repeated, remedy, mend, before)
+        yield "id", "id IS NOT NULL", Check("duplicate ids", "error", table, "id", repeated, remedy, fix, before)
 
 
 def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> Iterator[Finding]:

@@ -36,10 +36,9 @@ def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
         state = state_of(current(conn), bool(present_tables(conn)))
     except SchemaError as error:
         return [_revision("error", str(error))], False
-    if state not in ("unstamped", "current"):
-        return [_revision("error", *advise(state))], False
-    remedy = "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them"
-    found = [_revision("warning", remedy)] if state == "unstamped" else []
+    found, usable = revision_findings(state)
+    if not usable:
+        return found, False
     differences = list(_differences(conn, engine, found))
     found += _findings(conn, differences)
     whole = not any(
@@ -48,6 +47,14 @@ def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
     hidden = find_hidden(conn, [*TABLES])
     found += map(_hidden, (one for one in hidden if one.kind != "insert"))
     return found, whole and not find_obstacles(hidden)
+
+
+def revision_findings(state: str) -> tuple[list[Finding], bool]:
+    """Return the problems of the revision, from `SchemaStatus.state`, and whether the tables can be used."""
+    if state not in ("unstamped", "current"):
+        return [_revision("error", *advise(state))], False
+    remedy = "the tables have no revision; `iftb-store migrate URL` adds it if iftb-store created them"
+    return [_revision("warning", remedy)] if state == "unstamped" else [], True
 
 
 def _hidden(one: Hidden) -> Finding:

@@ -91,9 +91,9 @@ def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: s
         remedy = (
             "decimals are stored here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
         )
-        for is_plain, mended in engine.plain_decimals:
-            mend = f"UPDATE {table.name} SET {name} = {mended.format(name)}"
-            yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, mend)
+        for is_plain, converted in engine.plain_decimals:
+            fix = f"UPDATE {table.name} SET {name} = {converted.format(name)}"
+            yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, fix)
             condition = f"{condition} AND NOT {is_plain.format(name)}"
     why = f"{name} cannot be read as {_WORDS[kind]}"
     if column.nullable:

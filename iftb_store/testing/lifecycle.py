@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,14 @@ from iftb_store import (
     TradeRepository,
     Unsupported,
     examine,
+)
+from iftb_store.abilities import (
+    SupportsBackup,
+    SupportsEncryption,
+    SupportsMigrations,
+    SupportsPoolStatus,
+    SupportsStatus,
+    SupportsWholeReads,
 )
 from iftb_store.protocols import Capability
 from iftb_store.schema.revision import VERSION_TABLE
@@ -342,10 +351,21 @@ class SchemaTests(SuiteFixtures):
 
     async def test_without_migrations_migrating_is_unsupported(self, empty_db: DatabaseManager) -> None:
         lacks(empty_db, Capability.MIGRATIONS)
-        with pytest.raises(Unsupported, match="migrations"):
-            await empty_db.migrate()
-        with pytest.raises(Unsupported, match="migrations"):
-            await empty_db.create_tables()
+        for call in (empty_db.migrate, empty_db.create_tables):
+            with pytest.raises(Unsupported, match="does not support migrations; it creates its tables by itself"):
+                await call()
+
+    async def test_an_ability_is_supported_or_refused_with_the_remedy(self, db: DatabaseManager) -> None:
+        declared = {SupportsMigrations: Capability.MIGRATIONS, SupportsBackup: Capability.BACKUP}
+        for ability in (*declared, SupportsStatus, SupportsEncryption, SupportsPoolStatus, SupportsWholeReads):
+            refusal = ""
+            try:
+                assert isinstance(db.ability(ability), ability)
+            except Unsupported as error:
+                refusal = str(error)
+            assert re.fullmatch("|the backend of .+ does not support .+; .+", refusal), "the error must say what to use instead"
+            if ability in declared:
+                assert bool(refusal) != (declared[ability] in db.capabilities)
 
     async def test_without_migrations_the_status_counts_series_and_bars(self, db: DatabaseManager) -> None:
         lacks(db, Capability.MIGRATIONS)
@@ -356,8 +376,13 @@ class SchemaTests(SuiteFixtures):
         assert (health.healthy, health.writable, health.problems) == (True, True, [])
         assert await raw.count(db, "ohlcv") == 4, "a health check must store and delete nothing"
 
-    async def test_without_migrations_the_doctor_reads_the_rows(self, db: DatabaseManager) -> None:
-        lacks(db, Capability.MIGRATIONS)
+    async def test_the_doctor_reports_tables_that_must_be_created(self, empty_db: DatabaseManager) -> None:
+        needs(empty_db, Capability.MIGRATIONS)
+        (finding,) = await examine(empty_db)
+        assert (finding.severity, finding.kind) == ("error", "schema")
+        assert "iftb-store migrate URL" in finding.remedy
+
+    async def test_the_doctor_finds_wrong_bars(self, db: DatabaseManager) -> None:
         sound = [bar(T0 + number * HOUR, symbol="SOUND") for number in range(3)]
         await OHLCVRepository(db).insert_many([*sound, bar(T0, symbol="ODD"), bar(T0 + 1.5 * HOUR, symbol="ODD")])
         found = {(finding.kind, finding.where, finding.count) for finding in await examine(db)}

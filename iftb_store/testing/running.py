@@ -212,7 +212,7 @@ class RunTests(SuiteFixtures):
 
     async def test_isolation_that_is_not_declared_is_unsupported(self, db: DatabaseManager) -> None:
         lacks(db, Capability.ISOLATION)
-        with pytest.raises(Unsupported, match="isolation"):
+        with pytest.raises(Unsupported, match="leave isolation out"):
             await db.run(Failing(), isolation="serializable")
 
     async def test_wrong_arguments_of_run_are_refused_before_the_work(self, db: DatabaseManager) -> None:

@@ -139,6 +139,11 @@ class PlainBackend(SqlBackend):
         self._path = Path(url.database or "").absolute()
         self.write_lock = str(self._path)
 
+    @classmethod
+    def find_file(cls, url: URL) -> str | None:
+        """Return the path of the file."""
+        return url.database
+
     def create_engine(self) -> AsyncEngine:
         """Return an engine whose connections never wait for the write lock in the driver's thread."""
         engine = create_async_engine(
