@@ -57,7 +57,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file; what they find in a user's code."""
+    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file, and a test of what they find."""
     # hardly anything of it is run
     _install_locked(session, "types", "--no-compile")
     _install_itself(session)
@@ -161,6 +161,7 @@ def bench(session: nox.Session) -> None:
         return
     session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
     session.run("python", "-m", "benchmarks.transfer", "--rows", "2000000", "--json", "benchmarks/last_transfer.json")
+    session.run("python", "-m", "benchmarks.growth", "--json", "benchmarks/last_growth.json")
     session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
 
 
