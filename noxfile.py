@@ -57,13 +57,15 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file."""
-    # read only, not run
+    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file, and a test of what they find."""
+    # hardly anything of it is run
     _install_locked(session, "types", "--no-compile")
     _install_itself(session)
     session.run("mypy")
     session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
     session.run("pyright")
+    # where the type checkers are not installed, `tests` skips those that run them
+    session.run("pytest", "-q", "tests/test_types.py")
 
 
 @nox.session
@@ -159,6 +161,7 @@ def bench(session: nox.Session) -> None:
         return
     session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
     session.run("python", "-m", "benchmarks.transfer", "--rows", "2000000", "--json", "benchmarks/last_transfer.json")
+    session.run("python", "-m", "benchmarks.growth", "--json", "benchmarks/last_growth.json")
     session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
 
 

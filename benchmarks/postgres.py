@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -187,6 +188,30 @@ def postgres_server(folder: Path) -> Any:
     # if root starts the server, it runs as another user, who cannot enter the folder otherwise
     folder.chmod(0o755)
     return get_server(folder / "postgres", cleanup_mode="delete")
+
+
+@contextmanager
+def postgres_databases(folder: Path) -> Iterator[Callable[[], str]]:
+    """Yield a function that creates a database and returns its URL, on the given server or on one started in the folder."""
+    given = os.environ.get(URL_VARIABLE)
+    server: Any = None if given else postgres_server(folder)
+    base = make_url(given or server.get_uri()).set(drivername="postgresql")
+    administrator = base.render_as_string(hide_password=False)
+    names: list[str] = []
+
+    def create() -> str:
+        names.append(f"iftb_bench_{uuid4().hex}")
+        asyncio.run(_execute(administrator, f"CREATE DATABASE {names[-1]} TEMPLATE template0 ENCODING 'UTF8'"))
+        url = base.set(database=names[-1]).render_as_string(hide_password=False)
+        return f"{url}{'&' if '?' in url else '?'}{TIMEOUT_OFF}"
+
+    try:
+        yield create
+    finally:
+        for name in names:
+            asyncio.run(_execute(administrator, f"DROP DATABASE {name} WITH (FORCE)"))
+        if server is not None:
+            server.cleanup()
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -15,6 +15,7 @@ from benchmarks.show import TITLES, headline, ratio_of, target_of, time_of, valu
 #: The page's text, written by hand, with a mark in the place of the figures.
 PAGE = Path(__file__).with_name("page.md")
 TRANSFER = Path(__file__).with_name("last_transfer.json")
+GROWTH = Path(__file__).with_name("last_growth.json")
 _MARK = "<!-- results -->"
 
 
@@ -95,12 +96,14 @@ def _cell(value: object) -> str:
 def main(
     file: Annotated[Path, typer.Argument(help="The JSON that `python -m benchmarks --json` wrote.")],
     transfer: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.transfer` wrote, if it exists.")] = TRANSFER,
+    growth: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.growth` wrote, if it exists.")] = GROWTH,
     page: Annotated[Path, typer.Option(help="The page to write.")] = Path("PERFORMANCE.md"),
 ) -> None:
     """Write PERFORMANCE.md."""
     results = Results.load(file)
-    if transfer.exists():
-        results.tables["transfer"] = json.loads(transfer.read_text())
+    for name, path in (("transfer", transfer), ("growth", growth)):
+        if path.exists():
+            results.tables[name] = json.loads(path.read_text())
     page.write_text(render(results, PAGE.read_text()))
 
 

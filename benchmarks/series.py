@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-SYMBOL, EXCHANGE, TIMEFRAME = "BTCUSDT", "binance", "1m"
+SYMBOL, EXCHANGE = "BTCUSDT", "binance"
+TIMEFRAME: Final = "1m"
 START = datetime(2015, 1, 1, tzinfo=UTC)
 STEP = timedelta(minutes=1)
 #: After each group of this many bars there is a gap.

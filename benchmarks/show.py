@@ -13,6 +13,7 @@ from benchmarks.results import NAIVE, Figure, Results, Row
 
 TITLES = {
     "transfer": "A store through every engine, by the commands",
+    "growth": "Time a row as a store grows: one series, each path in a separate process, after a first run on a few rows",
     "decimals": "Decimals on SQLite",
     "duckdb_key": "DuckDB's key",
     "peers": "Peers, the same bars",

@@ -12,7 +12,6 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from iftb_store import (
     DatabaseManager,
@@ -20,13 +19,16 @@ from iftb_store import (
     OHLCVRepository,
     Position,
     PositionRepository,
+    Session,
     SystemEventRepository,
+    Timeframe,
     Trade,
     TradeRepository,
     get_settings,
 )
 
-SYMBOL, EXCHANGE, TIMEFRAME = "BTCUSDT", "example", "1m"
+SYMBOL, EXCHANGE = "BTCUSDT", "example"
+TIMEFRAME: Timeframe = "1m"
 QUANTITY = Decimal("0.01")
 CLOSES = ["60000", "60010.5", "60030", "60075.25", "60120", "60090", "60040.75", "59990"]
 
@@ -39,7 +41,7 @@ async def feed() -> AsyncIterator[OHLCVBar]:
         yield OHLCVBar(SYMBOL, EXCHANGE, TIMEFRAME, minute, close - 5, close + 10, close - 10, close, Decimal("12.5"))
 
 
-async def open_long(session: Any, bar: OHLCVBar) -> None:
+async def open_long(session: Session, bar: OHLCVBar) -> None:
     """Store the trade, its position and an event."""
     trade = Trade(
         trade_id=f"LIVE-{bar.timestamp:%Y%m%d%H%M}",
@@ -61,7 +63,7 @@ async def open_long(session: Any, bar: OHLCVBar) -> None:
     print(f"{bar.timestamp:%H:%M}  close {bar.close}: opened {trade.trade_id}")
 
 
-async def close_long(session: Any, bar: OHLCVBar, position: Position) -> None:
+async def close_long(session: Session, bar: OHLCVBar, position: Position) -> None:
     """Store the trade's result, close the position and log an event."""
     (trade,) = await TradeRepository(session).get_by_symbol(bar.symbol, limit=1, exchange=bar.exchange)
     # rows that were read always have an id; the type allows None

@@ -21,15 +21,19 @@ from iftb_store.errors import (
     Unsupported,
     URLError,
 )
+from iftb_store.health import Health, SchemaState, SchemaStatus
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeStatistics, UpsertReport
+from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
+from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
+from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
+from iftb_store.values.choices import Action, Decimals, PositionStatus, Severity, Side
 from iftb_store.values.decimals import quantize
-from iftb_store.values.timeframes import TIMEFRAMES
+from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
 if TYPE_CHECKING:
     from iftb_store.config import Settings, get_settings
@@ -38,14 +42,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TIMEFRAMES",
+    "Action",
     "AmbiguousPositionError",
     "Backup",
     "Base",
+    "Capability",
     "CommitOutcomeUnknown",
     "ConfigurationError",
     "DatabaseManager",
+    "Decimals",
     "Finding",
+    "Health",
     "InvalidValueError",
+    "Isolation",
     "MissingDriverError",
     "NotConnectedError",
     "NotFoundError",
@@ -54,13 +63,22 @@ __all__ = [
     "Position",
     "PositionClosedError",
     "PositionRepository",
+    "PositionStatus",
     "SchemaError",
+    "SchemaState",
+    "SchemaStatus",
     "Series",
+    "Session",
     "Settings",
+    "Severity",
+    "Side",
     "StoreError",
+    "Stream",
     "SystemEvent",
     "SystemEventRepository",
+    "Timeframe",
     "Trade",
+    "TradeChanges",
     "TradeConflictError",
     "TradeRepository",
     "TradeStatistics",
@@ -69,6 +87,7 @@ __all__ = [
     "Unsupported",
     "UpsertReport",
     "backup",
+    "check_timeframe",
     "examine",
     "get_settings",
     "quantize",

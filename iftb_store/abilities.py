@@ -192,7 +192,7 @@ class ConnectedStore(Protocol):
 
     async def run(
         self,
-        work: Callable[[Any], Awaitable[T]],
+        work: Callable[[Session], Awaitable[T]],
         *,
         retries: int = 8,
         isolation: Isolation | None = None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import text
 
+SchemaState: TypeAlias = Literal["current", "behind", "ahead", "unstamped", "empty", "no revisions"]
 #: `SchemaStatus.state` of a backend without migrations.
-NO_REVISIONS = "no revisions"
+NO_REVISIONS: Final = "no revisions"
 
 _ADVICE = {
     "empty": "the database has no tables of iftb-store yet; `iftb-store migrate URL` creates them",
@@ -53,7 +54,7 @@ class SchemaStatus:
     revision: str | None
     head: str
     tables: dict[str, int]
-    state: str
+    state: SchemaState
     encoding: str | None
     policies: tuple[str, ...] = ()
     missing_rights: str = ""

@@ -225,7 +225,7 @@ class DatabaseManager:
 
     async def run(
         self,
-        work: Callable[[Any], Awaitable[T]],
+        work: Callable[[Session], Awaitable[T]],
         *,
         retries: int = 8,
         isolation: Isolation | None = None,

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
+
+from iftb_store.values.choices import Action, PositionStatus, Severity, Side
+from iftb_store.values.timeframes import Timeframe
 
 
 @dataclass(slots=True)
@@ -22,7 +25,7 @@ class OHLCVBar:
 
     symbol: str
     exchange: str
-    timeframe: str
+    timeframe: Timeframe
     timestamp: datetime
     open: Decimal
     high: Decimal
@@ -42,8 +45,8 @@ class Trade:
     trade_id: str
     symbol: str
     exchange: str
-    side: str
-    action: str
+    side: Side
+    action: Action
     entry_price: Decimal
     quantity: Decimal
     entry_time: datetime
@@ -67,20 +70,47 @@ class Trade:
     updated_at: datetime | None = None
 
 
+class TradeChanges(TypedDict, total=False):
+    """The fields of a trade that `iftb_store.TradeRepository.update` can set: all but those that the store sets and trade_id."""
+
+    symbol: str
+    exchange: str
+    side: Side
+    action: Action
+    entry_price: Decimal
+    quantity: Decimal
+    entry_time: datetime
+    leverage: Decimal
+    exit_price: Decimal | None
+    exit_time: datetime | None
+    realized_pnl: Decimal | None
+    realized_pnl_pct: Decimal | None
+    fee: Decimal
+    signal_score: Decimal | None
+    technical_score: Decimal | None
+    llm_score: Decimal | None
+    xgb_confidence: Decimal | None
+    stop_loss: Decimal | None
+    take_profit: Decimal | None
+    position_size_pct: Decimal | None
+    decision_reasons: dict[str, Any] | None
+    llm_analysis: dict[str, Any] | None
+
+
 @dataclass(slots=True)
 class Position:
     """One position. ``side`` is long or short; ``status`` is open, closed or liquidated."""
 
     symbol: str
     exchange: str
-    side: str
+    side: Side
     entry_price: Decimal
     quantity: Decimal
     margin: Decimal
     entry_time: datetime
     current_price: Decimal | None = None
     unrealized_pnl: Decimal | None = None
-    status: str = "open"
+    status: PositionStatus = "open"
     leverage: Decimal = Decimal("1.0")
     unrealized_pnl_pct: Decimal | None = None
     liquidation_price: Decimal | None = None
@@ -98,7 +128,7 @@ class SystemEvent:
     """One entry of the log of system events. ``severity`` is debug, info, warning, error or critical."""
 
     event_type: str
-    severity: str
+    severity: Severity
     message: str
     details: dict[str, Any] | None = None
     symbol: str | None = None
@@ -116,7 +146,7 @@ class Series:
 
     exchange: str
     symbol: str
-    timeframe: str
+    timeframe: Timeframe
     first: datetime
     last: datetime
     count: int

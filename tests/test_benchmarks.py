@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from benchmarks import first_calls
+from benchmarks import first_calls, growth
 from benchmarks.__main__ import collect
 from benchmarks.cases import fill_bars
 from benchmarks.decimals import measure as measure_decimals
+from benchmarks.growth_paths import PATHS
 from benchmarks.objects import NewTrades, bars
 from benchmarks.plan import QUICK
 from benchmarks.report import render
@@ -113,3 +114,11 @@ async def test_adbc_keeps_the_files_of_the_other_sqlite_connections(tmp_path: Pa
         await engine.insert_trade(NewTrades().next())
         await engine.settle()
         assert len(await engine.latest(1_000)) == 100
+
+
+@pytest.mark.one_of_each
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+def test_the_growth_of_every_path_is_measured_at_both_sizes(engine: str) -> None:
+    lines = growth.measure([engine], (20, 40), rounds=1)
+    assert [line["path"] for line in lines] == list(PATHS)
+    assert [line["path"] for line in lines if not line["µs/row at 20"] > 0 < line["peak MiB at 40"]] == []

@@ -72,6 +72,7 @@ DIALECT = SqlDialect(
     octets="length(CAST({} AS BLOB))",
     microseconds="{}",
     sums=sums,
+    unindexed="+{}",
     month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     encode=_encode,
     decode_decimal=from_sortable,

@@ -13,7 +13,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values import checks
-from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, origin
+from iftb_store.values.timeframes import MONTH, SECONDS, Timeframe, check_timeframe, origin
 
 _DAY = 86_400
 _MODULO = "{0} % {1}"
@@ -122,7 +122,7 @@ def _list_targets(source: str) -> str:
     return f"those that can are {' '.join(fitting)}" if fitting else "no timeframe can"
 
 
-def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, str], *, partial: bool) -> list[OHLCVBar]:
+def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str, Timeframe], *, partial: bool) -> list[OHLCVBar]:
     """Return one bar for each bucket; without ``partial`` only for complete buckets.
 
     Args:

@@ -22,7 +22,7 @@ from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
 from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
-from iftb_store.values.checks import SEVERITIES
+from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
 
@@ -160,7 +160,8 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(severity, limit))
+    chosen = checks.optional(partial(checks.choice, choices=SEVERITIES), severity, "severity")
+    found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
     if as_json:
         print_json(found)
     elif found:

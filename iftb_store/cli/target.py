@@ -20,6 +20,7 @@ from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend
 from iftb_store.url import format_url, parse_url
 from iftb_store.values.display import to_one_line
+from iftb_store.values.timeframes import Timeframe, check_timeframe
 
 URL_HELP = "Database URL, or env:NAME (default: IFTB_STORE_URL, or the DB_ variables)."
 
@@ -47,18 +48,18 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     return None, given
 
 
-def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, str]]:
+def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe]]:
     """Split a command's arguments into (URL or None, (symbol, timeframe)).
 
     Raises:
-        InvalidValueError: the number of arguments is wrong.
+        InvalidValueError: the number of arguments is wrong, or the timeframe is unknown.
     """
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
         raise InvalidValueError(
             f"SYMBOL and TIMEFRAME are required, e.g. BTCUSDT 1m; given: {to_one_line(' '.join(rest)) or 'neither'}"
         )
-    return url, (rest[0], rest[1])
+    return url, (rest[0], check_timeframe(rest[1]))
 
 
 def format_target(url: str | None) -> str:

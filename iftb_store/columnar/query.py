@@ -17,10 +17,7 @@ class Query:
         self._selection = selection
         self.values: list[Any] = []
         self.conditions = [f"{column} = {self.bound(value)}" for column, value in selection.equal.items()]
-        table = selection.table
-        for sign, moment in ((">=", selection.start), ("<=", selection.end)):
-            if moment is not None:
-                self.conditions.append(f"{table.time} {sign} {self.bound(moment)}")
+        self.conditions += [f"{selection.table.time} {sign} {self.bound(moment)}" for _, sign, moment in selection.bounds]
         if selection.after is not None:
             self.conditions.append(f"{tuple_sql(selection.order)} > {tuple_sql(map(self.bound, selection.after))}")
 

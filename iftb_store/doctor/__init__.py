@@ -8,7 +8,7 @@ from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore, SupportsMigrations
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
-from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, Severity, run_checks
+from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, FindingSeverity, run_checks
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import revision_findings, schema_findings
 from iftb_store.doctor.sql import find_engine
@@ -19,7 +19,7 @@ from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.transfer.access import check_store
 
-__all__ = ["Finding", "Severity", "examine"]
+__all__ = ["Finding", "FindingSeverity", "examine"]
 
 
 async def examine(db: ConnectedStore) -> list[Finding]:

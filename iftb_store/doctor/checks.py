@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Table, text
 from iftb_store.doctor.sql import Engine, text_of, time_of
 from iftb_store.schema.table_spec import SERIES
 
-Severity = Literal["error", "warning", "note"]
+FindingSeverity = Literal["error", "warning", "note"]
 #: Worst first; a note is not a problem.
-SEVERITY_ORDER: tuple[Severity, ...] = get_args(Severity)
+SEVERITY_ORDER: tuple[FindingSeverity, ...] = get_args(FindingSeverity)
 
 #: Maximum number of rows that a finding names.
 SHOWN_ROWS = 5
@@ -36,7 +36,7 @@ class Finding:
     """
 
     kind: str
-    severity: Severity
+    severity: FindingSeverity
     table: str
     where: str
     rows: tuple[str, ...]
@@ -68,7 +68,7 @@ class Check:
     """
 
     kind: str
-    severity: Severity
+    severity: FindingSeverity
     table: Table
     where: str
     condition: str

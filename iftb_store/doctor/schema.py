@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import AddConstraint
 
-from iftb_store.doctor.checks import Finding, Severity
+from iftb_store.doctor.checks import Finding, FindingSeverity
 from iftb_store.doctor.sql import Engine, find_engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advise
@@ -64,7 +64,7 @@ def _hidden(one: Hidden) -> Finding:
     return Finding(one.kind, "note" if reports else "error", one.table, one.part, (), 1, remedy, statements)
 
 
-def _revision(severity: Severity, remedy: str) -> Finding:
+def _revision(severity: FindingSeverity, remedy: str) -> Finding:
     return Finding("schema", severity, VERSION_TABLE, "revision", (), 1, remedy)
 
 
@@ -81,7 +81,7 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
     quoted = conn.dialect.identifier_preparer.quote
     for table, index, is_unique in _select(conn, engine.invalid):
         remedy = f"a failed CREATE INDEX CONCURRENTLY left it, and no query uses it; {_AFTER}"
-        severity: Severity = "error" if is_unique else "warning"
+        severity: FindingSeverity = "error" if is_unique else "warning"
         statement = f"REINDEX INDEX CONCURRENTLY {quoted(index)}"
         found.append(Finding("invalid index", severity, table, f"index {index}", (), 1, remedy, (statement,)))
     for schema, role in _select(conn, engine.creators):
@@ -121,7 +121,7 @@ def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Findi
 def _finding(difference: Difference, count: int, remedy: str, statements: list[str]) -> Finding:
     part = difference.part or "table"
     kind = f"{part.split()[0]} {'missing' if difference.actual is None else 'differs'}"
-    severity: Severity = "error" if part.startswith(_MATTERS) else "warning"
+    severity: FindingSeverity = "error" if part.startswith(_MATTERS) else "warning"
     return Finding(kind, severity, difference.table, difference.part or "", (), count, remedy, tuple(statements))
 
 

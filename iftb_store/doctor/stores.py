@@ -24,7 +24,7 @@ from iftb_store.doctor.bars import (
     OFF_GRID,
     holes_finding,
 )
-from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding, Severity
+from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding, FindingSeverity
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.models import Series
 from iftb_store.protocols import Stores
@@ -45,7 +45,7 @@ class _Problem:
     """A kind of problem in one place, with the rows found so far."""
 
     kind: str
-    severity: Severity
+    severity: FindingSeverity
     table: str
     where: str
     remedy: str
@@ -67,7 +67,8 @@ class _Named:
     """The names of a series, for messages."""
 
     def __init__(self, series: Series) -> None:
-        self.exchange, self.symbol, self.timeframe = series.exchange, series.symbol, series.timeframe
+        self.exchange, self.symbol = series.exchange, series.symbol
+        self.timeframe: str = series.timeframe
         self.shown = f"{self.exchange} {self.symbol} {self.timeframe}"
 
 
@@ -135,7 +136,7 @@ async def _examine_series(stores: Stores, series: Series) -> list[Finding]:
 
 
 def _bar_problems(where: str) -> Iterator[_Problem]:
-    texts: list[tuple[str, Severity, str]] = [
+    texts: list[tuple[str, FindingSeverity, str]] = [
         ("duplicate bars", "error", DUPLICATES),
         ("off the grid", "warning", OFF_GRID),
         ("high below low", "error", AGAIN),

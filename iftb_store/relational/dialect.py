@@ -83,6 +83,8 @@ class SqlDialect:
         time_parameter: the parameter for a time column.
         text_column: a text column in a comparison.
         text_parameter: the parameter in a comparison with a text column.
+        unindexed: a column in a condition for which the engine must not choose an index, e.g. ``+{}`` on SQLite. Needed only if
+            the engine would otherwise find the rows by an index and sort them, instead of reading them in the order of their ids.
         lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
             engine could call a function or an operator that a user defined instead of the built-in one.
         limit: the clause that returns the first rows; ``{}`` is the parameter.
@@ -117,6 +119,7 @@ class SqlDialect:
     time_parameter: str = ":{}"
     text_column: str = "{}"
     text_parameter: str = ":{}"
+    unindexed: str = "{}"
     lag: str = "LAG"
     limit: str = "LIMIT {}"
     returning: bool = True

@@ -39,16 +39,18 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
     # order by every key column from the first column of the selection's order on: without one of them, the index could not find
     # the row after which to resume
     order = table.key[table.key.index(selection.order[0]) :] if selection.order else table.key[-1:]
+    # a batch of later rows is read in the order of the ids: with an index of another column, the engine would find and sort all
+    # rows of the selection again for each batch
+    form = dialect.unindexed if selection.after is not None and order == ("id",) else "{}"
     # for a column in ORDER BY, use BETWEEN instead of =, or SQLite drops the column from the order and sorts all rows by the
     # other columns
     conditions = [
-        f"{dialect.text_column.format(column)} BETWEEN {mark} AND {mark}" if column in order else dialect.equal(column)
+        f"{form.format(dialect.text_column.format(column))} {f'BETWEEN {mark} AND {mark}' if column in order else f'= {mark}'}"
         for column, mark in ((column, dialect.text_parameter.format(column)) for column in selection.equal)
     ]
-    for name, sign, moment in (("start", ">=", selection.start), ("end", "<=", selection.end)):
-        if moment is not None:
-            conditions.append(f"{table.time} {sign} {dialect.time_parameter.format(name)}")
-            values[name] = moment
+    for name, sign, moment in selection.bounds:
+        conditions.append(f"{form.format(table.time)} {sign} {dialect.time_parameter.format(name)}")
+        values[name] = moment
     if selection.after is not None:
         after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
         as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.TEXT: dialect.text_parameter}

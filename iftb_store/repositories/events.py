@@ -10,6 +10,7 @@ from iftb_store.repositories.base import RecordRepository
 from iftb_store.schema.row_checks import EVENT_CHECKS
 from iftb_store.schema.table_spec import EVENTS
 from iftb_store.values import checks
+from iftb_store.values.choices import Severity
 
 
 class SystemEventRepository(RecordRepository):
@@ -20,7 +21,7 @@ class SystemEventRepository(RecordRepository):
     async def log_event(
         self,
         event_type: str,
-        severity: str,
+        severity: Severity,
         message: str,
         details: dict[str, Any] | None = None,
         symbol: str | None = None,
@@ -42,7 +43,7 @@ class SystemEventRepository(RecordRepository):
         async with self._stores() as stores:
             await stores.records.insert(EVENTS, replace(event, created_at=self._now()))
 
-    async def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
+    async def get_recent_events(self, severity: Severity | None = None, limit: int = 100) -> list[SystemEvent]:
         """Return the newest events of one severity, or of all severities, ordered by created_at, then id; newest first.
 
         Raises:

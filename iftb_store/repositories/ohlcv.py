@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.batches.bars import BarBatch, make_batch
@@ -20,14 +20,15 @@ from iftb_store.repositories.streams import Stream
 from iftb_store.schema.scope import check_window, make_filter
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.values import checks
-from iftb_store.values.timeframes import check_timeframe, shift
+from iftb_store.values.choices import Decimals
+from iftb_store.values.timeframes import Timeframe, check_timeframe, shift
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
 
-_FROM_FLOAT = partial(checks.choice, choices=("from_float",))
+_FROM_FLOAT = partial(checks.choice, choices=get_args(Decimals))
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -80,7 +81,9 @@ class OHLCVRepository(Repository):
         inserted, updated = counts or (0, 0)
         return UpsertReport(inserted, updated, len(batch) - inserted - updated)
 
-    async def delete_range(self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance") -> int:
+    async def delete_range(
+        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str = "binance"
+    ) -> int:
         """Delete the bars of a series with start <= timestamp <= end (naive times are UTC); return the number of deleted bars.
 
         Raises:
@@ -93,8 +96,8 @@ class OHLCVRepository(Repository):
     async def resample(
         self,
         symbol: str,
-        source: str,
-        target: str,
+        source: Timeframe,
+        target: Timeframe,
         start: datetime,
         end: datetime,
         exchange: str = "binance",
@@ -142,7 +145,7 @@ class OHLCVRepository(Repository):
             return await stores.bars.list_series()
 
     async def get_range(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance"
+        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str = "binance"
     ) -> list[OHLCVBar]:
         """Return the bars of a series with start <= timestamp <= end (naive times are UTC), oldest first.
 
@@ -153,7 +156,7 @@ class OHLCVRepository(Repository):
         async with self._stores() as stores:
             return await stores.bars.read(window)
 
-    async def get_latest(self, symbol: str, timeframe: str, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
+    async def get_latest(self, symbol: str, timeframe: Timeframe, limit: int = 100, exchange: str = "binance") -> list[OHLCVBar]:
         """Return the newest ``limit`` bars of a series, newest first; fewer if the series has fewer bars.
 
         Raises:
@@ -167,7 +170,7 @@ class OHLCVRepository(Repository):
     async def get_gaps(
         self,
         symbol: str,
-        timeframe: str,
+        timeframe: Timeframe,
         exchange: str = "binance",
         *,
         start: datetime | None = None,
@@ -195,7 +198,7 @@ class OHLCVRepository(Repository):
     async def read_arrow(
         self,
         symbol: str | None = None,
-        timeframe: str | None = None,
+        timeframe: Timeframe | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
         exchange: str | None = None,
@@ -213,7 +216,7 @@ class OHLCVRepository(Repository):
         return await self._table(make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe))
 
     async def write_arrow(
-        self, data: ArrowData, mode: Literal["upsert", "insert"] = "upsert", *, decimals: Literal["from_float"] | None = None
+        self, data: ArrowData, mode: Literal["upsert", "insert"] = "upsert", *, decimals: Decimals | None = None
     ) -> int:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply.
 
@@ -256,7 +259,14 @@ class OHLCVRepository(Repository):
         return table.num_rows
 
     def stream_range(
-        self, symbol: str, timeframe: str, start: datetime, end: datetime, exchange: str = "binance", *, batch_size: int = 10_000
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: datetime,
+        end: datetime,
+        exchange: str = "binance",
+        *,
+        batch_size: int = 10_000,
     ) -> Stream[list[OHLCVBar]]:
         """Return a stream of the bars of get_range, in constant memory: ``async for bars in repo.stream_range(…)``.
 
@@ -279,7 +289,7 @@ class OHLCVRepository(Repository):
     def stream_arrow(
         self,
         symbol: str | None = None,
-        timeframe: str | None = None,
+        timeframe: Timeframe | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
         exchange: str | None = None,

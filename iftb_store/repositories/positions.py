@@ -12,6 +12,7 @@ from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import POSITION_CHECKS
 from iftb_store.schema.table_spec import POSITIONS
 from iftb_store.values import checks
+from iftb_store.values.choices import Side
 
 
 class PositionRepository(RecordRepository):
@@ -28,7 +29,7 @@ class PositionRepository(RecordRepository):
         async with self._stores() as stores:
             return await stores.records.select(POSITIONS, {"exchange": market, "status": "open"})
 
-    async def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
+    async def get_position(self, symbol: str, exchange: str = "binance", *, side: Side | None = None) -> Position | None:
         """Return the open position of a symbol, or None if there is none; ``side`` selects the long or the short position.
 
         Raises:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack, cast
 
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError
-from iftb_store.models import Trade, TradeStatistics
+from iftb_store.models import Trade, TradeChanges, TradeStatistics
 from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.table_spec import TRADES
@@ -66,12 +66,12 @@ class TradeRepository(RecordRepository):
             )
         return checks.integer(stored.id, "id")
 
-    async def update(self, trade_id: int, **kwargs: Any) -> None:
+    async def update(self, trade_id: int, **kwargs: Unpack[TradeChanges]) -> None:
         """Set fields of one trade; its updated_at becomes the current time.
 
         Args:
             trade_id: the trade's id that the store assigned and insert returned, not the bot's trade_id.
-            **kwargs: the new values by the names of the fields.
+            **kwargs: the new values by the names of the fields; `iftb_store.TradeChanges` lists the fields.
 
         Raises:
             NotFoundError: no trade has this id.
@@ -80,10 +80,11 @@ class TradeRepository(RecordRepository):
             TypeError: the new values include the bot's trade_id, which cannot be changed.
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
-        _check_field_names(kwargs)
-        changes = {name: check(kwargs[name], name) for name, check in TRADE_CHECKS.items() if name in kwargs}
+        changes = cast("dict[str, Any]", kwargs)
+        _check_field_names(changes)
+        checked = {name: check(changes[name], name) for name, check in TRADE_CHECKS.items() if name in changes}
         async with self._stores() as stores:
-            if not await stores.records.update(TRADES, {"id": number}, {**changes, "updated_at": self._now()}):
+            if not await stores.records.update(TRADES, {"id": number}, {**checked, "updated_at": self._now()}):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
 
     async def get_by_id(self, trade_id: int) -> Trade | None:

@@ -207,6 +207,18 @@ class RowFilter:
     size: int | None = None
 
     @property
+    def bounds(self) -> list[tuple[str, str, datetime]]:
+        """The conditions of the time window, each as (name of the parameter, operator, time).
+
+        If the rows are ordered by time only, the start is left out once `after` lies behind it: of two lower bounds some engines
+        use the first to find the rows, and would read the rows from the start of the window again for each batch.
+        """
+        by_time = self.after is not None and self.order == (self.table.time,)
+        start = None if by_time and self.start is not None and self.after[0] >= self.start else self.start
+        ends = (("start", ">=", start), ("end", "<=", self.end))
+        return [(name, sign, moment) for name, sign, moment in ends if moment is not None]
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The text and JSON columns for which `equal` has no value."""
         return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))

@@ -23,7 +23,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Field, SQLModel
 
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
-from iftb_store.values.checks import ACTIONS, SEVERITIES, SIDES, STATUSES
+from iftb_store.values.choices import ACTIONS, SEVERITIES, SIDES, STATUSES
 from iftb_store.values.timeframes import TIMEFRAMES
 
 OPEN = "status = 'open'"

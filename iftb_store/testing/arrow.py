@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -57,7 +57,7 @@ _FIELDS: dict[str, pa.DataType] = {
     "created_at": _TIME,
 }
 _BARS = pa.schema(_FIELDS)
-_SERIES = ("BTCUSDT", "1h")
+_SERIES: Final = ("BTCUSDT", "1h")
 #: A number of rows that an engine reads in several chunks.
 _MANY = 25_000
 _ODD_NAMES = [
@@ -218,7 +218,7 @@ class ReadArrowTests(SuiteFixtures):
 
     async def test_an_unknown_timeframe_is_refused_as_arrow_too(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="7h"):
-            await OHLCVRepository(db).read_arrow(timeframe="7h")
+            await OHLCVRepository(db).read_arrow(timeframe="7h")  # type: ignore[arg-type]
 
 
 @requires(Capability.RECORDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pytest
@@ -21,7 +21,7 @@ _COLUMNS = (
 )  # fmt: skip
 _PRICES = _COLUMNS[4:10]
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-_SERIES = ("BTCUSDT", "1h")
+_SERIES: Final = ("BTCUSDT", "1h")
 
 
 def table_of(bars: list[OHLCVBar]) -> pa.Table:

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import TIMEFRAMES, DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store import TIMEFRAMES, DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, Timeframe
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, describe_error, find_error
 from iftb_store.testing.samples import HOUR, INDIA, NOW, T0, Clock, as_given, bar, full_bar, hourly
@@ -38,7 +38,7 @@ _REFUSED = [
 
 
 async def stored(
-    db: DatabaseManager, symbol: str = "BTCUSDT", timeframe: str = "1h", exchange: str = "binance"
+    db: DatabaseManager, symbol: str = "BTCUSDT", timeframe: Timeframe = "1h", exchange: str = "binance"
 ) -> list[OHLCVBar]:
     """Return all committed bars of a series, oldest first."""
     return await OHLCVRepository(db).get_range(symbol, timeframe, *_ALL, exchange)
@@ -368,7 +368,7 @@ class RangeTests(SuiteFixtures):
 
     async def test_get_range_refuses_an_unknown_timeframe(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="7h"):
-            await OHLCVRepository(db).get_range("BTCUSDT", "7h", T0, T0)
+            await OHLCVRepository(db).get_range("BTCUSDT", "7h", T0, T0)  # type: ignore[arg-type]
 
 
 class RefusedBarTests(SuiteFixtures):

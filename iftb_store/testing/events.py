@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import DatabaseManager, InvalidValueError, SystemEvent, SystemEventRepository
+from iftb_store import DatabaseManager, InvalidValueError, Severity, SystemEvent, SystemEventRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs, requires
@@ -93,7 +93,7 @@ class LogTests(SuiteFixtures):
         assert await raw.value(db, "SELECT count(*) FROM system_events WHERE details IS NULL") == 1
 
     async def test_events_can_be_read_by_severity(self, db: DatabaseManager) -> None:
-        severities = ("debug", "info", "warning", "error", "critical")
+        severities: list[Severity] = ["debug", "info", "warning", "error", "critical"]
         repository = SystemEventRepository(db)
         for severity in severities:
             await repository.log_event("x", severity, severity)
@@ -129,7 +129,7 @@ class LogTests(SuiteFixtures):
 
     async def test_reading_events_refuses_an_unknown_severity(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="severity"):
-            await SystemEventRepository(db).get_recent_events(severity="fatal")
+            await SystemEventRepository(db).get_recent_events(severity="fatal")  # type: ignore[arg-type]
 
     async def test_an_event_that_cannot_be_stored_is_refused_by_name(self, db: DatabaseManager) -> None:
         repository = SystemEventRepository(db)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from iftb_store import DatabaseManager, InvalidValueError, OHLCVRepository
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVRepository, Timeframe
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import HOUR, INDIA, T0, bar, hourly
 
-_STEPS = {
+_STEPS: dict[Timeframe, timedelta] = {
     "1s": timedelta(seconds=1),
     "1m": timedelta(minutes=1),
     "3m": timedelta(minutes=3),

@@ -155,7 +155,7 @@ async def _update_trade(one: Try) -> int:
         assert_same(found, replace(one.last[-1], **{one.field: one.value}))
         one.last.append(found)
     elif isinstance(one.value, str):
-        await repository.update(number, **{one.value: Decimal(1)})
+        await repository.update(number, **{one.value: Decimal(1)})  # type: ignore[arg-type]
     return 0
 
 

@@ -22,7 +22,9 @@ from iftb_store import (
     Position,
     PositionClosedError,
     Series,
+    Severity,
     SystemEvent,
+    Timeframe,
     Trade,
     TradeConflictError,
     TradeStatistics,
@@ -175,7 +177,7 @@ class _Bars(_Repository):
         self,
         symbol: str,
         source: str,
-        target: str,
+        target: Timeframe,
         start: datetime,
         end: datetime,
         exchange: str = "binance",
@@ -379,7 +381,7 @@ class _Positions(_Repository):
 
 
 class _Events(_Repository):
-    def log_event(self, event_type: str, severity: str, message: str, **rest: Any) -> None:
+    def log_event(self, event_type: str, severity: Severity, message: str, **rest: Any) -> None:
         checked = values.checked(SystemEvent(event_type, severity, message, **rest))
         self._write.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
 

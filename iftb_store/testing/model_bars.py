@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
-from iftb_store import InvalidValueError, OHLCVBar, Series
+from iftb_store import InvalidValueError, OHLCVBar, Series, Timeframe
 from iftb_store.testing import model_values as values
 
 _DAY = timedelta(days=1)
@@ -32,7 +32,7 @@ def _fits(source: str, target: str) -> bool:
     return not _DAY % step if target == "1M" else not values.step(target) % step and target != source
 
 
-def resample(bars: Sequence[OHLCVBar], source: str, target: str, *, partial: bool) -> list[OHLCVBar]:
+def resample(bars: Sequence[OHLCVBar], source: str, target: Timeframe, *, partial: bool) -> list[OHLCVBar]:
     """Return the bars of the target timeframe that bars of one series, in order of time, make up.
 
     Raises:
@@ -72,7 +72,7 @@ def _is_whole(bars: list[OHLCVBar], source: str, target: str) -> bool:
     return due == days * _DAY // step
 
 
-def _merge(number: int, bars: list[OHLCVBar], target: str) -> OHLCVBar:
+def _merge(number: int, bars: list[OHLCVBar], target: Timeframe) -> OHLCVBar:
     begin = _begin(number, target)
     where = f"in the bar of {begin:%Y-%m-%d %H:%M:%S}"
     volume = _sum([bar.volume for bar in bars], f"the sum of volume {where}")
@@ -104,7 +104,7 @@ def _sum(given: Sequence[Decimal | None], name: str) -> Decimal | None:
 
 def list_series(bars: Sequence[OHLCVBar]) -> list[Series]:
     """Return the series of bars, text ordered by its bytes."""
-    series: dict[tuple[str, str, str], list[datetime]] = {}
+    series: dict[tuple[str, str, Timeframe], list[datetime]] = {}
     for bar in sorted(bars, key=lambda bar: bar.timestamp):
         series.setdefault((bar.exchange, bar.symbol, bar.timeframe), []).append(bar.timestamp)
     return [

@@ -19,6 +19,7 @@ from iftb_store import (
     Position,
     PositionClosedError,
     PositionRepository,
+    Side,
 )
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
@@ -200,7 +201,7 @@ class ReadPositionTests(SuiteFixtures):
             await PositionRepository(db).get_position("BTCUSDT")
 
     @pytest.mark.parametrize("side", ["long", "short"])
-    async def test_get_position_with_a_side_finds_that_one(self, db: DatabaseManager, side: str) -> None:
+    async def test_get_position_with_a_side_finds_that_one(self, db: DatabaseManager, side: Side) -> None:
         await opened(db)
         await opened(db, position(side="short"))
         found = await PositionRepository(db).get_position("BTCUSDT", side=side)
@@ -213,7 +214,7 @@ class ReadPositionTests(SuiteFixtures):
 
     async def test_get_position_refuses_an_unknown_side(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="side"):
-            await PositionRepository(db).get_position("BTCUSDT", side="up")
+            await PositionRepository(db).get_position("BTCUSDT", side="up")  # type: ignore[arg-type]
 
     async def test_get_position_reads_one_exchange(self, db: DatabaseManager) -> None:
         await opened(db, position(exchange="kraken"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, Timeframe
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, hourly
 
@@ -19,7 +19,7 @@ _REFUSED = [("1h", "1m"), ("1h", "1h"), ("3m", "5m"), ("3d", "1w"), ("1w", "1M")
 
 
 async def store_and_resample(
-    db: DatabaseManager, bars: list[OHLCVBar], source: str, target: str, **options: Any
+    db: DatabaseManager, bars: list[OHLCVBar], source: Timeframe, target: Timeframe, **options: Any
 ) -> list[OHLCVBar]:
     """Store bars and return the bars that resample computes from them for the target timeframe."""
     await OHLCVRepository(db).insert_many(bars)
@@ -146,7 +146,9 @@ class ResampleTests(SuiteFixtures):
         )
 
     @pytest.mark.parametrize(("source", "target", "count"), [("1h", "4h", 4), ("6h", "1d", 4), ("8h", "3d", 9), ("1h", "1d", 24)])
-    async def test_buckets_are_counted_from_1970(self, db: DatabaseManager, source: str, target: str, count: int) -> None:
+    async def test_buckets_are_counted_from_1970(
+        self, db: DatabaseManager, source: Timeframe, target: Timeframe, count: int
+    ) -> None:
         step = int(source[:-1]) * HOUR
         # 1970-01-01 begins a bucket of every target, and so do the times that are whole buckets before and after it
         start = datetime(1970, 1, 1, tzinfo=UTC) - 2 * count * step
@@ -177,7 +179,9 @@ class ResampleTests(SuiteFixtures):
         assert await store_and_resample(db, [], "1h", "4h", partial=True) == []
 
     @pytest.mark.parametrize(("source", "target"), _REFUSED)
-    async def test_a_target_that_is_no_multiple_is_refused(self, db: DatabaseManager, source: str, target: str) -> None:
+    async def test_a_target_that_is_no_multiple_is_refused(
+        self, db: DatabaseManager, source: Timeframe, target: Timeframe
+    ) -> None:
         with pytest.raises(InvalidValueError, match=r"timeframe|the target .* cannot be computed from"):
             await OHLCVRepository(db).resample("BTCUSDT", source, target, *_ALL)
 

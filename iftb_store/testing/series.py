@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -16,7 +16,7 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, interrupted, needs, requires
 from iftb_store.testing.samples import HOUR, T0, Clock, bar, hourly
 
-_SERIES = ("BTCUSDT", "1h")
+_SERIES: Final = ("BTCUSDT", "1h")
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 

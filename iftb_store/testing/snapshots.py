@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -23,7 +23,7 @@ from iftb_store.testing.samples import HOUR, T0, hourly, position, trade
 
 Read = Callable[[Any], Awaitable[Any]]
 
-_SERIES = ("BTCUSDT", "1h")
+_SERIES: Final = ("BTCUSDT", "1h")
 #: The bars in each state. The writer of another state changes all of them, and stores or deletes those in the middle.
 _BARS, _MIDDLE = 900, slice(300, 600)
 _WINDOW = (T0, T0 + _BARS * HOUR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +17,7 @@ from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
 
-_SERIES = ("BTCUSDT", "1h")
+_SERIES: Final = ("BTCUSDT", "1h")
 _ALL = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 #: The number of bars in each stream below; the batch sizes include smaller, equal and larger ones.
 _BARS = 7

@@ -171,7 +171,7 @@ class UpdateTradeTests(SuiteFixtures):
     async def test_an_unknown_field_is_an_error_that_lists_the_known_ones(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(trade())
         with pytest.raises(InvalidValueError, match=r"exit_prise.*exit_price"):
-            await TradeRepository(db).update(number, exit_prise=Decimal(1))
+            await TradeRepository(db).update(number, exit_prise=Decimal(1))  # type: ignore[call-arg]
 
     async def test_what_the_store_keeps_cannot_be_updated(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)

@@ -325,7 +325,8 @@ class DecimalTests(SuiteFixtures):
     @requires(Capability.RECORDS)
     async def test_a_quotient_set_by_update_is_rounded_too(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(trade())
-        await TradeRepository(db).update(number, **dict.fromkeys(_TRADE_QUOTIENTS, Decimal(2) / 3))
+        changes: Any = dict.fromkeys(_TRADE_QUOTIENTS, Decimal(2) / 3)
+        await TradeRepository(db).update(number, **changes)
         expected = trade("TRD-001", **dict.fromkeys(_TRADE_QUOTIENTS, Decimal("0.666666666666666667")))
         assert as_given(await by_id(db, number)) == expected
 

@@ -7,18 +7,14 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, format_plain, quantize
 from iftb_store.values.display import exactly_str, is_text, show, type_name
 
 T = TypeVar("T")
-
-SIDES = ("long", "short")
-ACTIONS = ("open", "close", "liquidated")
-STATUSES = ("open", "closed", "liquidated")
-SEVERITIES = ("debug", "info", "warning", "error", "critical")
+Word = TypeVar("Word", bound=str)
 
 #: Maximum length of a name: names are parts of index keys, whose size PostgreSQL limits.
 LONGEST_NAME = 255
@@ -59,11 +55,11 @@ def optional(check: Callable[[object, str], T], value: object, name: str) -> T |
     return None if value is None else check(value, name)
 
 
-def choice(value: object, name: str, choices: Collection[str]) -> str:
+def choice(value: object, name: str, choices: Collection[Word]) -> Word:
     """Return the value if it is one of the choices; otherwise raise InvalidValueError."""
     if not isinstance(value, str) or value not in choices:
         raise InvalidValueError(f"{name} must be one of {', '.join(choices)}, not {show(value)}")
-    return exactly_str(value)
+    return cast("Word", exactly_str(value))
 
 
 def exact_decimal(value: object, name: str) -> Decimal:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.display import exactly_str, show
 
 #: The calendar month, the only timeframe whose step has no fixed length.
-MONTH = "1M"
+MONTH: Final = "1M"
+
+Timeframe: TypeAlias = Literal["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
+TIMEFRAMES: tuple[Timeframe, ...] = get_args(Timeframe)
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_FIXED = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w")
 
 #: Length of a bar in seconds; None for the calendar month.
-SECONDS: dict[str, int | None] = {name: int(name[:-1]) * _UNITS[name[-1]] for name in _FIXED} | {MONTH: None}
-
-TIMEFRAMES: tuple[str, ...] = tuple(SECONDS)
+SECONDS: dict[str, int | None] = {name: None if name == MONTH else int(name[:-1]) * _UNITS[name[-1]] for name in TIMEFRAMES}
 
 
-def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
-    """Return the timeframe if it is known.
+def check_timeframe(timeframe: object, name: str = "timeframe") -> Timeframe:
+    """Return the timeframe, typed as `Timeframe`, if it is known; use it for text from a configuration or an exchange.
+
+    Args:
+        timeframe: the timeframe, e.g. "1h".
+        name: the name of the value in the error message.
 
     Raises:
         InvalidValueError: the timeframe is unknown; the message lists the known ones.
@@ -31,7 +36,7 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> str:
     if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
         raise InvalidValueError(f"{given}unknown timeframe {show(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
-    return known
+    return cast("Timeframe", known)
 
 
 def origin(timeframe: str) -> datetime:

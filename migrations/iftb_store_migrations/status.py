@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, select, text
 
 from iftb_store.errors import operational_error
-from iftb_store.health import SchemaStatus
+from iftb_store.health import SchemaState, SchemaStatus
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.scope import TABLES
@@ -54,7 +54,7 @@ def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatu
     )
 
 
-def state_of(revision: str | None, has_tables: bool) -> str:
+def state_of(revision: str | None, has_tables: bool) -> SchemaState:
     """Return the state of a schema from its revision and whether it has tables; see `SchemaStatus`."""
     if revision is None:
         return "unstamped" if has_tables else "empty"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import (
@@ -22,10 +26,11 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
-from iftb_store.relational import RelationalStores, Row, Statement
+from iftb_store.relational import RelationalStores, Row, Statement, bind
+from iftb_store.relational.scans import scan_sql
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter
 from iftb_store_postgres.session import PostgresDriver
-from iftb_store_sqlite.session import SQLiteDriver
+from iftb_store_sqlite.session import DIALECT, SQLiteDriver
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 SYMBOLS = ("ADAUSDT", "BTCUSDT", "ETHUSDT", "NEARUSDT", "XRPUSDT")
@@ -47,6 +52,23 @@ READS: dict[str, Read] = {
     "recent events": lambda stores: stores.records.select(EVENTS, {}, descending=True, limit=10),
     "recent errors": lambda stores: stores.records.select(EVENTS, {"severity": "error"}, descending=True, limit=10),
 }
+
+
+_LATER = START + timedelta(minutes=1_900)
+#: Selections that are read batch by batch, each with the row after which a late batch begins.
+SCANS: dict[str, tuple[RowFilter, tuple[Any, ...]]] = {
+    "a series from a time on": (replace(_BARS, start=START), (_LATER,)),
+    "a series in a window": (replace(_BARS, start=START, end=START + timedelta(days=9)), (_LATER,)),
+    "an exchange from a time on": (RowFilter(BARS, {"exchange": "binance"}, START), ("XRPUSDT", "1m", _LATER)),
+    "all series from a time on": (RowFilter(BARS, start=START), ("binance", "XRPUSDT", "1m", _LATER)),
+    "trades from a time on": (RowFilter(TRADES, start=START), (900,)),
+    "trades of an exchange": (RowFilter(TRADES, {"exchange": "binance"}), (900,)),
+    "trades of a symbol": (RowFilter(TRADES, _MARKET), (900,)),
+    "trades of a symbol from a time on": (RowFilter(TRADES, _MARKET, START), (900,)),
+    "positions of a symbol": (RowFilter(POSITIONS, _MARKET), (900,)),
+    "events from a time on": (RowFilter(EVENTS, start=START), (900,)),
+}
+_BATCH = 10
 
 
 class ExplainingSQLite(SQLiteDriver):
@@ -88,6 +110,34 @@ async def test_sqlite_searches_an_index(sqlite_url: str, name: str) -> None:
     assert [step for step in steps if " USING " not in step and step != "USE TEMP B-TREE FOR ORDER BY"] == []
     # at most two positions of a symbol are open
     assert name in ("open positions", "the position of a symbol") or "USE TEMP B-TREE FOR ORDER BY" not in steps
+
+
+@pytest.mark.parametrize("name", SCANS)
+async def test_sqlite_reads_a_late_batch_without_the_rows_before_it(sqlite_url: str, name: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await fill(db)
+    selection, place = SCANS[name]
+    with closing(sqlite3.connect(str(make_url(sqlite_url).database))) as connection:
+        steps, found = _count_steps(connection, replace(selection, after=place, limit=_BATCH))
+    assert found == _BATCH
+    # a batch of ten rows takes some hundred steps of SQLite's machine, and the rows before it would take thousands
+    assert steps < 2_000
+
+
+@pytest.mark.parametrize("name", [name for name, (selection, _) in SCANS.items() if selection.table is BARS])
+async def test_postgresql_reads_a_late_batch_of_bars_without_the_rows_before_it(postgres_url: str, name: str) -> None:
+    selection, place = SCANS[name]
+    async with DatabaseManager(postgres_url) as db:
+        await fill(db)
+        async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            await connection.exec_driver_sql("VACUUM ANALYZE")
+        async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
+            driver = ExplainingPostgres(session)
+            late = replace(selection, after=place, limit=_BATCH)
+            await driver.read(*bind(driver, *scan_sql(late, driver.dialect, lambda column, _: column)))
+    scans = [step for step in steps_of(driver.plan) if "Scan" in step["Node Type"]]
+    assert [(step["Actual Rows"], step.get("Rows Removed by Filter", 0)) for step in scans] == [(_BATCH, 0)]
 
 
 @pytest.mark.parametrize("name", READS)
@@ -136,6 +186,15 @@ async def fill(db: DatabaseManager) -> None:
 def steps_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a plan's steps, the outermost first."""
     return [plan, *(step for part in plan.get("Plans", []) for step in steps_of(part))]
+
+
+def _count_steps(connection: sqlite3.Connection, selection: RowFilter) -> tuple[int, int]:
+    """Return the number of steps of SQLite's virtual machine that reading a selection takes, and the number of its rows."""
+    sql, values = scan_sql(selection, DIALECT, lambda column, _: column)
+    steps = count()
+    connection.set_progress_handler(lambda: next(steps) and None, 1)
+    rows = connection.execute(sql, {name: DIALECT.encode(value) for name, value in values.items()}).fetchall()
+    return next(steps), len(rows)
 
 
 def _explain(statement: Statement, verb: str) -> Statement:

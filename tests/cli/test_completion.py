@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iftb_store.cli import main
-from iftb_store.values.checks import SEVERITIES
+from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.timeframes import TIMEFRAMES
 
 _URL = ("sqlite", ":", "///bot.db")

@@ -23,6 +23,7 @@ from iftb_store import (
     OHLCVRepository,
     PositionRepository,
     SystemEventRepository,
+    Timeframe,
     TradeRepository,
 )
 from iftb_store.abilities import SupportsMigrations
@@ -41,7 +42,7 @@ Execute = Callable[[str], None]
 HOURS = 10
 
 
-def calm(timestamp: datetime, timeframe: str = "1h", **changes: Any) -> OHLCVBar:
+def calm(timestamp: datetime, timeframe: Timeframe = "1h", **changes: Any) -> OHLCVBar:
     """Return a valid bar."""
     prices = (Decimal("100.5"), Decimal("101.25"), Decimal("99.75"), Decimal(100))
     return replace(OHLCVBar("BTCUSDT", "binance", timeframe, timestamp, *prices, Decimal("7.5")), **changes)

@@ -29,7 +29,7 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import integer, name_text
 from iftb_store.values.display import show, type_name
-from iftb_store.values.timeframes import MONTH, SECONDS, check_timeframe, is_off_grid
+from iftb_store.values.timeframes import MONTH, SECONDS, Timeframe, check_timeframe, is_off_grid
 
 #: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
@@ -172,7 +172,7 @@ class KlineDump:
                 )
         self.symbol = name_text(named[0] if symbol is None else symbol, "symbol")
         try:
-            self.timeframe = check_timeframe(named[1] if timeframe is None else timeframe)
+            self.timeframe: Timeframe = check_timeframe(named[1] if timeframe is None else timeframe)
         except InvalidValueError as error:
             raise InvalidValueError(f"{path}: {error}") from error
         self.exchange = name_text(exchange, "exchange")

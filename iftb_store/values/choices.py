@@ -1,0 +1,18 @@
+"""The choices of words that values have: each is defined once, as a Literal type, and the tuple of its words is derived."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+Side: TypeAlias = Literal["long", "short"]
+Action: TypeAlias = Literal["open", "close", "liquidated"]
+PositionStatus: TypeAlias = Literal["open", "closed", "liquidated"]
+#: The severities of events, least severe first.
+Severity: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+#: What to do with floats where decimals are expected; without this choice floats are refused.
+Decimals: TypeAlias = Literal["from_float"]
+
+SIDES: tuple[Side, ...] = get_args(Side)
+ACTIONS: tuple[Action, ...] = get_args(Action)
+STATUSES: tuple[PositionStatus, ...] = get_args(PositionStatus)
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
