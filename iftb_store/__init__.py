@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iftb_store.errors import (
     AmbiguousPositionError,
+    CollisionError,
     CommitOutcomeUnknown,
     ConfigurationError,
     InvalidValueError,
@@ -21,11 +22,14 @@ from iftb_store.errors import (
     Unsupported,
     URLError,
 )
+from iftb_store.health import Health
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeStatistics, UpsertReport
+from iftb_store.protocols import Capability, Isolation
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
+from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
 from iftb_store.values.decimals import quantize
@@ -34,18 +38,41 @@ from iftb_store.values.timeframes import TIMEFRAMES
 if TYPE_CHECKING:
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
-    from iftb_store.transfer.backup import Backup, backup
+    from iftb_store.files.export import ExportReport, export_table
+    from iftb_store.files.formats import FileFormat
+    from iftb_store.files.import_ import ImportedFile
+    from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.transfer.backup import backup
+    from iftb_store.transfer.copy import Conflict
+    from iftb_store.transfer.functions import copy, restore, verify
+    from iftb_store.transfer.progress import ProgressCallback
+    from iftb_store.transfer.reports import BackupReport, CopiedPart, CopyReport, RestoreReport, VerifiedPart, VerifyReport
+    from iftb_store.transfer.verify import Contents, Difference
+    from iftb_store.values.times import Since
 
 __all__ = [
     "TIMEFRAMES",
     "AmbiguousPositionError",
-    "Backup",
+    "BackupReport",
     "Base",
+    "Capability",
+    "CollisionError",
     "CommitOutcomeUnknown",
     "ConfigurationError",
+    "Conflict",
+    "Contents",
+    "CopiedPart",
+    "CopyReport",
     "DatabaseManager",
+    "Difference",
+    "ExportReport",
+    "FileFormat",
     "Finding",
+    "Health",
+    "ImportReport",
+    "ImportedFile",
     "InvalidValueError",
+    "Isolation",
     "MissingDriverError",
     "NotConnectedError",
     "NotFoundError",
@@ -54,10 +81,16 @@ __all__ = [
     "Position",
     "PositionClosedError",
     "PositionRepository",
+    "ProgressCallback",
+    "RefusedFile",
+    "RefusedFilesError",
+    "RestoreReport",
     "SchemaError",
     "Series",
     "Settings",
+    "Since",
     "StoreError",
+    "Stream",
     "SystemEvent",
     "SystemEventRepository",
     "Trade",
@@ -68,10 +101,17 @@ __all__ = [
     "URLError",
     "Unsupported",
     "UpsertReport",
+    "VerifiedPart",
+    "VerifyReport",
     "backup",
+    "copy",
     "examine",
+    "export_table",
     "get_settings",
+    "import_files",
     "quantize",
+    "restore",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -79,16 +119,24 @@ __version__ = "0.1.0"
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
-    "Backup": "iftb_store.transfer.backup",
-    "Finding": "iftb_store.doctor",
-    "Settings": "iftb_store.config",
-    "backup": "iftb_store.transfer.backup",
-    "examine": "iftb_store.doctor",
-    "get_settings": "iftb_store.config",
+    "iftb_store.config": ("Settings", "get_settings"),
+    "iftb_store.doctor": ("Finding", "examine"),
+    "iftb_store.files.export": ("ExportReport", "export_table"),
+    "iftb_store.files.formats": ("FileFormat",),
+    "iftb_store.files.import_": ("ImportedFile",),
+    "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.transfer.backup": ("backup",),
+    "iftb_store.transfer.copy": ("Conflict",),
+    "iftb_store.transfer.functions": ("copy", "restore", "verify"),
+    "iftb_store.transfer.progress": ("ProgressCallback",),
+    "iftb_store.transfer.reports": ("BackupReport", "CopiedPart", "CopyReport", "RestoreReport", "VerifiedPart", "VerifyReport"),
+    "iftb_store.transfer.verify": ("Contents", "Difference"),
+    "iftb_store.values.times": ("Since",),
 }
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
