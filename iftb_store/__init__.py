@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from iftb_store._version import __version__ as __version__
 from iftb_store.errors import (
     AmbiguousPositionError,
     CollisionError,
@@ -113,9 +114,6 @@ __all__ = [
     "restore",
     "verify",
 ]
-
-__version__ = "0.1.0"
-
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
