@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from iftb_store._version import __version__ as __version__
 from iftb_store.errors import (
     AmbiguousPositionError,
+    CollisionError,
     CommitOutcomeUnknown,
     ConfigurationError,
     InvalidValueError,
@@ -38,21 +40,41 @@ from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 if TYPE_CHECKING:
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
-    from iftb_store.transfer.backup import Backup, backup
+    from iftb_store.files.export import ExportReport, export_table
+    from iftb_store.files.formats import FileFormat
+    from iftb_store.files.import_ import ImportedFile
+    from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.transfer.backup import backup
+    from iftb_store.transfer.copy import Conflict
+    from iftb_store.transfer.functions import copy, restore, verify
+    from iftb_store.transfer.progress import ProgressCallback
+    from iftb_store.transfer.reports import BackupReport, CopiedPart, CopyReport, RestoreReport, VerifiedPart, VerifyReport
+    from iftb_store.transfer.verify import Contents, Difference
+    from iftb_store.values.times import Since
 
 __all__ = [
     "TIMEFRAMES",
     "Action",
     "AmbiguousPositionError",
-    "Backup",
+    "BackupReport",
     "Base",
     "Capability",
+    "CollisionError",
     "CommitOutcomeUnknown",
     "ConfigurationError",
+    "Conflict",
+    "Contents",
+    "CopiedPart",
+    "CopyReport",
     "DatabaseManager",
     "Decimals",
+    "Difference",
+    "ExportReport",
+    "FileFormat",
     "Finding",
     "Health",
+    "ImportReport",
+    "ImportedFile",
     "InvalidValueError",
     "Isolation",
     "MissingDriverError",
@@ -64,6 +86,10 @@ __all__ = [
     "PositionClosedError",
     "PositionRepository",
     "PositionStatus",
+    "ProgressCallback",
+    "RefusedFile",
+    "RefusedFilesError",
+    "RestoreReport",
     "SchemaError",
     "SchemaState",
     "SchemaStatus",
@@ -72,6 +98,7 @@ __all__ = [
     "Settings",
     "Severity",
     "Side",
+    "Since",
     "StoreError",
     "Stream",
     "SystemEvent",
@@ -86,28 +113,40 @@ __all__ = [
     "URLError",
     "Unsupported",
     "UpsertReport",
+    "VerifiedPart",
+    "VerifyReport",
     "backup",
     "check_timeframe",
+    "copy",
     "examine",
+    "export_table",
     "get_settings",
+    "import_files",
     "quantize",
+    "restore",
+    "verify",
 ]
-
-__version__ = "0.1.0"
-
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
-    "Backup": "iftb_store.transfer.backup",
-    "Finding": "iftb_store.doctor",
-    "Settings": "iftb_store.config",
-    "backup": "iftb_store.transfer.backup",
-    "examine": "iftb_store.doctor",
-    "get_settings": "iftb_store.config",
+    "iftb_store.config": ("Settings", "get_settings"),
+    "iftb_store.doctor": ("Finding", "examine"),
+    "iftb_store.files.export": ("ExportReport", "export_table"),
+    "iftb_store.files.formats": ("FileFormat",),
+    "iftb_store.files.import_": ("ImportedFile",),
+    "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.transfer.backup": ("backup",),
+    "iftb_store.transfer.copy": ("Conflict",),
+    "iftb_store.transfer.functions": ("copy", "restore", "verify"),
+    "iftb_store.transfer.progress": ("ProgressCallback",),
+    "iftb_store.transfer.reports": ("BackupReport", "CopiedPart", "CopyReport", "RestoreReport", "VerifiedPart", "VerifyReport"),
+    "iftb_store.transfer.verify": ("Contents", "Difference"),
+    "iftb_store.values.times": ("Since",),
 }
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,8 @@ from iftb_store.values.display import is_text, type_name
 _CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
 # the maximum length of a path on Linux
 _LONGEST_PART = 4_096
+# memory bounds of a database in a transfer: enough for a batch, an index of trades and a checkpoint; more would only be cache
+_BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
 
 
 def parse_url(url: str | URL) -> URL:
@@ -81,3 +83,13 @@ def format_url(url: URL) -> str:
     """Return a URL as text for messages, with the password hidden."""
     shown = hide_secrets(url).render_as_string(hide_password=True)
     return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")
+
+
+def bound_memory(address: str | URL) -> URL:
+    """Return the URL with limits on the engine's memory in this process, if the URL sets none.
+
+    By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.
+    """
+    url = parse_url(address)
+    bounds = _BOUNDS.get(url.get_backend_name(), {})
+    return url if bounds.keys() & url.query.keys() - {"threads"} else url.update_query_dict({**bounds, **url.query})

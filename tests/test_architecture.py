@@ -19,7 +19,7 @@ _BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
 _DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
 #: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
-    "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
+    "_version", "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
     "analytics", "registry",
     "manager", "repositories", "transfer", "files", "doctor", "cli",
 )  # fmt: skip
@@ -30,9 +30,6 @@ _BESIDE = {
     "relational": (*_ROOMS[: _ROOMS.index("abilities") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
     "doctor": ("iftb_store_migrations",),
-    # its version
-    "files": ("iftb_store",),
-    "cli": ("iftb_store",),
     **dict.fromkeys(_BACKENDS, _PUBLIC),
 }
 #: The modules that a command runs, from the top.

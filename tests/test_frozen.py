@@ -27,7 +27,7 @@ from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, DIGESTS, EVENTS, OUR_COLUMNS, POSITIONS, TRADES, RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
-from iftb_store.transfer.verify import verify
+from iftb_store.transfer.verify import compare_stores
 from iftb_store_migrations import current, downgrade, revisions
 from tests.frozen.record import exact_text, record_of
 from tests.support.whole_rows import TABLES, everything
@@ -212,6 +212,6 @@ async def test_verify_finds_the_migrated_databases_of_two_engines_equal(frozen_s
     async with DatabaseManager(frozen_sqlite_url) as source, DatabaseManager(frozen_url) as destination:
         await source.migrate()
         await destination.migrate()
-        parts = await verify(source, destination)
+        parts = await compare_stores(source, destination)
     assert [part for part in parts if not part.equal] == []
     assert sum(part.source.rows for part in parts) == _COUNT * len(TABLES)

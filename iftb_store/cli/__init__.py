@@ -14,8 +14,8 @@ import typer
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
-from iftb_store import __version__
 from iftb_store._io.atomic_files import private_files
+from iftb_store._version import __version__
 from iftb_store.cli import backups, data, demo, files, schema, transfer
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor

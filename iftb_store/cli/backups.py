@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.filesize import decimal
@@ -13,20 +11,17 @@ from iftb_store.cli.data import Argument, Json, Url
 from iftb_store.cli.output import format_count, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, run, url_and_rest
-from iftb_store.cli.transfer import Quiet, bound_memory, show_parts
+from iftb_store.cli.transfer import Quiet, show_parts
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
 from iftb_store.registry import require_arrow
-from iftb_store.transfer.backup import READ_ONLY, Backup
+from iftb_store.transfer import functions
 from iftb_store.transfer.backup import backup as write_backup
-from iftb_store.url import parse_url
+from iftb_store.transfer.reports import BackupReport
+from iftb_store.url import bound_memory
 from iftb_store.values.display import to_one_line
-
-if TYPE_CHECKING:
-    from iftb_store.transfer.copy import Copied
-    from iftb_store.transfer.kept import Report
 
 File = Annotated[str | None, Argument(metavar="FILE", help="The backup file (required).")]
 
@@ -47,14 +42,14 @@ def backup(
     path = _one_file(words)
     progress = Progress(quiet=quiet)
 
-    async def save(db: DatabaseManager) -> Backup:
-        unit = "bytes" if Capability.BACKUP in db.capabilities else "rows"
-        return await write_backup(db, path, overwrite=overwrite, step=lambda name: progress.step(name, unit))
+    async def save(db: DatabaseManager) -> BackupReport:
+        progress.unit = "bytes" if Capability.BACKUP in db.capabilities else "rows"
+        return await write_backup(db, path, overwrite=overwrite, progress=progress)
 
-    with explain_stop(lambda: f"stopped; nothing was written to {path}; run the same command again to start over"):
+    with explain_stop(lambda: f"stopped; nothing was written to {path}; run the same command again to start over"), progress:
         made = run(url, save)
     if as_json:
-        print_json({**asdict(made), "path": str(made.path)})
+        print_json(made)
     elif not quiet:
         rows = sum(made.tables.values())
         what = f"{format_count(rows, 'row')}, {decimal(made.size)}, a database of {made.engine}"
@@ -80,29 +75,21 @@ def restore(
     path = _one_file(words if url is None else words[:-1])
     require_arrow()
     from iftb_store.transfer.restore import backup_url
-    from iftb_store.transfer.restore import restore as bring_back
 
-    progress = Progress(quiet=quiet)
-    address, target = backup_url(path), parse_url(resolve_url(url))
-    # DuckDB cannot open one file twice with different access modes, so compare the files
-    database = Path(target.database or "")
-    if target.get_backend_name() in READ_ONLY and database.exists() and database.samefile(path):
-        raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
-
-    async def restore_rows(db: DatabaseManager) -> Report[Copied]:
-        async with DatabaseManager(bound_memory(address)) as source:
-            return await bring_back(source, db, overwrite=overwrite, step=progress.step)
-
-    with explain_stop(lambda: "stopped; the rows written so far stay; run the same command again to resume"):
-        done = run(bound_memory(target), restore_rows, create=True)
-    if done.left_out and not quiet:
-        say(f"left out: {', '.join(done.left_out)}; the database or the backup keeps only bars", stderr=as_json)
+    # a file that is no backup is refused before the database is created
+    backup_url(path)
+    target = bound_memory(resolve_url(url))
+    stopped = "stopped; the rows written so far stay; run the same command again to resume"
+    with explain_stop(lambda: stopped), Progress(quiet=quiet) as progress:
+        done = run(target, lambda db: functions.restore(path, db, overwrite=overwrite, progress=progress), create=True)
     if as_json:
-        print_json([asdict(part) for part in done])
+        print_json(done)
     elif not quiet:
+        if done.left_out:
+            say(f"left out: {', '.join(done.left_out)}; the database or the backup keeps only bars")
         counts = {name: name for name in ("inserted", "updated", "deleted")}
-        show_parts(done, {"rows": "source.rows", **counts, "checksum": "source.checksum"})
-        total = sum(part.source.rows for part in done)
+        show_parts(done.parts, {"rows": "source.rows", **counts, "checksum": "source.checksum"})
+        total = sum(part.source.rows for part in done.parts)
         say(f"restored and verified {path}: {format_count(total, 'row')} in {format_target(url)}")
 
 

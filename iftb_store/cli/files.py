@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import IntegrityError
 
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
@@ -22,20 +16,20 @@ from iftb_store.cli.output import format_count, format_moment, print_error, prin
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, is_migrated, run, url_and_rest
 from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
-from iftb_store.errors import InvalidValueError, TradeConflictError
-from iftb_store.files.commits import Commit
+from iftb_store.errors import InvalidValueError
+from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.import_ import ImportedFile, Source, import_file
+from iftb_store.files.import_ import ImportedFile
+from iftb_store.files.import_files import FileImport, ImportReport, RefusedFile, RefusedFilesError, find_zone, format_path
 from iftb_store.files.options import Hints
-from iftb_store.files.readers.binance import DumpError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
-from iftb_store.schema.table_spec import BARS, SERIES, TRADES
+from iftb_store.schema.table_spec import BARS
+from iftb_store.transfer.progress import report_steps
 from iftb_store.values import checks
-from iftb_store.values.display import show, to_one_line
+from iftb_store.values.display import show
 
-_NOTHING = "no row of this file was stored"
 _FILE_HELP = "Files, patterns, e.g. '*.zip', or folders of Parquet files (required)."
 
 
@@ -72,23 +66,23 @@ def export(
     """
     if not output:
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
-    scope = TableScope([table], exchange or (), symbol or (), timeframe or (), *time_window(start, end))
+    first, last = time_window(start, end)
+    chosen: dict[str, Any] = {"exchanges": exchange or (), "symbols": symbol or (), "timeframes": timeframe or ()}
+    chosen |= {"start": first, "end": last}
+    # checked before the database is opened
+    TableScope([table], **chosen)
     require_arrow()
-    from iftb_store.files.export import Exported
-    from iftb_store.files.export import export as write
+    target = sys.stdout.buffer if output == "-" else output
+    options: dict[str, Any] = {"format": format, "partitioned": partitioned, "overwrite": overwrite}
 
-    target = sys.stdout.buffer if output == "-" else Path(output)
-    progress = Progress(quiet=quiet)
-
-    async def export_it(db: DatabaseManager) -> Exported:
-        with progress.step(table) as tell:
-            return await write(db, scope, target, format=format, partitioned=partitioned, overwrite=overwrite, progress=tell)
+    async def export_it(db: DatabaseManager) -> ExportReport:
+        return await export_table(db, target, table=table, **chosen, **options, progress=progress)
 
     left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
-    with explain_stop(lambda: f"stopped; {left}; run the export again to start over"):
+    with explain_stop(lambda: f"stopped; {left}; run the export again to start over"), Progress(quiet=quiet) as progress:
         done = run(url, export_it)
     if as_json and output != "-":
-        print_json({**asdict(done), "path": output})
+        print_json(done)
     elif not quiet:
         files = "" if done.files == 1 else f" in {format_count(done.files, 'file')}"
         where = "" if output == "-" else f" to {output}"
@@ -132,60 +126,48 @@ def import_(
     url, patterns = url_and_rest(url, *(files or []))
     if not patterns:
         raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
-    paths = list(dict.fromkeys(path for pattern in patterns for path in _files(pattern)))
-    columns = _columns(map or [])
-    for option, value in (("symbol", symbol), ("exchange", exchange)):
-        checks.optional(checks.name_text, value, option)
-    checks.optional(partial(checks.choice, choices=("earlier", "later")), fold, "--fold")
+    columns = _parse_columns(map or [])
     checks.optional(partial(checks.choice, choices=("from-float",)), decimals, "--decimals")
-    hints = Hints(symbol, timeframe, exchange, columns, _zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
-    sources: list[Source] = []
-    for path in paths:
-        with _report_refusal(path):
-            sources.append(Source(path, hints))
-    _refuse_hints(sources, hints)
-    _refuse_mixing(sources, symbol, exchange)
+    hints = Hints(symbol, timeframe, exchange, columns, find_zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
+    progress = Progress(quiet=quiet, unit="bytes")
 
-    done: list[ImportedFile] = []
-    under_way: list[tuple[Source, Commit[ImportedFile]]] = []
-    progress = Progress(quiet=quiet)
+    def show_result(result: ImportedFile | RefusedFile) -> None:
+        progress.end_step()
+        if isinstance(result, RefusedFile):
+            print_error(result.reason)
+        elif not quiet and not as_json:
+            say(summary(result))
 
-    async def import_all(db: DatabaseManager) -> None:
-        for source in sources:
-            commit = Commit[ImportedFile]()
-            under_way[:] = [(source, commit)]
-            with _report_refusal(source.path, _remedy(source, insert)):
-                with progress.step(_name(source.path), "bytes") as tell:
-                    result = await import_file(db, source, insert=insert, new_ids=new_ids, progress=tell, commit=commit)
-                done.append(result)
-                if not quiet and not as_json:
-                    say(summary(result))
-
-    with explain_stop(lambda: _stopped(done, len(paths), *under_way)):
-        run(url, import_all, create=not is_migrated(url))
+    # the files are checked before the database is opened
+    importing = FileImport(patterns, hints, insert=insert, new_ids=new_ids, tell=show_result)
+    count = format_count(len(importing.paths), "file")
+    with explain_stop(lambda: _describe_stop(importing, count)), progress:
+        done = run(url, lambda db: _import_all(db, importing, progress), create=not is_migrated(url))
     if as_json:
-        print_json([{**asdict(result), "path": str(result.path)} for result in done])
+        print_json(done)
     elif not quiet:
-        say(f"{len(done)} of {format_count(len(paths), 'file')} imported, {_amount(done)}")
-    if len(done) < len(paths):
+        say(f"{len(done.files)} of {count} imported, {_amount(done.files)}")
+    if done.refused:
         raise typer.Exit(1)
+
+
+async def _import_all(db: DatabaseManager, importing: FileImport, progress: Progress) -> ImportReport:
+    try:
+        return await importing.run(db, report_steps(progress))
+    except RefusedFilesError as error:
+        # each file was reported when it was refused
+        return error.report
 
 
 def summary(result: ImportedFile) -> str:
     """Return one line about an imported file: its series or table, rows and time span."""
     if not result.table:
-        return f"{_name(result.path)}: empty, 0 rows"
+        return f"{format_path(result.path)}: empty, 0 rows"
     what = result.table if result.series is None else " ".join(result.series)
     unit = "bar" if result.table == BARS.name else "row"
     time = f", {format_moment(result.first)} to {format_moment(result.last)} UTC" if result.first and result.last else ""
     notes = f" ({'; '.join(result.notes)})" if result.notes else ""
-    return f"{_name(result.path)}: {what}, {format_count(result.rows, unit)}{time}{notes}"
-
-
-def _name(path: Path) -> str:
-    # the folders of a partitioned export name the series and the month
-    parts = path.parts
-    return "/".join(parts[next((at for at, part in enumerate(parts) if "=" in part and at < len(parts) - 1), len(parts) - 1) :])
+    return f"{format_path(result.path)}: {what}, {format_count(result.rows, unit)}{time}{notes}"
 
 
 def _amount(done: Sequence[ImportedFile]) -> str:
@@ -193,96 +175,26 @@ def _amount(done: Sequence[ImportedFile]) -> str:
     return format_count(sum(result.rows for result in done), unit)
 
 
-def _stopped(done: list[ImportedFile], files: int, *under_way: tuple[Source, Commit[ImportedFile]]) -> str:
+def _describe_stop(importing: FileImport, count: str) -> str:
     """Return the message of an interrupted import: what is stored, and how to continue."""
-    state = "no row of the current file was stored; "
-    for source, commit in under_way:
+    stored, state = importing.files, "no row of the current file was stored; "
+    if importing.current is not None:
+        name, commit = importing.current
         if commit.state == "sent":
-            state = f"it is unknown whether {_name(source.path)} is stored too, as its COMMIT was in progress; "
+            state = f"it is unknown whether {name} is stored too, as its COMMIT was in progress; "
         elif commit.result is not None:
-            done = done if commit.result in done else [*done, commit.result]
+            stored = stored if commit.result in stored else [*stored, commit.result]
             state = ""
-    stored = f"{len(done)} of {format_count(files, 'file')} stored, {_amount(done)}"
-    return f"stopped with {stored}; {state}it is safe to import all of them again"
+    return f"stopped with {len(stored)} of {count} stored, {_amount(stored)}; {state}it is safe to import all of them again"
 
 
-@contextmanager
-def _report_refusal(path: Path, remedy: str = "") -> Iterator[None]:
-    """Print why a file cannot be imported, instead of raising the error."""
-    try:
-        yield
-    except OSError as error:
-        print_error(f"{path}: {error.strerror}; {_NOTHING}")
-    except DumpError as error:
-        print_error(f"{error}; {_NOTHING}")
-    except TradeConflictError as error:
-        print_error(f"{path}: {error}; {_NOTHING}")
-    except IntegrityError as error:
-        print_error(f"{path}: {error.orig}; {_NOTHING}; {remedy}")
-
-
-def _remedy(source: Source, insert: bool) -> str:
-    if insert:
-        return f"leave --insert out to overwrite stored {'bars' if source.table in (None, BARS) else 'rows'}"
-    if source.table in (BARS, TRADES):
-        return "use --new-ids to store them under new ids"
-    return "import the file into an empty database"
-
-
-def _columns(maps: list[str]) -> dict[str, str]:
+def _parse_columns(maps: list[str]) -> dict[str, str]:
     columns = {}
     for word in (word for given in maps for word in given.split(",")):
         ours, sign, theirs = word.partition("=")
-        if ours not in BarColumns._fields or not sign or not theirs:
+        if not ours or not sign or not theirs:
             raise InvalidValueError(
                 f"--map {show(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
         columns[ours] = theirs
     return columns
-
-
-def _zone(name: str | None) -> ZoneInfo | None:
-    try:
-        return None if name is None else ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
-        raise InvalidValueError(f"--tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error
-
-
-def _files(pattern: str) -> list[Path]:
-    """Return the files that an argument names: one file, the Parquet files of a folder, or all files that match a pattern.
-
-    Patterns are expanded here because not every shell does.
-    """
-    if not pattern:
-        raise InvalidValueError("FILE is an empty text; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
-    path = Path(pattern)
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
-        if not found:
-            raise InvalidValueError(f"{pattern} is a folder without Parquet files; give its files, e.g. {path / '*.zip'}")
-        return found
-    if path.exists():
-        return [path]
-    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not found:
-        raise InvalidValueError(f"there is no file {to_one_line(pattern)}; a database URL contains :// or starts with env:")
-    return found
-
-
-def _refuse_hints(sources: Sequence[Source], hints: Hints) -> None:
-    given = [name for name in SERIES if getattr(hints, name)] + (["map"] if hints.columns else [])
-    for source in sources:
-        if given and source.table is not None:
-            raise InvalidValueError(
-                f"{source.path}: this is an export of iftb-store, whose rows are stored unchanged; leave --{given[0]} out for it"
-            )
-
-
-def _refuse_mixing(sources: Sequence[Source], symbol: str | None, exchange: str | None) -> None:
-    for option, given in (("symbol", symbol), ("exchange", exchange)):
-        names = {source.named[0] if option == "symbol" else None for source in sources}
-        told = sorted(filter(None, names | {source.fixed.get(option) for source in sources}))
-        if given is not None and len(told) > 1:
-            raise InvalidValueError(
-                f"--{option} {given} would merge the files of {' and '.join(told[:5])} into one series; import them separately"
-            )

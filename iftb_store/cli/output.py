@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -45,7 +46,7 @@ def format_count(count: int, noun: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document: decimals as strings of plain digits, times as ISO 8601 in UTC."""
+    """Print one JSON document: the fields of dataclasses, decimals as strings of plain digits, times as ISO 8601 in UTC."""
     print(json.dumps(value, indent=2, default=_json))  # noqa: T201 - see say; JSON is ASCII
 
 
@@ -84,4 +85,4 @@ def _json(value: Any) -> Any:
         return format_number(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    return asdict(value)
+    return str(value) if isinstance(value, Path) else asdict(value)

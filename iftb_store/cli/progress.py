@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from time import monotonic
+from types import TracebackType
 
 from rich.filesize import decimal
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -19,34 +18,53 @@ _OFTEN = 10.0
 
 
 class Progress:
-    """Shows the progress of a command on stderr; shows nothing if ``quiet``."""
+    """Shows the progress of a command on stderr, step by step; shows nothing if ``quiet``.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    It is the progress callback of the command's function. At the end of ``with`` the bar is removed.
+
+    Attributes:
+        unit: the unit of the amounts: "rows" or "bytes".
+        done: the amount done of each step.
+    """
+
+    def __init__(self, *, quiet: bool = False, unit: str = "rows") -> None:
         screen = console(stderr=True)
+        self.unit = unit
+        self.done: dict[str, int] = {}
         self._lines = None if quiet or screen.is_terminal else screen
         columns = (TextColumn("{task.description}"), BarColumn(), _Amount(), TimeRemainingColumn())
         self._bars = Bars(
             *columns, console=screen, transient=True, redirect_stdout=False, disable=quiet or not screen.is_terminal
         )
+        self._step: tuple[str, TaskID] | None = None
+        self._said = 0.0
 
-    @contextmanager
-    def step(self, name: str, unit: str = "rows") -> Iterator[Callable[[int, int | None], None]]:
-        """Show the progress of one step while the block runs; yield a callback that takes (units done, total units or None)."""
-        task = self._bars.add_task(escape_unprintable(name), total=None, unit=unit)
-        said = monotonic()
+    def __call__(self, step: str, done: int, total: int | None) -> None:
+        """Show the amount of a step that is done; a new step replaces the one before."""
+        if self._step is None or self._step[0] != step:
+            self.end_step()
+            self._step = step, self._bars.add_task(escape_unprintable(step), total=None, unit=self.unit)
+            self._said = monotonic()
+            self._bars.start()
+        self.done[step] = done
+        task = self._step[1]
+        self._bars.update(task, completed=done, total=total)
+        if self._lines is not None and monotonic() - self._said >= _OFTEN:
+            self._said = monotonic()
+            self._lines.print(Text.assemble(f"{escape_unprintable(step)}: ", self._amount(task)))
 
-        def tell(done: int, total: int | None) -> None:
-            nonlocal said
-            self._bars.update(task, completed=done, total=total)
-            if self._lines is not None and monotonic() - said >= _OFTEN:
-                said = monotonic()
-                self._lines.print(Text.assemble(f"{escape_unprintable(name)}: ", self._amount(task)))
+    def end_step(self) -> None:
+        """Remove the bar, so that lines can be printed."""
+        if self._step is not None:
+            self._bars.stop()
+            self._bars.remove_task(self._step[1])
+            self._step = None
 
-        with self._bars:
-            try:
-                yield tell
-            finally:
-                self._bars.remove_task(task)
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end_step()
 
     def _amount(self, task: TaskID) -> Text:
         return _Amount().render(next(found for found in self._bars.tasks if found.id == task))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
-from sqlalchemy import URL
+from rich.cells import cell_len
+from rich.text import Text
 
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_window
-from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
+from iftb_store.cli.output import console, format_count, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, require_file, run
 from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
-from iftb_store.url import parse_url
+from iftb_store.transfer import functions
+from iftb_store.transfer.reports import CopyReport, VerifyReport
+from iftb_store.url import bound_memory
+from iftb_store.values.display import escape_unprintable
 from iftb_store.values.timeframes import TIMEFRAMES
+from iftb_store.values.times import find_start
 
 if TYPE_CHECKING:
-    from iftb_store.transfer.kept import Report
     from iftb_store.transfer.verify import Difference
 
 T = TypeVar("T")
@@ -44,13 +47,17 @@ Timeframes = Annotated[
 ]
 Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive.")]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION", help="Only rows of the last DURATION, e.g. 30m, 12h, 7d or 2w, instead of --start."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors.")]
 
-# memory bounds for each database: enough for a batch, an index of trades and a checkpoint; more would only be cache
-_BOUNDS = {"duckdb": {"threads": "1", "memory_limit": "64MiB"}, "sqlite": {"cache_size": "8192"}}
 _NOTHING = "neither SRC nor DST has a row that matches the options"
 # number of characters of a checksum that are shown
 _SHORT = 12
+# number of characters between the columns of a table, and before the numbers in a list
+_SPACE, _INDENT = 2, "  "
 
 
 def copy(
@@ -62,11 +69,16 @@ def copy(
     timeframes: Timeframes = None,
     start: Start = None,
     end: End = None,
+    since: Since = None,
     on_conflict: Annotated[
         Literal["source-wins", "refuse"],
         typer.Option(help="If a row in DST has other values: overwrite it, or fail and write nothing."),
     ] = "source-wins",
     delete: Annotated[bool, typer.Option("--delete", help="Delete rows that only DST has, within the selection.")] = False,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Fail unless trades, positions and events get the ids of SRC in DST.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read every selected row of DST.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done or refused; write nothing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -77,38 +89,42 @@ def copy(
     and an interrupted copy resumes when run again. Ids and created_at are kept. If an id of SRC belongs to another row in
     DST, the copy fails before it writes anything. Missing tables are created in DST.
 
-    --start and --end apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of events.
-    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
+    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
-    require_arrow()
-    from iftb_store.transfer.copy import Copied, Copy, prepare
-
-    scope = TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *time_window(start, end))
+    chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
     progress = Progress(quiet=quiet)
-    under_way: list[Copy] = []
 
-    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> Report[Copied]:
-        if not dry_run and await prepare(theirs, scope) and not (quiet or as_json):
-            say(f"{format_target(destination)}: created the tables")
-        copying = Copy(ours, theirs, scope, on_conflict=on_conflict, delete=delete, step=progress.step)
-        under_way.append(copying)
-        return await copying.run(dry=dry_run)
+    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> CopyReport:
+        return await functions.copy(
+            ours,
+            theirs,
+            **chosen.arguments,
+            on_conflict=on_conflict,
+            delete=delete,
+            keep_ids=keep_ids,
+            full=full,
+            dry_run=dry_run,
+            progress=progress,
+        )
 
     def describe_stop() -> str:
-        moved = format_count(under_way[0].moved if under_way else 0, "row")
+        moved = f"{format_count(progress.done.get('copy', 0), 'row')} {'copied or deleted' if delete else 'copied'}"
         return (
-            f"stopped with {moved} copied, which stay, and perhaps one more batch, whose COMMIT was in progress; "
+            f"stopped with {moved}, which stay, and perhaps one more batch, whose COMMIT was in progress; "
             "run the same command again to resume"
         )
 
-    with explain_stop(describe_stop):
-        done = _run_both(source, destination, work, scope, create=not dry_run)
-    _show_left_out(done.left_out, quiet, as_json)
+    with explain_stop(describe_stop), progress:
+        done = _run_both(source, destination, work, chosen.scope, create=not dry_run)
     if as_json:
-        print_json([asdict(item) | {"unchanged": item.unchanged} for item in done])
+        print_json(done)
     elif not quiet:
-        _show_copied(done, dry_run, delete)
-        if scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done):
+        if done.created_tables:
+            say(f"{format_target(destination)}: created the tables")
+        _show_left_out(done.left_out)
+        _show_copied(done, delete)
+        if chosen.scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done.parts):
             say(_NOTHING)
 
 
@@ -121,6 +137,7 @@ def verify(
     timeframes: Timeframes = None,
     start: Start = None,
     end: End = None,
+    since: Since = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -129,68 +146,102 @@ def verify(
     Each database is read from a snapshot, and neither is changed. The exit code is 0 if the rows are equal, and 1 if they
     differ or if neither database has a row that matches the options.
 
-    --start and --end apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of events.
-    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
+    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
     """
-    require_arrow()
-    from iftb_store.transfer.verify import verify as compare
+    chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
 
-    scope = TableScope(tables or (), exchanges or (), symbols or (), timeframes or (), *time_window(start, end))
-    progress = Progress(quiet=quiet)
-    found = _run_both(source, destination, lambda ours, theirs: compare(ours, theirs, scope, step=progress.step), scope)
-    _show_left_out(found.left_out, quiet, as_json)
-    equal = all(item.equal for item in found)
+    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> VerifyReport:
+        return await functions.verify(ours, theirs, **chosen.arguments, progress=progress)
+
+    with Progress(quiet=quiet) as progress:
+        found = _run_both(source, destination, work, chosen.scope)
     if as_json:
-        print_json([asdict(item) | {"equal": item.equal} for item in found])
+        print_json(found)
     elif not quiet:
+        _show_left_out(found.left_out)
         sides = {"SRC": "source", "DST": "destination"}
         columns = {f"{what} {name}": f"{side}.{what}" for what in ("rows", "checksum") for name, side in sides.items()}
-        show_parts(found, columns, lambda item: "yes" if item.equal else "NO")
-    for item in found:
+        show_parts(found.parts, columns, lambda item: "yes" if item.equal else "NO")
+    for item in found.parts:
         for difference in item.differences:
             print_error(_difference(item.table, difference))
-    if not equal:
+    if not found.equal:
         raise typer.Exit(1)
-    if scope.chosen and not any(item.source.rows for item in found):
+    if chosen.scope.chosen and not any(item.source.rows for item in found.parts):
         # a mistyped name must not look like a successful verification
         print_error(f"{_NOTHING}; nothing was compared")
         raise typer.Exit(1)
     if not (quiet or as_json):
-        say(f"equal: {format_count(sum(item.source.rows for item in found), 'row')} in each")
+        say(f"equal: {format_count(sum(item.source.rows for item in found.parts), 'row')} in each")
 
 
-def _show_copied(done: list[Any], dry: bool, delete: bool) -> None:
+class _Choice:
+    """The rows that the options select: the arguments of a function, and the scope, which is checked before DST is opened."""
+
+    def __init__(
+        self,
+        tables: list[str] | None,
+        exchanges: list[str] | None,
+        symbols: list[str] | None,
+        timeframes: list[str] | None,
+        start: str | None,
+        end: str | None,
+        since: str | None,
+    ) -> None:
+        first, last = time_window(start, end)
+        self.arguments: dict[str, Any] = {
+            "tables": tables or (),
+            "exchanges": exchanges or (),
+            "symbols": symbols or (),
+            "timeframes": timeframes or (),
+            "start": find_start(first, since),
+            "end": last,
+        }
+        self.scope = TableScope(**self.arguments)
+
+
+def _show_copied(done: CopyReport, delete: bool) -> None:
     counts = {name: name for name in ("inserted", "updated", "unchanged", "deleted")}
     columns = {"rows": "source.rows", **counts, "only in DST": "kept", "checksum": "source.checksum"}
-    show_parts(done, columns, lambda item: ("all of SRC" if item.kept else "yes") if item.equal else "not yet")
-    moved = format_count(sum(item.inserted + item.updated for item in done), "row")
-    say(f"{moved} to be copied; nothing was written" if dry else f"{moved} copied, and the copy is verified")
-    kept = sum(item.kept for item in done)
+    show_parts(done.parts, columns, lambda item: ("all of SRC" if item.kept else "yes") if item.equal else "not yet")
+    moved = format_count(sum(item.inserted + item.updated for item in done.parts), "row")
+    say(f"{moved} to be copied; nothing was written" if done.dry_run else f"{moved} copied, and the copy is verified")
+    kept = sum(item.kept for item in done.parts)
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
         say(f"{format_count(kept, 'row')} only in DST; {why}")
 
 
-def _show_left_out(tables: tuple[str, ...], quiet: bool, as_json: bool) -> None:
-    if tables and not quiet:
-        say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars", stderr=as_json)
+def _show_left_out(tables: tuple[str, ...]) -> None:
+    if tables:
+        say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars")
 
 
 def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[Any], str] | None = None) -> None:
-    """Print a table with one row for each part of a transfer.
+    """Print a table with one row for each part of a transfer; on a terminal that is too narrow for it, a list.
 
     Args:
         done: the results of the parts.
         columns: the attribute of a result for each column: a number, or a checksum.
         verdict: returns the text in the column "equal"; None for no such column.
     """
+    titles = ["table", "series", *columns, *(["equal"] if verdict else [])]
     rows = []
     for item in done:
         values = [attrgetter(path)(item) for path in columns.values()]
         cells = [f"{value:,}" if isinstance(value, int) else value[:_SHORT] for value in values]
         rows.append([item.table, item.series, *cells, *([verdict(item)] if verdict else [])])
-    right = [name for name, path in columns.items() if not path.endswith("checksum")]
-    print_table(["table", "series", *columns, *(["equal"] if verdict else [])], rows, right=right)
+    width = sum(max(map(cell_len, cells)) + _SPACE for cells in zip(titles, *rows, strict=True)) - _SPACE
+    if width <= console().width:
+        right = [name for name, path in columns.items() if not path.endswith("checksum")]
+        print_table(titles, rows, right=right)
+        return
+    for table, series, *values in rows:
+        say(f"{table} {series}".rstrip())
+        named = ", ".join(f"{name} {value}" for name, value in zip(titles[2:], values, strict=True) if value not in ("0", ""))
+        for line in Text(escape_unprintable(named or "no rows")).wrap(console(), console().width - len(_INDENT)):
+            say(f"{_INDENT}{line.plain.rstrip()}")
 
 
 def _difference(name: str, difference: Difference) -> str:
@@ -212,6 +263,7 @@ def _run_both(
     *,
     create: bool = False,
 ) -> T:
+    require_arrow()
     import pyarrow as pa
 
     from iftb_store.transfer.kept import limit_scope
@@ -232,13 +284,3 @@ def _run_both(
             return await work(first, second)
 
     return run(bound_memory(ours), both)
-
-
-def bound_memory(address: str | URL) -> URL:
-    """Return the URL with limits on the engine's memory in this process, if the URL sets none.
-
-    By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.
-    """
-    url = parse_url(address)
-    bounds = _BOUNDS.get(url.get_backend_name(), {})
-    return url if bounds.keys() & url.query.keys() - {"threads"} else url.update_query_dict({**bounds, **url.query})

@@ -38,7 +38,12 @@ async def examine(db: ConnectedStore) -> list[Finding]:
 
     Raises:
         InvalidValueError: ``db`` is not a connected store.
+        OperationalError: the database failed.
         NotConnectedError: before connect().
+
+    Example:
+        for finding in await examine(db):
+            print(finding.severity, finding.kind, finding.table, finding.remedy)
     """
     check_store(db, "db")
     if Capability.MIGRATIONS not in db.capabilities:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from iftb_store._io.tasks import run_to_end
+from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.formats import TEXT_FORMATS, choose_format
+from iftb_store.files.formats import TEXT_FORMATS, FileFormat, choose_format
 from iftb_store.files.outputs import check_target, new_file, new_folder
-from iftb_store.files.writers import PartitionedWriter, Writer, describe_schema, open_writer
-from iftb_store.registry import get_stores
+from iftb_store.registry import get_stores, require_arrow
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, TableSpec
+from iftb_store.transfer.access import check_store
 from iftb_store.transfer.kept import limit_scope
-from iftb_store.transfer.plan import find_partitions, open_snapshot
+from iftb_store.transfer.progress import ProgressCallback, StepCallback, report_steps
+from iftb_store.values import checks
+from iftb_store.values.display import type_name
+
+if TYPE_CHECKING:
+    from iftb_store.files.writers import Writer
 
 # 65,536 bars take a few megabytes, but rows of other tables may contain long texts. The limit is not smaller because DuckDB
 # reads 2,048 rows even to return one.
@@ -28,87 +35,139 @@ _BARS_AT_ONCE, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 65_536, 2_000, 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """The result of an export; ``path`` is None if the rows were written to a stream."""
+class ExportReport:
+    """The result of an export.
+
+    Attributes:
+        path: the file or the folder; None if the rows were written to a stream.
+        table: the table's name.
+        format: parquet, feather, csv or jsonl.
+        rows: number of rows written.
+        files: number of files written.
+    """
 
     path: Path | None
     table: str
-    format: str
+    format: FileFormat
     rows: int
     files: int
 
 
-async def export(
+async def export_table(
     db: ConnectedStore,
-    scope: TableScope,
-    target: Path | BinaryIO,
+    path: str | os.PathLike[str] | BinaryIO,
     *,
-    format: str | None = None,
+    table: str = BARS.name,
+    exchanges: str | Collection[str] = (),
+    symbols: str | Collection[str] = (),
+    timeframes: str | Collection[str] = (),
+    start: datetime | None = None,
+    end: datetime | None = None,
+    format: FileFormat | None = None,
     partitioned: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int | None], None] | None = None,
-) -> Exported:
-    """Write the rows of one table with all columns, including ids and times set by the store, in key order.
+    progress: ProgressCallback | None = None,
+) -> ExportReport:
+    """Write the rows of one table with all columns, including ids and times set by the store, in key order, to a file.
 
     All rows are read from one snapshot. The file appears under its name only when it is complete and on the disk; only its
     owner can read it. Decimals are exact in every format: decimal128(38, 18) in Parquet and Feather, plain digits in CSV, text
     in JSON. Times are UTC; in text formats they are ISO 8601 with microseconds.
 
     Args:
-        db: a connected manager whose schema is in place.
-        scope: one table, and the selection of its rows.
-        target: the file, the folder if ``partitioned``, or a binary stream (only CSV and JSON lines).
+        db: the connected store, e.g. a DatabaseManager.
+        path: the file to write, the folder if ``partitioned``, or a binary stream (only CSV and JSON lines).
+        table: the table: ohlcv, trades, positions or system_events.
+        exchanges: write only rows of these exchanges. Here and in the next two, one name may be given as text.
+        symbols: write only rows of these symbols.
+        timeframes: write only bars of these timeframes.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
+            of trades and positions, and the created_at of events.
+        end: end of the time window, inclusive.
         format: parquet, feather, csv or jsonl; None for the format of the file's suffix.
         partitioned: write bars to a folder of Parquet files by exchange, symbol, timeframe and month.
         overwrite: replace an existing file or folder.
-        progress: called after each batch with (rows written, total rows).
+        progress: called with (table, rows written, total rows).
 
     Returns:
         The path, the table, the format and the number of rows and files written.
 
     Raises:
-        InvalidValueError: the target already exists or is a database, or the options contradict each other; nothing is
-            written.
+        InvalidValueError: the target already exists or is a database, an argument has an invalid value, or the arguments
+            contradict each other; nothing is written.
+        SchemaError: the database has no tables of iftb-store, or tables of another revision.
         OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
             they are not selected: the user could not see that rows are missing from the file.
-        Unsupported: the scope names a table that the database does not keep.
+        Unsupported: the database does not keep the table.
+        NotConnectedError: before connect().
         MissingDriverError: pyarrow is not installed; the message contains the install command.
         OSError: the file cannot be written; the incomplete file is removed.
+
+    Example:
+        report = await export_table(db, "bars.parquet", symbols="BTCUSDT", timeframes=["1h", "1d"])
+        print(report.rows)
     """
-    scope, _ = limit_scope(scope, database=db)
-    if len(scope.tables) != 1:
-        raise InvalidValueError("a file contains one table; select one with --table")
-    (table,) = scope.tables
+    check_store(db, "db")
+    step = report_steps(progress)
+    scope, _ = limit_scope(TableScope([table], exchanges, symbols, timeframes, start, end), database=db)
+    for name, flag in (("partitioned", partitioned), ("overwrite", overwrite)):
+        checks.boolean(flag, name)
+    target = _find_target(path)
+    written = _choose_format(target, scope.tables[0], format, partitioned)
+    if isinstance(target, Path):
+        check_target(target, folder=partitioned, overwrite=overwrite)
+    require_arrow()
+    await import_modules("pyarrow", "iftb_store.files.writers", "iftb_store.transfer.plan")
+    with step(table) as tell, _open(target, scope.tables[0], written, partitioned, overwrite) as sink:
+        rows = await _write_rows(db, scope, sink, tell if progress is not None else None)
+    return ExportReport(target if isinstance(target, Path) else None, table, written, rows, sink.files)
+
+
+def _find_target(path: str | os.PathLike[str] | BinaryIO) -> Path | BinaryIO:
+    if isinstance(path, str | os.PathLike):
+        return Path(checks.text(os.fspath(path), "path"))
+    if not callable(getattr(path, "write", None)):
+        raise InvalidValueError(f"path must be a file name or a binary stream, not {type_name(path)}")
+    return path
+
+
+def _choose_format(target: Path | BinaryIO, table: TableSpec, format: str | None, partitioned: bool) -> FileFormat:
     path = target if isinstance(target, Path) else None
     if partitioned:
         if table is not BARS or path is None or format not in (None, "parquet"):
             raise InvalidValueError("only bars can be partitioned, and only as Parquet; leave --partitioned out")
-        format = "parquet"
-    else:
-        format = choose_format(path, format)
-    if path is None and format not in TEXT_FORMATS:
-        raise InvalidValueError(f"{format} cannot be written to a stream; give a file, or use {' or '.join(TEXT_FORMATS)}")
-    if path is not None:
-        check_target(path, folder=partitioned, overwrite=overwrite)
-    rows = 0
+        return "parquet"
+    chosen = choose_format(path, format)
+    if path is None and chosen not in TEXT_FORMATS:
+        raise InvalidValueError(f"{chosen} cannot be written to a stream; give a file, or use {' or '.join(TEXT_FORMATS)}")
+    return chosen
+
+
+async def _write_rows(db: ConnectedStore, scope: TableScope, sink: Writer, tell: StepCallback | None) -> int:
+    """Write the selected rows of a snapshot; return their number."""
+    from iftb_store.transfer.plan import find_partitions, open_snapshot
+
+    (table,) = scope.tables
     limit, size = (_BARS_AT_ONCE, None) if table is BARS else (_ROWS_AT_ONCE, _BYTES_AT_ONCE)
-    with _open(target, table, format, partitioned, overwrite) as sink:
-        async with open_snapshot(db, scope.tables) as session:
-            total = 0 if progress is None else sum(count for _, count in await find_partitions(session, scope))
-            stores = get_stores(session)
-            for selection in scope.selections(table):
-                async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
-                    async for batch in batches:
-                        await run_to_end(asyncio.to_thread(sink.write, batch))
-                        rows += batch.num_rows
-                        if progress is not None:
-                            progress(rows, total)
-        await run_to_end(asyncio.to_thread(sink.close))
-    return Exported(path, table.name, format, rows, sink.files)
+    rows = 0
+    async with open_snapshot(db, scope.tables) as session:
+        total = 0 if tell is None else sum(count for _, count in await find_partitions(session, scope))
+        stores = get_stores(session)
+        for selection in scope.selections(table):
+            async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
+                async for batch in batches:
+                    await run_to_end(asyncio.to_thread(sink.write, batch))
+                    rows += batch.num_rows
+                    if tell is not None:
+                        tell(rows, total)
+    await run_to_end(asyncio.to_thread(sink.close))
+    return rows
 
 
 @contextmanager
 def _open(target: Path | BinaryIO, table: TableSpec, format: str, partitioned: bool, overwrite: bool) -> Iterator[Writer]:
+    from iftb_store.files.writers import PartitionedWriter, describe_schema, open_writer
+
     with ExitStack() as streams:
         sink: Writer
         if partitioned and isinstance(target, Path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.display import show
 
-FORMATS = ("parquet", "feather", "csv", "jsonl")
+FileFormat: TypeAlias = Literal["parquet", "feather", "csv", "jsonl"]
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 #: The text formats, which can be written to a stream.
 TEXT_FORMATS = ("csv", "jsonl")
 
@@ -19,7 +21,7 @@ PARTITION = b"iftb_store.partition"
 #: Maximum bytes of a row in a text format, written or read; a longer row is refused, not held in memory.
 LONGEST_ROW = 4 << 20
 
-_SUFFIXES = {
+_SUFFIXES: dict[str, FileFormat] = {
     ".parquet": "parquet",
     ".feather": "feather",
     ".arrow": "feather",
@@ -29,12 +31,12 @@ _SUFFIXES = {
 }
 
 
-def format_by_suffix(path: Path) -> str | None:
+def format_by_suffix(path: Path) -> FileFormat | None:
     """Return the format for a file's suffix, None if the suffix is unknown."""
     return _SUFFIXES.get(path.suffix.lower())
 
 
-def choose_format(path: Path | None, wanted: str | None) -> str:
+def choose_format(path: Path | None, wanted: str | None) -> FileFormat:
     """Return the requested format, or the format for the file's suffix.
 
     Raises:

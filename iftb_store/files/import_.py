@@ -29,7 +29,7 @@ from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.transfer.kept import limit_scope
-from iftb_store.transfer.progress import ProgressCallback
+from iftb_store.transfer.progress import StepCallback
 from iftb_store.values.checks import json_object, name_text
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import check_timeframe
@@ -180,7 +180,7 @@ async def import_file(
     *,
     insert: bool = False,
     new_ids: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: StepCallback | None = None,
     commit: Commit[ImportedFile] | None = None,
 ) -> ImportedFile:
     """Store all rows of a file in one transaction, or none; the file is read batch by batch.
@@ -215,7 +215,7 @@ async def import_file(
 
 
 async def _import(
-    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: ProgressCallback, commit: Commit[ImportedFile]
+    db: ConnectedStore, source: Source, insert: bool, new_ids: bool, progress: StepCallback, commit: Commit[ImportedFile]
 ) -> ImportedFile:
     if source.kind is FileKind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from iftb_store import __version__
+from iftb_store._version import __version__
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import PARTITION, REVISION, TABLE, VERSION

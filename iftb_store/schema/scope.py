@@ -21,7 +21,8 @@ class TableScope:
     """A selection of tables and of their rows.
 
     Args:
-        tables: names of the tables; if empty, all tables that have every column by which rows are selected.
+        tables: names of the tables; if empty, all tables that have every column by which rows are selected. Here and below, one
+            name may be given as text.
         exchanges: select only rows of these exchanges; if empty, rows of all exchanges.
         symbols: select only rows of these symbols; if empty, rows of all symbols.
         timeframes: select only bars of these timeframes; if empty, bars of all timeframes.
@@ -35,15 +36,20 @@ class TableScope:
 
     def __init__(
         self,
-        tables: Collection[str] = (),
-        exchanges: Collection[str] = (),
-        symbols: Collection[str] = (),
-        timeframes: Collection[str] = (),
+        tables: str | Collection[str] = (),
+        exchanges: str | Collection[str] = (),
+        symbols: str | Collection[str] = (),
+        timeframes: str | Collection[str] = (),
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> None:
-        chosen = {"exchange": exchanges, "symbol": symbols, "timeframe": timeframes}
-        self._chosen = {column: list(dict.fromkeys(values)) for column, values in chosen.items() if values}
+        tables = _list_names(tables, "tables")
+        chosen = {
+            "exchange": _list_names(exchanges, "exchanges"),
+            "symbol": _list_names(symbols, "symbols"),
+            "timeframe": _list_names(timeframes, "timeframes"),
+        }
+        self._chosen = {column: names for column, names in chosen.items() if names}
         self._start, self._end = start, end
         #: Whether the caller selected the tables by name.
         self.named = bool(tables)
@@ -75,6 +81,14 @@ class TableScope:
         """Yield one row filter of a table for each combination of the selected exchanges, symbols and timeframes."""
         for values in product(*self._chosen.values()):
             yield make_filter(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
+
+
+def _list_names(names: object, argument: str) -> list[str]:
+    """Return each of the names once; one name may be given as text, which Python would otherwise take apart into letters."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, Collection) or not all(isinstance(name, str) for name in listed):
+        raise InvalidValueError(f"{argument} must be a name or a list of names, not {show(names)}")
+    return list(dict.fromkeys(listed))
 
 
 def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:

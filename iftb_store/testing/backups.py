@@ -24,14 +24,15 @@ from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store.testing.whole_rows import EXAMPLES, stored, write_rows
-from iftb_store.transfer.backup import Backup, backup
+from iftb_store.transfer.backup import backup
+from iftb_store.transfer.reports import BackupReport
 
 #: The number of bars that each session writes.
 _BARS = 3
 
 
 @asynccontextmanager
-async def opened(backup: Backup) -> AsyncIterator[DatabaseManager]:
+async def opened(backup: BackupReport) -> AsyncIterator[DatabaseManager]:
     """Open a backup file as a database and yield a connected manager."""
     async with DatabaseManager(URL.create(backup.engine, database=str(backup.path))) as db:
         yield db
@@ -163,7 +164,7 @@ class BackupTests(SuiteFixtures):
             await asyncio.sleep(0)
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        assert [path.name for path in folder.iterdir()] == (["saved"] if isinstance(outcome, Backup) else [])
+        assert [path.name for path in folder.iterdir()] == (["saved"] if isinstance(outcome, BackupReport) else [])
         assert saved.in_use == 0
         await backup(saved, folder / "saved", overwrite=True)
 

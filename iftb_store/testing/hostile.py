@@ -261,10 +261,10 @@ async def _backup(one: Try) -> int:
     with TemporaryDirectory() as folder:
         # without slashes, the hostile name cannot lead outside the temporary folder
         name = one.value.replace("/", "") if isinstance(one.value, str) else None
-        given = one.changed(**{"source": one.db, "path": str(Path(folder, "saved")), one.parameter: one.value})
+        given = one.changed(**{"db": one.db, "path": str(Path(folder, "saved")), one.parameter: one.value})
         if one.parameter == "path" and name:
             given["path"] = str(Path(folder, name))
-        if one.parameter == "step" and callable(one.value):
+        if one.parameter == "progress" and callable(one.value):
             return 0
         # the file system may refuse the hostile name
         with suppress(OperationalError):

@@ -29,7 +29,7 @@ from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.fixtures import SuiteFixtures, lacks, needs
 from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, full_bar, full_position, full_trade, hourly
 from iftb_store.transfer.copy import Copy
-from iftb_store.transfer.verify import verify
+from iftb_store.transfer.verify import compare_stores
 
 _RECORDS = ("trades", "positions", "system_events")
 
@@ -90,7 +90,7 @@ class TransferTests(SuiteFixtures):
         await fill(db)
         await Copy(db, other).run()
         for source, destination in ((db, other), (other, db)):
-            found = await verify(source, destination)
+            found = await compare_stores(source, destination)
             assert [item for item in found if not item.equal] == [], "equal rows must have equal checksums on every engine"
             assert sum(item.source.rows for item in found if item.table == BARS.name) == 33
 
@@ -110,7 +110,7 @@ class TransferTests(SuiteFixtures):
         await fill(other)
         await Copy(other, db).run()
         await OHLCVRepository(db).upsert_many([replace(hourly(3)[2], close=Decimal(50_007))])
-        (wrong,) = [item for item in await verify(other, db) if not item.equal]
+        (wrong,) = [item for item in await compare_stores(other, db) if not item.equal]
         (difference,) = wrong.differences
         assert (difference.row["timestamp"], difference.column, difference.destination) == (T0 + 2 * HOUR, "close", 50_007)
 
@@ -121,7 +121,7 @@ class TransferTests(SuiteFixtures):
         assert (dry.inserted, await read_bars(db)) == (3, []), "a dry run must count the rows and write nothing"
         await Copy(other, db, scope).run()
         assert [row["timestamp"] for row in await read_bars(db)] == [T0 + number * HOUR for number in (1, 2, 3)]
-        assert all(item.equal for item in await verify(db, other, scope))
+        assert all(item.equal for item in await compare_stores(db, other, scope))
 
     async def test_bars_that_only_the_destination_has_are_deleted_if_wanted(
         self, db: DatabaseManager, other: DatabaseManager
@@ -159,7 +159,7 @@ class TransferTests(SuiteFixtures):
         await fill(db)
         report = await Copy(db, other).run()
         assert {item.table: item.inserted for item in report if item.table in _RECORDS} == dict.fromkeys(_RECORDS, 1)
-        assert all(item.equal for item in await verify(other, db))
+        assert all(item.equal for item in await compare_stores(other, db))
 
     async def test_tables_that_the_backend_does_not_keep_are_left_out_and_reported(
         self, db: DatabaseManager, other: DatabaseManager
@@ -167,7 +167,7 @@ class TransferTests(SuiteFixtures):
         lacks(db, Capability.RECORDS)
         await fill(other)
         assert (await Copy(other, db).run()).left_out == _RECORDS
-        assert (await verify(db, other)).left_out == _RECORDS
+        assert (await compare_stores(db, other)).left_out == _RECORDS
 
     @pytest.mark.parametrize("table", _RECORDS)
     async def test_a_table_that_the_backend_does_not_keep_is_refused_by_name(
@@ -179,5 +179,5 @@ class TransferTests(SuiteFixtures):
             with pytest.raises(Unsupported, match=f"keeps only bars, no {table}; nothing was written; .* PostgreSQL"):
                 await Copy(source, destination, TableScope(["ohlcv", table])).run()
             with pytest.raises(Unsupported, match=f"keeps only bars, no {table}"):
-                await verify(source, destination, TableScope([table]))
+                await compare_stores(source, destination, TableScope([table]))
         assert await read_bars(db) == []

@@ -8,7 +8,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -23,7 +22,8 @@ from iftb_store.registry import find_backend, get_stores
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store.transfer.access import check_store, require_complete_reads
 from iftb_store.transfer.kept import find_kept_tables
-from iftb_store.transfer.progress import ProgressFactory, report_nothing
+from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, report_steps
+from iftb_store.transfer.reports import BackupReport
 from iftb_store.url import parse_url
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
@@ -39,40 +39,22 @@ _LONGEST_NAME = 300
 _MARK = ".iftb-store-backup"
 
 
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """A backup that was written.
-
-    Attributes:
-        path: the file.
-        engine: the URL scheme that opens the file, e.g. sqlite.
-        size: the size of the file in bytes.
-        tables: number of rows by table name.
-    """
-
-    path: Path
-    engine: str
-    size: int
-    tables: dict[str, int]
-
-
 async def backup(
-    source: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, step: ProgressFactory | None = None
-) -> Backup:
+    db: ConnectedStore, path: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressCallback | None = None
+) -> BackupReport:
     """Write all tables to a file, as a snapshot, while sessions continue; return the file's size and row counts.
 
     A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original. The backup of
     DuckDB contains only the tables of iftb-store, and a warning names the tables that are left out. A backup of PostgreSQL is
-    an SQLite database and needs the extras sqlite and arrow. `iftb-store restore` restores any of them into any engine, with
-    all ids and times. Only the owner can read the file. It is written in the folder ``path``.partial, opened as a check, and
+    an SQLite database and needs the extras sqlite and arrow. `restore` restores any of them into any engine, with all ids and
+    times. Only the owner can read the file. It is written in the folder ``path``.partial, opened as a check, and
     then renamed to ``path``, so a file of this name is never incomplete.
 
     Args:
-        source: the connected store, e.g. a DatabaseManager.
+        db: the connected store, e.g. a DatabaseManager.
         path: the file to write; its folder must exist.
         overwrite: replace an existing file.
-        step: the progress callback. It takes the name of a step and returns a context manager. The context manager yields a
-            function that takes (amount done, total amount or None), in bytes, or in rows for PostgreSQL.
+        progress: called with (step, done, total), in bytes, or in rows for PostgreSQL.
 
     Returns:
         The file's path, engine and size, and the number of rows of each table.
@@ -85,10 +67,14 @@ async def backup(
             rows are hidden from this role.
         NotConnectedError: before connect().
         Unsupported: the backend does not declare MIGRATIONS.
+
+    Example:
+        report = await backup(db, "bot.backup")
+        print(report.size, report.tables["trades"])
     """
-    check_store(source, "source")
-    own_way = Capability.BACKUP in source.capabilities
-    engine = source.ability(SupportsBackup).backup_scheme if own_way else PORTABLE
+    check_store(db, "db")
+    own_way = Capability.BACKUP in db.capabilities
+    engine = db.ability(SupportsBackup).backup_scheme if own_way else PORTABLE
     target = _target(path)
     folder = target.with_name(f"{target.name}.partial")
     partial = folder / target.name
@@ -100,30 +86,28 @@ async def backup(
         writer = DatabaseManager(address)
     except URLError as error:
         raise InvalidValueError(f"the path cannot be used for a backup: {error}") from error
-    identity = await source.identity()
+    identity = await db.identity()
     _check_target(target, checks.boolean(overwrite, "overwrite"), identity)
-    if step is not None and not callable(step):
-        raise InvalidValueError(f"step must be a function that starts a step of the progress display, not {type_name(step)}")
-    step = step or report_nothing
-    async with source.get_session() as session:
-        kept = find_kept_tables(source)
+    step = report_steps(progress)
+    async with db.get_session() as session:
+        kept = find_kept_tables(db)
         await require_complete_reads(session, kept)
         # raises SchemaError if there are no tables
         await get_stores(session).read_rows(RowFilter(kept[-1], limit=1))
     with _folder(folder):
         if own_way:
             with step("backup") as tell:
-                await source.ability(SupportsBackup).backup(os.fspath(partial), tell)
+                await db.ability(SupportsBackup).backup(os.fspath(partial), tell)
         else:
-            await _copy(source, writer, step)
-        query = source.ability(SupportsBackup).backup_query if own_way else {}
+            await _copy(db, writer, step)
+        query = db.ability(SupportsBackup).backup_query if own_way else {}
         async with DatabaseManager(address.update_query_dict({**READ_ONLY.get(engine, {}), **query})) as written:
             tables = (await written.status()).tables
         size = partial.stat().st_size
         _check_target(target, overwrite, identity)
         # the disk may take longer than the event loop can wait
         await run_to_end(asyncio.to_thread(publish, partial, target))
-    return Backup(target, engine, size, tables)
+    return BackupReport(target, engine, size, tables)
 
 
 async def _copy(source: ConnectedStore, writer: DatabaseManager, step: ProgressFactory) -> None:

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeAlias
 
-#: Called with the amount done and the total amount, which is None if it is unknown.
-ProgressCallback = Callable[[int, int | None], None]
-#: Starts a step, given its name, as `iftb_store.cli.progress.Progress.step` does.
-ProgressFactory = Callable[[str], AbstractContextManager[ProgressCallback]]
+from iftb_store.errors import InvalidValueError
+from iftb_store.values.display import type_name
+
+#: A user's callback: called in the event loop with the name of the step, the amount done and the total amount, which is None if
+#: it is unknown. It is called when a step begins, with 0, and after each batch. Its exceptions end the transfer.
+ProgressCallback: TypeAlias = Callable[[str, int, int | None], None]
+#: Called with the amount of one step that is done, and the total amount, which is None if it is unknown.
+StepCallback: TypeAlias = Callable[[int, int | None], None]
+#: Starts a step, given its name.
+ProgressFactory: TypeAlias = Callable[[str], AbstractContextManager[StepCallback]]
 
 
 @contextmanager
-def report_nothing(name: str) -> Iterator[ProgressCallback]:
-    """Yield a progress callback that does nothing; the default of functions that can report progress."""
+def report_nothing(name: str) -> Iterator[StepCallback]:
+    """Yield a callback that does nothing; the default of functions that can report progress."""
     yield lambda done, total: None
 
 
-def count_rows(tell: ProgressCallback, total: int | None) -> Callable[[int], None]:
+def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
+    """Return a function that starts a step and reports its progress to a user's callback; None reports nothing.
+
+    Raises:
+        InvalidValueError: ``progress`` is not a function.
+    """
+    if progress is None:
+        return report_nothing
+    if not callable(progress):
+        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+
+    @contextmanager
+    def start_step(name: str) -> Iterator[StepCallback]:
+        progress(name, 0, None)
+        yield lambda done, total: progress(name, done, total)
+
+    return start_step
+
+
+def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
     """Return a function that takes the number of rows of each batch and reports their sum."""
     done = 0
 

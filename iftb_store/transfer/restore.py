@@ -50,7 +50,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
     return address.set(drivername=engine, query=READ_ONLY[engine])
 
 
-async def restore(
+async def restore_rows(
     backup: ConnectedStore, destination: ConnectedStore, *, overwrite: bool = False, step: ProgressFactory = report_nothing
 ) -> Report[Copied]:
     """Restore all rows of a backup, with all ids and times, and verify the result.

@@ -92,7 +92,7 @@ class Verified:
         return self.source == self.destination
 
 
-async def verify(
+async def compare_stores(
     source: ConnectedStore,
     destination: ConnectedStore,
     scope: TableScope | None = None,

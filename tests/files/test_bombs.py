@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, SystemEventRepository
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
 from iftb_store.files.spans import Spans
-from iftb_store.schema.scope import TableScope
 from iftb_store.testing import raw
 from tests.files.test_hostile_files import read
 from tests.support.bombs import feather_bombs, parquet_bombs
@@ -91,7 +90,7 @@ async def test_an_export_of_long_texts_can_be_imported(sqlite_url: str, tmp_path
             events = SystemEventRepository(session)
             for text in texts:
                 await events.log_event("long", "info", text)
-        await export(db, TableScope(["system_events"]), tmp_path / f"x.{format}")
+        await export_table(db, tmp_path / f"x.{format}", table="system_events")
         await raw.run(db, "DELETE FROM system_events")
         result = await import_file(db, Source(tmp_path / f"x.{format}", Hints()))
         assert result.rows == len(texts)
@@ -104,5 +103,5 @@ async def test_a_text_that_no_import_takes_is_not_exported(sqlite_url: str, tmp_
         await db.create_tables()
         await SystemEventRepository(db).log_event("long", "info", "x" * (17 << 20))
         with pytest.raises(InvalidValueError, match=r"contains 17,\d+,\d+ bytes of text, the maximum is 16,777,216"):
-            await export(db, TableScope(["system_events"]), tmp_path / f"x.{format}")
+            await export_table(db, tmp_path / f"x.{format}", table="system_events")
     assert not os.path.exists(tmp_path / f"x.{format}")  # noqa: ASYNC240, PTH110 - nothing else runs

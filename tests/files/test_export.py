@@ -21,11 +21,10 @@ import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVRepository, SystemEventRepository
 from iftb_store.cli import main
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
-from iftb_store.schema.scope import TableScope
 from iftb_store.testing.samples import bar, hourly
 from tests.support.whole_rows import SYMBOLS, TABLES, empty, everything, fill
 
@@ -64,7 +63,7 @@ async def test_whole_rows_of_every_table_come_back(url: str, tmp_path: Path, for
         await fill(db)
         before = await everything(db)
         for table in TABLES:
-            await export(db, TableScope([table]), tmp_path / f"{table}.{format}")
+            await export_table(db, tmp_path / f"{table}.{format}", table=table)
         await empty(db)
 
         for table in TABLES:
@@ -78,7 +77,7 @@ async def test_a_partitioned_folder_comes_back_whatever_the_names(url: str, tmp_
         await db.create_tables()
         await fill(db)
         before = await everything(db)
-        done = await export(db, TableScope(["ohlcv"]), tmp_path / "bars", partitioned=True)
+        done = await export_table(db, tmp_path / "bars", partitioned=True)
         await empty(db)
 
         files = sorted((tmp_path / "bars").rglob("*.parquet"))
@@ -148,22 +147,24 @@ def test_a_part_is_chosen_by_series_and_time(run: Run, sqlite_url: str) -> None:
 async def test_an_export_shows_a_snapshot(sqlite_url: str, tmp_path: Path) -> None:
     import sqlite3
 
-    reports: list[tuple[int, int | None]] = []
+    reports: list[tuple[str, int, int | None]] = []
 
-    def write_meanwhile(rows: int, total: int | None) -> None:
-        reports.append((rows, total))
+    def write_meanwhile(step: str, rows: int, total: int | None) -> None:
+        reports.append((step, rows, total))
+        if not rows:
+            return
         with sqlite3.connect(tmp_path / "store.db") as other:
             other.execute("UPDATE ohlcv SET trades_count = 7")
 
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many([bar(symbol="A"), bar(symbol="B")])
-        await export(db, TableScope(["ohlcv"], symbols=["A", "B"]), tmp_path / "x.parquet", progress=write_meanwhile)
+        await export_table(db, tmp_path / "x.parquet", progress=write_meanwhile, symbols=["A", "B"])
         stored = (await OHLCVRepository(db).read_arrow())["trades_count"].to_pylist()
 
     assert pq.read_table(tmp_path / "x.parquet")["trades_count"].to_pylist() == [None, None]
     assert stored == [7, 7]
-    assert reports == [(1, 2), (2, 2)]
+    assert reports == [("ohlcv", 0, None), ("ohlcv", 1, 2), ("ohlcv", 2, 2)]
 
 
 @pytest.mark.parametrize("words", [["-o", "there.csv"], ["-o", "there", "--partitioned"]])
@@ -195,8 +196,8 @@ def test_no_folder_of_others_is_overwritten(run: Run, filled: str) -> None:
 def test_what_is_written_belongs_only_to_its_owner(filled: str, tmp_path: Path) -> None:
     async def write() -> None:
         async with DatabaseManager(filled) as db:
-            await export(db, TableScope(["ohlcv"]), tmp_path / "out" / "bars.jsonl")
-            await export(db, TableScope(["ohlcv"]), tmp_path / "out" / "bars", partitioned=True)
+            await export_table(db, tmp_path / "out" / "bars.jsonl")
+            await export_table(db, tmp_path / "out" / "bars", partitioned=True)
 
     (tmp_path / "out").mkdir()
     before = os.umask(0)
@@ -211,8 +212,9 @@ def test_what_is_written_belongs_only_to_its_owner(filled: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("format", FORMATS)
 async def test_nothing_is_left_of_an_export_that_fails(sqlite_url: str, tmp_path: Path, format: str) -> None:
-    def fail(rows: int, total: int | None) -> None:
-        raise RuntimeError("meanwhile")
+    def fail(step: str, rows: int, total: int | None) -> None:
+        if rows:
+            raise RuntimeError("meanwhile")
 
     (tmp_path / "out").mkdir()
     async with DatabaseManager(sqlite_url) as db:
@@ -220,9 +222,8 @@ async def test_nothing_is_left_of_an_export_that_fails(sqlite_url: str, tmp_path
         await OHLCVRepository(db).insert_many(hourly(3))
         for partitioned in (False, True):
             with pytest.raises(RuntimeError, match="meanwhile"):
-                await export(
+                await export_table(
                     db,
-                    TableScope(["ohlcv"]),
                     tmp_path / "out" / f"bars.{format}",
                     format=None if not partitioned else "parquet",
                     partitioned=partitioned,
@@ -237,13 +238,14 @@ async def test_an_export_that_is_cancelled_leaves_what_was_there(sqlite_url: str
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(3))
-        await export(db, TableScope(["ohlcv"]), target)
+        await export_table(db, target)
         before = target.read_bytes()
 
-        def cancel(rows: int, total: int | None) -> None:
-            running.cancel()
+        def cancel(step: str, rows: int, total: int | None) -> None:
+            if rows:
+                running.cancel()
 
-        running = asyncio.ensure_future(export(db, TableScope(["ohlcv"]), target, overwrite=True, progress=cancel))
+        running = asyncio.ensure_future(export_table(db, target, overwrite=True, progress=cancel))
         with pytest.raises(asyncio.CancelledError):
             await running
 
@@ -339,9 +341,9 @@ async def test_text_goes_to_a_stream(sqlite_url: str) -> None:
     async with DatabaseManager(sqlite_url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(2))
-        await export(db, TableScope(["ohlcv"]), stream, format="jsonl")
-        with pytest.raises(InvalidValueError, match="a file contains one table"):
-            await export(db, TableScope(), stream, format="jsonl")
+        await export_table(db, stream, format="jsonl")
+        with pytest.raises(InvalidValueError, match="parquet cannot be written to a stream"):
+            await export_table(db, stream, format="parquet")
 
     assert [json.loads(line)["close"] for line in stream.getvalue().splitlines()] == ["12500", "12500.25"]
 

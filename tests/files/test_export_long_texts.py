@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from iftb_store import DatabaseManager, SystemEventRepository
-from iftb_store.files.export import export
-from iftb_store.schema.scope import TableScope
+from iftb_store.files.export import export_table
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -19,9 +18,8 @@ async def test_rows_with_long_texts_are_read_a_few_at_a_time(url: str, tmp_path:
         events = SystemEventRepository(db)
         for number in range(9):
             await events.log_event("long", "info", str(number) * 4_000_000)
-        done = await export(
-            db, TableScope(["system_events"]), tmp_path / f"events.{format}", progress=lambda rows, total: reached.append(rows)
-        )
+        path = tmp_path / f"events.{format}"
+        done = await export_table(db, path, table="system_events", progress=lambda step, rows, total: reached.append(rows))
     assert done.rows == 9
     # 16 MiB at once
-    assert reached == [4, 8, 9]
+    assert reached == [0, 4, 8, 9]

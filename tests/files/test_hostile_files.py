@@ -19,11 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
-from iftb_store.schema.scope import TableScope
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly
 from tests.faults.rounds import SOAK, rounds
@@ -80,7 +79,7 @@ def write_good(folder: Path) -> list[Path]:
             await fill(db)
             for table in TABLES:
                 for format in ("parquet", "feather", "csv", "jsonl"):
-                    await export(db, TableScope([table]), folder / f"{table}.{format}")
+                    await export_table(db, folder / f"{table}.{format}", table=table)
 
     asyncio.run(write())
     times = pd.date_range("2024-02-01", periods=200, freq="1h", tz="UTC")
@@ -196,7 +195,7 @@ async def test_nothing_of_a_file_that_is_refused_at_its_end_is_stored(url: str, 
     async with DatabaseManager(url) as db:
         await db.create_tables()
         await OHLCVRepository(db).insert_many(hourly(12_000))
-        await export(db, TableScope(["ohlcv"]), path)
+        await export_table(db, path)
         await raw.run(db, "DELETE FROM ohlcv")
         content, half = path.read_bytes(), path.stat().st_size // 2
         damage = content[:-200] if format in ("csv", "jsonl") else content[:half] + b"\0" * 64 + content[half + 64 :]

@@ -365,12 +365,12 @@ def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--map", "nonsense=x"], "--map 'nonsense=x' is not COLUMN=NAME"),
+        (["--map", "nonsense=x"], "there is no column 'nonsense' to map to 'x'"),
         (["--map", "open"], "--map 'open' is not COLUMN=NAME"),
         (["--map", "open=absent"], "has no column 'absent'"),
-        (["--tz", "Nowhere"], "--tz 'Nowhere' is not a known time zone"),
+        (["--tz", "Nowhere"], "tz 'Nowhere' is not a known time zone"),
         (["--tz", "../../etc/passwd"], "is not a known time zone"),
-        (["--fold", "never"], "--fold must be one of earlier, later"),
+        (["--fold", "never"], "fold must be one of earlier, later"),
         (["--decimals", "round"], "--decimals must be one of from-float"),
         (["--timeframe", "1d"], "its name contradicts --timeframe 1d"),
     ],
@@ -405,8 +405,10 @@ def test_a_folder_s_parquet_files_are_taken_and_one_without_any_is_refused(take:
 def test_json_lists_what_each_file_brought(take: Import) -> None:
     write_times("2024-02-01")
 
-    (result,) = json.loads(take("X-1h.csv", "--json")[1])
+    report = json.loads(take("X-1h.csv", "--json")[1])
 
+    assert report["refused"] == []
+    (result,) = report["files"]
     assert result == {
         "path": "X-1h.csv",
         "table": "ohlcv",

@@ -29,14 +29,13 @@ from iftb_store import (
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.cli import main
 from iftb_store.files.detect import detect_format
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.choice import open_reader
 from iftb_store.files.rows import check_complete_rows
-from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import EVENTS, TRADES, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, full_position, full_trade, hourly, position, trade
@@ -48,7 +47,7 @@ _WIDE = Context(prec=50)
 async def exported(db: DatabaseManager, folder: Path, format: str = "parquet") -> dict[str, Source]:
     """Export every table; return the files."""
     for table in TABLES:
-        await export(db, TableScope([table]), folder / f"{table}.{format}")
+        await export_table(db, folder / f"{table}.{format}", table=table)
     return {table: Source(folder / f"{table}.{format}", Hints()) for table in TABLES}
 
 

@@ -16,11 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import Source, import_file
 from iftb_store.files.options import Hints
-from iftb_store.schema.scope import TableScope
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, trade
 from iftb_store.values.timeframes import is_off_grid
@@ -31,7 +30,7 @@ from tests.support.whole_rows import TABLES
 async def exported(db: DatabaseManager, path: Path) -> Source:
     """Store a trade with the id 1, export it and delete it."""
     await TradeRepository(db, clock=Clock()).insert(trade("FILE"))
-    await export(db, TableScope(["trades"]), path)
+    await export_table(db, path, table="trades")
     await raw.run(db, "DELETE FROM trades")
     return Source(path, Hints())
 
@@ -265,9 +264,9 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
     async def store() -> None:
         async with DatabaseManager(sqlite_url) as db:
             await TradeRepository(db).insert(trade("A"))
-            await export(db, TableScope(["trades"]), Path("trades.jsonl"))
+            await export_table(db, Path("trades.jsonl"), table="trades")
             await OHLCVRepository(db).insert_many([bar()])
-            await export(db, TableScope(["ohlcv"]), Path("bar.jsonl"))
+            await export_table(db, Path("bar.jsonl"))
 
     asyncio.run(store())
     Path("bars.jsonl").write_text(2 * Path("bar.jsonl").read_text())

@@ -14,12 +14,12 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
 from iftb_store.doctor import examine
-from iftb_store.files.export import export
+from iftb_store.files.export import export_table
 from iftb_store.schema.scope import TableScope
 from iftb_store.transfer.backup import backup
 from iftb_store.transfer.copy import Copy
-from iftb_store.transfer.restore import backup_url, restore
-from iftb_store.transfer.verify import verify
+from iftb_store.transfer.functions import restore
+from iftb_store.transfer.verify import compare_stores
 from tests.security.rows import ROWS, execute
 
 Run = Callable[..., tuple[int, str, str]]
@@ -54,7 +54,7 @@ async def copy(source: DatabaseManager, destination: DatabaseManager) -> Any:
 
 
 async def compare(source: DatabaseManager, destination: DatabaseManager) -> Any:
-    return await verify(source, destination)
+    return await compare_stores(source, destination)
 
 
 @pytest.mark.parametrize("work", [copy, compare])
@@ -93,18 +93,18 @@ async def test_a_role_that_sees_a_part_restores_nothing(owner: str, hidden: str,
     async with DatabaseManager(owner) as db:
         await backup(db, tmp_path / "bot.backup")
     await execute(owner, f"{_HIDES}; DELETE FROM ohlcv")
-    async with DatabaseManager(hidden) as db, DatabaseManager(backup_url(tmp_path / "bot.backup")) as saved:
+    async with DatabaseManager(hidden) as db:
         with pytest.raises(OperationalError, match=_REFUSED):
-            await restore(saved, db, overwrite=True)
+            await restore(tmp_path / "bot.backup", db, overwrite=True)
         assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 1) == []
 
 
-@pytest.mark.parametrize("scope", [TableScope(["trades"]), TableScope(["trades"], symbols=["BTCUSDT"])])
-async def test_a_role_that_sees_a_part_exports_nothing(owner: str, hidden: str, tmp_path: Path, scope: TableScope) -> None:
+@pytest.mark.parametrize("symbols", [[], ["BTCUSDT"]])
+async def test_a_role_that_sees_a_part_exports_nothing(owner: str, hidden: str, tmp_path: Path, symbols: list[str]) -> None:
     await execute(owner, _HIDES)
     async with DatabaseManager(hidden) as db:
         with pytest.raises(OperationalError, match=_REFUSED):
-            await export(db, scope, tmp_path / "trades.csv")
+            await export_table(db, tmp_path / "trades.csv", table="trades", symbols=symbols)
     assert names_in(tmp_path) == []
 
 

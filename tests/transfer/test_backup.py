@@ -24,8 +24,9 @@ from iftb_store.testing import raw
 from iftb_store.testing.backups import fill
 from iftb_store.testing.samples import trade
 from iftb_store.testing.whole_rows import EXAMPLES, delete_rows, stored, write_rows
-from iftb_store.transfer.backup import Backup, backup
-from iftb_store.transfer.restore import backup_url, restore
+from iftb_store.transfer.backup import backup
+from iftb_store.transfer.reports import BackupReport
+from iftb_store.transfer.restore import backup_url, restore_rows
 from iftb_store_sqlite.backups import Stopped
 from tests.conftest import Run
 
@@ -65,7 +66,7 @@ async def test_a_backup_of_any_engine_is_restored_into_any(origin: str, url: str
         for table, rows in EXAMPLES:
             await delete_rows(emptied, table, rows)
         async with DatabaseManager(url) as db:
-            done = await restore(backup, db)
+            done = await restore_rows(backup, db)
             assert await holds_the_examples(db)
             assert await TradeRepository(db).insert(trade("new")) > EXAMPLES[1][1]["id"][-1].as_py()
     rows_of = {table.name: sum(part.source.rows for part in done if part.table == table.name) for table, _ in EXAMPLES}
@@ -77,9 +78,9 @@ async def test_an_interrupted_restore_resumes(sqlite_url: str, duckdb_url: str) 
     async with await saved(sqlite_url) as backup, DatabaseManager(duckdb_url) as db:
         await db.create_tables()
         await write_rows(db, BARS, EXAMPLES[0][1].slice(0, 5))
-        done = await restore(backup, db)
+        done = await restore_rows(backup, db)
         assert await holds_the_examples(db)
-        again = await restore(backup, db)
+        again = await restore_rows(backup, db)
     assert sum(part.inserted for part in done if part.table == "ohlcv") == EXAMPLES[0][1].num_rows - 5
     assert {part.inserted for part in again} == {0}
 
@@ -112,9 +113,9 @@ async def test_a_row_that_would_be_lost_is_named_and_nothing_is_written(
         with pytest.raises(
             CollisionError, match=f"^{named}.*; nothing was written; restore into an empty database, or .*--overwrite"
         ):
-            await restore(backup, db)
+            await restore_rows(backup, db)
         assert [(await stored(db, each)).num_rows for each, _ in EXAMPLES] == [int(each is table) for each, _ in EXAMPLES]
-        await restore(backup, db, overwrite=True)
+        await restore_rows(backup, db, overwrite=True)
         assert await holds_the_examples(db)
 
 
@@ -139,7 +140,7 @@ async def test_a_damaged_backup_is_refused_before_anything_is_written(
     async with DatabaseManager("sqlite:///fresh.db") as db:
         with pytest.raises((OperationalError, StoreError), match="damaged"):
             async with DatabaseManager(backup_url(path)) as backup:
-                await restore(backup, db)
+                await restore_rows(backup, db)
         assert (await db.status()).state == "empty"
 
 
@@ -163,7 +164,7 @@ async def test_a_database_without_our_tables_is_no_backup(tmp_path: Path) -> Non
     async with DatabaseManager("sqlite:///foreign.db") as foreign, DatabaseManager("duckdb:///fresh.duckdb") as db:
         await raw.run(foreign, "CREATE TABLE mine (a INTEGER)")
         with pytest.raises(SchemaError, match="the backup has no tables of iftb-store"):
-            await restore(foreign, db)
+            await restore_rows(foreign, db)
         assert (await db.status()).state == "empty"
 
 
@@ -179,9 +180,9 @@ async def test_a_bot_that_writes_into_the_destination_meanwhile_loses_nothing(sq
         yield lambda done, total: None
 
     async with await saved(duckdb_url) as backup, DatabaseManager(sqlite_url) as db:
-        await restore(backup, db)
+        await restore_rows(backup, db)
         with pytest.raises(StoreError, match="the destination was written to meanwhile"):
-            await restore(backup, db, step=meanwhile)
+            await restore_rows(backup, db, step=meanwhile)
         assert await raw.value(db, "SELECT count(*) FROM system_events WHERE event_type = 'mine'") == 1
 
 
@@ -234,7 +235,7 @@ def test_backup_and_restore_report_to_programs_what_they_did(run: Run, duckdb_ur
         "duckdb",
         EXAMPLES[1][1].num_rows,
     )
-    parts = json.loads(run("restore", "saved", "sqlite:///fresh.db", "--json")[1])
+    parts = json.loads(run("restore", "saved", "sqlite:///fresh.db", "--json")[1])["parts"]
     assert {part["table"]: part["equal"] for part in parts} == dict.fromkeys([table.name for table, _ in EXAMPLES], True)
     assert run("backup", "sqlite:///fresh.db", "again", "--quiet") == (0, "", "")
     assert run("restore", "again", "sqlite:///fresh.db", "--quiet") == (0, "", "")
@@ -294,7 +295,7 @@ async def test_two_backups_to_one_file_are_one_after_the_other(sqlite_url: str) 
     async with filled(sqlite_url) as db:
         first, second = await asyncio.gather(backup(db, "saved"), backup(db, "saved"), return_exceptions=True)
         outcomes = {type(first), type(second)}
-    assert outcomes in ({Backup, OperationalError}, {Backup, InvalidValueError})
+    assert outcomes in ({BackupReport, OperationalError}, {BackupReport, InvalidValueError})
 
 
 def _interrupted(*_: object) -> Any:

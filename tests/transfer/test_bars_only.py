@@ -30,7 +30,7 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.samples import HOUR, T0, bar
 from iftb_store.transfer.copy import Copy, prepare
-from iftb_store.transfer.verify import verify
+from iftb_store.transfer.verify import compare_stores
 from iftb_store_sqlite import SQLiteBackend
 from tests.conftest import Run
 from tests.support.filled import fill
@@ -73,9 +73,10 @@ def test_bars_are_copied_into_a_store_of_bars_and_out_of_it(
     assert bars(bars_url) == bars(source)
     destination = second(engine)
     code, out, err = run("copy", bars_url, destination, "--json")
-    assert (code, err) == (0, "left out: trades, positions, system_events; SRC or DST keeps only bars\n")
-    assert {item["table"] for item in json.loads(out)} == {"ohlcv"}
-    assert all(item["equal"] for item in json.loads(out))
+    report = json.loads(out)
+    assert (code, err, report["left_out"]) == (0, "", ["trades", "positions", "system_events"])
+    assert {item["table"] for item in report["parts"]} == {"ohlcv"}
+    assert all(item["equal"] for item in report["parts"])
     assert bars(destination) == bars(source)
     for words in ((source, bars_url), (bars_url, destination)):
         code, out, err = run("verify", *words)
@@ -91,7 +92,7 @@ def test_a_second_copy_moves_what_changed(source: str, bars_url: str, run: Run) 
     assert run("verify", source, bars_url)[0] == 1
     code, out, _ = run("copy", source, bars_url, "--json")
     assert code == 0
-    moved = {item["series"]: (item["inserted"], item["updated"]) for item in json.loads(out)}
+    moved = {item["series"]: (item["inserted"], item["updated"]) for item in json.loads(out)["parts"]}
     assert moved["binance BTCUSDT 1h"] == (1, 1)
     assert moved["binance NEWUSDT 1h"] == (1, 0)
     assert bars(bars_url) == bars(source)
@@ -100,7 +101,7 @@ def test_a_second_copy_moves_what_changed(source: str, bars_url: str, run: Run) 
 def test_a_window_of_a_series_is_copied(source: str, bars_url: str, run: Run) -> None:
     chosen = ["--symbol", "BTCUSDT", "--timeframe", "1h", "--start", str(T0 + HOUR), "--end", str(T0 + 3 * HOUR)]
     code, out, _ = run("copy", source, bars_url, *chosen, "--dry-run", "--json")
-    assert (code, [item["inserted"] for item in json.loads(out)]) == (0, [3])
+    assert (code, [item["inserted"] for item in json.loads(out)["parts"]]) == (0, [3])
     assert run("copy", source, bars_url, *chosen)[0] == 0
     assert [row["timestamp"] for row in bars(bars_url)] == [T0 + number * HOUR for number in (1, 2, 3)]
     assert run("verify", bars_url, source, *chosen)[0] == 0
@@ -232,7 +233,7 @@ async def test_a_report_names_what_was_left_out(source: str, bars_only_url: str)
     async with DatabaseManager(source) as one, DatabaseManager(bars_only_url) as two:
         assert not await prepare(two)
         assert (await Copy(one, two).run()).left_out == _RECORDS
-        assert (await verify(one, two)).left_out == _RECORDS
+        assert (await compare_stores(one, two)).left_out == _RECORDS
         assert (await Copy(one, two, TableScope(["ohlcv"])).run()).left_out == ()
         with pytest.raises(Unsupported, match="the destination keeps only bars, no trades"):
             await prepare(two, TableScope(["trades"]))

@@ -150,7 +150,7 @@ def test_what_is_not_chosen_is_not_deleted_though_its_ids_lie_beside(source: str
 def test_a_dry_run_reports_the_same_and_writes_nothing(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("sqlite")
     write(destination, _nothing)
-    report = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])
+    report = json.loads(run("copy", source, destination, "--dry-run", "--json")[1])["parts"]
     assert {item["table"]: 0 for item in report} == dict.fromkeys(ROWS, 0)
     assert sum(item["inserted"] for item in report) == sum(ROWS.values())
     assert not any(contents(destination).values())

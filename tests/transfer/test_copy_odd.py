@@ -42,7 +42,7 @@ def test_series_whose_names_look_alike_are_copied_and_compared_each_for_itself(
 ) -> None:
     fill_store(sqlite_url, alike(1))
     code, out, _ = run("copy", sqlite_url, duckdb_url, "--json")
-    copied = [item for item in json.loads(out) if item["table"] == "ohlcv"]
+    copied = [item for item in json.loads(out)["parts"] if item["table"] == "ohlcv"]
     assert code == 0
     assert [(item["series"], item["inserted"]) for item in copied] == [
         ("okx 'spot BTC' 1h", 1),

@@ -120,7 +120,7 @@ def test_a_program_gets_json(other: str, sqlite_url: str, verify: Verify) -> Non
     asyncio.run(fill(sqlite_url))
     change(sqlite_url, "UPDATE positions SET leverage = 'a2' WHERE id = 2")
     code, out, _ = verify(sqlite_url, other, "--table", "positions", "--json")
-    (found,) = json.loads(out)
+    (found,) = json.loads(out)["parts"]
     assert code == 1
     assert not found["equal"]
     assert found["differences"] == [{"row": {"id": 2}, "column": "leverage", "source": "2", "destination": "1"}]

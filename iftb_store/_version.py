@@ -1,0 +1,3 @@
+"""The version of iftb-store."""
+
+__version__ = "0.1.0"

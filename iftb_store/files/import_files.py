@@ -1,0 +1,310 @@
+"""Imports several files, patterns or folders, one file after the other: import_files of iftb_store."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store.abilities import ConnectedStore
+from iftb_store.batches.bars import BarColumns
+from iftb_store.errors import InvalidValueError, StoreError, TradeConflictError
+from iftb_store.files.commits import Commit
+from iftb_store.files.import_ import ImportedFile, Source, import_file
+from iftb_store.files.options import Hints
+from iftb_store.files.readers.binance import DumpError
+from iftb_store.schema.table_spec import BARS, SERIES, TRADES
+from iftb_store.transfer.access import check_store
+from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, report_steps
+from iftb_store.values import checks
+from iftb_store.values.display import show, to_one_line, type_name
+
+#: One file, pattern or folder, or several.
+Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_NOTHING = "no row of this file was stored"
+# the errors by which a file is refused; all others end the import
+_REFUSALS = (OSError, DumpError, TradeConflictError, IntegrityError)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file of which no row was stored.
+
+    Attributes:
+        path: the file.
+        reason: why, in one line that names the file and the remedy.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """The result of an import.
+
+    Attributes:
+        files: the files that were stored, in their order.
+        refused: the files of which no row was stored.
+    """
+
+    files: tuple[ImportedFile, ...]
+    refused: tuple[RefusedFile, ...]
+
+
+class RefusedFilesError(StoreError):
+    """Some files of an import were refused; the others are stored.
+
+    Attributes:
+        report: what was stored, and why each of the other files was refused.
+    """
+
+    def __init__(self, report: ImportReport) -> None:
+        self.report = report
+        first, total = report.refused[0].reason, len(report.files) + len(report.refused)
+        super().__init__(first if total == 1 else f"{len(report.refused)} of {total} files were not imported: {first}")
+
+
+async def import_files(
+    db: ConnectedStore,
+    paths: Paths,
+    *,
+    symbol: str | None = None,
+    timeframe: str | None = None,
+    exchange: str | None = None,
+    insert: bool = False,
+    new_ids: bool = False,
+    columns: Mapping[str, str] | None = None,
+    tz: str | ZoneInfo | None = None,
+    fold: Literal["earlier", "later"] | None = None,
+    decimals: Literal["from_float"] | None = None,
+    progress: ProgressCallback | None = None,
+) -> ImportReport:
+    """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
+
+    The format is detected from the content, not the file name. Each file is stored completely or not at all, in its own
+    transaction; a file that is refused does not stop the others. Rows that are already stored are overwritten, so importing a
+    file twice changes nothing. Rows of an export keep their ids. If the import is cancelled, the files stored so far stay.
+
+    Args:
+        db: the connected store, e.g. a DatabaseManager.
+        paths: a file, a pattern, e.g. "dumps/*.zip", or a folder of Parquet files; or several of these.
+        symbol: the symbol, if the files do not contain it.
+        timeframe: the timeframe, if the files do not contain it.
+        exchange: the exchange, if the files do not contain it; None for binance.
+        insert: refuse rows that are already stored, instead of overwriting them.
+        new_ids: store exported bars and trades under new ids, not those of the file.
+        columns: the file's name of each column whose name is not recognised, e.g. {"open": "First", "timestamp": "Day"}.
+        tz: the time zone of timestamps without an offset, e.g. "Europe/Berlin"; None for UTC.
+        fold: how to read a time that occurs twice because clocks are set back; None refuses such times.
+        decimals: "from_float": accept floats and store the shortest decimal of each; None: refuse floats.
+        progress: called with (file name, bytes read, total bytes).
+
+    Returns:
+        For each file, the table, the number of rows, their series and time span; ``refused`` is empty.
+
+    Raises:
+        RefusedFilesError: files are damaged, cannot be read or have rows that cannot be stored. All others are stored; its
+            ``report`` names both.
+        InvalidValueError: there is no such file, an argument has an invalid value, the name, the columns and the arguments
+            contradict each other, or ``new_ids`` is given for rows that are identified only by their id. The files before
+            that one are stored.
+        SchemaError: the database has no tables of iftb-store, or tables of another revision.
+        Unsupported: the database does not keep the table of an export.
+        OperationalError: the database failed.
+        CommitOutcomeUnknown: the connection was lost during a COMMIT; it is safe to import the files again.
+        NotConnectedError: before connect().
+        MissingDriverError: pyarrow is not installed, and a file is not a kline dump.
+
+    Example:
+        report = await import_files(db, "BTCUSDT-1m-*.csv")
+        for file in report.files:
+            print(file.path, file.rows, file.first, file.last)
+    """
+    checks.optional(partial(checks.choice, choices=("from_float",)), decimals, "decimals")
+    hints = Hints(symbol, timeframe, exchange, columns or {}, find_zone(tz), fold, decimals is not None)
+    step = report_steps(progress)
+    check_store(db, "db")
+    importing = await asyncio.to_thread(FileImport, paths, hints, insert=insert, new_ids=new_ids)
+    return await importing.run(db, step)
+
+
+class FileImport:
+    """An import of several files, whose state can be read also after it was stopped.
+
+    Args:
+        paths: as in `import_files`.
+        hints: what the user knows about the files.
+        insert: as in `import_files`.
+        new_ids: as in `import_files`.
+        tell: called with each file as soon as it is stored or refused.
+
+    Attributes:
+        paths: all files.
+        files: the files that are stored.
+        refused: the files that were refused.
+        current: the name of the file that is being stored, and the state of its COMMIT; None before the first file.
+
+    Raises:
+        InvalidValueError: there is no such file, or the names, columns and hints contradict each other.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        hints: Hints,
+        *,
+        insert: bool = False,
+        new_ids: bool = False,
+        tell: Callable[[ImportedFile | RefusedFile], None] | None = None,
+    ) -> None:
+        _check_hints(hints)
+        self._hints = hints
+        self._insert, self._new_ids = checks.boolean(insert, "insert"), checks.boolean(new_ids, "new_ids")
+        self._tell = tell
+        self.files: list[ImportedFile] = []
+        self.refused: list[RefusedFile] = []
+        self.current: tuple[str, Commit[ImportedFile]] | None = None
+        self.paths = list(dict.fromkeys(path for given in _list_paths(paths) for path in _find_files(given)))
+        self._sources: list[Source] = []
+        for path in self.paths:
+            try:
+                self._sources.append(Source(path, hints))
+            except _REFUSALS as error:
+                self._refuse(path, error)
+        self._refuse_hints()
+        self._refuse_mixing()
+
+    async def run(self, db: ConnectedStore, step: ProgressFactory) -> ImportReport:
+        """Store the files.
+
+        Raises:
+            RefusedFilesError: files were refused; all others are stored.
+        """
+        for source in self._sources:
+            name, commit = format_path(source.path), Commit[ImportedFile]()
+            self.current = name, commit
+            try:
+                with step(name) as tell:
+                    done = await import_file(db, source, insert=self._insert, new_ids=self._new_ids, progress=tell, commit=commit)
+            except _REFUSALS as error:
+                self._refuse(source.path, error, self._find_remedy(source))
+                continue
+            self.files.append(done)
+            if self._tell is not None:
+                self._tell(done)
+        report = ImportReport(tuple(self.files), tuple(self.refused))
+        if self.refused:
+            raise RefusedFilesError(report)
+        return report
+
+    def _refuse(self, path: Path, error: Exception, remedy: str = "") -> None:
+        if isinstance(error, IntegrityError):
+            reason = f"{path}: {error.orig}; {_NOTHING}; {remedy}"
+        elif isinstance(error, OSError):
+            reason = f"{path}: {error.strerror}; {_NOTHING}"
+        else:
+            reason = f"{error if isinstance(error, DumpError) else f'{path}: {error}'}; {_NOTHING}"
+        self.refused.append(RefusedFile(path, reason))
+        if self._tell is not None:
+            self._tell(self.refused[-1])
+
+    def _find_remedy(self, source: Source) -> str:
+        if self._insert:
+            return f"leave --insert out to overwrite stored {'bars' if source.table in (None, BARS) else 'rows'}"
+        if source.table in (BARS, TRADES):
+            return "use --new-ids to store them under new ids"
+        return "import the file into an empty database"
+
+    def _refuse_hints(self) -> None:
+        given = [name for name in SERIES if getattr(self._hints, name)] + (["map"] if self._hints.columns else [])
+        for source in self._sources:
+            if given and source.table is not None:
+                raise InvalidValueError(
+                    f"{source.path}: this is an export of iftb-store, whose rows are stored unchanged; "
+                    f"leave --{given[0]} out for it"
+                )
+
+    def _refuse_mixing(self) -> None:
+        for option, given in (("symbol", self._hints.symbol), ("exchange", self._hints.exchange)):
+            names = {source.named[0] if option == "symbol" else None for source in self._sources}
+            told = sorted(filter(None, names | {source.fixed.get(option) for source in self._sources}))
+            if given is not None and len(told) > 1:
+                raise InvalidValueError(
+                    f"--{option} {given} would merge the files of {' and '.join(told[:5])} into one series; "
+                    "import them separately"
+                )
+
+
+def format_path(path: Path) -> str:
+    """Return the name of a file for messages; in a partitioned export, its folders too, which name the series and the month."""
+    parts = path.parts
+    return "/".join(parts[next((at for at, part in enumerate(parts) if "=" in part and at < len(parts) - 1), len(parts) - 1) :])
+
+
+def _check_hints(hints: Hints) -> None:
+    for name, value in (("symbol", hints.symbol), ("exchange", hints.exchange)):
+        checks.optional(checks.name_text, value, name)
+    checks.optional(partial(checks.choice, choices=("earlier", "later")), hints.fold, "fold")
+    if not isinstance(hints.columns, Mapping):
+        raise InvalidValueError(f"columns must be a dict, not {type_name(hints.columns)}")
+    for ours, theirs in hints.columns.items():
+        if ours not in BarColumns._fields:
+            raise InvalidValueError(
+                f"there is no column {show(ours)} to map to {show(theirs)}; the columns are {', '.join(BarColumns._fields)}"
+            )
+        checks.text(theirs, f"the name of the column {ours}")
+
+
+def _list_paths(paths: object) -> list[str | os.PathLike[str]]:
+    listed: list[str | os.PathLike[str]] = []
+    for path in [paths] if isinstance(paths, str) or not isinstance(paths, Iterable) else paths:
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidValueError(f"paths must be a file name or a list of file names, not {type_name(path)}")
+        listed.append(path)
+    return listed
+
+
+def _find_files(given: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that an argument names: one file, the Parquet files of a folder, or all files that match a pattern.
+
+    Patterns are expanded here because not every shell does.
+    """
+    pattern = checks.text(os.fspath(given), "a file name")
+    if not pattern:
+        raise InvalidValueError("FILE is an empty text; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
+    path = Path(pattern)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
+        if not found:
+            raise InvalidValueError(f"{pattern} is a folder without Parquet files; give its files, e.g. {path / '*.zip'}")
+        return found
+    if path.exists():
+        return [path]
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not found:
+        raise InvalidValueError(f"there is no file {to_one_line(pattern)}; a database URL contains :// or starts with env:")
+    return found
+
+
+def find_zone(name: str | ZoneInfo | None) -> ZoneInfo | None:
+    """Return the time zone of a name.
+
+    Raises:
+        InvalidValueError: the time zone is not known.
+    """
+    if name is None or isinstance(name, ZoneInfo):
+        return name
+    try:
+        return ZoneInfo(checks.text(name, "tz"))
+    except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
+        raise InvalidValueError(f"tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error

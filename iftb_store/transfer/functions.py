@@ -1,0 +1,234 @@
+"""Copies a store into another, compares two stores, and restores a backup: copy, verify and restore of iftb_store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iftb_store._io.tasks import import_modules
+from iftb_store.abilities import ConnectedStore
+from iftb_store.errors import InvalidValueError
+from iftb_store.manager import DatabaseManager
+from iftb_store.registry import find_backend, require_arrow
+from iftb_store.schema.scope import TableScope
+from iftb_store.transfer.access import check_store
+from iftb_store.transfer.kept import limit_scope
+from iftb_store.transfer.progress import ProgressCallback, report_steps
+from iftb_store.transfer.reports import CopyReport, RestoreReport, VerifyReport, report_copied, report_verified
+from iftb_store.url import bound_memory
+from iftb_store.values import checks
+from iftb_store.values.display import type_name
+from iftb_store.values.file_identity import file_identity
+from iftb_store.values.times import Since, find_start
+
+if TYPE_CHECKING:
+    from iftb_store.transfer.copy import Conflict
+
+
+async def copy(
+    source: ConnectedStore,
+    destination: ConnectedStore,
+    *,
+    tables: str | Collection[str] = (),
+    exchanges: str | Collection[str] = (),
+    symbols: str | Collection[str] = (),
+    timeframes: str | Collection[str] = (),
+    start: datetime | None = None,
+    end: datetime | None = None,
+    since: Since | None = None,
+    on_conflict: Conflict = "source-wins",
+    delete: bool = False,
+    keep_ids: bool = False,
+    full: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> CopyReport:
+    """Copy the rows that are missing or different in another store, of any engine, then verify the copy.
+
+    The source is read from a snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
+    batches: if the copy is interrupted, the rows written so far stay, and it resumes when called again. Missing tables are
+    created. The destination may be written to meanwhile.
+
+    Args:
+        source: the connected store to read, e.g. a DatabaseManager.
+        destination: the connected store to write.
+        tables: copy only these tables: ohlcv, trades, positions, system_events; if empty, all that both stores keep and that
+            have every column by which rows are selected. Here and in the next three, one name may be given as text.
+        exchanges: copy only rows of these exchanges.
+        symbols: copy only rows of these symbols.
+        timeframes: copy only bars of these timeframes.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
+            of trades and positions, and the created_at of events.
+        end: end of the time window, inclusive.
+        since: instead of ``start``: the duration of the time window, which ends now, as a timedelta or as text, e.g. "30m",
+            "12h", "7d" or "2w"; or the start.
+        on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises before
+            anything is written.
+        delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
+        keep_ids: require that trades, positions and events have the ids of the source in the destination.
+        full: read every selected row of the destination.
+        dry_run: report what would be copied or refused, and write nothing.
+        progress: called with (step, done, total) as rows are compared, written and verified.
+
+    Returns:
+        What was inserted, updated, deleted and kept of each series and table, and the tables that were left out.
+
+    Raises:
+        CollisionError: a row of the source conflicts with a different row of the destination, or rows differ and
+            ``on_conflict`` is "refuse". Nothing was written, unless the destination's row was added during the copy.
+        InvalidValueError: an argument has an invalid value, or both stores are the same database.
+        SchemaError: the source has no tables, or one of the stores has tables of another revision.
+        Unsupported: ``tables`` names a table that one of the stores does not keep.
+        OperationalError: rows are hidden from the role of a store, or it may not insert; or the database failed.
+        StoreError: the destination was written to and differs from the source at the end; or a row of the source cannot be
+            copied, e.g. a duplicate.
+        NotConnectedError: before connect().
+        MissingDriverError: pyarrow is not installed; the message contains the install command.
+
+    Example:
+        report = await copy(source, destination, symbols=["BTCUSDT"], since="7d")
+        print(sum(part.inserted for part in report.parts))
+    """
+    start = find_start(start, since)
+    scope = TableScope(tables, exchanges, symbols, timeframes, start, end)
+    step = report_steps(progress)
+    flags = {"delete": delete, "keep_ids": keep_ids, "full": full, "dry_run": dry_run}
+    for name, value in flags.items():
+        checks.boolean(value, name)
+    check_store(source, "source")
+    check_store(destination, "destination")
+    require_arrow()
+    await import_modules("pyarrow", "iftb_store.transfer.copy")
+    from iftb_store.transfer.copy import Copy, prepare
+    from iftb_store.transfer.plan import require_schema
+
+    copying = Copy(
+        source, destination, scope, on_conflict=on_conflict, delete=delete, keep_ids=keep_ids, full=full, step=step
+    )
+    # before anything is created in the destination
+    await require_schema(source, limit_scope(scope, source=source, destination=destination)[0].tables)
+    created = not dry_run and await prepare(destination, scope)
+    done = await copying.run(dry=dry_run)
+    return CopyReport(report_copied(done), done.left_out, created, dry_run)
+
+
+async def verify(
+    source: ConnectedStore,
+    destination: ConnectedStore,
+    *,
+    tables: str | Collection[str] = (),
+    exchanges: str | Collection[str] = (),
+    symbols: str | Collection[str] = (),
+    timeframes: str | Collection[str] = (),
+    start: datetime | None = None,
+    end: datetime | None = None,
+    since: Since | None = None,
+    progress: ProgressCallback | None = None,
+) -> VerifyReport:
+    """Compare the rows of two stores by counts and checksums of their values, and find the first rows that differ.
+
+    Each store is read from a snapshot, in bounded memory, and neither is changed.
+
+    Args:
+        source: a connected store, e.g. a DatabaseManager.
+        destination: another connected store.
+        tables: compare only these tables: ohlcv, trades, positions, system_events; if empty, all that both stores keep and that
+            have every column by which rows are selected. Here and in the next three, one name may be given as text.
+        exchanges: compare only rows of these exchanges.
+        symbols: compare only rows of these symbols.
+        timeframes: compare only bars of these timeframes.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
+            of trades and positions, and the created_at of events.
+        end: end of the time window, inclusive.
+        since: instead of ``start``: the duration of the time window, which ends now, as a timedelta or as text, e.g. "30m",
+            "12h", "7d" or "2w"; or the start.
+        progress: called with (step, done, total), in rows of both stores.
+
+    Returns:
+        Whether the stores are equal, and the counts, checksums and first differences of each series and table. Differences are
+        reported, not raised.
+
+    Raises:
+        InvalidValueError: an argument has an invalid value, or both stores are the same database.
+        SchemaError: one of the stores has no tables, or tables of another revision.
+        Unsupported: ``tables`` names a table that one of the stores does not keep.
+        OperationalError: rows are hidden from the role of a store, or the database failed.
+        NotConnectedError: before connect().
+        MissingDriverError: pyarrow is not installed; the message contains the install command.
+
+    Example:
+        report = await verify(source, destination, tables="ohlcv")
+        for part in report.parts:
+            print(part.series, part.source.rows, part.equal)
+    """
+    scope = TableScope(tables, exchanges, symbols, timeframes, find_start(start, since), end)
+    step = report_steps(progress)
+    check_store(source, "source")
+    check_store(destination, "destination")
+    require_arrow()
+    await import_modules("pyarrow", "iftb_store.transfer.verify")
+    from iftb_store.transfer.verify import compare_stores
+
+    found = await compare_stores(source, destination, scope, step=step)
+    return VerifyReport(all(part.equal for part in found), report_verified(found), found.left_out)
+
+
+async def restore(
+    path: str | os.PathLike[str],
+    db: ConnectedStore,
+    *,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> RestoreReport:
+    """Restore a backup into a store of any engine, with all ids and times, and verify the result.
+
+    The engine of the file is detected from its content. The backup is read once completely before anything is written. Missing
+    tables are created. If the restore is interrupted, the rows written so far stay, and it resumes when called again.
+
+    Args:
+        path: the backup file, see `backup`.
+        db: the connected store to restore into, e.g. a DatabaseManager.
+        overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise the restore fails
+            if there are such rows.
+        progress: called with (step, done, total), in rows; in tables while the backup is checked.
+
+    Returns:
+        What was inserted, updated and deleted of each series and table, and the tables that were left out.
+
+    Raises:
+        CollisionError: the store has a row that differs from the backup or is not in it; nothing was written.
+        InvalidValueError: the file cannot be read, is not a backup or is the database itself, or an argument has another type.
+        SchemaError: the backup has no tables of iftb-store; or the backup or the store has tables of another revision.
+        OperationalError: the backup is damaged; or rows of the store are hidden from its role, or it may not insert; or the
+            database failed.
+        StoreError: another client wrote to the store during the restore.
+        NotConnectedError: before connect().
+        MissingDriverError: pyarrow or the driver of the backup's engine is not installed; the message contains the install
+            command.
+
+    Example:
+        await backup(source, "bot.backup")
+        report = await restore("bot.backup", destination)
+        print(sum(part.source.rows for part in report.parts))
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
+    checks.boolean(overwrite, "overwrite")
+    step = report_steps(progress)
+    check_store(db, "db")
+    require_arrow()
+    await import_modules("pyarrow", "iftb_store.transfer.restore")
+    from iftb_store.transfer.restore import backup_url, restore_rows
+
+    address = backup_url(path)
+    # import the driver in a thread, because the import would block the event loop
+    await asyncio.to_thread(find_backend, address.drivername)
+    if file_identity(os.fspath(path)) == await db.identity():
+        raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
+    async with DatabaseManager(bound_memory(address)) as backup:
+        done = await restore_rows(backup, db, overwrite=overwrite, step=step)
+    return RestoreReport(Path(path), report_copied(done), done.left_out)

@@ -1,0 +1,54 @@
+"""The start of a time window, given as a time or as a duration before now."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from iftb_store.errors import InvalidValueError
+from iftb_store.values import checks
+from iftb_store.values.display import show, type_name
+
+#: The start of a time window: a duration before now, as a timedelta or as text such as "7d", or a time.
+Since: TypeAlias = timedelta | datetime | str
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"([0-9]{1,9})([mhdw])")
+
+
+def find_start(start: datetime | None, since: Since | None) -> datetime | None:
+    """Return the start of a time window in UTC, from ``start`` or ``since``; None if neither is given.
+
+    Args:
+        start: the start; naive times are UTC.
+        since: the duration of the window, which ends now: a timedelta or text of a number and a unit, e.g. "30m", "12h", "7d"
+            or "2w"; or the start.
+
+    Raises:
+        InvalidValueError: both are given, or one of them is not a time or a duration.
+    """
+    if since is None:
+        return checks.optional(checks.utc, start, "start")
+    if start is not None:
+        raise InvalidValueError("start and since are both given, and both are the start of the time window; give one of them")
+    if isinstance(since, datetime):
+        return checks.utc(since, "since")
+    try:
+        duration = _parse_duration(since)
+        if duration > timedelta(0):
+            return datetime.now(UTC) - duration
+    except OverflowError as error:
+        raise InvalidValueError(f"since {show(str(since))} is before the year 1; give a shorter duration") from error
+    raise InvalidValueError(f"since {show(str(since))} is not in the past; give a duration greater than 0")
+
+
+def _parse_duration(since: object) -> timedelta:
+    if isinstance(since, timedelta):
+        return since
+    if not isinstance(since, str):
+        raise InvalidValueError(f"since must be a timedelta, a datetime or text such as '7d', not {type_name(since)}")
+    match = _DURATION.fullmatch(since)
+    if match is None:
+        raise InvalidValueError(f"since {show(since)} is not a duration; write it as 30m, 12h, 7d or 2w, or give the start")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
