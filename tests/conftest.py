@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -15,8 +16,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.dialects import postgresql
 
+from iftb_store import DatabaseManager
 from iftb_store.cli import main
+from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store_migrations import creation, head
 from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
 
@@ -34,6 +39,13 @@ _EMPTY = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public;
+"""
+
+# what create_tables() executes, without its checks
+_TABLES = f"""
+    {";".join(sql for _, _, sql in creation(postgresql.dialect()))};
+    CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY);
+    INSERT INTO {VERSION_TABLE} VALUES ('{head()}');
 """
 
 
@@ -122,15 +134,51 @@ def postgres_url(postgres_database: tuple[str, Callable[[str], None]]) -> str:
 
 
 @pytest.fixture
+def postgres_tables_url(postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+    """URL of a PostgreSQL database with empty tables."""
+    _, execute = postgres_database
+    execute(_TABLES)
+    return postgres_url
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """URL of a fresh SQLite file."""
     return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "store.db"
+    asyncio.run(_create_tables(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_tables_url(sqlite_url: str, sqlite_tables: Path) -> str:
+    """URL of a fresh SQLite file with empty tables."""
+    return _copy(sqlite_tables, sqlite_url)
 
 
 @pytest.fixture
 def duckdb_url(tmp_path: Path) -> str:
     """URL of a fresh DuckDB file."""
     return f"duckdb:///{tmp_path / 'store.duckdb'}"
+
+
+@pytest.fixture(scope="session")
+def duckdb_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with empty tables, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "store.duckdb"
+    asyncio.run(_create_tables(f"duckdb:///{path}"))
+    return path
+
+
+@pytest.fixture
+def duckdb_tables_url(duckdb_url: str, duckdb_tables: Path) -> str:
+    """URL of a fresh DuckDB file with empty tables."""
+    return _copy(duckdb_tables, duckdb_url)
 
 
 @pytest.fixture
@@ -172,3 +220,14 @@ async def _execute(url: str, statement: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(statement)
     await connection.close()
+
+
+async def _create_tables(url: str) -> None:
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+
+
+def _copy(tables: Path, url: str) -> str:
+    """Copy a file to the path of a URL; return the URL."""
+    shutil.copy(tables, make_url(url).database or "")
+    return url
