@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -113,16 +113,30 @@ def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(
+def create_postgres_database(
     postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+) -> Callable[[], AbstractContextManager[str]]:
+    """Return a context manager of a new, empty database's URL, which drops the database at its end."""
+    server = postgres_connection(postgres_server)
+
+    @contextmanager
+    def create() -> Iterator[str]:
+        name = f"iftb_{uuid4().hex}"
+        server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+        yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+        server(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def postgres_database(
+    create_postgres_database: Callable[[], AbstractContextManager[str]],
+    postgres_connection: Callable[[str], Callable[[str], None]],
 ) -> Iterator[tuple[str, Callable[[str], None]]]:
     """A database of this run, and a function that executes statements in it."""
-    name = f"iftb_{uuid4().hex}"
-    url = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    server = postgres_connection(postgres_server)
-    server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-    yield url, postgres_connection(url)
-    server(f"DROP DATABASE {name} WITH (FORCE)")
+    with create_postgres_database() as url:
+        yield url, postgres_connection(url)
 
 
 @pytest.fixture
