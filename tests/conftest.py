@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from sqlalchemy import make_url
 from sqlalchemy.dialects import postgresql
 
@@ -26,6 +28,10 @@ from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
 
 Run = Callable[..., tuple[int, str, str]]
+
+if not FULL:
+    settings.register_profile("short", max_examples=10)
+    settings.load_profile("short")
 
 # all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
@@ -62,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left if again or item.get_closest_marker("full") is not None else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through all modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
