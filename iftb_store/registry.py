@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -23,6 +24,12 @@ def find_backend(scheme: str) -> type[Backend]:
         StoreError: two different backends are registered for the scheme.
         MissingDriverError: the backend's driver is not installed; the message contains the install command.
     """
+    return _find_backend(scheme, tuple(sys.path))
+
+
+@cache
+def _find_backend(scheme: str, path: tuple[str, ...]) -> type[Backend]:
+    """Read the metadata of all installed distributions, which takes long, once for a scheme and ``sys.path``."""
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
         installed = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
@@ -65,7 +72,7 @@ def get_backend(session: Any) -> Backend | type[Backend]:
         raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
     scheme = f"{dialect.name}+{dialect.driver}"
     try:
-        return _by_dialect(scheme)
+        return find_backend(scheme)
     except URLError as error:
         raise Unsupported(
             f"a session on {scheme} is not supported; the repositories work with the async drivers asyncpg and aiosqlite"
@@ -83,9 +90,6 @@ def require_arrow() -> None:
         raise MissingDriverError(
             'Arrow tables need the module pyarrow, which is not installed; run: pip install "iftb-store[arrow]"'
         )
-
-
-_by_dialect = cache(find_backend)
 
 
 def _load(point: EntryPoint) -> type[Backend]:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 from sqlalchemy import make_url
+from sqlalchemy.dialects import postgresql
 
+from iftb_store import DatabaseManager
 from iftb_store.cli import main
+from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store_migrations import creation, head
 from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
 
 Run = Callable[..., tuple[int, str, str]]
+
+if not FULL:
+    settings.register_profile("short", max_examples=10)
+    settings.load_profile("short")
 
 # all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
@@ -34,6 +45,13 @@ _EMPTY = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
     DROP SCHEMA public CASCADE;
     CREATE SCHEMA public;
+"""
+
+# what create_tables() executes, without its checks
+_TABLES = f"""
+    {";".join(sql for _, _, sql in creation(postgresql.dialect()))};
+    CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY);
+    INSERT INTO {VERSION_TABLE} VALUES ('{head()}');
 """
 
 
@@ -50,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left if again or item.get_closest_marker("full") is not None else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through all modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -101,16 +125,30 @@ def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(
+def create_postgres_database(
     postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+) -> Callable[[], AbstractContextManager[str]]:
+    """Return a context manager of a new, empty database's URL, which drops the database at its end."""
+    server = postgres_connection(postgres_server)
+
+    @contextmanager
+    def create() -> Iterator[str]:
+        name = f"iftb_{uuid4().hex}"
+        server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+        yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+        server(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def postgres_database(
+    create_postgres_database: Callable[[], AbstractContextManager[str]],
+    postgres_connection: Callable[[str], Callable[[str], None]],
 ) -> Iterator[tuple[str, Callable[[str], None]]]:
     """A database of this run, and a function that executes statements in it."""
-    name = f"iftb_{uuid4().hex}"
-    url = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    server = postgres_connection(postgres_server)
-    server(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-    yield url, postgres_connection(url)
-    server(f"DROP DATABASE {name} WITH (FORCE)")
+    with create_postgres_database() as url:
+        yield url, postgres_connection(url)
 
 
 @pytest.fixture
@@ -122,15 +160,51 @@ def postgres_url(postgres_database: tuple[str, Callable[[str], None]]) -> str:
 
 
 @pytest.fixture
+def postgres_tables_url(postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+    """URL of a PostgreSQL database with empty tables."""
+    _, execute = postgres_database
+    execute(_TABLES)
+    return postgres_url
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """URL of a fresh SQLite file."""
     return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "store.db"
+    asyncio.run(_create_tables(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_tables_url(sqlite_url: str, sqlite_tables: Path) -> str:
+    """URL of a fresh SQLite file with empty tables."""
+    return _copy(sqlite_tables, sqlite_url)
 
 
 @pytest.fixture
 def duckdb_url(tmp_path: Path) -> str:
     """URL of a fresh DuckDB file."""
     return f"duckdb:///{tmp_path / 'store.duckdb'}"
+
+
+@pytest.fixture(scope="session")
+def duckdb_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DuckDB file with empty tables, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "store.duckdb"
+    asyncio.run(_create_tables(f"duckdb:///{path}"))
+    return path
+
+
+@pytest.fixture
+def duckdb_tables_url(duckdb_url: str, duckdb_tables: Path) -> str:
+    """URL of a fresh DuckDB file with empty tables."""
+    return _copy(duckdb_tables, duckdb_url)
 
 
 @pytest.fixture
@@ -173,3 +247,14 @@ async def _execute(url: str, statement: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(statement)
     await connection.close()
+
+
+async def _create_tables(url: str) -> None:
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+
+
+def _copy(tables: Path, url: str) -> str:
+    """Copy a file to the path of a URL; return the URL."""
+    shutil.copy(tables, make_url(url).database or "")
+    return url

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import make_url, text
 
 from iftb_store import DatabaseManager
 from iftb_store.testing import BackendConformance
 
 
-class TestPostgres(BackendConformance):
+class Conformance(BackendConformance):
+    """The suite on a copy of empty tables, as to create them anew would be most of a test's time."""
+
+    @pytest_asyncio.fixture
+    async def db(self, tables_url: str) -> AsyncIterator[DatabaseManager]:
+        async with DatabaseManager(tables_url) as manager:
+            yield manager
+
+
+class TestPostgres(Conformance):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url
+
+    @pytest.fixture
+    def tables_url(self, postgres_tables_url: str) -> str:
+        return postgres_tables_url
 
     @pytest.fixture
     def second_url(self, postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str]:
@@ -39,10 +53,14 @@ class TestPostgres(BackendConformance):
         return terminate
 
 
-class TestSQLite(BackendConformance):
+class TestSQLite(Conformance):
     @pytest.fixture
     def url(self, sqlite_url: str) -> str:
         return sqlite_url
+
+    @pytest.fixture
+    def tables_url(self, sqlite_tables_url: str) -> str:
+        return sqlite_tables_url
 
     @pytest.fixture
     def second_url(self, tmp_path: Path) -> str:
@@ -53,10 +71,14 @@ class TestSQLite(BackendConformance):
         return f"{sqlite_url}?timeout=0.01"
 
 
-class TestDuckDB(BackendConformance):
+class TestDuckDB(Conformance):
     @pytest.fixture
     def url(self, duckdb_url: str) -> str:
         return duckdb_url
+
+    @pytest.fixture
+    def tables_url(self, duckdb_tables_url: str) -> str:
+        return duckdb_tables_url
 
     @pytest.fixture
     def second_url(self, tmp_path: Path) -> str:

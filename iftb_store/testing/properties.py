@@ -32,7 +32,8 @@ from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import LARGEST, as_given
 
 _few = settings(
-    max_examples=30,
+    # fewer if the loaded profile of hypothesis has fewer
+    max_examples=min(30, settings().max_examples),
     deadline=None,
     # these health checks do not apply: all examples share one database on purpose, and every subclass runs the same methods
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore
@@ -106,9 +106,7 @@ async def copy(
     from iftb_store.transfer.copy import Copy, prepare
     from iftb_store.transfer.plan import require_schema
 
-    copying = Copy(
-        source, destination, scope, on_conflict=on_conflict, delete=delete, keep_ids=keep_ids, full=full, step=step
-    )
+    copying = Copy(source, destination, scope, on_conflict=on_conflict, delete=delete, keep_ids=keep_ids, full=full, step=step)
     # before anything is created in the destination
     await require_schema(source, limit_scope(scope, source=source, destination=destination)[0].tables)
     created = not dry_run and await prepare(destination, scope)

@@ -55,9 +55,8 @@ async def messages(db: DatabaseManager) -> list[str]:
 
 
 @pytest_asyncio.fixture
-async def db(duckdb_url: str) -> AsyncIterator[DatabaseManager]:
-    async with DatabaseManager(duckdb_url) as manager:
-        await manager.create_tables()
+async def db(duckdb_tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(duckdb_tables_url) as manager:
         yield manager
 
 

@@ -52,9 +52,8 @@ _WRITES = [
 
 
 @pytest.fixture
-async def db(duckdb_url: str) -> AsyncIterator[DatabaseManager]:
-    async with DatabaseManager(duckdb_url) as manager:
-        await manager.migrate()
+async def db(duckdb_tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(duckdb_tables_url) as manager:
         await raw.run(manager, "CREATE TABLE notes (a INTEGER)")
         await raw.run(manager, "CREATE MACRO next_id() AS nextval('trades_id_seq')")
         yield manager

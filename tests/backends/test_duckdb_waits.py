@@ -22,9 +22,8 @@ from iftb_store_duckdb.url import parse_options
 
 
 @pytest.fixture
-async def db(duckdb_url: str) -> AsyncIterator[DatabaseManager]:
-    async with DatabaseManager(duckdb_url) as manager:
-        await manager.create_tables()
+async def db(duckdb_tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(duckdb_tables_url) as manager:
         yield manager
 
 

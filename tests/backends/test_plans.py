@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -96,14 +97,28 @@ class ExplainingPostgres(PostgresDriver):
         return []
 
 
+@pytest.fixture(scope="module")
+def filled_sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of a filled SQLite file."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('filled') / 'store.db'}"
+    asyncio.run(fill(url))
+    return url
+
+
+@pytest.fixture(scope="module")
+def filled_postgres_url(create_postgres_database: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+    """URL of a filled PostgreSQL database."""
+    with create_postgres_database() as url:
+        asyncio.run(fill(url))
+        yield url
+
+
 @pytest.mark.parametrize("name", READS)
-async def test_sqlite_searches_an_index(sqlite_url: str, name: str) -> None:
-    async with DatabaseManager(sqlite_url) as db:
-        await fill(db)
-        async with db.get_session() as session:
-            assert isinstance(session, AsyncSession)
-            driver = ExplainingSQLite(session)
-            await READS[name](RelationalStores(driver))
+async def test_sqlite_searches_an_index(filled_sqlite_url: str, name: str) -> None:
+    async with DatabaseManager(filled_sqlite_url) as db, db.get_session() as session:
+        assert isinstance(session, AsyncSession)
+        driver = ExplainingSQLite(session)
+        await READS[name](RelationalStores(driver))
 
     steps = [str(step[3]) for step in driver.plan]
     assert steps
@@ -125,31 +140,23 @@ async def test_sqlite_reads_a_late_batch_without_the_rows_before_it(sqlite_url: 
 
 
 @pytest.mark.parametrize("name", [name for name, (selection, _) in SCANS.items() if selection.table is BARS])
-async def test_postgresql_reads_a_late_batch_of_bars_without_the_rows_before_it(postgres_url: str, name: str) -> None:
+async def test_postgresql_reads_a_late_batch_of_bars_without_the_rows_before_it(filled_postgres_url: str, name: str) -> None:
     selection, place = SCANS[name]
-    async with DatabaseManager(postgres_url) as db:
-        await fill(db)
-        async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            await connection.exec_driver_sql("VACUUM ANALYZE")
-        async with db.get_session() as session:
-            assert isinstance(session, AsyncSession)
-            driver = ExplainingPostgres(session)
-            late = replace(selection, after=place, limit=_BATCH)
-            await driver.read(*bind(driver, *scan_sql(late, driver.dialect, lambda column, _: column)))
+    async with DatabaseManager(filled_postgres_url) as db, db.get_session() as session:
+        assert isinstance(session, AsyncSession)
+        driver = ExplainingPostgres(session)
+        late = replace(selection, after=place, limit=_BATCH)
+        await driver.read(*bind(driver, *scan_sql(late, driver.dialect, lambda column, _: column)))
     scans = [step for step in steps_of(driver.plan) if "Scan" in step["Node Type"]]
     assert [(step["Actual Rows"], step.get("Rows Removed by Filter", 0)) for step in scans] == [(_BATCH, 0)]
 
 
 @pytest.mark.parametrize("name", READS)
-async def test_postgresql_reads_no_more_rows_than_it_returns(postgres_url: str, name: str) -> None:
-    async with DatabaseManager(postgres_url) as db:
-        await fill(db)
-        async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            await connection.exec_driver_sql("VACUUM ANALYZE")
-        async with db.get_session() as session:
-            assert isinstance(session, AsyncSession)
-            driver = ExplainingPostgres(session)
-            await READS[name](RelationalStores(driver))
+async def test_postgresql_reads_no_more_rows_than_it_returns(filled_postgres_url: str, name: str) -> None:
+    async with DatabaseManager(filled_postgres_url) as db, db.get_session() as session:
+        assert isinstance(session, AsyncSession)
+        driver = ExplainingPostgres(session)
+        await READS[name](RelationalStores(driver))
 
     scans = [step for step in steps_of(driver.plan) if "Scan" in step["Node Type"]]
     assert scans
@@ -160,27 +167,33 @@ async def test_postgresql_reads_no_more_rows_than_it_returns(postgres_url: str, 
     assert max(step["Actual Rows"] for step in scans) <= 10
 
 
-async def fill(db: DatabaseManager) -> None:
-    """Store so many rows that a full scan would be the worse plan."""
-    await db.create_tables()
+async def fill(url: str) -> None:
+    """Store so many rows that a full scan would be the worse plan, and have PostgreSQL count them."""
     price = Decimal("1.5")
-    await OHLCVRepository(db).insert_many(
-        [
-            OHLCVBar(symbol, "binance", "1m", START + timedelta(minutes=minute), price, price, price, price, Decimal(1))
-            for symbol in SYMBOLS
-            for minute in range(2_000)
-        ]
-    )
-    async with db.get_session() as session:
-        trades, positions, events = TradeRepository(session), PositionRepository(session), SystemEventRepository(session)
-        for number in range(1_000):
-            symbol = SYMBOLS[number % len(SYMBOLS)]
-            when = START + timedelta(minutes=number)
-            await trades.insert(Trade(f"T{number}", symbol, "binance", "long", "close", price, price, when, realized_pnl=price))
-            await positions.update_position(Position(symbol, "binance", "long", price, price, price, when, status="closed"))
-            await events.log_event("tick", "error" if number % 10 == 0 else "info", "")
-        for symbol in SYMBOLS:
-            await positions.update_position(Position(symbol, "binance", "long", price, price, price, START))
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+        await OHLCVRepository(db).insert_many(
+            [
+                OHLCVBar(symbol, "binance", "1m", START + timedelta(minutes=minute), price, price, price, price, Decimal(1))
+                for symbol in SYMBOLS
+                for minute in range(2_000)
+            ]
+        )
+        async with db.get_session() as session:
+            trades, positions, events = TradeRepository(session), PositionRepository(session), SystemEventRepository(session)
+            for number in range(1_000):
+                symbol = SYMBOLS[number % len(SYMBOLS)]
+                when = START + timedelta(minutes=number)
+                await trades.insert(
+                    Trade(f"T{number}", symbol, "binance", "long", "close", price, price, when, realized_pnl=price)
+                )
+                await positions.update_position(Position(symbol, "binance", "long", price, price, price, when, status="closed"))
+                await events.log_event("tick", "error" if number % 10 == 0 else "info", "")
+            for symbol in SYMBOLS:
+                await positions.update_position(Position(symbol, "binance", "long", price, price, price, START))
+        if db.engine.dialect.name == "postgresql":
+            async with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                await connection.exec_driver_sql("VACUUM ANALYZE")
 
 
 def steps_of(plan: dict[str, Any]) -> list[dict[str, Any]]:

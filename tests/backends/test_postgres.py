@@ -34,9 +34,8 @@ _TERMINATE = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHER
 
 
 @pytest.fixture
-async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
-    async with DatabaseManager(with_options(postgres_url, application_name="to be killed")) as manager:
-        await manager.create_tables()
+async def db(postgres_tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(with_options(postgres_tables_url, application_name="to be killed")) as manager:
         yield manager
         assert manager.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 

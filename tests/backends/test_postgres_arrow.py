@@ -24,9 +24,8 @@ _ODD = 'a "b",\n"c"\n,'
 
 
 @pytest.fixture
-async def db(postgres_url: str) -> AsyncIterator[DatabaseManager]:
-    async with DatabaseManager(postgres_url) as manager:
-        await manager.create_tables()
+async def db(postgres_tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async with DatabaseManager(postgres_tables_url) as manager:
         yield manager
         assert manager.in_use == 0
 

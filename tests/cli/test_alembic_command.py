@@ -39,6 +39,7 @@ def alembic(url: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.one_of_each
 def test_it_goes_up_and_down(url: str) -> None:
     up = alembic(url, "upgrade", "head")
     current = alembic(url, "current")

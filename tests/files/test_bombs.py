@@ -79,7 +79,7 @@ def test_more_series_than_are_remembered_are_refused() -> None:
         spans.add("X", [0], 1)
 
 
-@pytest.mark.one_of_each
+@pytest.mark.full
 @pytest.mark.parametrize("format", ["parquet", "feather"])
 async def test_an_export_of_long_texts_can_be_imported(sqlite_url: str, tmp_path: Path, format: str) -> None:
     # 240 MB in one batch as they are read from the store

@@ -22,10 +22,10 @@ def reader(postgres_database: tuple[str, Callable[[str], None]]) -> Iterator[str
 
 
 @pytest.fixture
-async def owner(postgres_url: str, reader: str) -> str:
+async def owner(postgres_tables_url: str, reader: str) -> str:
     """URL of a superuser, over tables with rows that the reader may read and write."""
-    await fill(postgres_url, reader)
-    return postgres_url
+    await fill(postgres_tables_url, reader)
+    return postgres_tables_url
 
 
 @pytest.fixture
