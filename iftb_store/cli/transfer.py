@@ -86,8 +86,12 @@ def copy(
     """Copy the rows of SRC that are missing or different in DST, then verify the copy.
 
     SRC is read from a snapshot. Days (of bars) and ranges of ids with equal checksums are skipped, so a second copy is quick
-    and an interrupted copy resumes when run again. Ids and created_at are kept. If an id of SRC belongs to another row in
-    DST, the copy fails before it writes anything. Missing tables are created in DST.
+    and an interrupted copy resumes when run again. DST keeps checksums of the days that it has: days whose checksum is that of
+    SRC are not read there, except one in 30, drawn at random; --full reads all. Missing tables are created in DST.
+
+    Bars are copied by exchange, symbol, timeframe and time. Trades, positions and events keep their ids, unless DST has other
+    rows than those of SRC: then they are found by trade_id, by exchange, symbol, side, entry_time and trade_id, or by all
+    columns, and new rows get new ids.
 
     --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
     events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
@@ -211,6 +215,8 @@ def _show_copied(done: CopyReport, delete: bool) -> None:
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
         say(f"{format_count(kept, 'row')} only in DST; {why}")
+    if unread := sum(item.unread for item in done.parts):
+        say(f"{format_count(unread, 'row')} of DST were not read: the checksums that it keeps of their days are those of SRC")
 
 
 def _show_left_out(tables: tuple[str, ...]) -> None:

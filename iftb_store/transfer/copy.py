@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -17,10 +16,11 @@ from iftb_store.errors import CollisionError, SchemaError, StoreError
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import EVENTS, POSITIONS, RowFilter, TableSpec
+from iftb_store.schema.table_spec import EVENTS, POSITIONS, TableSpec
 from iftb_store.transfer import plan as reading
 from iftb_store.transfer import writing
 from iftb_store.transfer.access import open_complete_session, require_distinct
+from iftb_store.transfer.day_digests import DayDigests
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Digester, compute_checksum
 from iftb_store.transfer.kept import Report, limit_scope
@@ -34,8 +34,9 @@ from iftb_store.transfer.matching import (
     select_id,
 )
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowReader
+from iftb_store.transfer.planner import Copied, Plan, Planner
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
-from iftb_store.transfer.verify import Contents, compare_values, format_key, format_value, summarise
+from iftb_store.transfer.verify import compare_values, format_key, format_value, summarise
 from iftb_store.values import checks
 
 # the type stubs do not accept plain Python values as arguments
@@ -45,55 +46,6 @@ _OPEN_KEY = ("exchange", "symbol", "side")
 
 Conflict = Literal["source-wins", "refuse"]
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
-
-
-@dataclass
-class Copied:
-    """The result of copying one series of bars, or one of the other tables.
-
-    Attributes:
-        table: the table's name.
-        series: the series of the bars, e.g. ``binance BTCUSDT 1m``; empty for a whole table.
-        source: the number of rows in the source and their checksum.
-        inserted: number of rows that the destination lacked.
-        updated: number of rows that had other values in the destination.
-        deleted: number of rows that only the destination had and that were deleted, if ``delete`` was given.
-        kept: number of rows that only the destination has and that were not deleted.
-        equal: whether a check confirmed that the destination has every row of the source; with ``kept`` 0 it has no others.
-    """
-
-    table: str
-    series: str
-    source: Contents
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-    kept: int = 0
-    equal: bool = False
-
-    @property
-    def unchanged(self) -> int:
-        """The number of source rows that the destination already had with the same values."""
-        return self.source.rows - self.inserted - self.updated
-
-
-@dataclass
-class _Plan:
-    """The work to do for one partition.
-
-    Attributes:
-        whole: whether the destination's table is empty, so that all rows are written during the first read of the source.
-        runs: if ``whole`` is False, the ranges of chunks (see `digests`) that differ.
-        equal: number of rows in the chunks that do not differ.
-        proofs: for each range in ``runs``, the checksum of its chunks in the source.
-    """
-
-    partition: Partition
-    copied: Copied
-    whole: bool
-    runs: list[DirtyRange] = field(default_factory=list)
-    equal: int = 0
-    proofs: list[str] = field(default_factory=list)
 
 
 class Copy:
@@ -124,6 +76,7 @@ class Copy:
             before anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
         keep_ids: refuse the copy if a trade, position or event cannot have its own id in the destination.
+        full: read every selected row of the destination, not only the days whose digests differ.
         step: the progress callback.
 
     Attributes:
@@ -142,6 +95,7 @@ class Copy:
         on_conflict: Conflict = "source-wins",
         delete: bool = False,
         keep_ids: bool = False,
+        full: bool = False,
         step: ProgressFactory = report_nothing,
     ) -> None:
         checks.choice(on_conflict, "on_conflict", CONFLICTS)
@@ -152,6 +106,8 @@ class Copy:
         self._refuse = on_conflict == "refuse"
         self._delete = delete
         self._keep_ids = keep_ids
+        self._full = full
+        self._digests = DayDigests(destination)
         self._step = step
         self._theirs = LastCommitted(destination)
         self.moved = 0
@@ -187,43 +143,24 @@ class Copy:
                 ours.position_ids = await match_positions(ours, self._theirs)
             with_ids = [table for table in self._scope.tables if table.has_own_ids]
             last = {table: await read_greatest_id(session, self._scope, table) for table in with_ids}
-            plans = await self._plans(session, ours)
+            plans = await self._compare(session, ours)
             matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
                 await self._write(ours, plans, matchers, last)
                 await self._prove(ours, plans, matchers)
         return Report((plan.copied for plan in plans), self._left_out)
 
-    async def _plans(self, session: Any, ours: RowReader) -> list[_Plan]:
+    async def _compare(self, session: Any, ours: RowReader) -> list[Plan]:
         """Return a plan for each partition, with the ranges of chunks that differ."""
         here = await reading.find_partitions(session, self._scope)
         async with open_complete_session(self._destination, self._scope.tables) as other:
             there = await reading.find_partitions(other, self._scope)
-        empty = [table for table in self._scope.tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
-        total = sum(rows for partition, rows in here + there if partition.table not in empty)
-        expected = {partition.key: rows for partition, rows in here}
-        plans = []
+        await self._digests.check()
+        planner = Planner(ours, self._theirs, self._digests, delete=self._delete, full=self._full)
         with self._step("compare") as tell:
-            count = count_rows(tell, total)
-            for partition in reading.sort_partitions([partition for partition, _ in here + there]):
-                if partition.table in empty:
-                    contents = Contents(expected.get(partition.key, 0), "")
-                    plans.append(_Plan(partition, Copied(partition.table.name, partition.series, contents, contents.rows), True))
-                else:
-                    plans.append(await self._compared(ours, partition, count))
-        return plans
+            return await planner.make_plans(here, there, tell)
 
-    async def _compared(self, ours: RowReader, partition: Partition, count: Callable[[int], None]) -> _Plan:
-        mine, its = await reading.gather_both(
-            reading.digest_partition(ours, partition, tell=count), reading.digest_partition(self._theirs, partition, tell=count)
-        )
-        runs = reading.find_dirty_ranges(mine, its)
-        copied = Copied(partition.table.name, partition.series, summarise(mine), equal=not runs)
-        equal = copied.source.rows - sum(run.rows for run in runs)
-        proofs = [compute_checksum(part for part in mine if run.first <= part.number <= run.last) for run in runs]
-        return _Plan(partition, copied, False, runs, equal, proofs)
-
-    async def _check(self, ours: RowReader, table: TableSpec, plans: list[_Plan]) -> Matcher:
+    async def _check(self, ours: RowReader, table: TableSpec, plans: list[Plan]) -> Matcher:
         """Count the rows to insert, update and delete, and raise if a row must not be written."""
         matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete)
         with self._step(f"check {table.name}") as tell:
@@ -253,7 +190,7 @@ class Copy:
             await self._refuse_open(ours, plans, matcher)
         return matcher
 
-    def _take(self, plan: _Plan, diff: RowDiff) -> None:
+    def _take(self, plan: Plan, diff: RowDiff) -> None:
         for twice in diff.twice:
             raise writing.duplicate_error(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
         table = plan.partition.table
@@ -283,7 +220,7 @@ class Copy:
                 "source wins"
             )
 
-    async def _refuse_open(self, ours: RowReader, plans: list[_Plan], matcher: Matcher) -> None:
+    async def _refuse_open(self, ours: RowReader, plans: list[Plan], matcher: Matcher) -> None:
         """Raise CollisionError if a second position would be open for an exchange, symbol and side."""
         stays, opening = await self._read_open(), dict[tuple[str, ...], int]()
         for row in matcher.extra.to_pylist() if self._delete else ():
@@ -309,7 +246,7 @@ class Copy:
         return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
     async def _write(
-        self, ours: MappedEvents, plans: list[_Plan], matchers: dict[TableSpec, Matcher], last: dict[TableSpec, pa.Table]
+        self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher], last: dict[TableSpec, pa.Table]
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
@@ -324,6 +261,9 @@ class Copy:
                 if table is EVENTS and POSITIONS in self._scope.tables:
                     # positions that were just written may have new ids
                     ours.position_ids = await match_positions(ours, self._theirs)
+                if not table.has_own_ids:
+                    for plan in chosen:
+                        await self._digests.forget(plan.partition, None if plan.whole else plan.runs)
                 if self._delete:
                     await self._make_room(ours, chosen, matcher, count)
                 if not any(plan.copied.inserted or plan.copied.updated for plan in chosen):
@@ -352,7 +292,7 @@ class Copy:
             await writing.put(self._destination, table, without_ids)
             writer.wrote(without_ids.num_rows)
 
-    async def _write_first(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, last: pa.Table) -> None:
+    async def _write_first(self, ours: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
         """Write the rows that must come first.
 
         If ids are kept, this is the row with the greatest id. And of the positions that are open in the destination, the new
@@ -372,7 +312,7 @@ class Copy:
         if (rows := pa.concat_tables(first)).num_rows:
             await writing.put(self._destination, table, rows.sort_by("id"), replace=matcher.assigns)
 
-    async def _make_room(self, ours: RowReader, plans: list[_Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
+    async def _make_room(self, ours: RowReader, plans: list[Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
         """Delete the selected rows that only the destination has."""
         if matcher.extra.num_rows:
             for first in range(0, matcher.extra.num_rows, reading.ROWS):
@@ -386,7 +326,7 @@ class Copy:
                     await writing.drop(self._destination, matcher.table, rows)
                     count(rows.num_rows)
 
-    async def _move_whole(self, ours: RowReader, plan: _Plan, writer: writing.RowWriter) -> None:
+    async def _move_whole(self, ours: RowReader, plan: Plan, writer: writing.RowWriter) -> None:
         digester = Digester(plan.partition.table)
         async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
             async for rows in coming:
@@ -398,23 +338,31 @@ class Copy:
         plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
-    async def _prove(self, ours: RowReader, plans: list[_Plan], matchers: dict[TableSpec, Matcher]) -> None:
+    async def _prove(self, ours: RowReader, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
             count = count_rows(tell, None)
             for table in self._scope.tables:
                 for plan in _choose(plans, table):
-                    plan.copied.kept = 0 if not matchers[table].assigns else plan.copied.kept
-                    for run, proof in zip(plan.runs, plan.proofs, strict=True):
-                        if not matchers[table].assigns:
-                            found = await reading.digest_partition(self._theirs, plan.partition, run, count)
-                            if compute_checksum(found) != proof:
-                                plan.copied.kept += await self._require_all(ours, plan, run)
+                    if plan.runs and not matchers[table].assigns:
+                        await self._prove_plan(ours, plan, count)
                     plan.copied.equal = True
+                    if not table.has_own_ids:
+                        await self._digests.write(plan.partition, plan.read)
                 if matchers[table].assigns:
                     await self._require_pairs(ours, _choose(plans, table))
 
-    async def _require_pairs(self, ours: RowReader, plans: list[_Plan]) -> None:
+    async def _prove_plan(self, ours: RowReader, plan: Plan, count: Callable[[int], None]) -> None:
+        plan.copied.kept = 0
+        read = [chunk for chunk in plan.read if not any(run.first <= chunk.number <= run.last for run in plan.runs)]
+        for run, proof in zip(plan.runs, plan.proofs, strict=True):
+            found = await reading.digest_partition(self._theirs, plan.partition, run, count)
+            read += found
+            if compute_checksum(found) != proof:
+                plan.copied.kept += await self._require_all(ours, plan, run)
+        plan.read = read
+
+    async def _require_pairs(self, ours: RowReader, plans: list[Plan]) -> None:
         """Check that each row of the source has a partner with the same values in the destination, where ids differ.
 
         Raises:
@@ -434,7 +382,7 @@ class Copy:
             if matcher.new[index] or matcher.changed[index]:
                 raise _differs(plan.partition)
 
-    async def _require_all(self, ours: RowReader, plan: _Plan, run: DirtyRange) -> int:
+    async def _require_all(self, ours: RowReader, plan: Plan, run: DirtyRange) -> int:
         """Check that the destination has all source rows of a range of chunks; return the number of rows only in the destination.
 
         Raises:
@@ -449,7 +397,7 @@ class Copy:
                     raise _differs(plan.partition)
         return kept
 
-    async def _changes(self, ours: RowReader, plan: _Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
+    async def _changes(self, ours: RowReader, plan: Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
         for run in runs:
             async with aclosing(compare_partition(ours, self._theirs, plan.partition, run)) as found:
                 async for diff in found:
@@ -475,7 +423,7 @@ async def prepare(destination: ConnectedStore, scope: TableScope | None = None) 
     return False
 
 
-def _choose(plans: list[_Plan], table: TableSpec) -> list[_Plan]:
+def _choose(plans: list[Plan], table: TableSpec) -> list[Plan]:
     return [plan for plan in plans if plan.partition.table is table]
 
 

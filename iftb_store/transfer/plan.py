@@ -247,6 +247,17 @@ def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[Dir
     return found
 
 
+def join_numbers(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the ranges of consecutive numbers, each as (first, last)."""
+    found = list[tuple[int, int]]()
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
+
+
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
     """Split rows after the position ``until`` (see `read_positions`); return both parts, or (empty table, None) for None."""
     if rows is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iftb_store.transfer.copy import Copied
+    from iftb_store.transfer.planner import Copied
     from iftb_store.transfer.verify import Contents, Difference, Verified
 
 
@@ -42,6 +42,9 @@ class CopiedPart:
         unchanged: number of rows that the destination already had with the same values.
         deleted: number of rows that only the destination had and that were deleted, if ``delete`` was given.
         kept: number of rows that only the destination has and that were not deleted.
+        unread: number of rows of the destination that were not read, because it keeps digests of their days that equal the
+            source's. If a row of such a day was changed since by somebody else, a copy notices it only when it reads the day,
+            which it draws at random, one day in 30; ``full`` reads all.
         equal: whether a check confirmed that the destination has every row of the source; with ``kept`` 0 it has no others.
     """
 
@@ -53,6 +56,7 @@ class CopiedPart:
     unchanged: int
     deleted: int
     kept: int
+    unread: int
     equal: bool
 
 
@@ -137,6 +141,7 @@ def report_copied(parts: Iterable[Copied]) -> tuple[CopiedPart, ...]:
             part.unchanged,
             part.deleted,
             part.kept,
+            part.unread,
             part.equal,
         )
         for part in parts

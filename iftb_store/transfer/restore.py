@@ -14,10 +14,11 @@ from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, St
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.backup import READ_ONLY
-from iftb_store.transfer.copy import Copied, Copy, prepare
+from iftb_store.transfer.copy import Copy, prepare
 from iftb_store.transfer.diff import compare_partition
 from iftb_store.transfer.kept import Report
 from iftb_store.transfer.plan import LastCommitted, digest_partition, find_dirty_ranges, find_partitions, open_snapshot
+from iftb_store.transfer.planner import Copied
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.transfer.verify import format_key
 from iftb_store.url import parse_url
@@ -80,7 +81,7 @@ async def restore_rows(
     await _check(backup, step)
     await prepare(destination)
     if not overwrite:
-        for part in await Copy(backup, destination, delete=True, keep_ids=True, step=step).run(dry=True):
+        for part in await Copy(backup, destination, delete=True, keep_ids=True, full=True, step=step).run(dry=True):
             if part.updated or part.deleted:
                 await _refuse(backup, destination, part)
     done = await Copy(
@@ -89,6 +90,7 @@ async def restore_rows(
         on_conflict="source-wins" if overwrite else "refuse",
         delete=overwrite,
         keep_ids=True,
+        full=True,
         step=step,
     ).run()
     if any(part.kept for part in done):

@@ -84,8 +84,10 @@ async def put(destination: ConnectedStore, table: TableSpec, rows: pa.Table, *, 
 
     try:
         # written twice, rows without ids would be stored twice
-        await destination.run(write_rows, idempotent=not rows["id"].null_count)
+        await destination.run(write_rows, idempotent=not (table.has_own_ids and rows["id"].null_count))
     except IntegrityError as error:
+        if not table.has_own_ids:
+            raise
         ids: Any = pc.min_max(rows["id"]).as_py()
         raise CollisionError(
             f"{table.name}: the destination refused a row with an id from {ids['min']} to {ids['max']}: {error.orig}; "
