@@ -213,8 +213,8 @@ class RowFilter:
         If the rows are ordered by time only, the start is left out once `after` lies behind it: of two lower bounds some engines
         use the first to find the rows, and would read the rows from the start of the window again for each batch.
         """
-        start = self.start
-        if self.after is not None and self.order == (self.table.time,) and start is not None and self.after[0] >= start:
+        start, after = self.start, self.after
+        if start is not None and after is not None and self.order == (self.table.time,) and after[0] >= start:
             start = None
         ends = (("start", ">=", start), ("end", "<=", self.end))
         return [(name, sign, moment) for name, sign, moment in ends if moment is not None]
