@@ -28,9 +28,14 @@ from iftb_store import (
     SystemEventRepository,
     Trade,
     TradeRepository,
+    backup,
+    copy,
+    examine,
+    export_table,
+    import_files,
+    restore,
+    verify,
 )
-from iftb_store.doctor import examine
-from iftb_store.transfer.backup import backup
 
 #: The most milliseconds that a call may block the loop.
 LIMIT_MS = 50.0
@@ -82,6 +87,32 @@ async def _backup(db: DatabaseManager) -> None:
         await backup(db, Path(folder, "store.backup"))
 
 
+async def _restore(db: DatabaseManager) -> None:
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        await backup(db, Path(folder, "store.backup"))
+        await restore(Path(folder, "store.backup"), db)
+
+
+async def _transfer(db: DatabaseManager, work: Callable[[DatabaseManager, DatabaseManager], Awaitable[object]]) -> None:
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        # its driver is another one than that of ``db``
+        async with await asyncio.to_thread(DatabaseManager, f"sqlite:///{folder}/other.db") as other:
+            await other.create_tables()
+            await work(db, other)
+
+
+async def _export(db: DatabaseManager, file: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        await export_table(db, Path(folder, file))
+
+
+async def _import(db: DatabaseManager) -> None:
+    with tempfile.TemporaryDirectory(prefix="iftb-bench-") as folder:
+        path = Path(folder, "BTCUSDT-1h.csv")
+        await asyncio.to_thread(path.write_text, "timestamp,open,high,low,close,volume\n2024-01-01,1,2,1,1,5\n")
+        await import_files(db, path)
+
+
 #: The calls, ordered so that each finds the tables that it needs.
 CALLS: dict[str, Call] = {
     "migrate": lambda db: db.migrate(),
@@ -109,6 +140,12 @@ CALLS: dict[str, Call] = {
     "health": lambda db: db.health(),
     "examine": lambda db: examine(db),
     "backup": _backup,
+    "restore": _restore,
+    "copy": lambda db: _transfer(db, copy),
+    "verify": lambda db: _transfer(db, verify),
+    "export_table": lambda db: _export(db, "bars.parquet"),
+    "export_table, csv": lambda db: _export(db, "bars.csv"),
+    "import_files": _import,
 }
 #: The calls that a benchmark run measures: a read, a write, rows as Arrow, the schema, everything.
 TIMED = ("get_latest", "upsert_many", "read_arrow", "status", "backup")

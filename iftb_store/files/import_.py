@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from iftb_store._io.tasks import run_to_end
+from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.files.commits import Commit, finish_commit
@@ -229,6 +229,8 @@ async def _import(
             f"{source.path}: rows of {source.table.name} are identified only by their id, "
             "so they cannot be stored under new ids; import it into an empty database"
         )
+    # acero groups rows by series
+    await import_modules("pyarrow", "pyarrow.acero")
 
     async def work(session: Any) -> ImportedFile:
         commit.state = "not sent"

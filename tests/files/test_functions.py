@@ -73,7 +73,7 @@ async def test_a_table_goes_to_a_stream(db: DatabaseManager) -> None:
     stream = io.BytesIO()
     report = await export_table(db, stream, table="trades", format="csv")
     assert (report.path, report.rows) == (None, 0)
-    assert stream.getvalue().startswith(b"id,")
+    assert stream.getvalue().startswith(b"trade_id,symbol,")
 
 
 @pytest.mark.parametrize(

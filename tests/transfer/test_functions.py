@@ -31,7 +31,7 @@ from iftb_store import (
     restore,
     verify,
 )
-from iftb_store.testing.samples import HOUR, T0, bar
+from iftb_store.testing.samples import HOUR, T0, bar, hourly
 from tests.conftest import Run
 from tests.support.filled import ROWS, fill
 
@@ -273,7 +273,7 @@ async def test_json_has_the_fields_of_the_reports(command: str, sqlite_url: str,
         await copy(db, other)
         await backup(db, saved)
         if command == "verify":
-            await OHLCVRepository(other).upsert_many([bar(T0 + 3 * HOUR, trades_count=7)])
+            await OHLCVRepository(other).upsert_many([dataclasses.replace(hourly(4)[3], trades_count=7)])
         report: Any = {
             "copy": lambda: copy(db, other),
             "verify": lambda: verify(db, other),
