@@ -6,7 +6,7 @@ are at least 1. A store never changes its arguments. Rules for every store:
 
 - A duplicate raises `sqlalchemy.exc.IntegrityError`; all other engine failures raise `sqlalchemy.exc.OperationalError`.
   The driver's exception is only the cause of the raised exception; messages contain no parameters.
-- A transient error, after which nothing of the transaction is stored, is the subclass `iftb_store.TransientError`; if it is
+- A transient error, after which nothing of the transaction is stored unless it is caught, is a `TransientError`; if it is
   unknown whether a COMMIT took effect, it is `iftb_store.CommitOutcomeUnknown`. `DatabaseManager.run` retries by these types.
 - After an IntegrityError the session remains usable, and a later commit also stores its earlier writes.
 - Reads return aware UTC times with their microseconds, and Decimals equal to those that were written.
@@ -287,8 +287,8 @@ class Backend(Protocol):
         Reads before the first write see the latest committed data, unless a stronger ``isolation`` is given (only with the
         capability ISOLATION): then the transaction begins with the first statement and is at least that strong. With
         "snapshot" the session reads a snapshot taken at its first statement and cannot write (OperationalError); writers never
-        wait for it. If an error that was caught inside the block has ended the transaction, a clean exit rolls back and
-        raises an OperationalError that names the first error, or a TransientError if the first error was a TransientError.
+        wait for it. After any error caught inside the block, a serialization failure of a write included, a clean exit commits
+        every write that returned, or rolls back and raises an OperationalError that names the first (a TransientError if it was).
         """
         ...
 

@@ -151,7 +151,7 @@ class PostgresDriver:
 
     async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
         """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
-        statement = prepare_statement(_TOTALS, self.dialect.dialect)
+        statement = prepare_statement(_TOTALS, self.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows
         values = {"since": since, "exchange": exchange}

@@ -131,12 +131,26 @@ def _gaps_sql(dialect: SqlDialect, timeframe: str, has_start: bool, has_end: boo
 @cache
 def _series_sql(dialect: SqlDialect) -> str:
     names, shown = ", ".join(SERIES), dialect.text_column.format
-    same = " AND ".join(f"{shown(f'ohlcv.{name}')} = {shown(f'series.{name}')}" for name in SERIES)
-    # a window for each series: one window over all of them, with PARTITION BY, takes twice as long on SQLite
-    pairs = f"SELECT {dialect.lag}(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {same}"
     fixed = {name: seconds for name, seconds in SECONDS.items() if seconds is not None}
     durations = " ".join(f"WHEN '{name}' THEN {dialect.duration.format(seconds)}" for name, seconds in fixed.items())
     steps = " ".join(f"WHEN '{name}' THEN {dialect.step_sql(seconds)}" for name, seconds in fixed.items())
+    if not dialect.correlated:
+        step = f"CASE {shown('timeframe')} {steps} END"
+        return f"""
+            SELECT {names}, MIN(later), MAX(later), COUNT(*), SUM(CASE
+                WHEN {shown("timeframe")} = '{MONTH}' THEN
+                    CASE WHEN {dialect.gap_sql(MONTH)} THEN {dialect.missing_sql(MONTH)} END
+                WHEN {dialect.difference.format("earlier", "later")} > CASE {shown("timeframe")} {durations} END
+                THEN {dialect.count_sql(step)} END)
+            FROM (
+                SELECT {names}, timestamp AS later,
+                    {dialect.lag}(timestamp) OVER (PARTITION BY {names} ORDER BY timestamp) AS earlier
+                FROM ohlcv
+            ) pairs
+            GROUP BY {names} ORDER BY {names}"""
+    same = " AND ".join(f"{shown(f'ohlcv.{name}')} = {shown(f'series.{name}')}" for name in SERIES)
+    # a window for each series: one window over all of them, with PARTITION BY, takes twice as long on SQLite and PostgreSQL
+    pairs = f"SELECT {dialect.lag}(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {same}"
     return f"""
         SELECT {names}, first, last, bars, CASE WHEN {shown("timeframe")} = '{MONTH}' THEN (
             SELECT SUM({dialect.missing_sql(MONTH)}) FROM ({pairs}) pairs WHERE {dialect.gap_sql(MONTH)}

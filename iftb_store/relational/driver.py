@@ -76,5 +76,5 @@ class Driver(QueryRunner, Protocol):
 
 def bind(reader: QueryRunner, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
     """Return the prepared statement of a SQL text with ``:name`` parameters, and the encoded values of its parameters."""
-    statement = prepare_statement(sql, reader.dialect.dialect)
+    statement = prepare_statement(sql, reader.dialect)
     return statement, [reader.dialect.encode(values[name]) for name in statement.names]

@@ -301,7 +301,7 @@ def _fetch(connection: Connection, statement: Statement, args: Row) -> list[Row]
 
 def _execute_many(connection: Connection, dialect: SqlDialect, sql: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Run a writing statement once per row of values; return the number of rows that it changed, or -1 if that is unknown."""
-    statement = prepare_statement(sql, dialect.dialect)
+    statement = prepare_statement(sql, dialect)
     encoded = ([dialect.encode(row[name]) for name in statement.names] for row in rows)
     if statement.positional:
         return connection.exec_driver_sql(statement.sql, [tuple(values) for values in encoded]).rowcount
@@ -314,7 +314,7 @@ def _count_many(connection: Connection, dialect: SqlDialect, sql: str, rows: Ite
     """Run a writing statement once per row of values; return the number of rows that it changed."""
     if dialect.dialect.supports_sane_multi_rowcount:
         return _execute_many(connection, dialect, sql, rows)
-    statement = prepare_statement(sql, dialect.dialect)
+    statement = prepare_statement(sql, dialect)
     return sum(_execute(connection, statement, [dialect.encode(row[name]) for name in statement.names]).rowcount for row in rows)
 
 

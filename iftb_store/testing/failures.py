@@ -14,7 +14,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, StoreError, TransientError
-from iftb_store.protocols import Capability
+from iftb_store.protocols import Capability, Isolation
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import PASSWORD, SuiteFixtures, describe_error, find_error, needs, wait_briefly
 from iftb_store.testing.rows import add, change, read_names, read_value
@@ -212,6 +212,42 @@ class DeadlockTests(SuiteFixtures):
         assert all(isinstance(error, TransientError) for error in errors), (
             f"a deadlock must be a TransientError, so that db.run retries the transaction: {list(map(describe_error, errors))}"
         )
+
+    @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+    async def test_a_caught_serialization_failure_never_stores_half_a_session(
+        self, db: DatabaseManager, isolation: Isolation
+    ) -> None:
+        needs(db, Capability.PARALLEL_WRITERS)
+        needs(db, Capability.ISOLATION)
+        await add(db, "row")
+        acknowledged, writing = set[str](), list[asyncio.Task[None]]()
+        caught: OperationalError | None = None
+        raised: OperationalError | None = None
+        try:
+            async with db.get_session(isolation=isolation) as session:
+                await add(session, "before")
+                acknowledged.add("before")
+                await read_value(session, "row")
+                # an engine that isolates by locks makes this writer wait for the session
+                writing.append(asyncio.create_task(change(db, "row", 1)))
+                await asyncio.wait(writing, timeout=1)
+                try:
+                    await change(session, "row", 2)
+                except OperationalError as error:
+                    caught = error
+                with suppress(OperationalError):
+                    await add(session, "after")
+                    acknowledged.add("after")
+        except OperationalError as error:
+            raised = error
+        await asyncio.gather(*writing)
+        stored = {name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv")} - {"row"}
+        assert stored == (set() if raised else acknowledged), (
+            "after a caught serialization failure the session's exit must store every write that returned, or raise; "
+            f"{sorted(acknowledged)} returned, {sorted(stored)} are stored, {describe_error(raised)} at its exit"
+        )
+        errors = [error for error in (caught, raised) if error is not None]
+        assert all(isinstance(error, TransientError) for error in errors), list(map(describe_error, errors))
 
 
 class FailureTests(ConnectFailureTests, LostConnectionTests, LockTimeoutTests, DeadlockTests):

@@ -392,7 +392,7 @@ class SchemaTests(SuiteFixtures):
         needs(db, Capability.BAR_KEY)
         needs(db, Capability.RAW_WRITES)
         await OHLCVRepository(db).insert_many([bar()])
-        columns = "exchange, symbol, timeframe, timestamp, open, high, low, close, volume"
+        columns = 'exchange, symbol, timeframe, timestamp, "open", high, low, "close", volume'
         with pytest.raises(IntegrityError):
             await raw.run(db, f"INSERT INTO ohlcv ({columns}) SELECT {columns} FROM ohlcv")
         assert await raw.count(db, "ohlcv") == 1

@@ -61,8 +61,9 @@ async def log_event(session: Any, number: int) -> None:
 async def write_raw_sql(session: Any, number: int) -> None:
     """Insert a copy of the bar of the symbol "first" by raw SQL; its symbol contains ``number``."""
     sql = (
-        "INSERT INTO ohlcv (exchange, symbol, timeframe, timestamp, open, high, low, close, volume) "
-        "SELECT exchange, :name, timeframe, timestamp, open, high, low, close, volume FROM ohlcv WHERE symbol = 'first'"
+        'INSERT INTO ohlcv (exchange, symbol, timeframe, timestamp, "open", high, low, "close", volume) '
+        'SELECT exchange, :name, timeframe, timestamp, "open", high, low, "close", volume FROM ohlcv '
+        "WHERE symbol = 'first'"
     )
     await session.execute(text(sql), {"name": f"S{number}"})
 

@@ -236,7 +236,7 @@ class DecimalTests(SuiteFixtures):
         lowest = LARGEST.copy_negate()
         bars = [bar(T0 + index * HOUR, open=value, high=LARGEST, low=lowest) for index, value in enumerate(_DECIMALS)]
         await OHLCVRepository(db).upsert_many(bars)
-        rows = await raw.fetch(db, "SELECT open, high, low FROM ohlcv ORDER BY timestamp")
+        rows = await raw.fetch(db, 'SELECT "open", high, low FROM ohlcv ORDER BY timestamp')
         assert [tuple(map(raw.number, row)) for row in rows] == [(value, LARGEST, lowest) for value in _DECIMALS]
 
     @requires(Capability.RECORDS)

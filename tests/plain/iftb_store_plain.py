@@ -1,4 +1,4 @@
-"""A backend written by the guide, for SQL with few features: SQLite, which here refuses RETURNING, ON CONFLICT, FILTER and more.
+"""A backend written by the guide, for SQL with few features: SQLite, which here refuses RETURNING, ON CONFLICT and more.
 
 It is found through its entry point in the dist-info directory beside it, like any third party's backend.
 """
@@ -31,7 +31,9 @@ from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import CONTEXT, from_sortable, to_sortable
 
 _REFUSED = re.compile(
-    r"\bRETURNING\b|\bON\s+CONFLICT\b|\bFILTER\s*\(|\bLAG\s*\([^()]*,|\(\w+(?:,\s*\w+)+\)\s*[<>]\s*\(", re.IGNORECASE
+    r"\bRETURNING\b|\bON\s+CONFLICT\b|\bFILTER\s*\(|\bLAG\s*\([^()]*,|\(\w+(?:,\s*\w+)+\)\s*[<>]\s*\("
+    r"|(?<!['\"])\b(?:open|close)\b(?!['\"])",
+    re.IGNORECASE,
 )
 _SECOND = "({0} - (({0} % 1000000) + 1000000) % 1000000) / 1000000, 'unixepoch'"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -78,7 +80,7 @@ _KEYS = {
 def _column_sql(column: ColumnSpec) -> str:
     if column.name == "id":
         return "id INTEGER PRIMARY KEY AUTOINCREMENT"
-    sql = f"{column.name} {_TYPES.get(column.kind, 'TEXT')}" + ("" if column.nullable else " NOT NULL")
+    sql = f'"{column.name}" ' + _TYPES.get(column.kind, "TEXT") + ("" if column.nullable else " NOT NULL")
     sql += " DEFAULT (unixepoch() * 1000000)" if column.kept else ""
     words = ", ".join(f"'{word}'" for word in column.choices)
     return f"{sql} CHECK ({column.name} IN ({words}))" if words and column.name != "timeframe" else sql
@@ -124,6 +126,8 @@ class PlainBackend(SqlBackend):
         returning=False,
         on_conflict=False,
         row_values=False,
+        correlated=False,
+        reserved=("open", "close"),
         encode=_encode,
         decode_decimal=from_sortable,
         decode_sum=_add_up,

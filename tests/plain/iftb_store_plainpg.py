@@ -40,6 +40,7 @@ class PlainPostgresBackend(SqlBackend):
         PostgresDriver.dialect,
         on_conflict=False,
         row_values=False,
+        correlated=False,
         set_sequence="SELECT setval(pg_get_serial_sequence('{0}', 'id'), greatest(max(id), 1)) FROM {0}",
     )
 
