@@ -18,7 +18,6 @@ import asyncpg
 import pytest
 from hypothesis import settings
 from sqlalchemy import make_url
-from sqlalchemy.dialects import postgresql
 
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
@@ -49,7 +48,7 @@ _EMPTY = """
 
 # what create_tables() executes, without its checks
 _TABLES = f"""
-    {";".join(sql for _, _, sql in creation(postgresql.dialect()))};
+    {";".join(sql for _, _, sql in creation(make_url("postgresql+asyncpg://").get_dialect()()))};
     CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY);
     INSERT INTO {VERSION_TABLE} VALUES ('{head()}');
 """

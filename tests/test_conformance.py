@@ -18,7 +18,7 @@ class Conformance(BackendConformance):
     """The suite on a copy of empty tables, as to create them anew would be most of a test's time."""
 
     @pytest_asyncio.fixture
-    async def db(self, tables_url: str) -> AsyncIterator[DatabaseManager]:
+    async def db(self, tables_url: str) -> AsyncIterator[DatabaseManager]:  # type: ignore[override]
         async with DatabaseManager(tables_url) as manager:
             yield manager
 

@@ -103,6 +103,11 @@ async def test_a_created_database_has_no_differences_and_is_at_the_head(url: str
     assert await run(url, migrations.current) == migrations.head()
 
 
+async def test_the_tables_that_the_suite_s_tests_get_on_postgresql_are_the_created_ones(postgres_tables_url: str) -> None:
+    assert await run(postgres_tables_url, migrations.differences) == []
+    assert await run(postgres_tables_url, migrations.current) == migrations.head()
+
+
 async def test_the_migrated_columns_stand_in_the_models_order(url: str) -> None:
     await run(url, migrations.upgrade)
 
