@@ -23,6 +23,7 @@ _SQL = SqlDialect(
     microseconds="epoch_us({})",
     time_parameter="make_timestamptz(CAST(:{} AS BIGINT))",
     divided="//",
+    seeks=False,
     encode=_encode,
 )
 

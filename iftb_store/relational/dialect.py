@@ -96,6 +96,8 @@ class SqlDialect:
         row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
         correlated: whether a subquery after FROM can refer to the query around it, within a subquery that computes a value. If
             not, as on MariaDB, list_series takes about twice as long.
+        seeks: whether the key's index finds the first row behind a key at once; if not, as in a store of columns, one query over
+            the table is faster than one for each series.
         set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
             table. Empty if the engine does so by itself.
         encode: converts a checked value to the form that the driver accepts: a datetime in UTC, a Decimal, a dict, or a value of
@@ -131,6 +133,7 @@ class SqlDialect:
     on_conflict: bool = True
     row_values: bool = True
     correlated: bool = True
+    seeks: bool = True
     set_sequence: str = ""
     encode: Callable[[Any], Any] = encode_value
     decode_decimal: Callable[[Any], Decimal] = decode_decimal

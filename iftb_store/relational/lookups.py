@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from iftb_store.relational.dialect import Row
 from iftb_store.relational.driver import QueryRunner, bind
-from iftb_store.schema.table_spec import RowFilter, TableSpec
+from iftb_store.relational.scans import scan_sql
+from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
+
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class RelationalLookups:
@@ -19,10 +24,29 @@ class RelationalLookups:
     async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
         """Return the number of the selected rows of each series of bars, or of another table."""
         keys = selection.order[:-1]
+        if keys and selection.table is BARS and selection.bounds and self._reader.dialect.seeks:
+            return await self._count_windows(selection)
         where, values = self._where(selection)
         grouped = f" GROUP BY {', '.join(keys)}" if keys else ""
         sql = f"SELECT {', '.join((*keys, 'COUNT(*)'))} FROM {selection.table.name}{where}{grouped}"
         return [(tuple(series), int(count)) for *series, count in await self._read(sql, values)]
+
+    async def _count_windows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
+        """Return the number of bars of each series in a window; reads the index in the windows only, not all of it."""
+        found, after = list[tuple[tuple[Any, ...], int]](), None
+        keys = selection.order[:-1]
+        while True:
+            # the first bar of the next series
+            first = RowFilter(BARS, selection.equal, after=after, limit=1)
+            rows = await self._read(*scan_sql(first, self._reader.dialect, lambda column, _: column))
+            if not rows:
+                return found
+            names = dict(zip(first.columns, rows[0], strict=True))
+            series = {name: names[name] for name in keys}
+            ((_, count),) = await self.count_rows(replace(selection, equal=selection.equal | series))
+            if count:
+                found.append((tuple(series.values()), count))
+            after = (*series.values(), _LAST)
 
     async def find_greatest_id(self, selection: RowFilter) -> int | None:
         """Return the greatest id of the selected rows, or None if no row is selected."""

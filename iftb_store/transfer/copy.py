@@ -76,7 +76,8 @@ class Copy:
             before anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
         keep_ids: refuse the copy if a trade, position or event cannot have its own id in the destination.
-        full: read every selected row of the destination, not only the days whose digests differ.
+        full: read every selected row of the destination, not only the days whose digests differ; on_conflict "refuse" does so
+            too.
         step: the progress callback.
 
     Attributes:
@@ -106,7 +107,7 @@ class Copy:
         self._refuse = on_conflict == "refuse"
         self._delete = delete
         self._keep_ids = keep_ids
-        self._full = full
+        self._full = full or self._refuse
         self._digests = DayDigests(destination)
         self._step = step
         self._theirs = LastCommitted(destination)
@@ -163,6 +164,8 @@ class Copy:
     async def _check(self, ours: RowReader, table: TableSpec, plans: list[Plan]) -> Matcher:
         """Count the rows to insert, update and delete, and raise if a row must not be written."""
         matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete)
+        if not any(plan.runs for plan in plans):
+            return matcher
         with self._step(f"check {table.name}") as tell:
             # a bar that only the source has cannot conflict with another one
             runs = [[run for run in plan.runs if table.has_own_ids or not run.fresh] for plan in plans]
@@ -175,7 +178,7 @@ class Copy:
                     if table.has_own_ids:
                         await asyncio.to_thread(matcher.take, index, plan.partition, diff)
                     count(diff.new.num_rows + diff.changed.num_rows + diff.same)
-        if not table.has_own_ids or not any(plan.runs for plan in plans):
+        if not table.has_own_ids:
             return matcher
         await matcher.pair(self._destination if self._scope.chosen or self._keep_ids else None)
         extra = Counter(matcher.extra["part"].to_pylist())

@@ -59,7 +59,7 @@ class DayDigests:
 
     async def write(self, partition: Partition, chunks: Iterable[Chunk]) -> None:
         """Keep the digests of days of a series; days that the partition contains only in part are left out."""
-        chosen = [chunk for chunk in chunks if _is_whole(partition, chunk.number)]
+        chosen = sorted(chunk for chunk in chunks if _is_whole(partition, chunk.number))
         if not self._usable or not chosen:
             return
         now = datetime.now(UTC)
@@ -78,7 +78,8 @@ class DayDigests:
         if runs is not None:
             days: list[Any] = rows["day"].cast(pa.int64()).to_pylist()
             numbers = [day // DAY for day in days]
-            rows = rows.filter(pa.array([any(run.first <= number <= run.last for run in runs) for number in numbers]))
+            chosen = [any(run.first <= number <= run.last for run in runs) for number in numbers]
+            rows = rows.filter(pa.array(chosen, pa.bool_()))
         await drop(self._db, DIGESTS, rows)
 
     async def _read(self, partition: Partition) -> pa.Table:

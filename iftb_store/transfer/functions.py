@@ -70,7 +70,9 @@ async def copy(
             anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
         keep_ids: require that trades, positions and events have the ids of the source in the destination.
-        full: read every selected row of the destination.
+        full: read every selected row of the destination. Otherwise bars are not read there on days of which the destination
+            keeps a digest that equals the source's, except one day in 30, drawn at random: see `CopiedPart.unread`. With
+            ``on_conflict`` "refuse" every row is read.
         dry_run: report what would be copied or refused, and write nothing.
         progress: called with (step, done, total) as rows are compared, written and verified.
 

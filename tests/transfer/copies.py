@@ -26,7 +26,7 @@ LATER = NOW + timedelta(days=1)
 def moved(run: Run, *words: str) -> dict[str, tuple[int, int, int]]:
     """Copy; return (inserted, updated, deleted) of each table that changed."""
     code, out, err = run("copy", *words, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), err
     found = {f"{item['table']} {item['series']}".strip(): item for item in json.loads(out)["parts"]}
     assert all(item["equal"] for item in found.values())
     counts = {name: (item["inserted"], item["updated"], item["deleted"]) for name, item in found.items()}

@@ -75,7 +75,7 @@ def test_two_stores_merge_and_a_second_copy_finds_every_row_again(
     }
     assert without_ids(destination) == without_ids(source)
     code, out, err = run("verify", source, destination, "--json")
-    assert (code, err, {item["equal"] for item in json.loads(out)}) == (0, "", {True})
+    assert (code, err, {item["equal"] for item in json.loads(out)["parts"]}) == (0, "", {True})
 
 
 def test_verify_names_the_rows_that_differ_though_ids_do(source: str, second: Callable[[str], str], run: Run) -> None:
@@ -88,7 +88,7 @@ def test_verify_names_the_rows_that_differ_though_ids_do(source: str, second: Ca
         "DELETE FROM system_events WHERE event_type = 'own' AND message = 'number 1'",
     )
     code, out, _ = run("verify", source, destination, "--json")
-    found = {item["table"]: item for item in json.loads(out) if item["table"] != "ohlcv"}
+    found = {item["table"]: item for item in json.loads(out)["parts"] if item["table"] != "ohlcv"}
     assert code == 1
     assert ("fee", {"id": 2}) in [(item["column"], item["row"]) for item in found["trades"]["differences"]]
     extra = [item for item in found["system_events"]["differences"] if item["source"] == 0]
