@@ -20,3 +20,9 @@ class TestPlainPostgres(BackendConformance):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return make_url(postgres_url).set(drivername="plainpg").render_as_string(hide_password=False)
+
+
+class TestNaiveTimes(BackendConformance):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return make_url(postgres_url).set(drivername="naivepg").render_as_string(hide_password=False)

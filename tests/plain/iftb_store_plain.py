@@ -68,6 +68,12 @@ class _Connection(aiosqlite.Connection):
                     await asyncio.wait([stopped], timeout=0.01)
             raise
 
+    async def close(self) -> None:
+        """Roll back first: a cursor that is still open would keep the connection's write lock."""
+        with suppress(ValueError, sqlite3.Error):
+            await super()._execute(lambda: self._conn.rollback())  # type: ignore[no-untyped-call]
+        await super().close()
+
 
 _TYPES = {ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "BIGINT"}
 _KEYS = {

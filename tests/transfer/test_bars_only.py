@@ -39,10 +39,10 @@ from tests.transfer.copies import ENGINES
 _RECORDS = ("trades", "positions", "system_events")
 
 
-@pytest.fixture(params=["barsonly", "barsnaive"])
-def bars_url(request: pytest.FixtureRequest, bars_only_url: str) -> str:
-    """URL of a store of bars; raw SQL gives whole numbers for times on the first, naive times on the second."""
-    return bars_only_url.replace("barsonly", request.param)
+@pytest.fixture
+def bars_url(bars_only_url: str) -> str:
+    """URL of a store of bars."""
+    return bars_only_url
 
 
 def write(url: str, work: Callable[[DatabaseManager], Any]) -> None:

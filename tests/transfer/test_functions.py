@@ -275,14 +275,14 @@ async def test_json_has_the_fields_of_the_reports(command: str, sqlite_url: str,
         if command == "verify":
             await OHLCVRepository(other).upsert_many([dataclasses.replace(hourly(4)[3], trades_count=7)])
         report: Any = {
-            "copy": lambda: copy(db, other),
+            "copy": lambda: copy(db, other, full=True),
             "verify": lambda: verify(db, other),
             "backup": lambda: backup(db, saved, overwrite=True),
             "restore": lambda: restore(saved, other),
         }[command]
         expected = dataclasses.asdict(await report())
     words = {
-        "copy": (sqlite_url, target),
+        "copy": (sqlite_url, target, "--full"),
         "verify": (sqlite_url, target),
         "backup": (sqlite_url, saved, "--overwrite"),
         "restore": (saved, target),

@@ -20,11 +20,5 @@ class TestBarsOnly(BackendConformance):
         return f"barsonly:///{tmp_path / 'second.db'}"
 
 
-class TestNaiveTimes(BackendConformance):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return f"barsnaive:///{tmp_path / 'store.db'}"
-
-
 def test_any_programme_of_bars_gives_what_the_model_gives(tmp_path: Path) -> None:
     compare_with_model({"bars only": f"barsonly:///{tmp_path / 'store.db'}"}, examples=30)

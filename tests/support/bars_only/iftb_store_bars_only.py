@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from sqlalchemy import URL, Connection, Executable, Result, text
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from iftb_store.errors import NO_RAW_WRITES, Unsupported
@@ -20,7 +19,6 @@ from iftb_store.health import StoreSize
 from iftb_store.protocols import BarStore, Capability, Isolation, RecordStore
 from iftb_store.relational import StoreSession, is_read
 from iftb_store.schema.tables import Base
-from iftb_store.schema.types import from_epoch_us
 from iftb_store_sqlite import SQLiteBackend
 
 _BARS = Base.metadata.tables["ohlcv"]
@@ -45,8 +43,7 @@ class BarsOnlySession:
         compiled = statement.compile(dialect=sqlite_dialect(paramstyle="named"))  # type: ignore[attr-defined]
         if not is_read(str(compiled)):
             raise Unsupported(NO_RAW_WRITES)
-        result = await self.inner.execute(text(str(compiled)), {**compiled.params, **(params or {})})
-        return self.iftb_store_backend.convert(result)
+        return await self.inner.execute(text(str(compiled)), {**compiled.params, **(params or {})})
 
     async def commit(self) -> None:
         await self.inner.commit()
@@ -103,22 +100,3 @@ class BarsOnlyBackend(SQLiteBackend):
     @classmethod
     def stores(cls, session: Any) -> Any:
         return BarsOnlyStores(session)
-
-    def convert(self, result: Result[Any]) -> Result[Any]:
-        """Return what the driver returns."""
-        return result
-
-
-class NaiveBackend(BarsOnlyBackend):
-    """The same, with naive times from raw SQL."""
-
-    def convert(self, result: Result[Any]) -> Result[Any]:
-        names = list(result.keys())
-        rows = [
-            tuple(
-                from_epoch_us(value).replace(tzinfo=None) if name in ("timestamp", "created_at") else value
-                for name, value in zip(names, row, strict=True)
-            )
-            for row in result.all()
-        ]
-        return IteratorResult(SimpleResultMetaData(names), iter(rows))
