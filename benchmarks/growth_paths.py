@@ -13,27 +13,21 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pyarrow as pa
 
 from benchmarks.objects import WRITTEN, bars
 from benchmarks.results import peak_rss
 from benchmarks.series import EXCHANGE, START, STEP, SYMBOL, TIMEFRAME
-from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, examine
+from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, copy, examine, export_table, import_files, verify
 from iftb_store.batches.arrow import arrow_schema
-from iftb_store.files.export import export
-from iftb_store.files.import_ import Source, import_file
-from iftb_store.files.options import Hints
-from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS
-from iftb_store.transfer.copy import Copy
-from iftb_store.transfer.verify import verify
 
 #: Bars in one call that writes.
 BATCH = 20_000
-_SERIES = TableScope([BARS.name], [EXCHANGE], [SYMBOL], [TIMEFRAME], start=START)
+_SERIES: dict[str, Any] = {"tables": BARS.name, "symbols": SYMBOL, "timeframes": TIMEFRAME, "start": START}
 
 
 @dataclass(frozen=True)
@@ -91,26 +85,26 @@ async def _write_arrow(place: Place, watch: Stopwatch) -> None:
 async def _import(place: Place, watch: Stopwatch) -> None:
     async with _created(place.destination) as db:
         with watch:
-            await import_file(db, Source(Path(place.file), Hints()))
+            await import_files(db, place.file)
 
 
 async def _copy(place: Place, watch: Stopwatch) -> None:
     async with DatabaseManager(place.source) as source, _created(place.destination) as destination:
         with watch:
-            await Copy(source, destination).run()
+            await copy(source, destination)
 
 
 async def _verify(place: Place, watch: Stopwatch) -> None:
     async with DatabaseManager(place.source) as source, DatabaseManager(place.destination) as destination:
         with watch:
-            found = await verify(source, destination, _SERIES)
-        assert all(item.equal for item in found)
+            found = await verify(source, destination, **_SERIES)
+        assert found.equal
 
 
 async def _export(place: Place, watch: Stopwatch) -> None:
     async with DatabaseManager(place.source) as db:
         with watch:
-            await export(db, _SERIES, Path(place.file), overwrite=True)
+            await export_table(db, place.file, overwrite=True, **_SERIES)
 
 
 async def _stream_range(place: Place, watch: Stopwatch) -> None:

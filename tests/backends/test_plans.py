@@ -129,8 +129,7 @@ async def test_sqlite_searches_an_index(filled_sqlite_url: str, name: str) -> No
 
 @pytest.mark.parametrize("name", SCANS)
 async def test_sqlite_reads_a_late_batch_without_the_rows_before_it(sqlite_url: str, name: str) -> None:
-    async with DatabaseManager(sqlite_url) as db:
-        await fill(db)
+    await fill(sqlite_url)
     selection, place = SCANS[name]
     with closing(sqlite3.connect(str(make_url(sqlite_url).database))) as connection:
         steps, found = _count_steps(connection, replace(selection, after=place, limit=_BATCH))

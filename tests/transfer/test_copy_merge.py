@@ -25,7 +25,8 @@ OWN = {"ohlcv": 3, "trades": 2, "positions": 2, "system_events": 2}
 async def own_rows(db: DatabaseManager, clock: Clock) -> None:
     """Write rows whose ids are also ids of the source's rows."""
     await OHLCVRepository(db, clock=clock).insert_many(hourly(3, symbol="OWN"))
-    trades, positions, events = (kind(db, clock=clock) for kind in (TradeRepository, PositionRepository, SystemEventRepository))
+    trades, positions = TradeRepository(db, clock=clock), PositionRepository(db, clock=clock)
+    events = SystemEventRepository(db, clock=clock)
     for number in (1, 2):
         await trades.insert(trade(f"OWN-{number}", symbol="OWN"))
         await positions.update_position(position(symbol=f"OWN{number}"))

@@ -108,7 +108,8 @@ def test_a_checksum_does_not_depend_on_how_the_rows_come(step: int) -> None:
 
 @pytest.mark.parametrize("field", ["id", "created_at"])
 def test_a_checksum_of_bars_covers_no_value_of_the_store_s_own(field: str) -> None:
-    changed = [*BARS_OF_THREE_DAYS[:-1], replace(BARS_OF_THREE_DAYS[-1], **{field: None})]
+    other: dict[str, Any] = {field: None}
+    changed = [*BARS_OF_THREE_DAYS[:-1], replace(BARS_OF_THREE_DAYS[-1], **other)]
     assert parts(BARS, changed) == parts(BARS, BARS_OF_THREE_DAYS)
 
 
