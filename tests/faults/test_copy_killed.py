@@ -11,7 +11,7 @@ from time import monotonic
 
 import pytest
 
-from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository
 from iftb_store.cli import main
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly, trade
@@ -25,6 +25,7 @@ FAULT = "copy killed"
 
 # so many transactions per copy that a kill falls between two or into one
 _BATCH = 40
+_TABLES = ("ohlcv", "trades", "positions", "system_events")
 _DAMAGE = (
     ("DELETE FROM {table}",),
     ("DELETE FROM {table} WHERE id % 3 = 0",),
@@ -32,11 +33,11 @@ _DAMAGE = (
 )
 
 
-def copy_until_killed(source: str, destination: str, begun: Connection) -> None:
+def copy_until_killed(source: str, destination: str, begun: Connection, *words: str) -> None:
     """The child: copy in small batches."""
     partitions.ROWS = _BATCH
     begun.send(None)
-    main(["copy", source, destination, "--delete"])
+    main(["copy", source, destination, *words])
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def source(tmp_path: Path) -> str:
     return url
 
 
-def copied(source: str, destination: str, after: float | None) -> float:
+def copied(source: str, destination: str, after: float | None, *words: str) -> float:
     """Copy in a child that is killed ``after`` so many seconds, or never; return how long it took."""
     ours, theirs = forkserver().Pipe(duplex=False)
-    child = forkserver().Process(target=copy_until_killed, args=(source, destination, theirs), daemon=True)
+    child = forkserver().Process(target=copy_until_killed, args=(source, destination, theirs, *words), daemon=True)
     child.start()
     theirs.close()
     ours.recv()
@@ -80,7 +81,7 @@ def damages() -> Iterator[tuple[str, ...]]:
 async def damage(url: str, statements: tuple[str, ...]) -> None:
     async with DatabaseManager(url) as db:
         for statement in statements:
-            for table in ("ohlcv", "trades", "positions", "system_events"):
+            for table in _TABLES:
                 await raw.run(db, statement.format(table=table))
 
 
@@ -88,12 +89,44 @@ async def damage(url: str, statements: tuple[str, ...]) -> None:
 @pytest.mark.timeout(7_200)
 def test_a_killed_copy_resumes_and_ends_equal(url: str, source: str, tally: Tally) -> None:
     chance = random.Random(20_240_315)
-    whole = copied(source, url, None)
+    whole = copied(source, url, None, "--delete")
     assert main(["verify", source, url, "--quiet"]) == 0
     for _, statements in zip(range(rounds(FAULT)), damages(), strict=False):
         with tally.round():
             asyncio.run(damage(url, statements))
-            copied(source, url, chance.uniform(0, whole))
+            copied(source, url, chance.uniform(0, whole), "--delete")
             assert main(["copy", source, url, "--quiet", "--delete"]) == 0
             if main(["verify", source, url]) != 0:
                 tally.note("lost", "the copy is not equal")
+
+
+async def write_own_rows(url: str) -> None:
+    """Write rows whose ids are also ids of the source's rows."""
+    async with DatabaseManager(url) as db:
+        await db.migrate()
+        await OHLCVRepository(db).insert_many(hourly(10, symbol="OWN"))
+        for number in range(10):
+            await TradeRepository(db).insert(trade(f"OWN-{number}", symbol="OWN"))
+            await SystemEventRepository(db).log_event("own", "info", str(number), symbol="OWN")
+
+
+async def count_rows(url: str) -> list[int]:
+    async with DatabaseManager(url) as db:
+        return [await raw.count(db, table) for table in _TABLES]
+
+
+@pytest.mark.one_of_each
+@pytest.mark.timeout(7_200)
+def test_a_killed_copy_into_a_store_with_other_rows_doubles_none(url: str, source: str, tally: Tally) -> None:
+    chance = random.Random(20_240_316)
+    asyncio.run(write_own_rows(url))
+    own, ours = asyncio.run(count_rows(url)), asyncio.run(count_rows(source))
+    whole = copied(source, url, None)
+    for _ in range(rounds(FAULT)):
+        with tally.round():
+            asyncio.run(damage(url, ("DELETE FROM {table} WHERE symbol IS NULL OR symbol <> 'OWN'",)))
+            copied(source, url, chance.uniform(0, whole))
+            # the copy checks that the destination has every row of the source
+            assert main(["copy", source, url, "--quiet"]) == 0
+            if asyncio.run(count_rows(url)) != [one + two for one, two in zip(own, ours, strict=True)]:
+                tally.note("duplicated", "the destination has not the rows of both")
