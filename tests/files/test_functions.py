@@ -100,7 +100,8 @@ async def test_a_wrong_argument_of_an_export_is_refused(
 async def test_files_are_given_as_names_patterns_and_paths(db: DatabaseManager) -> None:
     write_file("A-1h.csv", _ROW)
     write_file("B-1h.csv", _ROW)
-    for paths in ("*.csv", Path("A-1h.csv"), ["A-1h.csv", Path("B-1h.csv"), "*.csv"]):
+    given: list[Any] = ["*.csv", Path("A-1h.csv"), ["A-1h.csv", Path("B-1h.csv"), "*.csv"]]
+    for paths in given:
         report = await import_files(db, paths)
         assert report.refused == ()
         assert [file.rows for file in report.files] == [1] * (1 if isinstance(paths, Path) else 2)
