@@ -28,6 +28,7 @@ _CHOOSING = {
         ("timeframes", "--timeframe"),
         ("start", "--start"),
         ("end", "--end"),
+        ("since", "--since"),
     )
 }
 STORE = ("sqlite:///store.db",)
