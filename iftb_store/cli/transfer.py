@@ -209,10 +209,12 @@ def _show_copied(done: CopyReport, delete: bool) -> None:
     counts = {name: name for name in ("inserted", "updated", "unchanged", "deleted")}
     columns = {"rows": "source.rows", **counts, "only in DST": "kept", "checksum": "source.checksum"}
     show_parts(done.parts, columns, lambda item: ("all of SRC" if item.kept else "yes") if item.equal else "not yet")
-    if unread := sum(item.unread for item in done.parts):
-        say(f"{format_count(unread, 'row')} of DST were not read: the checksums that it keeps of their days are those of SRC")
     moved = format_count(sum(item.inserted + item.updated for item in done.parts), "row")
-    say(f"{moved} to be copied; nothing was written" if done.dry_run else f"{moved} copied, and the copy is verified")
+    unread = sum(item.unread for item in done.parts)
+    if unread:
+        say(f"{format_count(unread, 'row')} of DST were not read: the checksums that it keeps of their days are those of SRC")
+    verified = "the rows that were read are verified" if unread else "the copy is verified"
+    say(f"{moved} to be copied; nothing was written" if done.dry_run else f"{moved} copied, and {verified}")
     kept = sum(item.kept for item in done.parts)
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"

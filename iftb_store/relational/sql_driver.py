@@ -217,7 +217,7 @@ class SqlDriver:
     ) -> Sequence[Mapping[str, Any]]:
         """Overwrite the stored rows that have the keys of ``rows``; return the rows whose key is not stored."""
         where = _key_sql(self.dialect, form, form.table.key)
-        statement = prepare_statement(form.update_sql(self.dialect, form.table.overwritten, where), self.dialect.dialect)
+        statement = prepare_statement(form.update_sql(self.dialect, form.table.overwritten, where), self.dialect)
         encoded = ([self.dialect.encode(row[name]) for name in statement.names] for row in rows)
         counts = [_execute(connection, statement, args).rowcount for args in encoded]
         return [row for row, count in zip(rows, counts, strict=True) if not count]

@@ -67,7 +67,7 @@ class BackupTests(SuiteFixtures):
         made = await backup(saved, tmp_path / "saved")
         async with opened(made) as copy:
             for table, rows in EXAMPLES:
-                assert await stored(copy, table) == rows
+                assert await stored(copy, table) == rows.select(table.written)
             await write_session(copy, 1)
             assert await raw.value(copy, "SELECT id FROM trades WHERE trade_id = 'S1'") > EXAMPLES[1][1]["id"][-1].as_py()
         assert made.tables == {table.name: rows.num_rows for table, rows in EXAMPLES}

@@ -241,7 +241,7 @@ async def _app_session(manager: DatabaseManager) -> AsyncIterator[AsyncSession]:
 
 def _decode(column: Field[Any], stored: Any) -> Any:
     kind = str(column.type)
-    if stored is None or kind.startswith(("str", "int")):
+    if stored is None or not kind.startswith(("Decimal", "datetime")):
         return stored
     return raw.number(stored) if kind.startswith("Decimal") else raw.moment(stored)
 

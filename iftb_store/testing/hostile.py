@@ -40,14 +40,15 @@ from iftb_store.doctor import examine
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
+from iftb_store.testing.hostile_functions import METHODS as FUNCTIONS
 from iftb_store.testing.hostile_series import METHODS as SERIES_METHODS
 from iftb_store.testing.hostile_values import HOSTILE, Attempt, Try
 from iftb_store.testing.samples import T0, as_given, bar, position, trade
 from iftb_store.transfer.backup import backup
 
 _MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
-#: Public classes that are data or come from other packages; they have no method of iftb_store that takes input.
-_NO_METHODS = {"Base", "Settings"}
+#: Public classes that are data, come from other packages, or are not created by users.
+_NO_METHODS = {"Base", "Session", "Settings", "Stream"}
 _TABLES = ("ohlcv", "trades", "positions", "system_events")
 _KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
 _LONGEST_MESSAGE = 1_000
@@ -357,6 +358,7 @@ METHODS: dict[str, Attempt] = {
     "SystemEventRepository.log_event": _log_event,
     "SystemEventRepository.get_recent_events": _get_recent_events,
     "quantize": _quantize,
+    **FUNCTIONS,
 }
 
 

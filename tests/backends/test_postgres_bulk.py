@@ -83,4 +83,5 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
         task = asyncio.create_task(write_rows())
         await until_blocked(admin, task)
     await task
-    assert await OHLCVRepository(db).read_arrow() == rows
+    values = [name for name in BARS.compared if name in rows.column_names]
+    assert (await OHLCVRepository(db).read_arrow()).select(values) == rows.select(values)

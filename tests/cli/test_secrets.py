@@ -129,6 +129,8 @@ def test_a_url_that_is_refused(url: str) -> None:
 
 
 def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a path of its own, as a backend that was found once is kept
+    monkeypatch.syspath_prepend("nowhere")
     monkeypatch.setitem(__import__("sys").modules, "iftb_store_postgres", None)
     with pytest.raises(StoreError) as caught:
         DatabaseManager(f"postgresql://bot:{ENCODED}@host/bot")

@@ -44,6 +44,14 @@ async def fill(db: DatabaseManager) -> None:
     await events.log_event("plain", "critical", "no more")
 
 
+async def everything_but_bar_ids(db: DatabaseManager) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table, bars without their ids, which are the store's own."""
+    rows = await everything(db)
+    for row in rows["ohlcv"]:
+        del row["id"]
+    return rows
+
+
 async def everything(db: DatabaseManager) -> dict[str, list[dict[str, Any]]]:
     """Return the stored rows of each table; JSON is decoded."""
     readers = [kind(db).read_arrow for kind in (OHLCVRepository, TradeRepository, PositionRepository, SystemEventRepository)]

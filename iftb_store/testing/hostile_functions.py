@@ -1,0 +1,95 @@
+"""Calls with hostile values for `hostile.METHODS`: the functions that copy, compare, restore, export and import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from iftb_store import DatabaseManager, MissingDriverError, URLError, check_timeframe
+from iftb_store.files.export import export_table
+from iftb_store.files.import_files import RefusedFilesError, import_files
+from iftb_store.registry import find_backend
+from iftb_store.testing.hostile_values import Attempt, Try
+from iftb_store.transfer.functions import copy, restore, verify
+
+_CANDLES = "timestamp,open,high,low,close,volume\n"
+
+
+@asynccontextmanager
+async def _open_other(folder: str) -> AsyncIterator[DatabaseManager]:
+    """Open another store with tables."""
+    try:
+        find_backend("sqlite")
+    except (MissingDriverError, URLError):
+        pytest.skip("SQLite, which is the other store, is not installed")
+    async with DatabaseManager(f"sqlite:///{Path(folder, 'other.db')}") as other:
+        await other.create_tables()
+        yield other
+
+
+def _is_callback(one: Try) -> bool:
+    """Return whether the value is a callback, which may be called with any arguments and raise."""
+    return one.parameter == "progress" and callable(one.value)
+
+
+def _between_stores(function: Callable[..., Awaitable[Any]], **given: Any) -> Attempt:
+    async def attempt(one: Try) -> int:
+        if _is_callback(one):
+            return 0
+        with TemporaryDirectory() as folder:
+            async with _open_other(folder) as other:
+                await function(**one.changed(source=one.db, destination=other, tables="ohlcv", **given))
+        return 0
+
+    return attempt
+
+
+async def _restore(one: Try) -> int:
+    if _is_callback(one):
+        return 0
+    with TemporaryDirectory() as folder:
+        async with _open_other(folder) as other, DatabaseManager(f"sqlite:///{Path(folder, 'saved.db')}") as saved:
+            await saved.create_tables()
+            await restore(**one.changed(path=Path(folder, "saved.db"), db=other))
+    return 0
+
+
+async def _export(one: Try) -> int:
+    if _is_callback(one):
+        return 0
+    with TemporaryDirectory() as folder:
+        await export_table(**one.changed(db=one.db, path=Path(folder, "bars.jsonl")))
+    return 0
+
+
+async def _import(one: Try) -> int:
+    if _is_callback(one):
+        return 0
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "HOSTILE-1h.csv")
+        path.write_text(_CANDLES)  # noqa: ASYNC240 - a line
+        # the file has no candle, or the value contradicts it
+        with suppress(RefusedFilesError):
+            await import_files(**one.changed(db=one.db, paths=path))
+    return 0
+
+
+async def _check_timeframe(one: Try) -> int:
+    given = one.changed(timeframe="1h")
+    assert check_timeframe(**given) == given["timeframe"]
+    return 0
+
+
+METHODS: dict[str, Attempt] = {
+    "copy": _between_stores(copy, dry_run=True),
+    "verify": _between_stores(verify),
+    "restore": _restore,
+    "export_table": _export,
+    "import_files": _import,
+    "check_timeframe": _check_timeframe,
+}
