@@ -51,6 +51,6 @@ def choose_format(path: Path | None, wanted: str | None) -> FileFormat:
     found = format_by_suffix(path)
     if found is None:
         raise InvalidValueError(
-            f"{show(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
+            f"the path {show(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
         )
     return found

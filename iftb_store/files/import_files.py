@@ -281,7 +281,7 @@ def _find_files(given: str | os.PathLike[str]) -> list[Path]:
     """
     pattern = checks.text(os.fspath(given), "a file name")
     if not pattern:
-        raise InvalidValueError("FILE is an empty text; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
+        raise InvalidValueError("the path of a file is empty; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
     path = Path(pattern)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*.parquet") if file.is_file())

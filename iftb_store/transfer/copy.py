@@ -28,7 +28,6 @@ from iftb_store.transfer.matching import (
     REMEDY,
     MappedEvents,
     Matcher,
-    is_other_row,
     match_positions,
     read_greatest_id,
     select_id,
@@ -144,18 +143,18 @@ class Copy:
                 ours.position_ids = await match_positions(ours, self._theirs)
             with_ids = [table for table in self._scope.tables if table.has_own_ids]
             last = {table: await read_greatest_id(session, self._scope, table) for table in with_ids}
-            plans = await self._compare(session, ours)
+            plans = await self._compare(session, ours, self._scope)
             matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
-                await self._write(ours, plans, matchers, last)
+                await self._write(session, ours, plans, matchers, last)
                 await self._prove(ours, plans, matchers)
         return Report((plan.copied for plan in plans), self._left_out)
 
-    async def _compare(self, session: Any, ours: RowReader) -> list[Plan]:
+    async def _compare(self, session: Any, ours: RowReader, scope: TableScope) -> list[Plan]:
         """Return a plan for each partition, with the ranges of chunks that differ."""
-        here = await reading.find_partitions(session, self._scope)
-        async with open_complete_session(self._destination, self._scope.tables) as other:
-            there = await reading.find_partitions(other, self._scope)
+        here = await reading.find_partitions(session, scope)
+        async with open_complete_session(self._destination, scope.tables) as other:
+            there = await reading.find_partitions(other, scope)
         await self._digests.check()
         planner = Planner(ours, self._theirs, self._digests, delete=self._delete, full=self._full)
         with self._step("compare") as tell:
@@ -174,7 +173,7 @@ class Copy:
                 if not table.has_own_ids:
                     plan.copied.inserted += sum(run.rows for run in plan.runs if run.fresh)
                 async for diff in self._changes(ours, plan, part):
-                    self._take(plan, diff)
+                    self._take(plan, diff, matcher)
                     if table.has_own_ids:
                         await asyncio.to_thread(matcher.take, index, plan.partition, diff)
                     count(diff.new.num_rows + diff.changed.num_rows + diff.same)
@@ -193,13 +192,17 @@ class Copy:
             await self._refuse_open(ours, plans, matcher)
         return matcher
 
-    def _take(self, plan: Plan, diff: RowDiff) -> None:
+    def _take(self, plan: Plan, diff: RowDiff, matcher: Matcher) -> None:
         for twice in diff.twice:
             raise writing.duplicate_error(plan.partition.table, twice.key, "source" if twice.source > 1 else "destination")
         table = plan.partition.table
         if self._refuse and diff.changed.num_rows:
-            versions = pc.invert(is_other_row(table, diff))
-            self._refuse_change(table, *(rows.filter(versions).slice(0, 1).to_pylist() for rows in (diff.changed, diff.stored)))
+            pairs = [(diff.changed, diff.stored)]
+            if table.has_own_ids:
+                versions = pc.invert(matcher.is_other(diff))
+                pairs = [(diff.changed.filter(versions), diff.stored.filter(versions))]
+            for mine, its in pairs:
+                self._refuse_change(table, mine.slice(0, 1).to_pylist(), its.slice(0, 1).to_pylist())
         extra = pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
         plan.copied.inserted += diff.new.num_rows
         plan.copied.updated += diff.changed.num_rows
@@ -229,8 +232,8 @@ class Copy:
         for row in matcher.extra.to_pylist() if self._delete else ():
             stays.pop(row["id"], None)
         for plan in plans:
-            async for diff in self._changes(ours, plan, plan.runs):
-                for rows in matcher.place(diff):
+            async for batch in self._read_source(ours, plan):
+                for rows in matcher.place(batch):
                     for row in rows.select(["id", "status", *_OPEN_KEY]).to_pylist():
                         stays.pop(row["id"], None)
                         if row["status"] == "open":
@@ -248,8 +251,24 @@ class Copy:
             rows = await get_stores(session).records.select(POSITIONS, {"status": "open"})
         return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
+    async def _replan_events(
+        self, session: Any, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]
+    ) -> None:
+        """Compare the events again if positions that were just written have new ids."""
+        position_ids = await match_positions(ours, self._theirs)
+        if position_ids != ours.position_ids:
+            ours.position_ids = position_ids
+            plans[:] = [plan for plan in plans if plan.partition.table is not EVENTS]
+            plans += await self._compare(session, ours, self._scope.limit([EVENTS]))
+            matchers[EVENTS] = await self._check(ours, EVENTS, _choose(plans, EVENTS))
+
     async def _write(
-        self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher], last: dict[TableSpec, pa.Table]
+        self,
+        session: Any,
+        ours: MappedEvents,
+        plans: list[Plan],
+        matchers: dict[TableSpec, Matcher],
+        last: dict[TableSpec, pa.Table],
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
         with self._step("copy") as tell:
@@ -260,13 +279,12 @@ class Copy:
                 count(rows)
 
             for table in self._scope.tables:
+                if table is EVENTS:
+                    await self._replan_events(session, ours, plans, matchers)
                 chosen, matcher = _choose(plans, table), matchers[table]
-                if table is EVENTS and POSITIONS in self._scope.tables:
-                    # positions that were just written may have new ids
-                    ours.position_ids = await match_positions(ours, self._theirs)
                 if not table.has_own_ids:
                     for plan in chosen:
-                        await self._digests.forget(plan.partition, None if plan.whole else plan.runs)
+                        await self._digests.forget(plan.partition, None if plan.whole else [*plan.runs, *plan.stale])
                 if self._delete:
                     await self._make_room(ours, chosen, matcher, count)
                 if not any(plan.copied.inserted or plan.copied.updated for plan in chosen):
@@ -278,22 +296,30 @@ class Copy:
                     if plan.whole:
                         await self._move_whole(ours, plan, writer)
                     elif plan.copied.inserted or plan.copied.updated:
-                        async for diff in self._changes(ours, plan, plan.runs):
-                            await self._put_changes(table, matcher, diff, writer)
+                        await self._put_changes(ours, plan, matcher, writer)
                     if table.has_own_ids:
                         await writer.flush()
                 await writer.flush()
 
-    async def _put_changes(self, table: TableSpec, matcher: Matcher, diff: RowDiff, writer: writing.RowWriter) -> None:
-        if not table.has_own_ids:
-            await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(table.key[-1]))
+    async def _put_changes(self, ours: RowReader, plan: Plan, matcher: Matcher, writer: writing.RowWriter) -> None:
+        if not matcher.table.has_own_ids:
+            async for diff in self._changes(ours, plan, plan.runs):
+                await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(matcher.table.key[-1]))
             return
-        rows, without_ids = matcher.place(diff)
-        await writer.add(rows)
-        if without_ids.num_rows:
-            await writer.flush()
-            await writing.put(self._destination, table, without_ids)
-            writer.wrote(without_ids.num_rows)
+        async for batch in self._read_source(ours, plan):
+            rows, without_ids = matcher.place(batch)
+            await writer.add(rows)
+            if without_ids.num_rows:
+                await writer.flush()
+                await writing.put(self._destination, matcher.table, without_ids)
+                writer.wrote(without_ids.num_rows)
+
+    @staticmethod
+    async def _read_source(ours: RowReader, plan: Plan) -> AsyncIterator[pa.Table]:
+        for run in plan.runs:
+            async with aclosing(reading.read_batches(ours, plan.partition, run)) as batches:
+                async for rows in batches:
+                    yield rows
 
     async def _write_first(self, ours: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
         """Write the rows that must come first.
@@ -305,8 +331,8 @@ class Copy:
         if table is POSITIONS:
             is_open = pa.array(await self._read_open(), pa.int64())
             for plan in plans:
-                async for diff in self._changes(ours, plan, plan.runs):
-                    rows = matcher.place(diff)[0]
+                async for batch in self._read_source(ours, plan):
+                    rows = matcher.place(batch)[0]
                     first.append(rows.filter(pc.is_in(rows["id"], value_set=is_open)))
         if not matcher.assigns:
             stored = await self._theirs.read_rows(select_id(table, last["id"][0].as_py()))
@@ -341,18 +367,19 @@ class Copy:
         plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
-    async def _prove(self, ours: RowReader, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
+    async def _prove(self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
             count = count_rows(tell, None)
             for table in self._scope.tables:
+                by_pairs = matchers[table].assigns or (table is EVENTS and ours.position_ids is not None)
                 for plan in _choose(plans, table):
-                    if plan.runs and not matchers[table].assigns:
+                    if plan.runs and not by_pairs:
                         await self._prove_plan(ours, plan, count)
                     plan.copied.equal = True
                     if not table.has_own_ids:
                         await self._digests.write(plan.partition, plan.read)
-                if matchers[table].assigns:
+                if by_pairs:
                     await self._require_pairs(ours, _choose(plans, table))
 
     async def _prove_plan(self, ours: RowReader, plan: Plan, count: Callable[[int], None]) -> None:

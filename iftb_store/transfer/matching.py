@@ -1,15 +1,25 @@
 """Finds, for rows with ids, which row of the destination is the source's row: by the id, otherwise by other columns.
 
-A destination row is the source's row if it has the same id and the same `TableSpec.identity`. The rows that have no such partner
-are paired by `TableSpec.natural_key`: trades by their trade_id; positions by exchange, symbol, side, entry_time and trade_id;
-events by all columns but the id. If several rows have the same natural key, the rows with the smallest ids are paired first.
+A destination row is the source's row if it has the same id, and the same values in columns that do not change. The rows that have
+no such partner are paired
+
+- if they have the same values but for the id;
+- then, if only one row of each store has these values, positions by created_at and exchange, events by created_at, type and
+  message;
+- then by `TableSpec.natural_key`: trades by their trade_id; positions by exchange, symbol, side, entry_time and trade_id; events
+  by all columns but the id;
+- then by the id and `TableSpec.identity`.
+
+If several rows have the same key, the rows with the smallest ids are paired first. The position_id of an event does not count: it
+follows from the positions, see `MappedEvents`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any
@@ -40,8 +50,24 @@ REMEDY = "copy into another database, or leave these rows out (--table, --exchan
 _MOST = 500
 _ID: pa.DataType = pa.int64()
 _BYTES: pa.DataType = pa.binary()
-# a row without a partner: its id, its natural key and its values as bytes, and the index of its partition
-_LONE = pa.schema([pa.field("id", _ID), pa.field("key", _BYTES), pa.field("row", _BYTES), pa.field("part", _ID)])
+# a row without a partner: its id; its natural key, its values, its columns of _ORIGINS, and its id and identity, as bytes; the
+# position of an event; and the index of its partition
+_LONE = pa.schema(
+    [
+        pa.field("id", _ID),
+        *(pa.field(name, _BYTES) for name in ("key", "row", "origin", "same")),
+        pa.field("position", _ID),
+        pa.field("part", _ID),
+    ]
+)
+# columns that a later version of a row keeps as a rule
+_ORIGINS = {POSITIONS.name: ("created_at", "exchange"), EVENTS.name: EVENTS.identity, TRADES.name: TRADES.identity}
+# columns in which a row of the same id must agree to be the same row, if ids may have been assigned anew; events do not change
+_STRICT = {
+    POSITIONS.name: ("created_at", *POSITIONS.natural_key),
+    EVENTS.name: tuple(name for name in EVENTS.columns if name not in ("id", "position_id")),
+    TRADES.name: TRADES.identity,
+}
 _PAIRS = pa.schema(
     [pa.field("source", _ID), pa.field("destination", _ID), pa.field("changed", pa.bool_()), pa.field("part", _ID)]
 )
@@ -69,6 +95,8 @@ class Matcher:
         self._source, self._destination = [_LONE.empty_table()], [_LONE.empty_table()]
         # the ids of destination rows that are also the ids of different source rows
         self._taken = list[Any]()
+        # the ids of the source's rows that have other values under the same id, and of those without a partner
+        self._versions, self._lone = list[Any](), pa.array([], _ID)
         self.new, self.changed = Counter[int](), Counter[int]()
         self.pairs, self.extra, self.assigns = _PAIRS.empty_table(), _LONE.empty_table(), False
 
@@ -78,7 +106,12 @@ class Matcher:
         Raises:
             CollisionError: with ``keep_ids``, the id of a row belongs to a different row that is not going to be deleted.
         """
-        other = is_other_row(self.table, compared)
+        other = self.is_other(compared)
+        if self.table is EVENTS:
+            # an event without a position in the source may have one in the destination that the source has no more
+            counts = pc.or_(other, pc.is_valid(compared.changed["position_id"]))
+            compared = compared._replace(changed=compared.changed.filter(counts), stored=compared.stored.filter(counts))
+            other = self.is_other(compared)
         selected = select_rows(compared.stored, partition.selection)
         stays = pc.and_(other, pc.invert(selected)) if self._delete else other
         if self._keep_ids and pc.any(stays).as_py():
@@ -88,12 +121,18 @@ class Matcher:
                 f"destination's {_name_row(self.table, its)}; {REMEDY}"
             )
         self.changed[part] += compared.changed.num_rows - (pc.sum(other).as_py() or 0)
+        self._versions += compared.changed["id"].filter(pc.invert(other)).chunks
         for rows in (compared.new, compared.changed.filter(other)):
             self._source.append(self._describe(rows, part))
         extra = compared.extra.filter(select_rows(compared.extra, partition.selection))
         for rows in (extra, compared.stored.filter(pc.and_(other, selected))):
             self._destination.append(self._describe(rows, part))
         self._taken += compared.stored["id"].filter(other).chunks
+
+    def is_other(self, compared: RowDiff) -> Any:
+        """Return, for each changed row, whether the destination's row with the same id is another row, not a version of it."""
+        names = self.table.identity if self._keep_ids else _STRICT[self.table.name]
+        return pc.not_equal(*(encode_rows(rows, self.table, names) for rows in (compared.changed, compared.stored)))
 
     async def pair(self, destination: ConnectedStore | None = None) -> None:
         """Pair the rows that have no partner of the same id; called once, after all differences were added.
@@ -105,54 +144,76 @@ class Matcher:
             CollisionError: with ``keep_ids``, a trade_id is stored under another id, in a row that is not going to be deleted.
         """
         source, lone = (pa.concat_tables(rows).combine_chunks() for rows in (self._source, self._destination))
-        found = _PAIRS.empty_table() if self._keep_ids else _pair(source, lone)
+        self._source, self._destination = [], []
+        versions = pc.cast(pa.chunked_array(list[Any](self._versions), _ID), _ID)
+        self._versions = [versions.sort().combine_chunks()]
+        self._lone = source["id"].sort().combine_chunks()
+        found, rest, its_rest = _PAIRS.empty_table(), source, lone
+        if not self._keep_ids:
+            for column in ("row", "origin", "key", "same"):
+                unique = column == "origin"
+                pairs = _pair(rest, its_rest, column, unique=unique)
+                found = pa.concat_tables([found, pairs])
+                rest, its_rest = _without(rest, pairs["source"]), _without(its_rest, pairs["destination"])
         if self.table is TRADES and destination is not None:
-            removed = set[Any](lone["id"].to_pylist() if self._delete and self._keep_ids else [])
-            rest = _without(source, found["source"])
+            removed = set[Any](_list(lone["id"]) if self._delete and self._keep_ids else [])
             found = pa.concat_tables([found, await self._look_up(destination, rest, removed)])
         self.pairs = found.sort_by("source").combine_chunks()
         self.extra = _without(lone, self.pairs["destination"]).sort_by("id")
         self.new.update(_list(_without(source, self.pairs["source"])["part"]))
         self.changed.update(_list(self.pairs.filter(self.pairs["changed"])["part"]))
         free = self.extra["id"].combine_chunks() if self._delete else pa.array([], pa.int64())
+        same = pc.equal(self.pairs["source"], self.pairs["destination"])
+        free = pa.concat_arrays([free, self.pairs["source"].filter(same).combine_chunks()])
         taken = pc.is_in(pa.chunked_array(self._taken, pa.int64()), value_set=free)
-        self.assigns = bool(self.pairs.num_rows) or not pc.all(taken, min_count=0).as_py()
+        self.assigns = not (pc.all(same, min_count=0).as_py() and pc.all(taken, min_count=0).as_py())
 
-    def place(self, compared: RowDiff) -> tuple[pa.Table, pa.Table]:
+    @property
+    def lone(self) -> Any:
+        """The ids of the source's rows without a partner of the same id, in order."""
+        return self._lone
+
+    def place(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return two tables of source rows to write: those with the ids that they have in the destination, and those without.
 
-        The ids of the second table are NULL, for the destination to assign. The rows are those that the destination lacks, and
-        those that have other values there.
+        The ids of the second table are NULL, for the destination to assign. ``rows`` are consecutive rows of the source. Only
+        what `take` and `pair` found decides: the destination may have got rows since, also from this copy.
         """
-        versions, lone = self.split(compared)
+        versions = rows.filter(pc.is_in(rows["id"], value_set=_cut(self._versions[0], rows)))
+        lone = rows.filter(pc.is_in(rows["id"], value_set=_cut(self._lone, rows)))
         partners, changed = self.find_partners(lone)
         paired, at = pc.is_valid(partners), lone.schema.get_field_index("id")
-        known = lone.set_column(at, lone.field("id"), partners).filter(pc.and_(paired, changed))
+        known = lone.set_column(at, lone.field("id"), partners).filter(pc.and_(paired, pc.fill_null(changed, False)))
         rest = lone.filter(pc.invert(paired))
         if not self.assigns:
             return pa.concat_tables([versions, known, rest]).sort_by("id"), rest.slice(0, 0)
         unknown = rest.set_column(at, rest.field("id"), pa.nulls(len(rest), pa.int64()))
         return pa.concat_tables([versions, known]).sort_by("id"), unknown
 
-    def split(self, compared: RowDiff) -> tuple[pa.Table, pa.Table]:
-        """Return (source rows whose partner of the same id has other values, source rows without a partner of the same id)."""
-        other = is_other_row(self.table, compared)
-        lone = pa.concat_tables([compared.new, compared.changed.filter(other)])
-        return compared.changed.filter(pc.invert(other)), lone.combine_chunks()
-
     def find_partners(self, rows: pa.Table) -> tuple[Any, Any]:
         """Return, for each row, the id of its partner in `pairs`, NULL if it has none, and whether the partner differs."""
-        place = pc.index_in(rows["id"], value_set=self.pairs["source"].combine_chunks())
-        return self.pairs["destination"].take(place), self.pairs["changed"].take(place)
+        ids = self.pairs["source"].combine_chunks()
+        first, count = _bounds(ids, rows)
+        place = pc.index_in(rows["id"], value_set=ids.slice(first, count))
+        pairs = self.pairs.slice(first, count)
+        return pairs["destination"].take(place), pairs["changed"].take(place)
 
     def _describe(self, rows: pa.Table, part: int) -> pa.Table:
         if self.table is TRADES:
             keys = [text.encode() for text in _list(rows["trade_id"])]
         else:
-            keys = _hash(encode_rows(rows, self.table, self.table.natural_key))
-        values = _hash_values(rows, self.table)
-        columns = [rows["id"].combine_chunks(), pa.array(keys, pa.binary()), pa.array(values, pa.binary())]
-        return pa.table([*columns, pa.repeat(pa.scalar(part, pa.int64()), len(rows))], schema=_LONE)
+            keys = _hash(encode_rows(rows, self.table, _without_names(self.table.natural_key)))
+        at: Any = rows["position_id"].combine_chunks() if self.table is EVENTS else pa.array([None] * len(rows), _ID)
+        columns: dict[str, Any] = {
+            "id": rows["id"].combine_chunks(),
+            "key": pa.array(keys, _BYTES),
+            "row": pa.array(_hash_values(rows, self.table), _BYTES),
+            "origin": encode_rows(rows, self.table, _ORIGINS[self.table.name]).cast(_BYTES),
+            "same": encode_rows(rows, self.table, ("id", *self.table.identity)).cast(_BYTES),
+            "position": at,
+            "part": pa.array([part] * len(rows), _ID),
+        }
+        return pa.table(columns, schema=_LONE)
 
     async def _look_up(self, destination: ConnectedStore, lone: pa.Table, removed: set[Any]) -> pa.Table:
         """Return pairs for the trades in ``lone`` that the destination has under other ids; ``removed`` rows do not count."""
@@ -175,36 +236,30 @@ class Matcher:
         return pa.Table.from_pylist([dict(zip(_PAIRS.names, pair, strict=True)) for pair in found], _PAIRS)
 
 
-def is_other_row(table: TableSpec, compared: RowDiff) -> Any:
-    """Return, for each changed row, whether the destination's row with the same id is a different row.
-
-    It is a different row if it has another value in a column of `TableSpec.identity`; otherwise it is a version of the same row.
-    """
-    differs = pc.is_null(compared.changed["id"])
-    for name in table.identity:
-        differs = pc.or_(differs, pc.not_equal(compared.changed[name], compared.stored[name]))
-    return differs
-
-
 class MappedEvents:
-    """The rows of a source as they are in a destination where positions have other ids: events name those ids."""
+    """The rows of a source as they are in a destination where positions have other ids: events name those ids.
 
-    def __init__(self, stores: Stores, position_ids: Mapping[int, int] | None = None) -> None:
+    Attributes:
+        position_ids: the destination's id of each position that both stores have; events of other positions name none, and may
+            name one in the destination. None if the destination has no other positions, so that all ids are kept.
+    """
+
+    def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self.position_ids = position_ids or {}
+        self.position_ids: Mapping[int, int] | None = None
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the next rows that ``selection`` selects; see `iftb_store.protocols.Stores.read_rows`."""
         rows = await self._stores.read_rows(selection)
-        if selection.table is not EVENTS or not self.position_ids or rows["position_id"].null_count == rows.num_rows:
+        if selection.table is not EVENTS or self.position_ids is None or rows["position_id"].null_count == rows.num_rows:
             return rows
-        ids = [self.position_ids.get(number, number) for number in _list(rows["position_id"])]
+        ids = [self.position_ids.get(number) for number in _list(rows["position_id"])]
         field = rows.schema.field("position_id")
         return rows.set_column(rows.schema.get_field_index("position_id"), field, pa.array(ids, field.type))
 
 
 async def compute_checksum_without_ids(store: RowReader, partition: Partition) -> str:
-    """Return a checksum over the values of the rows without their ids, in hexadecimal; the order of the rows has no effect.
+    """Return a checksum over the values of the rows without id and position_id, in hexadecimal, whatever the rows' order.
 
     It is the sum of the BLAKE2b digests with 16 bytes of all rows, modulo 2**128.
     """
@@ -215,13 +270,18 @@ async def compute_checksum_without_ids(store: RowReader, partition: Partition) -
     return f"{total % 2**128:032x}"
 
 
-async def match_positions(source: RowReader, destination: RowReader) -> dict[int, int]:
-    """Return the ids of the source's positions that have another id in the destination, with the destination's ids."""
+async def match_positions(source: RowReader, destination: RowReader) -> dict[int, int] | None:
+    """Return the destination's id of each position that both stores have; None if the destination has no other positions."""
     whole, matcher = Partition(RowFilter(POSITIONS)), Matcher(POSITIONS)
     ours, theirs = [await _read_all(store, whole) for store in (source, destination)]
     matcher.take(0, whole, compare_rows(POSITIONS, ours, theirs))
     await matcher.pair()
-    return dict(zip(*(matcher.pairs[name].to_pylist() for name in ("source", "destination")), strict=True))
+    if not matcher.assigns and not matcher.extra.num_rows:
+        return None
+    partners, _ = matcher.find_partners(ours)
+    alone = pc.is_in(ours["id"], value_set=matcher.lone)
+    ids = pc.if_else(alone, partners, ours["id"])
+    return {mine: its for mine, its in zip(_list(ours["id"]), _list(ids), strict=True) if its is not None}
 
 
 async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
@@ -231,22 +291,50 @@ async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
     return pa.concat_tables([arrow_schema(partition.table).empty_table(), *rows])
 
 
-def _pair(source: pa.Table, destination: pa.Table) -> pa.Table:
-    """Pair rows by their natural key; among rows with the same key, those with the smallest ids first."""
-    if not source.num_rows or not destination.num_rows:
+def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool) -> pa.Table:
+    """Pair rows that have the same value, not NULL, in a column.
+
+    Args:
+        source: rows of the source without a partner.
+        destination: rows of the destination without a partner.
+        key: the name of the column.
+        unique: pair only rows whose value no other row of their store has; otherwise the rows with the smallest ids first.
+    """
+    one, two = (_rank(rows.filter(pc.is_valid(rows[key])), key, unique=unique) for rows in (source, destination))
+    if not one.num_rows or not two.num_rows:
         return _PAIRS.empty_table()
-    found = _rank(source).join(_rank(destination), ["key", "rank"], join_type="inner", right_suffix="_there")
-    changed = pc.not_equal(found["row"], found["row_there"])
-    return pa.table([found["id"], found["id_there"], changed, found["part"]], schema=_PAIRS)
+    found = one.join(two, [key, "rank"], join_type="inner", right_suffix="_there")
+    # keys of a join lose their name's suffix
+    changed = pc.not_equal(found["row"], found["row_there"]) if key != "row" else pa.array([False] * len(found), pa.bool_())
+    moved = pc.fill_null(pc.not_equal(found["position"], found["position_there"]), pc.is_valid(found["position"]))
+    return pa.table([found["id"], found["id_there"], pc.or_(changed, moved), found["part"]], schema=_PAIRS)
 
 
-def _rank(rows: pa.Table) -> pa.Table:
+def _rank(rows: pa.Table, key: str, *, unique: bool) -> pa.Table:
     """Return the rows with a column ``rank``, which numbers the rows with the same key in the order of their ids."""
-    rows = rows.sort_by([("key", "ascending"), ("id", "ascending")])
-    keys, places = rows["key"].combine_chunks(), pa.array(range(rows.num_rows), pa.int64())
-    again = pa.concat_arrays([pa.array([False]), pc.equal(keys[1:], keys[:-1])])
-    first = pc.fill_null_forward(pc.if_else(again, pa.scalar(None, pa.int64()), places))
-    return rows.append_column("rank", pc.subtract(places, first))
+    rows = rows.sort_by([(key, "ascending"), ("id", "ascending")])
+    keys, places = rows[key].combine_chunks(), pa.array(range(rows.num_rows), _ID)
+    again = pa.concat_arrays([pa.array([False] * min(1, len(keys)), pa.bool_()), pc.equal(keys[1:], keys[:-1])])
+    first = pc.fill_null_forward(pc.if_else(again, pa.scalar(None, _ID), places))
+    ranked = rows.append_column("rank", pc.subtract(places, first))
+    if not unique:
+        return ranked
+    followed = pa.concat_arrays([again[1:], pa.array([False] * min(1, len(keys)), pa.bool_())])
+    return ranked.filter(pc.invert(pc.or_(again, followed)))
+
+
+def _bounds(ids: Any, rows: pa.Table) -> tuple[int, int]:
+    """Return (index of the first of the sorted ids between those of the first and the last row, number of these ids)."""
+    if not rows.num_rows or not len(ids):
+        return 0, 0
+    numbers = memoryview(ids.buffers()[1]).cast("q")[ids.offset : ids.offset + len(ids)]
+    least, greatest = pc.min_max(rows["id"]).as_py().values()
+    first = bisect_left(numbers, least)
+    return first, bisect_right(numbers, greatest) - first
+
+
+def _cut(ids: Any, rows: pa.Table) -> Any:
+    return ids.slice(*_bounds(ids, rows))
 
 
 def _without(rows: pa.Table, ids: Any) -> pa.Table:
@@ -263,7 +351,11 @@ def _hash(encoded: Any) -> list[bytes]:
 
 
 def _hash_values(rows: pa.Table, table: TableSpec) -> list[bytes]:
-    return _hash(encode_rows(rows, table, [name for name in table.columns if name != "id"]))
+    return _hash(encode_rows(rows, table, _without_names(table.columns)))
+
+
+def _without_names(columns: Iterable[str]) -> list[str]:
+    return [name for name in columns if name not in ("id", "position_id")]
 
 
 def _to_integer(digest: bytes) -> int:

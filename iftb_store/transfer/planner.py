@@ -60,6 +60,7 @@ class Plan:
         runs: if ``whole`` is False, the ranges of chunks (see `digests`) that differ.
         proofs: for each range in ``runs``, the checksum of its chunks in the source.
         read: the chunks of bars that were read in the destination.
+        stale: ranges of days of which the destination keeps a digest but has no bars.
     """
 
     partition: Partition
@@ -68,6 +69,7 @@ class Plan:
     runs: list[DirtyRange] = field(default_factory=list)
     proofs: list[str] = field(default_factory=list)
     read: list[Chunk] = field(default_factory=list)
+    stale: list[DirtyRange] = field(default_factory=list)
 
 
 class Planner:
@@ -116,9 +118,9 @@ class Planner:
         return plans
 
     async def _compare(self, partition: Partition, stored: int, count: Callable[[int], None]) -> Plan:
-        known = {} if partition.table.has_own_ids or self._full else await self._digests.read(partition)
+        known = {} if partition.table.has_own_ids else await self._digests.read(partition)
         unread = set[Chunk]()
-        if known:
+        if known and not self._full:
             mine = await plan.digest_partition(self._ours, partition, tell=count)
             its, unread = await self._digest_stored(partition, mine, known, stored, count)
         else:
@@ -131,7 +133,9 @@ class Planner:
             partition.table.name, partition.series, summarise(mine), unread=sum(chunk.rows for chunk in unread), equal=not runs
         )
         proofs = [compute_checksum(part for part in mine if run.first <= part.number <= run.last) for run in runs]
-        return Plan(partition, copied, False, runs, proofs, [chunk for chunk in its if chunk not in unread])
+        numbers = {chunk.number for chunk in its}
+        stale = [DirtyRange(number, number, False, 0) for number in known if number not in numbers]
+        return Plan(partition, copied, False, runs, proofs, [chunk for chunk in its if chunk not in unread], stale)
 
     async def _digest_stored(
         self,
@@ -150,9 +154,11 @@ class Planner:
         unread = {
             number: chunk
             for number, chunk in known.items()
-            if wanted.get(number, chunk) == chunk and random.randrange(SAMPLED)  # noqa: S311 - a sample, no secret
+            if wanted.get(number) == chunk and random.randrange(SAMPLED)  # noqa: S311 - a sample, no secret
         }
         its = list(unread.values())
+        if not its:
+            return await plan.digest_partition(self._theirs, partition, tell=count), set()
         for first, last in plan.join_numbers({*wanted, *known} - unread.keys()):
             its += await plan.digest_partition(self._theirs, partition, DirtyRange(first, last, False, 0), count)
         if sum(chunk.rows for chunk in its) != stored:

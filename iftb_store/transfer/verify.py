@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute
 
 from iftb_store.abilities import ConnectedStore
@@ -25,7 +26,6 @@ from iftb_store.transfer.matching import (
     MappedEvents,
     Matcher,
     compute_checksum_without_ids,
-    is_other_row,
     match_positions,
     select_id,
 )
@@ -143,7 +143,8 @@ async def _verify_partition(
     differing = plan.find_dirty_ranges(one, two)
     here, there = summarise(one), summarise(two)
     found: list[Difference] = []
-    if differing and table.has_own_ids and (matcher := await _match(ours, theirs, partition, differing)).pairs.num_rows:
+    matcher = await _match(ours, theirs, partition, differing) if differing and table.has_own_ids else None
+    if matcher is not None and (matcher.pairs.num_rows or table is EVENTS):
         found = await _find_unmatched(ours, theirs, partition, differing, matcher)
         here = replace(here, checksum=await compute_checksum_without_ids(ours, partition))
         there = replace(there, checksum=await compute_checksum_without_ids(theirs, partition))
@@ -177,12 +178,12 @@ async def _find_unmatched(
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:
-                other = is_other_row(table, chunk)
+                other = matcher.is_other(chunk)
                 for one, two in zip(
                     *(part.filter(pc.invert(other)).to_pylist() for part in (chunk.changed, chunk.stored)), strict=True
                 ):
                     rows.append(compare_values(table, one, two))
-                lone = matcher.split(chunk)[1]
+                lone = pa.concat_tables([chunk.new, chunk.changed.filter(other)]).combine_chunks()
                 partners, changed = matcher.find_partners(lone)
                 for mine, partner, differs in zip(lone.to_pylist(), partners.to_pylist(), changed.to_pylist(), strict=True):
                     if partner is None:
@@ -191,9 +192,7 @@ async def _find_unmatched(
                         its = (await theirs.read_rows(select_id(table, partner))).to_pylist()[0]
                         rows.append(compare_values(table, mine, its | {"id": mine["id"]}))
                     if len(rows) >= NAMED:
-                        break
-        if len(rows) >= NAMED:
-            break
+                        return [difference for row in rows[:NAMED] for difference in row]
     rows += [[Difference({"id": number}, None, 0, 1)] for number in matcher.extra.slice(0, NAMED)["id"].to_pylist()]
     return [difference for row in rows[:NAMED] for difference in row]
 

@@ -72,7 +72,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["import", "sqlite:///:memory:", "absent.zip"], "no file absent.zip"),
         (["import", "sqlite:///:memory:", "*.zip"], r"no file \*.zip"),
         (["import", "sqlite:///:memory:", "."], "is a folder without Parquet files"),
-        (["import", "sqlite:///:memory:", ""], "FILE is an empty text"),
+        (["import", "sqlite:///:memory:", ""], "the path of a file is empty"),
         (["stats", "oracle://x"], "no backend is installed for the URL scheme 'oracle'"),
         (["stats", "sqlite:///:memory:?nonsense=1"], "unknown option 'nonsense'"),
         (["migrate", "not a url"], "cannot be parsed"),

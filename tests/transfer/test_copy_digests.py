@@ -12,7 +12,7 @@ from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, DIGESTS, RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
-from iftb_store.transfer import plan, planner
+from iftb_store.transfer import day_digests, plan, planner
 from tests.conftest import Run
 from tests.transfer.copies import ENGINES, change, contents, moved, write
 
@@ -56,6 +56,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[RowFilter]:
 
     monkeypatch.setattr(plan.LastCommitted, "read_rows", noting)
     monkeypatch.setattr(planner, "random", _NoDraw())
+    monkeypatch.setattr(day_digests, "LEAST", 1)
     return found
 
 
