@@ -274,7 +274,7 @@ def test_a_database_is_not_restored_into_itself(run: Run, duckdb_url: str, tmp_p
 
 def test_ctrl_c_says_what_to_do_next(run: Run, stored_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("backup", stored_url, "saved")[0] == 0
-    monkeypatch.setattr(Progress, "step", _interrupted)
+    monkeypatch.setattr(Progress, "__call__", _interrupted)
     code, _, error = run("backup", stored_url, "again")
     assert (code, "nothing was written to again" in error, Path("again").exists()) == (130, True, False)
     code, _, error = run("restore", "saved", "duckdb:///fresh.duckdb")
