@@ -145,8 +145,8 @@ class Matcher:
         """
         source, lone = (pa.concat_tables(rows).combine_chunks() for rows in (self._source, self._destination))
         self._source, self._destination = [], []
-        versions = pc.cast(pa.chunked_array(list[Any](self._versions), _ID), _ID)
-        self._versions = [versions.sort().combine_chunks()]
+        chunks: Any = self._versions
+        self._versions = [pa.chunked_array(chunks, _ID).sort().combine_chunks()]
         self._lone = source["id"].sort().combine_chunks()
         found, rest, its_rest = _PAIRS.empty_table(), source, lone
         if not self._keep_ids:
