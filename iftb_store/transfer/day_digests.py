@@ -115,7 +115,7 @@ def _to_chunks(rows: pa.Table) -> dict[int, Chunk]:
     }
 
 
-def _to_table(rows: list[tuple[object, ...]]) -> pa.Table:
+def _to_table(rows: Sequence[tuple[object, ...]]) -> pa.Table:
     schema = arrow_schema(DIGESTS)
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
     return pa.table(columns, schema=schema)

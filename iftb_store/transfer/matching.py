@@ -146,7 +146,7 @@ class Matcher:
         source, lone = (pa.concat_tables(rows).combine_chunks() for rows in (self._source, self._destination))
         self._source, self._destination = [], []
         chunks: Any = self._versions
-        self._versions = [pa.chunked_array(chunks, _ID).sort().combine_chunks()]
+        self._versions = [pa.chunked_array(chunks, pa.int64()).sort().combine_chunks()]
         self._lone = source["id"].sort().combine_chunks()
         found, rest, its_rest = _PAIRS.empty_table(), source, lone
         if not self._keep_ids:
