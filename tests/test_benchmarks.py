@@ -116,7 +116,7 @@ async def test_adbc_keeps_the_files_of_the_other_sqlite_connections(tmp_path: Pa
         assert len(await engine.latest(1_000)) == 100
 
 
-@pytest.mark.one_of_each
+@pytest.mark.full
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
 def test_the_growth_of_every_path_is_measured_at_both_sizes(engine: str) -> None:
     lines = growth.measure([engine], (20, 40), rounds=1)
