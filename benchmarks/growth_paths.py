@@ -27,7 +27,7 @@ from iftb_store.schema.table_spec import BARS
 
 #: Bars in one call that writes.
 BATCH = 20_000
-_SERIES: dict[str, Any] = {"tables": BARS.name, "symbols": SYMBOL, "timeframes": TIMEFRAME, "start": START}
+_SERIES: dict[str, Any] = {"symbols": SYMBOL, "timeframes": TIMEFRAME, "start": START}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ async def _copy(place: Place, watch: Stopwatch) -> None:
 async def _verify(place: Place, watch: Stopwatch) -> None:
     async with DatabaseManager(place.source) as source, DatabaseManager(place.destination) as destination:
         with watch:
-            found = await verify(source, destination, **_SERIES)
+            found = await verify(source, destination, tables=BARS.name, **_SERIES)
         assert found.equal
 
 

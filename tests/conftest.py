@@ -35,6 +35,11 @@ if not FULL:
 # all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
 
+# functions that work on a whole store take long with each of the hostile values
+_LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
+# run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
+_FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
+
 # These tests do not test durability: a server that does not wait for the disk makes new tables per test cheap.
 # Tests of crashes start another server with the default settings.
 _FAST = ("ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()")
@@ -55,7 +60,8 @@ _TABLES = f"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked ``full`` to `nox -s full`, and all but the first parameter of tests marked ``one_of_each``."""
+    """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
+    items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
     if FULL:
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
@@ -64,7 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
         again = each and function in seen
         seen.add(function)
-        (left if again or item.get_closest_marker("full") is not None else kept).append(item)
+        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None
+        (left if again or full else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

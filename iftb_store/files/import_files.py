@@ -292,7 +292,9 @@ def _find_files(given: str | os.PathLike[str]) -> list[Path]:
         return [path]
     found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
-        raise InvalidValueError(f"there is no file {to_one_line(pattern)}; a database URL contains :// or starts with env:")
+        raise InvalidValueError(
+            f"there is no file at the path {to_one_line(pattern)}; a database URL contains :// or starts with env:"
+        )
     return found
 
 

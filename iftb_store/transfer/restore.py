@@ -22,6 +22,7 @@ from iftb_store.transfer.planner import Copied
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
 from iftb_store.transfer.verify import format_key
 from iftb_store.url import parse_url
+from iftb_store.values.display import show
 from iftb_store.values.file_identity import read_engine
 
 # statements that read each table completely: SQLite also checks the indexes, DuckDB compares checksums as it reads
@@ -43,7 +44,7 @@ def backup_url(path: str | os.PathLike[str]) -> URL:
     try:
         engine = read_engine(Path(shown))
     except OSError as error:
-        raise InvalidValueError(f"the backup {shown} cannot be read: {error.strerror}") from error
+        raise InvalidValueError(f"the backup cannot be read from the path {show(shown)}: {error.strerror}") from error
     if engine is None:
         raise InvalidValueError(
             f"{shown} is not a backup: it is neither an SQLite nor a DuckDB database; `iftb-store import` reads other files"

@@ -156,8 +156,8 @@ async def test_the_progress_of_each_file_is_in_bytes(db: DatabaseManager) -> Non
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"paths": "absent.csv"}, "there is no file absent.csv"),
-        ({"paths": ""}, "empty text"),
+        ({"paths": "absent.csv"}, "there is no file at the path absent.csv"),
+        ({"paths": ""}, "the path of a file is empty"),
         ({"paths": [7]}, "paths must be a file name or a list of file names, not int"),
         ({"paths": None}, "paths must be a file name or a list of file names, not None"),
         ({"paths": "A-1h.csv", "columns": {"price": "x"}}, "there is no column 'price' to map to 'x'"),
