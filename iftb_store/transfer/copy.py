@@ -160,9 +160,10 @@ class Copy:
         with self._step("compare") as tell:
             return await planner.make_plans(here, there, tell)
 
-    async def _check(self, ours: RowReader, table: TableSpec, plans: list[Plan]) -> Matcher:
+    async def _check(self, ours: MappedEvents, table: TableSpec, plans: list[Plan]) -> Matcher:
         """Count the rows to insert, update and delete, and raise if a row must not be written."""
-        matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete)
+        translated = ours.position_ids is not None
+        matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete, translated=translated)
         if not any(plan.runs for plan in plans):
             return matcher
         with self._step(f"check {table.name}") as tell:
@@ -279,7 +280,7 @@ class Copy:
                 count(rows)
 
             for table in self._scope.tables:
-                if table is EVENTS:
+                if table is EVENTS and any(plan.copied.inserted or plan.copied.deleted for plan in _choose(plans, POSITIONS)):
                     await self._replan_events(session, ours, plans, matchers)
                 chosen, matcher = _choose(plans, table), matchers[table]
                 if not table.has_own_ids:
@@ -392,13 +393,13 @@ class Copy:
                 plan.copied.kept += await self._require_all(ours, plan, run)
         plan.read = read
 
-    async def _require_pairs(self, ours: RowReader, plans: list[Plan]) -> None:
+    async def _require_pairs(self, ours: MappedEvents, plans: list[Plan]) -> None:
         """Check that each row of the source has a partner with the same values in the destination, where ids differ.
 
         Raises:
             StoreError: the destination lacks a row of the source, or has other values in it.
         """
-        matcher = Matcher(plans[0].partition.table)
+        matcher = Matcher(plans[0].partition.table, translated=ours.position_ids is not None)
         for index, plan in enumerate(plans):
             mine, its = await reading.gather_both(
                 reading.digest_partition(ours, plan.partition), reading.digest_partition(self._theirs, plan.partition)

@@ -80,6 +80,8 @@ class Matcher:
         table: a table whose rows are identified by their ids.
         keep_ids: refuse the source's rows whose id or trade_id a different destination row has, instead of pairing them.
         delete: whether the destination's selected rows without a partner are going to be deleted.
+        translated: whether the source's events name the destination's positions, see `MappedEvents`; then an event without a
+            position may have one in the destination.
 
     Attributes:
         table: the table.
@@ -90,8 +92,8 @@ class Matcher:
         extra: the destination's selected rows without a partner.
     """
 
-    def __init__(self, table: TableSpec, *, keep_ids: bool = False, delete: bool = False) -> None:
-        self.table, self._keep_ids, self._delete = table, keep_ids, delete
+    def __init__(self, table: TableSpec, *, keep_ids: bool = False, delete: bool = False, translated: bool = False) -> None:
+        self.table, self._keep_ids, self._delete, self._translated = table, keep_ids, delete, translated
         self._source, self._destination = [_LONE.empty_table()], [_LONE.empty_table()]
         # the ids of destination rows that are also the ids of different source rows
         self._taken = list[Any]()
@@ -107,9 +109,11 @@ class Matcher:
             CollisionError: with ``keep_ids``, the id of a row belongs to a different row that is not going to be deleted.
         """
         other = self.is_other(compared)
-        if self.table is EVENTS:
+        if self.table is EVENTS and self._translated:
             # an event without a position in the source may have one in the destination that the source has no more
-            counts = pc.or_(other, pc.is_valid(compared.changed["position_id"]))
+            names = _without_names(EVENTS.columns)
+            values = (encode_rows(rows, EVENTS, names) for rows in (compared.changed, compared.stored))
+            counts = pc.or_(pc.not_equal(*values), pc.is_valid(compared.changed["position_id"]))
             compared = compared._replace(changed=compared.changed.filter(counts), stored=compared.stored.filter(counts))
             other = self.is_other(compared)
         selected = select_rows(compared.stored, partition.selection)
@@ -152,7 +156,7 @@ class Matcher:
         if not self._keep_ids:
             for column in ("row", "origin", "key", "same"):
                 unique = column == "origin"
-                pairs = _pair(rest, its_rest, column, unique=unique)
+                pairs = _pair(rest, its_rest, column, unique=unique, translated=self._translated)
                 found = pa.concat_tables([found, pairs])
                 rest, its_rest = _without(rest, pairs["source"]), _without(its_rest, pairs["destination"])
         if self.table is TRADES and destination is not None:
@@ -291,7 +295,7 @@ async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
     return pa.concat_tables([arrow_schema(partition.table).empty_table(), *rows])
 
 
-def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool) -> pa.Table:
+def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool, translated: bool) -> pa.Table:
     """Pair rows that have the same value, not NULL, in a column.
 
     Args:
@@ -299,6 +303,7 @@ def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool) ->
         destination: rows of the destination without a partner.
         key: the name of the column.
         unique: pair only rows whose value no other row of their store has; otherwise the rows with the smallest ids first.
+        translated: whether an event without a position may have one in the destination, see `Matcher`.
     """
     one, two = (_rank(rows.filter(pc.is_valid(rows[key])), key, unique=unique) for rows in (source, destination))
     if not one.num_rows or not two.num_rows:
@@ -306,7 +311,9 @@ def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool) ->
     found = one.join(two, [key, "rank"], join_type="inner", right_suffix="_there")
     # keys of a join lose their name's suffix
     changed = pc.not_equal(found["row"], found["row_there"]) if key != "row" else pa.array([False] * len(found), pa.bool_())
-    moved = pc.fill_null(pc.not_equal(found["position"], found["position_there"]), pc.is_valid(found["position"]))
+    mine, its = found["position"], found["position_there"]
+    lacks = pc.is_valid(mine) if translated else pc.xor(pc.is_valid(mine), pc.is_valid(its))
+    moved = pc.if_else(pc.and_(pc.is_valid(mine), pc.is_valid(its)), pc.not_equal(mine, its), lacks)
     return pa.table([found["id"], found["id_there"], pc.or_(changed, moved), found["part"]], schema=_PAIRS)
 
 

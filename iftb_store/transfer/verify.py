@@ -89,7 +89,7 @@ class Verified:
     @property
     def equal(self) -> bool:
         """Return whether both stores have the same rows with the same values."""
-        return self.source == self.destination
+        return self.source == self.destination and not self.differences
 
 
 async def compare_stores(
@@ -135,7 +135,7 @@ async def compare_stores(
 
 
 async def _verify_partition(
-    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
+    ours: MappedEvents, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
 ) -> Verified:
     table = partition.table
     digest = partial(plan.digest_partition, partition=partition, tell=count)
@@ -144,7 +144,7 @@ async def _verify_partition(
     here, there = summarise(one), summarise(two)
     found: list[Difference] = []
     matcher = await _match(ours, theirs, partition, differing) if differing and table.has_own_ids else None
-    if matcher is not None and (matcher.pairs.num_rows or table is EVENTS):
+    if matcher is not None and (matcher.pairs.num_rows or (table is EVENTS and ours.position_ids is not None)):
         found = await _find_unmatched(ours, theirs, partition, differing, matcher)
         here = replace(here, checksum=await compute_checksum_without_ids(ours, partition))
         there = replace(there, checksum=await compute_checksum_without_ids(theirs, partition))
@@ -154,10 +154,10 @@ async def _verify_partition(
 
 
 async def _match(
-    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
+    ours: MappedEvents, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> Matcher:
     """Pair the rows that the two stores have under different ids."""
-    matcher = Matcher(partition.table)
+    matcher = Matcher(partition.table, translated=ours.position_ids is not None)
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:

@@ -130,6 +130,19 @@ async def test_an_event_that_was_copied_before_its_position_is_put_right(tmp_pat
         assert [part.table for part in (await verify(one, two)).parts if not part.equal] == ["positions"]
 
 
+@pytest.mark.parametrize("keep_ids", [False, True])
+async def test_an_event_that_was_edited_is_put_right_and_a_position_counts(tmp_path: Path, url: str, keep_ids: bool) -> None:
+    async with stores(tmp_path, url) as (one, two):
+        for number in (7, None):
+            await SystemEventRepository(one).log_event("fill", "info", "filled", position_id=number)
+        await copy(one, two, keep_ids=keep_ids)
+        for db, change in ((two, "position_id = 8"), (one, "position_id = NULL"), (one, "stack_trace = 'edited'")):
+            await raw.run(db, f"UPDATE system_events SET {change}")
+            assert not (await verify(one, two)).equal
+            assert (await moved(one, two, keep_ids=keep_ids))["system_events"][0] == 0
+            assert (await verify(one, two)).equal
+
+
 async def test_digests_of_days_that_are_gone_are_forgotten(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(day_digests, "LEAST", 1)
     async with stores(tmp_path, url) as (one, two):
