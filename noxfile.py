@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2026.10"
 # the tests come last, so that a run ends with their summary
-nox.options.sessions = ["lint", "types", "demo", "wheel", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "demo", "wheel", "tests"]
 nox.options.reuse_venv = "yes"
 # nox makes a missing Python an error where CI is set; `pythons` runs where they are installed
 nox.options.error_on_missing_interpreters = False
@@ -46,7 +48,7 @@ UNIT_TESTS = (
     "tests/test_scope.py",
     "tests/transfer/test_verify.py",
 )
-CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "noxfile.py")
+CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "hatch_build.py", "noxfile.py")
 
 
 @nox.session
@@ -63,11 +65,27 @@ def types(session: nox.Session) -> None:
     # hardly anything of it is run
     _install_locked(session, "types", "--no-compile")
     _install_itself(session)
-    session.run("mypy")
-    session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
-    session.run("pyright")
+    # each uses one processor
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(session.run, "pyright")
+        session.run("mypy")
+        session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
+        beside.result()
     # where the type checkers are not installed, `tests` skips those that run them
     session.run("pytest", "-q", "tests/test_types.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site of docs/, in site/: without a broken link or reference, and without a request to another host."""
+    _install_locked(session, "docs", "--no-compile")
+    # the builder's notice of its successor
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
+    loaded = re.compile(r"<(?!a\b)[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>|url\([\"']?(?:https?:)?//")
+    pages = [path for suffix in ("html", "css") for path in Path("site").rglob(f"*.{suffix}")]
+    foreign = [f"{path}: {found}" for path in pages for found in loaded.findall(path.read_text(encoding="utf-8"))]
+    if foreign:
+        session.error("the site loads from other hosts:\n" + "\n".join(foreign))
 
 
 @nox.session
@@ -158,13 +176,23 @@ def pgbouncer(session: nox.Session) -> None:
 
 
 @nox.session
+def lake(session: nox.Session) -> None:
+    """The whole suite on Delta lakes, in a folder and in a bucket of a moto server, and all faults of their own."""
+    _install_locked(session, "tests")
+    _install_itself(session)
+    chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
+    words = ("tests/lake", "tests/test_conformance.py", "-k", "lake or Lake")
+    session.run("pytest", *words, *chosen, env={"IFTB_STORE_FULL": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Ours beside the raw drivers, the ORM and the peers: the whole makes PERFORMANCE.md anew; `-- --quick` takes minutes."""
+    """Ours beside the raw drivers, the ORM and the peers: a whole run writes docs/performance.md; `-- --quick` takes minutes."""
     session.install("-e", ".[all]", *_group("bench"))
     if session.posargs:
         session.run("python", "-m", "benchmarks", *session.posargs)
         return
-    session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "benchmarks/last_run.png")
+    session.run("python", "-m", "benchmarks", "--json", "benchmarks/last_run.json", "--chart", "docs/pictures/performance.png")
     session.run("python", "-m", "benchmarks.transfer", "--rows", "2000000", "--json", "benchmarks/last_transfer.json")
     session.run("python", "-m", "benchmarks.growth", "--json", "benchmarks/last_growth.json")
     session.run("python", "-m", "benchmarks.report", "benchmarks/last_run.json")
@@ -175,12 +203,12 @@ def soak(session: nox.Session) -> None:
     """Faults, random programmes and hostile dumps with their long counts, hours of them, and one table of what they did.
 
     `-- --fault "server killed"` runs one fault; other words go to pytest. IFTB_STORE_SOAK_SCALE=0.01 takes a hundredth of
-    the rounds. A whole run puts its table into RELIABILITY.md.
+    the rounds. A whole run puts its table into docs/reliability.md.
     """
     _install_locked(session, "tests")
     _install_itself(session)
     words = list(session.posargs)
-    page = () if words else ("RELIABILITY.md",)
+    page = () if words else ("docs/reliability.md",)
     if "--fault" in words:
         at = words.index("--fault")
         words[at : at + 2] = ["-k", " and ".join(words[at + 1].split())]
@@ -194,6 +222,15 @@ def soak(session: nox.Session) -> None:
             session.run("pytest", "-n", "2", *words, env=env)
         finally:
             session.run("python", "-m", "tests.faults.table", report, *page)
+
+
+@nox.session
+def stub(session: nox.Session) -> None:
+    """Write the types of the blocking façade anew, iftb_store/sync.pyi: after a change of a public method."""
+    _install_locked(session, "tests")
+    _install_locked(session, "lint")
+    _install_itself(session)
+    session.run("python", "-m", "tests.support.sync_stub")
 
 
 @nox.session
@@ -216,7 +253,8 @@ def _run_tests(session: nox.Session, *, traced: bool = False) -> None:
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)
         return
-    together = ("-n", "2", "--dist", "worksteal")
+    # one more than the least number of processors, as many tests wait for a process or a lock
+    together = ("-n", "3", "--dist", "worksteal")
     if not traced:
         session.run("pytest", *together)
         return

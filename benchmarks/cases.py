@@ -14,6 +14,7 @@ from benchmarks.results import NAIVE, OURS, RAW, Figure, Row
 from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME
 from benchmarks.timing import Contender, longest_wait, take_turns
 from iftb_store import OHLCVBar, OHLCVRepository, TradeRepository
+from iftb_store.sync import open_store
 
 Found = AsyncIterator[Row | Figure]
 Bars = Sequence[OHLCVBar]
@@ -26,6 +27,7 @@ NAIVE_TARGETS = {"PostgreSQL": 1 / 12, "SQLite": 1 / 25}
 UPSERT_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.2, "DuckDB": 1.3}
 RANGE_TARGETS = {"PostgreSQL": 1.05, "SQLite": 1.2, "DuckDB": 0.6}
 LATEST_TARGETS = {"PostgreSQL": 1.6, "SQLite": 2.0, "DuckDB": 1.3}
+BLOCKING_TARGETS = {"SQLite": 1.3}
 TRADE_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.6}
 ARROW_TARGETS = {"PostgreSQL": 1.1, "SQLite": 1.3, "DuckDB": 1.1}
 QUERY_TARGET = 1.1
@@ -33,6 +35,7 @@ GROWTH_TARGET = 1.3
 LONGEST_WAIT_MS = 50.0
 
 _OPEN_SESSION = "ours, session open"
+_ASYNC = "ours, async"
 _CHANGED = "ours, changed"
 _LATEST = 100
 # a smaller batch measures the transaction, not the bulk write
@@ -131,6 +134,24 @@ async def get_latest(engine: Engine, whole: Bars, plan: Plan) -> Found:
     yield Row("get_latest(100), session open", engine.name, len(whole), samples, RAW, target, "", _OPEN_SESSION)
 
 
+async def get_latest_blocking(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """The newest 100 of the filled table by the blocking façade, beside our async call: the median call."""
+    repository = OHLCVRepository(engine.db)
+    # no engine of the benchmark has a password
+    with open_store(engine.db._url) as store:
+
+        async def blocking() -> object:
+            return store.ohlcv.get_latest(SYMBOL, TIMEFRAME, _LATEST)
+
+        contenders = {
+            OURS: Contender(blocking, calls=plan.calls),
+            _ASYNC: Contender(lambda: repository.get_latest(SYMBOL, TIMEFRAME, _LATEST), calls=plan.calls),
+        }
+        samples = await take_turns(contenders, plan.rounds_for(_LATEST))
+    target = BLOCKING_TARGETS.get(engine.name)
+    yield Row("get_latest(100), blocking", engine.name, len(whole), samples, _ASYNC, target, "reference: the async call")
+
+
 async def get_gaps(engine: Engine, whole: Bars, plan: Plan) -> Found:
     """The gaps of the whole series, beside LAG written by hand."""
     ours = Contender(lambda: OHLCVRepository(engine.db).get_gaps(SYMBOL, TIMEFRAME))
@@ -215,6 +236,7 @@ WRITES: dict[str, Case] = {"insert_many": insert_many, "upsert_many": upsert_man
 READS: dict[str, Case] = {
     "get_range": get_range,
     "get_latest": get_latest,
+    "get_latest_blocking": get_latest_blocking,
     "get_gaps": get_gaps,
     "waits": waits_of_reads,
     "read_arrow": read_arrow,

@@ -1,4 +1,4 @@
-"""Renders PERFORMANCE.md from a run's JSON, so that its figures cannot drift: `python -m benchmarks.report FILE.json`."""
+"""Renders docs/performance.md from a run's JSON, so that its figures cannot drift: `python -m benchmarks.report FILE.json`."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def main(
     file: Annotated[Path, typer.Argument(help="The JSON that `python -m benchmarks --json` wrote.")],
     transfer: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.transfer` wrote, if it exists.")] = TRANSFER,
     growth: Annotated[Path, typer.Option(help="The JSON that `python -m benchmarks.growth` wrote, if it exists.")] = GROWTH,
-    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("PERFORMANCE.md"),
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/performance.md"),
 ) -> None:
-    """Write PERFORMANCE.md."""
+    """Write docs/performance.md."""
     results = Results.load(file)
     for name, path in (("transfer", transfer), ("growth", growth)):
         if path.exists():

@@ -101,7 +101,7 @@ def main(
 def _steps(rows: int, dumps: list[Path], live: str, back: str, folder: Path) -> Iterator[Step]:
     total = asyncio.run(_fill(live, rows))
     if dumps:
-        brought = _run("dumps -> PostgreSQL", total, "import", live, *map(str, dumps), "--quiet")
+        brought = run_command("dumps -> PostgreSQL", total, "import", live, *map(str, dumps), "--quiet")
         total = asyncio.run(_count(live))
         yield replace(brought, rows=total - brought.rows)
     research, laptop = f"duckdb:///{folder / 'research.duckdb'}", f"sqlite:///{folder / 'laptop.db'}"
@@ -111,22 +111,22 @@ def _steps(rows: int, dumps: list[Path], live: str, back: str, folder: Path) -> 
         if one == "DuckDB":
             yield from _through_parquet(total, source, destination, folder)
         else:
-            yield _run(way, total, "copy", source, destination, "--quiet")
-        yield _run(f"{way}, verify", total, "verify", source, destination, "--quiet")
-        yield _run(f"{way}, nothing new", total, "copy", source, destination, "--quiet")
-    yield _run("PostgreSQL -> PostgreSQL, verify all", total, "verify", live, back, "--quiet")
+            yield run_command(way, total, "copy", source, destination, "--quiet")
+        yield run_command(f"{way}, verify", total, "verify", source, destination, "--quiet")
+        yield run_command(f"{way}, nothing new", total, "copy", source, destination, "--quiet")
+    yield run_command("PostgreSQL -> PostgreSQL, verify all", total, "verify", live, back, "--quiet")
     asyncio.run(_change_a_digit(back))
-    yield _run("one digit changed, verify", total, "verify", live, back, "--quiet", expected=1)
+    yield run_command("one digit changed, verify", total, "verify", live, back, "--quiet", expected=1)
     grown = asyncio.run(_night(live))
-    yield _run(f"PostgreSQL -> DuckDB, a night of {grown:,} rows", total + grown, "copy", live, research, "--quiet")
-    yield _run("PostgreSQL -> DuckDB, verify", total + grown, "verify", live, research, "--quiet")
+    yield run_command(f"PostgreSQL -> DuckDB, a night of {grown:,} rows", total + grown, "copy", live, research, "--quiet")
+    yield run_command("PostgreSQL -> DuckDB, verify", total + grown, "verify", live, research, "--quiet")
 
 
 def _through_parquet(total: int, source: str, destination: str, folder: Path) -> Iterator[Step]:
     """Export each table into a file, and import them all."""
     files = [str(folder / f"{table}.parquet") for table in TABLES]
     written = [
-        _run("", total, "export", source, "-o", file, "--table", table, "--quiet")
+        run_command("", total, "export", source, "-o", file, "--table", table, "--quiet")
         for file, table in zip(files, TABLES, strict=True)
     ]
     yield Step(
@@ -136,11 +136,11 @@ def _through_parquet(total: int, source: str, destination: str, folder: Path) ->
         sum(step.processor for step in written),
         max(step.peak for step in written),
     )
-    _run("", total, "migrate", destination)
-    yield _run("Parquet -> SQLite", total, "import", destination, *files, "--quiet")
+    run_command("", total, "migrate", destination)
+    yield run_command("Parquet -> SQLite", total, "import", destination, *files, "--quiet")
 
 
-def _run(name: str, rows: int, *words: str, expected: int = 0) -> Step:
+def run_command(name: str, rows: int, *words: str, expected: int = 0) -> Step:
     """Run a command in a separate process."""
     begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], stdout=subprocess.PIPE, check=False)

@@ -16,6 +16,7 @@ from iftb_store.errors import (
     NotConnectedError,
     NotFoundError,
     PositionClosedError,
+    PositionConflictError,
     SchemaError,
     StoreError,
     TradeConflictError,
@@ -33,7 +34,7 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
-from iftb_store.values.choices import Action, Decimals, PositionStatus, Severity, Side
+from iftb_store.values.choices import Action, Conflict, Decimals, PositionStatus, ReadDecimals, Severity, Side
 from iftb_store.values.decimals import quantize
 from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
     from iftb_store.transfer.backup import backup
-    from iftb_store.transfer.copy import Conflict
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
     from iftb_store.transfer.reports import BackupReport, CopiedPart, CopyReport, RestoreReport, VerifiedPart, VerifyReport
@@ -84,9 +84,11 @@ __all__ = [
     "OHLCVRepository",
     "Position",
     "PositionClosedError",
+    "PositionConflictError",
     "PositionRepository",
     "PositionStatus",
     "ProgressCallback",
+    "ReadDecimals",
     "RefusedFile",
     "RefusedFilesError",
     "RestoreReport",
@@ -136,7 +138,6 @@ _LAZY = {
     "iftb_store.files.import_": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
     "iftb_store.transfer.backup": ("backup",),
-    "iftb_store.transfer.copy": ("Conflict",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),
     "iftb_store.transfer.progress": ("ProgressCallback",),
     "iftb_store.transfer.reports": ("BackupReport", "CopiedPart", "CopyReport", "RestoreReport", "VerifiedPart", "VerifyReport"),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from sqlalchemy import URL, Connection
 
-from iftb_store.health import Encryption, SchemaStatus, StoreSize
+from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.health import Compaction, Encryption, SchemaStatus, StoreProblem, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 A = TypeVar("A")
 T = TypeVar("T")
+
+#: The imaginary bars one step before and one step after a window; None if the window has no start or no end.
+Edges: TypeAlias = tuple[datetime | None, datetime | None]
 
 
 @runtime_checkable
@@ -66,6 +74,70 @@ class SupportsStatus(Protocol):
         """Return the version of the engine and the size of the data, for `iftb_store.DatabaseManager.status`.
 
         The number of series and rows may be None if they are not known without reading; then `BarStore.list_series` counts them.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsProblems(Protocol):
+    """A backend that finds problems of its store which rows do not show, e.g. of its files; optional."""
+
+    async def find_problems(self) -> list[StoreProblem]:
+        """Return the problems; `iftb_store.doctor.examine` reports them."""
+        ...
+
+
+@runtime_checkable
+class SupportsLargeBatches(Protocol):
+    """A backend whose commits take long, so that copies and restores write larger batches; optional."""
+
+    #: How many rows a batch has.
+    batch_rows: ClassVar[int]
+    #: How many bytes a batch has at most, or little more.
+    batch_bytes: ClassVar[int]
+
+
+@runtime_checkable
+class SupportsWriteProof(Protocol):
+    """A backend whose writes reach the store only at the commit, so that a write that is rolled back proves nothing; optional."""
+
+    async def prove_writable(self) -> None:
+        """Write something that no reader sees, and remove it; `iftb_store.DatabaseManager.health` calls it.
+
+        Raises:
+            OperationalError: the store does not accept writes.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsCompaction(Protocol):
+    """A backend whose store is many files, which become small and many; optional."""
+
+    async def compact(self, *, dry_run: bool, keep: timedelta, progress: Callable[[int, int], None]) -> Compaction:
+        """Rewrite small files as few large ones, and delete files that have been out of use for longer than ``keep``.
+
+        Readers and writers continue. What another client changes meanwhile is left for the next time.
+
+        Args:
+            dry_run: whether to change nothing, and report what would be done.
+            keep: how long files out of use are kept: at least as long as the longest read takes.
+            progress: called in the event loop with (bytes done, bytes in total).
+
+        Returns:
+            What was done, or would be done; its numbers are 0 if there is nothing to do.
+
+        Raises:
+            OperationalError: the store cannot be read or written.
+
+        Example:
+            from iftb_store.abilities import SupportsCompaction
+
+            async with DatabaseManager("delta:///lake") as lake:
+                await OHLCVRepository(lake).insert_many(new_bars)
+                lake_files = lake.ability(SupportsCompaction)
+                done = await lake_files.compact(dry_run=True, keep=timedelta(days=7), progress=lambda done, total: None)
+            (done.partitions, done.rewritten)  # -> (0, 0)
         """
         ...
 
@@ -163,6 +235,94 @@ class SupportsLookups(Protocol):
 
 
 @runtime_checkable
+class SupportsExchanges(Protocol):
+    """Lookups, or a store of bars, that find the exchanges of a symbol; optional.
+
+    Without it, a read of all exchanges, and one that finds nothing on the default exchange, lists every series first.
+    """
+
+    async def find_exchanges(self, window: RowFilter) -> list[str]:
+        """Return the exchanges that have bars with a symbol and a timeframe in a time window, ordered by their bytes."""
+        ...
+
+
+@runtime_checkable
+class SupportsFingerprints(Protocol):
+    """Lookups whose engine computes fingerprints of bars where they are; optional. Without it, a copy reads the whole source."""
+
+    async def fingerprint_days(self, window: RowFilter) -> list[tuple[int | None, int, str]] | None:
+        """Return the fingerprint of each day (UTC) of a series in a window.
+
+        Two fingerprints are equal if the days have the same bars with the same values, whichever store of this engine they are
+        in, and otherwise differ but for one case in 2**64. They begin with a name for the way in which they are computed. Id
+        and created_at, which are the store's own, do not belong to them.
+
+        Returns:
+            (Days since 1970-01-01, number of bars, fingerprint) for each day that has bars; the number is None for bars whose
+            time is not in the calendar. None if the engine cannot compute fingerprints.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsSeries(Protocol):
+    """Lookups, or a store of bars, that find the names of series; optional. Without it, `BarStore.list_series` finds them."""
+
+    async def find_series(self, selection: RowFilter) -> list[tuple[str, str, str]]:
+        """Return the series (exchange, symbol, timeframe) of an exchange, of a timeframe, of both or all, ordered by their bytes.
+
+        ``selection`` has no time window.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsManySeries(Protocol):
+    """A store of bars whose engine answers for many series in one query; optional.
+
+    Without it, the repository asks for one series after the other.
+    """
+
+    def stream_gaps(self, window: RowFilter, edges: Mapping[str, Edges]) -> AsyncGenerator[pa.Table]:
+        """Yield the gaps of all series of an exchange, of a timeframe, of both or all, as `BarStore.get_gaps` returns them.
+
+        Args:
+            window: the exchange and the timeframe, if they are given, and the time window.
+            edges: the imaginary bars of each timeframe, see `BarStore.get_gaps`; other timeframes are left out.
+
+        Yields:
+            Tables with the schema `iftb_store.batches.arrow.GAPS`, altogether ordered by all columns.
+        """
+        ...
+
+    def stream_buckets(self, window: RowFilter, buckets: Buckets) -> AsyncGenerator[list[tuple[str, str, Bucket]]]:
+        """Yield the buckets of all series of a timeframe, as `BarStore.resample` returns them.
+
+        Args:
+            window: the timeframe, the exchange if it is given, and the time window.
+            buckets: the buckets.
+
+        Yields:
+            Lists of (exchange, symbol, bucket), altogether ordered by exchange, symbol and the bucket's number.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDigests(Protocol):
+    """The stores of a session whose engine digests bars; optional. Without it, the bars are read and digested in this process."""
+
+    async def digest_days(self, series: RowFilter) -> list[tuple[int, int, bytes]] | None:
+        """Return the digests of the bars of a series in a time window, day by day.
+
+        Returns:
+            (day, number of bars, digest) for each day that has bars, in order, as `iftb_store.transfer.digests` defines them.
+            None if this session does not digest, and its rows must be read.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsPoolStatus(Protocol):
     """A backend that reports how many of its connections are in use; optional."""
 
@@ -220,3 +380,18 @@ class ConnectedStore(Protocol):
     def ability(self, protocol: type[A]) -> A:
         """Return the backend, typed as an optional protocol, e.g. `SupportsBackup`; see `DatabaseManager.ability`."""
         ...
+
+
+#: For each optional ability that `iftb_store.DatabaseManager.ability` returns: the capability that declares it, if one does, and
+#: what to do without the ability.
+ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
+    SupportsMigrations: (Capability.MIGRATIONS, "it creates its tables by itself, so leave this call out"),
+    SupportsBackup: (Capability.BACKUP, "use iftb_store.backup(db, path), which copies the rows to an SQLite file"),
+    SupportsStatus: (None, "use db.status(), which counts the rows"),
+    SupportsProblems: (None, "use iftb_store.doctor.examine(db), which examines the rows"),
+    SupportsLargeBatches: (None, "it takes batches of any size, so leave this call out"),
+    SupportsCompaction: (None, "only a lake has small files to compact"),
+    SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
+    SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
+    SupportsWholeReads: (None, "its reads always return all rows, so leave this call out"),
+}

@@ -15,7 +15,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import ConfigurationError
-from iftb_store.values.display import is_text, show
+from iftb_store.values.display import is_text, show, to_one_line
+from iftb_store.values.suggestions import suggest
 
 #: The name of the SQLite file, in the working directory, that the bot uses if no variable is set.
 DEFAULT_FILE = "iftb.db"
@@ -126,13 +127,18 @@ class DatabaseSettings(_HidesInput, BaseSettings):
     def get_async_url(self) -> str:
         """Return the URL for `DatabaseManager`, with its password; do not print or log it.
 
-        If IFTB_STORE_URL is set, the result is its value without surrounding white space. If only DB_ variables are set, it
-        is a PostgreSQL URL. Otherwise it is the URL of the SQLite file ``iftb.db`` in the working directory, and a warning
-        is logged.
+        Returns:
+            If IFTB_STORE_URL is set, its value without surrounding white space. If only DB_ variables are set, a PostgreSQL URL.
+            Otherwise the URL of the SQLite file ``iftb.db`` in the working directory, and a warning is logged.
 
         Raises:
             ConfigurationError: a DB_ variable is set, but another variable that PostgreSQL needs is not; the message names
                 the missing variables. Or a variable has a value that a URL cannot contain.
+
+        Example:
+            # IFTB_STORE_URL is sqlite:///bot.db
+            async with DatabaseManager(get_settings().database.get_async_url()) as db:
+                db.url  # -> 'sqlite:///bot.db'
         """
         if self.url is not None:
             return self.url.get_secret_value().strip()
@@ -140,13 +146,16 @@ class DatabaseSettings(_HidesInput, BaseSettings):
         if not given:
             said = "neither %s nor any %s variable is set: using the SQLite file %s"
             _log.warning(said, _URL_VARIABLE, _PREFIX, Path(DEFAULT_FILE).absolute())
+            if mistyped := _find_mistyped():
+                _log.warning(mistyped.rstrip())
             return f"sqlite+aiosqlite:///{DEFAULT_FILE}"
         missing = [_variable(name) for name in _REQUIRED if getattr(self, name) is None]
         if missing:
             present = ", ".join(sorted(map(_variable, given)))
             raise ConfigurationError(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set, but {present} "
-                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; set all of them, or only {_URL_VARIABLE}"
+                f"{'is' if len(given) == 1 else 'are'}, which selects PostgreSQL; {_find_mistyped()}set all of them, or only "
+                f"{_URL_VARIABLE}"
             )
         self._check_text()
         url = self._postgresql_url()
@@ -185,8 +194,16 @@ class Settings(_HidesInput):
 def get_settings() -> Settings:
     """Read the settings from the current environment variables; each call reads them again.
 
+    Returns:
+        The settings; `DatabaseSettings` names the variables.
+
     Raises:
         ConfigurationError: a variable has an invalid value, e.g. letters in DB_PORT; the message names the variable.
+
+    Example:
+        # IFTB_STORE_URL is sqlite:///bot.db
+        settings = get_settings()
+        (settings.database.get_async_url(), settings.database.pool_size)  # -> ('sqlite:///bot.db', 5)
     """
     try:
         return Settings(database=DatabaseSettings())
@@ -200,6 +217,16 @@ def get_settings() -> Settings:
 
 def _variable(field: str) -> str:
     return field if field == _URL_VARIABLE else f"{_PREFIX}{field.upper()}"
+
+
+def _find_mistyped() -> str:
+    """Return which set environment variable may have a mistyped name, and the right one; an empty text if there is none."""
+    known = [_variable(str(field.validation_alias or name)) for name, field in DatabaseSettings.model_fields.items()]
+    for name in sorted(os.environ):
+        is_unknown = name.upper() not in known and name.upper().startswith((_PREFIX, _URL_VARIABLE[:5]))
+        if is_unknown and (near := suggest(name, [word for word in known if word not in os.environ])):
+            return f"{to_one_line(name)} is set: {near}"
+    return ""
 
 
 def resolve_url(url: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
@@ -52,6 +52,26 @@ class TradeConflictError(StoreError):
         super().__init__(message)
         self.fields = fields
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.fields)
+
+
+class PositionConflictError(StoreError):
+    """The caller tried to store a position over an open position of another trade; nothing was written.
+
+    Attributes:
+        trade_id: the trade_id of the open position.
+    """
+
+    def __init__(self, message: str, trade_id: str) -> None:
+        super().__init__(message)
+        self.trade_id = trade_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.trade_id)
+
 
 class CollisionError(StoreError):
     """A copy was refused, because a row of the source conflicts with a different row of the destination.
@@ -98,8 +118,8 @@ class TransientError(OperationalError):
 class CommitOutcomeUnknown(OperationalError):
     """The connection was lost during COMMIT: the transaction is stored completely or not at all, but it is unknown which.
 
-    Before you write the same rows again, read whether they are stored; or use calls that are safe to repeat (upsert_many,
-    record).
+    Before you write the same rows again, read whether they are stored; or use calls that may be repeated: upsert_many,
+    and record with values that were not changed meanwhile.
     """
 
 

@@ -82,6 +82,47 @@ class StoreSize(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreProblem:
+    """What a backend itself reports about its store, e.g. about its files; the doctor adds it to its findings.
+
+    Attributes:
+        kind: the problem in two or three words.
+        severity: "error", "warning" or "note".
+        where: the place; empty for the whole store.
+        count: how many there are, e.g. files.
+        remedy: what to do, as a sentence.
+    """
+
+    kind: str
+    severity: Literal["error", "warning", "note"]
+    where: str
+    count: int
+    remedy: str
+
+
+class Compaction(NamedTuple):
+    """What a compaction did, or with dry_run would do.
+
+    Attributes:
+        partitions: the number of partitions with several small files.
+        rewritten: how many of these were rewritten; the others were changed by other clients meanwhile.
+        files_before: the number of data files before.
+        files_after: the number of data files after.
+        bytes_before: the size of these files before.
+        bytes_after: the size of these files after.
+        deleted: the number of files, out of use for long enough, that were deleted; with dry_run, that would be.
+    """
+
+    partitions: int
+    rewritten: int
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
     """The connections of a manager: the number that sessions use at the moment, and the maximum number."""
 

@@ -6,31 +6,24 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar
 
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import (
-    SupportsBackup,
-    SupportsEncryption,
-    SupportsLookups,
-    SupportsMigrations,
-    SupportsPoolStatus,
-    SupportsStatus,
-    SupportsWholeReads,
-)
+from iftb_store.abilities import ABILITIES, SupportsEncryption, SupportsMigrations, SupportsPoolStatus, SupportsWriteProof
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
     NotConnectedError,
+    SchemaError,
     StoreError,
     TransientError,
     Unsupported,
@@ -38,21 +31,18 @@ from iftb_store.errors import (
     refuse_pickling,
 )
 from iftb_store.health import (
-    NO_REVISIONS,
     Encryption,
     Health,
     PoolState,
     SchemaStatus,
-    StoreSize,
     advise,
     find_warnings,
     prove_writable,
 )
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session, Stores
-from iftb_store.registry import find_backend, get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
-from iftb_store.schema.types import EPOCH
-from iftb_store.url import format_url, hide_secrets, parse_url
+from iftb_store.measuring import measure_backend, prove_bars_writable
+from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
+from iftb_store.registry import find_backend
+from iftb_store.url import fill_url, format_url, hide_secrets, parse_url, quote_url
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
 
@@ -65,18 +55,6 @@ T = TypeVar("T")
 # in seconds: the limit of the random wait starts at _BACKOFF and doubles with each retry, up to _LONGEST_BACKOFF
 _BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
-# rows of a read that only counts them
-_COUNTED = 65_536
-
-# the capability that declares an optional ability, if one does, and what to do without the ability
-_ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
-    SupportsMigrations: (Capability.MIGRATIONS, "it creates its tables by itself, so leave this call out"),
-    SupportsBackup: (Capability.BACKUP, "use iftb_store.backup(db, path), which copies the rows to an SQLite file"),
-    SupportsStatus: (None, "use db.status(), which counts the rows"),
-    SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
-    SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
-    SupportsWholeReads: (None, "its reads always return all rows, so leave this call out"),
-}
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +78,10 @@ class DatabaseManager:
         URLError: the URL cannot be parsed, or its scheme or one of its options is unknown.
         InvalidValueError: pool_size is below 1, max_overflow is below 0, or an argument has another type.
         MissingDriverError: the driver for the scheme is not installed.
+
+    Example:
+        async with DatabaseManager("sqlite:///bot.db") as db:
+            len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", limit=5))  # -> 5
     """
 
     def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None:
@@ -128,6 +110,11 @@ class DatabaseManager:
         await self.disconnect()
 
     @property
+    def url(self) -> str:
+        """The URL as text for messages, with the password hidden."""
+        return format_url(self._url)
+
+    @property
     def capabilities(self) -> frozenset[Capability]:
         """The optional capabilities that the backend declares."""
         return self._backend.capabilities
@@ -154,10 +141,17 @@ class DatabaseManager:
         return self._backend.in_use if isinstance(self._backend, SupportsPoolStatus) else 0
 
     async def identity(self) -> str:
-        """Return a text that identifies the database tables; two managers of the same tables return the same text.
+        """Return a text that identifies the database tables.
+
+        Returns:
+            The text; two managers of the same tables return the same text, even if their URLs differ.
 
         Raises:
             NotConnectedError: before connect().
+
+        Example:
+            async with DatabaseManager("sqlite:///./bot.db?mode=ro") as other:
+                await other.identity() == await db.identity()  # -> True
         """
         self._require_connected()
         return await self._backend.identity()
@@ -166,10 +160,16 @@ class DatabaseManager:
     _engine = engine
 
     async def connect(self) -> None:
-        """Open the database and check that it answers.
+        """Open the database and check that it answers. A second call has no effect.
 
         Raises:
             OperationalError: the database cannot be reached or opened.
+
+        Example:
+            db = DatabaseManager("sqlite:///bot.db")
+            await db.connect()
+            (await db.status()).engine  # -> 'sqlite'
+            await db.disconnect()
         """
         if self._connected:
             check_process(self._process, self)
@@ -180,7 +180,7 @@ class DatabaseManager:
                 self._connected = True
 
     async def disconnect(self, grace: float = 10.0) -> None:
-        """Refuse new sessions, wait for the open sessions to end, then close every connection.
+        """Refuse new sessions, wait for the open sessions to end, then close every connection. A second call has no effect.
 
         Args:
             grace: maximum seconds to wait. After that, sessions that are still open are rolled back and closed. A later call
@@ -188,6 +188,10 @@ class DatabaseManager:
 
         Raises:
             InvalidValueError: grace is not a number of seconds, 0 or more.
+
+        Example:
+            await db.disconnect(grace=2)
+            db.in_use  # -> 0
         """
         wait = checks.seconds(grace, "grace")
         if self._connected:
@@ -206,18 +210,27 @@ class DatabaseManager:
         """Open a session: ``async with db.get_session() as session``.
 
         The session commits on a clean exit and rolls back on an exception or a cancellation. After a cancellation during the
-        COMMIT it is unknown whether the transaction is stored. The session is a SQLAlchemy AsyncSession on PostgreSQL and
-        SQLite; on DuckDB it is an object with the members of `iftb_store.protocols.Session`.
+        COMMIT it is unknown whether the transaction is stored.
 
         Args:
-            isolation: the isolation level, see `run`. With "snapshot" the session reads a snapshot, which its first statement
-                takes; the session cannot write, and writers never wait for it.
+            isolation: the isolation level, see `run`; None: the default. With "snapshot" the session reads a snapshot, which its
+                first statement takes; the session cannot write, and writers never wait for it.
+
+        Returns:
+            The context manager of a session: of a SQLAlchemy AsyncSession on PostgreSQL and SQLite; on the other engines, of an
+            object with the members of `iftb_store.Session`.
 
         Raises:
             NotConnectedError: before connect().
             InvalidValueError: an unknown isolation.
             Unsupported: the backend does not declare ISOLATION, and isolation is stronger than "read committed".
             OperationalError: on a clean exit, if an error that was caught inside the block has ended the transaction.
+
+        Example:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(new_trade)
+                await PositionRepository(session).update_position(new_position)
+            len(await trades.get_open())  # -> 2
         """
         self._require_connected()
         self._check_isolation(isolation)
@@ -251,7 +264,10 @@ class DatabaseManager:
                 they take the write lock and run one after the other, so they are serializable. With "snapshot" the
                 transaction reads a snapshot; it cannot write and takes no lock.
             idempotent: whether ``work`` may run again after its writes were stored, without harm, e.g. because it only
-                records trades and upserts bars.
+                records trades and upserts bars; log_event appends an event each time.
+
+        Returns:
+            What ``work`` returned in the attempt that was committed.
 
         Raises:
             TransientError: the last attempt failed with this error; nothing is stored.
@@ -259,6 +275,13 @@ class DatabaseManager:
                 too. The writes are stored once or not at all, or, with ``idempotent``, possibly several times.
             InvalidValueError: retries is below 0, the isolation is unknown, or an argument has another type.
             Unsupported: the backend does not declare ISOLATION, and isolation is stronger than "read committed".
+            NotConnectedError: before connect().
+
+        Example:
+            async def work(session):
+                return await TradeRepository(session).record(new_trade)
+
+            await db.run(work, idempotent=True)  # -> 3
         """
         if not callable(work):
             raise InvalidValueError(f"work must be an async function that takes a session, not {type_name(work)}")
@@ -296,10 +319,16 @@ class DatabaseManager:
         Args:
             within: maximum seconds to wait for the answer.
 
+        Returns:
+            The duration, waiting for a free connection included.
+
         Raises:
             OperationalError: the database did not answer in ``within`` seconds, or cannot be reached.
             NotConnectedError: before connect().
             InvalidValueError: ``within`` is not a number of seconds, 0 or more.
+
+        Example:
+            await db.ping(within=5) < 5  # -> True
         """
         checks.seconds(within, "within")
         self._require_connected()
@@ -318,9 +347,16 @@ class DatabaseManager:
             within: maximum seconds to wait for an answer, and again for the check of writes; on a locked SQLite file the
                 check of writes waits for the busy timeout instead. Counting the rows has no time limit.
 
+        Returns:
+            The result; problems of the database are in its ``problems`` and are not raised.
+
         Raises:
             NotConnectedError: before connect().
             InvalidValueError: ``within`` is not a number of seconds, 0 or more.
+
+        Example:
+            health = await db.health()
+            (health.healthy, health.problems)  # -> (True, [])
         """
         self._require_connected()
         round_trip, schema, writable = None, None, False
@@ -333,15 +369,12 @@ class DatabaseManager:
                 protection = await self._backend.read_encryption()
             schema = await self.status()
             warnings += find_warnings(schema.encoding)
-            problems += advise(schema.state)
+            problems += (fill_url(problem, quote_url(self._url)) for problem in advise(schema.state))
             if schema.missing_rights:
                 problems.append(schema.missing_rights)
             elif schema.tables:
-                async with asyncio.timeout(within), self._backend.session() as session:
-                    if Capability.RAW_WRITES in self.capabilities:
-                        await prove_writable(session, schema.tables)
-                    else:
-                        await _prove_bars_writable(session)
+                async with asyncio.timeout(within):
+                    await self._prove_writable(schema.tables)
                 writable = True
         except TimeoutError:
             problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
@@ -351,6 +384,16 @@ class DatabaseManager:
         healthy = writable and not problems
         return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
 
+    async def _prove_writable(self, tables: Iterable[str]) -> None:
+        if isinstance(self._backend, SupportsWriteProof):
+            await self._backend.prove_writable()
+            return
+        async with self._backend.session() as session:
+            if Capability.RAW_WRITES in self.capabilities:
+                await prove_writable(session, tables)
+            else:
+                await prove_bars_writable(session)
+
     async def migrate(self) -> None:
         """Create the schema, or update an older schema to the revision of this version of iftb-store.
 
@@ -359,6 +402,13 @@ class DatabaseManager:
 
         Raises:
             SchemaError: the tables have no revision and differ from those of iftb-store, or a newer version created them.
+            Unsupported: the backend has no migrations.
+            NotConnectedError: before connect().
+            OperationalError: the role may not create the tables, or the database failed.
+
+        Example:
+            await db.migrate()
+            (await db.status()).state  # -> 'current'
         """
         await self.ability(SupportsMigrations).migrate()
 
@@ -367,36 +417,39 @@ class DatabaseManager:
 
         Raises:
             SchemaError: tables of iftb-store exist at another revision.
+            Unsupported: the backend has no migrations.
+            NotConnectedError: before connect().
+            OperationalError: the role may not create the tables, or the database failed.
+
+        Example:
+            async with DatabaseManager("sqlite:///:memory:") as db:
+                await db.create_tables()
+                (await db.status()).tables["trades"]  # -> 0
         """
-        await self.ability(SupportsMigrations).create_tables()
+        try:
+            await self.ability(SupportsMigrations).create_tables()
+        except SchemaError as error:
+            raise SchemaError(fill_url(str(error), quote_url(self._url))) from error
 
     async def status(self) -> SchemaStatus:
-        """Return the engine and its version, the schema's revision, the newest known revision and each table's row count.
+        """Count the rows, and read the engine's version and the schema's revision.
 
-        Without the capability MIGRATIONS there are no revisions; then the number of series is counted too, and the number and
-        size of the files are reported if the backend knows them.
+        Returns:
+            The status. Without the capability MIGRATIONS there are no revisions; then the number of series is counted too, and
+            the number and size of the files are reported if the backend knows them.
 
         Raises:
             NotConnectedError: before connect().
+            OperationalError: the database failed.
+
+        Example:
+            status = await db.status()
+            (status.engine, status.state, status.tables["ohlcv"])  # -> ('sqlite', 'current', 23)
         """
         if Capability.MIGRATIONS in self.capabilities:
             return await self.ability(SupportsMigrations).status()
         self._require_connected()
-        size = await self._backend.measure() if isinstance(self._backend, SupportsStatus) else StoreSize("")
-        series, rows, records = size.series, size.rows, dict[str, int]()
-        keeps_records = Capability.RECORDS in self.capabilities
-        if series is None or rows is None or keeps_records:
-            async with self._backend.session() as session:
-                stores = get_stores(session)
-                if series is None or rows is None:
-                    found = await stores.bars.list_series()
-                    series, rows = len(found), sum(one.count for one in found)
-                if keeps_records:
-                    records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
-        engine, tables = self._url.get_backend_name(), {BARS.name: rows, **records}
-        return SchemaStatus(
-            engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
-        )
+        return await measure_backend(self._backend, self._url.get_backend_name())
 
     def ability(self, protocol: type[A]) -> A:
         """Return the backend, typed as the given optional protocol, e.g. ``db.ability(SupportsBackup)``.
@@ -404,17 +457,25 @@ class DatabaseManager:
         Args:
             protocol: an optional protocol from `iftb_store.abilities`, e.g. SupportsMigrations or SupportsBackup.
 
+        Returns:
+            The backend.
+
         Raises:
             NotConnectedError: before connect().
             Unsupported: the backend does not implement the protocol, or does not declare its capability.
             InvalidValueError: ``protocol`` is not one of these protocols.
+
+        Example:
+            from iftb_store.abilities import SupportsBackup
+
+            db.ability(SupportsBackup).backup_scheme  # -> 'sqlite'
         """
         if not getattr(protocol, "_is_runtime_protocol", False):
             raise InvalidValueError(f"protocol must be one of iftb_store.abilities, e.g. SupportsBackup, not {show(protocol)}")
         self._require_connected()
-        capability, remedy = _ABILITIES.get(protocol, (None, ""))
+        capability, remedy = ABILITIES.get(protocol, (None, ""))
         if not isinstance(self._backend, protocol) or (capability is not None and capability not in self.capabilities):
-            what = protocol.__name__ if capability is None else capability.name.lower()
+            what = " ".join(re.findall("[A-Z][a-z]*", protocol.__name__.removeprefix("Supports"))).lower()
             reason = f"the backend of {self._url.get_backend_name()} does not support {what}"
             raise Unsupported(f"{reason}; {remedy}" if remedy else reason)
         return self._backend
@@ -434,20 +495,3 @@ class DatabaseManager:
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )
         check_process(self._process, self)
-
-
-async def _prove_bars_writable(session: Any) -> None:
-    """Check that bars can be written: delete those of a series that nobody has, which takes write locks, and roll back."""
-    series = dict.fromkeys(SERIES, "iftb-store") | {"timeframe": "1m"}
-    await get_stores(session).bars.delete(RowFilter(BARS, series, start=EPOCH, end=EPOCH))
-    await session.rollback()
-
-
-async def _count_rows(stores: Stores, table: TableSpec) -> int:
-    if isinstance(stores, SupportsLookups) and stores.lookups is not None:
-        return sum(count for _, count in await stores.lookups.count_rows(RowFilter(table)))
-    count, selection = 0, RowFilter(table, limit=_COUNTED)
-    while (part := await stores.read_rows(selection)).num_rows:
-        count += part.num_rows
-        selection = replace(selection, after=(part["id"][-1].as_py(),))
-    return count

@@ -7,12 +7,17 @@ the ``id`` of a position, which selects the position to update.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, TypedDict
 
+from iftb_store.errors import InvalidValueError
+from iftb_store.values import checks
 from iftb_store.values.choices import Action, PositionStatus, Severity, Side
+from iftb_store.values.decimals import NUMBER, decimal, to_index
+from iftb_store.values.display import describe_value, show, type_name
 from iftb_store.values.timeframes import Timeframe
 
 
@@ -20,7 +25,20 @@ from iftb_store.values.timeframes import Timeframe
 class OHLCVBar:
     """One bar (candlestick).
 
-    ``timestamp`` is the opening time of the bar; ``volume`` is in base currency, ``quote_volume`` in quote currency.
+    Attributes:
+        symbol: the symbol, as the exchange or the bot writes it, e.g. BTCUSDT.
+        exchange: the exchange.
+        timeframe: the timeframe, e.g. "1h"; see `iftb_store.values.timeframes`.
+        timestamp: the opening time of the bar, UTC.
+        open: the first price, in quote currency.
+        high: the highest price.
+        low: the lowest price.
+        close: the last price.
+        volume: the traded volume in base currency.
+        quote_volume: the traded volume in quote currency; None if unknown.
+        trades_count: the number of trades; None if unknown.
+        id: the store's number of the row; None before the bar is stored.
+        created_at: when the store inserted the bar, UTC; None before.
     """
 
     symbol: str
@@ -37,10 +55,112 @@ class OHLCVBar:
     id: int | None = None
     created_at: datetime | None = None
 
+    @classmethod
+    def from_ccxt(cls, row: Sequence[Any] | Mapping[str, Any], *, symbol: str, timeframe: Timeframe, exchange: str) -> OHLCVBar:
+        """Return the bar of one row of ccxt's ``fetch_ohlcv``, or of a dict with the same values by name.
+
+        Args:
+            row: [timestamp, open, high, low, close, volume] or a dict with these keys: the opening time in milliseconds since
+                1970, then numbers, or text of numbers. A float becomes its shortest decimal, rounded half-even to 18 places.
+                A volume of None, which ccxt gives for exchanges without volumes, becomes 0.
+            symbol: the symbol.
+            timeframe: the timeframe, e.g. "1h".
+            exchange: the exchange.
+
+        Returns:
+            The bar; a write checks its values.
+
+        Raises:
+            InvalidValueError: the row has another form, or a value is not a number.
+
+        Example:
+            row = [1706745600000, 42580.01, 42650.0, 42510.5, 42600.0, 713.12345678]
+            bar = OHLCVBar.from_ccxt(row, symbol="BTC/USDT", timeframe="1h", exchange="binance")
+            (str(bar.timestamp), bar.open)  # -> ('2024-02-01 00:00:00+00:00', Decimal('42580.01'))
+        """
+        if isinstance(row, Mapping):
+            missing = next((name for name in _CCXT if name not in row), None)
+            if missing is not None:
+                raise InvalidValueError(f"the row has no {missing}; a dict of a bar has the keys {', '.join(_CCXT)}")
+            values = [row[name] for name in _CCXT]
+        elif isinstance(row, Sequence) and not isinstance(row, str | bytes):
+            values = list(row)
+            if len(values) != len(_CCXT):
+                raise InvalidValueError(f"the row has {len(values)} values; a row of a bar is [{', '.join(_CCXT)}]")
+        else:
+            raise InvalidValueError(f"row must be a list [{', '.join(_CCXT)}] or a dict with these keys, not {type_name(row)}")
+        moment, *prices, volume = values
+        decimals = [
+            _from_ccxt(value, name) for name, value in zip(_CCXT[1:], [*prices, 0 if volume is None else volume], strict=True)
+        ]
+        open_, high, low, close, amount = decimals
+        return cls(symbol, exchange, timeframe, _from_milliseconds(moment), open_, high, low, close, amount)
+
+
+#: The values of a row of ccxt, in this order.
+_CCXT = ("timestamp", "open", "high", "low", "close", "volume")
+# as milliseconds since 1970, numbers between this and checks.LEAST_MILLISECONDS lie in 1970 to 1973, before any candle
+_LEAST_SECONDS = 100_000_000
+
+
+def _from_ccxt(value: object, name: str) -> Decimal:
+    if isinstance(value, float):
+        return checks.rounded_decimal(Decimal(float.__repr__(value)), name)
+    if isinstance(value, str):
+        if not NUMBER.fullmatch(value):
+            raise InvalidValueError(f"{name} {show(value)} is not a decimal number")
+        return decimal(Decimal(value), name)
+    return decimal(value, name)
+
+
+def _from_milliseconds(value: object) -> datetime:
+    number = int(value) if isinstance(value, float) and value.is_integer() else to_index(value)
+    if number is not None and _LEAST_SECONDS <= number < checks.LEAST_MILLISECONDS:
+        raise InvalidValueError(
+            f"timestamp {number} is in seconds since 1970, but a row of ccxt has milliseconds; multiply by 1000"
+        )
+    if number is None:
+        raise InvalidValueError(f"timestamp must be a whole number of milliseconds since 1970, not {describe_value(value)}")
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number)
+    except OverflowError as error:
+        raise InvalidValueError(
+            f"timestamp {number} lies outside the years 1 to 9999; it is in milliseconds since 1970"
+        ) from error
+
 
 @dataclass(slots=True)
 class Trade:
-    """One trade. ``side`` is long or short; ``action`` is open, close or liquidated; ``trade_id`` is unique."""
+    """One trade of the bot: its entry and, once it is closed, its exit.
+
+    Attributes:
+        trade_id: the bot's own name of the trade; unique in the store.
+        symbol: the symbol.
+        exchange: the exchange.
+        side: "long" or "short".
+        action: "open", "close" or "liquidated".
+        entry_price: the price of the entry, in quote currency.
+        quantity: the quantity in base currency, above 0.
+        entry_time: the time of the entry, UTC.
+        leverage: the leverage; 1 without one.
+        exit_price: the price of the exit; None while the trade is open or the exchange has not reported it.
+        exit_time: the time of the exit, UTC.
+        realized_pnl: profit, or loss if negative, in quote currency, before fees; None until it is known.
+        realized_pnl_pct: the same in percent, by the bot's own reckoning.
+        fee: the fees of entry and exit together.
+        signal_score: the bot's score of the signal, like the three that follow; the store keeps them as they are.
+        technical_score: the score of technical indicators.
+        llm_score: the score of a language model.
+        xgb_confidence: the confidence of a classifier.
+        stop_loss: the price of the stop loss; None without one.
+        take_profit: the price of the take profit; None without one.
+        position_size_pct: the part of the balance that the trade used, in percent, by the bot's own reckoning.
+        decision_reasons: why the bot traded, as a JSON object.
+        llm_analysis: what a language model said, as a JSON object.
+        id: the store's number of the row, which `TradeRepository.update` takes; None before the trade is stored.
+        created_at: when the store inserted the row, UTC.
+        updated_at: when the store changed the row last, UTC.
+    """
 
     trade_id: str
     symbol: str
@@ -99,7 +219,30 @@ class TradeChanges(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Position:
-    """One position. ``side`` is long or short; ``status`` is open, closed or liquidated."""
+    """One position of the bot; at most one of a symbol, exchange and side is open.
+
+    Attributes:
+        symbol: the symbol.
+        exchange: the exchange.
+        side: "long" or "short".
+        entry_price: the average price of the entries, in quote currency.
+        quantity: the quantity in base currency; above 0 while the position is open.
+        margin: the margin in quote currency.
+        entry_time: the time of the first entry, UTC.
+        current_price: the last price that the bot saw; None if unknown.
+        unrealized_pnl: profit, or loss if negative, at that price, in quote currency.
+        status: "open", "closed" or "liquidated".
+        leverage: the leverage; 1 without one.
+        unrealized_pnl_pct: the unrealized profit in percent, by the bot's own reckoning.
+        liquidation_price: the price at which the exchange liquidates the position.
+        stop_loss: the price of the stop loss; None without one.
+        take_profit: the price of the take profit; None without one.
+        trailing_stop: the price of the trailing stop; None without one.
+        trade_id: the `Trade.trade_id` of the position's trade; None if there is none.
+        id: the store's number of the row; given to `PositionRepository.update_position`, it selects the row.
+        last_updated: when the store changed the row last, UTC.
+        created_at: when the store inserted the row, UTC.
+    """
 
     symbol: str
     exchange: str
@@ -125,7 +268,21 @@ class Position:
 
 @dataclass(slots=True)
 class SystemEvent:
-    """One entry of the log of system events. ``severity`` is debug, info, warning, error or critical."""
+    """One entry of the log of system events.
+
+    Attributes:
+        event_type: the kind of event, in the bot's own words, e.g. trade_opened.
+        severity: "debug", "info", "warning", "error" or "critical".
+        message: the text for people.
+        details: more values, as a JSON object.
+        symbol: the symbol that the event is about; None without one.
+        exchange: the exchange that the event is about.
+        trade_id: the `Trade.trade_id` of the trade that the event is about.
+        position_id: the id of the position that the event is about.
+        stack_trace: the traceback of an error.
+        id: the store's number of the row.
+        created_at: when the event happened, or was logged, UTC.
+    """
 
     event_type: str
     severity: Severity
@@ -142,7 +299,17 @@ class SystemEvent:
 
 @dataclass(slots=True)
 class Series:
-    """One series of bars: first and last timestamp, the number of bars, and the number of bars missing between these times."""
+    """One series of bars: an exchange, a symbol and a timeframe.
+
+    Attributes:
+        exchange: the exchange.
+        symbol: the symbol.
+        timeframe: the timeframe.
+        first: the opening time of the first bar, UTC.
+        last: the opening time of the last bar, UTC.
+        count: the number of bars.
+        missing: the number of bars that are missing between the first and the last.
+    """
 
     exchange: str
     symbol: str
@@ -155,7 +322,13 @@ class Series:
 
 @dataclass(slots=True)
 class UpsertReport:
-    """The result of an upsert: how many distinct bars of the batch were inserted, updated and unchanged."""
+    """The result of an upsert, counted in distinct bars of the batch.
+
+    Attributes:
+        inserted: how many were not stored before.
+        updated: how many were stored with other values.
+        unchanged: how many were stored with the same values.
+    """
 
     inserted: int
     updated: int
@@ -164,9 +337,22 @@ class UpsertReport:
 
 @dataclass(slots=True)
 class TradeStatistics:
-    """Statistics of realized trades; ``win_rate`` is in percent, losses are absolute values (never negative).
+    """Statistics of realized trades, in quote currency; see `iftb_store.analytics.statistics` for the rounding.
 
-    ``profit_factor`` is gross_profit / gross_loss, or None if there is no loss. Fees are not subtracted from ``net_pnl``.
+    Attributes:
+        total_trades: the number of realized trades.
+        winning_trades: how many have a profit above 0.
+        losing_trades: how many have a loss.
+        win_rate: winning_trades / total_trades in percent; 0 without trades.
+        gross_profit: the sum of the profits.
+        gross_loss: the sum of the losses, never negative.
+        net_pnl: gross_profit - gross_loss; fees are not subtracted.
+        total_fees: the sum of the fees.
+        avg_win: gross_profit / winning_trades; 0 without one.
+        avg_loss: gross_loss / losing_trades; 0 without one.
+        largest_win: the greatest profit of a trade; 0 without one.
+        largest_loss: the greatest loss of a trade, never negative; 0 without one.
+        profit_factor: gross_profit / gross_loss; None if there is no loss.
     """
 
     total_trades: int

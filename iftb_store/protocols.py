@@ -54,6 +54,7 @@ class Capability(Enum):
     ISOLATION = "a session can have the isolation snapshot, repeatable read or serializable"
     BACKUP = "the engine can write a backup, a file that the same scheme opens, while sessions continue"
     RECORDS = "trades, positions and system events are kept beside the bars"
+    VIEWS = "raw SQL reads the views of `iftb_store.schema.views`"
     RAW_WRITES = "`session.execute` may write"
     PARALLEL_WRITERS = "two sessions can hold uncommitted writes at the same time"
 
@@ -75,27 +76,97 @@ class Session(Protocol):
         ...
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[*tuple[Any, ...]]:
-        """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
+        """Run one statement.
+
+        Args:
+            statement: the statement, e.g. ``text("SELECT … WHERE symbol = :symbol")``.
+            params: the parameters by name, or a list of these for many rows; None: none. Pass values as
+                parameters, never inside the SQL text.
+
+        Returns:
+            The result: its rows, or the number of changed rows as ``rowcount``.
 
         Raises:
             Unsupported: the statement may write, and the backend does not declare RAW_WRITES; see `errors.NO_RAW_WRITES`.
+            IntegrityError: the statement violates a constraint; the session remains usable.
+            OperationalError: the statement failed; a TransientError if a new transaction may succeed.
+
+        Example:
+            async with db.get_session() as session:
+                sql = text("SELECT trade_id FROM trades WHERE symbol = :symbol ORDER BY id")
+                rows = await session.execute(sql, {"symbol": "BTCUSDT"})
+            [row.trade_id for row in rows]  # -> ['T-1', 'T-2']
         """
         ...
 
     async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
-        """Run one statement and return the first value of its first row, or None if it has no row."""
+        """Run one statement and return the first value of its first row, or None.
+
+        Args:
+            statement: the statement, as in `execute`.
+            params: the parameters by name; None: none.
+
+        Returns:
+            The value, or None if the result has no row.
+
+        Raises:
+            Unsupported: as in `execute`; and the other errors of `execute`.
+
+        Example:
+            async with db.get_session() as session:
+                await session.scalar(text("SELECT count(*) FROM trades"))  # -> 2
+        """
         ...
 
     async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
-        """Run one statement and return the first value of each row."""
+        """Run one statement and return the first value of each row.
+
+        Args:
+            statement: the statement, as in `execute`.
+            params: the parameters by name; None: none.
+
+        Returns:
+            The values, in the order of the rows; empty if there are none.
+
+        Raises:
+            Unsupported: as in `execute`; and the other errors of `execute`.
+
+        Example:
+            async with db.get_session() as session:
+                names = await session.scalars(text("SELECT trade_id FROM trades ORDER BY id"))
+            names.all()  # -> ['T-1', 'T-2']
+        """
         ...
 
     async def commit(self) -> None:
-        """Commit the writes so far; the session continues in a new transaction."""
+        """Commit the writes so far; the session continues in a new transaction.
+
+        The end of the session's block commits too, so this call is needed only to keep earlier writes whatever happens next.
+
+        Raises:
+            OperationalError: the commit failed, and nothing is stored.
+            CommitOutcomeUnknown: the connection was lost during COMMIT; it is unknown whether the writes are stored.
+
+        Example:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(new_trade)
+                await session.commit()
+                len(await trades.get_open())  # -> 2
+        """
         ...
 
     async def rollback(self) -> None:
-        """Roll back the writes since the last commit; the session continues in a new transaction."""
+        """Roll back the writes since the last commit; the session continues in a new transaction.
+
+        Raises:
+            OperationalError: the database failed; nothing since the last commit is stored.
+
+        Example:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(new_trade)
+                await session.rollback()
+            len(await trades.get_open())  # -> 1
+        """
         ...
 
 
@@ -155,10 +226,8 @@ class BarStore(Protocol):
 class RecordStore(Protocol):
     """Reads and writes the rows of the other tables, as objects of `TableSpec.model`, in one session."""
 
-    async def select(
-        self, table: TableSpec, equal: Mapping[str, Any], *, descending: bool = False, limit: int | None = None
-    ) -> list[Any]:
-        """Return the rows that have the given values, ordered by (`TableSpec.time`, id); newest first if ``descending``."""
+    async def select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
+        """Return the selected rows, ordered by (`TableSpec.time`, id), newest first if ``descending``; None in equal is NULL."""
         ...
 
     async def insert(self, table: TableSpec, row: Record) -> int:
@@ -170,24 +239,25 @@ class RecordStore(Protocol):
         ...
 
     async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
-        """Set the columns in ``changes`` in the rows that have the given values; return the number of these rows.
+        """Set the columns in ``changes`` in the rows that have the values ``equal`` (None: NULL); return their number.
 
         Raises:
             IntegrityError: another open position has the new (exchange, symbol, side).
         """
         ...
 
-    async def upsert_position(self, position: Position) -> None:
-        """Update the open position with the same (exchange, symbol, side), or insert the position.
+    async def upsert_position(self, position: Position, *, replace: bool) -> bool:
+        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it did.
 
-        A stored position keeps its id and created_at. The call is atomic, even if two sessions call at once.
+        Unless ``replace`` is set, an open position with another trade_id is left as it is (None is like any). A stored position
+        keeps its id and created_at. The call is atomic, even if two sessions call at once.
         """
         ...
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
         """Add up the trades whose realized_pnl is set and whose exit_time (or updated_at, if exit_time is None) is >= since.
 
-        Sums are exact and may exceed the range of a column.
+        They are those of one exchange, or of all exchanges (None). Sums are exact and may exceed the range of a column.
         """
         ...
 
@@ -198,7 +268,7 @@ class Stores(Protocol):
     async def read_rows(self, selection: RowFilter) -> pa.Table:
         """Return the selected rows of one table in the order of its key, read from a snapshot.
 
-        The result has the schema of `iftb_store.batches.arrow.arrow_schema`: decimals as decimal128(38, 18), times as
+        The result has the schema of `iftb_store.batches.arrow.selection_schema`: decimals as decimal128(38, 18), times as
         timestamp[us, UTC], JSON objects as text. Text sorts by its bytes. If the selection has a limit, the result may have
         fewer rows, but it is empty only if no more rows follow. If the database does not keep a key unique, all rows with
         the same key are returned together, even if they exceed the limit. If the selection has a size, the texts of the rows

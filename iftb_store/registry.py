@@ -12,6 +12,7 @@ from sqlalchemy.exc import UnboundExecutionError
 
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
 from iftb_store.protocols import Backend, Stores
+from iftb_store.values.suggestions import suggest
 
 GROUP = "iftb_store.backends"
 
@@ -32,8 +33,11 @@ def _find_backend(scheme: str, path: tuple[str, ...]) -> type[Backend]:
     """Read the metadata of all installed distributions, which takes long, once for a scheme and ``sys.path``."""
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
-        installed = ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
-        raise URLError(f"no backend is installed for the URL scheme {scheme[:40]!a}; installed: {installed}")
+        installed = sorted({point.name for point in entry_points(group=GROUP)})
+        near = suggest(scheme, installed)
+        raise URLError(
+            f"no backend is installed for the URL scheme {scheme[:40]!a}; {near}installed: {', '.join(installed) or 'none'}"
+        )
     if len(claimants) > 1:
         owners = " and ".join(sorted(f"{point.value} ({_distribution(point)})" for point in claimants.values()))
         raise StoreError(f"the URL scheme {scheme!r} is registered by {owners}; uninstall one of them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from sqlalchemy import URL, make_url
@@ -10,9 +11,12 @@ from sqlalchemy.exc import ArgumentError
 
 from iftb_store.errors import URLError
 from iftb_store.values.display import is_text, type_name
+from iftb_store.values.suggestions import suggest_url
 
 # matches a URL from the scheme to the @, which contains what SQLAlchemy reads as user and password
 _CREDENTIALS = re.compile(r"[^:/]*://[^:/]*(?::[^@]*)?@")
+# the word URL in a command that a message names
+_URL_IN_COMMAND = re.compile(r"(`iftb-store (?:[^`]* )?)URL(?=[ `])")
 # the maximum length of a path on Linux
 _LONGEST_PART = 4_096
 # memory bounds of a database in a transfer: enough for a batch, an index of trades and a checkpoint; more would only be cache
@@ -46,6 +50,8 @@ def parse_url(url: str | URL) -> URL:
                     f"the {name} in the database URL contains NUL or a lone surrogate, which no engine accepts; remove it"
                 )
         return parsed
+    if isinstance(url, str) and (near := suggest_url(url)):
+        raise URLError(f"the database URL cannot be parsed; {near.rstrip()}")
     raise URLError(
         "the database URL cannot be parsed; write it as scheme://user:password@host:port/name or scheme:///file, and "
         "percent-encode reserved characters in its parts"
@@ -83,6 +89,16 @@ def format_url(url: URL) -> str:
     """Return a URL as text for messages, with the password hidden."""
     shown = hide_secrets(url).render_as_string(hide_password=True)
     return shown.replace("%3Amemory%3A", ":memory:").replace("%2A", "*")
+
+
+def quote_url(url: URL) -> str:
+    """Return a URL as the argument of a command in a message, with the password hidden."""
+    return shlex.quote(format_url(url))
+
+
+def fill_url(message: str, argument: str) -> str:
+    """Return a message with ``argument`` in place of the word URL in its commands, e.g. `iftb-store migrate URL`."""
+    return _URL_IN_COMMAND.sub(lambda found: f"{found[1]}{argument}", message)
 
 
 def bound_memory(address: str | URL) -> URL:

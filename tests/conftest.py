@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -37,6 +38,30 @@ _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_o
 
 # functions that work on a whole store take long with each of the hostile values
 _LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
+# the parts of the suite that `nox -s tests` runs on lakes; `nox -s lake` and `nox -s full` run all
+_ON_LAKES = {
+    "TestLake": {
+        "CaughtErrorTests",
+        "DeadlockTests",
+        "DecimalTests",
+        "DisconnectTests",
+        "InsertTests",
+        "IsolationTests",
+        "ParallelTests",
+        "RaceTests",
+        "RangeTests",
+        "RawSQLTests",
+        "RunTests",
+        "SeriesTests",
+        "TimeTests",
+        "TransactionTests",
+        "TransferTests",
+        "UpsertReportTests",
+        "UpsertTests",
+        "WholeRowTests",
+    },
+    "TestLakeOnS3": {"ConnectFailureTests", "IsolationTests"},
+}
 # run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
 _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
 
@@ -70,10 +95,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
         again = each and function in seen
         seen.add(function)
-        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None
+        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None or _is_left_out(item)
         (left if again or full else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake."""
+    suite: Any = getattr(item, "cls", None)
+    parts = _ON_LAKES.get(suite.__name__) if suite is not None else None
+    function: Any = getattr(item, "function", None)
+    return parts is not None and function.__qualname__.partition(".")[0] not in parts
 
 
 def pytest_collection_finish() -> None:

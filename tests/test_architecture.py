@@ -15,18 +15,18 @@ from iftb_store import DatabaseManager, StoreError, URLError
 from iftb_store.registry import GROUP, find_backend
 
 _ROOT = Path(__file__).parent.parent
-_BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb")
-_DRIVERS = ("aiosqlite", "asyncpg", "duckdb", "duckdb_engine", "pyarrow")
+_BACKENDS = ("iftb_store_postgres", "iftb_store_sqlite", "iftb_store_duckdb", "iftb_store_lake")
+_DRIVERS = ("aiosqlite", "asyncpg", "deltalake", "duckdb", "duckdb_engine", "pyarrow")
 #: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
     "_version", "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
     "analytics", "registry",
-    "manager", "repositories", "transfer", "files", "doctor", "cli",
+    "measuring", "manager", "repositories", "transfer", "files", "doctor", "sync", "cli",
 )  # fmt: skip
 _PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational", "columnar")
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
-    "columnar": _ROOMS[: _ROOMS.index("abilities") + 1],
+    "columnar": (*_ROOMS[: _ROOMS.index("abilities") + 1], "relational"),
     "relational": (*_ROOMS[: _ROOMS.index("abilities") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
     "doctor": ("iftb_store_migrations",),
@@ -178,6 +178,11 @@ def test_the_shipped_suite_is_imported_only_by_tests() -> None:
     assert [name for name in imported if name.startswith("iftb_store.testing")] == []
 
 
+def test_duckdb_is_used_without_deltalake() -> None:
+    code = "import sys, iftb_store; iftb_store.DatabaseManager('duckdb:///:memory:'); print('deltalake' in sys.modules)"
+    assert _python(code).stdout.strip() == "False"
+
+
 def test_importing_the_package_imports_no_driver() -> None:
     code = f"import sys, iftb_store, iftb_store.cli; print(sorted({set(_DRIVERS)} & sys.modules.keys()))"
     assert _python(code).stdout.strip() == "[]"
@@ -192,6 +197,8 @@ def test_every_scheme_is_found_through_the_entry_points() -> None:
         "sqlite": "iftb_store_sqlite",
         "sqlite+aiosqlite": "iftb_store_sqlite",
         "duckdb": "iftb_store_duckdb",
+        "delta": "iftb_store_lake",
+        "delta+s3": "iftb_store_lake",
     }
 
 
@@ -202,6 +209,7 @@ def test_every_scheme_is_found_through_the_entry_points() -> None:
         ("aiosqlite", "sqlite:///:memory:", "sqlite"),
         ("duckdb", "duckdb:///:memory:", "duckdb"),
         ("pyarrow", "duckdb:///:memory:", "duckdb"),
+        ("deltalake", "delta:///lake", "lake"),
     ],
 )
 def test_a_missing_driver_is_an_error_with_the_install_line(driver: str, url: str, extra: str) -> None:
@@ -244,7 +252,7 @@ def test_an_unknown_scheme_is_an_error_that_names_the_installed_ones() -> None:
         DatabaseManager("mysql://bot:hunter2@localhost/bot")
     assert str(caught.value) == (
         "no backend is installed for the URL scheme 'mysql'; "
-        "installed: duckdb, postgres, postgresql, postgresql+asyncpg, sqlite, sqlite+aiosqlite"
+        "installed: delta, delta+s3, duckdb, postgres, postgresql, postgresql+asyncpg, sqlite, sqlite+aiosqlite"
     )
 
 

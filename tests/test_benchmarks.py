@@ -25,7 +25,18 @@ from benchmarks.timing import ratio
 from iftb_store import OHLCVRepository
 
 TINY = replace(QUICK, sizes=(20,), table=50, rounds=1, small_rounds=1, calls=1, naive=5, growth=(5, 20), growth_rounds=1)
-ROWS = ("insert_many", "upsert_many", "waits", "get_range", "get_latest", "get_gaps", "get_statistics", "insert_trade", "disk")
+ROWS = (
+    "insert_many",
+    "upsert_many",
+    "waits",
+    "get_range",
+    "get_latest",
+    "get_latest_blocking",
+    "get_gaps",
+    "get_statistics",
+    "insert_trade",
+    "disk",
+)
 
 
 @pytest.mark.one_of_each

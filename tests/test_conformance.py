@@ -93,6 +93,25 @@ class TestDuckDB(Conformance):
         return close_cursor
 
 
+class TestLake(BackendConformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"delta:///{tmp_path / 'lake'}"
+
+    @pytest.fixture
+    def second_url(self, tmp_path: Path) -> str:
+        return f"delta:///{tmp_path / 'second'}"
+
+    @pytest.fixture
+    def unreachable_url(self, tmp_path: Path) -> str:
+        (tmp_path / "file").touch()
+        return f"delta:///{tmp_path / 'file'}"
+
+    @pytest.fixture
+    def lose_connection(self) -> Callable[[DatabaseManager, Any], Awaitable[None]]:
+        return close_cursor
+
+
 async def terminate(db: DatabaseManager, session: Any) -> None:
     """Have the server end a session's connection, and wait until it has."""
     process = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()

@@ -48,6 +48,23 @@ def test_an_app_s_own_session_commits_and_rolls_back_as_one(engine: str, request
     assert printed.endswith("still stored: 1 signals, 1 trades\n")
 
 
-@pytest.mark.parametrize("name", ["local.py", "analytics.py", "own_session.py"])
+@pytest.mark.parametrize("engine", ["postgres", "sqlite", "duckdb"])
+def test_a_bot_that_was_killed_finds_its_trades_events_and_positions(engine: str, request: pytest.FixtureRequest) -> None:
+    printed = _run("restart.py", request.getfixturevalue(f"{engine}_url"))
+    assert printed == (
+        "killed with -9\n"
+        "open trades: R-1 R-2\n"
+        "R-1: open BTCUSDT trade_opened\n"
+        "R-2: open ETHUSDT trade_opened\n"
+        "R-3: not stored\n"
+        "position: binance BTCUSDT 0.01 of R-1\n"
+        "position: bybit BTCUSDT 0.01 of R-3\n"
+        "position: bybit ETHUSDT 0.01 of R-2\n"
+        "today: R-1 close R-3 open R-2 open\n"
+        "events of R-1: trade_opened trade_closed\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["local.py", "analytics.py", "own_session.py", "restart.py"])
 def test_a_script_runs_without_a_url(name: str) -> None:
     assert _run(name)

@@ -19,6 +19,7 @@ import iftb_store_migrations as migrations
 from iftb_store import Base, DatabaseManager, SchemaError
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.schema import revision as schema
+from iftb_store.schema.dialect import SchemaDialect
 from iftb_store_migrations import history, lock
 
 T = TypeVar("T")
@@ -62,10 +63,10 @@ def columns(conn: Connection, table: str) -> list[str]:
 
 
 def create_edited(conn: Connection, old: str, new: str) -> None:
-    """Create the models' tables with one edit in the statements."""
+    """Create the models' tables with one edit in the statements, and no views, which may lack a column then."""
 
     def edit(conn: Connection, cursor: Any, statement: str, parameters: Any, *rest: Any) -> tuple[str, Any]:
-        return statement.replace(old, new), parameters
+        return "SELECT 1" if statement.startswith(("CREATE VIEW", "DO")) else statement.replace(old, new), parameters
 
     event.listen(conn, "before_cursor_execute", edit, retval=True)
     Base.metadata.create_all(conn)
@@ -282,13 +283,62 @@ async def test_the_revision_of_a_newer_version_is_refused(url: str) -> None:
 
 async def test_a_missing_table_is_named_and_can_be_created_again(url: str) -> None:
     await run(url, migrations.upgrade)
-    await sql(url, "DROP TABLE ohlcv")
+    await sql(url, "DROP VIEW ohlcv_view", "DROP TABLE ohlcv")
 
     with pytest.raises(SchemaError, match=r"has no table ohlcv; .*create_tables"):
         await run(url, migrations.upgrade)
     await run(url, migrations.create)
 
     assert await run(url, migrations.differences) == []
+
+
+async def test_a_revision_for_which_a_stranger_s_schema_has_no_script_is_named_before_a_change(sqlite_url: str) -> None:
+    with pytest.raises(SchemaError, match=r"no script for revision 0002; nothing was changed; use a version of the backend"):
+        await run(sqlite_url, partial(migrations.upgrade, schema=SchemaDialect({"0001": ["CREATE TABLE a (b)"]}, "")))
+    assert await scalars(sqlite_url, "SELECT name FROM sqlite_master") == []
+
+
+async def test_a_missing_or_altered_view_differs_and_a_missing_one_is_created_again(url: str) -> None:
+    await run(url, migrations.upgrade)
+    await sql(url, "DROP VIEW ohlcv_view", "DROP VIEW trades_view", "CREATE VIEW trades_view AS SELECT id FROM trades")
+
+    found = await run(url, migrations.differences)
+    assert sorted(map(str, found)) == ["view ohlcv_view is missing", "view trades_view has another definition"]
+    await run(url, migrations.create)
+    assert [str(one) for one in await run(url, migrations.differences)] == ["view trades_view has another definition"]
+
+
+@pytest.mark.parametrize("revision", [None, "0001", "0002"])
+@pytest.mark.parametrize("other", ["CREATE VIEW trades_view AS SELECT 1 AS one", "CREATE TABLE trades_view (one INTEGER)"])
+async def test_what_the_app_has_under_the_name_of_a_view_is_kept_and_named(url: str, revision: str | None, other: str) -> None:
+    if revision is not None:
+        await run(url, lambda conn: migrations.upgrade(conn, revision))
+    await sql(url, other)
+
+    works: list[Callable[[Connection], None]] = [migrations.upgrade, *([migrations.create] if revision is None else [])]
+    for work in works:
+        with pytest.raises(SchemaError, match="named trades_view that is not iftb-store's view"):
+            await run(url, work)
+
+    assert await run(url, partial(columns, table="trades_view")) == ["one"]
+
+
+async def test_views_that_a_creation_of_the_tables_left_at_an_older_revision_are_adopted(url: str) -> None:
+    await run(url, lambda conn: migrations.upgrade(conn, "0002"))
+    await run(url, Base.metadata.create_all)
+
+    await run(url, migrations.upgrade)
+
+    assert await run(url, migrations.differences) == []
+
+
+async def test_dropping_the_models_tables_drops_the_views(url: str) -> None:
+    await run(url, Base.metadata.create_all)
+    await run(url, Base.metadata.drop_all)
+
+    assert await run(url, migrations.present_tables) == []
+    with pytest.raises(OperationalError):
+        await scalars(url, "SELECT count(*) FROM ohlcv_view")
 
 
 async def test_an_unknown_revision_is_a_clear_error(sqlite_url: str) -> None:

@@ -36,6 +36,22 @@ async def main(db: DatabaseManager, config: dict[str, str]) -> None:
     trade = Trade("T-1", "BTCUSDT", "binance", "long", "open", ONE, ONE, NOW)
 """
 
+_BEGIN_BLOCKING = """
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from sqlalchemy import text
+
+from iftb_store import Health, OHLCVBar, Trade
+from iftb_store.sync import SyncSession, SyncStore, SyncTradeRepository, copy, open_store
+
+ONE, NOW = Decimal(1), datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def main(store: SyncStore) -> None:
+    trade = Trade("T-1", "BTCUSDT", "binance", "long", "open", ONE, ONE, NOW)
+"""
+
 #: Wrong lines, each with the code of mypy's error.
 _WRONG = """
     Trade("T-1", "BTCUSDT", "binance", "buy", "open", ONE, ONE, NOW)  # arg-type
@@ -53,7 +69,7 @@ _WRONG = """
     await bars.get_latest("BTCUSDT", "7h")  # arg-type
     await bars.get_latest("BTCUSDT", config["timeframe"])  # arg-type
     await bars.resample("BTCUSDT", "1m", "1H", NOW, NOW)  # arg-type
-    await bars.write_arrow([], decimals="float")  # arg-type
+    await bars.write_arrow([], decimals="float")  # call-overload
     bars.stream_arrow(timeframe="1w", symbol=1)  # arg-type
     await positions.get_position("BTCUSDT", side="buy")  # arg-type
     await SystemEventRepository(db).log_event("start", "warn", "up")  # arg-type
@@ -61,6 +77,39 @@ _WRONG = """
     async with db.get_session() as session:
         session.comit()  # attr-defined
         await TradeRepository(session).update(1, status="open")  # call-arg
+"""
+
+_WRONG_BLOCKING = """
+    store.ohlcv.get_latest("BTCUSDT", "7h")  # arg-type
+    store.trades.update(1, exit_prize=ONE)  # call-arg
+    store.trades.update(1, side="buy")  # arg-type
+    store.positions.get_position("BTCUSDT", side="buy")  # arg-type
+    store.latest("BTCUSDT")  # attr-defined
+    store.get_session(isolation="dirty")  # arg-type
+    with store.get_session() as session:
+        session.comit()  # attr-defined
+        session.events.log_event("start", "warn", "up")  # arg-type
+    copy(store, "sqlite:///other.db")  # arg-type
+    open_store("sqlite:///bot.db", pool=5)  # call-arg
+"""
+
+_RIGHT_BLOCKING = """
+    def record(session: SyncSession) -> int:
+        return session.trades.record(trade)
+
+    with open_store("sqlite:///bot.db", pool_size=2) as other, other.get_session(isolation="snapshot") as session:
+        newest: list[OHLCVBar] = session.ohlcv.get_latest("BTCUSDT", "1h", 10)
+        first: int | None = session.scalar(text("SELECT 1"))
+        print([bar.close for bar in newest], first)
+        print(copy(store, other, symbols="BTCUSDT").parts, store.run(record, idempotent=True) + 1)
+    for bars in store.ohlcv.stream_range("BTCUSDT", "1h", NOW, NOW):
+        store.ohlcv.upsert_many([bar for bar in bars if bar.timeframe == "1h"], report=True).inserted
+    with store.events.stream_arrow(batch_size=5) as stream:
+        print(next(stream).num_rows)
+    health: Health = store.health()
+    repository: SyncTradeRepository = store.trades
+    print(health.schema, repository.get_statistics(days=3).net_pnl)
+    store.disconnect()
 """
 
 _RIGHT = """
@@ -92,31 +141,59 @@ _RIGHT = """
 """
 
 
+_PROGRAMS = {
+    "right": _BEGIN + _RIGHT,
+    "right_blocking": _BEGIN_BLOCKING + _RIGHT_BLOCKING,
+    "wrong": _BEGIN + _WRONG,
+    "wrong_blocking": _BEGIN_BLOCKING + _WRONG_BLOCKING,
+}
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wrong program and a right one."""
+    """A folder with wrong programs and right ones."""
     folder = tmp_path_factory.mktemp("types")
-    for name, lines in (("wrong", _WRONG), ("right", _RIGHT)):
-        (folder / f"{name}.py").write_text(_BEGIN + lines)
+    for name, lines in _PROGRAMS.items():
+        (folder / f"{name}.py").write_text(lines)
     return folder
 
 
 def _marked(programs: Path) -> list[tuple[str, int, str]]:
-    lines = (programs / "wrong.py").read_text().splitlines()
-    return [("wrong", number, line.partition("  # ")[2]) for number, line in enumerate(lines, 1) if "  # " in line]
+    return [
+        (name, number, line.partition("  # ")[2])
+        for name in _PROGRAMS
+        for number, line in enumerate((programs / f"{name}.py").read_text().splitlines(), 1)
+        if "  # " in line
+    ]
 
 
 def test_mypy_reports_every_wrong_line_and_no_other(programs: Path) -> None:
     pytest.importorskip("mypy")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={_CACHE}", "wrong.py", "right.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--config-file=",
+        f"--cache-dir={_CACHE}",
+        *(f"{name}.py" for name in _PROGRAMS),
+    ]
     done = subprocess.run(command, cwd=programs, capture_output=True, text=True, timeout=300)
     found = re.findall(r"^(\w+)\.py:(\d+): error: .*  \[([\w-]+)\]$", done.stdout, re.MULTILINE)
-    assert [(name, int(line), code) for name, line, code in found] == _marked(programs), done.stdout + done.stderr
+    assert sorted((name, int(line), code) for name, line, code in found) == _marked(programs), done.stdout + done.stderr
 
 
 def test_pyright_reports_every_wrong_line_and_no_other(programs: Path) -> None:
     pytest.importorskip("pyright")
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "wrong.py", "right.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        *(f"{name}.py" for name in _PROGRAMS),
+    ]
     done = subprocess.run(command, cwd=programs, capture_output=True, text=True, timeout=300)
     reports = json.loads(done.stdout)["generalDiagnostics"]
     found = {(Path(item["file"]).stem, item["range"]["start"]["line"] + 1) for item in reports}

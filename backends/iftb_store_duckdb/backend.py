@@ -13,28 +13,19 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar
 import duckdb
 from duckdb_engine import ConnectionWrapper
 from sqlalchemy import URL, Connection, NullPool, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
+from iftb_store.columnar import Cursor, SessionPool, SpillFolder, run_in_thread
 from iftb_store.errors import operational_error, refuse_pickling
 from iftb_store.protocols import Capability, Isolation
-from iftb_store.relational import (
-    DISCONNECTED,
-    FairSemaphore,
-    Migrated,
-    OpenSessions,
-    blame_parent,
-    check_own_lock,
-    own_sessions,
-    run_to_end,
-)
+from iftb_store.relational import Migrated, blame_parent, check_own_lock, quote_url
 from iftb_store.values.file_identity import file_identity
 from iftb_store_duckdb.backups import back_up
 from iftb_store_duckdb.connection import Database
-from iftb_store_duckdb.driver import Cursor, run_in_thread
 from iftb_store_duckdb.errors import map_error
-from iftb_store_duckdb.files import SpillFolder, create_log
+from iftb_store_duckdb.files import create_log
 from iftb_store_duckdb.records import DuckDBStores
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.strangers import refuse_foreign_objects
@@ -43,7 +34,6 @@ from iftb_store_duckdb.url import Options, parse_options
 T = TypeVar("T")
 
 _LOGGER = "sqlalchemy.engine.duckdb"
-_WAIT_FOR_SESSION = 30.0
 
 
 class DuckDBBackend(Migrated):
@@ -66,21 +56,19 @@ class DuckDBBackend(Migrated):
             Capability.BACKUP,
             Capability.RECORDS,
             Capability.RAW_WRITES,
+            Capability.VIEWS,
         }
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         self._options: Options = parse_options(url)
-        self._database = Database(self._options)
-        self._size = pool_size + max_overflow
-        self._places = FairSemaphore(self._size)
+        self._database = Database(self._options, quote_url(url))
+        self._pool = SessionPool[DuckDBSession](pool_size + max_overflow)
         self._lock = self._database.lock
         self._spills = SpillFolder(self._options.spills, given="temp_directory" in url.query)
         self._logger = InstanceLogger(echo, _LOGGER) if echo else logging.getLogger(_LOGGER)
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._executor: ThreadPoolExecutor | None = None
-        self._sessions = OpenSessions[DuckDBSession]()
-        self._closing = False
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         refuse_pickling(self)
@@ -98,12 +86,12 @@ class DuckDBBackend(Migrated):
     @property
     def in_use(self) -> int:
         """The number of sessions that hold a connection; the separate connections of migrations are not counted."""
-        return self._places.taken
+        return self._pool.in_use
 
     @property
     def capacity(self) -> int:
         """The largest number of sessions that can be open at a time."""
-        return self._size
+        return self._pool.size
 
     @classmethod
     def find_file(cls, url: URL) -> str | None:
@@ -119,7 +107,7 @@ class DuckDBBackend(Migrated):
             OperationalError: the file cannot be opened; the message gives the reason.
         """
         # one thread per session, so that no session waits for another's statement, and one thread for migrations
-        executor = ThreadPoolExecutor(self._size + 1, thread_name_prefix="iftb-store-duckdb")
+        executor = ThreadPoolExecutor(self._pool.size + 1, thread_name_prefix="iftb-store-duckdb")
         deadline = asyncio.get_running_loop().time() + self._options.connect_timeout
         try:
             self._spills.check()
@@ -134,23 +122,15 @@ class DuckDBBackend(Migrated):
     async def disconnect(self, grace: float) -> None:
         """Wait at most ``grace`` seconds for open sessions, roll back and close the remaining ones, then close the database."""
         connection, executor = self._require_connected()
-        self._closing = True
-        left: list[DuckDBSession] | None = None
         try:
-            left = await self._sessions.end(grace)
+            await self._pool.end(grace)
         finally:
-            # if the wait was cancelled, close every session that is still open
-            left = list(self._sessions) if left is None else left
+            self._connection = self._executor = None
             try:
-                await asyncio.gather(*(session.close(DISCONNECTED, interrupt=True) for session in left))
+                await run_in_thread(executor, connection.close)
             finally:
-                self._connection = self._executor = None
-                self._closing = False
-                try:
-                    await run_in_thread(executor, connection.close)
-                finally:
-                    self._spills.leave()
-                    executor.shutdown(wait=False)
+                self._spills.leave()
+                executor.shutdown(wait=False)
 
     async def identity(self) -> str:
         """Return a text that identifies the database: the file's device and inode number, or for :memory: this object's id()."""
@@ -166,38 +146,17 @@ class DuckDBBackend(Migrated):
                 transaction.
         """
         self._require_connected()
-        if sum(session.iftb_store_backend is self for session in own_sessions()) >= self._size:
-            raise operational_error(
-                f"this task itself has all {self._size} sessions of the manager open, so that none would ever become free; "
-                "use one of them, or raise pool_size"
-            )
-        if not await self._places.acquire(_WAIT_FOR_SESSION):
-            raise operational_error(
-                f"all {self._size} sessions of this manager are in use, and none was closed within {_WAIT_FOR_SESSION:g} s; "
-                "close sessions sooner, or raise pool_size or max_overflow"
-            )
-        try:
+
+        def create() -> DuckDBSession:
             # not before the wait, because the manager may be disconnected during it
             connection, executor = self._require_connected()
             cursor = Cursor(connection.cursor(), self._logger)
             # a database that is open read-only does not change, so no isolation is needed
             wanted = isolation if isolation == "snapshot" or not self._options.read_only else None
-            session = DuckDBSession(self._database, cursor, executor, wanted)
-            session.iftb_store_backend = self
-            with self._sessions.holding(session):
-                try:
-                    yield session
-                    await session.finish()
-                except BaseException as error:
-                    # whatever happens meanwhile: all sessions of this process share the write lock
-                    await run_to_end(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
-                    if isinstance(error, OperationalError) and session.ended == DISCONNECTED:
-                        # the error of the interrupted call does not give the reason
-                        raise operational_error(DISCONNECTED, error) from error
-                    raise
-                await run_to_end(session.close())
-        finally:
-            self._places.release()
+            return DuckDBSession(self._database, cursor, executor, wanted)
+
+        async with self._pool.session(self, create) as session:
+            yield session
 
     @classmethod
     def stores(cls, session: Any) -> DuckDBStores:
@@ -263,7 +222,7 @@ class DuckDBBackend(Migrated):
             await session.run(partial(back_up, options=self._options, path=path, tell=tell))
 
     def _require_connected(self) -> tuple[duckdb.DuckDBPyConnection, ThreadPoolExecutor]:
-        if self._connection is None or self._executor is None or self._closing:
+        if self._connection is None or self._executor is None or self._pool.closing:
             raise operational_error("the database is not connected; await connect() first")
         return self._connection, self._executor
 

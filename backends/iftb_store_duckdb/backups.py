@@ -14,13 +14,14 @@ from pathlib import Path
 
 import duckdb
 
+from iftb_store.columnar import Cursor, SpillFolder, connect_closed
 from iftb_store.errors import operational_error
 from iftb_store.schema.revision import OUR_TABLES
 from iftb_store.schema.table_spec import DIGESTS
+from iftb_store.schema.tables import Base
+from iftb_store.schema.views import VIEWS, create_view_sql
 from iftb_store.values.display import show
-from iftb_store_duckdb.driver import Cursor
-from iftb_store_duckdb.files import SpillFolder, create_log, create_private
-from iftb_store_duckdb.opening import connect_closed
+from iftb_store_duckdb.files import create_log, create_private
 from iftb_store_duckdb.url import Options
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, in
     spills.enter()
     try:
         target = replace(options, path=path, config={**config, "temp_directory": spills.path}, external_access=False)
-        with closing(connect_closed(target)) as copy, cursor.interrupting(copy):
+        with closing(connect_closed(target.path, target.config)) as copy, cursor.interrupting(copy):
             _warn_of_left_out(cursor)
             _copy(cursor, copy, lambda size: tell(size, max(size, _size(options.path))), path)
             copy.execute("CHECKPOINT")
@@ -84,6 +85,11 @@ def _copy(cursor: Cursor, copy: duckdb.DuckDBPyConnection, tell: Callable[[int],
     for table, sql in cursor.fetch(f"SELECT table_name, sql FROM duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"):
         if table in OUR_TABLES:
             _create(copy, sql)
+    for (view,) in cursor.fetch(f"SELECT view_name FROM duckdb_views() WHERE {_HERE}"):
+        if view in VIEWS and VIEWS[view] in tables:
+            # not the file's definition, which nobody checked
+            for sql in create_view_sql(Base.metadata.tables[VIEWS[view]], "duckdb"):
+                _create(copy, sql)
 
 
 def _copy_sequences(cursor: Cursor, copy: duckdb.DuckDBPyConnection, definitions: list[str]) -> None:
@@ -135,7 +141,7 @@ def _warn_of_left_out(cursor: Cursor) -> None:
     tables = [name for (name,) in cursor.fetch("SELECT table_name FROM duckdb_tables() WHERE NOT internal AND NOT temporary")]
     views = [name for (name,) in cursor.fetch("SELECT view_name FROM duckdb_views() WHERE NOT internal AND NOT temporary")]
     triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
-    others = sorted({*tables, *views, *triggers} - {*OUR_TABLES})
+    others = sorted({*tables, *views, *triggers} - {*OUR_TABLES, *VIEWS})
     if others:
         _log.warning("the backup leaves out objects that do not belong to iftb-store: %s", ", ".join(map(show, others)))
 

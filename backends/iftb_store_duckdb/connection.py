@@ -8,14 +8,12 @@ from pathlib import Path
 
 import duckdb
 
+from iftb_store.columnar import Cursor, connect_closed, run_in_thread, write_lock
 from iftb_store.errors import operational_error
 from iftb_store.relational import FairSemaphore
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store_duckdb.driver import Cursor, run_in_thread
 from iftb_store_duckdb.errors import FOREIGN, cannot_open_error, is_held_elsewhere
 from iftb_store_duckdb.files import create_log, create_private, refuse_foreign
-from iftb_store_duckdb.locks import write_lock
-from iftb_store_duckdb.opening import connect_closed
 from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
 from iftb_store_duckdb.url import Options
 
@@ -28,12 +26,14 @@ class Database:
 
     Attributes:
         options: the options of the URL.
+        shown_url: the URL as an argument of a command in a message, with the password hidden.
         lock: the write lock, which all sessions of this process on the file share.
         schema_checked: whether the schema was checked and found usable, so that later sessions need not check it.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, shown_url: str) -> None:
         self.options = options
+        self.shown_url = shown_url
         self.lock = FairSemaphore() if options.in_memory else write_lock(options.path)
         self.schema_checked = False
 
@@ -88,7 +88,7 @@ class Database:
         )
         names = {name for (name,) in found}
         stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
-        check_revision("ohlcv" in names, stamps[0][0] if stamps else None)
+        check_revision("ohlcv" in names, stamps[0][0] if stamps else None, self.shown_url)
 
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:
@@ -96,7 +96,7 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
         # create the file that a symbolic link points to; DuckDB would create it with the permissions of the umask
         create_private(Path(options.path).resolve())
     try:
-        connection = connect_closed(options)
+        connection = connect_closed(options.path, options.config, external_access=options.external_access)
     except duckdb.Error:
         # only after DuckDB failed: closing a file that this process has open would release DuckDB's lock on it
         refuse_foreign(Path(options.path))

@@ -7,15 +7,9 @@ import re
 import duckdb
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from iftb_store.columnar import describe_failure, read_first_line
 from iftb_store.errors import integrity_error, operational_error
 
-# messages that replace DuckDB's own if it would quote the rejected value
-_TEXTS: tuple[tuple[type[duckdb.Error], str], ...] = (
-    (duckdb.ConstraintException, "the row violates a constraint of the table: a duplicate key, a missing or an unknown value"),
-    (duckdb.InterruptException, "the statement was interrupted"),
-    (duckdb.DataError, "a value does not fit its column or cannot be converted"),
-)
-_LONGEST = 300
 _CLOSED = "disabled by configuration"
 _LOCKED = "the configuration has been locked"
 _MEMORY = "memory limit"
@@ -27,7 +21,7 @@ FOREIGN = "not a valid DuckDB database file"
 
 def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
     """Return the error to raise for an exception of DuckDB; its message contains no parameters."""
-    message = next((text for kind, text in _TEXTS if isinstance(error, kind)), None) or first_line(error)
+    message = describe_failure(error)
     if isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.FatalException) and _MEMORY in str(error)):
         # DuckDB processes 2,048 rows at once, however long their texts are
         message = f"{message}; give DuckDB more memory in the URL, e.g. ?memory_limit=1GB"
@@ -39,12 +33,6 @@ def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
         return integrity_error(message, error)
     # a TransactionException is a conflict with another transaction
     return operational_error(message, error, transient=isinstance(error, duckdb.TransactionException))
-
-
-def first_line(error: duckdb.Error) -> str:
-    """Return the first line of DuckDB's message, shortened to 300 characters; later lines quote the statement."""
-    line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def is_held_elsewhere(error: duckdb.Error) -> bool:
@@ -68,7 +56,7 @@ def cannot_open_error(path: str, error: duckdb.Error) -> OperationalError:
     elif isinstance(error, duckdb.SerializationException) or FOREIGN in str(error):
         reason = "the file is damaged or not a DuckDB database"
     else:
-        reason = first_line(error)
+        reason = read_first_line(error)
         if _READ_ONLY.search(reason):
             reason += "; to read it, add ?access_mode=read_only to the URL"
     return operational_error(f"cannot open {path}: {reason}", error)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
-import threading
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +12,6 @@ import duckdb
 from iftb_store.errors import operational_error
 from iftb_store.values.file_identity import read_engine
 from iftb_store_duckdb.errors import FOREIGN
-
-_guard = threading.Lock()
-_users: Counter[str] = Counter()
-_made: set[str] = set()
 
 
 def create_private(path: Path) -> None:
@@ -58,64 +51,3 @@ def refuse_foreign(path: Path) -> None:
     with suppress(OSError):
         if read_engine(path) != "duckdb":
             raise duckdb.IOException(FOREIGN)
-
-
-class SpillFolder:
-    """The folder for data that does not fit in memory, readable only by its owner; DuckDB would create it readable by everyone.
-
-    DuckDB does not remove a folder that it did not create, so the last user of the folder in this process removes it.
-    """
-
-    def __init__(self, path: str, *, given: bool) -> None:
-        self.path = path
-        self._given = given
-
-    def check(self) -> None:
-        """Raise if another user may have created the folder to read the data in it; a folder that the URL names is not checked.
-
-        Raises:
-            OperationalError: the path is a link or a file, or the folder belongs to another user.
-        """
-        if self._given:
-            return
-        path = Path(self.path)
-        try:
-            found = path.lstat()
-        except OSError:
-            # nothing exists at the path, or opening the database will report the problem
-            return
-        is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
-        if not stat.S_ISDIR(found.st_mode) or not is_ours:
-            raise operational_error(
-                f"{self.path} is in the way of DuckDB's temporary folder: it is a link, a file or another user's; remove it, "
-                "or set a folder in the URL: ?temp_directory=/path/of/a/folder"
-            )
-
-    def enter(self) -> None:
-        """Count one more user of the folder in this process, and create the folder if it does not exist.
-
-        An existing folder is made private, unless the URL names the folder. If the folder cannot be created, this method raises
-        no error, because DuckDB raises one when it needs the folder.
-        """
-        with _guard, suppress(OSError):
-            _users[self.path] += 1
-            try:
-                Path(self.path).mkdir(mode=0o700, parents=True)
-                _made.add(self.path)
-            except FileExistsError:
-                if not self._given:
-                    Path(self.path).chmod(0o700)
-                    _made.add(self.path)
-
-    def leave(self) -> None:
-        """Count one user of the folder in this process fewer; after the last user, remove the folder.
-
-        The folder is removed only if it is empty and this process created it or made it private.
-        """
-        with _guard, suppress(OSError):
-            _users[self.path] -= 1
-            if _users[self.path] == 0:
-                del _users[self.path]
-                if self.path in _made:
-                    _made.remove(self.path)
-                    Path(self.path).rmdir()

@@ -6,14 +6,33 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from iftb_store.columnar import SQLALCHEMY_DIALECT
 from iftb_store.relational import Row, SqlDialect, Statement
+from iftb_store.schema.table_spec import BARS
 from iftb_store.schema.types import to_epoch_us
 from iftb_store_duckdb.session import DuckDBSession
-from iftb_store_duckdb.statements import SQLALCHEMY_DIALECT
 
 
 def _encode(value: Any) -> Any:
     return to_epoch_us(value) if isinstance(value, datetime) else value
+
+
+def _make_day_fingerprints() -> str:
+    """Return the query: for each day the sum of a hash of each bar.
+
+    DuckDB's hash of a decimal is the same for pairs of numbers below and above 0, so the signs are hashed too. Its last value is
+    only XORed to those before it, so the whole is hashed once more before the sum.
+    """
+    columns = ("timestamp", *BARS.overwritten)
+    signs = " + ".join(f"CASE WHEN {name} < 0 THEN {2**number} ELSE 0 END" for number, name in enumerate(BARS.overwritten))
+    return f"""
+        SELECT CASE WHEN system.main.isfinite(day) THEN day - DATE '1970-01-01' END, system.main.count(*),
+            'duckdb2 ' || system.main.version() || ' ' || system.main.sum(CAST(hash AS HUGEINT))
+        FROM (
+            SELECT CAST(timestamp AS DATE) AS day,
+                system.main.hash(system.main.hash({", ".join(columns)}), {signs}) AS hash
+            FROM ohlcv{{}}
+        ) GROUP BY day"""
 
 
 _SQL = SqlDialect(
@@ -24,6 +43,7 @@ _SQL = SqlDialect(
     time_parameter="make_timestamptz(CAST(:{} AS BIGINT))",
     divided="//",
     seeks=False,
+    day_fingerprints=_make_day_fingerprints(),
     encode=_encode,
 )
 

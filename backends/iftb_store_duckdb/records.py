@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from sqlalchemy.exc import OperationalError
 
+from iftb_store.columnar import Cursor, Query, read_rows
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, Trade, TradeTotals
 from iftb_store.protocols import Record
 from iftb_store.relational import RelationalLookups
-from iftb_store.schema.table_spec import POSITIONS, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import POSITIONS, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
-from iftb_store_duckdb.arrow import read_rows
 from iftb_store_duckdb.bars import DuckDBBars
-from iftb_store_duckdb.driver import Cursor
 from iftb_store_duckdb.lookups import DuckDBQueryRunner
 from iftb_store_duckdb.rows import delete_rows, write_rows
 from iftb_store_duckdb.session import DuckDBSession
@@ -63,14 +63,11 @@ class DuckDBRecords:
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
-    async def select(
-        self, table: TableSpec, equal: Mapping[str, Any], *, descending: bool = False, limit: int | None = None
-    ) -> list[Any]:
-        """Return the rows that have the given values, ordered by time, then id; newest first if ``descending``."""
+    async def select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
+        """Return the rows of a selection, ordered by time, then id; newest first if ``descending``."""
         way = " DESC" if descending else ""
-        last = "" if limit is None else f" LIMIT {limit}"
-        order = f"ORDER BY {table.time}{way}, id{way}{last}"
-        return await self._session.run(lambda cursor: _select(cursor, table, equal, order))
+        order = f"{rows.table.time}{way}, id{way}"
+        return await self._session.run(lambda cursor: _select(cursor, rows, order))
 
     async def insert(self, table: TableSpec, row: Record) -> int:
         """Insert a row and return its new id."""
@@ -85,7 +82,7 @@ class DuckDBRecords:
         """Set columns in the rows that have the given values; return the number of these rows."""
 
         def work(cursor: Cursor) -> int:
-            stored = _select(cursor, table, equal)
+            stored = _select(cursor, RowFilter(table, dict(equal)))
             if table is POSITIONS and not changes.keys().isdisjoint(_POSITION_KEY):
                 for position in stored:
                     _require_unique(cursor, table, replace(position, **changes))
@@ -93,18 +90,26 @@ class DuckDBRecords:
 
         return await self._session.run(work, write=True)
 
-    async def upsert_position(self, position: Position) -> None:
-        """Update the open position with the same (exchange, symbol, side), or insert the position."""
+    async def upsert_position(self, position: Position, *, replace: bool) -> bool:
+        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it did."""
         changes = {name: getattr(position, name) for name in POSITIONS.columns if name not in ("id", "created_at")}
 
-        def work(cursor: Cursor) -> None:
-            if not _update(cursor, POSITIONS, _open_key(position), changes):
+        def work(cursor: Cursor) -> bool:
+            key = _open_key(position)
+            stored: list[Position] = _select(cursor, RowFilter(POSITIONS, key))
+            owners = {None, position.trade_id}
+            if not replace and position.trade_id is not None and not {item.trade_id for item in stored} <= owners:
+                return False
+            if stored:
+                _update(cursor, POSITIONS, key, changes)
+            else:
                 _insert(cursor, POSITIONS, position)
+            return True
 
-        await self._session.run(work, write=True)
+        return await self._session.run(work, write=True)
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return exact totals of an exchange's trades that were realized since a time."""
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+        """Return exact totals of the trades of an exchange, or of all, that were realized since a time."""
         # inside a transaction an overflow would end the transaction, so use the slower sum there
         if not self._session.writing:
             try:
@@ -114,14 +119,15 @@ class DuckDBRecords:
                     raise
         return await self._totals(_SPLIT_SUM, exchange, since)
 
-    async def _totals(self, parts: str, exchange: str, since: datetime) -> TradeTotals:
+    async def _totals(self, parts: str, exchange: str | None, since: datetime) -> TradeTotals:
         wins, losses = "FILTER (realized_pnl > 0)", "FILTER (realized_pnl < 0)"
         sql = f"""
             SELECT count(*), count(*) {wins}, count(*) {losses}, max(realized_pnl), min(realized_pnl),
                 {parts.format("realized_pnl", wins)}, {parts.format("realized_pnl", losses)}, {parts.format("fee", "")}
             FROM trades
-            WHERE exchange = $1 AND realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $2"""
-        (row,) = await self._session.run(lambda cursor: cursor.fetch(sql, [exchange, since]))
+            WHERE realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $1"""
+        sql, values = (sql, [since]) if exchange is None else (f"{sql} AND exchange = $2", [since, exchange])
+        (row,) = await self._session.run(lambda cursor: cursor.fetch(sql, values))
         trades, won, lost, best, worst, *sums = row
         profit, loss, fees = (_whole_and_fraction(*sums[index : index + 2]) for index in (0, 2, 4))
         return TradeTotals(
@@ -136,9 +142,9 @@ class DuckDBRecords:
         )
 
 
-def _select(cursor: Cursor, table: TableSpec, equal: Mapping[str, Any], order: str = "") -> list[Any]:
-    where, values = _equal(equal)
-    rows = cursor.rows(f"SELECT {', '.join(table.columns)} FROM {table.name} {where} {order}", values)
+def _select(cursor: Cursor, selection: RowFilter, order: str = "") -> list[Any]:
+    table, query = selection.table, Query(selection)
+    rows = cursor.rows(query.sql(", ".join(table.columns), order), query.values)
     with readable(table.name):
         return [table.model(*map(_decode, table.kinds.values(), row)) for row in rows]
 
@@ -159,11 +165,11 @@ def _update(cursor: Cursor, table: TableSpec, equal: Mapping[str, Any], changes:
 
 def _require_unique(cursor: Cursor, table: TableSpec, row: Record) -> None:
     """Raise IntegrityError before a write that would be one, because an error of DuckDB's own would end the transaction."""
-    if isinstance(row, Trade) and _select(cursor, table, {"trade_id": row.trade_id}):
+    if isinstance(row, Trade) and _select(cursor, RowFilter(TRADES, {"trade_id": row.trade_id})):
         raise integrity_error("a trade with this trade_id is already stored")
     if not isinstance(row, Position) or row.status != "open":
         return
-    if any(other.id != row.id for other in _select(cursor, table, _open_key(row))):
+    if any(other.id != row.id for other in _select(cursor, RowFilter(POSITIONS, _open_key(row)))):
         raise integrity_error("another position of this exchange, symbol and side is open; close it first")
 
 
@@ -172,8 +178,10 @@ def _open_key(position: Position) -> dict[str, Any]:
 
 
 def _equal(equal: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    conditions = " AND ".join(f"{name} = ${place}" for place, name in enumerate(equal, 1))
-    return f"WHERE {conditions}" if equal else "", list(equal.values())
+    values = [value for value in equal.values() if value is not None]
+    places = count(1)
+    conditions = (f"{name} IS NULL" if value is None else f"{name} = ${next(places)}" for name, value in equal.items())
+    return f"WHERE {' AND '.join(conditions)}" if equal else "", values
 
 
 def _encode(values: Mapping[str, Any]) -> list[Any]:

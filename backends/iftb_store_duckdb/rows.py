@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError
 
+from iftb_store.columnar import Cursor, key_bounds
 from iftb_store.errors import integrity_error
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store.schema.types import from_epoch_us
-from iftb_store_duckdb.driver import Cursor
 
 # the unique columns besides the key, and the SQL condition of the rows among which they are unique
 _UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
@@ -36,12 +35,23 @@ def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
         _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
 
 
+def bound_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
+    """Return an SQL condition and its parameters: each key column of ``stored`` lies within the values of ``rows``.
+
+    With it DuckDB skips the stored rows that cannot have a key of ``rows``, without a join.
+    """
+    bounds = key_bounds(table, rows)
+    values = [side[name] for name in table.key for side in bounds]
+    conditions = [f"stored.{name} BETWEEN ${2 * place + 1} AND ${2 * place + 2}" for place, name in enumerate(table.key)]
+    return " AND ".join(conditions), values
+
+
 def _upsert(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
     """Insert the rows whose key is not stored, and overwrite the others; the table has no key that could reject a duplicate."""
     columns = ", ".join(table.written)
-    bound, bounds = _bounds(table.key[-1], rows)
+    bound, bounds = bound_keys(table, rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
-    # a join of Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other times
+    # a join of Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other series and times
     if not cursor.fetch(f"SELECT 1 FROM {table.name} AS stored WHERE {bound} LIMIT 1", bounds):
         cursor.table(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {batch}")
         return
@@ -62,8 +72,8 @@ def delete_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> int:
 
 
 def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int:
-    # the bounds let DuckDB skip all rows with other times or ids
-    bound, bounds = _bounds(table.key[-1], rows)
+    # the bounds let DuckDB skip all rows with other keys
+    bound, bounds = bound_keys(table, rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
     sql = f"DELETE FROM {table.name} AS stored USING {batch} AS fresh WHERE {same} AND {bound}"
     ((count,),) = cursor.rows(sql, bounds)
@@ -77,7 +87,7 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
     ignored.
     """
     if table.identity and not rows["id"].null_count:
-        bound, bounds = _bounds("id", rows)
+        bound, bounds = bound_keys(table, rows)
         differs = " OR ".join(f"stored.{name} <> fresh.{name}" for name in table.identity)
         other = f"SELECT 1 FROM {table.name} AS stored JOIN {batch} AS fresh USING (id) WHERE ({differs}) AND {bound} LIMIT 1"
         if cursor.rows(other, bounds):
@@ -99,12 +109,6 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
 
 def _belongs(what: str) -> IntegrityError:
     return integrity_error(f"the {what} of a row belongs to another row; none of the rows was stored")
-
-
-def _bounds(column: str, rows: pa.Table) -> tuple[str, list[Any]]:
-    found: Any = pc.min_max(rows[column].cast(pa.int64())).as_py()
-    bounds = [found["min"], found["max"]]
-    return f"stored.{column} BETWEEN $1 AND $2", bounds if column == "id" else [from_epoch_us(bound) for bound in bounds]
 
 
 def _move_sequence(cursor: Cursor, table: TableSpec, highest: int) -> None:

@@ -12,13 +12,12 @@ import duckdb
 from sqlalchemy import Executable, Result, ScalarResult
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from iftb_store.columnar import INTERRUPT_EVERY, Compiled, Cursor, compile_statement, fetch_result, parse_statement, run_in_thread
 from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
 from iftb_store.protocols import Isolation
 from iftb_store.relational import ENDED, FairSemaphore, Turns, blame_parent, check_own_lock
 from iftb_store_duckdb.connection import Database
-from iftb_store_duckdb.driver import INTERRUPT_EVERY, Cursor, run_in_thread
 from iftb_store_duckdb.errors import map_error
-from iftb_store_duckdb.statements import Compiled, compile_statement, fetch_result, parse_statement
 
 T = TypeVar("T")
 
@@ -146,8 +145,9 @@ class DuckDBSession:
                 return await self._driver(work)
             except OperationalError as error:
                 if isinstance(error.__cause__, duckdb.CatalogException):
+                    url = self._database.shown_url
                     raise SchemaError(
-                        "a table of iftb-store is missing; run `iftb-store migrate URL` or await db.migrate()"
+                        f"a table of iftb-store is missing; run `iftb-store migrate {url}` or await db.migrate()"
                     ) from error
                 raise
 

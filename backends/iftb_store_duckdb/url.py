@@ -13,6 +13,7 @@ from uuid import uuid4
 from sqlalchemy import URL
 
 from iftb_store.errors import URLError
+from iftb_store.values.suggestions import suggest, suggest_file_url
 
 MEMORY = ":memory:"
 
@@ -66,7 +67,8 @@ def parse_options(url: URL) -> Options:
     """
     if url.host or url.username or url.password or url.port:
         raise URLError(
-            "a duckdb URL has a file and no host; write duckdb:///file.duckdb, or duckdb:////path for an absolute path"
+            f"a duckdb URL has a file and no host; {suggest_file_url(url)}write duckdb:///file.duckdb, or duckdb:////path for an "
+            "absolute path"
         )
     config: dict[str, str] = {}
     allowed = {"external_access": False, "trusted": False}
@@ -124,7 +126,8 @@ def _setting(name: str, value: str) -> str:
         if not _AMOUNT.fullmatch(value):
             raise _bad(name, value, "an amount, e.g. 2GB or 512MiB")
     elif name != "temp_directory":
-        raise URLError(f"unknown option {name[:40]!a} in the duckdb URL; the known ones are {_KNOWN}")
+        near = suggest(name, _KNOWN.split(", "))
+        raise URLError(f"unknown option {name[:40]!a} in the duckdb URL; {near}the known ones are {_KNOWN}")
     return value
 
 

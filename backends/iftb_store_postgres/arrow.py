@@ -12,13 +12,14 @@ import asyncpg
 import pyarrow as pa
 from pyarrow import csv
 
-from iftb_store.batches.arrow import TIME, arrow_schema, complete_rows, identify_row, unreadable_value
+from iftb_store.batches.arrow import TIME, complete_rows, identify_row, selection_schema, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store_postgres.reading import copy_out
 
 # large enough that the switches between threads cost little, small enough that a piece is parsed in a few milliseconds
-_PIECE = _BLOCK = 2 << 20
+_PIECE = 512 << 10
+_BLOCK = 2 << 20
 _ROWS = 20_000
 _BOM = "\ufeff".encode()
 
@@ -44,8 +45,11 @@ def column_sql(column: str, kind: ColumnKind, connection: asyncpg.Connection) ->
 async def read_rows(connection: asyncpg.Connection, selection: RowFilter, sql: str, args: Sequence[Any]) -> pa.Table:
     """Run a selection's query and return the selected rows."""
     parser = _Parser(selection)
-    await copy_out(connection, sql, args, parser.take, "csv")
-    return await parser.table()
+    try:
+        await copy_out(connection, sql, args, parser.take, "csv")
+        return await parser.table()
+    finally:
+        parser.close()
 
 
 async def pieces(table: pa.Table, created_at: datetime | None = None) -> AsyncIterator[bytes]:
@@ -66,7 +70,7 @@ class _Parser:
     """Parses the CSV that the server sends; complete rows are parsed as soon as enough bytes have arrived."""
 
     def __init__(self, selection: RowFilter) -> None:
-        wanted = arrow_schema(selection.table)
+        wanted = selection_schema(selection)
         self._selection = selection
         self._types = {name: wanted.field(name).type for name in selection.columns}
         # PostgreSQL sends times in UTC without an offset
@@ -75,10 +79,10 @@ class _Parser:
         self._rest: list[bytes] = []
         self._size = 0
         self._enough = _PIECE
-        self._parts: list[pa.Table] = []
+        self._parts: list[asyncio.Future[pa.Table]] = []
 
     async def take(self, data: bytes) -> None:
-        """Add bytes that the server sent, and parse the complete rows if there are enough bytes."""
+        """Add bytes that the server sent; if there are enough, parse the complete rows while the server sends the next."""
         self._rest.append(data)
         self._size += len(data)
         if self._size >= self._enough:
@@ -90,8 +94,15 @@ class _Parser:
         """Parse the remaining bytes and return all rows."""
         await self._parse(whole=True)
         if not self._parts:
-            return arrow_schema(self._selection.table).empty_table()
-        return pa.concat_tables(self._parts)
+            return selection_schema(self._selection).empty_table()
+        return pa.concat_tables([await part for part in self._parts])
+
+    def close(self) -> None:
+        """Forget the pieces whose rows nobody waits for."""
+        for part in self._parts:
+            if not part.cancel() and not part.cancelled():
+                # asyncio logs an exception that nobody looks at
+                part.exception()
 
     async def _parse(self, *, whole: bool) -> None:
         text = b"".join(self._rest)
@@ -101,7 +112,9 @@ class _Parser:
         if end:
             # Arrow drops a byte order mark at the beginning, but here it belongs to the first value, so add another
             rows = pa.py_buffer(_BOM + text[:end]) if text.startswith(_BOM) else pa.py_buffer(text).slice(0, end)
-            self._parts.append(await asyncio.to_thread(self._parse_buffer, rows))
+            if self._parts:
+                await self._parts[-1]
+            self._parts.append(asyncio.ensure_future(asyncio.to_thread(self._parse_buffer, rows)))
 
     def _end_of_rows(self, text: bytes) -> int:
         end = text.rfind(b"\n") + 1

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from iftb_store.errors import TransientError, operational_error
 from iftb_store.health import Encryption
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, watch
+from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, quote_url, watch
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import forget_variables, tls_problem
@@ -65,6 +65,7 @@ class PostgresBackend(EngineBackend):
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         super().__init__()
+        self.shown_url = quote_url(url)
         self._options = parse_options(url)
         # startup parameters that a pooler refuses or ignores; once known, they are sent with each transaction instead
         self._refused: set[str] = set()

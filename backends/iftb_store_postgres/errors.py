@@ -97,7 +97,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state in (_NO_ANSWER if committing else _OUTCOME_UNKNOWN):
         return outcome_unknown(error)
     if state == _UNIQUE_VIOLATION:
-        return integrity_error("a row with this key is already stored, or is a duplicate in the batch", error)
+        return integrity_error("a row with this key is already stored", error)
     if state == _CHECK_VIOLATION and error.table_name and not error.constraint_name:
         # not an IntegrityError, because a bot would conclude that the row is already stored
         table = error.table_name

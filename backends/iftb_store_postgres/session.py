@@ -34,7 +34,7 @@ from iftb_store.relational import (
     scan_sql,
 )
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store.schema.table_spec import RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import trim_zeros
 from iftb_store_postgres import bars as bulk
@@ -55,8 +55,40 @@ _TOTALS = """
         COALESCE(MAX(realized_pnl) FILTER (WHERE realized_pnl > CAST(0 AS numeric)), 0) AS largest_win,
         COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < CAST(0 AS numeric)), 0) AS largest_loss
     FROM trades
-    WHERE CAST(exchange AS text) = CAST(:exchange AS text) AND realized_pnl IS NOT NULL
-        AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
+    WHERE realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
+_OF_EXCHANGE = " AND CAST(exchange AS text) = CAST(:exchange AS text)"
+
+
+def _make_day_fingerprints() -> str:
+    """Return the query: for each day the sum of a hash of each bar, which chains the built-in hashes of its values.
+
+    The built-in hash of a number ignores its sign, and flips only a few bits for its weight and for 0. So the signs and the NULLs
+    are hashed too, as one number, which comes last: every difference goes through one more hash before the sum.
+    """
+    chain, flags = "pg_catalog.timestamp_hash_extended(timestamp AT TIME ZONE 'UTC', CAST(0 AS bigint))", []
+    hashes = {
+        ColumnKind.DECIMAL: ("pg_catalog.hash_numeric_extended", "numeric"),
+        ColumnKind.INTEGER: ("pg_catalog.hashint8extended", "bigint"),
+    }
+    for number, name in enumerate(BARS.overwritten):
+        function, kind = hashes[BARS.kinds[name]]
+        value, none = f"CAST({name} AS {kind})", f"CAST(0 AS {kind})"
+        chain = f"{function}(COALESCE({value}, {none}), {chain})"
+        below, unknown = 2 ** (2 * number), 2 ** (2 * number + 1)
+        flag = f"CASE WHEN {value} OPERATOR(pg_catalog.<) {none} THEN {below} WHEN {name} IS NULL THEN {unknown} ELSE 0 END"
+        flags.append(f"CAST({flag} AS bigint)")
+    # the subquery ends with OFFSET 0, so that PostgreSQL sorts hashes and not bars
+    return f"""
+        SELECT
+            CASE WHEN pg_catalog.isfinite(day) THEN CAST(EXTRACT(EPOCH FROM day) OPERATOR(pg_catalog./) 86400 AS bigint) END,
+            pg_catalog.count(*), CAST('pg2:' AS text) OPERATOR(pg_catalog.||) CAST(pg_catalog.sum(hash) AS text)
+        FROM (
+            SELECT
+                CAST(timestamp AT TIME ZONE 'UTC' AS date) AS day,
+                pg_catalog.hashint8extended({" OPERATOR(pg_catalog.+) ".join(flags)}, {chain}) AS hash
+            FROM ohlcv{{}} OFFSET 0
+        ) bars
+        GROUP BY day"""
 
 
 def _encode(value: Any) -> Any:
@@ -64,6 +96,13 @@ def _encode(value: Any) -> Any:
     if isinstance(value, datetime):
         return str(value)
     return json_text(value, "value") if isinstance(value, dict) else value
+
+
+def _decode_time(moment: datetime) -> datetime:
+    # asyncpg returns an infinity as a time without a zone
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} is infinite")
+    return moment
 
 
 class PostgresDriver:
@@ -81,8 +120,10 @@ class PostgresDriver:
         decimal_column="trim_scale({})::text",
         time_parameter="CAST(CAST(:{} AS text) AS timestamptz)",
         octets="octet_length(CAST({} AS text))",
-        # before PostgreSQL 14, EXTRACT returns another type
-        microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
+        # before PostgreSQL 14, EXTRACT returns another type; the microseconds of an infinity are NULL
+        microseconds=(
+            "CASE WHEN pg_catalog.isfinite({0}) THEN CAST(EXTRACT(EPOCH FROM {0}) OPERATOR(pg_catalog.*) 1000000 AS bigint) END"
+        ),
         month=(
             "(CAST(EXTRACT(YEAR FROM {0} AT TIME ZONE 'UTC') AS bigint) * 12"
             " + CAST(EXTRACT(MONTH FROM {0} AT TIME ZONE 'UTC') AS bigint))"
@@ -92,10 +133,11 @@ class PostgresDriver:
         text_column="CAST({} AS text)",
         text_parameter="CAST(:{} AS text)",
         lag="pg_catalog.lag",
+        day_fingerprints=_make_day_fingerprints(),
         encode=_encode,
         decode_decimal=Decimal,
         decode_sum=lambda parts: trim_zeros(parts[0]),
-        decode_time=lambda moment: moment,
+        decode_time=_decode_time,
     )
 
     def __init__(self, session: AsyncSession) -> None:
@@ -149,9 +191,9 @@ class PostgresDriver:
             await (bulk.insert if mode == "insert" else bulk.upsert)(connection, batch)
             return None
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
-        statement = prepare_statement(_TOTALS, self.dialect)
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+        """Return totals of the trades of an exchange or of all; see `iftb_store.protocols.RecordStore.get_totals`."""
+        statement = prepare_statement(_TOTALS if exchange is None else _TOTALS + _OF_EXCHANGE, self.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows
         values = {"since": since, "exchange": exchange}
@@ -204,9 +246,10 @@ class PostgresDriver:
         except asyncpg.UndefinedTableError as error:
             note_error(self._session, error, gone=False)
             # PostgreSQL reports the same error for a table in a schema that this role may not use
+            url = self._session.iftb_store_backend.shown_url if isinstance(self._session, StoreSession) else "URL"
             raise SchemaError(
-                f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status URL` shows "
-                "which, and `iftb-store migrate URL` or await db.migrate() creates the tables of iftb-store"
+                f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status {url}` shows "
+                f"which, and `iftb-store migrate {url}` or await db.migrate() creates the tables of iftb-store"
             ) from error
         except asyncpg.InsufficientPrivilegeError as error:
             # a pooler may not report the role's name
@@ -258,7 +301,7 @@ class PostgresDriver:
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-                    check_revision(*await _schema(driver))
+                    check_revision(*await _schema(driver), url=session.iftb_store_backend.shown_url)
                     session.iftb_store_backend.schema_seen = True
                 yield driver
 

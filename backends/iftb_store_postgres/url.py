@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import URL
 
 from iftb_store.errors import URLError
+from iftb_store.values.suggestions import suggest
 from iftb_store_postgres.credentials import Hidden
 from iftb_store_postgres.tls import check_system_authorities
 
@@ -71,8 +72,9 @@ def parse_options(url: URL) -> Options:
         # perhaps the rest of a password that contains an &
         raise URLError("an unknown option in the PostgreSQL URL; percent-encode & and = in a password")
     if unknown:
-        known = ", ".join(sorted({*_PASSED_ON, *_OWN}))
-        raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; the known ones are {known}")
+        known = sorted({*_PASSED_ON, *_OWN})
+        near = suggest(unknown[0], known)
+        raise URLError(f"unknown option {unknown[0]!r} in the PostgreSQL URL; {near}the known ones are {', '.join(known)}")
     if url.host and not _HOST.fullmatch(url.host):
         raise URLError(
             f"{url.host[:40]!a} is not a host in the PostgreSQL URL; percent-encode @ : / ? # in the user and the password"

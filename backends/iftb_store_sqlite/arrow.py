@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, arrow_schema, complete_rows, identify_row, unreadable_value
+from iftb_store.batches.arrow import DECIMAL, TIME, complete_rows, identify_row, selection_schema, unreadable_value
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
@@ -38,10 +38,7 @@ def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) 
     if alone:
         connection.execute("BEGIN")
     try:
-        # SQLite and Arrow both release Python's global lock, so that SQLite reads while Arrow converts
-        with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
-            jobs = [converter.submit(_convert, selection, *part) for part in _parts(connection, selection, made)]
-        parts = [job.result() for job in jobs]
+        parts = _convert_all(selection, _parts(connection, selection, made))
     except (*_MISREAD, sqlite3.OperationalError) as error:
         # sqlite3's own error for bytes that are not UTF-8 has no error code
         if not hasattr(error, "sqlite_errorcode") and (found := _unreadable(connection, selection, made)) is not None:
@@ -51,7 +48,25 @@ def read_rows(connection: sqlite3.Connection, selection: RowFilter, made: Made) 
         # an error may already have ended the transaction
         if alone and connection.in_transaction:
             connection.execute("COMMIT")
-    return pa.concat_tables(parts) if parts else arrow_schema(selection.table).empty_table()
+    return pa.concat_tables(parts) if parts else selection_schema(selection).empty_table()
+
+
+def _convert_all(selection: RowFilter, parts: Iterator[tuple[int, list[str]]]) -> list[pa.Table]:
+    jobs = list[Future[pa.Table]]()
+    earlier = next(parts, None)
+    if earlier is None:
+        return []
+    # SQLite and Arrow both release Python's global lock, so that SQLite reads while Arrow converts. No thread starts for a
+    # single part: the memory that a thread frees stays with it, and many short reads would each take a new thread's
+    with ThreadPoolExecutor(1, thread_name_prefix="iftb-store-arrow") as converter:
+        for part in parts:
+            if len(jobs) > 1:
+                # if the converter is slower than SQLite, parts must not pile up
+                jobs[-2].result()
+            jobs.append(converter.submit(_convert, selection, *earlier))
+            earlier = part
+        last = _convert(selection, *earlier)
+    return [*(job.result() for job in jobs), last]
 
 
 def _unreadable(connection: sqlite3.Connection, selection: RowFilter, made: Made) -> StoreError | None:
@@ -109,7 +124,7 @@ def _last(selection: RowFilter, column: str, texts: list[str]) -> Any:
 
 
 def _convert(selection: RowFilter, count: int, texts: list[str]) -> pa.Table:
-    wanted = arrow_schema(selection.table)
+    wanted = selection_schema(selection)
     columns = {
         name: _values(text, wanted.field(name).type, _nullable(selection, name), _separator(selection, name))
         for name, text in zip(selection.columns, texts, strict=True)

@@ -28,6 +28,7 @@ from iftb_store.relational import (
     is_read,
     is_snapshot,
     may_write,
+    quote_url,
     run_to_end,
     watch,
 )
@@ -75,11 +76,13 @@ class SQLiteBackend(EngineBackend):
             Capability.BACKUP,
             Capability.RECORDS,
             Capability.RAW_WRITES,
+            Capability.VIEWS,
         }
     )
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
         super().__init__()
+        self.shown_url = quote_url(url)
         self._options = parse_options(url)
         self._path = self._options.path
         self._memory = self._options.in_memory

@@ -63,18 +63,21 @@ def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLC
     return bars
 
 
-def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> bool:
-    """Check the next chunk of bars and write it; return False if no chunk is left."""
+def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> int | None:
+    """Check the next chunk of bars and write it; return the number of written bars, or None if no chunk is left."""
     with pause_gc():
         columns = next(chunks, None)
         if columns is None:
-            return False
+            return None
         rows = to_rows(columns, created_at)
         values = chain.from_iterable(rows)
-        for _ in range(len(rows) // _ROWS):
-            connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH)))
-        connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :])
-    return True
+        # rows that triggers write are not counted
+        written = [
+            connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH))).rowcount for _ in range(len(rows) // _ROWS)
+        ]
+        if len(rows) % _ROWS:
+            written.append(connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :]).rowcount)
+    return sum(written)
 
 
 def write_whole(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> None:

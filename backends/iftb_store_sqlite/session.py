@@ -45,7 +45,7 @@ from iftb_store_sqlite.bars import INSERTER, KEEPER, UPSERTER, BarWriter, fetch_
 from iftb_store_sqlite.connection import begin, release, savepoint, undo
 from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.strangers import refuse_foreign_objects
-from iftb_store_sqlite.totals import TOTALS, add_parts, make_totals, sums
+from iftb_store_sqlite.totals import OF_EXCHANGE, TOTALS, add_parts, make_totals, sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,17 +135,16 @@ class SQLiteDriver:
 
     async def _upsert_counted(self, batch: BarBatch) -> WriteCounts:
         # new bars are inserted first, so that the upsert that follows changes only bars that were stored before
-        counts = [0, 0, 0]
         async with self._savepoint() as connection:
-            counts[0] = await connection.run(_changes)
-            for step, writer in enumerate((KEEPER, UPSERTER), 1):
-                await self._write_chunks(connection, writer, batch)
-                counts[step] = await connection.run(_changes)
-        return WriteCounts(counts[1] - counts[0], counts[2] - counts[1])
+            inserted = await self._write_chunks(connection, KEEPER, batch)
+            updated = 0 if inserted == len(batch) else await self._write_chunks(connection, UPSERTER, batch)
+        return WriteCounts(inserted, updated)
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
-        (row,) = await self.read(*bind(self, TOTALS, {"since": since, "exchange": exchange}))
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+        """Return totals of the trades of an exchange or of all; see `iftb_store.protocols.RecordStore.get_totals`."""
+        (row,) = await self.read(
+            *bind(self, TOTALS if exchange is None else TOTALS + OF_EXCHANGE, {"since": since, "exchange": exchange})
+        )
         return make_totals(row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -198,11 +197,13 @@ class SQLiteDriver:
         self._logger.info("delete from %s [%d rows]", table.name, rows.num_rows)
         return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
-    async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> None:
+    async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> int:
         chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
         # one call in the thread per chunk, because a call that runs in the thread cannot be cancelled
-        while await connection.run(write_next, writer, chunks, created_at, writes=True):
-            pass
+        written = 0
+        while (count := await connection.run(write_next, writer, chunks, created_at, writes=True)) is not None:
+            written += count
+        return written
 
     @asynccontextmanager
     async def _savepoint(self) -> AsyncIterator[_InTurn]:
@@ -226,7 +227,8 @@ class SQLiteDriver:
             driver: Any = pooled.driver_connection
             if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                 try:
-                    check_revision(*await driver._execute(_schema, driver._conn))
+                    has_tables, stamped = await driver._execute(_schema, driver._conn)
+                    check_revision(has_tables, stamped, session.iftb_store_backend.shown_url)
                 except RAISED as error:
                     raise translate(error) from error
                 session.iftb_store_backend.schema_seen = True
@@ -269,9 +271,11 @@ class _InTurn:
         driver = self._driver
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             # SQLite has no separate error code for a missing table
+            url = self._session.iftb_store_backend.shown_url if isinstance(self._session, StoreSession) else "URL"
             try:
                 with suppress(*RAISED):
-                    check_revision(*await driver._execute(_schema, driver._conn))
+                    has_tables, stamped = await driver._execute(_schema, driver._conn)
+                    check_revision(has_tables, stamped, url)
             except SchemaError as missing:
                 return missing
         translated: Exception = translate(error)
@@ -308,10 +312,6 @@ def _insert(connection: sqlite3.Connection, sql: str, args: Row) -> list[Row]:
 def _change(connection: sqlite3.Connection, sql: str, args: Row) -> int:
     _begin(connection)
     return connection.execute(sql, args).rowcount
-
-
-def _changes(connection: sqlite3.Connection) -> int:
-    return connection.total_changes
 
 
 def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:

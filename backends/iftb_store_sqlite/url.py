@@ -11,6 +11,7 @@ from urllib.parse import quote
 from sqlalchemy import URL
 
 from iftb_store.errors import URLError
+from iftb_store.values.suggestions import suggest, suggest_file_url
 
 _OPTIONS = ("timeout", "busy_timeout", "mode", "cache_size", "trusted")
 _MODES = ("ro", "rw", "rwc")
@@ -50,10 +51,13 @@ def parse_options(url: URL) -> Options:
         URLError: the URL has a host, a user, a password or a port, an unknown option, or an invalid value of an option.
     """
     if url.host or url.username or url.password or url.port:
-        raise URLError("an SQLite URL has no host or user; write sqlite:///relative.db or sqlite:////absolute.db")
+        near = suggest_file_url(url)
+        raise URLError(f"an SQLite URL has no host or user; {near}write sqlite:///relative.db or sqlite:////absolute.db")
     unknown = set(url.query) - set(_OPTIONS)
     if unknown:
-        raise URLError(f"unknown option {sorted(unknown)[0]!r} in the SQLite URL; the known ones are {', '.join(_OPTIONS)}")
+        name = sorted(unknown)[0]
+        near = suggest(name, _OPTIONS)
+        raise URLError(f"unknown option {name!r} in the SQLite URL; {near}the known ones are {', '.join(_OPTIONS)}")
     in_memory = url.database in (None, "", ":memory:")
     path = os.fspath(Path(url.database or "").absolute())
     return Options(in_memory, path, _mode(url), _seconds(url), _cache(url), _read_trusted(url))

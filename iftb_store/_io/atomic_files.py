@@ -50,7 +50,7 @@ def fsync(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Bring a file to the disk, and atomically rename it to ``path``, replacing any file of that name."""
+    """Flush a file to disk, then rename it to ``path`` in one step; an existing file of that name is replaced."""
     fsync(partial)
     partial.replace(path)
     fsync(path.parent)
@@ -58,7 +58,7 @@ def publish(partial: Path, path: Path) -> None:
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Create every file in the block so that only its owner can open it, also files that an engine creates beside a database.
+    """Make files that are created in the block readable only by their owner, also those that an engine adds to a database.
 
     This sets the umask of the whole process, so only commands may use it, never the library.
     """

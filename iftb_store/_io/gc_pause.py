@@ -1,4 +1,4 @@
-"""Pauses Python's garbage collector while thousands of objects are created, because collections would take half of the time."""
+"""Pauses Python's garbage collector while thousands of objects are created, as collections would double the time."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _load_arrow_libraries() -> None:
 
 
 async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for ``work`` to finish even if this task is cancelled meanwhile, then return its result or raise the cancellation."""
+    """Wait until ``work`` has finished, even if this task is cancelled; return the result, or then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

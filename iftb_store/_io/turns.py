@@ -10,12 +10,12 @@ from types import TracebackType
 
 from iftb_store.errors import NotConnectedError, operational_error
 
-_WITHIN = "this task is inside a call of the session; another call from within the first, e.g. in run_sync, would wait forever"
+_WITHIN = "this task is inside a call of the session; a second call inside the first, e.g. in run_sync, would wait forever"
 _UNDONE = "the session was rolled back while this call was running; nothing that the call wrote is stored"
 
 
 def check_process(process: int, what: object) -> None:
-    """Raise if an object is used in a fork of the process that opened it.
+    """Raise an error if an object is used in a fork of the process that opened the object.
 
     Args:
         process: the id of the process that opened the object.
@@ -27,7 +27,7 @@ def check_process(process: int, what: object) -> None:
     if process != (own := os.getpid()):
         raise NotConnectedError(
             f"{what} was opened in process {process} and cannot be used in its fork, process {own}; "
-            "create a new DatabaseManager in each process, after the fork"
+            "open the database anew in each process, after the fork"
         )
 
 
@@ -89,13 +89,13 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Refuse all further calls with the message ``reason``; with ``undone``, the running call also fails, its writes lost."""
+        """Refuse further calls with the message ``reason``; with ``undone``, the running call fails, its writes are lost."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
     async def last(self) -> AsyncIterator[None]:
-        """Wait until the running call has ended, then run the block, which ends the session; other calls wait meanwhile."""
+        """Wait until the running call has ended, then run the block, which must end the session; other calls wait."""
         async with self._turn:
             self._owner = asyncio.current_task()
             try:

@@ -14,8 +14,20 @@ def trade_statistics(totals: TradeTotals) -> TradeStatistics:
     """Return the statistics of trades from their totals: sums are exact, quotients are rounded half-even to 18 places.
 
     win_rate = 100 * wins / trades. profit_factor = gross profit / gross loss (Investopedia, "Profit Factor"), None without
-    losses. avg_win is the average of the wins, avg_loss the average of the losses. Without trades every figure is 0 and
-    profit_factor is None.
+    losses. avg_win is the average of the wins, avg_loss the average of the losses.
+
+    Args:
+        totals: the number of trades, wins and losses, and the exact sums of their profits, losses and fees.
+
+    Returns:
+        The statistics; without trades every figure is 0 and profit_factor is None.
+
+    Example:
+        from iftb_store.analytics.statistics import trade_statistics
+        from iftb_store.models import TradeTotals
+
+        totals = TradeTotals(3, 2, 1, Decimal(30), Decimal(20), Decimal(1), largest_win=Decimal(25), largest_loss=Decimal(20))
+        trade_statistics(totals).win_rate  # -> Decimal('66.666666666666666667')
     """
     return TradeStatistics(
         total_trades=totals.trades,

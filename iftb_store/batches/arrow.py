@@ -14,14 +14,22 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import SERIES, ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import PRECISION, SCALE, format_plain
 from iftb_store.values.display import show
 
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
+#: The schema of gaps of many series: the two times between which bars are missing.
+GAPS = pa.schema([(name, pa.string()) for name in SERIES] + [(name, TIME) for name in ("first", "last")])
 _LONGEST_KEY = 200
+
+#: Decimals with twice the places that are stored.
+WIDE = pa.decimal256(76, 38)
+# text of which Arrow's cast to DECIMAL, and with an exponent its cast to WIDE, gives the right number
+_SHORT = r"^[+-]?([0-9]{1,20}(\.[0-9]{0,18})?|\.[0-9]{1,18})$"
+_EXPONENT = r"^[+-]?([0-9]{1,20}(\.[0-9]{0,17})?|\.[0-9]{1,17})[eE]([+-]?0?[0-9]|-1[0-9]|-20)$|^[+-]?[0-9]{1,20}\.[0-9]{0,38}$"
 
 _TYPES: dict[ColumnKind, pa.DataType] = {
     ColumnKind.TEXT: pa.string(),
@@ -39,9 +47,15 @@ def arrow_schema(table: TableSpec) -> pa.Schema:
     return pa.schema([pa.field(column, _TYPES[kind]) for column, kind in table.kinds.items()])
 
 
-def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
-    """Return ``count`` rows with all columns: those that an engine read, and those that have one fixed value in the selection."""
+def selection_schema(selection: RowFilter) -> pa.Schema:
+    """Return the Arrow schema of the rows of a selection."""
     complete = arrow_schema(selection.table)
+    return complete if selection.only is None else pa.schema([complete.field(name) for name in selection.only])
+
+
+def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:
+    """Return ``count`` rows of a selection: the columns that an engine read, and the columns that the selection fixes."""
+    complete = selection_schema(selection)
     fixed = {name: pa.repeat(pa.scalar(value, pa.string()), count) for name, value in selection.equal.items()}
     rows = pa.table([fixed[name] if name in fixed else columns[name] for name in complete.names], schema=complete)
     _check(selection.table, rows)
@@ -49,8 +63,8 @@ def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> 
 
 
 def identify_row(table: TableSpec, row: Mapping[str, Any]) -> Any:
-    """Return what identifies a row in messages: its id, or its key as text if the table has no ids."""
-    return row["id"] if "id" in table.columns else " ".join(str(row[column]) for column in table.key)
+    """Return the text by which messages name a row: the id, or the key if the id was not read or the table has no ids."""
+    return row["id"] if "id" in row else " ".join(str(row[column]) for column in table.key)
 
 
 def unreadable_value(table: TableSpec, column: str, row: object, value: object) -> StoreError:
@@ -74,8 +88,9 @@ def unreadable_value(table: TableSpec, column: str, row: object, value: object) 
 
 def _check(table: TableSpec, rows: pa.Table) -> None:
     """Raise StoreError for NULL in a required column, or a time outside the years 1 to 9999; Arrow accepts such values."""
-    for name, kind in table.kinds.items():
+    for name in rows.column_names:
         column: Any = rows[name]
+        kind = table.kinds[name]
         bad: Any = pc.is_null(column) if column.null_count and table.is_required(name) else None
         if bad is None and kind == ColumnKind.TIME:
             bad = find_outside(column)
@@ -86,8 +101,18 @@ def _check(table: TableSpec, rows: pa.Table) -> None:
 
 
 def _read_plain(value: Any) -> Any:
-    """Return an Arrow value as a Python object; a time as microseconds, because Python cannot hold every one."""
+    """Convert an Arrow value to a Python object; a time to microseconds, because Python cannot hold every time of Arrow."""
     return (value.cast(pa.int64()) if value.type == TIME else value).as_py()
+
+
+def to_floats(rows: Any) -> Any:
+    """Return a table or a record batch in which each column of decimals holds the nearest floats (float64)."""
+    for place, field in enumerate(rows.schema):
+        if field.type == DECIMAL:
+            # by way of text, because Arrow's own conversion of decimals is not correctly rounded
+            floats: Any = rows.column(place).cast(pa.string()).cast(pa.float64())
+            rows = rows.set_column(place, field.with_type(pa.float64()), floats)
+    return rows
 
 
 def find_outside(times: Any) -> Any:
@@ -96,13 +121,31 @@ def find_outside(times: Any) -> Any:
     return pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
 
 
+def parse_decimals(texts: Any, wanted: pa.DataType = DECIMAL) -> Any:
+    """Convert a column of text to decimals of the type ``wanted``.
+
+    Arrow's own cast stores another number for text with too many digits, and crashes for some exponents.
+
+    Raises:
+        pa.ArrowInvalid: a text is no decimal number, has too many digits, or an exponent that Arrow may misread.
+    """
+    texts = texts.cast(pa.string())
+    short = pc.match_substring_regex(texts, _SHORT)
+    if not pc.all(short, min_count=0).as_py():
+        if not pc.all(pc.or_(short, pc.match_substring_regex(texts, _EXPONENT)), min_count=0).as_py():
+            raise pa.ArrowInvalid("a text is not a short decimal number")
+        texts = texts.cast(WIDE)
+    return texts.cast(wanted)
+
+
 def find_uncastable(column: Any, wanted: pa.DataType) -> int:
-    """Return the index of the first value that makes a cast of the column fail, by a binary search."""
+    """Find the first value of a column that cannot be cast, by binary search, and return its index."""
+    cast = parse_decimals if wanted == DECIMAL and holds_text(column.type) else lambda part, kind: part.cast(kind)
     first = 0
     while len(column) > 1:
         half = len(column) // 2
         try:
-            column.slice(0, half).cast(wanted)
+            cast(column.slice(0, half), wanted)
         except pa.ArrowInvalid:
             column = column.slice(0, half)
         else:
@@ -111,7 +154,7 @@ def find_uncastable(column: Any, wanted: pa.DataType) -> int:
 
 
 def holds_text(kind: pa.DataType) -> bool:
-    """Return whether the values of an Arrow type are text, dictionaries aside."""
+    """Return whether an Arrow type is a type of text; dictionary-encoded text does not count."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 

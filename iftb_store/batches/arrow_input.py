@@ -1,23 +1,25 @@
-"""Prepares Arrow data for writing: collects it into one table, checks each column, and sorts the rows, one row per key."""
+"""Prepares an Arrow table for writing: checks each column, and sorts the rows, one row per key."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import DECIMAL, TIME, find_outside, holds_text
-from iftb_store.batches.bars import KEY, BarColumns
-from iftb_store.errors import InvalidValueError, integrity_error
-from iftb_store.schema.table_spec import BARS
+from iftb_store.batches.arrow import DECIMAL, TIME, WIDE, find_outside, holds_text, parse_decimals
+from iftb_store.batches.bars import KEY, BarColumns, duplicate_bar_error
+from iftb_store.errors import InvalidValueError
+from iftb_store.schema.table_spec import BARS, SERIES
 from iftb_store.values import checks
-from iftb_store.values.display import show, type_name
+from iftb_store.values.decimals import NUMBER, SCALE
+from iftb_store.values.display import show
+from iftb_store.values.suggestions import suggest
 from iftb_store.values.timeframes import check_timeframe
 
 # typed as Any, because the stubs of pyarrow.compute do not allow plain values as arguments
@@ -35,9 +37,10 @@ _NAMED: dict[str, Callable[[object, str], str]] = {
 _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
-# matches text that Arrow reads as a decimal, and Python's words for NaN and infinity. Decimal() cannot be used to check this:
-# it also accepts underscores (1_000) and non-ASCII digits
-_NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
+
+
+#: The remedy for a value with too many places in an Arrow table.
+FROM_FLOAT = 'decimals="from_float" rounds it to 18 places'
 
 
 class RowError(InvalidValueError):
@@ -53,49 +56,22 @@ class RowError(InvalidValueError):
         self.index, self.why = index, why
 
 
-async def collect_rows(data: object) -> pa.Table:
-    """Return one table with the rows of a table, record batch, reader or data frame, or of an iterable of these.
-
-    Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may not
-    work in another thread. Each part is exported in another thread, because an export may take long.
-
-    Raises:
-        InvalidValueError: the data has another type, or its parts have different columns.
-    """
-    try:
-        whole = await asyncio.to_thread(_table, data)
-        if whole is not None:
-            return whole
-        if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
-            parts = [await asyncio.to_thread(_table, part) for part in data]
-            tables = [part for part in parts if part is not None]
-            if len(tables) == len(parts):
-                return pa.concat_tables(tables) if tables else WRITTEN.empty_table()
-    except pa.ArrowInvalid as error:
-        raise InvalidValueError(f"data cannot be read as one Arrow table: {_first_line(error)}") from error
-    raise InvalidValueError(
-        "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
-        f"not {type_name(data)}; bars as objects go to insert_many or upsert_many"
-    )
-
-
-def _table(data: Any) -> pa.Table | None:
-    if isinstance(data, pa.Table):
-        return data
-    if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
-        table: pa.Table = pa.table(data)
-        return table
-    return None
-
-
 def prepare_rows(table: pa.Table, *, from_float: bool, last_wins: bool) -> pa.Table:
     """Check the rows and return them in key order, one row per key; see `check_rows` and `sort_rows`."""
-    rows = check_rows(table, from_float=from_float)
+    rows, _ = check_rows(table, from_float=from_float)
     return sort_rows(rows, last_wins=last_wins) if rows.num_rows else rows
 
 
-def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
-    """Check that every row can be stored; return the columns that an engine writes, with the types of `WRITTEN`.
+def check_rows(table: pa.Table, *, from_float: bool, remedy: str = FROM_FLOAT) -> tuple[pa.Table, int]:
+    """Check that every row can be stored.
+
+    Args:
+        table: the rows.
+        from_float: whether floats are accepted, as their shortest decimals, and decimals are rounded half-even to 18 places.
+        remedy: the advice in the message about a value with too many places: what rounds the value.
+
+    Returns:
+        The columns that an engine writes, with the types of `WRITTEN`; and the number of values that were rounded.
 
     Raises:
         InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names the
@@ -103,22 +79,39 @@ def check_rows(table: pa.Table, *, from_float: bool) -> pa.Table:
     """
     _check_names(table.column_names)
     if not table.num_rows:
-        return WRITTEN.empty_table()
+        return WRITTEN.empty_table(), 0
     columns: dict[str, Any] = {}
+    rounded = 0
     for field in WRITTEN:
-        given = decode_dictionary(table[field.name]) if field.name in table.column_names else pa.nulls(table.num_rows)
-        if given.null_count and field.name not in _OPTIONAL:
-            raise _build_row_error(table, pc.is_null(given), f"{field.name} is null")
-        if given.null_count == len(given):
-            # a column without values may have any type: data frames give it arbitrary ones
-            columns[field.name] = pa.nulls(len(given), field.type)
-            continue
-        columns[field.name] = _column(table, field.name, given, from_float)
+        try:
+            columns[field.name], count = _check_column(table, field, from_float, remedy)
+        except pa.ArrowException as error:
+            kind = table.schema.field(field.name).type
+            raise InvalidValueError(f"the column {field.name} of the type {kind} cannot be read: {first_line(error)}") from error
+        rounded += count
     made = pa.table(columns, schema=WRITTEN)
     refuse_rows(made, pc.less(made["high"], made["low"]), "high is below low")
     for name in ("volume", "quote_volume"):
         refuse_rows(made, pc.less(made[name], pa.scalar(Decimal(0), DECIMAL)), f"{name} is negative")
-    return made
+    return made, rounded
+
+
+def _check_column(table: pa.Table, field: Any, from_float: bool, remedy: str) -> tuple[Any, int]:
+    """Return a checked column and the number of its values that were rounded."""
+    name = field.name
+    given = decode_dictionary(table[name]) if name in table.column_names else pa.nulls(table.num_rows)
+    if given.null_count and name not in _OPTIONAL:
+        raise _build_row_error(table, pc.is_null(given), f"{name} is null")
+    if given.null_count == len(given):
+        # a column without values may have any type: data frames give it arbitrary ones
+        return pa.nulls(len(given), field.type), 0
+    if name in _NAMED:
+        return _names(table, name, given), 0
+    if name == "timestamp":
+        return _times(table, given), 0
+    if name == "trades_count":
+        return _counts(table, name, given, from_float), 0
+    return read_decimals(table, name, given, from_float=from_float, remedy=remedy)
 
 
 def sort_rows(table: pa.Table, *, last_wins: bool) -> pa.Table:
@@ -134,7 +127,10 @@ def sort_rows(table: pa.Table, *, last_wins: bool) -> pa.Table:
         again = find_repeated(table)
         if again.true_count:
             if not last_wins:
-                raise integrity_error("the batch has a duplicate of this bar; nothing was inserted")
+                # the first of two rows with the same key
+                (row,) = table.slice(again.index(True).as_py(), 1).select(KEY).to_pylist()
+                moment = row["timestamp"].astimezone(UTC)
+                raise duplicate_bar_error((row["exchange"], row["symbol"], row["timeframe"], moment), twice=True)
             # drop each row that is followed by a row with the same key
             table = table.filter(pa.concat_arrays([pc.invert(again), pa.array([True])]))
     return table.combine_chunks()
@@ -144,7 +140,8 @@ def _check_names(names: list[str]) -> None:
     unknown = [name for name in names if name not in BARS.columns]
     if unknown:
         raise InvalidValueError(
-            f"a bar has no column {show(unknown[0])}; the columns that are written are {', '.join(BarColumns._fields)}, "
+            f"a bar has no column {show(unknown[0])}; {suggest(unknown[0], BarColumns._fields)}"
+            f"the columns that are written are {', '.join(BarColumns._fields)}, "
             f"and {' and '.join(_KEPT)} are ignored"
         )
     if len(set(names)) < len(names):
@@ -152,7 +149,8 @@ def _check_names(names: list[str]) -> None:
         raise InvalidValueError(f"the column {twice} is a duplicate; drop one of them")
     missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
     if missing:
-        raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out")
+        remedy = f"; give {missing[0]}= if all rows have the same" if missing[0] in SERIES else ""
+        raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out{remedy}")
 
 
 def decode_dictionary(column: Any) -> Any:
@@ -162,14 +160,6 @@ def decode_dictionary(column: Any) -> Any:
     # Arrow cannot decode a dictionary whose values are of a string_view type, so these are cast to string first
     values = pa.string() if pa.types.is_string_view(column.type.value_type) else column.type.value_type
     return column.cast(pa.dictionary(column.type.index_type, values)).cast(values)
-
-
-def _column(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
-    if name in _NAMED:
-        return _names(table, name, given)
-    if name == "timestamp":
-        return _times(table, given)
-    return (_counts if name == "trades_count" else _decimals)(table, name, given, from_float)
 
 
 def _names(table: pa.Table, name: str, given: Any) -> Any:
@@ -189,8 +179,11 @@ def _names(table: pa.Table, name: str, given: Any) -> Any:
 
 def _times(table: pa.Table, given: Any) -> Any:
     if not pa.types.is_timestamp(given.type):
+        is_epoch = pa.types.is_integer(given.type) or pa.types.is_floating(given.type)
+        remedy = '; pandas.to_datetime(column, unit="ms", utc=True) converts milliseconds since 1970' if is_epoch else ""
         raise InvalidValueError(
-            f"the column timestamp must hold times (an Arrow timestamp of any unit; without a zone it is UTC), not {given.type}"
+            "the column timestamp must hold times (an Arrow timestamp of any unit; without a zone it is UTC), "
+            f"not {given.type}{remedy}"
         )
     try:
         times = given.cast(TIME)
@@ -199,7 +192,7 @@ def _times(table: pa.Table, given: Any) -> Any:
             finer = pc.not_equal(given.cast(TIME, safe=False).cast(given.type), given)
             raise _build_row_error(table, finer, "timestamp is more precise than microseconds; round it first") from error
         raise InvalidValueError(
-            f"a time in the column timestamp lies outside the years 1 to 9999: {_first_line(error)}"
+            f"a time in the column timestamp lies outside the years 1 to 9999: {first_line(error)}"
         ) from error
     refuse_rows(table, find_outside(times), "timestamp lies outside the years 1 to 9999 in UTC")
     return times
@@ -211,12 +204,13 @@ def _counts(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
     try:
         counts = given.cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise InvalidValueError(f"the column {name} must hold whole numbers of 64 bits: {_first_line(error)}") from error
+        raise InvalidValueError(f"the column {name} must hold whole numbers of 64 bits: {first_line(error)}") from error
     refuse_rows(table, pc.less(counts, 0), f"{name} is negative")
     return counts
 
 
-def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
+def read_decimals(table: pa.Table, name: str, given: Any, *, from_float: bool, remedy: str) -> tuple[Any, int]:
+    """Return a column of a table as DECIMAL(38,18), and the number of its values that were rounded; see `check_rows`."""
     if pa.types.is_floating(given.type):
         if not from_float or pa.types.is_float16(given.type):
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
@@ -224,21 +218,35 @@ def _decimals(table: pa.Table, name: str, given: Any, from_float: bool) -> Any:
         given = given.cast(pa.string())
     elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or holds_text(given.type)):
         raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
-    try:
-        return given.cast(DECIMAL)
-    except pa.ArrowInvalid as error:
-        raise _first_bad_decimal(table, name, given, error) from error
+    is_text = holds_text(given.type)
+    with suppress(pa.ArrowInvalid):
+        return parse_decimals(given) if is_text else given.cast(DECIMAL), 0
+    if from_float:
+        # a second attempt in Arrow, because the loop below takes twenty times as long
+        with suppress(pa.ArrowInvalid):
+            exact = parse_decimals(given, WIDE) if is_text else given.cast(WIDE)
+            nearest = pc.round(exact, SCALE, round_mode="half_to_even")
+            return nearest.cast(DECIMAL), pc.sum(pc.not_equal(nearest, exact)).as_py()
+    return _round(table, name, given, from_float, remedy)
 
 
-def _first_bad_decimal(table: pa.Table, name: str, given: Any, error: pa.ArrowInvalid) -> InvalidValueError:
+def _round(table: pa.Table, name: str, given: Any, from_float: bool, remedy: str) -> tuple[Any, int]:
+    """Round the decimals of a column that have too many places; return the column and the number of rounded values."""
+    values: list[Decimal | None] = []
+    rounded = 0
     for index, value in enumerate(given.to_pylist()):
-        if isinstance(value, str) and not _NUMBER.fullmatch(value):
-            return _build_row_error_at(table, index, f"{name} {show(value)} is not a decimal number")
+        if isinstance(value, str) and not NUMBER.fullmatch(value):
+            raise _build_row_error_at(table, index, f"{name} {show(value)} is not a decimal number")
+        number = Decimal(value) if isinstance(value, str) else value
         try:
-            checks.optional(checks.exact_decimal, Decimal(value) if isinstance(value, str) else value, name)
+            if number is None or not from_float:
+                values.append(checks.optional(partial(checks.exact_decimal, remedy=remedy), number, name))
+                continue
+            values.append(checks.rounded_decimal(number, name))
         except InvalidValueError as refusal:
-            return _build_row_error_at(table, index, str(refusal))
-    return InvalidValueError(f"the column {name} cannot be read as decimals: {_first_line(error)}")
+            raise _build_row_error_at(table, index, str(refusal)) from refusal
+        rounded += values[-1] != number
+    return pa.array(values, DECIMAL), rounded
 
 
 def refuse_rows(table: pa.Table, wrong: Any, why: str) -> None:
@@ -285,6 +293,6 @@ def _remedy(given: pa.DataType) -> str:
     return f"; {takes}" if pa.types.is_floating(given) else ""
 
 
-def _first_line(error: Exception) -> str:
-    # Arrow's message quotes values, which may contain terminal control characters
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, quoted: it may contain values with terminal control characters."""
     return show(next(iter(str(error).splitlines()), ""), 200)

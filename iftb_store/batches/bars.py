@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from operator import attrgetter, lt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iftb_store.errors import InvalidValueError
+from sqlalchemy.exc import IntegrityError
+
+from iftb_store.errors import InvalidValueError, integrity_error
 from iftb_store.models import OHLCVBar
 from iftb_store.values import checks
 from iftb_store.values.decimals import format_plain
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 #: The number of rows that are checked and encoded in one step on the event loop; a step takes a few milliseconds.
 CHUNK = 2_000
+
+#: The remedy for a row that is not an OHLCVBar.
+FROM_CCXT = "OHLCVBar.from_ccxt(row, symbol=…, timeframe=…, exchange=…) converts a row of ccxt or a dict"
 
 _DECIMALS = re.compile(r"(?:\d{1,20}+(?:\.\d{1,18}+)?+\n)*+", re.ASCII)
 _PLAIN_BYTES = b"0123456789.\n"
@@ -181,18 +187,19 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
     return *_KEY(checked), *decimals, checked.trades_count
 
 
-def check_bar(bar: OHLCVBar) -> OHLCVBar:
-    """Return a copy of a bar with normalised values.
+def check_bar(bar: OHLCVBar, remedy: str = checks.QUANTIZE) -> OHLCVBar:
+    """Check a bar and return a copy with normalised values; ``remedy`` is the advice for a value with too many places.
 
     Raises:
         InvalidValueError: a value cannot be stored, high is below low, or a volume is negative.
     """
     if not isinstance(bar, OHLCVBar):
-        raise InvalidValueError(f"a bar must be an OHLCVBar, not {type(bar).__name__}")
-    prices: dict[str, Any] = {name: checks.exact_decimal(getattr(bar, name), name) for name in VALUES[:5]}
+        remedy = f"; {FROM_CCXT}" if isinstance(bar, list | tuple | dict) else ""
+        raise InvalidValueError(f"a bar must be an OHLCVBar, not {type(bar).__name__}{remedy}")
+    prices: dict[str, Any] = {name: checks.exact_decimal(getattr(bar, name), name, remedy) for name in VALUES[:5]}
     if prices["high"] < prices["low"]:
         raise InvalidValueError(f"high {prices['high']} is below low {prices['low']}")
-    quote = checks.optional(checks.exact_decimal, bar.quote_volume, "quote_volume")
+    quote = checks.optional(partial(checks.exact_decimal, remedy=remedy), bar.quote_volume, "quote_volume")
     for name, value in (("volume", prices["volume"]), ("quote_volume", quote)):
         if value is not None and value < 0:
             raise InvalidValueError(f"{name} {value} is negative")
@@ -208,8 +215,17 @@ def check_bar(bar: OHLCVBar) -> OHLCVBar:
     )
 
 
+def duplicate_bar_error(key: tuple[str, str, str, datetime], *, twice: bool, cause: Exception | None = None) -> IntegrityError:
+    """Return the error for a bar that cannot be inserted, because the batch has it twice or it is already stored."""
+    exchange, symbol, timeframe, timestamp = key
+    label = f"the bar {show(exchange)} {show(symbol)} {timeframe} {timestamp.isoformat()}"
+    if twice:
+        return integrity_error(f"{label} is twice in the batch; nothing was inserted; upsert_many keeps the last one", cause)
+    return integrity_error(f"{label} is already stored; nothing was inserted; upsert_many overwrites it", cause)
+
+
 async def make_batch(bars: Sequence[OHLCVBar], created_at: datetime) -> BarBatch:
-    """Return a batch with one bar per key: if several bars have the same key, the last one.
+    """Return a batch with one bar per key; of several bars with the same key, the last one is kept.
 
     Raises:
         InvalidValueError: the key of a bar cannot be stored. If a key occurs twice, all values of all bars are checked too.

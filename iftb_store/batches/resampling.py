@@ -56,7 +56,7 @@ class Buckets:
     """
 
     def __init__(self, source: str, target: str) -> None:
-        """Create the buckets; raise InvalidValueError if a target bar does not consist of two or more whole source bars."""
+        """Create the buckets; raise InvalidValueError unless a target bar consists of two or more whole source bars."""
         step, self.seconds = SECONDS[check_timeframe(source)], SECONDS[check_timeframe(target)]
         whole = _DAY if target == MONTH else self.seconds
         if step is None or whole is None or whole % step or step == self.seconds:
@@ -81,6 +81,12 @@ class Buckets:
             raise InvalidValueError(
                 f"a bar of {self.target} would begin before the year 1; resample from a later start"
             ) from error
+
+    def number(self, moment: datetime) -> int:
+        """Return the number of the bucket that contains a time."""
+        if self.seconds is None:
+            return moment.year * 12 + moment.month - 1
+        return (moment - self.origin) // timedelta(seconds=self.seconds)
 
     def size(self, number: int) -> int:
         """Return the number of source bars in a complete bucket."""

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -17,11 +18,14 @@ from typer.exceptions import TyperException
 from iftb_store._io.atomic_files import private_files
 from iftb_store._version import __version__
 from iftb_store.cli import backups, data, demo, files, schema, transfer
+from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
-from iftb_store.cli.output import print_error, say
-from iftb_store.cli.target import Terminated
+from iftb_store.cli.output import GIVEN, print_error, say
+from iftb_store.cli.target import Terminated, is_url
+from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.url import bound_memory, parse_url, quote_url
 from iftb_store.values.display import hide_password, to_one_line
 
 FAILURE = 1
@@ -43,6 +47,7 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."
     ),
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -77,6 +82,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "events": data.events,
     "backup": backups.backup,
     "restore": backups.restore,
+    "compact": compact,
 }
 
 for _name, _command in _COMMANDS.items():
@@ -92,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = _DEBUG in options
     rest = [word for word in options if word != _DEBUG] + words[len(options) :]
+    GIVEN.set(_find_given_urls(options))
     if isinstance(sys.stdout, TextIOWrapper):
         # a character that the terminal cannot show must not stop a command
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -117,6 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_error(message)
         return code
     return code if isinstance(code, int) else 0
+
+
+def _find_given_urls(words: Sequence[str]) -> dict[str, str]:
+    """Return the arguments that are URLs or env:NAME, by the URLs that are opened: a copy bounds the memory of its stores."""
+    found: dict[str, str] = {}
+    for word in filter(is_url, words):
+        # the command itself reports a wrong word
+        with suppress(StoreError):
+            url = parse_url(resolve_url(word))
+            given = word if word.startswith(ENVIRONMENT) else quote_url(url)
+            found |= {quote_url(url): given, quote_url(bound_memory(url)): given}
+    return found
 
 
 def _explain(error: Exception, debug: bool) -> tuple[str, int]:

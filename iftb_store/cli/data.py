@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import format_clock_time, format_count, format_moment, format_number, print_json, print_table, say
+from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, url_and_series
-from iftb_store.errors import InvalidValueError
+from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, TradeStatistics
+from iftb_store.registry import get_stores
 from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.exchanges import find_exchanges
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, TableSpec
+from iftb_store.schema.scope import make_filter
+from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
 from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
-from iftb_store.values.timeframes import SECONDS, TIMEFRAMES
+from iftb_store.values.suggestions import find_near
+from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, align, check_timeframe
+from iftb_store.values.times import resolve_since
 
 T = TypeVar("T")
 
+_AGO = re.compile(r"-[0-9]{1,9}[mhdw]")
 # quotients have 18 decimal places, which are too many to read
 _PLACES = 8
 
@@ -41,7 +49,7 @@ Symbol = Annotated[
 Timeframe = Annotated[
     str | None, Argument(metavar="TIMEFRAME", help=f"Timeframe (required): {' '.join(TIMEFRAMES)}.", autocompletion=timeframes)
 ]
-Exchange = Annotated[str, typer.Option(help="Only rows of this exchange.")]
+Exchange = Annotated[str | None, Option(help="Only rows of this exchange (default: all exchanges).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with decimals as strings and times in ISO 8601, UTC.")]
 Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
@@ -50,7 +58,7 @@ def gaps(
     url: Url = None,
     symbol: Symbol = None,
     timeframe: Timeframe = None,
-    exchange: Exchange = "binance",
+    exchange: Exchange = None,
     start: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Start of the time window, inclusive; candles missing at the start are reported too."),
@@ -61,29 +69,35 @@ def gaps(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the gaps in a series: where candles are missing.
+    """Show the gaps in the series of a symbol and timeframe: where candles are missing.
 
-    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
+    ago (m minutes, h hours, d days, w weeks).
     """
     url, series = url_and_series(url, symbol, timeframe)
-    first, last = time_window(start, end)
+    first, last = _find_window(series[1], start, end)
 
-    async def find(db: DatabaseManager) -> tuple[list[tuple[datetime, datetime]], list[OHLCVBar]]:
+    async def find(db: DatabaseManager) -> dict[str, list[tuple[datetime, datetime]]]:
+        exchanges = await _find_exchanges(db, series)
+        if exchange is not None:
+            exchanges = [exchange] if exchange in exchanges else []
+        if not exchanges:
+            await _report_missing(db, series, exchange, as_json=as_json)
         repository = OHLCVRepository(db)
-        found = await repository.get_gaps(*series, exchange, start=first, end=last)
-        return found, [] if found else await repository.get_latest(*series, 1, exchange)
+        return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
 
-    found, newest = _read(url, BARS, find)
-    holes = [(before, after, _missing(before, after, series[1])) for before, after in found]
+    found = _read(url, BARS, find)
+    holes = [(name, before, after, _missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps]
     if as_json:
-        print_json([{"last_before": before, "first_after": after, "missing": count} for before, after, count in holes])
-    elif found:
-        rows = [(format_moment(before), format_moment(after), f"{count:,}") for before, after, count in holes]
-        print_table(["last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
+        names = "exchange", "last_before", "first_after", "missing"
+        print_json([dict(zip(names, hole, strict=True)) for hole in holes])
+    elif holes:
+        rows = [(name, format_moment(before), format_moment(after), f"{count:,}") for name, before, after, count in holes]
+        print_table(["exchange", "last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
         missing = sum(count for *_, count in holes)
-        say(f"{format_count(len(found), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
+        say(f"{format_count(len(holes), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
     else:
-        say(f"no gaps in {exchange} {' '.join(series)}" if newest else _none_of(series, exchange))
+        say(f"no gaps in {', '.join(found)} {' '.join(series)}")
 
 
 def latest(
@@ -91,33 +105,40 @@ def latest(
     symbol: Symbol = None,
     timeframe: Timeframe = None,
     limit: Limit = 20,
-    exchange: Exchange = "binance",
+    exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
-    """Show the newest candles of a series, newest first."""
+    """Show the newest candles of a symbol and timeframe, newest first."""
     url, series = url_and_series(url, symbol, timeframe)
-    bars = _read(url, BARS, lambda db: OHLCVRepository(db).get_latest(*series, limit, exchange))
+
+    async def find(db: DatabaseManager) -> list[OHLCVBar]:
+        known = exchange is None or exchange in await _find_exchanges(db, series)
+        bars = await OHLCVRepository(db).get_latest(*series, limit, exchange) if known else []
+        if not bars:
+            await _report_missing(db, series, exchange, as_json=as_json)
+        return bars
+
+    bars = _read(url, BARS, find)
     if as_json:
         print_json(bars)
-    elif bars:
-        columns = ["open", "high", "low", "close", "volume"]
-        rows = [
-            (
-                format_moment(bar.timestamp),
-                *(format_number(getattr(bar, name)) for name in columns),
-                "" if bar.trades_count is None else f"{bar.trades_count:,}",
-            )
-            for bar in bars
-        ]
-        print_table(["time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
-    else:
-        say(_none_of(series, exchange))
+        return
+    columns = ["open", "high", "low", "close", "volume"]
+    rows = [
+        (
+            bar.exchange,
+            format_moment(bar.timestamp),
+            *(format_number(getattr(bar, name)) for name in columns),
+            "" if bar.trades_count is None else f"{bar.trades_count:,}",
+        )
+        for bar in bars
+    ]
+    print_table(["exchange", "time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
 
 
 def stats(
     url: Url = None,
     days: Annotated[int, typer.Option(min=1, help="Include trades realized in the last DAYS days.", metavar="DAYS")] = 30,
-    exchange: Exchange = "binance",
+    exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
     """Show statistics of recently realized trades, e.g. win rate and net PnL."""
@@ -128,8 +149,8 @@ def stats(
         statistics_table(figures)
 
 
-def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = False) -> None:
-    """Show the open positions, oldest first."""
+def positions(url: Url = None, exchange: Exchange = None, as_json: Json = False) -> None:
+    """Show the open positions by exchange, symbol and time."""
     found = _read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
     if as_json:
         print_json(found)
@@ -139,6 +160,7 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
         rows = [
             (
                 str(item.id),
+                item.exchange,
                 item.symbol,
                 item.side,
                 format_moment(item.entry_time.replace(microsecond=0)),
@@ -146,9 +168,9 @@ def positions(url: Url = None, exchange: Exchange = "binance", as_json: Json = F
             )
             for item in found
         ]
-        print_table(["id", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
+        print_table(["id", "exchange", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
     else:
-        say(f"no open positions on {exchange}")
+        say("no open positions" + ("" if exchange is None else f" on {exchange}"))
 
 
 def events(
@@ -160,7 +182,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    chosen = checks.optional(partial(checks.choice, choices=SEVERITIES), severity, "severity")
+    chosen = checks.optional_choice(severity, "severity", SEVERITIES)
     found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
     if as_json:
         print_json(found)
@@ -197,8 +219,28 @@ def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], A
     return run(url, read)
 
 
-def _none_of(series: tuple[str, str], exchange: str) -> str:
-    return f"no bars of {exchange} {' '.join(series)} are stored"
+async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
+    async with db.get_session() as session:
+        return await find_exchanges(get_stores(session), RowFilter(BARS, dict(zip(SERIES[1:], series, strict=True))))
+
+
+async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
+    """Raise NotFoundError with what is stored instead of a series: another exchange or timeframe of it, or a near symbol."""
+    symbol, timeframe = series
+    stored = await OHLCVRepository(db).list_series()
+    exchanges = [one.exchange for one in stored if (one.symbol, one.timeframe) == series]
+    timeframes = [name for name in TIMEFRAMES if any((one.symbol, one.timeframe) == (symbol, name) for one in stored)]
+    near = find_near(symbol, (one.symbol for one in stored))
+    if exchanges:
+        hint = f"they are stored on {', '.join(exchanges)}"
+    elif timeframes:
+        hint = f"{symbol} is stored in the timeframes {', '.join(timeframes)}"
+    else:
+        hint = describe_near(near, "bar") if stored else "no bars are stored at all"
+    if as_json:
+        print_json([])
+    place = "" if exchange is None else f"{exchange} "
+    raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
 
 
 def _missing(before: datetime, after: datetime, timeframe: str) -> int:
@@ -212,13 +254,35 @@ def time_window(start: str | None, end: str | None) -> tuple[datetime | None, da
     """Return the times given in the options --start and --end, naive if the text has no offset.
 
     Raises:
-        InvalidValueError: a text is not ISO 8601.
+        InvalidValueError: a text is neither ISO 8601 nor now nor a duration before now, e.g. -7d.
     """
     return checks.optional(_parse_time, start, "--start"), checks.optional(_parse_time, end, "--end")
 
 
+def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+    """Return the first and the last time in a window at which a bar can begin, so that no bar outside it counts as missing.
+
+    Raises:
+        InvalidValueError: the window is empty, or no bar begins in it.
+    """
+    window = make_filter(BARS, *time_window(start, end))
+    timeframe = check_timeframe(timeframe)
+    first = window.start and align(window.start, timeframe, up=True)
+    last = window.end and align(window.end, timeframe, up=False)
+    if first and last and first > last:
+        raise InvalidValueError(f"no bar of {timeframe} begins between --start and --end; give a longer window")
+    return first, last
+
+
 def _parse_time(text: Any, option: str) -> datetime:
+    if text == "now":
+        return datetime.now(UTC)
+    if _AGO.fullmatch(text):
+        return resolve_since(text[1:], option)
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidValueError(f"{option} {show(text)} is not a time; write it as 2024-02-29 or 2024-02-29T23:59") from error
+        raise InvalidValueError(
+            f"{option} {show(text)} is not a time; write it as 2024-02-29 or 2024-02-29T23:59, now, or -7d for 7 days ago "
+            "(m minutes, h hours, d days, w weeks)"
+        ) from error

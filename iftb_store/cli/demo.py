@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from iftb_store._io.background import run_blocking
 from iftb_store.cli.data import statistics_table
 from iftb_store.cli.files import summary
 from iftb_store.cli.output import console, format_moment, format_number, say
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
+from iftb_store.files.source import Source
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Trade
 from iftb_store.repositories.events import SystemEventRepository
@@ -51,7 +53,7 @@ def demo(
     """
     if path is None:
         with tempfile.TemporaryDirectory(prefix="iftb-store-demo-") as folder:
-            asyncio.run(_run(Path(folder)))
+            run_blocking(partial(_run, Path(folder)))
         say()
         say("The files were temporary and have been deleted. To try next:")
         _commands("iftb-store demo --path iftb-demo", "iftb-store --help")
@@ -60,7 +62,7 @@ def demo(
     if (path / _DATABASE).exists():
         raise InvalidValueError(f"{path / _DATABASE} already exists; remove it, or give another directory")
     path.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_run(path))
+    run_blocking(partial(_run, path))
     url = f"sqlite:///{(path / _DATABASE).as_posix()}"
     say()
     say("To try next:")

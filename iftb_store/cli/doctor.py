@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import console, format_count, print_json, say
+from iftb_store.cli.output import console, format_count, name_given_url, print_json, say
 from iftb_store.cli.target import run
 from iftb_store.doctor import examine
 from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding
@@ -53,7 +53,7 @@ def _show(findings: Sequence[Finding]) -> None:
     for finding in findings:
         where = f"{finding.table} {finding.where}".strip()
         screen.print(_line(finding.severity, finding.kind, where, f"{finding.count:,}", _STYLES[finding.severity]))
-        for line in filter(None, (_rows(finding), finding.remedy)):
+        for line in filter(None, (_rows(finding), name_given_url(finding.remedy))):
             folded = Text(escape_unprintable(line)).wrap(screen, screen.width - len(_INDENT))
             for part in folded:
                 say(f"{_INDENT}{part.plain.rstrip()}")

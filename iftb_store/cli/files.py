@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,13 +13,22 @@ from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Argument, Json, Option, Url, time_window
 from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
 from iftb_store.cli.progress import Progress
+from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, is_migrated, run, url_and_rest
 from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import ImportedFile
-from iftb_store.files.import_files import FileImport, ImportReport, RefusedFile, RefusedFilesError, find_zone, format_path
+from iftb_store.files.import_files import (
+    FileImport,
+    ImportReport,
+    RefusedFile,
+    RefusedFilesError,
+    check_header,
+    find_zone,
+    format_path,
+)
 from iftb_store.files.options import Hints
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
@@ -28,9 +36,10 @@ from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS
 from iftb_store.transfer.progress import report_steps
 from iftb_store.values import checks
+from iftb_store.values.choices import Conflict, ReadDecimals
 from iftb_store.values.display import show
 
-_FILE_HELP = "Files, patterns, e.g. '*.zip', or folders of Parquet files (required)."
+_FILE_HELP = "Files, patterns, e.g. '*.zip', folders, or - for stdin (required)."
 
 
 def export(
@@ -53,16 +62,20 @@ def export(
     partitioned: Annotated[
         bool, typer.Option("--partitioned", help="Write bars to a folder of Parquet files, one per series and month.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file or folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file or folder, unless no row matches.")
+    ] = False,
+    decimals: Annotated[str | None, Option(help="float: write decimals as the nearest floats (default: exact).")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write the rows of a table, or some of them, to a file: all columns, exact values, read from a snapshot.
 
-    FILE appears under its name only when it is complete. --start and --end apply to the timestamp of bars, the entry_time of
-    trades and positions, and the created_at of events.
+    FILE appears under its name only when it is complete. The exit code is 1 if no row matches. --start and --end apply to the
+    timestamp of bars, the entry_time of trades and positions, and the created_at of events.
 
-    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
+    ago (m minutes, h hours, d days, w weeks).
     """
     if not output:
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
@@ -73,20 +86,29 @@ def export(
     TableScope([table], **chosen)
     require_arrow()
     target = sys.stdout.buffer if output == "-" else output
-    options: dict[str, Any] = {"format": format, "partitioned": partitioned, "overwrite": overwrite}
+    checks.optional_choice(decimals, "--decimals", get_args(ReadDecimals))
+    options: dict[str, Any] = {"format": format, "partitioned": partitioned, "overwrite": overwrite, "decimals": decimals}
 
     async def export_it(db: DatabaseManager) -> ExportReport:
         return await export_table(db, target, table=table, **chosen, **options, progress=progress)
 
     left = "the printed output is incomplete" if output == "-" else f"the incomplete {output} was removed"
-    with explain_stop(lambda: f"stopped; {left}; run the export again to start over"), Progress(quiet=quiet) as progress:
+    # a bar on the terminal would be drawn into the rows
+    progress = Progress(quiet=quiet or output == "-")
+    with explain_stop(lambda: f"stopped; {left}; run the export again to start over"), progress:
         done = run(url, export_it)
     if as_json and output != "-":
         print_json(done)
-    elif not quiet:
+    elif done.rows and not quiet:
         files = "" if done.files == 1 else f" in {format_count(done.files, 'file')}"
         where = "" if output == "-" else f" to {output}"
         say(f"{table}: {format_count(done.rows, 'row')}{where}{files}", stderr=output == "-")
+    if not done.rows:
+        nothing = f"no row of {table} matches the options"
+        report_unknown(url, symbol or [], nothing)
+        kept = f"{output} has none" if done.files else f"{output} was left as it was"
+        print_error(f"{nothing}; {'no row was printed' if output == '-' else kept}")
+        raise typer.Exit(1)
 
 
 def import_(
@@ -98,6 +120,9 @@ def import_(
     ] = None,
     exchange: Annotated[str | None, Option(help="Exchange, if the file does not contain it (default: binance).")] = None,
     insert: Annotated[bool, typer.Option("--insert", help="Fail if a row is already stored, instead of overwriting it.")] = False,
+    on_conflict: Annotated[
+        Conflict, typer.Option(help="If a stored row has other values: overwrite it, or refuse the file.")
+    ] = "source-wins",
     new_ids: Annotated[
         bool, typer.Option("--new-ids", help="Store exported bars and trades under new ids, not those of the file.")
     ] = False,
@@ -105,6 +130,11 @@ def import_(
         list[str] | None,
         typer.Option("--map", metavar="COLUMN=NAME,…", help="Names of the file's columns, e.g. open=First,timestamp=Day."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="Names of all columns of a file without a header, e.g. timestamp,open,high,…."),
+    ] = None,
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Skip rows without prices, and count them.")] = False,
     tz: Annotated[
         str | None,
         typer.Option(metavar="ZONE", help="Time zone of timestamps without an offset, e.g. Europe/Berlin (default: UTC)."),
@@ -113,22 +143,27 @@ def import_(
         str | None, typer.Option(help="earlier or later: how to read a time that occurs twice because clocks are set back.")
     ] = None,
     decimals: Annotated[
-        str | None, typer.Option(help="from-float: accept floats and store the shortest decimal of each.")
+        str | None,
+        typer.Option(help="from-float: accept floats, store the shortest decimal of each, and round decimals to 18 places."),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
 
-    The format is detected from the content, not the file name. Each file is stored completely or not at all. Rows that are
-    already stored are overwritten, so importing a file twice changes nothing. Rows of an export keep their ids.
+    The format is detected from the content, not the file name; files may be packed with gzip. Each file is stored completely
+    or not at all. Rows that are already stored are overwritten, so importing a file twice changes nothing. A file that has
+    another value for a bar than an earlier file of the command is refused; after 400,000 gaps in their times, bars are no longer
+    compared, and their number is shown. Rows of an export keep their ids.
     """
     url, patterns = url_and_rest(url, *(files or []))
     if not patterns:
         raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
-    columns = _parse_columns(map or [])
-    checks.optional(partial(checks.choice, choices=("from-float",)), decimals, "--decimals")
-    hints = Hints(symbol, timeframe, exchange, columns, find_zone(tz), fold, decimals is not None)  # type: ignore[arg-type]
+    names = _parse_columns(map or [])
+    header = check_header(columns.split(",")) if columns is not None else ()
+    checks.optional_choice(decimals, "--decimals", ("from-float",))
+    read: Any = {"zone": find_zone(tz), "fold": fold, "from_float": decimals is not None}
+    hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header)
     progress = Progress(quiet=quiet, unit="bytes")
 
     def show_result(result: ImportedFile | RefusedFile) -> None:
@@ -139,14 +174,14 @@ def import_(
             say(summary(result))
 
     # the files are checked before the database is opened
-    importing = FileImport(patterns, hints, insert=insert, new_ids=new_ids, tell=show_result)
+    importing = FileImport(patterns, hints, insert=insert, new_ids=new_ids, on_conflict=on_conflict, tell=show_result)
     count = format_count(len(importing.paths), "file")
     with explain_stop(lambda: _describe_stop(importing, count)), progress:
         done = run(url, lambda db: _import_all(db, importing, progress), create=not is_migrated(url))
     if as_json:
         print_json(done)
     elif not quiet:
-        say(f"{len(done.files)} of {count} imported, {_amount(done.files)}")
+        say(f"{len(done.files)} of {count} imported, {_amount(done.files)}{_format_changes(done.files)}")
     if done.refused:
         raise typer.Exit(1)
 
@@ -167,7 +202,15 @@ def summary(result: ImportedFile) -> str:
     unit = "bar" if result.table == BARS.name else "row"
     time = f", {format_moment(result.first)} to {format_moment(result.last)} UTC" if result.first and result.last else ""
     notes = f" ({'; '.join(result.notes)})" if result.notes else ""
-    return f"{format_path(result.path)}: {what}, {format_count(result.rows, unit)}{time}{notes}"
+    return f"{format_path(result.path)}: {what}, {format_count(result.rows, unit)}{_format_changes([result])}{time}{notes}"
+
+
+def _format_changes(done: Sequence[ImportedFile]) -> str:
+    """Return how many rows of the files were inserted, changed and equal; nothing if there are no rows."""
+    if not any(result.rows for result in done):
+        return ""
+    inserted, changed, equal = (sum(getattr(result, name) for result in done) for name in ("inserted", "changed", "equal"))
+    return f" ({inserted:,} inserted, {changed:,} changed, {equal:,} equal)"
 
 
 def _amount(done: Sequence[ImportedFile]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -20,6 +21,8 @@ from iftb_store.values import display
 from iftb_store.values.decimals import CONTEXT, format_plain
 from iftb_store.values.display import escape_unprintable
 
+#: The URLs of the command that runs as they were given, by those that are opened, as `iftb_store.url.quote_url` writes both.
+GIVEN: ContextVar[dict[str, str]] = ContextVar("iftb_store_given")
 # a pipe has no width, so rows are never wrapped there
 _PIPE_WIDTH = 10_000
 
@@ -37,7 +40,14 @@ def say(line: str = "", *, stderr: bool = False) -> None:
 
 def print_error(message: str) -> None:
     """Print ``error: …`` on one line to stderr; possible passwords are removed, and a long line is cut in the middle."""
-    print(display.error_line(message), file=sys.stderr)  # noqa: T201 - see say
+    print(display.error_line(name_given_url(message)), file=sys.stderr)  # noqa: T201 - see say
+
+
+def name_given_url(message: str) -> str:
+    """Return a message in whose commands a URL is written as it was given, e.g. as env:NAME, so that they can be run."""
+    for url, word in GIVEN.get({}).items():
+        message = message.replace(f" {url}`", f" {word}`").replace(f" {url} ", f" {word} ")
+    return message
 
 
 def format_count(count: int, noun: str) -> str:

@@ -9,21 +9,20 @@ from rich.filesize import decimal
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, print_error, print_json, print_table, say
+from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
 from iftb_store.cli.target import explain_stop, format_target, is_migrated, run
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, describe_unreachable
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
+from iftb_store.url import fill_url, parse_url, quote_url
 
 _STOPPED = (
     "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
     "migrating again is safe"
 )
-_UNSTAMPED = (
-    "the tables have no revision; if iftb-store created them they can be used, and `iftb-store migrate URL` adds the revision"
-)
+_UNSTAMPED = "the tables have no revision; if iftb-store created them they can be used, and `iftb-store migrate URL` adds it"
 
 
 def migrate(url: Url = None) -> None:
@@ -91,4 +90,4 @@ def _show(address: str, found: Health) -> None:
     for warning in found.warnings:
         say(f"warning: {warning}", stderr=True)
     if state is not None and state.state == "unstamped":
-        say(_UNSTAMPED)
+        say(name_given_url(fill_url(_UNSTAMPED, quote_url(parse_url(address)))))

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import URL
 
+from iftb_store._io.background import run_blocking
 from iftb_store.abilities import SupportsFiles
 from iftb_store.cli.output import print_error
 from iftb_store.config import ENVIRONMENT, resolve_url
@@ -18,8 +19,9 @@ from iftb_store.errors import InvalidValueError, SchemaError
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend
-from iftb_store.url import format_url, parse_url
+from iftb_store.url import format_url, parse_url, quote_url
 from iftb_store.values.display import to_one_line
+from iftb_store.values.suggestions import suggest_url
 from iftb_store.values.timeframes import Timeframe, check_timeframe
 
 URL_HELP = "Database URL, or env:NAME (default: IFTB_STORE_URL, or the DB_ variables)."
@@ -56,8 +58,10 @@ def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe
     """
     url, rest = url_and_rest(*words)
     if len(rest) != 2:
+        near = suggest_url(rest[0]) if len(rest) == 3 else ""
         raise InvalidValueError(
             f"SYMBOL and TIMEFRAME are required, e.g. BTCUSDT 1m; given: {to_one_line(' '.join(rest)) or 'neither'}"
+            + (f"; {near.rstrip()}" if near else "")
         )
     return url, (rest[0], check_timeframe(rest[1]))
 
@@ -78,7 +82,7 @@ def explain_stop(message: Callable[[], str]) -> Iterator[None]:
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
-    """Connect to the database, do the work in a new event loop, and disconnect; return the result of the work.
+    """Connect to the database, do the work in an event loop, and disconnect; return the result of the work.
 
     Ctrl-C or SIGTERM after the end of the work stops the wait for connections to close; the result is still returned.
 
@@ -104,7 +108,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
                 done.append(await work(db))
 
     try:
-        asyncio.run(connect_and_work())
+        run_blocking(connect_and_work)
     except (KeyboardInterrupt, Terminated):
         if not done:
             raise
@@ -151,5 +155,5 @@ def require_file(address: str | URL) -> None:
     backend = find_backend(url.drivername)
     file = backend.find_file(url) if isinstance(backend, SupportsFiles) else None
     if file is not None and not Path(file).exists():
-        command = "migrate URL" if is_migrated(url) else "import URL FILE"
+        command = f"migrate {quote_url(url)}" if is_migrated(url) else f"import {quote_url(url)} FILE"
         raise SchemaError(f"there is no database file {file}; `iftb-store {command}` creates it")

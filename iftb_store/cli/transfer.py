@@ -14,6 +14,7 @@ from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_window
 from iftb_store.cli.output import console, format_count, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
+from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, format_target, require_file, run
 from iftb_store.config import resolve_url
 from iftb_store.manager import DatabaseManager
@@ -87,14 +88,16 @@ def copy(
 
     SRC is read from a snapshot. Days (of bars) and ranges of ids with equal checksums are skipped, so a second copy is quick
     and an interrupted copy resumes when run again. DST keeps checksums of the days that it has: days whose checksum is that of
-    SRC are not read there, except one in 30, drawn at random; --full reads all. Missing tables are created in DST.
+    SRC are not read there, and not in SRC either if it is PostgreSQL or DuckDB, which compute hashes of days by themselves;
+    one day in 30, drawn at random, is read all the same, and --full reads all. Missing tables are created in DST.
 
     Bars are copied by exchange, symbol, timeframe and time. Trades, positions and events keep their ids, unless DST has other
     rows than those of SRC: then they are found by trade_id, by exchange, symbol, side, entry_time and trade_id, or by all
     columns, and new rows get new ids.
 
     --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
-    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for
+    7 days ago (m minutes, h hours, d days, w weeks).
     """
     chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
     progress = Progress(quiet=quiet)
@@ -128,7 +131,9 @@ def copy(
             say(f"{format_target(destination)}: created the tables")
         _show_left_out(done.left_out)
         _show_copied(done, delete)
-        if chosen.scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done.parts):
+    if chosen.scope.chosen and not any(item.source.rows or item.deleted or item.kept for item in done.parts):
+        report_unknown(source, symbols or [], _NOTHING)
+        if not (as_json or quiet):
             say(_NOTHING)
 
 
@@ -151,7 +156,8 @@ def verify(
     differ or if neither database has a row that matches the options.
 
     --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
-    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59; it is UTC unless it has an offset.
+    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for
+    7 days ago (m minutes, h hours, d days, w weeks).
     """
     chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
 
@@ -174,6 +180,7 @@ def verify(
         raise typer.Exit(1)
     if chosen.scope.chosen and not any(item.source.rows for item in found.parts):
         # a mistyped name must not look like a successful verification
+        report_unknown(source, symbols or [], f"{_NOTHING}; nothing was compared")
         print_error(f"{_NOTHING}; nothing was compared")
         raise typer.Exit(1)
     if not (quiet or as_json):

@@ -1,4 +1,4 @@
-"""Bars as Arrow tables, and DuckDB's SQL for their gaps and series."""
+"""Bars as Arrow tables, and DuckDB's SQL for the gaps of a series."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import repeat
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from iftb_store.batches.arrow import DECIMAL, TIME, to_datetimes, to_decimals
 from iftb_store.batches.bars import BarBatch, BarColumns
+from iftb_store.columnar.many_series import DUCKDB
 from iftb_store.columnar.query import Query
 from iftb_store.models import OHLCVBar
-from iftb_store.values.timeframes import SECONDS
+from iftb_store.schema.table_spec import SERIES
 
 _TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
 
@@ -42,6 +45,14 @@ def _record_batch(columns: BarColumns) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
 
 
+def has_distinct_keys(table: pa.Table) -> bool:
+    """Return whether all bars belong to one series, each later than the previous bar; others may have distinct keys, too."""
+    moments: Any = table["timestamp"].cast(pa.int64()).combine_chunks()
+    if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
+        return False
+    return all(pc.count_distinct(table[name]).as_py() == 1 for name in SERIES)
+
+
 def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Iterator[OHLCVBar]:
     """Convert a part of a result, whose columns are all except the names of the series, to bars."""
     timestamp, *prices, trades_count, number, created_at = part.columns
@@ -61,7 +72,8 @@ def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Itera
 def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:
     """Return the query for the gaps among the selected bars, in microseconds; it adds to the parameters of ``query``.
 
-    See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``.
+    See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``. The rows of infinite times, whose microseconds are
+    NULL, are returned too, so that the caller refuses them.
     """
     edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
     closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"
@@ -69,26 +81,4 @@ def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datet
         WITH bars AS (SELECT epoch_us(timestamp) AS moment FROM {query.source}),
         pairs AS (
             SELECT lag(moment, 1, {edge}) OVER (ORDER BY moment) AS earlier, moment AS later FROM bars {closing})
-        SELECT earlier, later FROM pairs WHERE {_missing(timeframe)} > 0 ORDER BY earlier"""
-
-
-def _missing(timeframe: str) -> str:
-    """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later``."""
-    step = SECONDS[timeframe]
-    if step is None:
-        return "date_diff('month', make_timestamp(earlier), make_timestamp(later)) - 1"
-    return f"(later - earlier - 1) // {step * 1_000_000}"
-
-
-# without a key in the table, raw SQL can have stored a bar twice; nothing is missing between the two
-_CASES = " ".join(f"WHEN '{name}' THEN greatest({_missing(name)}, 0)" for name in SECONDS)
-#: The query for every series: its names, first and last time in microseconds, number of bars, and number of missing bars.
-SERIES_SQL = f"""
-    SELECT exchange, symbol, timeframe, min(later), max(later), count(*),
-        coalesce(sum(CASE timeframe {_CASES} ELSE 0 END), 0)::BIGINT
-    FROM (
-        SELECT exchange, symbol, timeframe, epoch_us(timestamp) AS later,
-            lag(epoch_us(timestamp)) OVER (PARTITION BY exchange, symbol, timeframe ORDER BY timestamp) AS earlier
-        FROM ohlcv
-    )
-    GROUP BY exchange, symbol, timeframe ORDER BY exchange, symbol, timeframe"""
+        SELECT earlier, later FROM pairs WHERE {DUCKDB.missing_sql(timeframe)} > 0 OR later IS NULL ORDER BY earlier"""

@@ -16,7 +16,10 @@ class Query:
     def __init__(self, selection: RowFilter) -> None:
         self._selection = selection
         self.values: list[Any] = []
-        self.conditions = [f"{column} = {self.bound(value)}" for column, value in selection.equal.items()]
+        self.conditions = [
+            f"{column} IS NULL" if value is None else f"{column} = {self.bound(value)}"
+            for column, value in selection.equal.items()
+        ]
         self.conditions += [f"{selection.table.time} {sign} {self.bound(moment)}" for _, sign, moment in selection.bounds]
         if selection.after is not None:
             self.conditions.append(f"{tuple_sql(selection.order)} > {tuple_sql(map(self.bound, selection.after))}")

@@ -9,13 +9,9 @@ import pyarrow as pa
 
 from iftb_store.batches.arrow import to_decimals
 from iftb_store.batches.resampling import Bucket, Buckets
+from iftb_store.columnar.many_series import DUCKDB, aggregates_sql, bucket_sql
 from iftb_store.columnar.query import Query
 from iftb_store.values.decimals import CONTEXT, trim_zeros
-
-# DuckDB's own sum of DECIMAL(38,18) overflows at the end of the column's range, so whole parts and fractions are summed
-# separately
-_SUM = "CASE WHEN count({0}) = count(*) THEN sum(trunc({0})::HUGEINT) END, sum({0} - trunc({0}))"
-_MONTH = "year(make_timestamp(moment)) * 12 + month(make_timestamp(moment))"
 
 
 def read_buckets(table: pa.Table) -> list[Bucket]:
@@ -35,13 +31,16 @@ def read_buckets(table: pa.Table) -> list[Bucket]:
     ]
 
 
+def read_many_buckets(table: pa.Table) -> list[tuple[str, str, Bucket]]:
+    """Convert the result of `iftb_store.columnar.many_series.many_buckets_sql` to (exchange, symbol, bucket)."""
+    names: list[list[Any]] = [table.column(place).to_pylist() for place in (0, 1)]
+    return list(zip(*names, read_buckets(table.select(range(2, table.num_columns))), strict=True))
+
+
 def resample_sql(query: Query, buckets: Buckets) -> str:
     """Return the query that aggregates the bars which ``query`` selects by bucket; its parameters are those of ``query``."""
     return f"""
-        SELECT {buckets.sql("moment", month=_MONTH, divided="//")} AS bucket,
-            arg_min(open, moment), max(high), min(low), arg_max(close, moment),
-            {_SUM.format("volume")}, {_SUM.format("quote_volume")},
-            CASE WHEN count(trades_count) = count(*) THEN sum(trades_count) END, {buckets.due_sql("moment")}
+        SELECT {bucket_sql(DUCKDB, buckets)} AS bucket, {aggregates_sql(DUCKDB, buckets)}
         FROM (SELECT *, epoch_us(timestamp) AS moment FROM {query.source})
         GROUP BY bucket ORDER BY bucket"""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
+
 from sqlalchemy import Connection
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.abilities import ConnectedStore, SupportsMigrations
+from iftb_store.abilities import ConnectedStore, SupportsMigrations, SupportsProblems
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
 from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, FindingSeverity, run_checks
@@ -14,10 +17,12 @@ from iftb_store.doctor.schema import revision_findings, schema_findings
 from iftb_store.doctor.sql import find_engine
 from iftb_store.doctor.stores import examine_stores
 from iftb_store.doctor.values import BARS, readable_sql, value_checks
+from iftb_store.errors import Unsupported
 from iftb_store.protocols import Capability
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.transfer.access import check_store
+from iftb_store.url import fill_url
 
 __all__ = ["Finding", "FindingSeverity", "examine"]
 
@@ -25,10 +30,12 @@ __all__ = ["Finding", "FindingSeverity", "examine"]
 async def examine(db: ConnectedStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing.
 
-    The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A
-    finding names the first few rows and how to fix them. On a backend without the capability MIGRATIONS or with DDL of its own
-    (`iftb_store.schema.dialect.SchemaDialect`), every row is read once from a snapshot instead: then values, bars, gaps and
-    duplicates are checked, but of the schema only the revision, and no statement fixes a problem.
+    The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A finding names
+    the first few rows and how to fix them.
+
+    Other backends (no MIGRATIONS, or their own DDL, see `iftb_store.schema.dialect.SchemaDialect`) get a smaller check: it
+    reads every row once from a snapshot and checks values, bars, gaps and duplicates. Of the schema it checks at most the
+    revision, and its findings contain no SQL to fix them.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
@@ -42,28 +49,42 @@ async def examine(db: ConnectedStore) -> list[Finding]:
         NotConnectedError: before connect().
 
     Example:
-        for finding in await examine(db):
-            print(finding.severity, finding.kind, finding.table, finding.remedy)
+        [finding] = await examine(db)
+        (finding.severity, finding.where, finding.count)  # -> ('note', 'binance BTCUSDT 1h', 1)
     """
     check_store(db, "db")
-    if Capability.MIGRATIONS not in db.capabilities:
-        return _worst_first(await examine_stores(db))
-    migrations = db.ability(SupportsMigrations)
-    if migrations.schema is not None:
-        schema, usable = revision_findings((await db.status()).state)
-        return _worst_first([*schema, *(await examine_stores(db) if usable else [])])
-    await import_modules("iftb_store_migrations")
-    schema, whole = await migrations.with_connection(schema_findings, read_only=True)
-    rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
-    return _worst_first([*rows, *schema])
-
-
-def _worst_first(findings: list[Finding]) -> list[Finding]:
+    findings = await _examine(db)
+    url = getattr(db, "url", None)
+    if isinstance(url, str):
+        findings = [replace(finding, remedy=fill_url(finding.remedy, shlex.quote(url))) for finding in findings]
     return sorted(findings, key=lambda finding: SEVERITY_ORDER.index(finding.severity))
 
 
+async def _examine(db: ConnectedStore) -> list[Finding]:
+    if Capability.MIGRATIONS not in db.capabilities:
+        return [*(await examine_stores(db)), *(await _find_store_problems(db))]
+    migrations = db.ability(SupportsMigrations)
+    if migrations.schema is not None:
+        schema, usable = revision_findings((await db.status()).state)
+        return [*schema, *(await examine_stores(db) if usable else [])]
+    await import_modules("iftb_store_migrations")
+    schema, whole = await migrations.with_connection(schema_findings, read_only=True)
+    rows = await migrations.with_connection(examine_rows, read_only=True) if whole else []
+    return [*rows, *schema]
+
+
+async def _find_store_problems(db: ConnectedStore) -> list[Finding]:
+    """Return the problems that the backend itself finds, e.g. in its files; an empty list if it has no checks of its own."""
+    try:
+        backend = db.ability(SupportsProblems)
+    except Unsupported:
+        return []
+    found = await backend.find_problems()
+    return [Finding(one.kind, one.severity, BARS.name, one.where, (), one.count, one.remedy) for one in found]
+
+
 def examine_rows(conn: Connection) -> list[Finding]:
-    """Return the problems of the rows, read from one snapshot; the connection's transaction must not have begun."""
+    """Read the rows from one snapshot and return their problems; call this before the connection's transaction begins."""
     engine = find_engine(conn)
     for statement in engine.begin:
         conn.exec_driver_sql(statement)

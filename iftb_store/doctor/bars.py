@@ -42,15 +42,15 @@ def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) 
     Args:
         conn: the connection.
         engine: the engine's SQL fragments.
-        sound: the SQL condition that all values of a bar are valid; empty if all values of all bars are valid.
-        sound_keys: the SQL condition that all key values of a bar are valid; empty if all key values of all bars are valid.
+        sound: the SQL condition that the values of a bar are valid; empty if every bar meets it.
+        sound_keys: the SQL condition that the key of a bar is valid; empty if every bar meets it.
     """
     yield from _single(conn, engine, sound)
     yield from _neighbours(conn, engine, sound_keys)
 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
-    """Return the SQL condition that a bar begins at a time at which bars of the timeframe cannot begin."""
+    """Return the SQL condition that a bar is off the grid: no bar of the timeframe begins at that time."""
     # for 3d the grid is one day: if a series contains bars of two three-day grids, they are reported as gaps
     origin, step = grid(timeframe)
     length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"
@@ -59,7 +59,7 @@ def off_grid(engine: Engine, timeframe: str) -> str:
 
 
 def _checks(engine: Engine, grid: str) -> tuple[Check, ...]:
-    """Return the checks of single bars; those that yield only notes come last."""
+    """Return the checks of single bars; checks whose findings are only notes come last."""
     zero = engine.zero
     negative_volume = f"(volume < {zero} OR quote_volume < {zero} OR trades_count < 0)"
     negative_price = f"(open < {zero} OR high < {zero} OR low < {zero} OR close < {zero})"
@@ -130,7 +130,7 @@ class NamedSeries(Protocol):
 
 
 def holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
-    """Return the finding for the gaps of a series, in which bars are missing."""
+    """Return the finding that reports the gaps of a series: the times at which bars are missing."""
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"
     if series.symbol.startswith("-"):
@@ -148,7 +148,7 @@ def _bars(sound: str) -> str:
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
 ) -> tuple[list[tuple[SeriesRows, Sequence[int]]], int]:
-    """Return the series that have problems, each with the values of the aggregates, and the number of series left out.
+    """Count problems per series; return the series that have problems with the counts, and the number of series left out.
 
     A series has problems if an aggregate is above 0. At most `MOST_SERIES` series are returned; those for which one of the
     first ``urgent`` aggregates is above 0 come first.

@@ -1,4 +1,4 @@
-"""Runs checks in the engine: first counts all problems in one read of a table, then reads the first few rows of each."""
+"""Runs checks as SQL: counts all problems in one read of a table, then reads the first few rows that have each problem."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _MOST_NAMED = 50
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A problem that a row can have: the SQL condition that finds such rows, and the contents of the finding to report.
+    """A kind of problem of rows: the SQL condition that finds the rows, and what to report in the finding.
 
     Attributes:
         kind: the `Finding.kind` to report.
@@ -93,7 +93,7 @@ class SeriesRows:
 
 
 def run_checks(conn: Connection, engine: Engine, table: Table, checks: Sequence[Check]) -> list[Finding]:
-    """Run the checks of one table and return their findings."""
+    """Run the checks of one table; return a finding for each check that found problems."""
     counts = ", ".join(f"COUNT(*) FILTER (WHERE {check.condition})" for check in checks)
     row = conn.execute(text(f"SELECT {counts} FROM {table.name}")).one()
     return [make_finding(conn, engine, check, count) for check, count in zip(checks, row, strict=True) if count]
@@ -102,7 +102,7 @@ def run_checks(conn: Connection, engine: Engine, table: Table, checks: Sequence[
 def make_finding(
     conn: Connection, engine: Engine, check: Check, count: int, *, only: str = "", series: SeriesRows | None = None
 ) -> Finding:
-    """Return the finding of a check that found problems.
+    """Return the finding for a check that found problems; reads the first few rows that have the problem.
 
     Args:
         conn: the connection.
@@ -136,7 +136,7 @@ def make_finding(
 
 
 def _name_rows(conn: Connection, table: str, condition: str, values: Mapping[str, object], count: int) -> str:
-    """Return an SQL condition that selects by their ids the rows that meet ``condition``.
+    """Read the ids of the rows that meet ``condition``, and return an SQL condition that selects exactly these ids.
 
     The result is empty if there are too many rows, an id is not an integer, or other rows have one of the ids.
     """
@@ -153,7 +153,7 @@ def _name_rows(conn: Connection, table: str, condition: str, values: Mapping[str
 def first_rows(
     conn: Connection, engine: Engine, table: Table, condition: str, values: Mapping[str, object], *, is_series: bool
 ) -> tuple[str, ...]:
-    """Return the first few rows as text: the times of bars, with their series unless it is known; the ids of other rows."""
+    """Return the first few rows as text: for bars the time, and the series unless it is known; for other rows the id."""
     if table.name != "ohlcv":
         sql = f"SELECT id FROM {table.name} WHERE {condition} ORDER BY id LIMIT {SHOWN_ROWS}"
         return tuple(str(id_) for (id_,) in conn.execute(text(sql), values))
@@ -169,7 +169,7 @@ def conjunction(*conditions: str, by: str = " AND ") -> str:
 
 
 def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
-    """Return the SQL condition that selects, of the rows with the same key, all except the row with the smallest id.
+    """Return the SQL condition for duplicates: of the rows with the same key, all except the row with the smallest id.
 
     Only rows that meet the SQL condition ``which`` are compared and selected.
     """

@@ -24,7 +24,7 @@ def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
 
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
-    """Return the checks for contradictions within a row, or between a row and the rows of other tables to which it refers."""
+    """Return the checks for contradictions within a row, and for references to rows that are missing or contradict it."""
     trade_of_position, trade_of_event = (
         f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table, 'trade_id')}" for table in ("positions", "system_events")
     )
@@ -46,8 +46,22 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "exit_time",
             f"{_IS_CLOSED} AND exit_price IS NOT NULL AND realized_pnl IS NOT NULL AND exit_time IS NULL",
-            "statistics use the time of its last update, which can be set as its exit_time",
+            "statistics use the time of the trade's last update, which can be set as the exit_time",
             "UPDATE trades SET exit_time = updated_at",
+        ),
+        *(
+            Check(
+                "quantity not above 0",
+                "warning",
+                table,
+                "quantity",
+                conjunction(which, f"quantity <= {engine.zero}"),
+                f"side says the direction; {remedy}",
+            )
+            for table, which, remedy in (
+                (TRADES, "", "correct it: await TradeRepository(db).update(ID, quantity=…)"),
+                (POSITIONS, "status = 'open'", "close it, or correct it: await PositionRepository(db).update_position(…)"),
+            )
         ),
         Check(
             "exit before entry",
@@ -63,7 +77,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "action",
             "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NOT NULL",
-            "it has exit_price and realized_pnl, and statistics include it, so it is closed",
+            "the trade has exit_price and realized_pnl, and statistics include it, so it is closed",
             "UPDATE trades SET action = 'close'",
         ),
         Check(
@@ -72,7 +86,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             TRADES,
             "realized_pnl",
             "action = 'open' AND realized_pnl IS NOT NULL AND exit_price IS NULL",
-            "statistics include it as closed; if it is still open, it has no realized_pnl",
+            "statistics include the trade as closed; if it is still open, it must have no realized_pnl",
             "UPDATE trades SET realized_pnl = NULL",
         ),
         Check(
@@ -123,7 +137,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
 
 
 def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield (columns of a key, SQL condition of the rows in which the key must be unique, check that finds duplicate keys)."""
+    """Yield a check for each key that must be unique, as (columns of the key, SQL condition of the rows concerned, check)."""
     keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
     close = "UPDATE positions SET status = 'closed'"
     for table, key, which, kind, remedy, fix in (
@@ -140,12 +154,12 @@ def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
 
 
 def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> Iterator[Finding]:
-    """Yield the problems across rows.
+    """Yield the problems that concern several rows or columns, e.g. duplicate keys and references to missing rows.
 
     Args:
         conn: the connection.
         engine: the engine's SQL fragments.
-        sound: for each table the SQL condition that all values of a row are valid; empty if all values of all rows are valid.
+        sound: for each table the SQL condition that the values of a row are valid; empty if every row meets it.
     """
     for key, which, check in _once(engine):
         repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
@@ -160,7 +174,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
 
 
 def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
-    """Yield a finding for each table in which ids are missing (except bars), or in which the next id may be in use already.
+    """Yield a finding for each table with gaps in the ids (except bars), or whose next id may already be in use.
 
     If this role may not read the sequences, another finding reports it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from iftb_store.health import advise
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
+from iftb_store.schema.views import VIEWS
 from iftb_store.schema.visibility import Hidden, find_hidden, find_obstacles
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _AFTER = "fix the problems in the rows first, or this fix fails"
 
 
 def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
-    """Return the problems of the schema, and whether it is complete enough to examine the rows."""
+    """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
     from iftb_store_migrations import current, present_tables, state_of
 
     engine = find_engine(conn)
@@ -80,7 +82,7 @@ def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iter
     # names of users' indexes may contain any character
     quoted = conn.dialect.identifier_preparer.quote
     for table, index, is_unique in _select(conn, engine.invalid):
-        remedy = f"a failed CREATE INDEX CONCURRENTLY left it, and no query uses it; {_AFTER}"
+        remedy = f"a failed CREATE INDEX CONCURRENTLY left this index, and no query uses it; {_AFTER}"
         severity: FindingSeverity = "error" if is_unique else "warning"
         statement = f"REINDEX INDEX CONCURRENTLY {quoted(index)}"
         found.append(Finding("invalid index", severity, table, f"index {index}", (), 1, remedy, (statement,)))
@@ -107,15 +109,34 @@ def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Findi
     made = list(creation(conn.dialect))
     for table, of_table in groupby(differences, key=lambda difference: difference.table):
         here, made_here = list(of_table), [(index, sql) for name, index, sql in made if name == table]
+        if table in VIEWS:
+            yield _view_finding(here[0], [sql for _, sql in made_here])
+            continue
+        view = f"{table}_view"
+        drop = [f"DROP VIEW IF EXISTS {view}"] if view in VIEWS else []
+        create = [sql for name, _, sql in made if name == view]
         if conn.dialect.name != "postgresql" and any(map(_wants_new_table, here)):
             told = "; ".join(map(str, here[:_SHOWN])) + (f"; and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
             remedy = f"{told}; {_AFTER}; the old table remains as {table}_before; drop it when everything works"
-            yield _finding(here[0], len(here), remedy, list(_rebuild_sql(table, made_here)))
+            yield _finding(here[0], len(here), remedy, [*drop, *_rebuild_sql(table, made_here), *create])
             continue
         for difference in here:
             statements = list(_statements(conn, difference, made_here))
+            if _changes_type(difference):
+                # PostgreSQL refuses to change the type of a column under a view
+                statements = [*drop, *statements, *create]
             remedy = _AFTER if statements else "restore the table from a backup, or copy its rows to a new database"
             yield _finding(difference, 1, f"{difference}; {remedy}", statements)
+
+
+def _view_finding(difference: Difference, created: list[str]) -> Finding:
+    statements = (f"DROP VIEW IF EXISTS {difference.table}", *created)
+    if difference.part is None:
+        return Finding("view missing", "warning", difference.table, "", (), 1, str(difference), statements)
+    remedy = (
+        f"{difference}, so queries over it may give other answers; if it is a table and cannot be dropped so, rename it first"
+    )
+    return Finding("view differs", "warning", difference.table, "", (), 1, remedy, statements)
 
 
 def _finding(difference: Difference, count: int, remedy: str, statements: list[str]) -> Finding:
@@ -126,7 +147,7 @@ def _finding(difference: Difference, count: int, remedy: str, statements: list[s
 
 
 def _wants_new_table(difference: Difference) -> bool:
-    """Return whether an engine that cannot alter tables needs a new table, with the rows copied, to fix the difference."""
+    """Return whether the fix needs a new table with the rows copied, on an engine that cannot alter constraints and types."""
     part = difference.part or ""
     return part.startswith("constraint") or (part.startswith("column") and difference.actual is not None)
 
@@ -162,9 +183,7 @@ def _alter_sql(conn: Connection, difference: Difference, name: str) -> Iterator[
         return
     column = Base.metadata.tables[difference.table].columns[name]
     alter = f"ALTER TABLE {difference.table} ALTER COLUMN {name}"
-    # a definition begins with its type, e.g. numeric(38,18) NOT NULL DEFAULT now()
-    types = [definition.split(" NOT NULL")[0].split(" DEFAULT")[0].split(" IDENTITY")[0] for definition in (actual, expected)]
-    if types[0] != types[1]:
+    if _changes_type(difference):
         yield f"{alter} TYPE {column.type.compile(dialect=conn.dialect)}"
     if "DEFAULT" in expected and expected.partition("DEFAULT ")[2] != actual.partition("DEFAULT ")[2]:
         yield f"{alter} SET DEFAULT {expected.partition('DEFAULT ')[2]}"
@@ -172,6 +191,15 @@ def _alter_sql(conn: Connection, difference: Difference, name: str) -> Iterator[
         yield f"{alter} SET NOT NULL"
     if "IDENTITY" in expected and "IDENTITY" not in actual:
         yield f"{alter} ADD GENERATED BY DEFAULT AS IDENTITY"
+
+
+def _changes_type(difference: Difference) -> bool:
+    """Return whether two definitions of a column, e.g. numeric(38,18) NOT NULL DEFAULT 0, have different types."""
+    actual, expected = difference.actual, difference.expected
+    if actual is None or expected is None or not (difference.part or "").startswith("column "):
+        return False
+    types = [re.split(" NOT NULL| DEFAULT| IDENTITY", definition, maxsplit=1)[0] for definition in (actual, expected)]
+    return types[0] != types[1]
 
 
 def _rebuild_sql(table: str, made: list[tuple[str | None, str]]) -> Iterator[str]:

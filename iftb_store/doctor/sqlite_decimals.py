@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from iftb_store.schema.views import complement_digits
 from iftb_store.values.decimals import INTEGER_DIGITS, SCALE
 
 
 def _malformed(digits: str, end: str, zero: str) -> str:
-    """Return the SQL condition that the part of a sortable text after its first letter is not a well-formed number.
+    """Return the SQL condition that a sortable text is malformed: what follows the first letter is not a well-formed number.
 
     A well-formed number has exactly the number of digits that the letter stands for, then optionally a point and up to 18 more
     digits. One pass of GLOB is cheap, but cutting text is not, and this condition runs over every decimal of a database.
@@ -57,12 +58,4 @@ _NUMBER = f"substr('0' || {_WHOLE}, -{_DIGITS}) || rtrim('.' || {_FRACTION}, '.'
 PLAIN = f"({_IS_PLAIN} AND {{0}} NOT GLOB '-*[1-9]*')"
 AS_SORTABLE = f"char(96 + {_DIGITS}) || {_NUMBER}"
 PLAIN_NEGATIVE = f"({_IS_PLAIN} AND {{0}} GLOB '-*[1-9]*')"
-
-
-def _complement(number: str) -> str:
-    for low, high in ("09", "18", "27", "36", "45"):
-        number = f"replace(replace(replace({number}, '{low}', 'x'), '{high}', '{low}'), 'x', '{high}')"
-    return number
-
-
-AS_SORTABLE_NEGATIVE = f"char(85 - {_DIGITS}) || {_complement(_NUMBER)} || '~'"
+AS_SORTABLE_NEGATIVE = f"char(85 - {_DIGITS}) || {complement_digits(_NUMBER)} || '~'"

@@ -1,4 +1,4 @@
-"""Checks of rows without SQL, for any backend: reads them through its stores."""
+"""Checks rows without SQL, for any backend: reads the rows through the stores of the backend."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Problem:
-    """A kind of problem in one place, with the rows found so far."""
+    """A kind of problem in one place, e.g. a series or a column, with the number of rows found so far."""
 
     kind: str
     severity: FindingSeverity
@@ -53,13 +53,13 @@ class _Problem:
     count: int = 0
 
     def add(self, row: object) -> None:
-        """Count a row; the first few are named."""
+        """Count a row that has the problem, and keep the names of the first few rows."""
         self.count += 1
         if len(self.rows) < SHOWN_ROWS:
             self.rows.append(row.replace(tzinfo=None).isoformat(" ") if isinstance(row, datetime) else str(row))
 
     def finding(self) -> Finding:
-        """Return the finding."""
+        """Return the finding that reports the problem."""
         return Finding(self.kind, self.severity, self.table, self.where, tuple(self.rows), self.count, self.remedy)
 
 
@@ -157,7 +157,7 @@ def _check_names(series: Series, where: str) -> Iterator[Finding]:
 
 
 def _find_wrong_bars(rows: pa.RecordBatch, timeframe: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield (kind of problem, times of the bars that have it)."""
+    """Check the bars of a batch, and yield (kind of problem, times of the bars with this problem)."""
     import pyarrow as pa
     import pyarrow.compute
 
@@ -228,7 +228,7 @@ async def _examine_records(stores: Stores, table: TableSpec) -> list[Finding]:
 
 
 def _find_problem(spec: ColumnSpec, value: Any) -> tuple[str, str] | None:
-    """Return (kind of problem, reason) if a value cannot be in its column, else None."""
+    """Check a value of a column; return (kind of problem, reason) if the column cannot hold the value, otherwise None."""
     try:
         find_check(spec)(json_object(value) if spec.kind is ColumnKind.JSON and value is not None else value, spec.name)
     except (ValueError, RecursionError) as error:

@@ -43,7 +43,7 @@ def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
 
 
 def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -> str:
-    """Return the SQL condition that all values of these columns are valid."""
+    """Return the SQL condition that a row has only valid values in these columns."""
     parts = []
     for column in columns:
         wrong, unusable = _unreadable(engine, column), _unusable(engine, table, column)
@@ -61,9 +61,9 @@ def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
 
 
 def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
-    """Return the rule for the text in a column, as (kind of problem, SQL condition of values that break it, rule in words).
+    """Return (kind of problem, SQL condition for wrong values, rule in words) for a column that accepts not every text.
 
-    A column may accept only certain words, or only names. The result is None if the column has neither rule.
+    Such a column accepts only certain words, or only names. The result is None for other columns.
     """
     choices = describe_column(column).choices
     if choices:
@@ -88,9 +88,7 @@ def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
 def _unreadables(engine: Engine, table: Table, column: Column[Any], condition: str) -> Iterator[Check]:
     name, kind = column.name, describe_column(column).kind
     if kind == ColumnKind.DECIMAL and engine.plain_decimals:
-        remedy = (
-            "decimals are stored here as sortable text, see the README on the schema; plain digits are read and compared wrongly"
-        )
+        remedy = "decimals are stored here as sortable text, see docs/sql.md; plain digits are read and compared wrongly"
         for is_plain, converted in engine.plain_decimals:
             fix = f"UPDATE {table.name} SET {name} = {converted.format(name)}"
             yield Check("plain decimal", "error", table, name, is_plain.format(name), remedy, fix)

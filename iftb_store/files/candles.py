@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ import pyarrow.compute
 from iftb_store.batches.arrow import TIME, find_uncastable, holds_text
 from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode_dictionary
 from iftb_store.errors import InvalidValueError
-from iftb_store.files.options import Hints
+from iftb_store.files.options import FLOATS, ROUNDING, Hints
 from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.display import show
@@ -41,6 +42,7 @@ _ALIASES = {
 }
 #: The columns of freqtrade's files, which contain floats.
 _FREQTRADE = {"date", "open", "high", "low", "close", "volume"}
+_PRICES = ("open", "high", "low", "close")
 _UNITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
 _WHOLE = r"^\d+(\.0*)?$"
 # dates without separators: 20240229, 2024022923, 202402292359, 20240229235900
@@ -101,6 +103,10 @@ class Candles:
     """Converts the batches of one file to bars; all numeric times in the file must have the same unit.
 
     Attributes:
+        names: the file's columns to read.
+        rounded: number of values that were rounded to 18 places.
+        skipped: number of rows without prices that were skipped.
+        places: for each row that was not skipped, its index in the last batch; empty if no row was skipped.
         notes: remarks for the user on how the file was read.
     """
 
@@ -112,10 +118,9 @@ class Candles:
         Args:
             hints: the options of the user.
             columns: the file's column name for each column of iftb-store.
-            series: the exchange, symbol and timeframe; None for those that have a column in the file.
+            series: the exchange, symbol and timeframe of all bars; each is None if the file has a column for it.
             floats: whether floats are accepted.
-            arrays: whether the file has no column names, so that a wrong order of its columns is possible, and the volume may
-                be missing.
+            arrays: whether the file has no column names; its columns may be in a wrong order, and the volume may be absent.
         """
         self._hints, self._columns, self._series = hints, columns, series
         self._may_be_floats, self._arrays = floats, arrays
@@ -123,32 +128,54 @@ class Candles:
         self._seen: dict[str, str] = {}
         self._without_volume = self._off_grid = self._beyond = 0
         self._floats = False
+        self.names = list(dict.fromkeys(columns.values()))
+        self.rounded = self.skipped = 0
+        self.places: list[int] = []
 
     @property
     def notes(self) -> list[str]:
         """Remarks for the user on how the file was read."""
         return [
             *(["floats stored as their shortest decimals"] if self._floats else []),
+            *([f"{self.skipped:,} without prices skipped"] if self.skipped else []),
             *([f"{self._without_volume:,} without a volume, stored with volume 0"] if self._without_volume else []),
             # the doctor would report these bars later
             *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
             *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
         ]
 
-    def bars(self, given: pa.Table) -> pa.Table:
-        """Return a batch as checked rows with the columns of iftb-store, times in UTC, and the series.
+    def convert(self, batch: pa.Table) -> pa.Table:
+        """Check the rows of a batch and return them with the columns of iftb-store: times in UTC, the series added.
 
         Raises:
             RowError: a time cannot be read, a value cannot be stored, or the columns seem to be in another order.
             InvalidValueError: a column has a type that does not fit, or a series that contradicts the options.
         """
+        self.places = []
+        if self._hints.skip_empty and pc.any(empty := self._find_empty(batch)).as_py():
+            full = pc.invert(empty)
+            batch, self.places = batch.filter(full), pc.indices_nonzero(full).to_pylist()
+            self.skipped += len(empty) - len(self.places)
+        if not batch.num_rows:
+            return WRITTEN.empty_table()
+        try:
+            return self._convert(batch)
+        except RowError as error:
+            remedy = "; use --skip-empty to skip rows without prices" if self._find_empty(batch)[error.index].as_py() else ""
+            index = self.places[error.index] if self.places else error.index
+            raise RowError(index, f"{error.why}{remedy}") from error
+
+    def _find_empty(self, batch: pa.Table) -> Any:
+        """Return a Boolean array that says which rows have no prices."""
+        return reduce(pc.and_, (_find_missing(batch[self._columns[name]]) for name in _PRICES))
+
+    def _convert(self, given: pa.Table) -> pa.Table:
         taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
         for ours, column in taken.items():
             if pa.types.is_floating(column.type) and ours != "timestamp":
                 if not self._may_be_floats:
                     raise InvalidValueError(
-                        f"its column {show(self._columns[ours])} holds floats, which are not exact decimals; "
-                        "use --decimals from-float to store the shortest decimal of each"
+                        f"its column {show(self._columns[ours])} holds floats, which are not exact decimals; {FLOATS}"
                     )
                 self._floats = True
         taken["timestamp"] = self._times(taken["timestamp"])
@@ -163,12 +190,14 @@ class Candles:
                 self._check_series(name, taken[name])
             if name not in taken or (value is not None and name != "timeframe"):
                 taken[name] = pa.repeat(pa.scalar(value, pa.string()), given.num_rows)
-        rows = check_rows(pa.table({name: taken[name] for name in WRITTEN.names if name in taken}), from_float=True)
+        given = pa.table({name: taken[name] for name in WRITTEN.names if name in taken})
+        rows, rounded = check_rows(given, from_float=self._may_be_floats, remedy=ROUNDING)
+        self.rounded += rounded
         self._count_odd(rows)
         return rows
 
     def _count_odd(self, rows: pa.Table) -> None:
-        """Count bars off the timeframe's grid, and bars whose open or close is not between low and high."""
+        """Count bars that begin at no multiple of the timeframe, and bars whose open or close is not between low and high."""
         low, high = rows["low"], rows["high"]
         outside = (pc.or_(pc.less(rows[name], low), pc.greater(rows[name], high)) for name in ("open", "close"))
         beyond = pc.or_(*outside)
@@ -211,6 +240,8 @@ class Candles:
             return self._epochs(pc.replace_substring_regex(text, r"^(\d+)\.0*$", r"\1"))
         # text is ISO 8601: with a point or a comma, a T or a space, and with or without an offset
         text = pc.replace_substring_regex(text, r"(\d) (Z|[+-]\d)", r"\1\2")
+        # MetaTrader's dates, as in Bybit's files: 2024.02.29 23:59
+        text = pc.replace_substring_regex(text, r"^(\d{4})\.(\d{2})\.(\d{2})", r"\1-\2-\3")
         day = pc.match_substring_regex(text, _DAY)
         text = pc.if_else(day, pc.binary_join_element_wise(text, "T00:00:00", ""), text)
         zoned = pc.all(pc.match_substring_regex(text, _ZONED)).as_py()
@@ -264,8 +295,17 @@ class Candles:
         return pa.chunked_array([pa.array(made, TIME)])
 
 
+def _find_missing(column: Any) -> Any:
+    column = decode_dictionary(column)
+    if pa.types.is_floating(column.type):
+        return pc.is_null(column, nan_is_null=True)
+    if holds_text(column.type):
+        return pc.or_(pc.is_null(column), pc.is_in(pc.utf8_lower(column.cast(pa.string())), pa.array(["", "nan"])))
+    return pc.is_null(column)
+
+
 def has_floats(names: list[str]) -> bool:
-    """Return whether a file has exactly the columns of freqtrade, whose values are floats."""
+    """Return whether a file has exactly the columns that freqtrade writes; freqtrade stores prices as floats."""
     return set(names) == _FREQTRADE
 
 

@@ -32,9 +32,9 @@ class Commit(Generic[T]):
 
 
 async def finish_commit(work: Coroutine[Any, Any, T], commit: Commit[T]) -> T:
-    """Run ``work``, which records its COMMIT in ``commit``, and return its result.
+    """Run ``work`` and return its result; ``work`` records in ``commit`` when it sends COMMIT and when the COMMIT is done.
 
-    If this call is cancelled during the COMMIT, it waits for the end of the COMMIT before it raises the cancellation, so that
+    If this call is cancelled during the COMMIT, it waits for the end of the COMMIT and then raises the cancellation, so that
     ``commit`` has the outcome. A second cancellation, or a timeout after some seconds, ends the wait; the outcome is then
     unknown.
     """

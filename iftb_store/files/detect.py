@@ -1,26 +1,20 @@
-"""Detects the format of a file from its content (first bytes or first line), and the series from its name."""
+"""Detects the format of a file from its content: its first bytes or its first line."""
 
 from __future__ import annotations
 
 import csv
-import re
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
 from iftb_store.files.formats import format_by_suffix
-from iftb_store.files.readers.binance import DumpError, is_dump_header, name_damage, open_file, series_in_name
+from iftb_store.files.readers.binance import COLUMNS, DumpError, is_dump_header, name_damage, open_file
 from iftb_store.files.readers.texts import PACKING_DAMAGE, TextFile, is_packed
-from iftb_store.values.timeframes import MONTH, SECONDS
 
 # maximum bytes of a header, enough for a thousand columns
 _HEAD = 1 << 16
 _MOST_COLUMNS = 1_000
 _BOM = b"\xef\xbb\xbf"
-# freqtrade's names, e.g. BTC_USDT-5m.feather or BTC_USDT_USDT-1h-futures.feather: / and : are written _, and M is Mo
-_FREQTRADE = re.compile(r"(?P<pair>\w[\w-]*?)-(?P<timeframe>\d+[A-Za-z]{1,2})(?:-(?P<candles>[A-Za-z_]+))?(?:\.\w+)+")
-# kinds of candles in freqtrade's file names that are computed from trades; None if the name has no kind
-_TRADED = (None, "spot", "futures")
 
 
 class FileKind(Enum):
@@ -30,6 +24,7 @@ class FileKind(Enum):
     PARQUET = "Parquet"
     FEATHER = "Feather"
     CSV = "CSV"
+    HEADLESS = "CSV without a header"
     JSON = "JSON"
     JSON_LINES = "JSON lines"
     NOTHING = "JSON lines without one"
@@ -66,12 +61,17 @@ def detect_format(path: Path) -> FileKind:
     if is_packed(head):
         with TextFile(path) as packed, name_damage(path, PACKING_DAMAGE, "cannot be read ({})"):
             head = packed.read(_HEAD)
+        if head.startswith((*binary, *refused)):
+            raise DumpError(f"{path}: is packed with gzip, which is read only of CSV and JSON; unpack it first")
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
         return FileKind.JSON
     if text.startswith(b"{"):
         return FileKind.JSON_LINES
-    return FileKind.CSV if _has_names(text) else FileKind.DUMP
+    names, _ = split_line(text.split(b"\n", 1)[0])
+    if _has_names(names):
+        return FileKind.CSV
+    return FileKind.DUMP if is_dump_header(names) or len(names) in (0, 1, len(COLUMNS)) else FileKind.HEADLESS
 
 
 def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
@@ -81,51 +81,25 @@ def read_header(stream: BinaryIO, path: Path) -> tuple[list[str], str]:
         DumpError: the first line is not a header.
     """
     line = stream.readline(_HEAD).removeprefix(_BOM)
-    names, separator = _split(line)
+    names, separator = split_line(line)
     if not line.endswith(b"\n") or not names or len(names) > _MOST_COLUMNS or len(set(names)) < len(names):
         raise DumpError(f"{path}, line 1: is not a header with at most {_MOST_COLUMNS:,} different column names")
     return names, separator
 
 
-def read_series_in_name(path: Path, *, traded: bool = True) -> tuple[str | None, str | None]:
-    """Return (symbol, timeframe) from a file's name, each None if the name does not contain it.
-
-    Two forms are recognised: Binance's dumps (FILUSDT-1m-2023-04.zip) and freqtrade's candles. BTC_USDT-5m.feather contains the
-    pair BTC/USDT, and BTC_USDT_USDT-1h-futures.feather the pair BTC/USDT:USDT.
-
-    Args:
-        path: the file.
-        traded: whether to refuse candles that are not computed from trades.
-
-    Raises:
-        DumpError: freqtrade's name says that the candles are not computed from trades (mark, index, funding_rate), and
-            ``traded`` is True.
-    """
-    found = series_in_name(path)
-    if found != (None, None):
-        return found
-    match = _FREQTRADE.fullmatch(path.name)
-    if match is None:
-        return None, None
-    timeframe = MONTH if match["timeframe"].lower() == "1mo" else match["timeframe"]
-    if timeframe not in SECONDS:
-        return None, None
-    if traded and match["candles"] not in _TRADED:
-        raise DumpError(
-            f"{path}: contains {match['candles']} of a future, not candles of its trades; "
-            "use --symbol to store them under another name"
-        )
-    return match["pair"].replace("_", "/", 1).replace("_", ":", 1), timeframe
+def read_cells(path: Path) -> list[str]:
+    """Return the cells of the first line of a text file, plain or packed with gzip."""
+    with TextFile(path) as stream:
+        return split_line(stream.readline(_HEAD).removeprefix(_BOM))[0]
 
 
-def _has_names(text: bytes) -> bool:
-    names, _ = _split(text.split(b"\n", 1)[0])
+def _has_names(names: list[str]) -> bool:
     if len(names) < 2 or not all(name.isprintable() for name in names) or is_dump_header(names):
         return False
     return any(name.strip()[:1].isalpha() for name in names)
 
 
-def _split(line: bytes) -> tuple[list[str], str]:
+def split_line(line: bytes) -> tuple[list[str], str]:
     """Return the cells of a line and the separator; no cells if the line is not valid CSV."""
     text = line.decode("utf-8", "replace").rstrip("\r\n")
     separator = max(",;\t", key=text.count)

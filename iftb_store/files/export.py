@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.abilities import ConnectedStore
@@ -24,9 +24,12 @@ from iftb_store.transfer.access import check_store
 from iftb_store.transfer.kept import limit_scope
 from iftb_store.transfer.progress import ProgressCallback, StepCallback, report_steps
 from iftb_store.values import checks
+from iftb_store.values.choices import ReadDecimals
 from iftb_store.values.display import type_name
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from iftb_store.files.writers import Writer
 
 # 65,536 bars take a few megabytes, but rows of other tables may contain long texts. The limit is not smaller because DuckDB
@@ -43,7 +46,7 @@ class ExportReport:
         table: the table's name.
         format: parquet, feather, csv or jsonl.
         rows: number of rows written.
-        files: number of files written.
+        files: number of files written; 0 if no row matched and an existing file was left as it was.
     """
 
     path: Path | None
@@ -51,6 +54,10 @@ class ExportReport:
     format: FileFormat
     rows: int
     files: int
+
+
+class _NoRowsError(Exception):
+    """Raised if no row matches and the target is an earlier export, which is then kept."""
 
 
 async def export_table(
@@ -66,6 +73,7 @@ async def export_table(
     format: FileFormat | None = None,
     partitioned: bool = False,
     overwrite: bool = False,
+    decimals: ReadDecimals | None = None,
     progress: ProgressCallback | None = None,
 ) -> ExportReport:
     """Write the rows of one table with all columns, including ids and times set by the store, in key order, to a file.
@@ -86,7 +94,8 @@ async def export_table(
         end: end of the time window, inclusive.
         format: parquet, feather, csv or jsonl; None for the format of the file's suffix.
         partitioned: write bars to a folder of Parquet files by exchange, symbol, timeframe and month.
-        overwrite: replace an existing file or folder.
+        overwrite: replace an existing file or folder, unless no row matches.
+        decimals: "float": write decimals as the nearest floats, for plots and models; None: write them exactly.
         progress: called with (table, rows written, total rows).
 
     Returns:
@@ -105,22 +114,35 @@ async def export_table(
 
     Example:
         report = await export_table(db, "bars.parquet", symbols="BTCUSDT", timeframes=["1h", "1d"])
-        print(report.rows)
+        (report.rows, report.format)  # -> (23, 'parquet')
     """
     check_store(db, "db")
     step = report_steps(progress)
     scope, _ = limit_scope(TableScope([table], exchanges, symbols, timeframes, start, end), database=db)
     for name, flag in (("partitioned", partitioned), ("overwrite", overwrite)):
         checks.boolean(flag, name)
+    as_floats = checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None
     target = _find_target(path)
     written = _choose_format(target, scope.tables[0], format, partitioned)
     if isinstance(target, Path):
         check_target(target, folder=partitioned, overwrite=overwrite)
     require_arrow()
     await import_modules("pyarrow", "iftb_store.files.writers", "iftb_store.transfer.plan")
-    with step(table) as tell, _open(target, scope.tables[0], written, partitioned, overwrite) as sink:
-        rows = await _write_rows(db, scope, sink, tell if progress is not None else None)
-    return ExportReport(target if isinstance(target, Path) else None, table, written, rows, sink.files)
+    from iftb_store.batches.arrow import to_floats
+    from iftb_store.files.writers import describe_schema
+
+    schema = describe_schema(scope.tables[0], as_floats=as_floats)
+    file = target if isinstance(target, Path) else None
+    try:
+        with step(table) as tell, _open(target, scope.tables[0], schema, written, partitioned, overwrite) as sink:
+            write = (lambda batch: sink.write(to_floats(batch))) if as_floats else sink.write
+            rows = await _write_rows(db, scope, write, tell if progress is not None else None)
+            if not rows and file is not None and file.exists():
+                raise _NoRowsError
+            await run_to_end(asyncio.to_thread(sink.close))
+    except _NoRowsError:
+        return ExportReport(file, table, written, 0, 0)
+    return ExportReport(file, table, written, rows, sink.files)
 
 
 def _find_target(path: str | os.PathLike[str] | BinaryIO) -> Path | BinaryIO:
@@ -143,8 +165,10 @@ def _choose_format(target: Path | BinaryIO, table: TableSpec, format: str | None
     return chosen
 
 
-async def _write_rows(db: ConnectedStore, scope: TableScope, sink: Writer, tell: StepCallback | None) -> int:
-    """Write the selected rows of a snapshot; return their number."""
+async def _write_rows(
+    db: ConnectedStore, scope: TableScope, write: Callable[[pa.RecordBatch], None], tell: StepCallback | None
+) -> int:
+    """Read the selected rows from a snapshot, write them, and return their number."""
     from iftb_store.transfer.plan import find_partitions, open_snapshot
 
     (table,) = scope.tables
@@ -156,26 +180,27 @@ async def _write_rows(db: ConnectedStore, scope: TableScope, sink: Writer, tell:
         for selection in scope.selections(table):
             async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
                 async for batch in batches:
-                    await run_to_end(asyncio.to_thread(sink.write, batch))
+                    await run_to_end(asyncio.to_thread(write, batch))
                     rows += batch.num_rows
                     if tell is not None:
                         tell(rows, total)
-    await run_to_end(asyncio.to_thread(sink.close))
     return rows
 
 
 @contextmanager
-def _open(target: Path | BinaryIO, table: TableSpec, format: str, partitioned: bool, overwrite: bool) -> Iterator[Writer]:
-    from iftb_store.files.writers import PartitionedWriter, describe_schema, open_writer
+def _open(
+    target: Path | BinaryIO, table: TableSpec, schema: pa.Schema, format: str, partitioned: bool, overwrite: bool
+) -> Iterator[Writer]:
+    from iftb_store.files.writers import PartitionedWriter, open_writer
 
     with ExitStack() as streams:
         sink: Writer
         if partitioned and isinstance(target, Path):
             folder = streams.enter_context(new_folder(target, overwrite=overwrite))
-            sink = PartitionedWriter(folder, streams.enter_context(ExitStack()), describe_schema(table))
+            sink = PartitionedWriter(folder, streams.enter_context(ExitStack()), schema)
         else:
             stream = streams.enter_context(new_file(target, overwrite=overwrite)) if isinstance(target, Path) else target
-            sink = open_writer(stream, table, format)
+            sink = open_writer(stream, table, schema, format)
         try:
             yield sink
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The formats in which files are written, and the metadata that a file contains about itself."""
+"""The formats in which files are written, and the metadata (table, version, revision) that an exported file contains."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ TABLE, VERSION, REVISION = b"iftb_store.table", b"iftb_store.version", b"iftb_st
 #: Metadata key of a file in a partitioned folder: the columns that the file leaves out and their values, as JSON.
 PARTITION = b"iftb_store.partition"
 
+#: The values of a candle of ccxt and freqtrade, in this order.
+CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
+#: The values of a candle of Binance, in this order.
+KLINE = [*CANDLE, "close_time", "quote_volume", "trades_count", "taker_volume", "taker_quote_volume", "ignored"]
+
 #: Maximum bytes of a row in a text format, written or read; a longer row is refused, not held in memory.
 LONGEST_ROW = 4 << 20
 
-_SUFFIXES: dict[str, FileFormat] = {
+#: The format of each suffix.
+SUFFIXES: dict[str, FileFormat] = {
     ".parquet": "parquet",
     ".feather": "feather",
     ".arrow": "feather",
@@ -33,7 +39,7 @@ _SUFFIXES: dict[str, FileFormat] = {
 
 def format_by_suffix(path: Path) -> FileFormat | None:
     """Return the format for a file's suffix, None if the suffix is unknown."""
-    return _SUFFIXES.get(path.suffix.lower())
+    return SUFFIXES.get(path.suffix.lower())
 
 
 def choose_format(path: Path | None, wanted: str | None) -> FileFormat:
@@ -51,6 +57,6 @@ def choose_format(path: Path | None, wanted: str | None) -> FileFormat:
     found = format_by_suffix(path)
     if found is None:
         raise InvalidValueError(
-            f"the path {show(str(path))} does not end in {', '.join(_SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
+            f"the path {show(str(path))} does not end in {', '.join(SUFFIXES)}; give the format, one of {', '.join(FORMATS)}"
         )
     return found

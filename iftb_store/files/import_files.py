@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy.exc import IntegrityError
@@ -18,15 +16,22 @@ from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.bars import BarColumns
 from iftb_store.errors import InvalidValueError, StoreError, TradeConflictError
 from iftb_store.files.commits import Commit
-from iftb_store.files.import_ import ImportedFile, Source, import_file
+from iftb_store.files.earlier import EarlierFiles
+from iftb_store.files.import_ import ImportedFile, import_file
 from iftb_store.files.options import Hints
+from iftb_store.files.paths import STDIN, Stdin, find_paths
 from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.source import Source
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.transfer.access import check_store
 from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, report_steps
 from iftb_store.values import checks
-from iftb_store.values.display import show, to_one_line, type_name
+from iftb_store.values.choices import CONFLICTS, Conflict, Decimals
+from iftb_store.values.display import show, type_name
+from iftb_store.values.timeframes import check_timeframe
 
+#: The names of a file's columns for those of iftb-store, or the names of all columns of a file without a header.
+Columns: TypeAlias = Mapping[str, str] | Sequence[str]
 #: One file, pattern or folder, or several.
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -37,7 +42,7 @@ _REFUSALS = (OSError, DumpError, TradeConflictError, IntegrityError)
 
 @dataclass(frozen=True, slots=True)
 class RefusedFile:
-    """A file of which no row was stored.
+    """A file that was refused: no row of it was stored.
 
     Attributes:
         path: the file.
@@ -82,42 +87,54 @@ async def import_files(
     timeframe: str | None = None,
     exchange: str | None = None,
     insert: bool = False,
+    on_conflict: Conflict = "source-wins",
     new_ids: bool = False,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    skip_empty: bool = False,
     tz: str | ZoneInfo | None = None,
     fold: Literal["earlier", "later"] | None = None,
-    decimals: Literal["from_float"] | None = None,
+    decimals: Decimals | None = None,
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
 
     The format is detected from the content, not the file name. Each file is stored completely or not at all, in its own
     transaction; a file that is refused does not stop the others. Rows that are already stored are overwritten, so importing a
-    file twice changes nothing. Rows of an export keep their ids. If the import is cancelled, the files stored so far stay.
+    file twice changes nothing. Each bar is compared with those of earlier files of the import; if their times have more than
+    400,000 gaps, a note says how many bars were not compared. Rows of an export keep their ids. If the import is cancelled, the
+    files stored so far stay.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
-        paths: a file, a pattern, e.g. "dumps/*.zip", or a folder of Parquet files; or several of these.
+        paths: a file, a pattern, e.g. "dumps/*.zip", a folder, whose files of known formats are taken, or "-" for stdin; or
+            several of these. Files may be packed with gzip.
         symbol: the symbol, if the files do not contain it.
         timeframe: the timeframe, if the files do not contain it.
         exchange: the exchange, if the files do not contain it; None for binance.
         insert: refuse rows that are already stored, instead of overwriting them.
+        on_conflict: for rows that are stored with other values: "source-wins" overwrites them, "refuse" refuses the file.
         new_ids: store exported bars and trades under new ids, not those of the file.
-        columns: the file's name of each column whose name is not recognised, e.g. {"open": "First", "timestamp": "Day"}.
+        columns: the file's name of each column whose name is not recognised, e.g. {"open": "First", "timestamp": "Day"}; or
+            the names of all columns of a CSV file without a header, in their order, e.g. ["timestamp", "open", …]. Columns
+            with other names are ignored.
+        skip_empty: skip rows without prices, and count them, instead of refusing them.
         tz: the time zone of timestamps without an offset, e.g. "Europe/Berlin"; None for UTC.
         fold: how to read a time that occurs twice because clocks are set back; None refuses such times.
-        decimals: "from_float": accept floats and store the shortest decimal of each; None: refuse floats.
+        decimals: "from_float": accept floats and store the shortest decimal of each; round decimals half-even to 18 places.
+            None: refuse floats, and decimals with more places.
         progress: called with (file name, bytes read, total bytes).
 
     Returns:
-        For each file, the table, the number of rows, their series and time span; ``refused`` is empty.
+        For each file, the table, the number of rows, how many of them were new, changed and equal to stored ones, their
+        series and time span; ``refused`` is empty.
 
     Raises:
-        RefusedFilesError: files are damaged, cannot be read or have rows that cannot be stored. All others are stored; its
-            ``report`` names both.
-        InvalidValueError: there is no such file, an argument has an invalid value, the name, the columns and the arguments
-            contradict each other, or ``new_ids`` is given for rows that are identified only by their id. The files before
-            that one are stored.
+        RefusedFilesError: files are damaged, cannot be read, have rows that cannot be stored, have another value for a bar than
+            an earlier file; or, of several files, some are not candles, or their series is not known. All others are stored;
+            its ``report`` names both.
+        InvalidValueError: there is no such file, an argument has an invalid value; the name, the columns and the arguments
+            contradict each other, of the only file; or ``new_ids`` is given for rows that are identified only by their id. The
+            files before that one are stored.
         SchemaError: the database has no tables of iftb-store, or tables of another revision.
         Unsupported: the database does not keep the table of an export.
         OperationalError: the database failed.
@@ -127,14 +144,15 @@ async def import_files(
 
     Example:
         report = await import_files(db, "BTCUSDT-1m-*.csv")
-        for file in report.files:
-            print(file.path, file.rows, file.first, file.last)
+        [(file.path.name, file.rows, file.inserted) for file in report.files]  # -> [('BTCUSDT-1m-2024-01.csv', 1, 1)]
     """
-    checks.optional(partial(checks.choice, choices=("from_float",)), decimals, "decimals")
-    hints = Hints(symbol, timeframe, exchange, columns or {}, find_zone(tz), fold, decimals is not None)
+    checks.optional_choice(decimals, "decimals", get_args(Decimals))
+    names, header = _split_columns(columns)
+    empty = checks.boolean(skip_empty, "skip_empty")
+    hints = Hints(symbol, timeframe, exchange, names, find_zone(tz), fold, decimals is not None, empty, header)
     step = report_steps(progress)
     check_store(db, "db")
-    importing = await asyncio.to_thread(FileImport, paths, hints, insert=insert, new_ids=new_ids)
+    importing = await asyncio.to_thread(FileImport, paths, hints, insert=insert, new_ids=new_ids, on_conflict=on_conflict)
     return await importing.run(db, step)
 
 
@@ -146,6 +164,7 @@ class FileImport:
         hints: what the user knows about the files.
         insert: as in `import_files`.
         new_ids: as in `import_files`.
+        on_conflict: as in `import_files`.
         tell: called with each file as soon as it is stored or refused.
 
     Attributes:
@@ -165,24 +184,44 @@ class FileImport:
         *,
         insert: bool = False,
         new_ids: bool = False,
+        on_conflict: Conflict = "source-wins",
         tell: Callable[[ImportedFile | RefusedFile], None] | None = None,
     ) -> None:
         _check_hints(hints)
         self._hints = hints
         self._insert, self._new_ids = checks.boolean(insert, "insert"), checks.boolean(new_ids, "new_ids")
+        self._on_conflict: Conflict = checks.choice(on_conflict, "on_conflict", CONFLICTS)
         self._tell = tell
         self.files: list[ImportedFile] = []
         self.refused: list[RefusedFile] = []
         self.current: tuple[str, Commit[ImportedFile]] | None = None
-        self.paths = list(dict.fromkeys(path for given in _list_paths(paths) for path in _find_files(given)))
+        self._stdin = Stdin()
         self._sources: list[Source] = []
-        for path in self.paths:
-            try:
-                self._sources.append(Source(path, hints))
-            except _REFUSALS as error:
-                self._refuse(path, error)
-        self._refuse_hints()
-        self._refuse_mixing()
+        try:
+            self._open(_list_paths(paths))
+        except BaseException:
+            self._stdin.close()
+            raise
+
+    def _open(self, listed: list[str | os.PathLike[str]]) -> None:
+        """Find the files and open each."""
+        if STDIN in listed:
+            stdin = self._stdin.read()
+            listed = [stdin if given == STDIN else given for given in listed]
+        self.paths = list(dict.fromkeys(path for given in listed for path in find_paths(given)))
+        with self._stdin.rename_errors():
+            for path in self.paths:
+                try:
+                    self._sources.append(Source(path, self._hints))
+                except _REFUSALS as error:
+                    self._refuse(path, error)
+                except InvalidValueError as error:
+                    # one of several files may be of another kind
+                    if len(self.paths) == 1:
+                        raise
+                    self._refuse(path, DumpError(str(error)))
+            self._refuse_hints()
+            self._refuse_mixing()
 
     async def run(self, db: ConnectedStore, step: ProgressFactory) -> ImportReport:
         """Store the files.
@@ -190,22 +229,31 @@ class FileImport:
         Raises:
             RefusedFilesError: files were refused; all others are stored.
         """
-        for source in self._sources:
-            name, commit = format_path(source.path), Commit[ImportedFile]()
-            self.current = name, commit
-            try:
-                with step(name) as tell:
-                    done = await import_file(db, source, insert=self._insert, new_ids=self._new_ids, progress=tell, commit=commit)
-            except _REFUSALS as error:
-                self._refuse(source.path, error, self._find_remedy(source))
-                continue
-            self.files.append(done)
-            if self._tell is not None:
-                self._tell(done)
+        try:
+            await self._import_all(db, step)
+        finally:
+            self._stdin.close()
         report = ImportReport(tuple(self.files), tuple(self.refused))
         if self.refused:
             raise RefusedFilesError(report)
         return report
+
+    async def _import_all(self, db: ConnectedStore, step: ProgressFactory) -> None:
+        earlier = EarlierFiles()
+        options: dict[str, Any] = {"insert": self._insert, "new_ids": self._new_ids, "on_conflict": self._on_conflict}
+        for source in self._sources:
+            name, commit = format_path(source.path), Commit[ImportedFile]()
+            self.current = name, commit
+            try:
+                with step(name) as tell, self._stdin.rename_errors():
+                    done = await import_file(db, source, **options, earlier=earlier, progress=tell, commit=commit)
+            except _REFUSALS as error:
+                self._refuse(source.path, error, self._find_remedy(source))
+                continue
+            done = replace(done, path=self._stdin.get_given(done.path))
+            self.files.append(done)
+            if self._tell is not None:
+                self._tell(done)
 
     def _refuse(self, path: Path, error: Exception, remedy: str = "") -> None:
         if isinstance(error, IntegrityError):
@@ -214,7 +262,8 @@ class FileImport:
             reason = f"{path}: {error.strerror}; {_NOTHING}"
         else:
             reason = f"{error if isinstance(error, DumpError) else f'{path}: {error}'}; {_NOTHING}"
-        self.refused.append(RefusedFile(path, reason))
+        reason = self._stdin.name_stdin(reason)
+        self.refused.append(RefusedFile(self._stdin.get_given(path), reason))
         if self._tell is not None:
             self._tell(self.refused[-1])
 
@@ -246,7 +295,9 @@ class FileImport:
 
 
 def format_path(path: Path) -> str:
-    """Return the name of a file for messages; in a partitioned export, its folders too, which name the series and the month."""
+    """Return the name of a file for messages; with the folders that name series and month if the file is part of an export."""
+    if str(path) == STDIN:
+        return "stdin"
     parts = path.parts
     return "/".join(parts[next((at for at, part in enumerate(parts) if "=" in part and at < len(parts) - 1), len(parts) - 1) :])
 
@@ -254,7 +305,9 @@ def format_path(path: Path) -> str:
 def _check_hints(hints: Hints) -> None:
     for name, value in (("symbol", hints.symbol), ("exchange", hints.exchange)):
         checks.optional(checks.name_text, value, name)
-    checks.optional(partial(checks.choice, choices=("earlier", "later")), hints.fold, "fold")
+    if hints.timeframe is not None:
+        check_timeframe(hints.timeframe)
+    checks.optional_choice(hints.fold, "fold", ("earlier", "later"))
     if not isinstance(hints.columns, Mapping):
         raise InvalidValueError(f"columns must be a dict, not {type_name(hints.columns)}")
     for ours, theirs in hints.columns.items():
@@ -274,32 +327,30 @@ def _list_paths(paths: object) -> list[str | os.PathLike[str]]:
     return listed
 
 
-def _find_files(given: str | os.PathLike[str]) -> list[Path]:
-    """Return the files that an argument names: one file, the Parquet files of a folder, or all files that match a pattern.
+def _split_columns(columns: object) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Split the argument ``columns``: return the renamed columns (a dict), and the names for files without a header."""
+    if columns is None or isinstance(columns, Mapping):
+        return columns or {}, ()
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise InvalidValueError(f"columns must be a dict or a list of names, not {type_name(columns)}")
+    return {}, check_header(columns)
 
-    Patterns are expanded here because not every shell does.
+
+def check_header(names: Sequence[object]) -> tuple[str, ...]:
+    """Return the names of the columns of a file without a header.
+
+    Raises:
+        InvalidValueError: a name is not text, or is a duplicate.
     """
-    pattern = checks.text(os.fspath(given), "a file name")
-    if not pattern:
-        raise InvalidValueError("the path of a file is empty; give a file name, e.g. BTCUSDT-1m-2024-02.zip")
-    path = Path(pattern)
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
-        if not found:
-            raise InvalidValueError(f"{pattern} is a folder without Parquet files; give its files, e.g. {path / '*.zip'}")
-        return found
-    if path.exists():
-        return [path]
-    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not found:
-        raise InvalidValueError(
-            f"there is no file at the path {to_one_line(pattern)}; a database URL contains :// or starts with env:"
-        )
-    return found
+    header = tuple(checks.text(name, "the name of a column") for name in names)
+    for name in header:
+        if header.count(name) > 1:
+            raise InvalidValueError(f"two columns have the name {show(name)}; give each column its own name")
+    return header
 
 
 def find_zone(name: str | ZoneInfo | None) -> ZoneInfo | None:
-    """Return the time zone of a name.
+    """Return the time zone with the given name.
 
     Raises:
         InvalidValueError: the time zone is not known.

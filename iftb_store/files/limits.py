@@ -37,7 +37,7 @@ _NARROWEST = 8
 
 
 def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
-    """Check the ratio of a file's decompressed size to its file size.
+    """Raise an error if the decompressed content of a file is too large in relation to the file (a decompression bomb).
 
     Args:
         unpacked: the decompressed size in bytes.
@@ -49,11 +49,11 @@ def check_ratio(unpacked: int, size: int, *, texts: bool) -> None:
     """
     ratio, floor = (_LARGEST_TEXT_RATIO, _TEXT_RATIO_FLOOR) if texts else (_LARGEST_RATIO, _RATIO_FLOOR)
     if unpacked > max(floor, size * ratio):
-        raise ValueError(f"it unpacks to more than {ratio:,} times its size, which no valid file does")
+        raise ValueError(f"the content unpacks to more than {ratio:,} times the size of the file, which no valid file does")
 
 
 def check_at_once(needed: int, part: str) -> None:
-    """Check that a part of a file does not need too much memory.
+    """Raise an error if a part of a file needs too much memory.
 
     Args:
         needed: the bytes of memory that the part needs.
@@ -64,7 +64,8 @@ def check_at_once(needed: int, part: str) -> None:
     """
     if needed > MOST_AT_ONCE:
         raise ValueError(
-            f"a {part} of it needs {needed:,} bytes at once, the maximum is {MOST_AT_ONCE:,}; write the file in smaller parts"
+            f"a {part} of the file needs {needed:,} bytes of memory, more than the limit of {MOST_AT_ONCE:,}; "
+            "write the file in smaller parts"
         )
 
 
@@ -86,20 +87,22 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
 
 
 def check_views(batch: pa.RecordBatch) -> None:
-    """Check that a batch with columns of Arrow's type string_view does not repeat long texts in very many rows.
+    """Raise an error if a batch repeats long texts in very many rows; Arrow's type string_view stores such a text once.
 
-    Several values of this type may refer to the same stored text. Call this before the whole batch is validated.
+    Call this before the whole batch is validated.
 
     Raises:
         ValueError: the values of a column refer to more text than any valid file has.
     """
     for column in batch.columns:
         if pa.types.is_string_view(column.type) and (length := pc.sum(_lengths_in(column)).as_py() or 0) > _MOST_VIEWED:
-            raise ValueError(f"{batch.num_rows:,} of its rows contain {length:,} bytes of text, which no valid file does")
+            raise ValueError(
+                f"{batch.num_rows:,} rows together contain {length:,} bytes of text, more than the limit of {_MOST_VIEWED:,}"
+            )
 
 
 class TextSplitter:
-    """Splits batches into parts of limited text: a small file may have much text, if it stores a text once for many rows."""
+    """Splits batches into parts with a limited amount of text, because a small file can repeat one long text in many rows."""
 
     def __init__(self, size: int | None = None) -> None:
         """Create a splitter for a file of this size; None for a file that is written."""
@@ -122,7 +125,7 @@ class TextSplitter:
             return
         lengths: list[int] = reduce(pc.add, found).to_pylist()
         if (longest := max(lengths)) > LONGEST_TEXT:
-            raise ValueError(f"one of its rows contains {longest:,} bytes of text, the maximum is {LONGEST_TEXT:,}")
+            raise ValueError(f"a row contains {longest:,} bytes of text, more than the limit of {LONGEST_TEXT:,}")
         first = held = 0
         for index, length in enumerate(lengths):
             if held + length > _TEXT_AT_ONCE and index > first:
@@ -133,7 +136,7 @@ class TextSplitter:
 
 
 def _lengths(column: Any) -> Any:
-    """Return the bytes of text in each row of a column, 0 for NULL; None if the column does not contain text."""
+    """Return the number of bytes of text in each row of a column, 0 for NULL; None if the column does not contain text."""
     kind = column.type
     is_dictionary = pa.types.is_dictionary(kind)
     if not holds_text(kind.value_type if is_dictionary else kind):

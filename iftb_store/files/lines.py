@@ -54,6 +54,8 @@ def _join(lines: list[str]) -> bytes:
 
 
 def _csv_cells(kind: ColumnKind, column: Any) -> Any:
+    if pa.types.is_floating(column.type):
+        return column.cast(pa.string())
     if kind == ColumnKind.DECIMAL:
         return pa.array(to_plain_texts(column), pa.string())
     if kind == ColumnKind.TIME:
@@ -65,6 +67,8 @@ def _csv_cells(kind: ColumnKind, column: Any) -> Any:
 
 
 def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
+    if pa.types.is_floating(column.type):
+        return ["null" if value is None else repr(value) for value in column.to_pylist()]
     if kind == ColumnKind.DECIMAL:
         values = to_plain_texts(column)
     else:

@@ -1,4 +1,4 @@
-"""The options with which a user supplies what an imported file does not contain."""
+"""The options that supply what an imported file does not contain, e.g. the symbol."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from zoneinfo import ZoneInfo
+
+#: The remedy for a value with too many places in a file.
+ROUNDING = "use --decimals from-float to round it to 18 places"
+#: The remedy for floats in a file.
+FLOATS = "use --decimals from-float to store the shortest decimal of each"
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class Hints:
         columns: the file's column name for each column of iftb-store.
         zone: the time zone of times without an offset; None for UTC.
         fold: which of two times is meant if a local time occurs twice because clocks are set back; None refuses such times.
-        from_float: accept floats and store the shortest decimal of each.
+        from_float: accept floats and store the shortest decimal of each; round decimals half-even to 18 places.
+        skip_empty: skip rows without prices.
+        header: the names of the columns of a file without a header, in their order.
     """
 
     symbol: str | None = None
@@ -29,3 +36,5 @@ class Hints:
     zone: ZoneInfo | None = None
     fold: Literal["earlier", "later"] | None = None
     from_float: bool = False
+    skip_empty: bool = False
+    header: tuple[str, ...] = ()

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store.batches.arrow import arrow_schema, find_outside, find_uncastable, holds_text
-from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, refuse_rows, sort_rows
+from iftb_store.batches.arrow import arrow_schema, find_outside, find_uncastable, holds_text, parse_decimals
+from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode_dictionary, read_decimals, refuse_rows, sort_rows
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.options import FLOATS, ROUNDING
 from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
 from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ColumnKind, TableSpec
 from iftb_store.values import checks
@@ -29,7 +30,7 @@ _CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.na
 
 
 def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
-    """Check that every row can be stored; return the rows with the schema of the table, in key order.
+    """Check that every row can be stored, and return the rows with the schema of the table, in key order.
 
     Raises:
         RowError: a row cannot be stored, or has the same key as an earlier row.
@@ -41,7 +42,7 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         refuse_rows(given, pc.is_null(typed[name]), f"{name} is null")
     rows = pa.table(typed)
     if table is BARS:
-        values = check_rows(rows.select(WRITTEN.names), from_float=False)
+        values, _ = check_rows(rows.select(WRITTEN.names), from_float=False)
         taken: dict[str, Any] = {name: values[name] if name in WRITTEN.names else typed[name] for name in table.columns}
         rows = pa.table(taken)
     for name in table.written:
@@ -66,6 +67,21 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
     return rows.sort_by("id").combine_chunks()
 
 
+def round_decimals(table: TableSpec, given: pa.Table) -> tuple[pa.Table, int]:
+    """Round floats, and decimals with more than 18 places, half-even; return the rows and the number of rounded values.
+
+    Raises:
+        InvalidValueError: a value is not a number, or has more than 20 digits before the point.
+    """
+    count = 0
+    for place, name in enumerate(given.column_names):
+        column: Any = decode_dictionary(given.column(place))
+        if table.kinds[name] == ColumnKind.DECIMAL and column.null_count < len(column):
+            column, rounded = read_decimals(given, name, column, from_float=True, remedy=ROUNDING)
+            given, count = given.set_column(place, name, column), count + rounded
+    return given, count
+
+
 def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
     column = given[name]
     if pa.types.is_dictionary(column.type):
@@ -79,11 +95,12 @@ def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
         ColumnKind.INTEGER: text or types.is_integer(column.type),
     }.get(kind, text)
     if not fits:
-        raise InvalidValueError(f"the column {name} has the type {column.type}, which is not a {kind.value}")
+        remedy = f"; {FLOATS}" if kind == ColumnKind.DECIMAL and types.is_floating(column.type) else ""
+        raise InvalidValueError(f"the column {name} has the type {column.type}, which is not a {kind.value}{remedy}")
     if text:
         column = column.cast(pa.string())
     try:
-        return column.cast(wanted)
+        return parse_decimals(column) if text and kind == ColumnKind.DECIMAL else column.cast(wanted)
     except pa.ArrowInvalid as error:
         raise _first_wrong(column, name, kind, wanted) from error
 
@@ -133,7 +150,7 @@ def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, s
             text = checks.text(value, name)
             needed = _OBJECT * text.count("{") + _ITEM * (text.count(",") + text.count("["))
             if len(text) > LONGEST_ROW and needed > _MOST_PARSED:
-                why = f"its {len(text):,} characters contain more values than can be stored"
+                why = f"the {len(text):,} characters contain more values than can be stored"
                 raise InvalidValueError(f"{name} is too large: {why}")
             return check(json.loads(text), name)
         except InvalidValueError:

@@ -17,7 +17,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from iftb_store._version import __version__
-from iftb_store.batches.arrow import arrow_schema
+from iftb_store.batches.arrow import arrow_schema, to_floats
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import PARTITION, REVISION, TABLE, VERSION
 from iftb_store.files.limits import TextSplitter
@@ -174,16 +174,17 @@ class PartitionedWriter(Writer):
         self.files += 1
 
 
-def describe_schema(table: TableSpec) -> pa.Schema:
+def describe_schema(table: TableSpec, *, as_floats: bool) -> pa.Schema:
     """Return the Arrow schema of a table, with the table's name, the version and the schema revision as metadata."""
     facts: dict[bytes | str, bytes | str] = {TABLE: table.name, VERSION: __version__, REVISION: HEAD}
-    return arrow_schema(table).with_metadata(facts)
+    schema = arrow_schema(table)
+    return (to_floats(schema.empty_table()).schema if as_floats else schema).with_metadata(facts)
 
 
-def open_writer(stream: BinaryIO, table: TableSpec, format: str) -> Writer:
-    """Return an object that writes a table's rows to a stream in the given format."""
+def open_writer(stream: BinaryIO, table: TableSpec, schema: pa.Schema, format: str) -> Writer:
+    """Return an object that writes a table's rows, which have this schema, to a stream in the given format."""
     if format == "csv":
         return TextWriter(stream, csv_header(table), partial(csv_lines, table))
     if format == "jsonl":
         return TextWriter(stream, b"", partial(json_lines, table))
-    return ArrowWriter(stream, describe_schema(table), format)
+    return ArrowWriter(stream, schema, format)

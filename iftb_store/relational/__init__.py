@@ -32,6 +32,7 @@ from iftb_store.relational.sql_backend import SqlBackend
 from iftb_store.relational.sql_driver import SqlDriver
 from iftb_store.relational.stores import RelationalStores
 from iftb_store.schema.visibility import Hidden, describe, find_hidden, find_obstacles
+from iftb_store.url import quote_url
 
 __all__ = [
     "DISCONNECTED",
@@ -75,6 +76,7 @@ __all__ = [
     "own_sessions",
     "pause_gc",
     "prepare_statement",
+    "quote_url",
     "run_in_turn",
     "run_to_end",
     "scan_sql",

@@ -18,7 +18,7 @@ _MISREAD = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowExcepti
 
 
 def to_arrow(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> pa.Table:
-    """Return the rows of a selection, whose columns are `RowFilter.columns` as the driver returned them, as an Arrow table.
+    """Convert the rows that the driver returned for a selection (columns: `RowFilter.columns`) to an Arrow table.
 
     The rows are converted in parts: a long call of Arrow would hold Python's global lock, and with it the event loop.
 
@@ -47,7 +47,7 @@ def _convert(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> 
 
 
 def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind: pa.DataType, decode: Any) -> StoreError:
-    """Return the error for the first value of a column that cannot be converted."""
+    """Find the first value of a column that cannot be converted, and return the error for it."""
     place = selection.columns.index(name)
 
     def is_readable(row: Row) -> bool:

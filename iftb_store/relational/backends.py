@@ -40,6 +40,9 @@ class EngineBackend(Migrated):
     #: The key of the engine's write lock in this process; None if the engine allows several writers at a time.
     write_lock: Hashable | None = None
 
+    #: The URL as an argument of a command in a message, with the password hidden.
+    shown_url: str = "URL"
+
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,16 +101,16 @@ class EngineBackend(Migrated):
         self._engine = None
 
     def interrupt(self, driver: Any) -> None:
-        """Do nothing, as most drivers stop a cancelled statement themselves; see `iftb_store.relational.sessions.Opener`."""
+        """Do nothing: most drivers stop a cancelled statement themselves; a backend overrides this method for the others."""
 
     def forget(self, driver: Any) -> None:
-        """Do nothing; a backend may close a driver's connection here, so that the server ends the connection.
+        """Do nothing; a backend may close here a driver's connection that the pool gives up, so that the server ends it too.
 
         The event loop of the connection is already closed, so this method cannot wait for anything.
         """
 
     def enter_loop(self) -> None:
-        """Move this backend to the running event loop, with a new pool, if the event loop in which it was connected is closed.
+        """Create a new pool for the running event loop, if the event loop in which the backend was connected is closed.
 
         Raises:
             NotConnectedError: the event loop in which the backend was connected is still open, and the backend's connections work
@@ -133,7 +136,7 @@ class EngineBackend(Migrated):
                 self.forget(record.driver_connection)
 
     def refuse_after_disconnect(self, open_connection: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Return a function that opens a connection, or raises OperationalError once this backend is disconnected.
+        """Wrap the function that opens connections, so that it raises OperationalError once this backend is disconnected.
 
         A session that waits for a connection during the disconnect would otherwise open a new connection afterwards.
         """
@@ -157,7 +160,7 @@ class EngineBackend(Migrated):
             yield session
 
     async def keep_engine(self, engine: AsyncEngine, proof: str) -> None:
-        """Store the engine in this backend after the statement ``proof`` has shown that the database answers.
+        """Run the statement ``proof`` to check that the database answers, then store the engine in this backend.
 
         If the statement fails, dispose of the engine and raise the error.
         """

@@ -1,4 +1,4 @@
-"""The store of bars, in SQL that a `SqlDialect` parametrises."""
+"""The store of bars: reads and writes them with SQL into which a `SqlDialect` fills what is specific to an engine."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ class RelationalBars:
         return await self._driver.change(*bind(self._driver, sql, _values(series)))
 
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
-        """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
-        rows = await self._read(_resample_sql(self._driver.dialect, series, buckets), _values(series))
+        """Aggregate the bars of a series by bucket (the time of one longer bar), and return the results in order of time."""
         width = len(self._driver.dialect.sums("volume"))
-        return [self._bucket(row, width) for row in rows]
+        with readable(BARS.name):
+            rows = await self._read(_resample_sql(self._driver.dialect, series, buckets), _values(series))
+            return [self._bucket(row, width) for row in rows]
 
     def _bucket(self, row: Row, width: int) -> Bucket:
         price, total = self._driver.dialect.decode_decimal, self._driver.dialect.decode_sum
@@ -66,10 +67,10 @@ class RelationalBars:
         )
 
     async def list_series(self) -> list[Series]:
-        """Return every stored series, with its first and last time and its counts, from one query."""
-        rows = await self._read(_series_sql(self._driver.dialect), {})
+        """Return every stored series with first time, last time and counts, read by one query."""
         time = self._driver.dialect.decode_time
         with readable(BARS.name):
+            rows = await self._read(_series_sql(self._driver.dialect), {})
             return [
                 Series(exchange, symbol, timeframe, time(first), time(last), count, int(missing or 0))
                 for exchange, symbol, timeframe, first, last, count, missing in rows
@@ -80,9 +81,9 @@ class RelationalBars:
     ) -> list[tuple[datetime, datetime]]:
         """Return (last bar before, first bar after) of every gap, oldest first; see `iftb_store.protocols.BarStore.get_gaps`."""
         sql = _gaps_sql(self._driver.dialect, series.equal["timeframe"], before is not None, after is not None)
-        rows = await self._read(sql, _values(series) | {"before": before, "after": after})
         time = self._driver.dialect.decode_time
         with readable(BARS.name):
+            rows = await self._read(sql, _values(series) | {"before": before, "after": after})
             return [(time(earlier), time(later)) for earlier, later in rows]
 
     async def _read(self, sql: str, values: Mapping[str, Any]) -> Sequence[Row]:
@@ -113,7 +114,7 @@ def _where(dialect: SqlDialect, has_start: bool, has_end: bool) -> str:
 
 @cache
 def _gaps_sql(dialect: SqlDialect, timeframe: str, has_start: bool, has_end: bool) -> str:
-    """Return the query that selects the gaps of a series: pairs of adjacent times that lie more than one step apart."""
+    """Return the query for the gaps of a series: pairs of adjacent bars that lie more than one bar length apart."""
     before, after = (dialect.time_parameter.format(name) for name in ("before", "after"))
     where = _where(dialect, has_start, has_end)
     earlier = f"{dialect.lag}(timestamp) OVER (ORDER BY timestamp)"

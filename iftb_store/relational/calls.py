@@ -1,4 +1,4 @@
-"""Gives a call of the stores its turn in a session, and the session's connection."""
+"""Runs calls of the stores one after the other in a session, with the connection of the session."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _connection_of(session: AsyncSession) -> Any:
 
 @contextmanager
 def _explain_no_connection(session: AsyncSession) -> Iterator[None]:
-    """Raise the errors of iftb-store in place of SQLAlchemy's, if a session cannot get its connection."""
+    """Replace SQLAlchemy's errors by those of iftb-store if a session cannot get a connection."""
     try:
         yield
     except PoolTimeout as error:

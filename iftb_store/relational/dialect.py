@@ -1,4 +1,4 @@
-"""SqlDialect, all that differs between the SQL of two engines, as data; and statements with named parameters."""
+"""SqlDialect, the SQL that is specific to one engine, as data; and statements with named parameters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Statement:
 
 
 def encode_value(value: Any) -> Any:
-    """Return JSON text for a dict, and any other value as it is."""
+    """Convert a dict to JSON text; return any other value unchanged."""
     return json_text(value, "value") if isinstance(value, dict) else value
 
 
@@ -48,18 +48,18 @@ def decode_decimal(value: Any) -> Decimal:
 
 
 def decode_sum(parts: Row) -> Decimal:
-    """Return the sum that the engine computed as one exact decimal, or 0 if it is NULL."""
+    """Convert a sum that the engine computed to a Decimal; NULL becomes 0."""
     return decode_decimal(parts[0] or 0)
 
 
 def decode_time(value: datetime) -> datetime:
-    """Return a time as aware UTC; a time without a time zone is UTC."""
+    """Convert a stored time to an aware datetime in UTC; a time without a time zone is read as UTC."""
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 @dataclass(frozen=True, eq=False)
 class SqlDialect:
-    """All that differs between the SQL of two engines, as data.
+    """The SQL that is specific to one engine, as data; everything else is the same for all engines.
 
     Templates of SQL expressions contain ``{}`` for the name of a column or a parameter. The defaults are those of an engine that
     stores and returns decimals and times as Python's Decimal and datetime.
@@ -100,6 +100,8 @@ class SqlDialect:
             the table is faster than one for each series.
         set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
             table. Empty if the engine does so by itself.
+        day_fingerprints: the query for `iftb_store.abilities.SupportsFingerprints`, with ``{}`` for the WHERE clause on the table
+            ohlcv; empty if the engine has no fast hash of numbers.
         encode: converts a checked value to the form that the driver accepts: a datetime in UTC, a Decimal, a dict, or a value of
             another type that the driver takes as it is.
         decode_decimal: converts a stored decimal, as the driver returns it, to a Decimal.
@@ -134,6 +136,7 @@ class SqlDialect:
     row_values: bool = True
     correlated: bool = True
     seeks: bool = True
+    day_fingerprints: str = ""
     set_sequence: str = ""
     encode: Callable[[Any], Any] = encode_value
     decode_decimal: Callable[[Any], Decimal] = decode_decimal
@@ -146,30 +149,30 @@ class SqlDialect:
         return self.equal("exchange", "symbol", "timeframe")
 
     def equal(self, *columns: str) -> str:
-        """Return the SQL condition that each text column equals the parameter of the same name."""
+        """Return the SQL condition that each of these text columns equals the parameter of the same name."""
         return " AND ".join(f"{self.text_column.format(name)} = {self.text_parameter.format(name)}" for name in columns)
 
     def gap_sql(self, timeframe: str) -> str:
-        """Return the SQL condition that a bar is missing between the times ``earlier`` and ``later`` of two bars."""
+        """Return the SQL condition that bars are missing between two bars at the times ``earlier`` and ``later``."""
         seconds = SECONDS[timeframe]
         if seconds is None:
             return f"{self._months()} > 1"
         return f"{self.difference.format('earlier', 'later')} > {self.duration.format(seconds)}"
 
     def missing_sql(self, timeframe: str) -> str:
-        """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later`` of two bars of a gap."""
+        """Return the SQL expression for the number of bars missing between two bars at the times ``earlier`` and ``later``."""
         seconds = SECONDS[timeframe]
         if seconds is None:
             return f"{self._months()} - 1"
         return self.count_sql(self.step_sql(seconds))
 
     def step_sql(self, seconds: int) -> str:
-        """Return a number of seconds as whole microseconds, in SQL."""
+        """Return a number of seconds as an SQL literal: the whole number of microseconds, with 64 bits."""
         # a literal number would have 32 bits on some engines
         return self.integer.format(seconds * 1_000_000)
 
     def count_sql(self, step: str) -> str:
-        """Return the SQL number of steps of ``step`` microseconds that lie strictly between ``earlier`` and ``later``."""
+        """Return the SQL expression that counts the steps of ``step`` microseconds between ``earlier`` and ``later``."""
         apart = f"{self.microseconds.format('later')} - {self.microseconds.format('earlier')}"
         return f"({apart} - {self.integer.format(1)}) {self.divided} {step}"
 
@@ -179,7 +182,7 @@ class SqlDialect:
 
 @lru_cache(maxsize=1024)
 def prepare_statement(sql: str, dialect: SqlDialect) -> Statement:
-    """Return the compiled statement of a SQL text, with reserved words quoted; statements are cached by text and dialect."""
+    """Compile a SQL text for a driver, with reserved words quoted; compiled statements are cached by text and dialect."""
     if dialect.reserved:
         quote = dialect.dialect.identifier_preparer.quote_identifier
         # neither a parameter nor a literal, e.g. status = 'open'

@@ -57,8 +57,8 @@ class Driver(QueryRunner, Protocol):
         """Write the bars of a batch; see `iftb_store.protocols.BarStore.write`."""
         ...
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades; see `iftb_store.protocols.RecordStore.get_totals`."""
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
         ...
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -75,6 +75,6 @@ class Driver(QueryRunner, Protocol):
 
 
 def bind(reader: QueryRunner, sql: str, values: Mapping[str, Any]) -> tuple[Statement, Row]:
-    """Return the prepared statement of a SQL text with ``:name`` parameters, and the encoded values of its parameters."""
+    """Prepare a SQL text with ``:name`` parameters; return the statement and the encoded values of the parameters."""
     statement = prepare_statement(sql, reader.dialect)
     return statement, [reader.dialect.encode(values[name]) for name in statement.names]

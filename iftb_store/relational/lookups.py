@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from iftb_store.relational.dialect import Row
 from iftb_store.relational.driver import QueryRunner, bind
 from iftb_store.relational.scans import scan_sql
-from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
-
-_LAST = datetime.max.replace(tzinfo=UTC)
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 
 
 class RelationalLookups:
@@ -33,20 +30,32 @@ class RelationalLookups:
 
     async def _count_windows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
         """Return the number of bars of each series in a window; reads the index in the windows only, not all of it."""
-        found, after = list[tuple[tuple[Any, ...], int]](), None
+        found = list[tuple[tuple[Any, ...], int]]()
         keys = selection.order[:-1]
+        for series in await self.find_series(selection):
+            names = {name: value for name, value in zip(SERIES, series, strict=True) if name in keys}
+            ((_, count),) = await self.count_rows(replace(selection, equal=selection.equal | names))
+            if count:
+                found.append((tuple(names.values()), count))
+        return found
+
+    async def find_series(self, selection: RowFilter) -> list[tuple[str, str, str]]:
+        """Return the series of an exchange, of a timeframe, of both or all; see `iftb_store.abilities.SupportsSeries`."""
+        if not self._reader.dialect.seeks:
+            where, values = self._where(RowFilter(BARS, selection.equal))
+            names = ", ".join(SERIES)
+            rows = await self._read(f"SELECT DISTINCT {names} FROM {BARS.name}{where} ORDER BY {names}", values)
+            return [(str(exchange), str(symbol), str(timeframe)) for exchange, symbol, timeframe in rows]
+        found, after = list[tuple[str, str, str]](), None
         while True:
             # the first bar of the next series
-            first = RowFilter(BARS, selection.equal, after=after, limit=1)
+            first = RowFilter(BARS, selection.equal, after=after, limit=1, only=SERIES)
             rows = await self._read(*scan_sql(first, self._reader.dialect, lambda column, _: column))
             if not rows:
                 return found
-            names = dict(zip(first.columns, rows[0], strict=True))
-            series = {name: names[name] for name in keys}
-            ((_, count),) = await self.count_rows(replace(selection, equal=selection.equal | series))
-            if count:
-                found.append((tuple(series.values()), count))
-            after = (*series.values(), _LAST)
+            series = selection.equal | dict(zip(first.columns, rows[0], strict=True))
+            found.append((series["exchange"], series["symbol"], series["timeframe"]))
+            after = tuple(series[name] for name in selection.order[:-1])
 
     async def find_greatest_id(self, selection: RowFilter) -> int | None:
         """Return the greatest id of the selected rows, or None if no row is selected."""
@@ -54,6 +63,33 @@ class RelationalLookups:
         limit = self._reader.dialect.limit.format(":limit")
         rows = await self._read(f"SELECT id FROM {selection.table.name}{where} ORDER BY id DESC {limit}", values | {"limit": 1})
         return int(rows[0][0]) if rows else None
+
+    async def find_exchanges(self, window: RowFilter) -> list[str]:
+        """Return the exchanges that have bars with a symbol and a timeframe in a time window, ordered by their bytes."""
+        dialect = self._reader.dialect
+        if not dialect.seeks:
+            where, values = self._where(window)
+            rows = await self._read(f"SELECT DISTINCT exchange FROM {BARS.name}{where} ORDER BY exchange", values)
+            return [str(name) for (name,) in rows]
+        found, after = list[str](), ""
+        limit = dialect.limit.format(":limit")
+        behind = f"{dialect.text_column.format('exchange')} > {dialect.text_parameter.format('after')}"
+        following = f"SELECT exchange FROM {BARS.name} WHERE {behind} ORDER BY exchange {limit}"
+        while rows := await self._read(following, {"after": after, "limit": 1}):
+            after = str(rows[0][0])
+            where, values = self._where(replace(window, equal={"exchange": after, **window.equal}))
+            if await self._read(f"SELECT exchange FROM {BARS.name}{where} {limit}", values | {"limit": 1}):
+                found.append(after)
+        return found
+
+    async def fingerprint_days(self, window: RowFilter) -> list[tuple[int | None, int, str]] | None:
+        """Return the fingerprint of each day of a series; None if the dialect has no query for it."""
+        template = self._reader.dialect.day_fingerprints
+        if not template:
+            return None
+        where, values = self._where(window)
+        rows = await self._read(template.format(where), values)
+        return [(None if day is None else int(day), int(count), str(fingerprint)) for day, count, fingerprint in rows]
 
     async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
         """Return, for each of the values of a unique column of text that is stored, the id of its row."""

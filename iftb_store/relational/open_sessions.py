@@ -52,7 +52,7 @@ class OpenSessions(Generic[S]):
 
     @contextmanager
     def holding(self, session: S) -> Iterator[S]:
-        """Track a session as opened by the current task until the end of the block."""
+        """Count a session as an open session of the current task until the end of the block."""
         self._open.add(session)
         _opened.set((*_opened.get(), (session, asyncio.current_task(), self)))
         try:
@@ -85,7 +85,7 @@ def own_sessions() -> list[Any]:
 
 
 def check_own_lock(lock: Hashable, besides: object = None) -> None:
-    """Raise if one of the current task's sessions already holds a write lock, because the task would wait for itself.
+    """Raise an error if a session of the current task already holds a write lock: the task would wait for itself.
 
     Args:
         lock: the key of the write lock; None if the engine has none.
@@ -99,10 +99,10 @@ def check_own_lock(lock: Hashable, besides: object = None) -> None:
 
 
 def blame_parent(error: DBAPIError, lock: Hashable, besides: object = None) -> DBAPIError:
-    """Return the error to raise after ``error``, which says that a write lock was not granted in time.
+    """Replace a timeout of a write lock by an error that names the cause, if a session of the parent task holds the lock.
 
-    The result is ``error`` itself, or, if a session of a parent task holds the lock, an OperationalError that says so and is
-    not retried: the parent may be waiting for this task. ``besides`` is a session to ignore.
+    The new error is an OperationalError and is not retried, because the parent may be waiting for this task. Otherwise the
+    result is ``error`` itself. ``besides`` is a session to ignore.
     """
     if isinstance(error, TransientError) and any(_holds(session, lock, besides) for session, *_ in _opened.get()):
         return operational_error(_PARENTS_LOCK, error)

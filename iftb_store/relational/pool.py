@@ -17,7 +17,7 @@ POOL_IN_USE = (
 )
 _ALL_OWN = (
     "this task's own open sessions hold every connection of the pool, so that none would ever become free for another call; "
-    "use one of those sessions, or raise pool_size"
+    "use one of the open sessions, or raise pool_size"
 )
 
 

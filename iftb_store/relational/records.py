@@ -1,4 +1,4 @@
-"""The store of trades, positions and events, in SQL that a `SqlDialect` parametrises."""
+"""The store of trades, positions and events, with SQL into which a `SqlDialect` fills what is specific to an engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from iftb_store.protocols import Record
 from iftb_store.relational.dialect import SqlDialect
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.rows import RowForm
-from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.tables import OPEN
 
 _FORMS = {table.name: RowForm(table) for table in (TRADES, POSITIONS, EVENTS)}
 _POSITION_KEY = ("exchange", "symbol", "side")
 _OPEN = {"status": "open"}
 _POSITION_CHANGES = tuple(column for column in _FORMS["positions"].written if column != "created_at")
+# {} is the trade_id of the stored and of the new position
+_SAME_TRADE = " WHERE positions.trade_id IS NULL OR excluded.trade_id IS NULL OR {} = {}"
 _POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE {OPEN} DO UPDATE SET " + ", ".join(
     f"{column} = excluded.{column}" for column in _POSITION_CHANGES if column not in _POSITION_KEY
 )
@@ -35,16 +37,18 @@ class RelationalRecords:
         self._driver = driver
         self.get_totals = driver.get_totals
 
-    async def select(
-        self, table: TableSpec, equal: Mapping[str, Any], *, descending: bool = False, limit: int | None = None
-    ) -> list[Any]:
-        """Return the rows that have the given values, ordered by time, then id; newest first if ``descending``."""
-        form, dialect = _FORMS[table.name], self._driver.dialect
-        way = " DESC" if descending else ""
-        rest = f"WHERE {_equal_sql(dialect, table, equal)}" if equal else ""
-        rest += f" ORDER BY {table.time}{way}, id{way}" + ("" if limit is None else f" {dialect.limit.format(':limit')}")
-        sql = form.select_sql(dialect, rest)
-        return form.decode(dialect, await self._driver.read(*bind(self._driver, sql, _prefix(equal) | {"limit": limit})))
+    async def select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
+        """Return the rows of a selection, ordered by time, then id; newest first if ``descending``."""
+        form, dialect, way = _FORMS[rows.table.name], self._driver.dialect, " DESC" if descending else ""
+        conditions = [_equal_sql(dialect, rows.table, rows.equal)] if rows.equal else []
+        values = _prefix(rows.equal) | {"limit": rows.limit}
+        for name, sign, moment in rows.bounds:
+            conditions.append(f"{rows.table.time} {sign} {dialect.time_parameter.format(name)}")
+            values[name] = moment
+        sql = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        sql += f" ORDER BY {rows.table.time}{way}, id{way}"
+        sql += "" if rows.limit is None else f" {dialect.limit.format(':limit')}"
+        return form.decode(dialect, await self._driver.read(*bind(self._driver, form.select_sql(dialect, sql), values)))
 
     async def insert(self, table: TableSpec, row: Record) -> int:
         """Insert a row and return its new id."""
@@ -67,26 +71,39 @@ class RelationalRecords:
         )
 
     async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
-        """Set columns in the rows that have the given values; return the number of these rows."""
+        """Set columns in the rows that have the given values; return the number of updated rows."""
         dialect = self._driver.dialect
         sql = _FORMS[table.name].update_sql(dialect, tuple(changes), _equal_sql(dialect, table, equal))
         # only a position can get a key that another row has
         may_conflict = table is POSITIONS and not changes.keys().isdisjoint(_POSITION_KEY)
         return await self._driver.change(*bind(self._driver, sql, {**changes, **_prefix(equal)}), savepoint=may_conflict)
 
-    async def upsert_position(self, position: Position) -> None:
-        """Update the open position with the same (exchange, symbol, side), or insert the position."""
-        sql = _FORMS["positions"].insert_sql(self._driver.dialect)
-        if self._driver.dialect.on_conflict and position.status == "open":
-            await self._insert(sql + _POSITION_ON_CONFLICT, POSITIONS, position, savepoint=False)
-            return
+    async def upsert_position(self, position: Position, *, replace: bool) -> bool:
+        """Update the open position with the same exchange, symbol and side, or insert the position.
+
+        Return False, and write nothing, if the open position belongs to another trade and ``replace`` is False.
+        """
+        dialect = self._driver.dialect
+        sql = _FORMS["positions"].insert_sql(dialect)
+        if dialect.on_conflict and position.status == "open":
+            sql += _POSITION_ON_CONFLICT
+            if not replace:
+                sql += _SAME_TRADE.format(*map(dialect.text_column.format, ("positions.trade_id", "excluded.trade_id")))
+            return await self._insert(sql, POSITIONS, position, savepoint=False) is not None
         # ON CONFLICT matches only open rows, so it would add a closed position instead of closing the open one
         key = {column: getattr(position, column) for column in _POSITION_KEY} | _OPEN
         changes = {column: getattr(position, column) for column in _POSITION_CHANGES}
+        # the open position is of no trade, or of the same one; a position of no trade matches any
+        owners = (None, position.trade_id)
+        places = [key] if replace or position.trade_id is None else [key | {"trade_id": owner} for owner in owners]
         for attempt in range(_ATTEMPTS):
-            if await self.update(POSITIONS, key, changes):
-                return
-            if position.status != "open" and await self.select(POSITIONS, key):
+            for place in places:
+                if await self.update(POSITIONS, place, changes):
+                    return True
+            stored: list[Position] = await self.select(RowFilter(POSITIONS, key))
+            if stored and len(places) > 1 and stored[0].trade_id not in owners:
+                return False
+            if stored:
                 # another session has closed the position, for which the update waited, and opened another one
                 continue
             try:
@@ -95,7 +112,7 @@ class RelationalRecords:
                 if attempt == _ATTEMPTS - 1:
                     raise operational_error(_MEANWHILE, error, transient=True) from error
             else:
-                return
+                return True
         raise operational_error(_MEANWHILE, transient=True)
 
 
@@ -106,7 +123,9 @@ def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:
 def _equal_sql(dialect: SqlDialect, table: TableSpec, equal: Mapping[str, Any]) -> str:
     conditions: list[str] = []
     for column, value in equal.items():
-        if {column: value} == _OPEN:
+        if value is None:
+            conditions.append(f"{column} IS NULL")
+        elif {column: value} == _OPEN:
             # a literal, so that the engine can use its index on the open positions
             conditions.append(OPEN)
         elif table.kinds[column] == ColumnKind.TEXT:

@@ -19,7 +19,7 @@ def shown_column(dialect: SqlDialect, column: str, kind: ColumnKind) -> str:
 
 
 class RowForm:
-    """The rows of one table, as SQL and as objects."""
+    """Converts the rows of one table to objects, and writes the SQL that lists the columns of the table."""
 
     def __init__(self, table: TableSpec) -> None:
         self.table = table
@@ -47,7 +47,7 @@ class RowForm:
         return f"UPDATE {self.table.name} SET {changes} WHERE {where}"
 
     def parameter(self, dialect: SqlDialect, column: str) -> str:
-        """Return the SQL of the parameter for a column, which has the column's name."""
+        """Return the SQL of the parameter for a column; the parameter has the name of the column."""
         as_sql = {
             ColumnKind.TIME: dialect.time_parameter,
             ColumnKind.JSON: dialect.json_parameter,

@@ -1,4 +1,4 @@
-"""Builds the SQL of a selection of rows (a RowFilter) that a `SqlDialect` parametrises."""
+"""Builds the query for a selection of rows (a RowFilter); a `SqlDialect` adds what is specific to an engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, dialect: SqlDialect) -> tuple[str, dict[str, Any]]:
-    """Return a query that counts the first rows of a selection whose texts together fit into ``selection.size``.
+    """Return a query that counts how many of the first rows fit into ``selection.size`` bytes of text, and its parameters.
 
-    The values of the query's parameters are returned too. The texts are the values of the columns ``selection.texts``, and their
+    The texts are the values of the columns ``selection.texts``, and their
     size is counted in bytes.
     """
     sql, values = scan_sql(
@@ -30,7 +30,8 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
     """Return a SELECT for a selection, with ``:name`` parameters, and the parameters' values.
 
     Args:
-        selection: the rows and columns to select.
+        selection: the rows and columns to select; ``after`` may have only the values of the first columns of ``order``, and then
+            the selection begins after all rows with these values.
         dialect: the SQL dialect.
         shown: returns the SQL expression of a column from its name and its kind; see `TableSpec.kinds`.
     """
@@ -52,12 +53,13 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
         conditions.append(f"{form.format(table.time)} {sign} {dialect.time_parameter.format(name)}")
         values[name] = moment
     if selection.after is not None:
-        after = selection.equal | dict(zip(selection.order, selection.after, strict=True))
+        after = selection.equal | dict(zip(selection.order, selection.after, strict=False))
+        behind = [column for column in order if column in after]
         as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.TEXT: dialect.text_parameter}
-        marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in order)
-        place = (dialect.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in order)
+        marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in behind)
+        place = (dialect.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in behind)
         conditions.append(_behind(list(place), list(marks), dialect))
-        values |= {f"after_{column}": after[column] for column in order}
+        values |= {f"after_{column}": after[column] for column in behind}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
     if conditions:
         sql += f" WHERE {' AND '.join(conditions)}"
@@ -69,7 +71,7 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
 
 
 def _behind(columns: list[str], marks: list[str], dialect: SqlDialect) -> str:
-    """Return the SQL condition that a row's values in ``columns`` sort behind the values ``marks``."""
+    """Return the SQL condition that a row sorts after the row with the values ``marks`` in ``columns``."""
     if dialect.row_values:
         return f"({', '.join(columns)}) > ({', '.join(marks)})"
     column, mark = columns[0], marks[0]

@@ -79,7 +79,7 @@ class _SyncSession(Session):
 
 
 class StoreSession(AsyncSession):
-    """An AsyncSession whose calls queue; it refers to its backend and records the first error of its transaction."""
+    """An AsyncSession that runs calls one after the other; it records the first error of the transaction."""
 
     sync_session_class = _SyncSession
     iftb_store_backend: Any = None
@@ -105,11 +105,11 @@ class StoreSession(AsyncSession):
                 await super().close()
 
     def begin(self) -> AsyncSessionTransaction:
-        """Begin a transaction whose calls queue like the session's; see AsyncSession.begin."""
+        """Begin a transaction; its calls wait for their turn like those of the session. See AsyncSession.begin."""
         return _QueuedTransaction(self)
 
     def begin_nested(self) -> AsyncSessionTransaction:
-        """Begin a nested transaction whose calls queue like the session's; see AsyncSession.begin_nested."""
+        """Begin a savepoint; its calls wait for their turn like those of the session. See AsyncSession.begin_nested."""
         return _QueuedTransaction(self, nested=True)
 
     @property
@@ -148,7 +148,7 @@ def _queue_calls(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T
 
 @contextmanager
 def explain_closed(session: AsyncSession) -> Iterator[None]:
-    """Raise OperationalError in place of the driver's errors after a disconnect, and of SQLAlchemy's after a lost transaction."""
+    """Replace errors in the block by OperationalError, if the cause is a disconnect of the manager or a lost transaction."""
     info = session.sync_session.info
     try:
         yield
@@ -199,7 +199,7 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Raise before a COMMIT if an error that the caller caught has ended the transaction; the COMMIT itself might not raise."""
+    """Raise an error before a COMMIT if an earlier error has ended the transaction: the COMMIT itself might not fail."""
     _check_open(session)
     first = session.info.get(FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -214,7 +214,7 @@ def _refuse_empty_commit(session: Session) -> None:
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
-    """Raise an error that names the transaction's first error, if a transient first error has ended the transaction.
+    """Raise an error that names the first error of a transaction, if that error was transient and ended the transaction.
 
     ``last``, the error of a later statement, says only that the transaction is aborted.
     """
@@ -228,7 +228,7 @@ def _check_open(session: Session) -> None:
 
 
 def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> None:
-    """Record an error of a session's transaction; later, the first recorded error explains why the transaction was lost.
+    """Record an error in a session's transaction; the first recorded error explains later why the transaction was lost.
 
     Args:
         session: the session.
@@ -239,7 +239,7 @@ def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> No
 
 
 def before_write(owner: Connection | AsyncSession) -> None:
-    """Record that a transaction writes.
+    """Record that the transaction of a session is about to write; raise an error if it may not.
 
     Args:
         owner: the session that writes, or the SQLAlchemy connection of a session.
@@ -261,12 +261,12 @@ def _note_write(info: dict[Any, Any]) -> None:
 
 
 def note_begin(connection: Connection) -> None:
-    """Record that a backend has sent its own BEGIN on a connection; it holds until the transaction ends."""
+    """Record, until the transaction ends, that the backend itself has sent a BEGIN on a connection."""
     _owners[connection][_SENT] = True
 
 
 def has_begun(connection: Connection) -> bool:
-    """Return whether a backend has sent its own BEGIN on a connection."""
+    """Return whether the backend itself has sent a BEGIN on a connection, see `note_begin`."""
     return _SENT in _owners.get(connection, {})
 
 
@@ -406,7 +406,7 @@ async def _commit(session: StoreSession) -> None:
 
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
-    """Roll back and return the connection; discard the connection if that fails. Errors of this cleanup are suppressed."""
+    """Roll back a session and return its connection to the pool; if that fails, discard the connection. Raise no error."""
     info = session.sync_session.info
     connection: Connection | None = info.get(_CONNECTION)
     try:
@@ -448,7 +448,7 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 
 
 def lost_transaction(first: BaseException) -> OperationalError:
-    """Return the error for the clean exit of a session whose transaction was ended by the error ``first``."""
+    """Return the error that replaces a silent commit of nothing: the error ``first`` had ended the transaction."""
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(
         f"nothing of this session was committed: its transaction was ended by an earlier error ({reason})",

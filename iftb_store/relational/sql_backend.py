@@ -1,4 +1,4 @@
-"""SqlBackend, the base class of a backend that is described by a `SqlDialect` and a table of errors."""
+"""SqlBackend, the base class of backends on a SQL engine: a subclass adds a `SqlDialect` and a translation of errors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from iftb_store.relational.sessions import watch
 from iftb_store.relational.sql_driver import SqlDriver
 from iftb_store.relational.stores import RelationalStores
 from iftb_store.relational.write_lock import take_lock, take_lock_before_writes
+from iftb_store.url import quote_url
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class SqlBackend(EngineBackend):
     isolates = True
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:
-        """Keep the URL and the options of the pool; a subclass checks the URL's options here.
+        """Store the URL and the options of the pool; a subclass checks the options in the URL here.
 
         Raises:
             Unsupported: the backend does not declare BAR_KEY: without a unique key, streams could lose bars.
@@ -58,6 +59,7 @@ class SqlBackend(EngineBackend):
                 "the table ohlcv a unique constraint over exchange, symbol, timeframe and timestamp"
             )
         self.url = url
+        self.shown_url = quote_url(url)
         self.echo = echo
         self.pool_options.update(pool_size=pool_size, max_overflow=max_overflow)
 

@@ -84,7 +84,7 @@ class SqlDriver:
         return await self._run(work)
 
     async def change(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int:
-        """Run one writing statement and return the number of rows that it changed."""
+        """Run one writing statement and return the number of changed rows."""
 
         def work(connection: Connection) -> int:
             with connection.begin_nested() if savepoint else nullcontext():
@@ -147,13 +147,13 @@ class SqlDriver:
         bars = _BARS.decode(dialect, _execute(connection, *bind(self, sql, values)).fetchall())
         return {bar.timestamp: tuple(getattr(bar, name) for name in VALUES) for bar in bars}
 
-    async def get_totals(self, since: datetime, exchange: str) -> TradeTotals:
-        """Return totals of an exchange's trades, added up here; see `iftb_store.protocols.RecordStore.get_totals`."""
+    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+        """Read trades and add up their totals in Python; see `iftb_store.protocols.RecordStore.get_totals`."""
         dialect = self.dialect
         columns = ", ".join(shown_column(dialect, name, ColumnKind.DECIMAL) for name in _TOTALS)
         sql = f"""
-            SELECT {columns} FROM {TRADES.name} WHERE {dialect.equal("exchange")} AND realized_pnl IS NOT NULL
-                AND COALESCE(exit_time, updated_at) >= {dialect.time_parameter.format("since")}"""
+            SELECT {columns} FROM {TRADES.name} WHERE {"" if exchange is None else f"{dialect.equal('exchange')} AND "}
+                realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= {dialect.time_parameter.format("since")}"""
         rows = await self.read(*bind(self, sql, {"since": since, "exchange": exchange}))
         profit, loss, fees, best, worst, wins, losses = *(Decimal(0),) * 5, 0, 0
         for index, row in enumerate(rows):
@@ -238,14 +238,14 @@ class SqlDriver:
         return await run_in_turn(self._session, lambda connection: work(self._check_schema(connection)))
 
     def _check_schema(self, connection: Connection) -> Connection:
-        """Check the schema's revision with the first connection of a manager."""
+        """Check the revision of the schema, once per manager, on the first connection."""
         session = self._session
         if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
             catalog = inspect(connection)
             stamped = None
             if catalog.has_table(VERSION_TABLE):
                 stamped = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
-            check_revision(catalog.has_table(BARS.name), stamped)
+            check_revision(catalog.has_table(BARS.name), stamped, session.iftb_store_backend.shown_url)
             session.iftb_store_backend.schema_seen = True
         return connection
 
@@ -272,7 +272,7 @@ async def _read_batch(batch: BarBatch) -> list[tuple[Any, ...]]:
 
 
 class _Changed(Exception):
-    """A bar that was stored when it was read is no longer stored."""
+    """Raised if a bar that was stored when it was read has been deleted since."""
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:

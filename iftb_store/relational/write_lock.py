@@ -28,7 +28,7 @@ _AGAIN = 0.01
 
 
 class OneWriter(Protocol):
-    """The members of a backend that are used here; see `iftb_store.relational.SqlBackend`."""
+    """The members of a backend that this module uses; see `iftb_store.relational.SqlBackend`."""
 
     #: The statement that takes the write lock.
     begin: ClassVar[str]
@@ -51,7 +51,7 @@ class OneWriter(Protocol):
 def take_lock_before_writes(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> None:
-    """Begin the transaction with the write lock before its first write; an isolated session begins with its first statement."""
+    """Before the first write of a session (isolated session: the first statement), begin a transaction with the write lock."""
     session = find_session(connection)
     if session is None:
         return

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError, Unsupported
 from iftb_store.protocols import Capability, Session, Stores
 from iftb_store.registry import get_backend, get_stores, require_arrow
+from iftb_store.repositories.exchanges import sort_by_exchange, warn_of_records
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import make_filter
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.values import checks
+from iftb_store.values.choices import ReadDecimals
 from iftb_store.values.display import type_name
 
 if TYPE_CHECKING:
@@ -55,13 +58,25 @@ class Repository:
         Raises:
             Unsupported: the session has another type or driver, or its backend does not keep these rows.
             InvalidValueError: the clock is not callable.
+
+        Example:
+            async with db.get_session() as session:
+                await TradeRepository(session).insert(new_trade)
+                await SystemEventRepository(session).log_event("trade_opened", "info", "both are stored, or neither")
+            (await TradeRepository(db).get_by_trade_id("T-3")).symbol  # -> 'ETHUSDT'
         """
         if not callable(clock):
             raise InvalidValueError(f"clock must be a function that returns the time, not {type_name(clock)}")
-        self._manager = session if isinstance(session, ConnectedStore) else None
-        self._fixed = None if isinstance(session, ConnectedStore) else get_stores(session)
         self._clock = clock
-        self._check_kept((session if isinstance(session, ConnectedStore) else get_backend(session)).capabilities)
+        self._manager: ConnectedStore | None = None
+        self._fixed: Stores | None = None
+        # the backend of the session; with a manager, that of the last call
+        self._backend: Any = None
+        if isinstance(session, ConnectedStore):
+            self._manager = session
+        else:
+            self._fixed, self._backend = get_stores(session), get_backend(session)
+        self._check_kept((self._manager or self._backend).capabilities)
 
     def _check_kept(self, capabilities: frozenset[Capability]) -> None:
         """Raise Unsupported if a backend with these capabilities does not keep the repository's rows."""
@@ -74,24 +89,55 @@ class Repository:
         elif self._manager is not None:
             snapshot = snapshot and Capability.ISOLATION in self._manager.capabilities
             async with self._manager.get_session(isolation="snapshot" if snapshot else None) as session:
+                self._backend = get_backend(session)
                 yield get_stores(session)
 
-    async def _table(self, selection: RowFilter) -> pa.Table:
+    async def _count(self, work: Callable[[Stores], Awaitable[T]]) -> T:
+        """Return the result of a write that counts what it finds; with the manager, repeat it after a conflict.
+
+        Engines with one writer at a time have no such conflicts.
+        """
+        manager = self._manager
+        if manager is not None and Capability.PARALLEL_WRITERS in manager.capabilities:
+
+            async def run(session: Session) -> T:
+                self._backend = get_backend(session)
+                return await work(get_stores(session))
+
+            return await manager.run(run)
+        async with self._stores() as stores:
+            return await work(stores)
+
+    async def _table(self, selection: RowFilter, decimals: object) -> pa.Table:
+        as_floats = _check_decimals(decimals)
         require_arrow()
         async with self._stores() as stores:
-            return await stores.read_rows(selection)
+            rows = await stores.read_rows(selection)
+        return await _to_floats(rows) if as_floats else rows
 
-    def _stream(self, selection: RowFilter, batch_size: object) -> Stream[pa.RecordBatch]:
+    def _stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
+        as_floats = _check_decimals(decimals)
         require_arrow()
-        return Stream(self._batches(replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))))
+        part = replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))
+        return Stream(self._batches(part, as_floats=as_floats))
 
-    async def _batches(self, selection: RowFilter) -> AsyncGenerator[pa.RecordBatch]:
+    async def _batches(self, selection: RowFilter, *, as_floats: bool) -> AsyncGenerator[pa.RecordBatch]:
         async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
             async for batch in batches:
-                yield batch
+                yield await _to_floats(batch) if as_floats else batch
 
     def _now(self) -> datetime:
         return checks.utc(self._clock(), "the clock's time")
+
+
+def _check_decimals(decimals: object) -> bool:
+    return checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None
+
+
+async def _to_floats(rows: Any) -> Any:
+    from iftb_store.batches.arrow import to_floats
+
+    return await asyncio.to_thread(to_floats, rows)
 
 
 class RecordRepository(Repository):
@@ -99,24 +145,54 @@ class RecordRepository(Repository):
 
     _scanned: ClassVar[TableSpec]
 
+    async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
+        """Return the selected rows; those of all exchanges, oldest first, are ordered by exchange and symbol before time."""
+        async with self._stores() as stores:
+            found = await stores.records.select(rows, descending=descending)
+            if not found:
+                await warn_of_records(self._backend, stores, rows)
+        return found if descending or "exchange" in rows.equal else sort_by_exchange(found)
+
     def _check_kept(self, capabilities: frozenset[Capability]) -> None:
         if Capability.RECORDS not in capabilities:
             raise Unsupported(f"this backend keeps only bars, no {self._scanned.name}; keep those on PostgreSQL")
 
     async def read_arrow(
-        self, symbol: str | None = None, start: datetime | None = None, end: datetime | None = None, exchange: str | None = None
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        decimals: ReadDecimals | None = None,
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot.
 
         Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC], JSON objects as text. Rows are ordered by id. start and end are inclusive and apply to entry_time
-        of trades and positions, and to created_at of events; naive times are UTC.
+        timestamp[us, UTC], JSON objects as text. Rows are ordered by id. The time window applies to entry_time of trades and
+        positions, and to created_at of events.
+
+        Args:
+            symbol: only rows of this symbol; None: of all.
+            start: start of the time window, inclusive; naive times are UTC. None: no limit.
+            end: end of the time window, inclusive. None: no limit.
+            exchange: only rows of this exchange; None, the default here: of all.
+            decimals: "float": read decimals as the nearest floats, for plots and models. None: exactly.
+
+        Returns:
+            The table, in memory as a whole; without rows, but with all columns, if none matches.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end.
+
+        Example:
+            # the same for each of the three repositories
+            (await trades.read_arrow("BTCUSDT", decimals="float"))["realized_pnl"].to_pylist()  # -> [0.775, None]
+            (await positions.read_arrow("BTCUSDT", decimals="float"))["quantity"].to_pylist()  # -> [0.01]
+            (await events.read_arrow("BTCUSDT"))["event_type"].to_pylist()  # -> ['trade_opened']
         """
-        return await self._table(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange))
+        return await self._table(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), decimals)
 
     def stream_arrow(
         self,
@@ -126,13 +202,34 @@ class RecordRepository(Repository):
         exchange: str | None = None,
         *,
         batch_size: int = 65_536,
+        decimals: ReadDecimals | None = None,
     ) -> Stream[pa.RecordBatch]:
-        """Return a stream of the rows of read_arrow, as record batches of at most ``batch_size`` rows.
+        """Return a stream of the rows of read_arrow, in constant memory, as record batches.
 
         OHLCVRepository.stream_range explains which concurrent writes a stream shows, and how to close the stream.
+
+        Args:
+            symbol: only rows of this symbol; None: of all.
+            start: start of the time window, inclusive; naive times are UTC. None: no limit.
+            end: end of the time window, inclusive. None: no limit.
+            exchange: only rows of this exchange; None, the default here: of all.
+            batch_size: the maximum number of rows of a batch, at least 1.
+            decimals: "float": read decimals as the nearest floats. None: exactly.
+
+        Returns:
+            The stream of pyarrow.RecordBatch, ordered by id; none is empty, and there is none if no row matches.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
             InvalidValueError: start is after end, or batch_size is below 1.
+
+        Example:
+            # the same for each of the three repositories
+            async for batch in trades.stream_arrow():
+                batch["trade_id"].to_pylist()  # -> ['T-1', 'T-2']
+            async for batch in positions.stream_arrow():
+                batch["trade_id"].to_pylist()  # -> ['T-2']
+            async for batch in events.stream_arrow():
+                batch["event_type"].to_pylist()  # -> ['trade_opened', 'order_refused']
         """
-        return self._stream(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size)
+        return self._stream(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size, decimals)

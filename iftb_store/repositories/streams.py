@@ -35,7 +35,16 @@ async def record_batches(stores: Stores, selection: RowFilter) -> AsyncGenerator
 
 
 class Stream(Generic[T]):
-    """An asynchronous iterator of batches; ``async with`` closes it at the end of the block."""
+    """An asynchronous iterator of batches; ``async with`` closes it at the end of the block.
+
+    A stream is read once. Its session, and with it a connection, is in use from the first batch until the stream ends or is
+    closed.
+
+    Example:
+        async with ohlcv.stream_range("BTCUSDT", "1h", start, start + timedelta(days=1), batch_size=10) as stream:
+            first = await anext(stream)
+        len(first)  # -> 10
+    """
 
     def __init__(self, batches: AsyncGenerator[T]) -> None:
         self._batches = batches
@@ -53,5 +62,12 @@ class Stream(Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading and return the stream's connection. A second call has no effect."""
+        """Stop reading and give the connection back to the pool. A second call has no effect.
+
+        Example:
+            stream = ohlcv.stream_range("BTCUSDT", "1h", start, start + timedelta(days=1), batch_size=10)
+            len(await anext(stream))  # -> 10
+            await stream.aclose()
+            [bars async for bars in stream]  # -> []
+        """
         await self._batches.aclose()

@@ -3,57 +3,121 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Unpack, cast
+from weakref import WeakSet
 
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
-from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError
+from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
 from iftb_store.models import Trade, TradeChanges, TradeStatistics
+from iftb_store.protocols import Stores
 from iftb_store.repositories.base import RecordRepository, check_fields
+from iftb_store.repositories.exchanges import select_exchange, warn_of_others
 from iftb_store.schema.row_checks import TRADE_CHECKS
-from iftb_store.schema.table_spec import TRADES
+from iftb_store.schema.scope import check_window
+from iftb_store.schema.table_spec import TRADES, RowFilter
 from iftb_store.values import checks
+from iftb_store.values.choices import Side
 from iftb_store.values.display import show
+from iftb_store.values.suggestions import suggest
+
+_log = logging.getLogger(__name__)
+# the backends, one for each manager, for which a trade was logged that is closed without its exit
+_logged: WeakSet[Any] = WeakSet()
 
 
 class TradeRepository(RecordRepository):
-    """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``."""
+    """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``.
+
+    The quantity of a trade is above 0; its side says the direction. A trade that is closed without exit_price or realized_pnl,
+    which exchanges report later, is stored; the first one is logged as a warning, once for a manager.
+
+    Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. Given the manager, each
+    call is a transaction of its own; given a session, the writes are committed at its end.
+
+    A read that finds nothing on the exchange binance, the default, although another exchange has trades that match, logs a
+    warning, once for a manager.
+
+    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
+
+    Example:
+        # the examples of the methods use this name, and a trade T-1 that is closed and T-2 that is open
+        trades = TradeRepository(db)
+        [trade.trade_id for trade in await trades.get_open()]  # -> ['T-2']
+    """
 
     _scanned = TRADES
 
     async def insert(self, trade: Trade) -> int:
-        """Insert a trade and return its id. The object is not changed; its id, created_at and updated_at are ignored.
+        """Insert a trade and return its id.
+
+        Args:
+            trade: the trade. The object is not changed; its id, created_at and updated_at are ignored.
+
+        Returns:
+            The id that the store assigned.
 
         Raises:
-            IntegrityError: a trade with this trade_id is already stored.
-            InvalidValueError: a value cannot be stored.
+            IntegrityError: a trade with this trade_id is already stored; the message names the trade_id.
+            InvalidValueError: a value cannot be stored, or the quantity is not above 0.
+
+        Example:
+            await trades.insert(new_trade)  # -> 3
+            (await trades.get_by_id(3)).trade_id  # -> 'T-3'
         """
-        checked = check_fields(trade, Trade, TRADE_CHECKS)
+        checked = _check_trade(trade)
         async with self._stores() as stores:
-            return await stores.records.insert(TRADES, self._stamp(checked))
+            try:
+                number = await stores.records.insert(TRADES, self._stamp(checked))
+            except IntegrityError as error:
+                if not await stores.records.select(RowFilter(TRADES, {"trade_id": checked.trade_id})):
+                    raise
+                raise integrity_error(
+                    f"a trade with trade_id {show(checked.trade_id)} is already stored; to get its id, call record() with "
+                    "the same values; to change it, call update()",
+                    error,
+                ) from error
+            self._log_incomplete(checked)
+            return number
 
     async def record(self, trade: Trade) -> int:
-        """Insert a trade unless an equal trade is already stored, and return its id; the call is safe to repeat after a restart.
+        """Insert a trade unless an equal trade is already stored, and return its id.
 
         A stored trade is equal if it has the same trade_id and the same value in every field that the caller can set:
-        decimals are compared by value, quotients after rounding, times in UTC, JSON in the form in which it is read back.
-        id, created_at and updated_at are not compared. Two sessions that record the same trade at the same time get the
-        same id.
+        decimals are compared by value after rounding, times in UTC, JSON in the form in which it is read back.
+        id, created_at and updated_at are not compared. So the call may be repeated with the same values until the stored trade
+        is changed, e.g. closed; from then on it raises TradeConflictError. Two sessions that record the same trade at the same
+        time get the same id.
+
+        Args:
+            trade: the trade. The object is not changed.
+
+        Returns:
+            The id of the new trade, or of the equal trade.
 
         Raises:
             TradeConflictError: a trade with this trade_id and other values is stored; the message names the differing fields.
                 Nothing is changed.
             InvalidValueError: a value cannot be stored.
+
+        Example:
+            await trades.record(new_trade)  # -> 3
+            await trades.record(new_trade)  # -> 3
         """
-        checked = check_fields(trade, Trade, TRADE_CHECKS)
+        checked = _check_trade(trade)
         async with self._stores() as stores:
             try:
-                return await stores.records.insert(TRADES, self._stamp(checked))
+                number = await stores.records.insert(TRADES, self._stamp(checked))
+                self._log_incomplete(checked)
+                return number
             except IntegrityError:
-                found = await stores.records.select(TRADES, {"trade_id": checked.trade_id})
+                found = await stores.records.select(RowFilter(TRADES, {"trade_id": checked.trade_id}))
                 if not found:
                     raise
         stored: Trade = found[0]
@@ -67,10 +131,12 @@ class TradeRepository(RecordRepository):
         return checks.integer(stored.id, "id")
 
     async def update(self, trade_id: int, **kwargs: Unpack[TradeChanges]) -> None:
-        """Set fields of one trade; its updated_at becomes the current time.
+        """Set fields of the trade whose row has the id ``trade_id``, which insert returned: not the bot's trade_id.
+
+        All of the fields are set, or none. The trade's updated_at becomes the current time.
 
         Args:
-            trade_id: the trade's id that the store assigned and insert returned, not the bot's trade_id.
+            trade_id: the id of the trade's row, `Trade.id`.
             **kwargs: the new values by the names of the fields; `iftb_store.TradeChanges` lists the fields.
 
         Raises:
@@ -78,65 +144,232 @@ class TradeRepository(RecordRepository):
             InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
                 updated_at, which the store sets.
             TypeError: the new values include the bot's trade_id, which cannot be changed.
+
+        Example:
+            trade = await trades.get_by_trade_id("T-2")
+            await trades.update(trade.id, action="close", exit_price=Decimal("42500"), realized_pnl=Decimal("-1"))
+            await trades.get_open()  # -> []
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         changes = cast("dict[str, Any]", kwargs)
         _check_field_names(changes)
         checked = {name: check(changes[name], name) for name, check in TRADE_CHECKS.items() if name in changes}
+        if "quantity" in checked:
+            checks.check_quantity(checked["quantity"], "a trade")
         async with self._stores() as stores:
             if not await stores.records.update(TRADES, {"id": number}, {**checked, "updated_at": self._now()}):
                 raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
+            given = checked.get("exit_price"), checked.get("realized_pnl")
+            if checked.get("action", "open") != "open" and None in given and self._backend not in _logged:
+                for trade in await stores.records.select(RowFilter(TRADES, {"id": number})):
+                    self._log_incomplete(trade)
 
     async def get_by_id(self, trade_id: int) -> Trade | None:
-        """Return the trade with this id, which the store assigned, or None if there is no such trade."""
+        """Return the trade with this id, which the store assigned, or None.
+
+        Args:
+            trade_id: the id of the trade's row, which insert returned: not the bot's trade_id.
+
+        Returns:
+            The trade, or None if there is no such trade.
+
+        Raises:
+            InvalidValueError: the id is not a whole number.
+
+        Example:
+            (await trades.get_by_id(1)).trade_id  # -> 'T-1'
+            await trades.get_by_id(99)  # -> None
+        """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         async with self._stores() as stores:
-            return next(iter(await stores.records.select(TRADES, {"id": number})), None)
+            return next(iter(await stores.records.select(RowFilter(TRADES, {"id": number}))), None)
+
+    async def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        """Return the trade with the bot's own trade_id, or None.
+
+        Args:
+            trade_id: the trade_id that the bot gave the trade.
+
+        Returns:
+            The trade, or None if there is no such trade.
+
+        Raises:
+            InvalidValueError: the trade_id is one that no trade can have, e.g. a number.
+
+        Example:
+            (await trades.get_by_trade_id("T-1")).realized_pnl  # -> Decimal('0.775')
+        """
+        name = checks.name_text(trade_id, "trade_id")
+        async with self._stores() as stores:
+            return next(iter(await stores.records.select(RowFilter(TRADES, {"trade_id": name}))), None)
+
+    async def get_open(
+        self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance"
+    ) -> list[Trade]:
+        """Return the open trades: those with the action open whose realized_pnl is not set; oldest first.
+
+        Args:
+            symbol: only trades of this symbol; None: of all.
+            side: only long or only short trades; None: both.
+            exchange: only trades of this exchange; None: of all exchanges.
+
+        Returns:
+            The trades, ordered by entry_time, then id (of all exchanges: by exchange and symbol first); empty if none is open.
+
+        Raises:
+            InvalidValueError: a value is one that no trade can have.
+
+        Example:
+            # after a restart, whatever the exchange
+            [trade.trade_id for trade in await trades.get_open(exchange=None)]  # -> ['T-2']
+        """
+        return await self._select(_filter(symbol, side, exchange, {"action": "open", "realized_pnl": None}))
+
+    async def get_range(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = "binance",
+    ) -> list[Trade]:
+        """Return the trades with start <= entry_time <= end, open and closed, oldest first.
+
+        Args:
+            start: start of the time window, inclusive; naive times are UTC.
+            end: end of the time window, inclusive.
+            symbol: only trades of this symbol; None: of all.
+            side: only long or only short trades; None: both.
+            exchange: only trades of this exchange; None: of all exchanges.
+
+        Returns:
+            The trades, ordered by entry_time, then id (of all exchanges: by exchange and symbol first); empty if there are
+            none.
+
+        Raises:
+            InvalidValueError: start is after end, or a value is one that no trade can have.
+
+        Example:
+            day = await trades.get_range(start, start + timedelta(days=1), symbol="BTCUSDT")
+            [(trade.trade_id, trade.action) for trade in day]  # -> [('T-1', 'close'), ('T-2', 'open')]
+        """
+        first, last = checks.utc(start, "start"), checks.utc(end, "end")
+        check_window(first, last)
+        return await self._select(replace(_filter(symbol, side, exchange), start=first, end=last))
 
     async def get_recent(self, limit: int = 100) -> list[Trade]:
         """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
 
+        Args:
+            limit: the maximum number of trades, at least 1.
+
+        Returns:
+            The trades, open and closed; empty if there are none.
+
         Raises:
             InvalidValueError: limit is below 1.
+
+        Example:
+            [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
         """
         count = checks.integer(limit, "limit", least=1)
         async with self._stores() as stores:
-            return await stores.records.select(TRADES, {}, descending=True, limit=count)
+            return await stores.records.select(RowFilter(TRADES, limit=count), descending=True)
 
-    async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
+    async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str | None = "binance") -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
 
+        Args:
+            symbol: the symbol of the trades.
+            limit: the maximum number of trades, at least 1.
+            exchange: only trades of this exchange; None: of all exchanges together.
+
+        Returns:
+            The trades, open and closed; empty if there are none.
+
         Raises:
             InvalidValueError: limit is below 1.
-        """
-        market = {"symbol": checks.name_text(symbol, "symbol"), "exchange": checks.name_text(exchange, "exchange")}
-        count = checks.integer(limit, "limit", least=1)
-        async with self._stores() as stores:
-            return await stores.records.select(TRADES, market, descending=True, limit=count)
 
-    async def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
-        """Return statistics of the trades that were realized in the last ``days`` days.
+        Example:
+            [newest] = await trades.get_by_symbol("BTCUSDT", limit=1)
+            newest.trade_id  # -> 'T-2'
+        """
+        market = {"symbol": checks.name_text(symbol, "symbol"), **select_exchange(exchange)}
+        count = checks.integer(limit, "limit", least=1)
+        return await self._select(RowFilter(TRADES, market, limit=count), descending=True)
+
+    async def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
+        """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days.
 
         A trade is included if its realized_pnl is set, whatever its action, and its exit_time (or updated_at, if it has no
         exit_time) is in these days. A trade with realized_pnl > 0 is a win, with realized_pnl < 0 a loss; a trade with
         realized_pnl 0 is included only in total_trades. Sums are exact; see
         `iftb_store.analytics.statistics.trade_statistics` for the rounding of quotients.
 
+        Args:
+            days: the length of the window, in periods of 24 hours before now, at least 1.
+            exchange: only trades of this exchange; None: of all exchanges.
+
+        Returns:
+            The statistics; without trades every figure is 0, and profit_factor is None.
+
         Raises:
             InvalidValueError: days is below 1, or the window begins before the year 1.
+
+        Example:
+            statistics = await trades.get_statistics(days=30)
+            (statistics.total_trades, statistics.win_rate, statistics.net_pnl)  # -> (1, Decimal('100'), Decimal('0.775'))
         """
         count = checks.integer(days, "days", least=1)
-        market = checks.name_text(exchange, "exchange")
+        market = select_exchange(exchange)
         try:
             since = self._now() - timedelta(days=count)
         except OverflowError as error:
             raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
         async with self._stores() as stores:
-            return trade_statistics(await stores.records.get_totals(since, market))
+            totals = await stores.records.get_totals(since, market.get("exchange"))
+            if not totals.trades:
+                await warn_of_others(self._backend, RowFilter(TRADES, {**market}), partial(_find_realized, stores, since))
+        return trade_statistics(totals)
+
+    def _log_incomplete(self, trade: Trade) -> None:
+        """Log a warning, once for a manager, if a trade is closed without its exit_price or realized_pnl."""
+        if trade.action == "open" or None not in (trade.exit_price, trade.realized_pnl) or self._backend in _logged:
+            return
+        _logged.add(self._backend)
+        lacking = " and ".join(name for name in ("exit_price", "realized_pnl") if getattr(trade, name) is None)
+        _log.warning(
+            "the trade %s is stored as %s without %s, and statistics leave out trades without realized_pnl; update() sets them "
+            "later, and `iftb-store doctor` lists such trades. This is logged once",
+            show(trade.trade_id),
+            trade.action,
+            lacking,
+        )
 
     def _stamp(self, trade: Trade) -> Trade:
         now = self._now()
         return replace(trade, created_at=now, updated_at=now)
+
+
+def _check_trade(trade: Trade) -> Trade:
+    checked = check_fields(trade, Trade, TRADE_CHECKS)
+    checks.check_quantity(checked.quantity, "a trade")
+    return checked
+
+
+def _filter(symbol: object, side: object, exchange: object, equal: dict[str, Any] | None = None) -> RowFilter:
+    market: dict[str, Any] = {**select_exchange(exchange), **(equal or {})}
+    if symbol is not None:
+        market["symbol"] = checks.name_text(symbol, "symbol")
+    if side is not None:
+        market["side"] = TRADE_CHECKS["side"](side, "side")
+    return RowFilter(TRADES, market)
+
+
+async def _find_realized(stores: Stores, since: datetime) -> str | None:
+    """Return words for the exchanges with trades that were realized since a time, None if there are none."""
+    return "other exchanges" if (await stores.records.get_totals(since, None)).trades else None
 
 
 def _same(stored: object, given: object) -> bool:
@@ -150,5 +383,7 @@ def _check_field_names(changes: dict[str, Any]) -> None:
     for name in (name for name in changes if name not in TRADE_CHECKS):
         if name in TRADES.columns:
             raise InvalidValueError(f"{name} is set by the store and cannot be changed")
-        settable = ", ".join(field for field in TRADE_CHECKS if field != "trade_id")
-        raise InvalidValueError(f"a trade has no field {show(name)}; the fields that can be set are {settable}")
+        settable = [field for field in TRADE_CHECKS if field != "trade_id"]
+        raise InvalidValueError(
+            f"a trade has no field {show(name)}; {suggest(name, settable)}the fields that can be set are {', '.join(settable)}"
+        )

@@ -1,4 +1,4 @@
-"""SchemaDialect, with which a backend brings the schema of iftb-store to an engine for which the migrations have no SQL."""
+"""SchemaDialect, with which a backend creates the tables of iftb-store on an engine that the migrations do not know."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def read_columns(conn: Connection) -> Catalog:
 
 
 def hold_no_lock(conn: Connection) -> AbstractContextManager[None]:
-    """Return an empty context, for an engine on which the transaction itself keeps other migrations out."""
+    """Return a context that takes no lock, for an engine whose transactions already exclude other migrations."""
     return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
 class SchemaDialect:
-    """How an engine's tables are created, versioned and locked; a backend hands it in as its attribute ``schema``.
+    """Describes how the tables are created, versioned and locked on an engine; the value of a backend's attribute ``schema``.
 
     Attributes:
         scripts: for each revision of `iftb_store.schema.revision.REVISIONS`, oldest first, the statements that lead to it from

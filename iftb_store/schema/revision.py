@@ -10,7 +10,7 @@ VERSION_TABLE = "iftb_store_version"
 
 #: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 HEAD = REVISIONS[-1]
 #: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
 #: the rows but appear in every row that is read.
@@ -28,24 +28,25 @@ _HARMLESS = """
 HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
-def check_revision(has_tables: bool, stamped: str | None) -> None:
-    """Raise unless iftb-store's tables exist and are at this version's revision; tables without a recorded revision are accepted.
+def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> None:
+    """Raise SchemaError unless the tables exist and are at this version's revision; tables without a revision are accepted.
 
     Args:
         has_tables: whether the database has tables of iftb-store.
         stamped: the revision that is recorded in the database, or None.
+        url: the database's URL as an argument of a command, with the password hidden.
 
     Raises:
         SchemaError: there are no tables, or their revision is older or newer; the message names the command to run.
     """
     if not has_tables:
-        raise SchemaError("the database has no tables of iftb-store; run `iftb-store migrate URL` or await db.migrate()")
+        raise SchemaError(f"the database has no tables of iftb-store; run `iftb-store migrate {url}` or await db.migrate()")
     if stamped in (None, HEAD):
         return
     if stamped in REVISIONS:
         raise SchemaError(
             f"the database is at revision {stamped}, which is older than {HEAD} of this version; "
-            "run `iftb-store migrate URL` or await db.migrate()"
+            f"run `iftb-store migrate {url}` or await db.migrate()"
         )
     raise SchemaError(
         f"the database was migrated by a newer iftb-store: it is at revision {stamped}, this version knows up to {HEAD}; "
@@ -54,9 +55,9 @@ def check_revision(has_tables: bool, stamped: str | None) -> None:
 
 
 def not_a_table_error(name: str, kind: str) -> SchemaError:
-    """Return the error for a relation, e.g. a view, that has the name of an iftb-store table.
+    """Return the error for a view or other object that has the name of a table of iftb-store but is not a table.
 
-    Such a relation is not read, because reading it could run code of whoever created it.
+    Such an object is not read, because reading it could run code of whoever created it.
     """
     return SchemaError(
         f"{show(name)} is a {kind} and not a table of iftb-store; it was not read, as that could run the code of whoever "
@@ -65,7 +66,7 @@ def not_a_table_error(name: str, kind: str) -> SchemaError:
 
 
 def foreign_part_error(table: str, part: str) -> SchemaError:
-    """Return the error for a part of a table that could run somebody else's code, e.g. a trigger or a generated column."""
+    """Return the error for a part of a table, e.g. a trigger or a generated column, that could run somebody else's code."""
     return SchemaError(
         f"the table {show(table)} has {part}, which is not part of iftb-store; the table was not read, as that could run the "
         "code of whoever created it; drop that part, use another database, or, if you trust whoever made it, add "

@@ -15,21 +15,20 @@ _Check = Callable[[object, str], Any]
 _BY_KIND: dict[ColumnKind, _Check] = {
     ColumnKind.TEXT: checks.text,
     ColumnKind.INTEGER: checks.integer,
-    ColumnKind.DECIMAL: checks.exact_decimal,
+    # bots compute these by division; bars are checked in `iftb_store.batches`, which never round
+    ColumnKind.DECIMAL: checks.rounded_decimal,
     ColumnKind.TIME: checks.utc,
     ColumnKind.JSON: lambda value, name: checks.json_object(checks.json_text(value, name)),
 }
 
 
 def find_check(spec: ColumnSpec) -> _Check:
-    """Return the function that checks and normalises values of a column; it takes a value and the name for error messages."""
+    """Return the function that checks a value of a column: check(value, name for error messages) -> normalised value."""
     check = _BY_KIND[spec.kind]
     if spec.choices:
         check = partial(checks.choice, choices=spec.choices)
     elif spec.is_name:
         check = checks.name_text
-    elif spec.is_quotient:
-        check = checks.quotient
     return partial(checks.optional, check) if spec.nullable or spec.kept else check
 
 

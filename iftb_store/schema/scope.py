@@ -11,6 +11,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.values import checks
 from iftb_store.values.display import show
+from iftb_store.values.suggestions import suggest
 from iftb_store.values.timeframes import check_timeframe
 
 #: The tables by name, in the order in which they are copied: a table comes before the tables that refer to it.
@@ -55,7 +56,9 @@ class TableScope:
         self.named = bool(tables)
         for name in tables:
             if name not in TABLES:
-                raise InvalidValueError(f"there is no table {show(name)}; the tables are {', '.join(TABLES)}")
+                raise InvalidValueError(
+                    f"there is no table {show(name)}; {suggest(name, TABLES)}the tables are {', '.join(TABLES)}"
+                )
             for column in (column for column in self._chosen if column not in TABLES[name].columns):
                 raise InvalidValueError(
                     f"the table {name} has no column {column} to select by; leave out the table or the {column}"
@@ -68,23 +71,23 @@ class TableScope:
 
     @property
     def chosen(self) -> bool:
-        """Whether the scope selects rows by exchange, symbol, timeframe or time; if not, it selects all rows of its tables."""
+        """Whether the scope selects only some rows (by exchange, symbol, timeframe or time), not all rows of the tables."""
         return bool(self._chosen) or self._start is not None or self._end is not None
 
     def limit(self, tables: Collection[TableSpec]) -> TableScope:
-        """Return a scope that selects the same rows, but only of the given tables."""
+        """Return a scope with the same selection of rows that is limited to the given tables."""
         limited = copy(self)
         limited.tables = [table for table in self.tables if table in tables]
         return limited
 
     def selections(self, table: TableSpec) -> Iterator[RowFilter]:
-        """Yield one row filter of a table for each combination of the selected exchanges, symbols and timeframes."""
+        """Yield row filters that together select the rows of a table: one per exchange, symbol and timeframe selected."""
         for values in product(*self._chosen.values()):
             yield make_filter(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))
 
 
 def _list_names(names: object, argument: str) -> list[str]:
-    """Return each of the names once; one name may be given as text, which Python would otherwise take apart into letters."""
+    """Return the names as a list without duplicates; a single text is one name, not a sequence of letters."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, Collection) or not all(isinstance(name, str) for name in listed):
         raise InvalidValueError(f"{argument} must be a name or a list of names, not {show(names)}")
@@ -92,7 +95,7 @@ def _list_names(names: object, argument: str) -> list[str]:
 
 
 def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, **equal: str | None) -> RowFilter:
-    """Return a filter for the rows of a table that are in a time window and have the values in ``equal``.
+    """Return a filter for the rows of a table that lie in a time window and have the values in ``equal`` (column -> value).
 
     Raises:
         InvalidValueError: start is after end, or a value in ``equal`` is one that no row can have, e.g. an unknown timeframe.

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Column
 
 from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.schema.revision import VERSION_TABLE
-from iftb_store.schema.tables import CHOICES, NAME, QUOTIENT, Base
+from iftb_store.schema.tables import CHOICES, NAME, Base
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
 #: The greatest id that a copy or import accepts; half of the range of ids remains for new rows.
@@ -22,7 +22,7 @@ SERIES = ("exchange", "symbol", "timeframe")
 
 
 class ColumnKind(Enum):
-    """The kind of values in a column; each member's value is the kind's name in messages."""
+    """The kind of values in a column, e.g. text or time; the value of each member is its name in messages."""
 
     TEXT = "text"
     INTEGER = "whole number"
@@ -47,10 +47,9 @@ class ColumnSpec:
         name: the name of the column.
         kind: the kind of its values.
         nullable: whether the column may be NULL.
-        kept: whether the store, not the caller, sets the column, i.e. the id and times such as created_at.
+        kept: whether the store, not the caller, sets the column: the id and times such as created_at.
         choices: the only words that the column accepts; empty if it accepts any text.
         is_name: whether the text is a name, e.g. a symbol: at most 255 characters and not blank.
-        is_quotient: whether bots compute the decimal by division; a value with more than 18 places is then rounded, not refused.
     """
 
     name: str
@@ -59,7 +58,6 @@ class ColumnSpec:
     kept: bool
     choices: tuple[str, ...]
     is_name: bool
-    is_quotient: bool
 
 
 @dataclass(frozen=True)
@@ -101,22 +99,22 @@ class TableSpec:
 
     @property
     def has_own_ids(self) -> bool:
-        """Whether the id identifies a row; otherwise the id, like created_at, is a value of the store's own."""
+        """Whether the id identifies a row; if not (for bars), each store assigns ids and created_at of its own."""
         return self.key == ("id",)
 
     @cached_property
     def written(self) -> tuple[str, ...]:
-        """The columns that `iftb_store.protocols.Stores.write_rows` stores: all, but the id only if it identifies the row."""
+        """The columns that `iftb_store.protocols.Stores.write_rows` stores: all columns, for bars without the id."""
         return self.columns if self.has_own_ids else tuple(name for name in self.columns if name != "id")
 
     @cached_property
     def compared(self) -> tuple[str, ...]:
-        """The columns in which two stores must agree: all, without the store's own values unless the id identifies the row."""
+        """The columns that a copy compares: all columns, for bars without id and created_at."""
         return self.columns if self.has_own_ids else tuple(name for name in self.columns if name not in ("id", "created_at"))
 
     @cached_property
     def overwritten(self) -> tuple[str, ...]:
-        """The columns that `iftb_store.protocols.Stores.write_rows` sets in a row whose key is stored."""
+        """The columns that `iftb_store.protocols.Stores.write_rows` overwrites in a stored row with the same key."""
         return tuple(name for name in self.compared if name not in self.key)
 
     def is_required(self, column: str) -> bool:
@@ -133,7 +131,6 @@ def describe_column(column: Column[Any]) -> ColumnSpec:
         column.identity is not None or column.server_default is not None,
         column.info.get(CHOICES, ()),
         column.info.get(NAME, False),
-        column.info.get(QUOTIENT, False),
     )
 
 
@@ -147,8 +144,9 @@ class BarDigest:
         timeframe: the timeframe of the series.
         day: the first moment of the day, UTC.
         bar_count: the number of bars.
-        digest: the digest, 16 bytes in hexadecimal.
-        checked_at: when the bars of the day were last read, UTC.
+        digest: the digest, 16 bytes in hexadecimal; then, if known, a space and the fingerprint of the source, see
+            `iftb_store.abilities.SupportsFingerprints`.
+        checked_at: when a copy last compared the bars of the day, UTC.
     """
 
     exchange: str
@@ -189,22 +187,24 @@ class RowFilter:
 
     Attributes:
         table: the table.
-        equal: the values that the rows must have, by the names of the columns.
+        equal: column -> the value that the rows must have in it; `RecordStore.select` also takes None, for NULL.
         start: start of the time window, aware UTC, inclusive.
         end: end of the time window, aware UTC, inclusive.
         after: the selection begins after the row that has these values in the columns `order`; None for the first row.
         limit: maximum number of rows; None for all rows.
         size: maximum number of bytes of text in all rows together; it has effect only with a limit and if the key is an id.
             The first row is returned whatever its size. None for no maximum.
+        only: the columns of the returned rows, in the table's order; None for all.
     """
 
     table: TableSpec
-    equal: dict[str, str] = field(default_factory=dict)
+    equal: dict[str, Any] = field(default_factory=dict)
     start: datetime | None = None
     end: datetime | None = None
     after: tuple[Any, ...] | None = None
     limit: int | None = None
     size: int | None = None
+    only: tuple[str, ...] | None = None
 
     @property
     def bounds(self) -> list[tuple[str, str, datetime]]:
@@ -221,15 +221,15 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text and JSON columns for which `equal` has no value."""
+        """The text and JSON columns that the filter does not fix to one value (those not in `equal`)."""
         return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that an engine has to read, in the table's order: all columns for which `equal` has no value."""
-        return tuple(column for column in self.table.columns if column not in self.equal)
+        """The columns that an engine has to read: the requested columns without those that `equal` fixes to one value."""
+        return tuple(column for column in self.only or self.table.columns if column not in self.equal)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The key columns for which `equal` has no value; the rows are ordered by these columns."""
+        """The columns by which the rows are ordered: the key columns that `equal` does not fix to one value."""
         return tuple(column for column in self.table.key if column not in self.equal)

@@ -23,6 +23,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Field, SQLModel
 
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.schema.views import create_views, drop_views
 from iftb_store.values.choices import ACTIONS, SEVERITIES, SIDES, STATUSES
 from iftb_store.values.timeframes import TIMEFRAMES
 
@@ -30,9 +31,9 @@ OPEN = "status = 'open'"
 REALIZED = "realized_pnl IS NOT NULL"
 
 _GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
-# keys of a column's info, which `iftb_store.schema.table_spec` reads: the words that the column accepts, whether its text is a
-# name, and whether its values are quotients
-CHOICES, NAME, QUOTIENT = "iftb_store.choices", "iftb_store.name", "iftb_store.quotient"
+# keys of a column's info, which `iftb_store.schema.table_spec` reads: the words that the column accepts, and whether its text is
+# a name
+CHOICES, NAME = "iftb_store.choices", "iftb_store.name"
 
 
 class Base(SQLModel, registry=registry()):
@@ -40,7 +41,7 @@ class Base(SQLModel, registry=registry()):
 
 
 class Key(sa.TypeDecorator[str]):
-    """Text that every engine compares by its bytes, so that keys sort alike on all engines and their indexes are fast."""
+    """The column type of key columns: text that every engine compares bytewise, so that keys sort alike on all engines."""
 
     impl = sa.Text
     cache_ok = True
@@ -51,7 +52,7 @@ class Key(sa.TypeDecorator[str]):
 
 
 class StoreNow(FunctionElement[datetime]):
-    """The current time as a column default that the engine computes, for rows that raw SQL inserts."""
+    """A column default: the current time, computed by the engine, for rows that raw SQL inserts."""
 
     inherit_cache = True
     type = UTCDateTime()
@@ -102,8 +103,8 @@ def _text(name: str, *, nullable: bool = False, choices: Collection[str] = (), i
     return Field(default=None, sa_column=sa.Column(name, sa.Text, nullable=nullable, info=info))
 
 
-def _decimal(name: str, *, nullable: bool = False, quotient: bool = False) -> Any:
-    return Field(default=None, sa_column=sa.Column(name, ExactDecimal, nullable=nullable, info={QUOTIENT: quotient}))
+def _decimal(name: str, *, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=sa.Column(name, ExactDecimal, nullable=nullable))
 
 
 def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
@@ -160,19 +161,19 @@ class TradeRow(Base, table=True):
     entry_price: Decimal = _decimal("entry_price")
     quantity: Decimal = _decimal("quantity")
     entry_time: datetime = _time("entry_time")
-    leverage: Decimal = _decimal("leverage", quotient=True)
+    leverage: Decimal = _decimal("leverage")
     exit_price: Decimal | None = _decimal("exit_price", nullable=True)
     exit_time: datetime | None = _time("exit_time", nullable=True)
     realized_pnl: Decimal | None = _decimal("realized_pnl", nullable=True)
-    realized_pnl_pct: Decimal | None = _decimal("realized_pnl_pct", nullable=True, quotient=True)
+    realized_pnl_pct: Decimal | None = _decimal("realized_pnl_pct", nullable=True)
     fee: Decimal = _decimal("fee")
-    signal_score: Decimal | None = _decimal("signal_score", nullable=True, quotient=True)
-    technical_score: Decimal | None = _decimal("technical_score", nullable=True, quotient=True)
-    llm_score: Decimal | None = _decimal("llm_score", nullable=True, quotient=True)
-    xgb_confidence: Decimal | None = _decimal("xgb_confidence", nullable=True, quotient=True)
+    signal_score: Decimal | None = _decimal("signal_score", nullable=True)
+    technical_score: Decimal | None = _decimal("technical_score", nullable=True)
+    llm_score: Decimal | None = _decimal("llm_score", nullable=True)
+    xgb_confidence: Decimal | None = _decimal("xgb_confidence", nullable=True)
     stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
     take_profit: Decimal | None = _decimal("take_profit", nullable=True)
-    position_size_pct: Decimal | None = _decimal("position_size_pct", nullable=True, quotient=True)
+    position_size_pct: Decimal | None = _decimal("position_size_pct", nullable=True)
     decision_reasons: dict[str, Any] | None = _json("decision_reasons")
     llm_analysis: dict[str, Any] | None = _json("llm_analysis")
     created_at: datetime | None = _time("created_at", now=True)
@@ -196,8 +197,8 @@ class PositionRow(Base, table=True):
     current_price: Decimal | None = _decimal("current_price", nullable=True)
     unrealized_pnl: Decimal | None = _decimal("unrealized_pnl", nullable=True)
     status: str = _text("status", choices=STATUSES)
-    leverage: Decimal = _decimal("leverage", quotient=True)
-    unrealized_pnl_pct: Decimal | None = _decimal("unrealized_pnl_pct", nullable=True, quotient=True)
+    leverage: Decimal = _decimal("leverage")
+    unrealized_pnl_pct: Decimal | None = _decimal("unrealized_pnl_pct", nullable=True)
     liquidation_price: Decimal | None = _decimal("liquidation_price", nullable=True)
     stop_loss: Decimal | None = _decimal("stop_loss", nullable=True)
     take_profit: Decimal | None = _decimal("take_profit", nullable=True)
@@ -290,3 +291,6 @@ for _table in Base.metadata.tables.values():
     if "id" in _table.columns:
         event.listen(_table, "before_create", _create_sequence)
         event.listen(_table, "after_drop", _drop_sequence)
+
+event.listen(Base.metadata, "after_create", create_views)
+event.listen(Base.metadata, "before_drop", drop_views)

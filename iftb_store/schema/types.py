@@ -75,7 +75,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class CastText(FunctionElement[str]):
-    """An SQL expression of text that is cast to the type text on PostgreSQL.
+    """Casts an SQL expression to the type text on PostgreSQL, and leaves it unchanged on other engines.
 
     Without the cast, a comparison could call an operator for another type, e.g. varchar, that another role has put into the
     search_path.

@@ -105,19 +105,22 @@ class Hidden:
 
 
 def find_hidden(conn: Connection, tables: Sequence[str]) -> list[Hidden]:
-    """Return the reasons why rows are hidden from the connection's role; empty on engines other than PostgreSQL."""
+    """Return the reasons why tables hide rows from the connection's role; empty on engines other than PostgreSQL."""
     if conn.dialect.name != "postgresql":
         return []
     return [Hidden(*row) for row in conn.execute(_HIDDEN, {"tables": list(tables)}).all()]
 
 
 def find_obstacles(hidden: Iterable[Hidden], *, insert: bool = False) -> list[Hidden]:
-    """Return only the reasons why a role cannot read every row or, if ``insert`` is set, cannot insert rows."""
+    """Select the reasons that prevent a role from reading every row or, if ``insert`` is set, from inserting rows."""
     return [one for one in hidden if one.kind not in _REPORTED or (insert and one.kind == "insert")]
 
 
 def describe(hidden: Sequence[Hidden]) -> str:
-    """Return all reasons and remedies as one message; tables with the same reason are listed together."""
+    """Return one message that says why tables are hidden and how to make them visible.
+
+    Tables with the same reason are listed together.
+    """
     tables: dict[tuple[HiddenKind, str], list[str]] = {}
     for one in hidden:
         tables.setdefault((one.kind, one.part), []).append(one.table)

@@ -135,15 +135,21 @@ class WriteArrowTests(SuiteFixtures):
         assert [item.trades_count for item in after] == [9, 9, 9]
         assert after[2].created_at == clock.now
 
-    @pytest.mark.parametrize("extra", [bar(T0 + HOUR), bar(T0 + 5 * HOUR)])
+    @pytest.mark.parametrize(
+        ("extra", "message"),
+        [
+            (bar(T0 + HOUR), "T01:00:00.00:00 is twice in the batch"),
+            (bar(T0 + 5 * HOUR), "T05:00:00.00:00 is already stored"),
+        ],
+    )
     async def test_a_duplicate_on_insert_leaves_nothing_and_the_session_usable(
-        self, db: DatabaseManager, extra: OHLCVBar
+        self, db: DatabaseManager, extra: OHLCVBar, message: str
     ) -> None:
         await OHLCVRepository(db).insert_many([bar(T0 + 5 * HOUR)])
         async with db.get_session() as session:
             repository = OHLCVRepository(session)
             await repository.insert_many([bar(symbol="ETHUSDT")])
-            with pytest.raises(IntegrityError):
+            with pytest.raises(IntegrityError, match=f"the bar 'binance' 'BTCUSDT' 1h 2024-01-01{message}"):
                 await repository.write_arrow(table_of([*hourly(3), extra]), "insert")
             await repository.insert_many([bar(symbol="XRPUSDT")])
         assert await raw.count(db, "ohlcv") == 3

@@ -125,6 +125,48 @@ class InsertTests(SuiteFixtures):
             f"insert_many must raise IntegrityError if a bar of the batch is already stored: {describe_error(error)}"
         )
 
+    async def test_a_stored_bar_in_a_batch_is_named_with_upsert_many(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([bar(T0 + hour * HOUR) for hour in (7, 400)])
+        error = await find_error(OHLCVRepository(db).insert_many(hourly(600)[::-1]))
+        assert describe_error(error).endswith(
+            "the bar 'binance' 'BTCUSDT' 1h 2024-01-01T07:00:00+00:00 is already stored; nothing was inserted; "
+            "upsert_many overwrites it"
+        )
+
+    async def test_a_bar_between_many_stored_ones_is_named(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many(hourly(700))
+        among = [bar(T0 + timedelta(minutes=30)), bar(T0 + timedelta(minutes=30, hours=500)), bar(T0 + 650 * HOUR)]
+        error = await find_error(OHLCVRepository(db).insert_many(among))
+        assert " 2024-01-28T02:00:00+00:00 is already stored; " in describe_error(error)
+
+    async def test_a_bar_twice_in_a_batch_is_named_as_such(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([bar()])
+        given = [bar(T0 + HOUR), bar(T0 + 2 * HOUR), bar((T0 + HOUR).astimezone(INDIA))]
+        error = await find_error(OHLCVRepository(db).insert_many(given))
+        assert describe_error(error).endswith(
+            "the bar 'binance' 'BTCUSDT' 1h 2024-01-01T01:00:00+00:00 is twice in the batch; nothing was inserted; "
+            "upsert_many keeps the last one"
+        )
+
+    async def test_the_first_of_several_duplicates_is_named(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([bar()])
+        error = await find_error(OHLCVRepository(db).insert_many([bar(T0 + HOUR), bar(T0 + HOUR), bar()]))
+        assert " 2024-01-01T00:00:00+00:00 is already stored; " in describe_error(error)
+
+    async def test_a_stored_bar_among_many_new_series_is_named(self, db: DatabaseManager) -> None:
+        await OHLCVRepository(db).insert_many([bar(symbol="Z")])
+        given = [bar(symbol=name) for name in ("Z", *(f"S{number}" for number in range(200)))]
+        error = await find_error(OHLCVRepository(db).insert_many(given))
+        assert "'Z' 1h 2024-01-01T00:00:00+00:00 is already stored; " in describe_error(error)
+
+    async def test_after_a_named_duplicate_the_session_commits_its_other_bars(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).insert_many([bar()])
+            error = await find_error(OHLCVRepository(session).insert_many([bar(), bar(T0 + HOUR)]))
+            assert " 2024-01-01T00:00:00+00:00 is already stored; " in describe_error(error)
+            await OHLCVRepository(session).insert_many([bar(T0 + 2 * HOUR)])
+        assert [item.timestamp for item in await stored(db)] == [T0, T0 + 2 * HOUR]
+
     async def test_a_refused_duplicate_leaves_the_stored_bar_unchanged(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar()])
         with pytest.raises(IntegrityError):

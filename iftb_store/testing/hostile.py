@@ -41,6 +41,7 @@ from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.hostile_functions import METHODS as FUNCTIONS
+from iftb_store.testing.hostile_records import METHODS as RECORD_METHODS
 from iftb_store.testing.hostile_series import METHODS as SERIES_METHODS
 from iftb_store.testing.hostile_values import HOSTILE, Attempt, Try
 from iftb_store.testing.samples import T0, as_given, bar, position, trade
@@ -199,7 +200,11 @@ async def _get_position(one: Try) -> int:
 async def _update_position(one: Try) -> int:
     given = one.argument(position, exchange=f"X{one.number}")
     repository = PositionRepository(one.session)
-    await repository.update_position(given)
+    if one.parameter == "replace":
+        given = position(exchange=f"X{one.number}")
+        await repository.update_position(given, replace=one.value)
+    else:
+        await repository.update_position(given)
     if given.id is not None:
         return 0
     assert_same(await repository.get_position(given.symbol, given.exchange, side=given.side), given)
@@ -215,7 +220,12 @@ async def _log_event(one: Try) -> int:
     repository = SystemEventRepository(one.session)
     arguments = one.changed(**{"event_type": f"E{one.number}", "severity": "info", "message": "", one.parameter: one.value})
     await repository.log_event(**arguments)
-    (found,) = await repository.get_recent_events(limit=1)
+    if one.parameter == "at":
+        (found,) = await repository.get_events(event_type=f"E{one.number}")
+        moment = arguments.pop("at")
+        arguments["created_at"] = found.created_at if moment is None else moment
+    else:
+        (found,) = await repository.get_recent_events(limit=1)
     for name, value in arguments.items():
         assert getattr(found, name) == kept(value), f"{name} came back as another value"
         assert type(getattr(found, name)) in _KEPT_TYPES
@@ -357,6 +367,7 @@ METHODS: dict[str, Attempt] = {
     ),
     "SystemEventRepository.log_event": _log_event,
     "SystemEventRepository.get_recent_events": _get_recent_events,
+    **RECORD_METHODS,
     "quantize": _quantize,
     **FUNCTIONS,
 }

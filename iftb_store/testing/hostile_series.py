@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from iftb_store import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store import OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository, UpsertReport
 from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.testing.samples import T0
 
@@ -12,7 +12,9 @@ _ARROW_READS: tuple[Any, ...] = (TradeRepository, PositionRepository, SystemEven
 
 
 async def _write_arrow(one: Try) -> int:
-    return await OHLCVRepository(one.session).write_arrow(**one.changed(**({} if one.parameter == "data" else {"data": []})))
+    arguments = one.changed(**({} if one.parameter == "data" else {"data": []}))
+    written: int | UpsertReport = await OHLCVRepository(one.session).write_arrow(**arguments)
+    return written.inserted if isinstance(written, UpsertReport) else written
 
 
 async def _delete_range(one: Try) -> int:
@@ -52,10 +54,28 @@ async def _resample(one: Try) -> int:
     return 0
 
 
+async def _get_gaps_all(one: Try) -> int:
+    arguments = one.changed(start=T0, end=T0)
+    async with OHLCVRepository(one.session).get_gaps_all(**arguments) as stream:
+        async for batch in stream:
+            _assert_selected(batch, {name: arguments.get(name) for name in ("exchange", "timeframe")})
+    return 0
+
+
+async def _resample_all(one: Try) -> int:
+    arguments = one.changed(source="1h", target="1d", start=T0, end=T0)
+    async with OHLCVRepository(one.session).resample_all(**arguments) as stream:
+        async for batch in stream:
+            _assert_selected(batch, {"exchange": arguments.get("exchange"), "timeframe": arguments["target"]})
+    return 0
+
+
 METHODS: dict[str, Attempt] = {
     "OHLCVRepository.write_arrow": _write_arrow,
     "OHLCVRepository.delete_range": _delete_range,
     **{f"{made.__name__}.read_arrow": _attempt_read(made) for made in (*_ARROW_READS, OHLCVRepository)},
     **{f"{made.__name__}.stream_arrow": _attempt_stream(made) for made in (*_ARROW_READS, OHLCVRepository)},
     "OHLCVRepository.resample": _resample,
+    "OHLCVRepository.get_gaps_all": _get_gaps_all,
+    "OHLCVRepository.resample_all": _resample_all,
 }

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -380,7 +381,7 @@ class SchemaTests(SuiteFixtures):
         needs(empty_db, Capability.MIGRATIONS)
         (finding,) = await examine(empty_db)
         assert (finding.severity, finding.kind) == ("error", "schema")
-        assert "iftb-store migrate URL" in finding.remedy
+        assert f"`iftb-store migrate {shlex.quote(empty_db.url)}`" in finding.remedy
 
     async def test_the_doctor_finds_wrong_bars(self, db: DatabaseManager) -> None:
         sound = [bar(T0 + number * HOUR, symbol="SOUND") for number in range(3)]

@@ -110,7 +110,7 @@ class MisuseTests(SuiteFixtures):
         needs(db, Capability.SQLALCHEMY)
         async with db.get_session() as session:
             assert isinstance(session, AsyncSession)
-            with pytest.raises(OperationalError, match="from within"):
+            with pytest.raises(OperationalError, match="a second call inside the first"):
                 await session.run_sync(lambda _: await_(read_names(session)))
             await add(session)
         assert await raw.count(db, "ohlcv") == 1

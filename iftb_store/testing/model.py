@@ -6,6 +6,7 @@ a session is a copy of dicts.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from iftb_store import (
     OHLCVBar,
     Position,
     PositionClosedError,
+    PositionConflictError,
     Series,
     Severity,
     SystemEvent,
@@ -342,21 +344,28 @@ class _Positions(_Repository):
             )
         return found[0] if found else None
 
-    def update_position(self, position: Position) -> None:
+    def update_position(self, position: Position, *, replace: bool = False) -> None:
         checked = values.checked(position)
         number = position.id
         holder = self._open(checked.exchange, checked.symbol, checked.side)
         if number is None and holder is None:
-            created = replace(checked, id=self._model.number("positions"), created_at=self._now())
+            created = dataclasses.replace(checked, id=self._model.number("positions"), created_at=self._now())
             self._put(created)
             return
         if number is None:
             assert holder is not None
+            if not replace and None not in (holder.trade_id, checked.trade_id) and holder.trade_id != checked.trade_id:
+                raise PositionConflictError(
+                    f"the open {checked.side} position of {checked.symbol} on {checked.exchange} has the trade_id "
+                    f"{values.shown(holder.trade_id)}, and the position to store has {values.shown(checked.trade_id)}; close the "
+                    "open one first, or pass replace=True to take it over",
+                    holder.trade_id or "",
+                )
             number = holder.id
         stored = self._still_open(number)
         if holder is not None and holder.id != number and checked.status == "open":
             raise Duplicate
-        self._put(replace(checked, id=stored.id, created_at=stored.created_at))
+        self._put(dataclasses.replace(checked, id=stored.id, created_at=stored.created_at))
 
     def close_position(self, position_id: int) -> None:
         values.whole(position_id, "position_id")

@@ -28,16 +28,6 @@ _CHOICES = {
     "severity": SEVERITIES,
 }
 _NAMES = ("symbol", "exchange", "trade_id", "event_type")
-_QUOTIENTS = (
-    "leverage",
-    "realized_pnl_pct",
-    "unrealized_pnl_pct",
-    "signal_score",
-    "technical_score",
-    "llm_score",
-    "xgb_confidence",
-    "position_size_pct",
-)
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
 #: The fields of a trade that TradeRepository.update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
@@ -56,10 +46,15 @@ def checked(row: _Row) -> _Row:
     """
     if isinstance(row, Position) and row.id is not None:
         whole(row.id, "id")
+    exact = isinstance(row, OHLCVBar)
     stored: dict[str, Any] = {
-        item.name: None if item.name in _KEPT else _field(item.name, item.type, getattr(row, item.name)) for item in fields(row)
+        item.name: None if item.name in _KEPT else _field(item.name, item.type, getattr(row, item.name), exact=exact)
+        for item in fields(row)
     }
-    return type(row)(**stored)
+    found = type(row)(**stored)
+    if isinstance(found, Trade) or (isinstance(found, Position) and found.status == "open"):
+        _check_quantity(found.quantity, "a trade" if isinstance(found, Trade) else "an open position")
+    return found
 
 
 def checked_bars(bars: Sequence[OHLCVBar]) -> list[OHLCVBar]:
@@ -90,7 +85,15 @@ def checked_changes(changes: dict[str, Any]) -> dict[str, Any]:
             raise InvalidValueError(f"{field} is set by the store and cannot be changed")
         if field not in kinds:
             raise InvalidValueError(f"a trade has no field {field!r}; the fields that can be set are {', '.join(SETTABLE)}")
-    return {field: _field(field, kinds[field], value) for field, value in changes.items()}
+    found = {field: _field(field, kinds[field], value, exact=False) for field, value in changes.items()}
+    if "quantity" in found:
+        _check_quantity(found["quantity"], "a trade")
+    return found
+
+
+def _check_quantity(quantity: Decimal, subject: str) -> None:
+    if quantity <= 0:
+        raise InvalidValueError(f"quantity {quantity} of {subject} is not above 0; side says whether it is long or short")
 
 
 def _check_bar(bar: OHLCVBar) -> OHLCVBar:
@@ -103,7 +106,7 @@ def _check_bar(bar: OHLCVBar) -> OHLCVBar:
     return found
 
 
-def _field(field: str, kind: Any, value: Any) -> Any:
+def _field(field: str, kind: Any, value: Any, *, exact: bool) -> Any:
     if value is None and kind.endswith("| None"):
         return None
     if field == "timeframe":
@@ -112,9 +115,8 @@ def _field(field: str, kind: Any, value: Any) -> Any:
         return one_of(value, field, _CHOICES[field])
     if field in _NAMES:
         return name(value, field)
-    if field in _QUOTIENTS:
-        return quotient(value, field)
-    checks: dict[str, Any] = {"Decimal": decimal, "datetime": moment, "int": whole, "dict[str, Any]": json, "str": text}
+    number = decimal if exact else round_decimal
+    checks: dict[str, Any] = {"Decimal": number, "datetime": moment, "int": whole, "dict[str, Any]": json, "str": text}
     return checks[kind.removesuffix(" | None")](value, field)
 
 
@@ -122,20 +124,21 @@ def decimal(value: object, field: str) -> Decimal:
     """Return the value as a Decimal if it has at most 20 digits before the point and 18 after it."""
     number = _number(value, field)
     units = Fraction(number) * UNITS
-    if units.denominator != 1 or abs(units) >= 10**38:
+    if abs(units) >= 10**38:
+        raise InvalidValueError(f"{field} {number} has more than 20 digits before the point")
+    if units.denominator != 1:
         raise InvalidValueError(
-            f"{field} {number} does not fit 20 digits before and 18 after the point; "
-            "iftb_store.quantize(value) rounds it to 18 places"
+            f"{field} {number} has more than 18 digits after the point; iftb_store.quantize(value) rounds it to 18 places"
         )
     return from_units(int(units))
 
 
-def quotient(value: object, field: str) -> Decimal:
+def round_decimal(value: object, field: str) -> Decimal:
     """Return the value as a Decimal, rounded half-even to 18 places."""
     number = _number(value, field)
     units = round(Fraction(number) * UNITS)
     if abs(units) >= 10**38:
-        raise InvalidValueError(f"{field}: value {number} cannot be stored: it has more than 20 digits before the point")
+        raise InvalidValueError(f"{field} {number} has more than 20 digits before the point")
     return from_units(units)
 
 
@@ -150,7 +153,7 @@ def _number(value: object, field: str) -> Decimal:
         return Decimal(value)
     if not isinstance(value, Decimal):
         remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
-        raise InvalidValueError(f"{field} must be a Decimal, not {_kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{field} must be a Decimal, not {_describe(value)}{remedy}")
     if not value.is_finite():
         raise InvalidValueError(f"{field} is {value}, which is not a finite number and cannot be stored")
     return value
@@ -160,7 +163,7 @@ def moment(value: object, field: str) -> datetime:
     """Return a time as an aware datetime in UTC; naive times are UTC."""
     if not isinstance(value, datetime):
         remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
-        raise InvalidValueError(f"{field} must be a datetime, not {_kind(value)} {shown(value)}{remedy}")
+        raise InvalidValueError(f"{field} must be a datetime, not {_describe(value)}{remedy}")
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
@@ -206,7 +209,7 @@ def timeframe(value: object, field: str = "") -> str:
 def whole(value: object, field: str, least: int = 0) -> int:
     """Return the value if it is a whole number from ``least`` to 2**63 - 1."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidValueError(f"{field} must be a whole number, not {_kind(value)} {shown(value)}")
+        raise InvalidValueError(f"{field} must be a whole number, not {_describe(value)}")
     if not least <= value < 2**63:
         raise InvalidValueError(f"{field} must lie between {least} and {2**63 - 1}, not {value}")
     return value
@@ -271,6 +274,10 @@ def shown(value: object) -> str:
         return given if len(value) <= 60 and len(given) <= 120 else f"{given[:120]}…"
     given = ascii(value)
     return given if len(given) <= 62 else f"{given[:60]}…"
+
+
+def _describe(value: object) -> str:
+    return "None" if value is None else f"{_kind(value)} {shown(value)}"
 
 
 def _kind(value: object) -> str:

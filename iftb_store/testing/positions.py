@@ -18,7 +18,9 @@ from iftb_store import (
     NotFoundError,
     Position,
     PositionClosedError,
+    PositionConflictError,
     PositionRepository,
+    PositionStatus,
     Side,
 )
 from iftb_store.protocols import Capability
@@ -113,10 +115,77 @@ class StorePositionTests(SuiteFixtures):
         await PositionRepository(db).update_position(position(status="closed"))
         assert await raw.fetch(db, "SELECT status FROM positions") == [("closed",)]
 
+    async def test_a_position_of_another_trade_is_not_replaced(self, db: DatabaseManager) -> None:
+        before = await opened(db, full_position())
+        given = replace(full_position(), trade_id="TRD-2", margin=Decimal(7))
+        error = await find_error(PositionRepository(db).update_position(given))
+        assert isinstance(error, PositionConflictError), (
+            f"an open position of another trade must not be replaced: {describe_error(error)}"
+        )
+        assert ("'TRD-ETH-1'" in str(error), "'TRD-2'" in str(error), error.trade_id) == (True, True, "TRD-ETH-1")
+        assert await PositionRepository(db).get_open_positions("kraken") == [before]
+
+    async def test_a_position_of_another_trade_is_not_closed_either(self, db: DatabaseManager) -> None:
+        before = await opened(db, full_position())
+        with pytest.raises(PositionConflictError, match="replace=True"):
+            await PositionRepository(db).update_position(replace(full_position(), trade_id="TRD-2", status="closed"))
+        assert await PositionRepository(db).get_open_positions("kraken") == [before]
+
+    @pytest.mark.parametrize("status", ["open", "closed"])
+    async def test_replace_takes_over_a_position_of_another_trade(self, db: DatabaseManager, status: PositionStatus) -> None:
+        before = await opened(db, full_position())
+        given = replace(full_position(), trade_id="TRD-2", status=status)
+        await PositionRepository(db).update_position(given, replace=True)
+        assert await raw.fetch(db, "SELECT id, trade_id, status FROM positions") == [(before.id, "TRD-2", status)]
+
+    @pytest.mark.parametrize("status", ["open", "closed"])
+    @pytest.mark.parametrize(("stored", "given"), [("TRD-1", None), (None, "TRD-1"), ("TRD-1", "TRD-1"), (None, None)])
+    async def test_no_trade_id_matches_any(
+        self, db: DatabaseManager, stored: str | None, given: str | None, status: PositionStatus
+    ) -> None:
+        await opened(db, position(trade_id=stored))
+        await PositionRepository(db).update_position(position(trade_id=given, status=status))
+        assert await raw.fetch(db, "SELECT trade_id, status FROM positions") == [(given, status)]
+
+    async def test_a_refused_position_leaves_the_session_usable(self, db: DatabaseManager) -> None:
+        async with db.get_session() as session:
+            repository = PositionRepository(session)
+            await repository.update_position(position(trade_id="TRD-1"))
+            with pytest.raises(PositionConflictError):
+                await repository.update_position(position(trade_id="TRD-2"))
+            await repository.update_position(position(symbol="ETHUSDT", trade_id="TRD-2"))
+        found = await PositionRepository(db).get_open_positions(exchange=None)
+        assert [(item.symbol, item.trade_id) for item in found] == [("BTCUSDT", "TRD-1"), ("ETHUSDT", "TRD-2")]
+
+    async def test_of_many_bots_that_open_one_position_one_wins(self, db: DatabaseManager) -> None:
+        repository = PositionRepository(db)
+        given = [position(trade_id=f"TRD-{index}", margin=Decimal(index)) for index in range(1, 9)]
+        errors = await asyncio.gather(*(find_error(repository.update_position(item)) for item in given))
+        (winner,) = await repository.get_open_positions()
+        refused = [item.trade_id for item, error in zip(given, errors, strict=True) if isinstance(error, PositionConflictError)]
+        assert [error for error in errors if not isinstance(error, PositionConflictError | None)] == []
+        assert len(refused) == len(given) - 1, f"one bot must open the position, and the others must be refused: {errors}"
+        assert (winner.trade_id, winner.margin) == next((i.trade_id, i.margin) for i in given if i.trade_id not in refused)
+
     async def test_a_position_that_cannot_be_stored_is_refused_by_name(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
         await assert_refused(lambda field, value: repository.update_position(position(**{field: value})), _REFUSED)
         assert await raw.count(db, "positions") == 0
+
+    @pytest.mark.parametrize("quantity", ["0", "-0", "-1", "-1E-18"])
+    async def test_an_open_position_needs_a_quantity_above_0(self, db: DatabaseManager, quantity: str) -> None:
+        repository = PositionRepository(db)
+        stored = await opened(db)
+        cases = [("quantity", Decimal(quantity))]
+        await assert_refused(lambda _, value: repository.update_position(position(quantity=value)), cases)
+        await assert_refused(lambda _, value: repository.update_position(replace(stored, quantity=value)), cases)
+        assert await repository.get_open_positions() == [stored]
+
+    async def test_a_closed_position_may_have_the_quantity_0(self, db: DatabaseManager) -> None:
+        await opened(db)
+        await PositionRepository(db).update_position(position(status="closed", quantity=Decimal(0)))
+        ((quantity, status),) = await raw.fetch(db, "SELECT quantity, status FROM positions")
+        assert (raw.number(quantity), status) == (Decimal(0), "closed")
 
     async def test_what_is_no_position_is_refused(self, db: DatabaseManager) -> None:
         with pytest.raises(InvalidValueError, match="Position"):

@@ -87,7 +87,7 @@ _decimals: st.SearchStrategy[Any] = st.sampled_from(
 )
 _volumes: st.SearchStrategy[Any] = st.sampled_from([Decimal(0), Decimal("-0.0"), Decimal("1.10"), 3, SMALLEST, LARGEST])
 # the three values added here are rounded: two ties, which go down and up to the even neighbour, and a value that becomes zero
-_quotients = _decimals | st.sampled_from([Decimal("2.5E-18"), Decimal("3.5E-18"), Decimal("-1E-40")])
+_rounded = _decimals | st.sampled_from([Decimal("2.5E-18"), Decimal("3.5E-18"), Decimal("-1E-40")])
 _counts = st.sampled_from([0, 1, 2**63 - 1])
 _texts = st.sampled_from(["", "m", "two\nlines", "\N{CHART WITH DOWNWARDS TREND} " + _AWKWARD])
 _json = st.sampled_from(
@@ -110,7 +110,7 @@ _DECIMALS: list[Any] = [
     Decimal("99999999999999999999.9999999999999999999"),
     Decimal("123456789012345678901"),
 ]
-_QUOTIENTS: list[Any] = [0.5, False, Decimal("Infinity"), Decimal("1E+20")]
+_UNROUNDABLE: list[Any] = [value for value in _DECIMALS if value != Decimal("1E-19")]
 _NAMES: list[Any] = ["", " \t", "n\0l", "half \ud83d", "n" * 256, None, b"bytes"]
 _COUNTS: list[Any] = [-1, 2**63, True, 1.0]
 _JSON: list[Any] = ["{}", [], {"deep": [1.0, float("nan")]}]
@@ -124,11 +124,11 @@ nonsense = st.sampled_from(
     + [("bars", "delete_range", ("BTCUSDT", "1h", T0, moment)) for moment in (*_TIMES, T0 - HOUR)]
     + [("bars", "stream_range", ("BTCUSDT", "1h", T0, moment)) for moment in _TIMES]
     + [("trades", "get_recent", (limit,)) for limit in (0, -1, 2**63, True, 1.0, "1", None)]
-    + [("trades", "get_by_symbol", ("BTCUSDT", 1, name)) for name in _NAMES]
+    + [("trades", "get_by_symbol", ("BTCUSDT", 1, name)) for name in _NAMES if name is not None]
     + [("trades", "get_statistics", (count,)) for count in (0, 10**6, 10**12, 1.5)]
     + [("trades", "get_by_id", (number,)) for number in _COUNTS]
     + [("trades", "update", (number,)) for number in _COUNTS]
-    + [("positions", "get_position", ("BTCUSDT", name)) for name in _NAMES]
+    + [("positions", "get_position", ("BTCUSDT", name)) for name in _NAMES if name is not None]
     + [("positions", "close_position", (number,)) for number in _COUNTS]
     + [("events", "get_recent_events", (severity, 1)) for severity in ("INFO", "", 1)]
 )
@@ -194,22 +194,24 @@ def _twice(given: tuple[list[dict[str, Any]], dict[str, Any]]) -> list[dict[str,
 
 batches = st.lists(bars, max_size=5) | _runs | st.tuples(st.lists(bars, min_size=1, max_size=3), bars).map(_twice)
 
+# mostly what a trade or an open position can have
+_quantities = _volumes.map(lambda value: value or Decimal("0.01")) | st.sampled_from([Decimal(0), Decimal("-0"), -SMALLEST])
 _trade_values: dict[str, Any] = {
     "symbol": symbols,
     "exchange": exchanges,
     "side": sides,
     "action": st.sampled_from(["open", "close", "liquidated"]),
-    "entry_price": _decimals,
-    "quantity": _decimals,
+    "entry_price": _rounded,
+    "quantity": _quantities,
     "entry_time": times,
-    "leverage": _quotients,
-    "exit_price": _decimals | st.none(),
+    "leverage": _rounded,
+    "exit_price": _rounded | st.none(),
     "exit_time": times | st.none(),
-    "realized_pnl": _decimals,
-    "realized_pnl_pct": _quotients | st.none(),
-    "fee": _decimals,
-    "llm_score": _quotients,
-    "stop_loss": _decimals,
+    "realized_pnl": _rounded,
+    "realized_pnl_pct": _rounded | st.none(),
+    "fee": _rounded,
+    "llm_score": _rounded,
+    "stop_loss": _rounded,
     "decision_reasons": _json | st.none(),
     "llm_analysis": _json,
 }
@@ -218,9 +220,9 @@ _bad_trade_values = {
     "symbol": _NAMES,
     "side": ["LONG", "", None, 1],
     "action": ["opened"],
-    "entry_price": _DECIMALS,
-    "realized_pnl": _DECIMALS[:2],
-    "leverage": _QUOTIENTS,
+    "entry_price": _UNROUNDABLE,
+    "realized_pnl": _UNROUNDABLE[:2],
+    "leverage": _UNROUNDABLE,
     "entry_time": _TIMES,
     "exit_time": _TIMES,
     "decision_reasons": _JSON,
@@ -239,25 +241,25 @@ positions = _changes(
         "symbol": symbols,
         "exchange": exchanges,
         "side": sides,
-        "entry_price": _decimals,
-        "quantity": _decimals,
-        "margin": _decimals,
+        "entry_price": _rounded,
+        "quantity": _quantities,
+        "margin": _rounded,
         "entry_time": times,
-        "current_price": _decimals,
-        "unrealized_pnl": _decimals | st.none(),
+        "current_price": _rounded,
+        "unrealized_pnl": _rounded | st.none(),
         "status": st.sampled_from(["open", "closed", "liquidated"]),
-        "leverage": _quotients,
-        "unrealized_pnl_pct": _quotients,
-        "trailing_stop": _decimals,
+        "leverage": _rounded,
+        "unrealized_pnl_pct": _rounded,
+        "trailing_stop": _rounded,
         "trade_id": st.sampled_from(["T1", _AWKWARD]),
     },
     {
         "symbol": _NAMES,
         "side": ["LONG"],
-        "margin": _DECIMALS,
+        "margin": _UNROUNDABLE,
         "entry_time": _TIMES,
         "status": ["gone", None],
-        "leverage": _QUOTIENTS,
+        "leverage": _UNROUNDABLE,
         "trade_id": _NAMES[:5],
         "id": _COUNTS,
     },

@@ -9,19 +9,23 @@ from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
 from iftb_store.testing.backups import BackupTests
 from iftb_store.testing.bars import BarTests
+from iftb_store.testing.blocking import BlockingTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
+from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
 from iftb_store.testing.failures import FailureTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
+from iftb_store.testing.record_reads import RecordReadTests
 from iftb_store.testing.resampling import ResampleTests
 from iftb_store.testing.running import RunningTests
 from iftb_store.testing.series import SeriesTests, UpsertReportTests
@@ -30,9 +34,11 @@ from iftb_store.testing.snapshots import SnapshotReadTests
 from iftb_store.testing.statistics import StatisticsTests
 from iftb_store.testing.streams import SnapshotTests, StreamTests
 from iftb_store.testing.tasks import TaskTests
+from iftb_store.testing.tool_values import ToolValueTests
 from iftb_store.testing.trades import TradeTests
 from iftb_store.testing.transfers import TransferTests
 from iftb_store.testing.values import ValueTests
+from iftb_store.testing.views import ViewTests
 from iftb_store.testing.whole_rows import WholeRowTests
 
 
@@ -43,17 +49,23 @@ class BackendConformance(
     UpsertReportTests,
     GapTests,
     ResampleTests,
+    ManySeriesTests,
     BulkTests,
     TradeTests,
     StatisticsTests,
     PositionTests,
     EventTests,
+    RecordReadTests,
+    ExchangeTests,
+    RecordExchangeTests,
     SessionTests,
     AppSessionTests,
     LifecycleTests,
+    BlockingTests,
     ReadArrowTests,
     WriteArrowTests,
     OtherTablesAsArrowTests,
+    ToolValueTests,
     StreamTests,
     SnapshotTests,
     SnapshotReadTests,
@@ -66,6 +78,7 @@ class BackendConformance(
     PlaceTests,
     WholeRowTests,
     DigestRowTests,
+    ViewTests,
     TransferTests,
     BackupTests,
     HostileTests,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import DatabaseManager, InvalidValueError, NotFoundError, Trade, TradeRepository
+from iftb_store import Action, DatabaseManager, InvalidValueError, NotFoundError, Trade, TradeRepository
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, needs, requires
@@ -45,6 +46,11 @@ _REFUSED_CHANGES: list[tuple[str, Any]] = [
     ("exit_time", "now"),
     ("llm_analysis", "text"),
 ]
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    names = ("iftb_store.repositories.trades", logging.WARNING)
+    return [record.getMessage() for record in caplog.records if (record.name, record.levelno) == names]
 
 
 async def by_id(db: DatabaseManager, number: int) -> Trade:
@@ -97,9 +103,46 @@ class InsertTradeTests(SuiteFixtures):
 
     async def test_a_trade_id_stored_already_is_an_integrity_error(self, db: DatabaseManager) -> None:
         await TradeRepository(db).insert(trade())
-        with pytest.raises(IntegrityError):
+        with pytest.raises(IntegrityError, match="a trade with trade_id 'TRD-001' is already stored; to get its id, call"):
             await TradeRepository(db).insert(trade(symbol="ETHUSDT"))
         assert await raw.count(db, "trades") == 1
+
+    @pytest.mark.parametrize("quantity", ["0", "-0", "-1", "-1E-18"])
+    async def test_a_quantity_that_is_not_above_0_is_refused(self, db: DatabaseManager, quantity: str) -> None:
+        repository = TradeRepository(db)
+        number = await repository.insert(trade())
+        cases = [("quantity", Decimal(quantity))]
+        await assert_refused(lambda _, value: repository.insert(trade("TRD-002", quantity=value)), cases)
+        await assert_refused(lambda _, value: repository.record(trade("TRD-002", quantity=value)), cases)
+        await assert_refused(lambda _, value: repository.update(number, quantity=value), cases)
+        assert [as_given(item) for item in await repository.get_recent()] == [trade()]
+
+    @pytest.mark.parametrize("action", ["close", "liquidated"])
+    async def test_a_close_without_its_result_is_stored_and_logged_once(
+        self, db: DatabaseManager, caplog: pytest.LogCaptureFixture, action: Action
+    ) -> None:
+        repository = TradeRepository(db)
+        await repository.insert(trade("complete", action=action, exit_price=Decimal(1), realized_pnl=Decimal(0)))
+        opened = await repository.insert(trade("opened"))
+        await repository.update(opened, action=action, exit_price=Decimal(1), realized_pnl=Decimal(0))
+        assert _warnings(caplog) == []
+        await repository.insert(trade("late", action=action, exit_price=Decimal(1)))
+        await repository.record(trade("later", action=action, realized_pnl=Decimal(1)))
+        await repository.update(await repository.insert(trade("latest")), action=action)
+        assert len(await repository.get_recent()) == 5
+        (message,) = _warnings(caplog)
+        assert ("'late'" in message, "realized_pnl" in message, "doctor" in message) == (True, True, True)
+
+    async def test_an_update_that_closes_a_trade_without_its_result_is_logged(
+        self, db: DatabaseManager, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with db.get_session() as session:
+            repository = TradeRepository(session)
+            number = await repository.insert(trade(exit_price=Decimal(1)))
+            await repository.update(number, action="close")
+        assert [item.action for item in await TradeRepository(db).get_recent()] == ["close"]
+        (message,) = _warnings(caplog)
+        assert "without realized_pnl" in message
 
     async def test_trade_ids_that_differ_by_case_are_two_trades(self, db: DatabaseManager) -> None:
         await TradeRepository(db).insert(trade("trd-a"))

@@ -15,6 +15,7 @@ from iftb_store import (
     OHLCVRepository,
     PositionRepository,
     SystemEventRepository,
+    Trade,
     TradeRepository,
 )
 from iftb_store.protocols import Capability
@@ -69,18 +70,23 @@ _DECIMALS = [
     Decimal("0.00000001000"),
     Decimal("12E+18"),
 ]
-_TOO_FINE_OR_LARGE = [
-    Decimal("0.0000000000000000001"),
+_TOO_FINE = [Decimal("0.0000000000000000001"), Decimal("1.1234567890123456789"), Decimal("1E-40")]
+_TOO_LARGE = [
     Decimal("100000000000000000000"),
     Decimal("-1E+20"),
-    Decimal("1.1234567890123456789"),
-    Decimal("1E-40"),
     Decimal("1E+400"),
+    Decimal("99999999999999999999.9999999999999999995"),
 ]
 _NOT_FINITE = list(map(Decimal, ["NaN", "-NaN", "sNaN", "Infinity", "-Infinity"]))
 _BAR_DECIMALS = ["open", "high", "low", "close", "volume", "quote_volume"]
-_TRADE_DECIMALS = ["entry_price", "quantity", "exit_price", "realized_pnl", "fee", "stop_loss", "take_profit"]
-_TRADE_QUOTIENTS = [
+_TRADE_DECIMALS = [
+    "entry_price",
+    "quantity",
+    "exit_price",
+    "realized_pnl",
+    "fee",
+    "stop_loss",
+    "take_profit",
     "leverage",
     "realized_pnl_pct",
     "signal_score",
@@ -99,8 +105,9 @@ _POSITION_DECIMALS = [
     "stop_loss",
     "take_profit",
     "trailing_stop",
+    "leverage",
+    "unrealized_pnl_pct",
 ]
-_POSITION_QUOTIENTS = ["leverage", "unrealized_pnl_pct"]
 
 _TEXTS = [
     "plain",
@@ -125,6 +132,14 @@ _TEXTS = [
     "İıſßẞ",
 ]
 _NO_TEXTS = ["nul\0", "\0", "lone \ud800", "\udfff"]
+
+
+def _quantity(value: Decimal) -> Decimal:
+    return value.copy_abs() or Decimal(1)
+
+
+def _trade_of(trade_id: str, value: Decimal) -> Trade:
+    return trade(trade_id, **dict.fromkeys(_TRADE_DECIMALS, value) | {"quantity": _quantity(value)})
 
 
 class TimeTests(SuiteFixtures):
@@ -219,7 +234,7 @@ class DecimalTests(SuiteFixtures):
 
     @requires(Capability.RECORDS)
     async def test_a_trades_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
-        given = [trade(str(value), **dict.fromkeys([*_TRADE_DECIMALS, *_TRADE_QUOTIENTS], value)) for value in _DECIMALS]
+        given = [_trade_of(str(value), value) for value in _DECIMALS]
         async with db.get_session() as session:
             ids = [await TradeRepository(session).insert(item) for item in given]
         found = [as_given(await by_id(db, number)) for number in ids]
@@ -228,8 +243,10 @@ class DecimalTests(SuiteFixtures):
 
     @requires(Capability.RECORDS)
     async def test_a_positions_decimals_come_back_exactly(self, db: DatabaseManager) -> None:
-        names = [*_POSITION_DECIMALS, *_POSITION_QUOTIENTS]
-        given = [position(symbol=str(value), **dict.fromkeys(names, value)) for value in _DECIMALS]
+        given = [
+            position(symbol=str(value), **dict.fromkeys(_POSITION_DECIMALS, value) | {"quantity": _quantity(value)})
+            for value in _DECIMALS
+        ]
         assert [as_given(await opened(db, item)) for item in given] == given
 
     async def test_a_bars_decimals_are_stored_as_the_number_that_raw_sql_reads(self, db: DatabaseManager) -> None:
@@ -260,37 +277,24 @@ class DecimalTests(SuiteFixtures):
         assert as_given(found) == given
         assert (found_trade.entry_price, found_trade.signal_score) == (LARGEST, SMALLEST)
 
-    async def test_a_bars_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
+    async def test_a_bars_decimal_that_is_too_fine_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
         repository = OHLCVRepository(db)
-        cases = [(field, value) for field in _BAR_DECIMALS for value in _TOO_FINE_OR_LARGE]
+        cases = [(field, value) for field in _BAR_DECIMALS for value in _TOO_FINE]
         await assert_refused(
             lambda field, value: repository.insert_many([bar(T0 - HOUR), bar(**{field: value})]), cases, "iftb_store.quantize"
         )
         assert await raw.count(db, "ohlcv") == 0
 
-    @requires(Capability.RECORDS)
-    async def test_a_trades_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
-        repository = TradeRepository(db)
-        cases = [(field, value) for field in _TRADE_DECIMALS for value in _TOO_FINE_OR_LARGE]
-        await assert_refused(lambda field, value: repository.insert(trade(**{field: value})), cases, "iftb_store.quantize")
-        assert await raw.count(db, "trades") == 0
-
-    @requires(Capability.RECORDS)
-    async def test_updating_a_trade_to_a_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
-        repository = TradeRepository(db)
-        number = await repository.insert(trade())
-        cases = [(field, value) for field in _TRADE_DECIMALS for value in _TOO_FINE_OR_LARGE]
-        await assert_refused(lambda field, value: repository.update(number, **{field: value}), cases, "iftb_store.quantize")
-        assert as_given(await by_id(db, number)) == trade()
-
-    @requires(Capability.RECORDS)
-    async def test_a_positions_decimal_that_does_not_fit_is_refused_naming_quantize(self, db: DatabaseManager) -> None:
-        repository = PositionRepository(db)
-        cases = [(field, value) for field in _POSITION_DECIMALS for value in _TOO_FINE_OR_LARGE]
-        await assert_refused(
-            lambda field, value: repository.update_position(position(**{field: value})), cases, "iftb_store.quantize"
-        )
-        assert await raw.count(db, "positions") == 0
+    async def test_a_decimal_too_large_to_store_is_refused_without_a_remedy(self, db: DatabaseManager) -> None:
+        with pytest.raises(InvalidValueError, match=r"open 1E\+20 has more than 20 digits before the point$"):
+            await OHLCVRepository(db).upsert_many([bar(open=Decimal("1E+20"))])
+        if Capability.RECORDS in db.capabilities:
+            cases = [(field, value) for field in _TRADE_DECIMALS for value in _TOO_LARGE]
+            await assert_refused(lambda field, value: TradeRepository(db).insert(trade(**{field: value})), cases, "20 digits")
+            cases = [(field, value) for field in _POSITION_DECIMALS for value in _TOO_LARGE]
+            await assert_refused(
+                lambda field, value: PositionRepository(db).update_position(position(**{field: value})), cases, "20 digits"
+            )
 
     async def test_nan_and_infinity_in_a_bar_are_refused(self, db: DatabaseManager) -> None:
         repository = OHLCVRepository(db)
@@ -301,44 +305,46 @@ class DecimalTests(SuiteFixtures):
     @requires(Capability.RECORDS)
     async def test_nan_and_infinity_in_a_trade_are_refused(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
-        cases = [(field, value) for field in (*_TRADE_DECIMALS, *_TRADE_QUOTIENTS) for value in _NOT_FINITE]
+        cases = [(field, value) for field in _TRADE_DECIMALS for value in _NOT_FINITE]
         await assert_refused(lambda field, value: repository.insert(trade(**{field: value})), cases)
         assert await raw.count(db, "trades") == 0
 
     @requires(Capability.RECORDS)
     async def test_nan_and_infinity_in_a_position_are_refused(self, db: DatabaseManager) -> None:
         repository = PositionRepository(db)
-        cases = [(field, value) for field in (*_POSITION_DECIMALS, *_POSITION_QUOTIENTS) for value in _NOT_FINITE]
+        cases = [(field, value) for field in _POSITION_DECIMALS for value in _NOT_FINITE]
         await assert_refused(lambda field, value: repository.update_position(position(**{field: value})), cases)
         assert await raw.count(db, "positions") == 0
 
     @requires(Capability.RECORDS)
-    async def test_a_trades_quotients_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
+    async def test_a_trades_decimals_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
         fine = [Decimal("0.1234567890123456785"), Decimal("0.0000000000000000015"), Decimal("-0.0000000000000000015")]
         rounded = [Decimal("0.123456789012345678"), 2 * SMALLEST, -2 * SMALLEST]
         async with db.get_session() as session:
             repository = TradeRepository(session)
-            ids = [await repository.insert(trade(str(value), **dict.fromkeys(_TRADE_QUOTIENTS, value))) for value in fine]
-        expected = [trade(str(value), **dict.fromkeys(_TRADE_QUOTIENTS, kept)) for value, kept in zip(fine, rounded, strict=True)]
+            ids = [await repository.insert(_trade_of(str(value), value)) for value in fine]
+        expected = [_trade_of(str(value), kept) for value, kept in zip(fine, rounded, strict=True)]
         assert [as_given(await by_id(db, number)) for number in ids] == expected
 
     @requires(Capability.RECORDS)
-    async def test_a_quotient_set_by_update_is_rounded_too(self, db: DatabaseManager) -> None:
+    async def test_a_decimal_set_by_update_is_rounded_too(self, db: DatabaseManager) -> None:
         number = await TradeRepository(db).insert(trade())
-        changes: Any = dict.fromkeys(_TRADE_QUOTIENTS, Decimal(2) / 3)
+        changes: Any = dict.fromkeys(_TRADE_DECIMALS, Decimal(2) / 3)
         await TradeRepository(db).update(number, **changes)
-        expected = trade("TRD-001", **dict.fromkeys(_TRADE_QUOTIENTS, Decimal("0.666666666666666667")))
+        expected = trade("TRD-001", **dict.fromkeys(_TRADE_DECIMALS, Decimal("0.666666666666666667")))
         assert as_given(await by_id(db, number)) == expected
 
     @requires(Capability.RECORDS)
-    async def test_a_positions_quotients_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
-        found = await opened(db, position(**dict.fromkeys(_POSITION_QUOTIENTS, Decimal("0.1234567890123456785"))))
-        assert as_given(found) == position(**dict.fromkeys(_POSITION_QUOTIENTS, Decimal("0.123456789012345678")))
+    async def test_a_positions_decimals_are_rounded_half_even_to_18_places(self, db: DatabaseManager) -> None:
+        found = await opened(db, position(**dict.fromkeys(_POSITION_DECIMALS, Decimal("0.1234567890123456785"))))
+        assert as_given(found) == position(**dict.fromkeys(_POSITION_DECIMALS, Decimal("0.123456789012345678")))
 
     @requires(Capability.RECORDS)
-    async def test_a_quotient_too_large_to_store_is_refused(self, db: DatabaseManager) -> None:
-        with pytest.raises(InvalidValueError, match="leverage"):
-            await TradeRepository(db).insert(trade(leverage=Decimal("99999999999999999999.9999999999999999995")))
+    async def test_the_average_price_of_two_fills_is_stored(self, db: DatabaseManager) -> None:
+        average = (Decimal(100) + Decimal(90) * 2) / 3
+        number = await TradeRepository(db).record(trade(entry_price=average))
+        assert await TradeRepository(db).record(trade(entry_price=average)) == number
+        assert (await by_id(db, number)).entry_price == Decimal("93.333333333333333333")
 
     async def test_whole_numbers_count_as_decimals(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(open=50_000, volume=0)])

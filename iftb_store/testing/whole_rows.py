@@ -198,6 +198,19 @@ class WholeRowTests(SuiteFixtures):
         assert await stored(db, table) == rows.select(table.written)
 
     @_EXAMPLES
+    async def test_only_the_requested_columns_are_read(self, db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
+        await write_rows(db, table, rows)
+        wanted = tuple(name for place, name in enumerate(table.columns) if name in table.key or place % 3)
+        selection = RowFilter(table, {"symbol": rows["symbol"].drop_null()[0].as_py()}, only=wanted)
+        async with db.get_session() as session:
+            for equal in ({}, selection.equal):
+                complete = await get_stores(session).read_rows(replace(selection, equal=equal, only=None))
+                assert await get_stores(session).read_rows(replace(selection, equal=equal)) == complete.select(wanted)
+            found = [await get_stores(session).read_rows(replace(selection, equal={"symbol": "none"}))]
+            found.append(await get_stores(session).read_rows(replace(selection, limit=1)))
+        assert [(part.num_rows, part.column_names) for part in found] == [(0, [*wanted]), (1, [*wanted])]
+
+    @_EXAMPLES
     async def test_stored_rows_are_overwritten_and_others_stay(
         self, db: DatabaseManager, table: TableSpec, rows: pa.Table
     ) -> None:

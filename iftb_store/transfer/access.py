@@ -1,4 +1,4 @@
-"""Sessions that either can read every row of a table or fail, so that a transfer never mistakes some rows for all."""
+"""Opens sessions that fail if they cannot read every row of a table, so that a transfer never mistakes some rows for all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iftb_store.values.display import type_name
 
 
 async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, insert: bool = False) -> None:
-    """Check that a session's transaction can read all rows of the tables; see `iftb_store.abilities.SupportsWholeReads`.
+    """Raise an error if a session cannot read all rows of the tables; see `iftb_store.abilities.SupportsWholeReads`.
 
     Raises:
         OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
@@ -27,7 +27,7 @@ async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, i
 
 
 async def describe_hidden_rows(db: ConnectedStore, tables: Iterable[TableSpec]) -> str:
-    """Return why rows of these tables are hidden from this role, with the remedy; an empty text if no rows are hidden."""
+    """Explain why rows of these tables are hidden from this role, and what to do; an empty text if no rows are hidden."""
     async with db.get_session() as session:
         try:
             await require_complete_reads(session, tables)
@@ -51,7 +51,7 @@ async def open_complete_session(
 
 
 def check_store(value: object, name: str) -> None:
-    """Check that an argument is a connected store.
+    """Raise an error unless an argument is a connected store.
 
     Raises:
         InvalidValueError: the argument is something else, e.g. a URL or a session.
@@ -64,7 +64,7 @@ async def require_distinct(source: ConnectedStore, destination: ConnectedStore) 
     """Check that the source and the destination are different databases.
 
     Raises:
-        InvalidValueError: both work on the same tables.
+        InvalidValueError: the source and the destination are the same database.
     """
     if await source.identity() == await destination.identity():
         raise InvalidValueError("the source and the destination are the same database; give another one")

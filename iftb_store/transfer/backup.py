@@ -70,7 +70,7 @@ async def backup(
 
     Example:
         report = await backup(db, "bot.backup")
-        print(report.size, report.tables["trades"])
+        (report.path.name, report.tables["trades"])  # -> ('bot.backup', 2)
     """
     check_store(db, "db")
     own_way = Capability.BACKUP in db.capabilities

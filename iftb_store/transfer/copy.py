@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -16,7 +16,7 @@ from iftb_store.errors import CollisionError, SchemaError, StoreError
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import EVENTS, POSITIONS, TableSpec
+from iftb_store.schema.table_spec import EVENTS, POSITIONS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
 from iftb_store.transfer import writing
 from iftb_store.transfer.access import open_complete_session, require_distinct
@@ -37,23 +37,21 @@ from iftb_store.transfer.planner import Copied, Plan, Planner
 from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
 from iftb_store.transfer.verify import compare_values, format_key, format_value, summarise
 from iftb_store.values import checks
+from iftb_store.values.choices import CONFLICTS, Conflict
 
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
 _OPEN_KEY = ("exchange", "symbol", "side")
 
-Conflict = Literal["source-wins", "refuse"]
-CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
-
 
 class Copy:
-    """A copy of one store, or of a selection of its rows, into another.
+    """Copies the rows of one store, or a selection of them, into another store.
 
     The source is read from one snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
-    batches: an interrupted copy resumes when called again. Chunks with equal checksums are skipped, see
-    `iftb_store.transfer.digests`. At the end the destination is read again and compared with the source. A refused copy fails
-    before it writes anything.
+    batches: an interrupted copy resumes when called again. Chunks (the bars of a day, or a block of 10,000 ids) with equal
+    checksums are skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared with the
+    source. A refused copy fails before it writes anything.
 
     A bar is identified by its series and timestamp. Its id is the destination's own; its created_at is copied with a new bar and
     not compared. A trade, a position or an event keeps its id if the destination has no rows of its table, or only rows with the
@@ -151,17 +149,18 @@ class Copy:
         return Report((plan.copied for plan in plans), self._left_out)
 
     async def _compare(self, session: Any, ours: RowReader, scope: TableScope) -> list[Plan]:
-        """Return a plan for each partition, with the ranges of chunks that differ."""
+        """Compare the stores, and return what to write for each partition (a series of bars, or the rows of another table)."""
         here = await reading.find_partitions(session, scope)
         async with open_complete_session(self._destination, scope.tables) as other:
             there = await reading.find_partitions(other, scope)
         await self._digests.check()
-        planner = Planner(ours, self._theirs, self._digests, delete=self._delete, full=self._full)
+        snapshot = get_stores(session) if Capability.ISOLATION in self._source.capabilities else None
+        planner = Planner(snapshot, ours, self._theirs, self._digests, delete=self._delete, full=self._full)
         with self._step("compare") as tell:
             return await planner.make_plans(here, there, tell)
 
     async def _check(self, ours: MappedEvents, table: TableSpec, plans: list[Plan]) -> Matcher:
-        """Count the rows to insert, update and delete, and raise if a row must not be written."""
+        """Count the rows to insert, update and delete; raise an error if a row must not be written."""
         translated = ours.position_ids is not None
         matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete, translated=translated)
         if not any(plan.runs for plan in plans):
@@ -211,7 +210,7 @@ class Copy:
         plan.copied.kept += 0 if self._delete else extra
 
     async def _refuse_pair(self, ours: RowReader, table: TableSpec, matcher: Matcher) -> None:
-        """Raise CollisionError for the first row that has other values under another id in the destination."""
+        """Raise CollisionError for the first row that the destination has under another id and with other values."""
         for pair in matcher.pairs.filter(matcher.pairs["changed"]).slice(0, 1).to_pylist():
             mine = (await ours.read_rows(select_id(table, pair["source"]))).to_pylist()
             its = (await self._theirs.read_rows(select_id(table, pair["destination"]))).to_pylist()
@@ -228,7 +227,7 @@ class Copy:
             )
 
     async def _refuse_open(self, ours: RowReader, plans: list[Plan], matcher: Matcher) -> None:
-        """Raise CollisionError if a second position would be open for an exchange, symbol and side."""
+        """Raise CollisionError if the copy would leave two open positions with the same exchange, symbol and side."""
         stays, opening = await self._read_open(), dict[tuple[str, ...], int]()
         for row in matcher.extra.to_pylist() if self._delete else ():
             stays.pop(row["id"], None)
@@ -249,7 +248,7 @@ class Copy:
     async def _read_open(self) -> dict[int, tuple[str, ...]]:
         """Return (exchange, symbol, side) of each open position in the destination, by its id."""
         async with open_complete_session(self._destination, [POSITIONS]) as session:
-            rows = await get_stores(session).records.select(POSITIONS, {"status": "open"})
+            rows = await get_stores(session).records.select(RowFilter(POSITIONS, {"status": "open"}))
         return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
     async def _replan_events(
@@ -323,10 +322,10 @@ class Copy:
                     yield rows
 
     async def _write_first(self, ours: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
-        """Write the rows that must come first.
+        """Write the rows that must come first: the row with the greatest id, and changes of positions open in the destination.
 
-        If ids are kept, this is the row with the greatest id. And of the positions that are open in the destination, the new
-        versions: one of them may close its position, which makes room for another open position with the same key.
+        The greatest id comes first only if ids are kept. A change may close an open position, which makes room for another
+        open position with the same exchange, symbol and side.
         """
         table, first = plans[0].partition.table, [last.slice(0, 0)]
         if table is POSITIONS:
@@ -357,7 +356,7 @@ class Copy:
                     count(rows.num_rows)
 
     async def _move_whole(self, ours: RowReader, plan: Plan, writer: writing.RowWriter) -> None:
-        digester = Digester(plan.partition.table)
+        digester = Digester(plan.partition.table, plan.partition.selection.equal)
         async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
             async for rows in coming:
                 await reading.gather_both(asyncio.to_thread(digester.take, rows), writer.add(rows))
@@ -379,7 +378,7 @@ class Copy:
                         await self._prove_plan(ours, plan, count)
                     plan.copied.equal = True
                     if not table.has_own_ids:
-                        await self._digests.write(plan.partition, plan.read)
+                        await self._digests.write(plan.partition, plan.read, plan.fingerprints)
                 if by_pairs:
                     await self._require_pairs(ours, _choose(plans, table))
 
@@ -394,7 +393,7 @@ class Copy:
         plan.read = read
 
     async def _require_pairs(self, ours: MappedEvents, plans: list[Plan]) -> None:
-        """Check that each row of the source has a partner with the same values in the destination, where ids differ.
+        """Raise an error unless each row of the source has its values in the destination; the ids may differ.
 
         Raises:
             StoreError: the destination lacks a row of the source, or has other values in it.
@@ -414,7 +413,7 @@ class Copy:
                 raise _differs(plan.partition)
 
     async def _require_all(self, ours: RowReader, plan: Plan, run: DirtyRange) -> int:
-        """Check that the destination has all source rows of a range of chunks; return the number of rows only in the destination.
+        """Raise an error unless the destination has all source rows of some chunks; return how many rows only it has.
 
         Raises:
             StoreError: the destination lacks a row of the source, has other values in it, or one of the stores has a duplicate.

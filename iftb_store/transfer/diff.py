@@ -39,7 +39,7 @@ class RowDiff(NamedTuple):
         stored: the destination's versions of the rows in ``changed``, in the same order.
         extra: the destination's rows whose key the source lacks.
         same: number of rows that both stores have with the same values.
-        twice: the keys that more than one row has in the source or in the destination.
+        twice: the keys that occur in more than one row of the source or of the destination.
     """
 
     new: pa.Table
@@ -53,7 +53,7 @@ class RowDiff(NamedTuple):
 async def compare_partition(
     source: RowReader, destination: RowReader, partition: Partition, run: DirtyRange
 ) -> AsyncGenerator[RowDiff]:
-    """Compare one range of chunks in two stores; yield the differences for one range of keys at a time.
+    """Compare a range of chunks (days of bars, or blocks of ids) in two stores; yield the differences in parts, in key order.
 
     The destination's rows are read from `Partition.unbounded`, so `RowDiff.extra` may contain rows outside the selection.
     """
@@ -70,7 +70,7 @@ async def compare_partition(
 
 
 def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
-    """Return the differences between rows of the source and of the destination; rows are matched by their keys."""
+    """Match rows of the source and of the destination by their keys, and return the differences."""
     ours, theirs = read_positions(source, table), read_positions(destination, table)
     where: Any = pc.index_in(ours, value_set=theirs)
     is_new: Any = pc.is_null(where)
@@ -85,7 +85,7 @@ def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> R
 
 
 def select_rows(rows: pa.Table, selection: RowFilter) -> Any:
-    """Return a Boolean array that says, for each row, whether the selection contains it; its ``after`` and limits are ignored."""
+    """Return a Boolean array: whether ``selection`` selects each row; ``after``, ``limit`` and ``size`` are ignored."""
     wanted: Any = pc.is_valid(rows["id"])
     for name, value in selection.equal.items():
         column: Any = rows[name]

@@ -1,4 +1,4 @@
-"""A checksum over rows that is the same on every engine, because it covers the values and not their storage format.
+"""Computes checksums of rows that are the same on every engine, because they cover the values, not the storage format.
 
 A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.compared`: the fields of Trade,
 Position and SystemEvent, including ids and the times set by the store; the fields of OHLCVBar without id and created_at, which
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -49,35 +49,41 @@ class Chunk(NamedTuple):
 
 
 def part_size(table: TableSpec) -> int:
-    """Return the size of a chunk: microseconds for bars, number of ids for other tables."""
+    """Return the size of a chunk (the rows that have one digest): microseconds for bars, a number of ids for other tables."""
     return DAY if table is BARS else IDS
 
 
 def read_positions(rows: pa.Table, table: TableSpec) -> Any:
-    """Return the int64 values that order the rows: for bars microseconds since 1970-01-01 UTC, for other tables ids."""
+    """Return the sort keys of the rows as int64: for bars microseconds since 1970-01-01 UTC, for other tables ids."""
     column: Any = rows[table.key[-1]]
     return column.cast(pa.int64()).combine_chunks()
 
 
-def encode_rows(rows: pa.Table, table: TableSpec, columns: Sequence[str] | None = None) -> Any:
-    """Return the bytes of each row, in the encoding that the docstring of this module defines.
+def encode_rows(
+    rows: pa.Table, table: TableSpec, columns: Sequence[str] | None = None, fixed: Mapping[str, str] | None = None
+) -> Any:
+    """Encode each row as bytes, as the docstring of this module defines.
 
     Args:
         rows: the rows.
         table: their table.
         columns: the columns to encode; None for `TableSpec.compared`.
+        fixed: text columns with the same value in every row: name -> value. The value is encoded only once.
     """
     if sys.byteorder != "little":  # pragma: no cover - Arrow's buffers have the machine's byte order
         raise NotImplementedError("checksums are computed on little-endian machines only")
     pieces: list[Any] = []
     for name in table.compared if columns is None else columns:
-        column: Any = rows[name].combine_chunks()
-        pieces += _pieces(column, table.kinds[name])
+        if fixed and name in fixed:
+            pieces.append(_encode_text(fixed[name]))
+        else:
+            column: Any = rows[name].combine_chunks()
+            pieces += _pieces(column, table.kinds[name])
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement="")
 
 
 def compute_checksum(parts: Iterable[Chunk]) -> str:
-    """Return the checksum over chunks, which must be in order."""
+    """Return the checksum of a series or table from its chunks, which must be in the order of their numbers."""
     over = blake2b(digest_size=_SIZE)
     for part in parts:
         over.update(b"".join(number.to_bytes(8, "little", signed=True) for number in part[:2]))
@@ -86,10 +92,18 @@ def compute_checksum(parts: Iterable[Chunk]) -> str:
 
 
 class Digester:
-    """Computes the chunks of one series, or of one table without series, from batches of rows in key order."""
+    """Splits the rows of one series (or of a table without series) into chunks and computes the digest of each.
 
-    def __init__(self, table: TableSpec) -> None:
+    The rows are taken in batches, in key order.
+
+    Args:
+        table: the table.
+        fixed: text columns with the same value in every row: name -> value.
+    """
+
+    def __init__(self, table: TableSpec, fixed: Mapping[str, str] | None = None) -> None:
         self._table = table
+        self._fixed = fixed
         self._size = part_size(table)
         self._parts: list[Chunk] = []
         self._number: int | None = None
@@ -100,7 +114,7 @@ class Digester:
         """Add the next rows in key order."""
         if not rows.num_rows:
             return
-        joined = encode_rows(rows, self._table)
+        joined = encode_rows(rows, self._table, fixed=self._fixed)
         _, offsets, data = joined.buffers()
         ends = memoryview(offsets).cast("q")[joined.offset :]
         content = memoryview(data)
@@ -112,7 +126,7 @@ class Digester:
             self._rows += last - first
 
     def parts(self) -> list[Chunk]:
-        """Return the chunks; call this after the last batch."""
+        """Return the chunks with their digests; call this method after the last batch."""
         self._end()
         return self._parts
 
@@ -143,6 +157,11 @@ def _pieces(column: Any, kind: ColumnKind) -> list[Any]:
     if kind == ColumnKind.JSON:
         text = pa.array([None if value is None else normalise_json(value) for value in column.to_pylist()], pa.large_binary())
     return [mark, _as_bytes(pc.binary_length(text).cast(pa.int64()), 8), text]
+
+
+def _encode_text(text: str) -> Any:
+    content = text.encode()
+    return pa.scalar(b"\1" + len(content).to_bytes(8, "little") + content, pa.large_binary())
 
 
 def _as_bytes(column: Any, width: int) -> Any:

@@ -7,11 +7,10 @@ import os
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore
-from iftb_store.errors import InvalidValueError
+from iftb_store.errors import InvalidValueError, URLError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import find_backend, require_arrow
 from iftb_store.schema.scope import TableScope
@@ -21,12 +20,10 @@ from iftb_store.transfer.progress import ProgressCallback, report_steps
 from iftb_store.transfer.reports import CopyReport, RestoreReport, VerifyReport, report_copied, report_verified
 from iftb_store.url import bound_memory
 from iftb_store.values import checks
+from iftb_store.values.choices import Conflict
 from iftb_store.values.display import type_name
 from iftb_store.values.file_identity import file_identity
 from iftb_store.values.times import Since, find_start
-
-if TYPE_CHECKING:
-    from iftb_store.transfer.copy import Conflict
 
 
 async def copy(
@@ -56,8 +53,8 @@ async def copy(
     Args:
         source: the connected store to read, e.g. a DatabaseManager.
         destination: the connected store to write.
-        tables: copy only these tables: ohlcv, trades, positions, system_events; if empty, all that both stores keep and that
-            have every column by which rows are selected. Here and in the next three, one name may be given as text.
+        tables: copy only these tables: ohlcv, trades, positions, system_events; if empty, every table that both
+            stores have, without those that lack a selected column. Here and in the next three, one name may be given as text.
         exchanges: copy only rows of these exchanges.
         symbols: copy only rows of these symbols.
         timeframes: copy only bars of these timeframes.
@@ -70,9 +67,9 @@ async def copy(
             anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
         keep_ids: require that trades, positions and events have the ids of the source in the destination.
-        full: read every selected row of the destination. Otherwise bars are not read there on days of which the destination
-            keeps a digest that equals the source's, except one day in 30, drawn at random: see `CopiedPart.unread`. With
-            ``on_conflict`` "refuse" every row is read.
+        full: read every selected row of the destination. Without it, a day of bars whose checksum is the same in both stores
+            is skipped, except one random day in 30 (see `CopiedPart.unread`). A source on PostgreSQL or DuckDB computes the
+            checksum itself, so its bars are not read either. With ``on_conflict`` "refuse" every row is read.
         dry_run: report what would be copied or refused, and write nothing.
         progress: called with (step, done, total) as rows are compared, written and verified.
 
@@ -92,8 +89,8 @@ async def copy(
         MissingDriverError: pyarrow is not installed; the message contains the install command.
 
     Example:
-        report = await copy(source, destination, symbols=["BTCUSDT"], since="7d")
-        print(sum(part.inserted for part in report.parts))
+        report = await copy(source, destination, symbols=["BTCUSDT"], start=start)
+        [(part.table, part.series, part.inserted) for part in report.parts][0]  # -> ('ohlcv', 'binance BTCUSDT 1h', 23)
     """
     start = find_start(start, since)
     scope = TableScope(tables, exchanges, symbols, timeframes, start, end)
@@ -136,8 +133,8 @@ async def verify(
     Args:
         source: a connected store, e.g. a DatabaseManager.
         destination: another connected store.
-        tables: compare only these tables: ohlcv, trades, positions, system_events; if empty, all that both stores keep and that
-            have every column by which rows are selected. Here and in the next three, one name may be given as text.
+        tables: compare only these tables: ohlcv, trades, positions, system_events; if empty, every table that both
+            stores have, without those that lack a selected column. Here and in the next three, one name may be given as text.
         exchanges: compare only rows of these exchanges.
         symbols: compare only rows of these symbols.
         timeframes: compare only bars of these timeframes.
@@ -161,9 +158,9 @@ async def verify(
         MissingDriverError: pyarrow is not installed; the message contains the install command.
 
     Example:
+        await copy(source, destination)
         report = await verify(source, destination, tables="ohlcv")
-        for part in report.parts:
-            print(part.series, part.source.rows, part.equal)
+        [(part.series, part.source.rows, part.equal) for part in report.parts]  # -> [('binance BTCUSDT 1h', 23, True)]
     """
     scope = TableScope(tables, exchanges, symbols, timeframes, find_start(start, since), end)
     step = report_steps(progress)
@@ -213,10 +210,11 @@ async def restore(
     Example:
         await backup(source, "bot.backup")
         report = await restore("bot.backup", destination)
-        print(sum(part.source.rows for part in report.parts))
+        sum(part.source.rows for part in report.parts)  # -> 28
     """
     if not isinstance(path, str | os.PathLike):
         raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
+    checks.text(os.fspath(path), "path")
     checks.boolean(overwrite, "overwrite")
     step = report_steps(progress)
     check_store(db, "db")
@@ -224,7 +222,10 @@ async def restore(
     await import_modules("pyarrow", "iftb_store.transfer.restore")
     from iftb_store.transfer.restore import backup_url, restore_rows
 
-    address = backup_url(path)
+    try:
+        address = backup_url(path)
+    except URLError as error:
+        raise InvalidValueError(f"the path of a backup is wrong: {error}") from error
     # import the driver in a thread, because the import would block the event loop
     await asyncio.to_thread(find_backend, address.drivername)
     if file_identity(os.fspath(path)) == await db.identity():

@@ -32,12 +32,12 @@ def find_kept_tables(db: ConnectedStore) -> list[TableSpec]:
 
 
 def keeps_digests(db: ConnectedStore) -> bool:
-    """Return whether a store has the table in which the destination of a copy keeps digests of its bars."""
+    """Return whether a store has the table of digests, in which a copy records checksums of the destination's bars."""
     return Capability.MIGRATIONS in db.capabilities
 
 
 def limit_scope(scope: TableScope | None, **stores: ConnectedStore) -> tuple[TableScope, tuple[str, ...]]:
-    """Limit a scope to the tables that every store keeps; return it with the names of the tables that were left out.
+    """Limit a selection to the tables that every store keeps; return (selection, names of the tables that were left out).
 
     Args:
         scope: the selection of tables and rows; None for all.

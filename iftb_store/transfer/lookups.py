@@ -1,4 +1,4 @@
-"""Lookups by count, id and other unique values: through the engine if it can, otherwise by reading the rows."""
+"""Counts rows and finds ids in a store: with queries if the engine has them, otherwise by reading the rows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,38 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.abilities import Lookups, SupportsLookups
+from iftb_store.abilities import Lookups, SupportsFingerprints, SupportsLookups
 from iftb_store.protocols import Stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
+from iftb_store.schema.types import FIRST_US, LAST_US
+from iftb_store.transfer.digests import DAY
 
 _ROWS, _BYTES = 16_384, 2 << 20
+_FIRST, _LAST = FIRST_US // DAY, LAST_US // DAY
 
 
 def get_lookups(stores: Stores) -> Lookups:
-    """Return the lookups of the engine, or lookups that read the rows."""
+    """Return an object that counts rows and finds ids: by queries of the engine if it has them, otherwise by reading rows."""
     found = stores.lookups if isinstance(stores, SupportsLookups) else None
     return ScannedLookups(stores) if found is None else found
 
 
+async def fingerprint_days(stores: Stores, window: RowFilter) -> dict[int, tuple[int, str]]:
+    """Return (number of bars, fingerprint) of each day of a series, by the day's number; see `SupportsFingerprints`.
+
+    The result is empty if the engine cannot compute fingerprints, or if the time of a bar cannot be read.
+    """
+    lookups = stores.lookups if isinstance(stores, SupportsLookups) else None
+    if not isinstance(lookups, SupportsFingerprints):
+        return {}
+    found = await lookups.fingerprint_days(window) or []
+    days = {day: (count, fingerprint) for day, count, fingerprint in found if day is not None and _FIRST <= day <= _LAST}
+    return days if len(days) == len(found) else {}
+
+
 class ScannedLookups:
-    """The lookups of an engine that has none: they read every row of a selection, in bounded memory."""
+    """Counts rows and finds ids by reading every selected row, in bounded memory, for engines without queries for that."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -54,7 +70,7 @@ class ScannedLookups:
         return max([pc.max(rows["id"]).as_py() async for rows in self._read(selection)], default=None)
 
     async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
-        """Return, for each of the values of a unique column of text that is stored, the id of its row."""
+        """Return value -> id of the row that has it in a unique text column; values that are not stored are left out."""
         wanted, found = pa.array(values, pa.string()), dict[str, int]()
         async for rows in self._read(RowFilter(table)):
             known = rows.filter(pc.is_in(rows[column], value_set=wanted))

@@ -1,4 +1,4 @@
-"""Finds, for rows with ids, which row of the destination is the source's row: by the id, otherwise by other columns.
+"""Finds which rows of the source and of the destination are the same trade, position or event, although ids may differ.
 
 A destination row is the source's row if it has the same id, and the same values in columns that do not change. The rows that have
 no such partner are paired
@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.abilities import ConnectedStore
+from iftb_store.abilities import ConnectedStore, SupportsDigests
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import CollisionError, StoreError
 from iftb_store.protocols import Stores
@@ -74,7 +74,7 @@ _PAIRS = pa.schema(
 
 
 class Matcher:
-    """Pairs the rows of one table, with ids, of a source and a destination, from the differences between both.
+    """Pairs each row of a source with the row of the destination that is the same trade, position or event (its partner).
 
     Args:
         table: a table whose rows are identified by their ids.
@@ -103,7 +103,7 @@ class Matcher:
         self.pairs, self.extra, self.assigns = _PAIRS.empty_table(), _LONE.empty_table(), False
 
     def take(self, part: int, partition: Partition, compared: RowDiff) -> None:
-        """Add the differences in one range of ids of a partition, whose index is ``part``.
+        """Add the differences between the stores in one range of ids; ``part`` is the index of the partition.
 
         Raises:
             CollisionError: with ``keep_ids``, the id of a row belongs to a different row that is not going to be deleted.
@@ -134,12 +134,12 @@ class Matcher:
         self._taken += compared.stored["id"].filter(other).chunks
 
     def is_other(self, compared: RowDiff) -> Any:
-        """Return, for each changed row, whether the destination's row with the same id is another row, not a version of it."""
+        """Return for each changed row whether the destination uses the same id for a different trade, position or event."""
         names = self.table.identity if self._keep_ids else _STRICT[self.table.name]
         return pc.not_equal(*(encode_rows(rows, self.table, names) for rows in (compared.changed, compared.stored)))
 
     async def pair(self, destination: ConnectedStore | None = None) -> None:
-        """Pair the rows that have no partner of the same id; called once, after all differences were added.
+        """Pair the rows that have no partner with the same id; call this method once, after all differences were added.
 
         Args:
             destination: the store in which trades are looked up that the scope does not select there; None for no lookup.
@@ -174,11 +174,11 @@ class Matcher:
 
     @property
     def lone(self) -> Any:
-        """The ids of the source's rows without a partner of the same id, in order."""
+        """The ids, in ascending order, of source rows that have no partner with the same id in the destination."""
         return self._lone
 
     def place(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Return two tables of source rows to write: those with the ids that they have in the destination, and those without.
+        """Return the source rows to write as two tables: rows with the ids for the destination, and rows that need new ids.
 
         The ids of the second table are NULL, for the destination to assign. ``rows`` are consecutive rows of the source. Only
         what `take` and `pair` found decides: the destination may have got rows since, also from this copy.
@@ -195,7 +195,7 @@ class Matcher:
         return pa.concat_tables([versions, known]).sort_by("id"), unknown
 
     def find_partners(self, rows: pa.Table) -> tuple[Any, Any]:
-        """Return, for each row, the id of its partner in `pairs`, NULL if it has none, and whether the partner differs."""
+        """Return two arrays: the id of each row's partner, NULL if there is none; and whether the partner has other values."""
         ids = self.pairs["source"].combine_chunks()
         first, count = _bounds(ids, rows)
         place = pc.index_in(rows["id"], value_set=ids.slice(first, count))
@@ -220,7 +220,7 @@ class Matcher:
         return pa.table(columns, schema=_LONE)
 
     async def _look_up(self, destination: ConnectedStore, lone: pa.Table, removed: set[Any]) -> pa.Table:
-        """Return pairs for the trades in ``lone`` that the destination has under other ids; ``removed`` rows do not count."""
+        """Find trades of ``lone`` in the destination by their trade_id, and return the pairs; ``removed`` ids do not count."""
         found = list[tuple[Any, ...]]()
         for first in range(0, lone.num_rows, _MOST):
             wanted = {row["key"].decode(): row for row in lone.slice(first, _MOST).to_pylist()}
@@ -241,11 +241,11 @@ class Matcher:
 
 
 class MappedEvents:
-    """The rows of a source as they are in a destination where positions have other ids: events name those ids.
+    """The source's rows with position ids translated: each event refers to its position by the id it has in the destination.
 
     Attributes:
-        position_ids: the destination's id of each position that both stores have; events of other positions name none, and may
-            name one in the destination. None if the destination has no other positions, so that all ids are kept.
+        position_ids: source id -> destination id of each position that both stores have. An event of another position is read
+            with position_id NULL. None if ids need no translation, because the destination has no other positions.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -261,11 +261,15 @@ class MappedEvents:
         field = rows.schema.field("position_id")
         return rows.set_column(rows.schema.get_field_index("position_id"), field, pa.array(ids, field.type))
 
+    async def digest_days(self, series: RowFilter) -> list[tuple[int, int, bytes]] | None:
+        """Return the digests of the days of a series of bars; see `iftb_store.abilities.SupportsDigests`."""
+        return await self._stores.digest_days(series) if isinstance(self._stores, SupportsDigests) else None
+
 
 async def compute_checksum_without_ids(store: RowReader, partition: Partition) -> str:
-    """Return a checksum over the values of the rows without id and position_id, in hexadecimal, whatever the rows' order.
+    """Return a checksum, in hexadecimal, of all values except id and position_id; the order of the rows does not matter.
 
-    It is the sum of the BLAKE2b digests with 16 bytes of all rows, modulo 2**128.
+    The checksum is the sum of the BLAKE2b digests with 16 bytes of all rows, modulo 2**128.
     """
     table, total = partition.table, 0
     async with aclosing(read_batches(store, partition)) as batches:
@@ -275,7 +279,7 @@ async def compute_checksum_without_ids(store: RowReader, partition: Partition) -
 
 
 async def match_positions(source: RowReader, destination: RowReader) -> dict[int, int] | None:
-    """Return the destination's id of each position that both stores have; None if the destination has no other positions."""
+    """Return source id -> destination id of each position that both stores have; None if the destination has no others."""
     whole, matcher = Partition(RowFilter(POSITIONS)), Matcher(POSITIONS)
     ours, theirs = [await _read_all(store, whole) for store in (source, destination)]
     matcher.take(0, whole, compare_rows(POSITIONS, ours, theirs))
@@ -296,13 +300,13 @@ async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
 
 
 def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool, translated: bool) -> pa.Table:
-    """Pair rows that have the same value, not NULL, in a column.
+    """Pair rows of the source with rows of the destination that have the same value, not NULL, in a column.
 
     Args:
         source: rows of the source without a partner.
         destination: rows of the destination without a partner.
         key: the name of the column.
-        unique: pair only rows whose value no other row of their store has; otherwise the rows with the smallest ids first.
+        unique: pair a row only if no other row of the same store has its value; otherwise the smallest ids are paired first.
         translated: whether an event without a position may have one in the destination, see `Matcher`.
     """
     one, two = (_rank(rows.filter(pc.is_valid(rows[key])), key, unique=unique) for rows in (source, destination))
@@ -318,7 +322,7 @@ def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool, tr
 
 
 def _rank(rows: pa.Table, key: str, *, unique: bool) -> pa.Table:
-    """Return the rows with a column ``rank``, which numbers the rows with the same key in the order of their ids."""
+    """Add a column ``rank``, which numbers the rows that have the same key from 0, in the order of their ids."""
     rows = rows.sort_by([(key, "ascending"), ("id", "ascending")])
     keys, places = rows[key].combine_chunks(), pa.array(range(rows.num_rows), _ID)
     again = pa.concat_arrays([pa.array([False] * min(1, len(keys)), pa.bool_()), pc.equal(keys[1:], keys[:-1])])
@@ -331,7 +335,7 @@ def _rank(rows: pa.Table, key: str, *, unique: bool) -> pa.Table:
 
 
 def _bounds(ids: Any, rows: pa.Table) -> tuple[int, int]:
-    """Return (index of the first of the sorted ids between those of the first and the last row, number of these ids)."""
+    """Find the part of sorted ``ids`` that lies in the range of the ids of ``rows``; return (index of the first, number)."""
     if not rows.num_rows or not len(ids):
         return 0, 0
     numbers = memoryview(ids.buffers()[1]).cast("q")[ids.offset : ids.offset + len(ids)]
@@ -375,7 +379,7 @@ def _name_row(table: TableSpec, row: Mapping[str, Any]) -> str:
 
 
 async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) -> pa.Table:
-    """Return the row with the greatest id among the selected rows; an empty table if no row is selected.
+    """Read the selected row with the greatest id; return an empty table if no row is selected.
 
     Raises:
         StoreError: the id is so great that the destination would have too few ids for new rows.
@@ -395,5 +399,5 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
 
 
 def select_id(table: TableSpec, number: int) -> RowFilter:
-    """Return a filter that selects the row with an id, if there is one, otherwise a later row."""
+    """Return a filter for the row with the id ``number``; if there is none, it selects the row with the next greater id."""
     return RowFilter(table, after=(number - 1,), limit=1)

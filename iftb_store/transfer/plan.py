@@ -1,4 +1,4 @@
-"""Divides the rows of two stores into partitions, reads them in batches, and finds the ranges in which they differ."""
+"""Divides the rows of two stores into partitions (series of bars, other tables), and finds the ranges that differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
-from iftb_store.abilities import ConnectedStore
+from iftb_store.abilities import ConnectedStore, SupportsDigests
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.errors import StoreError
 from iftb_store.protocols import Capability
@@ -82,7 +82,7 @@ class Partition:
 
     @property
     def unbounded(self) -> Partition:
-        """The partition that contains every row of the destination whose key may be equal to a key of this partition.
+        """A larger partition with every row of the destination that may have the same key as a row of this partition.
 
         For bars this is the same partition, because it contains all bars with its keys. For other tables it is the whole
         table, because their key is only the id, and a row with the same id may have another symbol, exchange or time.
@@ -91,7 +91,7 @@ class Partition:
 
 
 class DirtyRange(NamedTuple):
-    """A range of consecutive chunks (see `iftb_store.transfer.digests`) that all differ between two stores.
+    """A range of consecutive chunks that all differ between two stores; a chunk is one day of bars, or a block of 10,000 ids.
 
     Attributes:
         first: the number of the first chunk.
@@ -116,7 +116,7 @@ def open_snapshot(db: ConnectedStore, tables: Iterable[TableSpec]) -> AbstractAs
 
 
 async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, insert: bool = False) -> None:
-    """Check that the tables of a database can be read completely.
+    """Raise an error unless all rows of the tables of a database can be read.
 
     Args:
         db: a connected manager.
@@ -132,7 +132,7 @@ async def require_schema(db: ConnectedStore, tables: Sequence[TableSpec], *, ins
 
 
 async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partition, int]]:
-    """Return the partitions of the selected rows of a store, each with its number of rows, in the order of tables and keys.
+    """Divide the selected rows of a store into partitions; return each with its number of rows, in order of tables and keys.
 
     Raises:
         StoreError: a key column holds a value that is not text.
@@ -213,7 +213,7 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 async def digest_partition(
     store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
 ) -> list[Chunk]:
-    """Return the chunks of a partition, or only those in ``run``, with their digests.
+    """Compute the digest of each chunk (a day of bars, or 10,000 ids) of a partition, or only of the chunks in ``run``.
 
     Args:
         store: where the rows are read.
@@ -221,7 +221,15 @@ async def digest_partition(
         run: the range of chunks; None for all.
         tell: called with the number of rows of each batch.
     """
-    digester = Digester(partition.table)
+    if partition.table is BARS and isinstance(store, SupportsDigests):
+        selection = partition.selection if run is None else _narrow(partition.selection, run)
+        days = await store.digest_days(selection)
+        if days is not None:
+            if tell is not None:
+                tell(sum(bars for _, bars, _ in days))
+            return [Chunk(*day) for day in days]
+    digester = Digester(partition.table, partition.selection.equal)
+    partition = Partition(replace(partition.selection, only=partition.table.compared))
     async with aclosing(prefetch(read_batches(store, partition, run))) as coming:
         async for rows in coming:
             await asyncio.to_thread(digester.take, rows)
@@ -231,7 +239,7 @@ async def digest_partition(
 
 
 def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
-    """Return the ranges of chunks that differ; consecutive chunks are joined into one range."""
+    """Return the chunks that differ between two stores, as ranges of consecutive chunks."""
     ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
     found: list[DirtyRange] = []
     before: int | None = None
@@ -248,7 +256,7 @@ def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[Dir
 
 
 def join_numbers(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the ranges of consecutive numbers, each as (first, last)."""
+    """Join consecutive numbers into ranges; return each as (first, last)."""
     found = list[tuple[int, int]]()
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
@@ -259,7 +267,7 @@ def join_numbers(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Table, pa.Table | None]:
-    """Split rows after the position ``until`` (see `read_positions`); return both parts, or (empty table, None) for None."""
+    """Split rows after the time or id ``until``; return (rows up to it, rows after it), or (empty table, None) for None."""
     if rows is None:
         return arrow_schema(table).empty_table(), None
     where = read_positions(rows, table)

@@ -1,15 +1,17 @@
-"""Compares two stores by digests, and plans what a copy reads and writes."""
+"""Compares two stores by digests (checksums of parts of the rows), and plans what a copy reads and writes."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from iftb_store.protocols import Stores
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store.transfer import plan
 from iftb_store.transfer.day_digests import DayDigests
 from iftb_store.transfer.digests import Chunk, compute_checksum
+from iftb_store.transfer.lookups import fingerprint_days
 from iftb_store.transfer.plan import DirtyRange, Partition, RowReader
 from iftb_store.transfer.progress import StepCallback, count_rows
 from iftb_store.transfer.verify import Contents, summarise
@@ -53,14 +55,15 @@ class Copied:
 
 @dataclass
 class Plan:
-    """The work to do for one partition.
+    """What a copy has to write for one partition: a series of bars, or the selected rows of another table.
 
     Attributes:
-        whole: whether the destination has no such rows, so that all rows are written during the first read of the source.
-        runs: if ``whole`` is False, the ranges of chunks (see `digests`) that differ.
+        whole: whether the destination has no row of the partition; all rows are then written while the source is first read.
+        runs: if ``whole`` is False, the ranges of chunks (days of bars, or blocks of 10,000 ids) that differ.
         proofs: for each range in ``runs``, the checksum of its chunks in the source.
-        read: the chunks of bars that were read in the destination.
-        stale: ranges of days of which the destination keeps a digest but has no bars.
+        read: the chunks of bars that were read in the destination, or whose fingerprint the destination does not keep yet.
+        fingerprints: the source's fingerprint of a day, by the day's chunk in the source.
+        stale: ranges of days for which the destination keeps a digest although it has no bars on these days.
     """
 
     partition: Partition
@@ -70,12 +73,14 @@ class Plan:
     proofs: list[str] = field(default_factory=list)
     read: list[Chunk] = field(default_factory=list)
     stale: list[DirtyRange] = field(default_factory=list)
+    fingerprints: dict[Chunk, str] = field(default_factory=dict)
 
 
 class Planner:
     """Plans a copy from the digests of both stores.
 
     Args:
+        source: the stores of the source, for fingerprints; None if the source has no snapshot, as rows may change.
         ours: reads the source.
         theirs: reads the destination.
         digests: the digests of bars that the destination keeps.
@@ -83,17 +88,20 @@ class Planner:
         full: read every row of the destination, whatever digests it keeps.
     """
 
-    def __init__(self, ours: RowReader, theirs: RowReader, digests: DayDigests, *, delete: bool, full: bool) -> None:
-        self._ours, self._theirs, self._digests, self._delete, self._full = ours, theirs, digests, delete, full
+    def __init__(
+        self, source: Stores | None, ours: RowReader, theirs: RowReader, digests: DayDigests, *, delete: bool, full: bool
+    ) -> None:
+        self._source, self._ours, self._theirs, self._digests = source, ours, theirs, digests
+        self._delete, self._full = delete, full
 
     async def make_plans(
         self, here: list[tuple[Partition, int]], there: list[tuple[Partition, int]], tell: StepCallback
     ) -> list[Plan]:
-        """Return a plan for each partition of the source or the destination, in the order in which they are copied.
+        """Return what to copy for each partition of the source or the destination, in the order of copying.
 
         Args:
             here: the partitions of the source, each with its number of rows.
-            there: those of the destination.
+            there: the partitions of the destination, each with its number of rows.
             tell: the progress callback, for rows.
         """
         ours_count, theirs_count = ({partition.key: rows for partition, rows in found} for found in (here, there))
@@ -101,33 +109,60 @@ class Planner:
         empty = [table for table in tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
         plans = list[Plan]()
         count = count_rows(tell, sum(ours_count.values()) + sum(theirs_count.values()))
+        compared = list[int]()
         for partition in plan.sort_partitions([partition for partition, _ in here + there]):
             table, rows = partition.table, ours_count.get(partition.key, 0)
             copied = Copied(table.name, partition.series, Contents(rows, ""))
             is_new = table in empty or (not table.has_own_ids and not theirs_count.get(partition.key))
+            plans.append(Plan(partition, copied, whole=is_new))
             if is_new:
                 copied.inserted = rows
-                plans.append(Plan(partition, copied, whole=True))
             elif not table.has_own_ids and not rows and not self._delete:
                 # a series that only the destination has
                 copied.kept = theirs_count[partition.key]
                 copied.source = summarise([])
-                plans.append(Plan(partition, copied, whole=False))
             else:
-                plans.append(await self._compare(partition, theirs_count.get(partition.key, 0), count))
+                compared.append(len(plans) - 1)
+        coming = iter(compared)
+
+        async def compare() -> None:
+            for place in coming:
+                partition = plans[place].partition
+                plans[place] = await self._compare(partition, theirs_count.get(partition.key, 0), count)
+
+        # while the rows of one partition are digested, those of another one are read
+        await plan.gather_both(compare(), compare())
         return plans
 
     async def _compare(self, partition: Partition, stored: int, count: Callable[[int], None]) -> Plan:
+        """Compare the digests of a partition in both stores; ``stored`` is the number of rows that the destination has.
+
+        A day is read in the destination if no digest of the day is stored, or the digest differs from the source's, or, at
+        random, one day of `SAMPLED`. Every row is read if the digests do not account for the number of rows that the
+        destination has. A day is not read in the source either if the destination stores the source's present fingerprint.
+        """
         known = {} if partition.table.has_own_ids else await self._digests.read(partition)
-        unread = set[Chunk]()
-        if known and not self._full:
-            mine = await plan.digest_partition(self._ours, partition, tell=count)
-            its, unread = await self._digest_stored(partition, mine, known, stored, count)
-        else:
-            mine, its = await plan.gather_both(
-                plan.digest_partition(self._ours, partition, tell=count),
-                plan.digest_partition(self._theirs, partition, tell=count),
-            )
+        usable = {} if self._full else known
+        marks = await fingerprint_days(self._source, partition.selection) if known and self._source is not None else {}
+        # these days are read in both stores although their digests may be equal
+        drawn = {number for number in usable if not random.randrange(SAMPLED)}  # noqa: S311 - a sample, no secret
+        same = [
+            kept.chunk
+            for number, kept in usable.items()
+            if number not in drawn and marks.get(number) == (kept.chunk.rows, kept.fingerprint)
+        ]
+        mine, its = await plan.gather_both(
+            self._digest_source(partition, count, same, marks),
+            self._digest_stored(partition, count, drawn if usable else None),
+        )
+        wanted = {chunk.number: chunk for chunk in mine}
+        unread = {kept.chunk for number, kept in usable.items() if wanted.get(number) == kept.chunk and number not in drawn}
+        if usable:
+            days = {*wanted, *known} - drawn - {chunk.number for chunk in unread}
+            its = sorted([*unread, *its, *await self._digest_stored(partition, count, days)])
+            if sum(chunk.rows for chunk in its) != stored:
+                its, unread = await self._digest_stored(partition, lambda rows: None, None), set()
+            count(sum(chunk.rows for chunk in unread))
         runs = plan.find_dirty_ranges(mine, its)
         copied = Copied(
             partition.table.name, partition.series, summarise(mine), unread=sum(chunk.rows for chunk in unread), equal=not runs
@@ -135,32 +170,37 @@ class Planner:
         proofs = [compute_checksum(part for part in mine if run.first <= part.number <= run.last) for run in runs]
         numbers = {chunk.number for chunk in its}
         stale = [DirtyRange(number, number, False, 0) for number in known if number not in numbers]
-        return Plan(partition, copied, False, runs, proofs, [chunk for chunk in its if chunk not in unread], stale)
+        fingerprints = {chunk: marks[chunk.number][1] for chunk in mine if chunk.number in marks}
+        # of a day that was not read, a digest without the fingerprint may be kept
+        kept = [
+            chunk
+            for chunk in its
+            if chunk not in unread or fingerprints.get(chunk) not in (None, known[chunk.number].fingerprint)
+        ]
+        return Plan(partition, copied, False, runs, proofs, kept, stale, fingerprints)
+
+    async def _digest_source(
+        self, partition: Partition, count: Callable[[int], None], same: list[Chunk], marks: Mapping[int, tuple[int, str]]
+    ) -> list[Chunk]:
+        """Return the chunks of the source; the chunks in ``same`` are known, and only the other days are read."""
+        if not same:
+            return await plan.digest_partition(self._ours, partition, tell=count)
+        count(sum(chunk.rows for chunk in same))
+        days = marks.keys() - {chunk.number for chunk in same}
+        return sorted([*same, *await self._digest_days(self._ours, partition, count, days)])
 
     async def _digest_stored(
-        self,
-        partition: Partition,
-        mine: list[Chunk],
-        known: Mapping[int, Chunk],
-        stored: int,
-        count: Callable[[int], None],
-    ) -> tuple[list[Chunk], set[Chunk]]:
-        """Return the chunks of bars in the destination, and those of them whose rows were not read.
+        self, partition: Partition, count: Callable[[int], None], days: Collection[int] | None
+    ) -> list[Chunk]:
+        """Read some days (None: all) of the destination, and return their chunks with digests."""
+        if days is None:
+            return await plan.digest_partition(self._theirs, partition, tell=count)
+        return await self._digest_days(self._theirs, partition, count, days)
 
-        A day is read if the destination keeps no digest of it, or one that differs from the source's, or, at random, one day
-        of `SAMPLED`. Every row is read if the destination has another number of rows than these chunks.
-        """
-        wanted = {chunk.number: chunk for chunk in mine}
-        unread = {
-            number: chunk
-            for number, chunk in known.items()
-            if wanted.get(number) == chunk and random.randrange(SAMPLED)  # noqa: S311 - a sample, no secret
-        }
-        its = list(unread.values())
-        if not its:
-            return await plan.digest_partition(self._theirs, partition, tell=count), set()
-        for first, last in plan.join_numbers({*wanted, *known} - unread.keys()):
-            its += await plan.digest_partition(self._theirs, partition, DirtyRange(first, last, False, 0), count)
-        if sum(chunk.rows for chunk in its) != stored:
-            return await plan.digest_partition(self._theirs, partition, tell=count), set()
-        return sorted(its), set(unread.values())
+    async def _digest_days(
+        self, store: RowReader, partition: Partition, count: Callable[[int], None], days: Collection[int]
+    ) -> list[Chunk]:
+        found = list[Chunk]()
+        for first, last in plan.join_numbers(days):
+            found += await plan.digest_partition(store, partition, DirtyRange(first, last, False, 0), count)
+        return found

@@ -25,7 +25,7 @@ def report_nothing(name: str) -> Iterator[StepCallback]:
 
 
 def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
-    """Return a function that starts a step and reports its progress to a user's callback; None reports nothing.
+    """Return a function that starts a step of a transfer, e.g. compare or copy, and reports progress to the callback.
 
     Raises:
         InvalidValueError: ``progress`` is not a function.
@@ -44,7 +44,7 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
 
 
 def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
-    """Return a function that takes the number of rows of each batch and reports their sum."""
+    """Return a function that adds up the numbers of rows of the batches and reports the sum as progress."""
     done = 0
 
     def count(rows: int) -> None:

@@ -127,7 +127,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
 
 
 async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Copied) -> None:
-    """Raise a CollisionError that names the first row of the destination that the restore would overwrite or delete."""
+    """Raise a CollisionError for the first row of the destination that the restore would overwrite or delete."""
     remedy = "nothing was written; restore into an empty database, or use --overwrite"
     scope = TableScope([part.table])
     async with open_snapshot(backup, scope.tables) as session, open_complete_session(destination, scope.tables) as other:

@@ -41,7 +41,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Contents:
-    """The number of rows that a store has in a series or table, and their checksum; see `iftb_store.transfer.digests`."""
+    """The number of rows of a series or table in one store, and their checksum; see `iftb_store.transfer.digests`."""
 
     rows: int
     checksum: str
@@ -75,9 +75,9 @@ class Verified:
         destination: the number of rows in the destination and their checksum.
         differences: the values that differ in the first `NAMED` rows that differ.
 
-    Rows with ids are compared by their ids. If the stores have some of them under different ids, those are paired as a copy pairs
-    them (see `iftb_store.transfer.matching`), and the checksum covers the values without the ids. The events of the source are
-    compared with the ids that the destination has for their positions.
+    Rows with ids are matched by their ids. Rows that the stores have under different ids are paired as a copy pairs them (see
+    `iftb_store.transfer.matching`); the checksum then covers the values without the ids. The position ids of the source's
+    events are translated to those of the destination.
     """
 
     table: str
@@ -156,7 +156,7 @@ async def _verify_partition(
 async def _match(
     ours: MappedEvents, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> Matcher:
-    """Pair the rows that the two stores have under different ids."""
+    """Find the rows that the two stores have under different ids, and pair them."""
     matcher = Matcher(partition.table, translated=ours.position_ids is not None)
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
@@ -173,7 +173,7 @@ async def _find_unmatched(
     differing: list[plan.DirtyRange],
     matcher: Matcher,
 ) -> list[Difference]:
-    """Return the values that differ in the first `NAMED` rows that differ, if some rows have other ids in the destination."""
+    """Return the differing values of the first `NAMED` rows that differ, where some rows have other ids in the destination."""
     table, rows = partition.table, list[list[Difference]]()
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
@@ -198,14 +198,14 @@ async def _find_unmatched(
 
 
 def summarise(parts: list[Chunk]) -> Contents:
-    """Return the total number of rows in the chunks, and the checksum over all of them."""
+    """Add up the rows of the chunks, and return the number of rows and the checksum of them all."""
     return Contents(sum(part.rows for part in parts), compute_checksum(parts))
 
 
 async def find_differences(
     ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> list[Difference]:
-    """Return the values that differ in the first `NAMED` rows that differ."""
+    """Find the first `NAMED` rows that differ, and return the values in which they differ."""
     rows: list[list[Difference]] = []
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:

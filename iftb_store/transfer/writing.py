@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.abilities import ConnectedStore
+from iftb_store.abilities import ConnectedStore, SupportsLargeBatches
 from iftb_store.batches.arrow import unreadable_value
-from iftb_store.errors import CollisionError, StoreError
+from iftb_store.errors import CollisionError, StoreError, Unsupported
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import TableSpec
 from iftb_store.transfer import plan
@@ -28,6 +29,10 @@ class RowWriter:
         self, destination: ConnectedStore, table: TableSpec, wrote: Callable[[int], None], *, replace: bool = False
     ) -> None:
         self._destination, self._table, self.wrote, self._replace = destination, table, wrote, replace
+        self._most = plan.ROWS, plan.BYTES
+        with suppress(Unsupported):
+            backend = destination.ability(SupportsLargeBatches)
+            self._most = backend.batch_rows, backend.batch_bytes
         self._clear()
 
     async def add(self, rows: pa.Table) -> None:
@@ -44,11 +49,11 @@ class RowWriter:
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._size += rows.nbytes
-        if self._rows >= plan.ROWS or self._size >= plan.BYTES:
+        if self._rows >= self._most[0] or self._size >= self._most[1]:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write the rows that were added and not yet written."""
+        """Write the rows that were added but not yet written."""
         if not self._rows:
             return
         rows = pa.concat_tables(self._waiting).combine_chunks()
@@ -113,5 +118,5 @@ async def drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
 
 
 def duplicate_error(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
-    """Return the error for a key that more than one row has in a store."""
+    """Return the error for a store in which several rows have the same key."""
     return StoreError(f"{table.name} {format_key(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")

@@ -10,8 +10,17 @@ from decimal import Decimal
 from typing import Any, TypeVar, cast
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.decimals import INTEGER_DIGITS, SCALE, decimal, digits_shown, format_plain, quantize
-from iftb_store.values.display import exactly_str, is_text, show, type_name
+from iftb_store.values.decimals import (
+    SCALE,
+    decimal,
+    digits_shown,
+    format_plain,
+    is_too_large,
+    round_decimal,
+    to_index,
+    too_large,
+)
+from iftb_store.values.display import describe_value, exactly_str, is_text, show, type_name
 
 T = TypeVar("T")
 Word = TypeVar("Word", bound=str)
@@ -19,8 +28,13 @@ Word = TypeVar("Word", bound=str)
 #: Maximum length of a name: names are parts of index keys, whose size PostgreSQL limits.
 LONGEST_NAME = 255
 
+#: The remedy for a decimal with too many places, in Python.
+QUANTIZE = "iftb_store.quantize(value) rounds it to 18 places"
+
 _INT64_MAX = 2**63 - 1
 _LONGEST_WAIT = 1_000_000
+#: The least number that is taken for milliseconds since 1970: as seconds it is after the year 5000.
+LEAST_MILLISECONDS = 100_000_000_000
 _DEEPEST_JSON = 100
 _LONGEST_JSON_INT = 4000
 _LONGEST_PATH = 100
@@ -50,6 +64,12 @@ def name_text(value: object, name: str) -> str:
     return checked
 
 
+def check_quantity(value: Decimal, subject: str) -> None:
+    """Raise InvalidValueError if the quantity of a trade or an open position is not above 0; the side says the direction."""
+    if value <= 0:
+        raise InvalidValueError(f"quantity {value} of {subject} is not above 0; side says whether it is long or short")
+
+
 def optional(check: Callable[[object, str], T], value: object, name: str) -> T | None:
     """Return None if the value is None, otherwise the result of ``check``."""
     return None if value is None else check(value, name)
@@ -62,59 +82,75 @@ def choice(value: object, name: str, choices: Collection[Word]) -> Word:
     return cast("Word", exactly_str(value))
 
 
-def exact_decimal(value: object, name: str) -> Decimal:
-    """Return a price, quantity or amount of money as a Decimal; raise unless DECIMAL(38,18) holds the value exactly."""
-    number = decimal(value, name)
-    digits = format_plain(number)
-    if digits is None:
-        raise InvalidValueError(
-            f"{name} {digits_shown(number)} does not fit {INTEGER_DIGITS} digits before and {SCALE} after the point; "
-            "iftb_store.quantize(value) rounds it to 18 places"
-        )
-    return Decimal(digits)
+def optional_choice(value: object, name: str, choices: Collection[Word]) -> Word | None:
+    """Return None if the value is None, otherwise the value if it is one of the choices; otherwise raise InvalidValueError."""
+    return None if value is None else choice(value, name, choices)
 
 
-def quotient(value: object, name: str) -> Decimal:
-    """Return a percentage, leverage or score as a Decimal, rounded half-even to 18 places."""
+def exact_decimal(value: object, name: str, remedy: str = QUANTIZE) -> Decimal:
+    """Return a value of a bar as a Decimal; raise unless DECIMAL(38,18) holds the value exactly.
+
+    Args:
+        value: the value.
+        name: the name of the value in the error message.
+        remedy: what rounds the value, for the message about a value with too many places.
+    """
     number = decimal(value, name)
     digits = format_plain(number)
     if digits is not None:
         return Decimal(digits)
-    try:
-        return quantize(number)
-    except InvalidValueError as error:
-        raise InvalidValueError(f"{name}: {error}") from error
+    if is_too_large(number):
+        raise too_large(number, name)
+    raise InvalidValueError(f"{name} {digits_shown(number)} has more than {SCALE} digits after the point; {remedy}")
+
+
+def rounded_decimal(value: object, name: str) -> Decimal:
+    """Return a value of a trade or a position as a Decimal, rounded half-even to 18 places, as bots compute it by division."""
+    number = decimal(value, name)
+    digits = format_plain(number)
+    return round_decimal(number, name) if digits is None else Decimal(digits)
 
 
 def integer(value: object, name: str, least: int = 0) -> int:
     """Return the value if it is a whole number from ``least`` to 2**63 - 1; otherwise raise InvalidValueError."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidValueError(f"{name} must be a whole number, not {type_name(value)} {show(value)}")
-    if not least <= value <= _INT64_MAX:
-        shown_value = value if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+    number = to_index(value)
+    if number is None:
+        raise InvalidValueError(f"{name} must be a whole number, not {describe_value(value)}")
+    if not least <= number <= _INT64_MAX:
+        shown_value = number if number.bit_length() <= 128 else f"a number of {number.bit_length()} bits"
         raise InvalidValueError(f"{name} must lie between {least} and {_INT64_MAX}, not {shown_value}")
-    return int(value)
+    return number
 
 
 def boolean(value: object, name: str) -> bool:
     """Return the value if it is True or False; otherwise, e.g. for 1, raise InvalidValueError."""
-    if not isinstance(value, bool):
-        raise InvalidValueError(f"{name} must be True or False, not {type_name(value)} {show(value)}")
-    return value
+    truth = _to_bool(value)
+    if truth is None:
+        raise InvalidValueError(f"{name} must be True or False, not {describe_value(value)}")
+    return truth
+
+
+def _to_bool(value: object) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    # NumPy is not imported for this
+    kind = type(value)
+    return bool(value) if kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_") else None
 
 
 def seconds(value: object, name: str) -> float:
     """Return a number of seconds as a float; raise InvalidValueError unless it is from 0 to 1,000,000."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_WAIT:
+    number = value if isinstance(value, float) else to_index(value)
+    if number is None or not 0 <= number <= _LONGEST_WAIT:
         raise InvalidValueError(f"{name} must be a number of seconds, 0 or more, at most {_LONGEST_WAIT:,}, not {show(value)}")
-    return float(value)
+    return float(number)
 
 
 def utc(value: object, name: str) -> datetime:
     """Return a time as an aware datetime in UTC; naive times are UTC."""
-    if not isinstance(value, datetime):
-        remedy = "; datetime(y, m, d, tzinfo=UTC) gives midnight" if isinstance(value, date) else ""
-        raise InvalidValueError(f"{name} must be a datetime, not {type_name(value)} {show(value)}{remedy}")
+    # NaT of pandas is a datetime
+    if not isinstance(value, datetime) or type_name(value) == "NaTType":
+        raise InvalidValueError(f"{name} must be a datetime, not {describe_value(value)}{_time_remedy(value)}")
     if getattr(value, "nanosecond", 0):
         raise InvalidValueError(f"{name} {value} is more precise than microseconds; round it first")
     try:
@@ -125,6 +161,15 @@ def utc(value: object, name: str) -> datetime:
     except Exception as error:
         # the methods of a foreign tzinfo may raise any exception
         raise InvalidValueError(f"{name} {show(value)} lies outside the years 1 to 9999 in UTC, or its tzinfo fails") from error
+
+
+def _time_remedy(value: object) -> str:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return "; datetime(y, m, d, tzinfo=UTC) gives midnight"
+    number = int(value) if isinstance(value, float) and math.isfinite(value) else to_index(value)
+    if number is not None and abs(number) >= LEAST_MILLISECONDS:
+        return "; datetime.fromtimestamp(value / 1000, UTC) converts milliseconds since 1970"
+    return "" if number is None else "; datetime.fromtimestamp(value, UTC) converts seconds since 1970"
 
 
 def json_text(value: object, name: str) -> str:
@@ -147,16 +192,20 @@ def _json_value(value: object, path: str, depth: int, places: Iterator[int]) -> 
         raise InvalidValueError(f"{path[:80]}… is nested deeper than {_DEEPEST_JSON} levels")
     if next(places, None) is None:
         raise InvalidValueError(f"{path} is too large: a JSON object may contain {_MOST_JSON_VALUES:,} values in all")
-    if value is None or isinstance(value, bool):
+    if value is None:
         return value
     if isinstance(value, str):
         return text(value, path)
-    if isinstance(value, int):
-        if value.bit_length() > _LONGEST_JSON_INT:
+    truth = _to_bool(value)
+    if truth is not None:
+        return truth
+    number = to_index(value)
+    if number is not None:
+        if number.bit_length() > _LONGEST_JSON_INT:
             raise InvalidValueError(
-                f"{path} is a whole number of {value.bit_length()} bits; at most {_LONGEST_JSON_INT} bits can be read back"
+                f"{path} is a whole number of {number.bit_length()} bits; at most {_LONGEST_JSON_INT} bits can be read back"
             )
-        return int(value)
+        return number
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidValueError(f"{path} is {value}, which JSON cannot hold; use None or a string")

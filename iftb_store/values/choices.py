@@ -11,8 +11,14 @@ PositionStatus: TypeAlias = Literal["open", "closed", "liquidated"]
 Severity: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 #: What to do with floats where decimals are expected; without this choice floats are refused.
 Decimals: TypeAlias = Literal["from_float"]
+#: As what decimals are read; without this choice they are exact decimals.
+ReadDecimals: TypeAlias = Literal["float"]
+
+#: What to do with a row that is stored with other values: overwrite it, or raise before anything is written.
+Conflict: TypeAlias = Literal["source-wins", "refuse"]
 
 SIDES: tuple[Side, ...] = get_args(Side)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 STATUSES: tuple[PositionStatus, ...] = get_args(PositionStatus)
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import describe_value
 
 PRECISION = 38
 SCALE = 18
@@ -14,6 +15,9 @@ INTEGER_DIGITS = PRECISION - SCALE
 
 #: The decimal context of every division and rounding in iftb_store, independent of the context of the caller's thread.
 CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, capitals=1, clamp=0)
+
+#: Text of a decimal number, NaN and infinity included. Decimal() also accepts underscores (1_000) and other digits than ASCII.
+NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,9})?|s?nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 _UNIT = Decimal(1).scaleb(-SCALE)
 _PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,18})?", re.ASCII)
@@ -25,36 +29,67 @@ _NEGATIVE_PREFIX = ["", *(chr(ord("T") - digits) for digits in range(INTEGER_DIG
 def quantize(value: Decimal | int) -> Decimal:
     """Round a decimal half-even to the 18 places that every engine stores.
 
+    Args:
+        value: a Decimal or a whole number. A float is refused; Decimal(str(value)) is its shortest decimal.
+
+    Returns:
+        The Decimal, with 18 places.
+
     Raises:
         InvalidValueError: the value is not a Decimal or int, is NaN or infinite, or has more than 20 digits before the point.
+
+    Example:
+        quantize(Decimal(1) / 3)  # -> Decimal('0.333333333333333333')
     """
-    value = decimal(value, "value")
-    if value and value.adjusted() >= INTEGER_DIGITS:
-        raise InvalidValueError(
-            f"value {digits_shown(value)} cannot be stored: it has more than {INTEGER_DIGITS} digits before the point"
-        )
-    rounded = value.quantize(_UNIT, context=CONTEXT)
-    if rounded.adjusted() >= INTEGER_DIGITS:
-        raise InvalidValueError(
-            f"value {digits_shown(value)} cannot be stored: rounded, it has more than {INTEGER_DIGITS} digits before the point"
-        )
-    return rounded
+    return round_decimal(value, "value")
+
+
+def round_decimal(value: object, name: str) -> Decimal:
+    """Return a Decimal or an int as a Decimal, rounded half-even to 18 places; raise as `quantize`, naming the value."""
+    number = decimal(value, name)
+    if not is_too_large(number):
+        rounded = number.quantize(_UNIT, context=CONTEXT)
+        if rounded.adjusted() < INTEGER_DIGITS:
+            return rounded
+    raise too_large(number, name)
+
+
+def is_too_large(value: Decimal) -> bool:
+    """Return whether a finite decimal has more than 20 digits before the point."""
+    return bool(value) and value.adjusted() >= INTEGER_DIGITS
+
+
+def too_large(value: Decimal, name: str) -> InvalidValueError:
+    """Return the error for a decimal that has, after rounding, more than 20 digits before the point."""
+    return InvalidValueError(f"{name} {digits_shown(value)} has more than {INTEGER_DIGITS} digits before the point")
 
 
 def decimal(value: object, name: str) -> Decimal:
-    """Return a finite Decimal or an int as a Decimal; raise InvalidValueError for any other value, e.g. a float."""
+    """Return a finite Decimal or a whole number as a Decimal; raise InvalidValueError for any other value, e.g. a float."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
         return value if type(value) is Decimal else Decimal(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value.bit_length() > 128:
+    number = to_index(value)
+    if number is not None:
+        if number.bit_length() > 128:
             raise InvalidValueError(
-                f"{name} is a whole number of {value.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
+                f"{name} is a whole number of {number.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
             )
-        return Decimal(value)
+        return Decimal(number)
     remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
-    raise InvalidValueError(f"{name} must be a Decimal, not {type_name(value)} {show(value)}{remedy}")
+    raise InvalidValueError(f"{name} must be a Decimal, not {describe_value(value)}{remedy}")
+
+
+def to_index(value: object) -> int | None:
+    """Return a whole number, of Python or NumPy, as an int; None for any other value, a boolean included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except Exception:
+        # the value has no __index__, or its __index__ fails
+        return None
 
 
 def format_plain(value: Decimal) -> str | None:

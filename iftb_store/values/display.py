@@ -38,6 +38,15 @@ def show(value: object, limit: int = 60) -> str:
     return shown_value if len(shown_value) <= limit + 2 else f"{shown_value[:limit]}…"
 
 
+def describe_value(value: object) -> str:
+    """Return the type and the value for an error message, e.g. ``str 'x'``; None and pandas' missing values by their names."""
+    name = type_name(value)
+    if value is None:
+        return name
+    missing = {"NaTType": "NaT", "NAType": "NA"}.get(name)
+    return f"{name} {show(value)}" if missing is None else f"{missing}, the missing value of pandas"
+
+
 def join_names(values: Iterable[str]) -> str:
     """Return names separated by spaces; a name that is empty, contains white space or begins with a quote is quoted."""
     return " ".join(value if value.split() == [value] and value[0] not in "'\"" else repr(value) for value in values)

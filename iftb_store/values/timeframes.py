@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias, cast, get_args
@@ -17,6 +18,12 @@ TIMEFRAMES: tuple[Timeframe, ...] = get_args(Timeframe)
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
+# the names of timeframes elsewhere: 1H, 60min, 1hour, D, H4
+_OTHER_NAMES = re.compile(
+    r"(?P<number>[0-9]{1,5})?[ _-]?(?P<unit>s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|mo|mons?|months?)"
+    r"(?P<after>(?<![0-9])[0-9]{1,5})?"
+)
+
 #: Length of a bar in seconds; None for the calendar month.
 SECONDS: dict[str, int | None] = {name: None if name == MONTH else int(name[:-1]) * _UNITS[name[-1]] for name in TIMEFRAMES}
 
@@ -28,15 +35,36 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> Timeframe:
         timeframe: the timeframe, e.g. "1h".
         name: the name of the value in the error message.
 
+    Returns:
+        The timeframe, unchanged.
+
     Raises:
         InvalidValueError: the timeframe is unknown; the message lists the known ones.
+
+    Example:
+        check_timeframe("1h")  # -> '1h'
     """
     # a member of a str enum has the hash of its name, not of its text, so it must become a plain str before the look-up
     known = exactly_str(timeframe) if isinstance(timeframe, str) else None
     if known not in SECONDS:
         given = "" if name == "timeframe" else f"{name}: "
-        raise InvalidValueError(f"{given}unknown timeframe {show(timeframe, 40)}; the known ones are {' '.join(TIMEFRAMES)}")
+        near = _find_meant(known or "")
+        raise InvalidValueError(
+            f"{given}unknown timeframe {show(timeframe, 40)}; {f'did you mean {near}? ' if near else ''}"
+            f"the known ones are {' '.join(TIMEFRAMES)}"
+        )
     return cast("Timeframe", known)
+
+
+def _find_meant(word: str) -> str | None:
+    """Return the timeframe that other names mean: 1H, 60min, 1hour, 24h, D; None if there is none or more than one."""
+    found = _OTHER_NAMES.fullmatch(word.strip().lower())
+    if found is None or (found["unit"] == "m" and "M" in word):
+        return None
+    number, unit = int(found["number"] or found["after"] or 1), found["unit"]
+    if unit.startswith("mo"):
+        return MONTH if number == 1 else None
+    return next((name for name, seconds in SECONDS.items() if seconds == number * _UNITS[unit[0]]), None)
 
 
 def origin(timeframe: str) -> datetime:
@@ -58,6 +86,24 @@ def is_off_grid(moment: datetime, timeframe: str) -> bool:
     """Return whether no bar of a known timeframe can begin at this UTC time, see `grid`."""
     first, step = grid(timeframe)
     return bool((moment - first) % step) or (timeframe == MONTH and moment.day != 1)
+
+
+def align(moment: datetime, timeframe: str, *, up: bool) -> datetime:
+    """Return the nearest time at which a bar of a known timeframe can begin: at or after ``moment`` if ``up``, else at or before.
+
+    Raises:
+        InvalidValueError: that time is outside the years 1 to 9999.
+    """
+    if timeframe == MONTH:
+        begin = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return shift(begin, MONTH, 1) if up and begin < moment else begin
+    first, step = grid(timeframe)
+    elapsed = (moment - first) % step
+    try:
+        return moment + (step - elapsed) if up and elapsed else moment - elapsed
+    except OverflowError as error:
+        # the calendar begins with a Monday, so a bar of every timeframe begins with it
+        raise InvalidValueError(f"no bar of {timeframe} begins after {moment.isoformat()} in the years 1 to 9999") from error
 
 
 def shift(moment: datetime, timeframe: str, steps: int) -> datetime:

@@ -17,13 +17,14 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(r"([0-9]{1,9})([mhdw])")
 
 
-def find_start(start: datetime | None, since: Since | None) -> datetime | None:
+def find_start(start: datetime | None, since: Since | None, name: str = "since") -> datetime | None:
     """Return the start of a time window in UTC, from ``start`` or ``since``; None if neither is given.
 
     Args:
         start: the start; naive times are UTC.
         since: the duration of the window, which ends now: a timedelta or text of a number and a unit, e.g. "30m", "12h", "7d"
             or "2w"; or the start.
+        name: the name of ``since`` in messages.
 
     Raises:
         InvalidValueError: both are given, or one of them is not a time or a duration.
@@ -32,23 +33,28 @@ def find_start(start: datetime | None, since: Since | None) -> datetime | None:
         return checks.optional(checks.utc, start, "start")
     if start is not None:
         raise InvalidValueError("start and since are both given, and both are the start of the time window; give one of them")
+    return resolve_since(since, name)
+
+
+def resolve_since(since: Since, name: str) -> datetime:
+    """Return the start, in UTC, of a time window that ends now; arguments and errors as of `find_start`."""
     if isinstance(since, datetime):
-        return checks.utc(since, "since")
+        return checks.utc(since, name)
     try:
-        duration = _parse_duration(since)
+        duration = _parse_duration(since, name)
         if duration > timedelta(0):
             return datetime.now(UTC) - duration
     except OverflowError as error:
-        raise InvalidValueError(f"since {show(str(since))} is before the year 1; give a shorter duration") from error
-    raise InvalidValueError(f"since {show(str(since))} is not in the past; give a duration greater than 0")
+        raise InvalidValueError(f"{name} {show(str(since))} is before the year 1; give a shorter duration") from error
+    raise InvalidValueError(f"{name} {show(str(since))} is not in the past; give a duration greater than 0")
 
 
-def _parse_duration(since: object) -> timedelta:
+def _parse_duration(since: object, name: str) -> timedelta:
     if isinstance(since, timedelta):
         return since
     if not isinstance(since, str):
-        raise InvalidValueError(f"since must be a timedelta, a datetime or text such as '7d', not {type_name(since)}")
+        raise InvalidValueError(f"{name} must be a timedelta, a datetime or text such as '7d', not {type_name(since)}")
     match = _DURATION.fullmatch(since)
     if match is None:
-        raise InvalidValueError(f"since {show(since)} is not a duration; write it as 30m, 12h, 7d or 2w, or give the start")
+        raise InvalidValueError(f"{name} {show(since)} is not a duration; write it as 30m, 12h, 7d or 2w, or give the start")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -20,8 +20,11 @@ from iftb_store.errors import SchemaError
 from iftb_store.schema.dialect import Catalog, SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import Base
+from iftb_store.schema.views import VIEWS, create_view_sql
 
 TABLES = tuple(Base.metadata.tables)
+#: The part of a view in a `Catalog`.
+DEFINITION = "definition"
 
 # qualified with pg_catalog, so that only the engine's functions and operators are called, whatever others have put into a schema
 # of the search_path
@@ -110,6 +113,26 @@ _DUCKDB = text("""
     WHERE database_name = current_database() AND schema_name = current_schema()
 """).bindparams(bindparam("tables", TABLES, expanding=True))
 
+# whatever has the name of a view, with its definition if it is a view; views are not read, only their definitions
+_VIEWS = {
+    "postgresql": text("""
+        SELECT CAST(relname AS text), CASE WHEN relkind = 'v' THEN pg_catalog.concat_ws(
+            ' ', pg_catalog.pg_get_viewdef(oid), CAST(reloptions AS text)) END
+        FROM pg_catalog.pg_class
+        WHERE pg_catalog.pg_table_is_visible(oid) AND relname = ANY (CAST(CAST(:views AS text[]) AS name[]))
+    """).bindparams(views=list(VIEWS)),
+    "sqlite": text(
+        "SELECT lower(name), CASE type WHEN 'view' THEN sql END FROM sqlite_master "
+        "WHERE lower(name) IN :views AND type IN ('table', 'view')"
+    ).bindparams(bindparam("views", tuple(VIEWS), expanding=True)),
+    "duckdb": text("""
+        SELECT view_name, sql FROM duckdb_views()
+        WHERE view_name IN :views AND database_name = current_database() AND schema_name = current_schema()
+        UNION ALL
+        SELECT table_name, NULL FROM duckdb_tables()
+        WHERE table_name IN :views AND database_name = current_database() AND schema_name = current_schema()
+    """).bindparams(bindparam("views", tuple(VIEWS), expanding=True)),
+}
 
 _MAY_CREATE = text("""
     SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')
@@ -139,6 +162,22 @@ def create_missing(conn: Connection) -> None:
         Base.metadata.create_all(conn, missing, checkfirst=False)
     else:
         Base.metadata.create_all(conn)
+
+
+def refuse_other_views(conn: Connection) -> None:
+    """Raise if something else than iftb-store's own view has the name of one of its views.
+
+    Raises:
+        SchemaError: a view, a table or another object of somebody else has such a name.
+    """
+    found = _read_views(conn)
+    expected = _read_expected(conn) if found else {}
+    others = [name for name, parts in found.items() if parts != expected[name]]
+    if others:
+        raise SchemaError(
+            f"the database has something named {' and '.join(others)} that is not iftb-store's view of this name; "
+            "rename or drop it, then migrate again"
+        )
 
 
 def refuse_foreign(conn: Connection) -> None:
@@ -179,6 +218,8 @@ def refuse_owners(conn: Connection) -> None:
 class Difference:
     """A part of a table, e.g. "index ix_trades_recent", that differs from the models; ``part`` None means the whole table.
 
+    It may also be a view, whose only part is its definition.
+
     ``actual`` is the definition in the database, None if the part is missing. ``expected`` is the definition of the models, None
     if the models have no such part.
     """
@@ -189,6 +230,8 @@ class Difference:
     expected: str | None
 
     def __str__(self) -> str:
+        if self.table in VIEWS:
+            return f"view {self.table} " + ("is missing" if self.part is None else "has another definition")
         if self.part is None:
             return f"table {self.table} is missing"
         if self.actual is None:
@@ -206,7 +249,7 @@ def differences(conn: Connection, schema: SchemaDialect | None = None) -> list[D
     """
     if schema is not None:
         return [one for one in _compare(schema.read_catalog(conn), _list_columns()) if one.part is None or one.actual is None]
-    return list(_compare(_READ[conn.dialect.name](conn), _read_expected(conn)))
+    return list(_compare(_read(conn), _read_expected(conn)))
 
 
 def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
@@ -216,12 +259,12 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
     """
     if conn.dialect.name != "postgresql" or conn.execute(_MAY_CREATE).scalar_one():
         return differences(conn), True
-    found = _compare(_READ[conn.dialect.name](conn), _list_parts(conn.dialect))
+    found = _compare(_read(conn), _list_parts(conn.dialect))
     return [difference for difference in found if difference.actual is None], False
 
 
 def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
-    """Yield the statements that create the tables and their indexes, as (table name, part, SQL).
+    """Yield the statements that create the tables, their indexes and the views, as (name of the table or view, part, SQL).
 
     The part is "index NAME", as in a `Difference`, or None for the table itself.
     """
@@ -237,10 +280,12 @@ def creation(dialect: Dialect) -> Iterator[tuple[str, str | None, str]]:
     for table in Base.metadata.tables.values():
         table.create(MockConnection(dialect, gather), checkfirst=False)
     yield from made
+    for view, name in VIEWS.items():
+        yield from ((view, None, sql) for sql in create_view_sql(Base.metadata.tables[name], dialect.name))
 
 
 def _compare(actual: Catalog, expected: Catalog) -> Iterator[Difference]:
-    for table in TABLES:
+    for table in expected:
         if table not in actual:
             yield Difference(table, None, None, "")
             continue
@@ -261,6 +306,9 @@ def _list_parts(dialect: Dialect) -> Catalog:
     """
     catalog = _list_columns()
     for table, index, sql in creation(dialect):
+        if table in VIEWS:
+            catalog[table] = {DEFINITION: ""}
+            continue
         parts = [f"constraint {name}" for name in re.findall(r"\bCONSTRAINT (\w+)", sql)] if index is None else [index]
         catalog[table] |= dict.fromkeys(parts, "")
     return catalog
@@ -293,7 +341,19 @@ def _read_expected_in_memory(dialect: str) -> Catalog:
 
 def _create_and_read(conn: Connection) -> Catalog:
     Base.metadata.create_all(conn, checkfirst=False)
-    return _READ[conn.dialect.name](conn)
+    return _read(conn)
+
+
+def _read(conn: Connection) -> Catalog:
+    """Return the tables and the views of iftb-store, tables in the models' order first."""
+    found = _READ[conn.dialect.name](conn)
+    return {name: found[name] for name in TABLES if name in found} | _read_views(conn)
+
+
+def _read_views(conn: Connection) -> Catalog:
+    normalise = _normalise if conn.dialect.name == "sqlite" else str
+    found = {str(name): definition for name, definition in conn.execute(_VIEWS[conn.dialect.name])}
+    return {name: {DEFINITION: "no view" if found[name] is None else normalise(found[name])} for name in VIEWS if name in found}
 
 
 def _read_postgresql(conn: Connection) -> Catalog:

@@ -6,7 +6,7 @@ share them. A revision's ``upgrade`` and ``downgrade`` take their `Operations` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,25 +18,33 @@ from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, text
+from sqlalchemy.exc import DBAPIError
 
 from iftb_store.errors import SchemaError
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import DIGESTS
+from iftb_store.schema.views import VIEWS
 from iftb_store_migrations.catalog import (
     TABLES,
+    Difference,
     create_missing,
     differences,
     is_stamped,
     present_tables,
     refuse_foreign,
+    refuse_other_views,
     refuse_owners,
 )
-from iftb_store_migrations.lock import exclusive
+from iftb_store_migrations.lock import exclusive, find_cause
 
 _SHOWN = 5
-# the tables that a revision after the first created, with the revision before it
-_BEFORE = {DIGESTS.name: "0001"}
+# the SQLSTATE of PostgreSQL's refusal to drop what other objects depend on
+_DEPENDENTS = "2BP01"
+# the tables and views that a revision after the first created, with the revision before it
+_BEFORE = {DIGESTS.name: "0001"} | dict.fromkeys(VIEWS, "0002")
+# the revision that creates the views
+_VIEWS_SINCE = "0003"
 # defined as Alembic defines it
 _VERSION = Table(
     VERSION_TABLE,
@@ -89,17 +97,27 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
     Raises:
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
             newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown; or
-            a table would call an operator or a function that somebody else defined.
+            a table would call an operator or a function that somebody else defined; or ``schema`` lacks a script; or, on
+            PostgreSQL, somebody else's view depends on what the migration drops.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn, schema), _as_schema_error():
         adopt_or_refuse(conn, schema)
         operations = Operations(_context(conn)) if schema is None else None
-        for script in reversed(list(_scripts().iterate_revisions(revision, current(conn)))):
+        scripts = list(_scripts().iterate_revisions(revision, current(conn)))[::-1]
+        # a backend's own scripts may leave out the views
+        known = None if schema is None else {*schema.scripts, _VIEWS_SINCE}
+        lacking = [] if known is None else [script.revision for script in scripts if script.revision not in known]
+        if lacking:
+            raise SchemaError(
+                f"the backend's SchemaDialect has no script for revision {' and '.join(lacking)}; nothing was changed; use a "
+                "version of the backend that has it, or as the backend's author: add it to `scripts`"
+            )
+        for script in scripts:
             if schema is None:
                 script.module.upgrade(operations)
             else:
-                for statement in schema.scripts[script.revision]:
+                for statement in schema.scripts.get(script.revision, ()):
                     conn.exec_driver_sql(statement)
             _stamp(conn, script.revision)
         refuse_foreign(conn)
@@ -136,6 +154,11 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
+        else:
+            if present_tables(conn):
+                # before a view over such a table is created
+                _refuse_different([one for one in differences(conn) if one.part is not None])
+            refuse_other_views(conn)
         create_missing(conn)
         refuse_foreign(conn)
         adopt_or_refuse(conn)
@@ -148,9 +171,12 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
 
     Raises:
         SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
-            version migrated the tables; or the newest revision is recorded and a table is missing.
+            version migrated the tables; or the newest revision is recorded and a table is missing; or something else than
+            iftb-store's view has the name of one of its views, before the revision that creates them.
     """
     revision, tables = current(conn), present_tables(conn, schema)
+    if schema is None and (revision is None or revision < _VIEWS_SINCE):
+        refuse_other_views(conn)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
@@ -167,13 +193,18 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
     before = [_BEFORE.get(one.table) if one.part is None else None for one in found]
     stamped = min(filter(None, before), default=head())
     if None in before:
+        _refuse_different(found)
+    refuse_owners(conn)
+    _stamp(conn, stamped)
+
+
+def _refuse_different(found: Sequence[Difference]) -> None:
+    if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
             "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
-    refuse_owners(conn)
-    _stamp(conn, stamped)
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:
@@ -204,3 +235,11 @@ def _as_schema_error() -> Iterator[None]:
         yield
     except (CommandError, RevisionError) as error:
         raise SchemaError(f"the schema cannot be migrated: {error}") from error
+    except DBAPIError as error:
+        if (cause := find_cause(error, _DEPENDENTS)) is None:
+            raise
+        raise SchemaError(
+            "the schema cannot be migrated, because something that is not iftb-store's depends on what the migration drops: "
+            f"{'; '.join((getattr(cause, 'detail', None) or str(cause)).splitlines())}. Nothing was changed; drop it, migrate, "
+            "then create it again"
+        ) from error

@@ -46,7 +46,7 @@ def exclusive(conn: Connection, schema: SchemaDialect | None = None) -> Iterator
     try:
         conn.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(CAST(:key AS bigint))"), {"key": LOCK_KEY})
     except DBAPIError as error:
-        if _LOCK_NOT_AVAILABLE not in _sqlstates(error):
+        if find_cause(error, _LOCK_NOT_AVAILABLE) is None:
             raise
         raise operational_error(
             f"another process has been migrating this database for {WAIT_SECONDS} seconds; "
@@ -57,7 +57,8 @@ def exclusive(conn: Connection, schema: SchemaDialect | None = None) -> Iterator
     conn.execute(_SET, before)
 
 
-def _sqlstates(error: BaseException | None) -> Iterator[str | None]:
-    while error is not None:
-        yield getattr(error, "sqlstate", None)
+def find_cause(error: BaseException | None, sqlstate: str) -> BaseException | None:
+    """Return the driver's error with this SQLSTATE among the causes of an error, or None."""
+    while error is not None and getattr(error, "sqlstate", None) != sqlstate:
         error = error.__cause__
+    return error

@@ -20,10 +20,10 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.abilities import SupportsMigrations
+from iftb_store.columnar.locks import write_lock
 from iftb_store.errors import SchemaError, Unsupported, URLError
 from iftb_store.schema.tables import Base
 from iftb_store_duckdb.errors import cannot_open_error
-from iftb_store_duckdb.locks import write_lock
 from tests.support.strangers import as_stranger
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

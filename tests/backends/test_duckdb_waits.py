@@ -15,8 +15,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SystemEventRepository
+from iftb_store.columnar.locks import write_lock
 from iftb_store.testing.lifecycle import until
-from iftb_store_duckdb.locks import write_lock
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.url import parse_options
 

@@ -45,13 +45,15 @@ _MARKET = {"exchange": "binance", "symbol": "BTCUSDT"}
 READS: dict[str, Read] = {
     "latest bars": lambda stores: stores.bars.read(replace(_BARS, limit=10), descending=True),
     "a range of bars": lambda stores: stores.bars.read(_RANGE),
-    "trades by symbol": lambda stores: stores.records.select(TRADES, _MARKET, descending=True, limit=10),
-    "recent trades": lambda stores: stores.records.select(TRADES, {}, descending=True, limit=10),
-    "a trade by id": lambda stores: stores.records.select(TRADES, {"id": 7}),
-    "open positions": lambda stores: stores.records.select(POSITIONS, {"exchange": "binance", "status": "open"}),
-    "the position of a symbol": lambda stores: stores.records.select(POSITIONS, {**_MARKET, "status": "open"}),
-    "recent events": lambda stores: stores.records.select(EVENTS, {}, descending=True, limit=10),
-    "recent errors": lambda stores: stores.records.select(EVENTS, {"severity": "error"}, descending=True, limit=10),
+    "trades by symbol": lambda stores: stores.records.select(RowFilter(TRADES, _MARKET, limit=10), descending=True),
+    "recent trades": lambda stores: stores.records.select(RowFilter(TRADES, limit=10), descending=True),
+    "a trade by id": lambda stores: stores.records.select(RowFilter(TRADES, {"id": 7})),
+    "a trade by trade_id": lambda stores: stores.records.select(RowFilter(TRADES, {"trade_id": "T7"})),
+    "trades of a window": lambda stores: stores.records.select(RowFilter(TRADES, _MARKET, START, START + timedelta(minutes=9))),
+    "open positions": lambda stores: stores.records.select(RowFilter(POSITIONS, {"exchange": "binance", "status": "open"})),
+    "the position of a symbol": lambda stores: stores.records.select(RowFilter(POSITIONS, {**_MARKET, "status": "open"})),
+    "recent events": lambda stores: stores.records.select(RowFilter(EVENTS, limit=10), descending=True),
+    "recent errors": lambda stores: stores.records.select(RowFilter(EVENTS, {"severity": "error"}, limit=10), descending=True),
 }
 
 

@@ -83,7 +83,8 @@ async def test_run_runs_again_after_a_deadlock(db: DatabaseManager) -> None:
 
     a, b = numbers
     await asyncio.gather(db.run(lambda session: work(session, a, b)), db.run(lambda session: work(session, b, a)))
-    assert runs == 3
+    # the victim's next run may take its first row before the other session wakes up, which is a second deadlock
+    assert runs >= 3
     assert len({found.exit_price for found in await TradeRepository(db).get_recent()}) == 1
 
 

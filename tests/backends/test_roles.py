@@ -1,4 +1,4 @@
-"""The README's PostgreSQL roles, made by its own SQL: each has exactly its rights; the suite passes as the bot."""
+"""The PostgreSQL roles of docs/postgresql.md, made by its own SQL: each has exactly its rights; the suite passes as the bot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository, copy
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.doctor import examine
 from iftb_store.registry import get_stores
@@ -22,11 +22,11 @@ from iftb_store.schema.table_spec import TRADES, RowFilter
 from iftb_store.testing import BackendConformance
 from iftb_store.testing.samples import hourly, position, trade
 from iftb_store_migrations import downgrade
+from tests.support.documents import DOCS, read_blocks
 
 Execute = Callable[[str], None]
 
-_README = (Path(__file__).parents[2] / "README.md").read_text()
-_SUPERUSERS, _OWNERS = re.findall(r"^```sql\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL)
+_SUPERUSERS, _OWNERS = (block.text for block in read_blocks(DOCS / "postgresql.md") if block.language == "sql")
 _CREATE, _PREPARE = _SUPERUSERS.split("\\connect iftb\n")
 _TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", "iftb_store_version")
 _EMPTY = """
@@ -41,7 +41,7 @@ class Roles:
     """The roles of one database, with names of this run.
 
     Attributes:
-        named: replaces the names in the README's SQL by those of this run.
+        named: replaces the names in the page's SQL by those of this run.
         admin: executes in the database as a superuser.
         urls: of owner, bot, analyst and stranger.
     """
@@ -55,7 +55,7 @@ class Roles:
         self.admin(_EMPTY + self.named(_PREPARE))
 
     async def migrate(self) -> None:
-        """Create the tables and grant their use, as the README does."""
+        """Create the tables and grant their use, as the page does."""
         async with DatabaseManager(self.urls["owner"]) as db:
             await db.migrate()
         await self.as_owner(self.named(_OWNERS))
@@ -69,7 +69,7 @@ class Roles:
 
 @pytest.fixture(scope="session")
 def roles(postgres_server: str, postgres_connection: Callable[[str], Execute]) -> Iterator[Roles]:
-    """The README's roles and database; roles belong to the whole server, so their names are this run's."""
+    """The page's roles and database; roles belong to the whole server, so their names are this run's."""
     run = uuid4().hex
 
     def named(sql: str) -> str:
@@ -153,6 +153,19 @@ async def test_a_bot_that_may_not_move_the_sequences_gets_the_grant_it_lacks(mig
         with pytest.raises(OperationalError, match=r"GRANT UPDATE ON SEQUENCE public\.trades_id_seq"):
             async with db.get_session() as session:
                 await get_stores(session).write_rows(TRADES, await get_stores(session).read_rows(RowFilter(TRADES)))
+
+
+async def test_a_copy_by_a_role_that_may_not_write_digests_is_refused_before_it_writes(migrated: Roles, tmp_path: Path) -> None:
+    await migrated.as_owner(migrated.named("REVOKE INSERT ON bar_digests FROM iftb_bot"))
+    async with DatabaseManager(f"sqlite:///{tmp_path / 'source.db'}") as source, DatabaseManager(migrated.urls["bot"]) as db:
+        await source.migrate()
+        await OHLCVRepository(source).insert_many(hourly(400))
+        with pytest.raises(OperationalError, match=r"GRANT INSERT.* ON bar_digests"):
+            await copy(source, db)
+        assert await OHLCVRepository(db).get_latest("BTCUSDT", "1h") == []
+        await migrated.as_owner(migrated.named("GRANT INSERT ON bar_digests TO iftb_bot"))
+        await copy(source, db)
+        assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 500)) == 400
 
 
 async def test_the_analyst_examines_all_that_it_may_read(migrated: Roles) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import sys
 import threading
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, URLError
+from iftb_store import DatabaseManager, OHLCVRepository, SystemEventRepository, TradeRepository, UpsertReport, URLError
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.cli import main
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import to_epoch_us
-from iftb_store.testing.samples import hourly
+from iftb_store.testing import raw
+from iftb_store.testing.samples import HOUR, T0, hourly
 from iftb_store.values.decimals import from_sortable, to_sortable
 from iftb_store_sqlite import arrow
 from tests.support.strangers import as_stranger
@@ -89,6 +91,19 @@ async def test_a_second_writer_waits_no_longer_than_the_timeout(sqlite_url: str)
             await SystemEventRepository(writer).log_event("tick", "info", "")
             with pytest.raises(OperationalError, match="locked by another writer"):
                 await as_stranger(SystemEventRepository(hasty).log_event("tick", "info", ""))
+
+
+async def test_rows_that_a_trigger_writes_are_not_counted_as_bars(sqlite_url: str) -> None:
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        await OHLCVRepository(db).insert_many(hourly(1))
+        await raw.run(db, "CREATE TABLE log (id INTEGER)")
+        await raw.run(db, "CREATE TRIGGER noted AFTER INSERT ON ohlcv BEGIN INSERT INTO log VALUES (1); END")
+        batch = [replace(item, volume=item.volume + 1) for item in hourly(2)]
+        assert await OHLCVRepository(db).upsert_many(batch, report=True) == UpsertReport(1, 1, 0)
+        assert [item.volume for item in await OHLCVRepository(db).get_range("BTCUSDT", "1h", T0, T0 + HOUR)] == [
+            item.volume for item in batch
+        ]
 
 
 async def test_a_read_only_url_reads_and_refuses_to_write(sqlite_url: str) -> None:

@@ -38,6 +38,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "migrate": {"url": ()},
     "status": {"url": ()},
     "doctor": {"url": ()},
+    "compact": {"url": (), "keep_days": (*STORE, "--keep-days")},
     "import": {
         "url": (),
         "files": ("sqlite:///store.db",),
@@ -48,6 +49,8 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "tz": (*STORE, "BTCUSDT-1m-2024-02.csv", "--tz"),
         "fold": (*STORE, "BTCUSDT-1m-2024-02.csv", "--fold"),
         "decimals": (*STORE, "BTCUSDT-1m-2024-02.csv", "--decimals"),
+        "columns": (*STORE, "BTCUSDT-1m-2024-02.csv", "--columns"),
+        "on_conflict": (*STORE, "BTCUSDT-1m-2024-02.csv", "--on-conflict"),
     },
     "export": {
         "url": ("-o", "out.csv", "--overwrite"),
@@ -59,6 +62,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "timeframe": (*STORE, "-o", "out.csv", "--overwrite", "--timeframe"),
         "start": (*STORE, "-o", "out.csv", "--overwrite", "--start"),
         "end": (*STORE, "-o", "out.csv", "--overwrite", "--end"),
+        "decimals": (*STORE, "-o", "out.csv", "--overwrite", "--decimals"),
     },
     "copy": {
         "source": (),

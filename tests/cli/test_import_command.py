@@ -41,11 +41,12 @@ def test_an_import_reports_the_rows_of_each_file_and_the_total(run: Run, stored:
 
     code, out, err = run("import", stored, "BTCUSDT*.csv", "ETHUSDT-1m-2024-02.csv", "*.csv")
 
+    new = "inserted, 0 changed, 0 equal"
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "BTCUSDT-1m-2024-02.csv: binance BTCUSDT 1m, 3 bars, 2024-02-01 00:00 to 2024-02-01 00:03 UTC",
-        "ETHUSDT-1m-2024-02.csv: binance ETHUSDT 1m, 1 bar, 2024-02-01 00:00 to 2024-02-01 00:00 UTC",
-        "2 of 2 files imported, 4 bars",
+        f"BTCUSDT-1m-2024-02.csv: binance BTCUSDT 1m, 3 bars (3 {new}), 2024-02-01 00:00 to 2024-02-01 00:03 UTC",
+        f"ETHUSDT-1m-2024-02.csv: binance ETHUSDT 1m, 1 bar (1 {new}), 2024-02-01 00:00 to 2024-02-01 00:00 UTC",
+        "2 of 2 files imported, 4 bars (4 inserted, 0 changed, 0 equal)",
     ]
 
 
@@ -77,7 +78,7 @@ def test_a_damaged_file_is_named_with_its_line_and_the_others_are_imported(run: 
     code, out, err = run("import", stored, "*.csv")
 
     assert code == 1
-    assert "1 of 2 files imported, 1 bar\n" in out
+    assert "1 of 2 files imported, 1 bar (1 inserted, 0 changed, 0 equal)\n" in out
     assert err.startswith("error: ADABTC-1m-2024-02.csv, line 2: ")
     assert err.endswith("no row of this file was stored\n")
     assert count_bars(stored) == 1
@@ -118,7 +119,7 @@ def test_a_timeframe_that_contradicts_the_file_s_name_is_refused(run: Run, store
     code, out, err = run("import", stored, "BTCUSDT-1m-2024-02.csv", "--timeframe", "1h")
 
     assert (code, out) == (2, "")
-    assert "BTCUSDT-1m-2024-02.csv: its name contradicts --timeframe 1h" in err
+    assert "BTCUSDT-1m-2024-02.csv: the file name contradicts --timeframe 1h" in err
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the exchange's own dumps are not here")
@@ -129,8 +130,8 @@ def test_the_exchanges_own_dumps_go_in_whole_and_twice(run: Run, url: str) -> No
 
     first, second = (run("import", url, str(DATA / "*.zip")) for _ in range(2))
 
-    assert first == second
-    assert first[1].splitlines()[-1] == "2 of 2 files imported, 84,960 bars"
+    assert first[1].splitlines()[-1] == "2 of 2 files imported, 84,960 bars (84,960 inserted, 0 changed, 0 equal)"
+    assert second[1].splitlines()[-1] == "2 of 2 files imported, 84,960 bars (0 inserted, 0 changed, 84,960 equal)"
     assert count_bars(url) == 84_960
     (newest,) = json.loads(run("latest", url, "FILUSDT", "1m", "--limit", "1", "--json")[1])
     names = ["open", "high", "low", "close", "volume", "quote_volume"]

@@ -52,7 +52,7 @@ def test_a_command_that_reads_does_not_create_the_database(words: list[str], abs
 
 
 def test_the_command_that_the_error_names_creates_the_database(absent: str, archive: str, run: Run, tmp_path: Path) -> None:
-    is_migrated = "iftb-store migrate URL" in run("status", absent)[2]
+    is_migrated = f"iftb-store migrate {absent}" in run("status", absent)[2]
     if is_migrated:
         assert run("migrate", absent)[0] == 0
     else:

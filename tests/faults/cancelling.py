@@ -133,6 +133,12 @@ CASES = {
     "OHLCVRepository.get_gaps": Case(
         lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _store_bar
     ),
+    "OHLCVRepository.get_gaps_all": Case(
+        lambda on, _, __: _drain(OHLCVRepository(on).get_gaps_all(start=T0, end=T0 + timedelta(days=1))), _store_bar
+    ),
+    "OHLCVRepository.resample_all": Case(
+        lambda on, _, __: _drain(OHLCVRepository(on).resample_all("1d", source="1h", end=T0 + _BARS * HOUR)), _store_bars
+    ),
     "OHLCVRepository.read_arrow": Case(lambda on, name, _: OHLCVRepository(on).read_arrow(name, "1h"), _store_bar),
     "OHLCVRepository.stream_range": Case(
         lambda on, name, _: _drain(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
@@ -156,6 +162,11 @@ CASES = {
     "TradeRepository.stream_arrow": Case(lambda on, _, __: _drain(TradeRepository(on).stream_arrow()), _store_trade),
     "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _store_trade),
     "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _store_trade),
+    "TradeRepository.get_by_trade_id": Case(lambda on, name, _: TradeRepository(on).get_by_trade_id(name), _store_trade),
+    "TradeRepository.get_open": Case(lambda on, name, _: TradeRepository(on).get_open(symbol=name), _store_trade),
+    "TradeRepository.get_range": Case(
+        lambda on, name, _: TradeRepository(on).get_range(T0, T0 + HOUR, symbol=name), _store_trade
+    ),
     "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _store_trade),
     "TradeRepository.get_statistics": Case(lambda on, _, __: TradeRepository(on).get_statistics(), _store_trade),
     "PositionRepository.get_open_positions": Case(
@@ -175,5 +186,6 @@ CASES = {
     ),
     "SystemEventRepository.read_arrow": Case(lambda on, _, __: SystemEventRepository(on).read_arrow()),
     "SystemEventRepository.stream_arrow": Case(lambda on, _, __: _drain(SystemEventRepository(on).stream_arrow())),
+    "SystemEventRepository.get_events": Case(lambda on, name, _: SystemEventRepository(on).get_events(symbol=name)),
     "SystemEventRepository.get_recent_events": Case(lambda on, _, __: SystemEventRepository(on).get_recent_events(limit=5)),
 }

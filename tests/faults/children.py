@@ -11,6 +11,7 @@ _PRELOADED = [
     "iftb_store.cli",
     "iftb_store.testing.samples",
     "iftb_store_duckdb",
+    "iftb_store_lake",
     "iftb_store_migrations",
     "iftb_store_postgres",
     "iftb_store_sqlite",

@@ -14,6 +14,7 @@ _SHORTER = 10
 
 _ROUNDS = {
     "writer killed": (20, 500),
+    "lake writer killed": (100, 500),
     "copy killed": (5, 100),
     "server killed": (10, 100),
     "backends terminated": (10, 100),

@@ -23,8 +23,9 @@ from iftb_store import DatabaseManager, InvalidValueError, OHLCVRepository, Syst
 from iftb_store.cli import main
 from iftb_store.files.export import export_table
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
+from iftb_store.files.source import Source
 from iftb_store.testing.samples import bar, hourly
 from tests.support.whole_rows import SYMBOLS, TABLES, empty, everything_but_bar_ids, fill
 

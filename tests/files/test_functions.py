@@ -161,11 +161,15 @@ async def test_the_progress_of_each_file_is_in_bytes(db: DatabaseManager) -> Non
         ({"paths": [7]}, "paths must be a file name or a list of file names, not int"),
         ({"paths": None}, "paths must be a file name or a list of file names, not None"),
         ({"paths": "A-1h.csv", "columns": {"price": "x"}}, "there is no column 'price' to map to 'x'"),
-        ({"paths": "A-1h.csv", "columns": ["open"]}, "columns must be a dict, not list"),
+        ({"paths": "A-1h.csv", "columns": "open,high"}, "columns must be a dict or a list of names, not str"),
+        ({"paths": "A-1h.csv", "columns": ["open", "open"]}, "two columns have the name 'open'"),
+        ({"paths": "A-1h.csv", "columns": ["open", "high"]}, "has 6 columns, but --columns has 2 names"),
+        ({"paths": "A-1h.csv", "on_conflict": "keep"}, "on_conflict must be one of source-wins, refuse"),
+        ({"paths": "A-1h.csv", "skip_empty": 1}, "skip_empty must be True or False"),
         ({"paths": "A-1h.csv", "tz": "Nowhere"}, "tz 'Nowhere' is not a known time zone"),
         ({"paths": "A-1h.csv", "fold": "never"}, "fold must be one of earlier, later"),
         ({"paths": "A-1h.csv", "decimals": "round"}, "decimals must be one of from_float"),
-        ({"paths": "A-1h.csv", "timeframe": "1d"}, "its name contradicts --timeframe 1d"),
+        ({"paths": "A-1h.csv", "timeframe": "1d"}, "the file name contradicts --timeframe 1d"),
         ({"paths": "A-1h.csv", "insert": 1}, "insert must be True or False"),
         ({"paths": "A-1h.csv", "symbol": ""}, "symbol is empty"),
         ({"paths": "A-1h.csv", "progress": 7}, "progress must be a function"),
@@ -183,6 +187,8 @@ async def test_a_wrong_argument_of_an_import_is_refused(arguments: dict[str, Any
 async def test_json_has_the_fields_of_the_reports(db: DatabaseManager, url: str, run: Run) -> None:
     write_file("A-1h.csv", _ROW)
     write_file("B-1h.csv", "2024-02-01 00:00,1,2,1,1,NaN")
+    with pytest.raises(RefusedFilesError):
+        await import_files(db, "*.csv")
     with pytest.raises(RefusedFilesError) as caught:
         await import_files(db, "*.csv")
     exported = await export_table(db, "bars.jsonl", symbols="A")

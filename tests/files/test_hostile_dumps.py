@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar
 from iftb_store.batches.bars import check_bar
-from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
+from iftb_store.files.klines import import_klines
+from iftb_store.files.readers.binance import DumpError, KlineDump
 from iftb_store.testing import raw
 from tests.faults.rounds import SOAK, rounds
 from tests.support.archives import FIRST, write_hostile_dumps

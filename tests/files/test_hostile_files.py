@@ -8,6 +8,8 @@ import json
 import random
 import subprocess
 import sys
+import time
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.files.export import export_table
-from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
+from iftb_store.files.readers import csv
 from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.texts import TextFile
+from iftb_store.files.source import Source
 from iftb_store.testing import raw
 from iftb_store.testing.samples import hourly
 from tests.faults.rounds import SOAK, rounds
@@ -42,7 +47,8 @@ import pyarrow.csv, pyarrow.parquet
 from iftb_store.errors import StoreError
 from iftb_store.files.candles import Candles
 from iftb_store.files.options import Hints
-from iftb_store.files.import_ import Batches, Source
+from iftb_store.files.batches import Batches
+from iftb_store.files.source import Source
 
 def peak():
     # the peak memory of this process only; getrusage includes that of its parent
@@ -144,8 +150,8 @@ def test_bombs_and_lies_are_refused_in_bounded_memory(tmp_path: Path) -> None:
 
     said, grown = read(tmp_path)
 
-    assert "it unpacks to more than " in said["repeated.parquet"]
-    assert "one of its rows contains" in said["long.parquet"]
+    assert "the content unpacks to more than " in said["repeated.parquet"]
+    assert "a row contains" in said["long.parquet"]
     assert {said[name] for name in ("endless.csv", "quoted.csv")} == {": cannot be read (a row is longer than 4,194,304 bytes)"}
     assert "MemoryError" not in str(said)
     assert [name for name, word in said.items() if word.endswith(" rows")] == []
@@ -168,6 +174,27 @@ def write_repeated(path: Path, symbol: str, rows: int) -> None:
     columns = {name: pa.array([1_706_745_600] * rows) for name in ("time", "open", "high", "low", "close", "volume")}
     # without Arrow's schema a reader converts it to plain text
     pq.write_table(pa.table({"symbol": symbols, **columns}), path, compression="zstd", store_schema=False)
+
+
+def test_no_thread_reads_a_csv_file_that_was_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class SlowFile(TextFile):
+        def read(self, size: int | None = -1) -> bytes:
+            calls.append("begin")
+            time.sleep(0.1)
+            data = super().read(size)
+            calls.append("end")
+            return data
+
+    monkeypatch.setattr(csv, "TextFile", SlowFile)
+    (tmp_path / "long.csv").write_text("open,close\n" + "1,2\n" * 6_000_000)
+    with closing(csv.CsvReader(tmp_path / "long.csv")) as reader, closing(reader.tables(["open"])) as tables:
+        assert next(tables).num_rows
+    done = [*calls]
+    time.sleep(0.5)
+    assert calls == done
+    assert done[-1] == "end"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by Linux's own means")

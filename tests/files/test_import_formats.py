@@ -87,7 +87,7 @@ def test_freqtrade_s_candles_are_taken_as_their_shortest_decimals(take: Import, 
     bars = stored()
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == (
-        f"{name}: binance {symbol} 5m, 5 bars, 2024-02-01 00:00 to 2024-02-01 00:20 UTC "
+        f"{name}: binance {symbol} 5m, 5 bars (5 inserted, 0 changed, 0 equal), 2024-02-01 00:00 to 2024-02-01 00:20 UTC "
         "(floats stored as their shortest decimals)"
     )
     assert [bar.close for bar in bars] == [Decimal(repr(close)) for close in CLOSES]
@@ -210,7 +210,9 @@ def test_columns_name_the_series(take: Import, stored: Stored) -> None:
     mixed = take("all.csv", "--symbol", "X")
     contradicted = take("all.csv", "--timeframe", "1d")
 
-    assert out.splitlines()[0] == "all.csv: ohlcv, 2 bars, 2024-02-01 00:00 to 2024-02-01 00:00 UTC"
+    assert out.splitlines()[0] == (
+        "all.csv: ohlcv, 2 bars (2 inserted, 0 changed, 0 equal), 2024-02-01 00:00 to 2024-02-01 00:00 UTC"
+    )
     assert [(bar.symbol, bar.exchange, bar.timeframe) for bar in stored()] == [("BTC", "okx", "1h"), ("ETH", "okx", "1m")]
     assert "--symbol X would merge 'BTC' and 'ETH' into one series" in mixed[2]
     assert "its column timeframe holds '1h', which contradicts 1d" in contradicted[2]
@@ -303,7 +305,11 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
         ("A-1m.json", "[[1706745600000,1,2,1,1,NaN]]", "row 1: NaN is not a number"),
         ("A-1m.json", "[[1706745600000,1,2,1,1,true]]", "row 1: volume is bool"),
         ("A-1m.json", "[[1706745600000,1,2,1,[1],1]]", "row 1: close is list"),
-        ("A-1m.json", "[[1706745600000,1,2,1,1,1e-19]]", "row 1: volume 1E-19 does not fit"),
+        (
+            "A-1m.json",
+            "[[1706745600000,1,2,1,1,1e-19]]",
+            "row 1: volume 1E-19 has more than 18 digits after the point; use",
+        ),
         ("A-1m.json", "[[1706745600000,1,0.5,1,1,1]]", "row 1: high is below low"),
         (
             "A-1m.json",
@@ -372,7 +378,7 @@ def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
         (["--tz", "../../etc/passwd"], "is not a known time zone"),
         (["--fold", "never"], "fold must be one of earlier, later"),
         (["--decimals", "round"], "--decimals must be one of from-float"),
-        (["--timeframe", "1d"], "its name contradicts --timeframe 1d"),
+        (["--timeframe", "1d"], "the file name contradicts --timeframe 1d"),
     ],
 )
 def test_wrong_usage_is_one_line(take: Import, words: list[str], problem: str) -> None:
@@ -385,7 +391,7 @@ def test_wrong_usage_is_one_line(take: Import, words: list[str], problem: str) -
     assert err.count("\n") == 1
 
 
-def test_a_folder_s_parquet_files_are_taken_and_one_without_any_is_refused(take: Import, url: str, stored: Stored) -> None:
+def test_a_partitioned_export_is_taken_and_one_without_any_is_refused(take: Import, url: str, stored: Stored) -> None:
     async def store() -> None:
         async with DatabaseManager(url) as db:
             await OHLCVRepository(db).insert_many([bar(), bar(T0 + timedelta(days=31))])
@@ -397,9 +403,9 @@ def test_a_folder_s_parquet_files_are_taken_and_one_without_any_is_refused(take:
     code, out, err = take("bars")
 
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == "2 of 2 files imported, 2 bars"
+    assert out.splitlines()[-1] == "2 of 2 files imported, 2 bars (0 inserted, 0 changed, 2 equal)"
     assert "exchange=binance/symbol=BTCUSDT/timeframe=1h/month=2024-02/bars.parquet: binance BTCUSDT 1h, 1 bar" in out
-    assert "is a folder without Parquet files" in take("none")[2]
+    assert "is a folder without files to import" in take("none")[2]
 
 
 def test_json_lists_what_each_file_brought(take: Import) -> None:
@@ -416,6 +422,11 @@ def test_json_lists_what_each_file_brought(take: Import) -> None:
         "series": ["binance", "X", "1h"],
         "first": "2024-02-01T00:00:00+00:00",
         "last": "2024-02-01T00:00:00+00:00",
+        "inserted": 1,
+        "changed": 0,
+        "equal": 0,
+        "rounded": 0,
+        "skipped": 0,
         "notes": [],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from datetime import UTC
 from decimal import Context, Decimal
@@ -30,12 +31,13 @@ from iftb_store.batches.arrow import arrow_schema
 from iftb_store.cli import main
 from iftb_store.files.detect import detect_format
 from iftb_store.files.export import export_table
-from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.import_ import import_file
 from iftb_store.files.lines import csv_header, csv_lines, json_lines
 from iftb_store.files.options import Hints
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.choice import open_reader
 from iftb_store.files.rows import check_complete_rows
+from iftb_store.files.source import Source
 from iftb_store.schema.table_spec import EVENTS, TRADES, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, full_position, full_trade, hourly, position, trade
@@ -113,6 +115,23 @@ async def test_ids_of_other_rows_are_refused_and_nothing_is_stored(url: str, tmp
                 await import_file(db, sources[table])
 
         assert await everything_but_bar_ids(db) == before
+
+
+async def test_a_number_and_a_boolean_in_json_are_different_values(url: str, tmp_path: Path) -> None:
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+        for number in range(3):
+            await SystemEventRepository(db).log_event("a", "info", str(number), details={"value": number and 1, "text": "ü"})
+        sources = await exported(db, tmp_path, "jsonl")
+        content = (tmp_path / "system_events.jsonl").read_text()
+        first = await import_file(db, sources["system_events"])
+        (tmp_path / "system_events.jsonl").write_text(re.sub(r"(value\W+)0", r"\1false", content))
+        with pytest.raises(DumpError, match="would change the stored row of system_events with the id 1"):
+            await import_file(db, sources["system_events"], on_conflict="refuse")
+        second = await import_file(db, sources["system_events"])
+        (stored, *_) = reversed(await SystemEventRepository(db).get_recent_events())
+    assert [(one.inserted, one.changed, one.equal) for one in (first, second)] == [(0, 0, 3), (0, 1, 2)]
+    assert stored.details == {"value": False, "text": "ü"}
 
 
 async def test_bars_and_trades_come_in_under_new_ids(url: str, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from iftb_store import DatabaseManager, OHLCVRepository, TradeRepository
 from iftb_store.cli import main
 from iftb_store.files.export import export_table
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.import_ import Source, import_file
+from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
+from iftb_store.files.source import Source
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, trade
 from iftb_store.values.timeframes import is_off_grid
@@ -156,6 +157,46 @@ def test_a_dump_whose_lines_contradict_each_other_is_refused(take: Take, count: 
     assert "line 2: has the same open time as the line before, but other values" in err
 
 
+KLINE = "{},{},3,1,2,1,{},1,1,1,1,0\n"
+DUMP_HEAD = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore\n"
+
+
+def klines(prices: list[tuple[int, int]]) -> str:
+    """Return the lines of a kline dump, which is read in batches of 5,000, with an opening price for each minute."""
+    start = 1_704_067_200_000
+    return "".join(KLINE.format(start + 60_000 * minute, price, start + 60_000 * minute + 59_999) for minute, price in prices)
+
+
+@pytest.mark.parametrize("words", [(), ("--on-conflict", "refuse")])
+@pytest.mark.parametrize("header", ["", DUMP_HEAD])
+@pytest.mark.parametrize("between", [1, 5_000])
+def test_a_dump_whose_lines_far_apart_contradict_each_other_is_refused(
+    take: Take, count: Callable[[], int], between: int, header: str, words: tuple[str, ...]
+) -> None:
+    name = "X-1m-2024-01.csv"
+    Path(name).write_text(klines([(0, 1)]))
+    assert take(name)[0] == 0
+    Path(name).write_text(header + klines([(minute, 1) for minute in range(between + 1)] + [(0, 2)]))
+
+    code, _, err = take(name, *words)
+
+    assert (code, count()) == (1, 1)
+    line = between + (3 if header else 2)
+    assert f"{name}, line {line}: an earlier line has other values for binance X 1m 2024-01-01 00:00:00" in err
+
+
+def test_a_dump_that_repeats_bars_counts_each_once(take: Take) -> None:
+    name = "X-1m-2024-01.csv"
+    Path(name).write_text(klines([(minute, 1) for minute in range(100)]))
+    take(name)
+    Path(name).write_text(klines([(minute, 1 if minute else 2) for minute in range(5_000)] + [(0, 2), (50, 1), (4_000, 1)]))
+
+    code, out, _ = take(name)
+
+    assert code == 0
+    assert "5,000 bars (4,900 inserted, 1 changed, 99 equal)" in out
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
@@ -243,7 +284,7 @@ def test_an_option_never_mixes_folders_nor_is_passed_over(take: Take, count: Cal
 
     assert [code for code, _, _ in folders] == [2, 2, 0]
     assert "--symbol X would merge the files of A and B into one series" in folders[0][2]
-    assert "its folder contradicts --timeframe 1m" in folders[1][2]
+    assert "the folder name contradicts --timeframe 1m" in folders[1][2]
     assert [code for code, _, _ in own] == [2, 2, 2]
     assert all("this is an export of iftb-store, whose rows are stored unchanged; leave --" in err for _, _, err in own)
     assert count() == 2
@@ -252,11 +293,12 @@ def test_an_option_never_mixes_folders_nor_is_passed_over(take: Take, count: Cal
 def test_an_export_of_no_rows_comes_back_in_every_format(take: Take, sqlite_url: str) -> None:
     names = [f"{table}.{format}" for table in TABLES for format in FORMATS]
     for name in names:
-        assert main(["export", sqlite_url, "-o", name, "--table", Path(name).stem, "--quiet"]) == 0
+        assert main(["export", sqlite_url, "-o", name, "--table", Path(name).stem, "--quiet"]) == 1
 
     code, out, err = take(*names)
 
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert [line for line in err.splitlines() if "no row of" not in line] == []
     assert out.endswith("16 of 16 files imported, 0 rows\n")
 
 

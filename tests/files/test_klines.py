@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
-from iftb_store.files.readers.binance import BATCH, DumpError, KlineDump, import_klines
+from iftb_store.files.klines import import_klines
+from iftb_store.files.readers.binance import BATCH, DumpError, KlineDump
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HEADER = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
@@ -138,13 +139,16 @@ def test_a_rare_but_exact_number_is_taken(write: Write) -> None:
         (changed(FIRST, 4, "٣"), r"is not a number"),
         (changed(FIRST, 5, '"1"'), "volume '\"1\"' is not a number"),
         (changed(FIRST, 9, "x"), "taker buy volume 'x' is not a number"),
-        (changed(FIRST, 11, "0\r0"), "it contains a carriage return"),
+        (changed(FIRST, 11, "0\r0"), "the line contains a carriage return"),
         (changed(FIRST, 8, "1.5"), "trades count '1.5' is not a whole number"),
         (changed(FIRST, 8, "-1"), "trades_count must lie between 0 and"),
         (changed(FIRST, 8, "1e30"), "trades count '1e30' is not a whole number"),
-        (changed(FIRST, 1, "0.0000000000000000001"), "open 1E-19 does not fit"),
-        (changed(FIRST, 1, "123456789012345678901"), "open 123456789012345678901 does not fit"),
-        (changed(FIRST, 2, "1e999"), "high 1E.999 does not fit"),
+        (
+            changed(FIRST, 1, "0.0000000000000000001"),
+            "open 1E-19 has more than 18 digits after the point; use",
+        ),
+        (changed(FIRST, 1, "123456789012345678901"), "open 123456789012345678901 has more than 20 digits before the point"),
+        (changed(FIRST, 2, "1e999"), "high 1E.999 has more than 20 digits before the point"),
         (changed(FIRST, 2, "2.8"), "high 2.8 is below low 2.8190"),
         (changed(FIRST, 5, "-1"), "volume -1 is negative"),
         (changed(FIRST, 7, "-1"), "quote_volume -1 is negative"),

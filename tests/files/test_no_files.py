@@ -17,7 +17,8 @@ import pytest
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.files.detect import detect_format
-from iftb_store.files.readers.binance import DumpError, KlineDump, import_klines
+from iftb_store.files.klines import import_klines
+from iftb_store.files.readers.binance import DumpError, KlineDump
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
 

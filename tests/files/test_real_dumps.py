@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager
-from iftb_store.files.readers.binance import KlineDump, import_klines
+from iftb_store.files.klines import import_klines
+from iftb_store.files.readers.binance import KlineDump
 from iftb_store.testing import raw
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

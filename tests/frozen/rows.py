@@ -14,7 +14,7 @@ from iftb_store.schema.table_spec import BarDigest
 Row = TypeVar("Row", Trade, Position)
 
 COUNT = 50
-#: The last rows of each table have these ids, the others count from 1.
+#: The last rows of each table but that of bars have these ids, the others count from 1.
 BIG_IDS = (2**40, 2**53 + 1, 2**62)
 
 _NUMBERED = COUNT - len(BIG_IDS)
@@ -49,6 +49,8 @@ _AMOUNTS = (
     Decimal("0.999999999999999999"),
     Decimal("1.000000000000000001"),
 )
+# the quantity of a trade or an open position is above 0
+_QUANTITIES = _AMOUNTS[1:]
 _SIGNED = (*_AMOUNTS, *(amount.copy_negate() for amount in _AMOUNTS if amount))
 _COUNTS = (None, 0, 1, 2**31, 2**53 + 1, 2**63 - 1)
 
@@ -139,7 +141,7 @@ def _ordinary_bar(number: int) -> OHLCVBar:
         volume=Decimal("100.123456789") * number,
         quote_volume=price * number,
         trades_count=number,
-        id=_id(number),
+        id=number + 1,
         created_at=_kept_at(number),
     )
 
@@ -158,7 +160,7 @@ def _odd_bar(number: int) -> OHLCVBar:
         volume=_pick(_AMOUNTS, number),
         quote_volume=_optional(_AMOUNTS, number),
         trades_count=_pick(_COUNTS, number),
-        id=_id(number),
+        id=number + 1,
         created_at=_kept_at(number),
     )
 
@@ -173,7 +175,7 @@ def trades() -> list[Trade]:
             side=_pick(("long", "short"), number),
             action=_pick(("open", "close", "liquidated"), number),
             entry_price=_pick(_SIGNED, number),
-            quantity=_pick(_SIGNED, number + 1),
+            quantity=_pick(_QUANTITIES, number),
             entry_time=_pick(_MOMENTS, number),
             leverage=_pick(_SIGNED, number + 2),
             exit_price=_optional(_SIGNED, number + 1),
@@ -206,7 +208,7 @@ def positions() -> list[Position]:
             exchange="binance" if number < _ORDINARY else _pick(_NAMES, number * 5 + 2),
             side=_pick(("long", "short"), number),
             entry_price=_pick(_SIGNED, number),
-            quantity=_pick(_SIGNED, number + 1),
+            quantity=_pick(_QUANTITIES, number),
             margin=_pick(_SIGNED, number + 2),
             entry_time=_pick(_MOMENTS, number),
             current_price=_optional(_SIGNED, number + 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store import InvalidValueError
-from iftb_store.batches.arrow_input import WRITTEN, collect_rows, prepare_rows
+from iftb_store.batches.arrow_frames import collect_rows
+from iftb_store.batches.arrow_input import WRITTEN, check_rows, prepare_rows
 from iftb_store.testing.arrow_writes import kind_of, table_of, with_column
 from iftb_store.testing.samples import HOUR, INDIA, SMALLEST, T0, bar, hourly
 
@@ -81,7 +82,11 @@ _ROWS_REFUSED: dict[str, tuple[str, Any, str]] = {
     "no open": ("open", [Decimal(50_000), None], "open is null"),
     "no timestamp": ("timestamp", [T0, None], "timestamp is null"),
     "no symbol": ("symbol", ["BTCUSDT", None], "symbol is null"),
-    "too many places": ("close", pa.array(["1", "1.0000000000000000001"]), "close 1.0000000000000000001 does not fit"),
+    "too many places": (
+        "close",
+        pa.array(["1", "1.0000000000000000001"]),
+        'after the point; decimals="from_float" rounds it',
+    ),
     "too large": ("close", pa.array([1, Decimal(10) ** 20], pa.decimal256(60, 5)), "close 100000000000000000000"),
     "no number": ("close", pa.array(["1", "one"]), "close 'one' is not a decimal number"),
     "an infinity as text": ("close", pa.array(["1", "Infinity"]), "close is Infinity"),
@@ -178,11 +183,22 @@ def test_what_is_no_table_is_refused(data: Any) -> None:
         ready(data)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-19, 1e21])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20, 1e21])
 def test_a_float_that_no_decimal_column_can_hold_is_refused(value: float) -> None:
     table = with_column(table_of(hourly(2)), "close", pa.array([1.5, value]))
     with pytest.raises(InvalidValueError, match=r"row 2 of 2 .*close "):
         ready(table, from_float=True)
+
+
+def test_floats_and_decimals_are_rounded_half_even_and_counted() -> None:
+    table = with_column(table_of(hourly(4)), "quote_volume", pa.array([0.00011865000000000001, 1e-30, 0.5, None]))
+    table = with_column(table, "volume", pa.array(["1.0000000000000000005", "2.5e-18", "1e-60", "3"]))
+    table = with_column(table, "close", pa.array([Decimal("1.0000000000000000015")] * 4, pa.decimal128(38, 19)))
+    rows, rounded = check_rows(table, from_float=True)
+    assert rows["quote_volume"].to_pylist() == [Decimal("0.00011865"), Decimal(0), Decimal("0.5"), None]
+    assert rows["volume"].to_pylist() == [Decimal(1), Decimal("0.000000000000000002"), Decimal(0), Decimal(3)]
+    assert set(rows["close"].to_pylist()) == {Decimal("1.000000000000000002")}
+    assert rounded == 2 + 3 + 4
 
 
 def test_a_float_of_32_bits_becomes_its_own_shortest_decimal() -> None:
@@ -204,9 +220,39 @@ def test_rows_come_out_in_key_order_and_the_last_of_a_key_wins() -> None:
 
 
 def test_a_duplicate_key_is_refused_on_insert() -> None:
-    with pytest.raises(IntegrityError, match="duplicate of this bar"):
+    with pytest.raises(IntegrityError, match=r"2024-01-01T00:00:00.* is twice in the batch"):
         ready(table_of([bar(), bar(T0 + HOUR), bar()]), last_wins=False)
 
 
 def test_what_comes_out_has_one_schema() -> None:
     assert ready(table_of(hourly(2)).select(list(reversed(WRITTEN.names)))).schema == WRITTEN
+
+
+_NUMBERS = st.from_regex(r"[+-]?[0-9]{1,24}(\.[0-9]{0,60})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=_NUMBERS, from_float=st.booleans())
+def test_text_of_a_number_gives_that_number_or_is_refused(text: str, from_float: bool) -> None:
+    number = Decimal(text)
+    found, rounded, message = None, 0, ""
+    try:
+        rows, rounded = check_rows(with_column(table_of([bar()]), "open", pa.array([text])), from_float=from_float)
+        found = rows["open"][0].as_py()
+    except InvalidValueError as refusal:
+        message = str(refusal)
+    nearest = number.quantize(SMALLEST, context=Context(prec=200, rounding=ROUND_HALF_EVEN))
+    if abs(nearest) >= 10**20 or not (from_float or nearest == number):
+        assert "open" in message
+    else:
+        assert (found, rounded) == (nearest, int(nearest != number))
+
+
+@pytest.mark.parametrize("text", ["1e-999999999", "0e-999999999", "1.1110320111951554e36", "1e-77", "3.4e38"])
+def test_text_that_arrow_misreads_is_refused_or_read_exactly(text: str) -> None:
+    given_rows = with_column(table_of([bar()]), "open", pa.array([text]))
+    if Decimal(text):
+        with pytest.raises(InvalidValueError, match="open"):
+            check_rows(given_rows, from_float=False)
+    else:
+        assert check_rows(given_rows, from_float=False)[0]["open"][0].as_py() == 0

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from iftb_store import OHLCVBar, Trade, TransientError
 from iftb_store.batches.resampling import Buckets
 from iftb_store.models import TradeTotals, WriteCounts
-from iftb_store.schema.table_spec import TableSpec
+from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.decimals import CONTEXT
 
@@ -75,7 +75,10 @@ def _name_call(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> str:
         return f"{name} {'latest' if named.get('descending') else 'range' if args[0].limit is None else 'page'}"
     if name == "bars.write":
         return f"{name} {args[1]}"
-    return f"{name} {args[0].name}" if name.startswith("records.") and isinstance(args[0], TableSpec) else name
+    if not name.startswith("records.") or not args:
+        return name
+    table = args[0].table if isinstance(args[0], RowFilter) else args[0]
+    return f"{name} {table.name}" if isinstance(table, TableSpec) else name
 
 
 async def answer_nothing(call: Call) -> Any:

@@ -92,6 +92,7 @@ async def test_a_collation_without_distinctions_on_postgresql(postgres_url: str)
         await raw.run(db, "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'blind'")
         assert len(await SystemEventRepository(db).get_recent_events()) == 3
         await raw.run(db, "UPDATE pg_collation SET collisdeterministic = true WHERE collname = 'blind'")
+        await raw.run(db, "DROP VIEW ohlcv_view")
         await raw.run(db, "ALTER TABLE ohlcv ALTER COLUMN symbol TYPE text COLLATE blind")
         await raw.run(db, "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'blind'")
     async with DatabaseManager(postgres_url) as db:

@@ -7,9 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, StoreError, SystemEventRepository, TradeRepository
+from iftb_store.testing.many_series import find_gaps, read_all
+from iftb_store.testing.samples import HOUR, T0, bar
 from iftb_store.transfer.copy import Copy
 from tests.support.filled import fill
 
@@ -82,3 +85,27 @@ async def test_a_time_that_is_none_ends_a_list_of_series_with_one_error(sqlite_u
     async with DatabaseManager(sqlite_url) as db:
         with pytest.raises(StoreError, match="a row of ohlcv has a value that cannot be read"):
             await OHLCVRepository(db).list_series()
+
+
+@pytest.mark.parametrize("moment", ["10001-01-01", "infinity"])
+async def test_a_bar_outside_the_calendar_is_one_error_of_each_read_of_all_series(url: str, moment: str) -> None:
+    # SQLite stores microseconds
+    stored = {"infinity": 2**62, "10001-01-01": 253_433_836_800_000_000}[moment] if url.startswith("sqlite") else f"'{moment}'"
+    async with DatabaseManager(url) as db:
+        await db.migrate()
+        repository = OHLCVRepository(db)
+        await repository.insert_many([bar(T0), bar(T0 + 3 * HOUR), bar(T0 + HOUR), bar(T0, symbol="later")])
+        async with db.get_session() as session:
+            condition = "timestamp = (SELECT max(timestamp) FROM ohlcv)"
+            await session.execute(text(f"UPDATE ohlcv SET timestamp = {stored} WHERE {condition}"))
+        for read in (
+            repository.list_series(),
+            repository.get_gaps("BTCUSDT", "1h"),
+            find_gaps(repository),
+            find_gaps(repository, timeframe="1h", start=T0),
+            read_all(repository.resample_all("2h", source="1h", partial=True)),
+        ):
+            with pytest.raises(StoreError):
+                await read
+        assert await find_gaps(repository, start=T0, end=T0) == []
+        assert await repository.get_gaps("later", "1h") == []

@@ -23,6 +23,7 @@ _EVENTS = "INSERT INTO system_events (event_type, severity, message) SELECT '', 
 def add_default(path: Path, length: int, rows: int = 3) -> None:
     """Store rows without their last texts, then add that column with a default."""
     with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP VIEW system_events_view")
         connection.execute("ALTER TABLE system_events DROP COLUMN stack_trace")
         connection.execute(_MANY.format(rows=rows) + _EVENTS)
         connection.execute(f"ALTER TABLE system_events ADD COLUMN stack_trace TEXT DEFAULT '{'x' * length}'")
@@ -73,6 +74,7 @@ async def test_the_definition_of_a_table_is_no_longer_than_it_need_be(tmp_path: 
 async def test_defaults_of_times_and_null_are_ours(sqlite_url: str) -> None:
     await fill(sqlite_url)
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("DROP VIEW system_events_view")
         connection.execute("ALTER TABLE system_events DROP COLUMN stack_trace")
         connection.execute("ALTER TABLE system_events ADD COLUMN stack_trace TEXT DEFAULT NULL")
         connection.commit()

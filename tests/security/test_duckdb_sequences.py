@@ -11,8 +11,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from iftb_store.columnar.driver import Cursor, run_in_thread
 from iftb_store_duckdb.backups import back_up
-from iftb_store_duckdb.driver import Cursor, run_in_thread
 from iftb_store_duckdb.url import Options
 from tests.support.filled import fill
 

@@ -24,7 +24,7 @@ _PARTED = f"""
     CREATE TABLE early PARTITION OF ohlcv FOR VALUES FROM (MINVALUE) TO ('{_MIDDLE}');
     CREATE TABLE late PARTITION OF ohlcv FOR VALUES FROM ('{_MIDDLE}') TO ('2100-01-01');
     INSERT INTO ohlcv SELECT * FROM plain;
-    DROP TABLE plain;
+    DROP TABLE plain CASCADE;
     CREATE SEQUENCE ids OWNED BY ohlcv.id;
     SELECT setval('ids', 1000);
     ALTER TABLE ohlcv ALTER COLUMN id SET DEFAULT nextval('ids')"""

@@ -14,8 +14,8 @@ from tests.support import crafted_parquet as crafted
 from tests.support.crafted_parquet import Column, Page, candles, parquet, thrift, zstd_zeros
 
 _MEBIBYTE, _GIBIBYTE = 1 << 20, 1 << 30
-_RATIO = "unpacks to more than (200|1,000) times its size"
-_AT_ONCE = "needs [0-9,]+ bytes at once"
+_RATIO = "unpacks to more than (200|1,000) times the size"
+_AT_ONCE = "needs [0-9,]+ bytes of memory"
 
 
 def parquet_bombs() -> dict[str, tuple[bytes, str]]:
@@ -36,8 +36,8 @@ def parquet_bombs() -> dict[str, tuple[bytes, str]]:
         "page of few rows": (candles(1_000, Column([page])), f"{_RATIO}|{_AT_ONCE}"),
         "page that claims little": (candles(8, Column([Page(zeros, 64, 8)])), "cannot be read|contains"),
         "page that claims much": (candles(8, Column([Page(ones, (1 << 31) - 1, 8)])), f"{_RATIO}|{_AT_ONCE}"),
-        "page beyond the end": (candles(8, Column([Page(ones, 64, 8, packed=1 << 30)])), "beyond its end"),
-        "page of less than nothing": (candles(8, Column([Page(ones, -64, 8, packed=-64)])), "beyond its end"),
+        "page beyond the end": (candles(8, Column([Page(ones, 64, 8, packed=1 << 30)])), "past the end of the file"),
+        "page of less than nothing": (candles(8, Column([Page(ones, -64, 8, packed=-64)])), "past the end of the file"),
         "rows of one run": (candles(60_000_000, runs), _RATIO),
         "rows that are claimed": (candles(1 << 50, small), _RATIO),
         "rows less than none": (candles(-8, small), "cannot be read"),
@@ -67,7 +67,7 @@ def parquet_bombs() -> dict[str, tuple[bytes, str]]:
             parquet(8, dict.fromkeys(crafted.NAMES, small), facts={b"ARROW:schema": base64.b64encode(web_of_fields(40))}),
             "more than 2,000 columns",
         ),
-        "pages of nothing": (candles(9_000, Column([Page(b"", 0, 1)] * 9_000)), "pages contain almost nothing"),
+        "pages of nothing": (candles(9_000, Column([Page(b"", 0, 1)] * 9_000)), "pages of a column contain almost nothing"),
         "binary": (
             candles(8, small, symbol=Column([Page(long_text, 8, 8)], text, crafted.UNCOMPRESSED)),
             "cannot be read|damage",
@@ -95,7 +95,7 @@ def feather_bombs() -> dict[str, tuple[bytes, str]]:
         "claims much": (_lengths_changed(batch, 60_000 * 8, 1 << 40), f"{_RATIO}|{_AT_ONCE}"),
         "claims little": (_lengths_changed(batch, 60_000 * 8, 8), "cannot be read"),
         "claims less than none": (_lengths_changed(batch, 60_000 * 8, -9), "a buffer is damaged"),
-        "views of one text": (ipc({**names, "symbol": view}, None), "rows contain"),
+        "views of one text": (ipc({**names, "symbol": view}, None), "rows together contain"),
         "long text in all rows": (
             ipc({**names, "symbol": pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 8 * _MEBIBYTE]))}),
             _RATIO,
@@ -106,7 +106,7 @@ def feather_bombs() -> dict[str, tuple[bytes, str]]:
         ),
         "dictionary of nothing": (
             ipc({**names, "symbol": pa.DictionaryArray.from_arrays(indices, pa.array([""] * 16_000_000))}),
-            f"its dictionaries take more|{_RATIO}",
+            f"the dictionaries take more|{_RATIO}",
         ),
         "runs": (
             ipc({**dict.fromkeys(crafted.NAMES, nothing.slice(0, 1 << 30)), "time": _run(1 << 30)}, None),

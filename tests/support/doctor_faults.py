@@ -34,7 +34,8 @@ POSITION = "symbol, exchange, side, entry_price, quantity, margin, entry_time, s
 
 def bare(table: str) -> str:
     """Return the SQL that recreates a table without its constraints, defaults and indexes."""
-    return f"CREATE TABLE bare AS SELECT * FROM {table}; DROP TABLE {table}; ALTER TABLE bare RENAME TO {table};"
+    drop = f"DROP VIEW IF EXISTS {table}_view; CREATE TABLE bare AS SELECT * FROM {table}; DROP TABLE {table};"
+    return f"{drop} ALTER TABLE bare RENAME TO {table};"
 
 
 def ids_for(table: str) -> str:
@@ -232,6 +233,17 @@ CASES = [
         is_fixed=False,
     ),
     Case(("warning", "closed without exit", "trades"), "UPDATE trades SET exit_time = NULL WHERE id = 3", where="exit_time"),
+    *(
+        Case(
+            ("warning", "quantity not above 0", table),
+            f"UPDATE {table} SET quantity = {{dec:{quantity}}} WHERE id = 1",
+            where="quantity",
+            rows=("1",),
+            is_fixed=False,
+        )
+        for table in ("trades", "positions")
+        for quantity in ("0", "-0.5")
+    ),
     Case(
         ("warning", "exit before entry", "trades"),
         "UPDATE trades SET exit_time = {time:2023-12-31 23:00:00} WHERE id = 3",
@@ -284,7 +296,7 @@ CASES = [
     ),
     Case(
         ("error", "column differs", "trades"),
-        "ALTER TABLE trades ALTER COLUMN fee TYPE double precision, ALTER COLUMN created_at DROP DEFAULT",
+        "DROP VIEW trades_view; ALTER TABLE trades ALTER COLUMN fee TYPE double precision, ALTER COLUMN created_at DROP DEFAULT",
         ("postgres",),
         "column fee",
     ),
@@ -294,8 +306,18 @@ CASES = [
         ("postgres",),
         "index uq_positions_open",
     ),
-    Case(("error", "column missing", "ohlcv"), "ALTER TABLE ohlcv DROP COLUMN close", ("postgres", "duckdb"), is_fixed=False),
-    Case(("error", "table missing", "system_events"), "DROP TABLE system_events"),
+    Case(
+        ("error", "column missing", "ohlcv"),
+        "DROP VIEW ohlcv_view; ALTER TABLE ohlcv DROP COLUMN close",
+        ("postgres", "duckdb"),
+        is_fixed=False,
+    ),
+    Case(("error", "table missing", "system_events"), "DROP VIEW system_events_view; DROP TABLE system_events"),
+    Case(("warning", "view missing", "trades_view"), "DROP VIEW trades_view"),
+    Case(
+        ("warning", "view differs", "ohlcv_view"),
+        "DROP VIEW ohlcv_view; CREATE VIEW ohlcv_view AS SELECT exchange, symbol FROM ohlcv",
+    ),
     Case(("error", "table missing", "bar_digests"), "DROP TABLE bar_digests"),
     Case(
         ("error", "constraint missing", "bar_digests"),

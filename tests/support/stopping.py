@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg.transaction
 from duckdb_engine import ConnectionWrapper
 
-import iftb_store_duckdb.driver as duckdb_driver
+import iftb_store.columnar.driver as duckdb_driver
 import iftb_store_sqlite.connection as sqlite_connection
 from iftb_store import DatabaseManager
 from iftb_store.cli import main

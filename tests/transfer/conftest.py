@@ -6,11 +6,15 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
+from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.testing.samples import T0, bar, hourly
 from tests.support.filled import fill
+from tests.transfer.copies import write
 
 
 @pytest.fixture
@@ -38,4 +42,17 @@ def source(tmp_path: Path) -> str:
     """URL of a SQLite file that holds what `fill` writes."""
     url = f"sqlite:///{tmp_path / 'source.db'}"
     asyncio.run(fill(url))
+    return url
+
+
+@pytest.fixture
+def bars(tmp_path: Path) -> str:
+    """URL of a SQLite file with five days of bars of a series, and one bar of another."""
+    url = f"sqlite:///{tmp_path / 'bars.db'}"
+
+    async def fill_bars(db: DatabaseManager, clock: Any) -> None:
+        await OHLCVRepository(db).insert_many(hourly(24 * 5))
+        await OHLCVRepository(db).insert_many([bar(T0, symbol="ETHUSDT")])
+
+    write(url, fill_bars)
     return url

@@ -207,7 +207,7 @@ def test_the_doctor_finds_wrong_bars_without_sql(bars_only_url: str, run: Run) -
     }
     assert {item["where"] for item in found.values()} == {"binance ODD 1h"}
     assert found["off the grid"]["rows"] == ["2024-01-01 00:01:00"]
-    assert found["holes"]["remedy"].startswith("5 bars are missing; `iftb-store gaps URL ODD 1h")
+    assert found["holes"]["remedy"].startswith(f"5 bars are missing; `iftb-store gaps {bars_only_url} ODD 1h")
     assert all(not item["statements"] for item in found.values())
 
 

@@ -343,7 +343,7 @@ def test_a_stopped_copy_says_how_to_resume(
         (["{source}"], 2, "Missing argument 'DST'"),
         (["{source}", "{source}"], 2, "the source and the destination are the same database"),
         (["sqlite:///absent.db", "sqlite:///new.db"], 1, "there is no database file absent.db"),
-        (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate URL`"),
+        (["duckdb:///:memory:", "sqlite:///new.db"], 1, "run `iftb-store migrate duckdb:///:memory:`"),
         (["{source}", "sqlite:///new.db", "--timeframe", "7h"], 2, "7h"),
         (["{source}", "sqlite:///new.db", "--end", "2024-13-01"], 2, "--end '2024-13-01' is not a time"),
         (["{source}", "sqlite:///new.db", "--on-conflict", "merge"], 2, "'merge' is not one of"),

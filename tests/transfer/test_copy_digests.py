@@ -11,7 +11,7 @@ from iftb_store import DatabaseManager, OHLCVRepository, copy
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, DIGESTS, RowFilter
 from iftb_store.testing import raw
-from iftb_store.testing.samples import HOUR, T0, bar, hourly
+from iftb_store.testing.samples import HOUR, T0, bar
 from iftb_store.transfer import day_digests, plan, planner
 from tests.conftest import Run
 from tests.transfer.copies import ENGINES, change, contents, moved, write
@@ -28,19 +28,6 @@ class _NoDraw:
     def randrange(self, count: int) -> int:
         assert count > 1
         return 0 if self._all else 1
-
-
-@pytest.fixture
-def bars(tmp_path: Any) -> str:
-    """URL of a SQLite file with five days of bars of a series, and one bar of another."""
-    url = f"sqlite:///{tmp_path / 'bars.db'}"
-
-    async def fill(db: DatabaseManager, clock: Any) -> None:
-        await OHLCVRepository(db).insert_many(hourly(24 * _DAYS))
-        await OHLCVRepository(db).insert_many([bar(T0, symbol="ETHUSDT")])
-
-    write(url, fill)
-    return url
 
 
 @pytest.fixture

@@ -103,18 +103,18 @@ async def test_an_event_names_its_own_position_or_none(tmp_path: Path, url: str)
         (opened,) = await PositionRepository(one).get_open_positions()
         await SystemEventRepository(one).log_event("fill", "info", "filled", position_id=opened.id)
 
-        async def named() -> list[str | None]:
+        async def read_names() -> list[str | None]:
             symbols = {row["id"]: row["symbol"] for row in await rows_of(two, POSITIONS)}
             return [symbols.get(row["position_id"]) for row in await rows_of(two, EVENTS)]
 
         assert await moved(one, two, tables="system_events") == {"system_events": (1, 0, 1)}
-        assert await named() == [None, None]
+        assert await read_names() == [None, None]
         assert await moved(one, two) == {"positions": (1, 0, 1), "system_events": (0, 1, 1)}
-        assert await named() == [None, "A"]
+        assert await read_names() == [None, "A"]
         assert await moved(one, two) == {"positions": (0, 0, 1), "system_events": (0, 0, 1)}
         await raw.run(one, "DELETE FROM positions")
         assert await moved(one, two) == {"positions": (0, 0, 2), "system_events": (0, 0, 1)}
-        assert await named() == [None, "A"]
+        assert await read_names() == [None, "A"]
 
 
 async def test_an_event_that_was_copied_before_its_position_is_put_right(tmp_path: Path, url: str) -> None:

@@ -24,7 +24,7 @@ _BLOCK = "qi4xq"
 
 
 class ArrowBounds:
-    """Reads the footer of a Feather file, and checks that its schema does not need too much memory.
+    """Reads the footer of a Feather file, and raises an error if the schema in it needs too much memory.
 
     Raises:
         ValueError: the file is damaged, or describes more than any valid file contains.
@@ -39,7 +39,7 @@ class ArrowBounds:
         _check_schema(self._footer.table(1), self._footer)
 
     def check_batches(self, width: int) -> None:
-        """Check the metadata of every batch; ``width`` is the minimum number of bytes of a decoded row.
+        """Raise an error if a batch needs too much memory; ``width`` is the minimum number of bytes of a decoded row.
 
         Raises:
             ValueError: a batch needs too much memory, or all batches together are larger than a file of this size can contain.
@@ -50,11 +50,11 @@ class ArrowBounds:
             for number, block in enumerate(self._footer.structs(2, _BLOCK)):
                 kept += self._block(block, _DICTIONARY_BATCH)[0]
                 if number == _MOST_DICTIONARIES or kept > _DICTIONARY_BYTES:
-                    raise ValueError(f"its dictionaries take more than {_DICTIONARY_BYTES:,} bytes, which no valid file does")
+                    raise ValueError(f"the dictionaries take more than {_DICTIONARY_BYTES:,} bytes, which no valid file does")
             total = kept
             for number, block in enumerate(self._footer.structs(3, _BLOCK)):
                 if number == _MOST_BLOCKS:
-                    raise ValueError(f"it holds more than {_MOST_BLOCKS:,} batches, which no valid file does")
+                    raise ValueError(f"the file holds more than {_MOST_BLOCKS:,} batches, which no valid file does")
                 unpacked, packed, count = self._block(block, _RECORD_BATCH)
                 total += unpacked
                 rows += count
@@ -66,9 +66,9 @@ class ArrowBounds:
         end = self._read(max(0, self._size - 10), 10)
         length = int.from_bytes(end[:4], "little", signed=True)
         if end[4:] != _MAGIC or not 0 < length <= self._size - 18:
-            raise ValueError("it ends without an Arrow footer")
+            raise ValueError("the file ends without an Arrow footer")
         if length > LONGEST_FACTS:
-            raise ValueError(f"its footer has {length:,} bytes, the maximum is {LONGEST_FACTS:,}")
+            raise ValueError(f"the footer has {length:,} bytes, more than the limit of {LONGEST_FACTS:,}")
         return FlatTable.root(self._read(self._size - 10 - length, length))
 
     def _block(self, block: tuple[int, ...], expected: int) -> tuple[int, int, int]:
@@ -77,24 +77,24 @@ class ArrowBounds:
         if offset in self._seen:
             return self._seen[offset]
         if not 0 <= offset <= self._size or not 8 <= length <= _LONGEST_DESCRIPTION:
-            raise ValueError("a batch lies beyond its end")
+            raise ValueError("a record batch reaches past the end of the file")
         message = _message(self._read(offset, length))
         header = message.table(2)
         if message.integer(1, "B") != expected or header is None:
-            raise ValueError("a batch has another kind than the footer says")
+            raise ValueError("a record batch has another kind than the footer says")
         _check_facts(message, 4, 0)
         batch = header if expected == _RECORD_BATCH else header.table(1)
         body = message.integer(3, "q")
         if batch is None or not 0 <= body <= self._size - offset - length:
-            raise ValueError("a batch lies beyond its end")
+            raise ValueError("a record batch reaches past the end of the file")
         rows = batch.integer(0, "q")
         if rows < 0:
-            raise ValueError("a batch claims a negative number of rows")
+            raise ValueError("a record batch claims a negative number of rows")
         unpacked = packed = 0
         compressed = batch.table(3) is not None
         for start, size in batch.structs(2, "qq"):
             if start < 0 or size < 0 or start + size > body:
-                raise ValueError("a buffer lies beyond its batch")
+                raise ValueError("a buffer reaches past the end of its record batch")
             packed += size
             unpacked += self._read_unpacked_size(offset + length + start, size) if compressed and size else size
         found = unpacked, packed if compressed else 0, rows
@@ -112,12 +112,12 @@ class ArrowBounds:
         self._file.seek(at)
         data: Any = self._file.read(count)
         if len(data) < count:
-            raise ValueError("it ends in the middle")
+            raise ValueError("the file ends in the middle")
         return bytes(data)
 
 
 def check_schema_message(data: bytes) -> None:
-    """Check that an Arrow schema message does not describe more than any valid file contains.
+    """Raise an error if an Arrow schema message describes more columns or text than any valid file contains.
 
     Raises:
         ValueError: the schema is too large or damaged.
@@ -129,18 +129,18 @@ def _message(data: bytes) -> FlatTable:
     first = 8 if data[:4] == _CONTINUED else 4
     length = int.from_bytes(data[first - 4 : first], "little", signed=True)
     if not 0 < length <= len(data) - first:
-        raise ValueError("its metadata is damaged")
+        raise ValueError("the metadata is damaged")
     return FlatTable.root(data[first : first + length])
 
 
 def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> None:
-    """Check the number of columns and the bytes of text in a schema.
+    """Raise an error if a schema has too many columns or too much text.
 
     A file may refer many times to a part that it contains once. Every reference is counted, because Arrow makes a copy of the
     part for each reference.
     """
     if made is None:
-        raise ValueError("its schema is missing")
+        raise ValueError("the schema is missing")
     text = _check_facts(made, 2, 0)
     if footer is not None:
         text = _check_facts(footer, 4, text)
@@ -154,14 +154,14 @@ def _check_schema(made: FlatTable | None, footer: FlatTable | None = None) -> No
         if described is not None and kind in (_TIMESTAMP, _UNION):
             text += 4 * described.text_length(1)
         if columns > MOST_COLUMNS or depth > _DEEPEST or len(waiting) > MOST_COLUMNS:
-            raise ValueError(f"its schema has more than {MOST_COLUMNS:,} columns, which no valid file does")
+            raise ValueError(f"the schema has more than {MOST_COLUMNS:,} columns, which no valid file does")
         if text > LONGEST_FACTS:
-            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
+            raise ValueError(f"the schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
         waiting += [(child, depth + 1) for child in islice(field.tables(5), MOST_COLUMNS + 1)]
 
 
 def _check_facts(table: FlatTable, field: int, before: int) -> int:
-    """Return ``before`` plus the number of bytes that the metadata (names and values) of a FlatBuffers table needs.
+    """Add the bytes that the metadata (names and values) of a FlatBuffers table needs to ``before``, and return the sum.
 
     Raises:
         ValueError: the sum is greater than in any valid file.
@@ -170,5 +170,5 @@ def _check_facts(table: FlatTable, field: int, before: int) -> int:
     for fact in table.tables(field):
         text += 64 + fact.text_length(0) + fact.text_length(1)
         if text > LONGEST_FACTS:
-            raise ValueError(f"its schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
+            raise ValueError(f"the schema holds more than {LONGEST_FACTS:,} bytes of text, which no valid file does")
     return text

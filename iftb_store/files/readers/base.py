@@ -44,7 +44,7 @@ class Reader(ABC):
 
     @abstractmethod
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch by batch."""
+        """Read the columns ``names`` of all rows, and yield them batch by batch."""
 
     def close(self) -> None:
         """Close the file."""
@@ -63,7 +63,7 @@ def rows_at_once(names: list[str]) -> int:
 
 
 def validate(batch: pa.RecordBatch) -> pa.Table:
-    """Return a batch as a table after all of its values were validated.
+    """Check that the values of a batch are valid Arrow data, and return the batch as a table.
 
     Raises:
         ValueError: the batch is damaged; Arrow's own ArrowInvalid is a ValueError too.

@@ -9,27 +9,22 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.bars import check_bar
 from iftb_store.errors import InvalidValueError, StoreError
-from iftb_store.files.commits import Commit
-from iftb_store.files.spans import Spans
+from iftb_store.files.options import ROUNDING
 from iftb_store.models import OHLCVBar
-from iftb_store.repositories.ohlcv import OHLCVRepository
-from iftb_store.schema.types import from_epoch_us, to_epoch_us
-from iftb_store.values.checks import integer, name_text
+from iftb_store.schema.types import from_epoch_us
+from iftb_store.values.checks import integer, name_text, rounded_decimal
 from iftb_store.values.display import show, type_name
-from iftb_store.values.timeframes import MONTH, SECONDS, Timeframe, check_timeframe, is_off_grid
+from iftb_store.values.timeframes import MONTH, Timeframe, check_timeframe
 
 #: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
@@ -79,7 +74,7 @@ def open_file(path: Path) -> io.FileIO:
 
 @contextmanager
 def name_damage(path: Path, kinds: tuple[type[Exception], ...], problem: str) -> Iterator[None]:
-    """Convert an error of these kinds, in a damaged file, to a DumpError; an OSError with a file name is kept.
+    """Convert errors of these kinds in the block to a DumpError that names the file; keep an OSError that has a file name.
 
     Args:
         path: the file.
@@ -98,6 +93,11 @@ def name_damage(path: Path, kinds: tuple[type[Exception], ...], problem: str) ->
         raise DumpError(f"{path}: {problem.format(reason)}") from error
 
 
+def is_dump_name(path: Path) -> bool:
+    """Return whether a file has the suffix of a kline dump."""
+    return path.suffix.lower() in (".csv", ".zip")
+
+
 def is_dump_header(names: list[str]) -> bool:
     """Return whether a file's column names are those of a kline dump."""
     # the names of the last columns differ between files
@@ -111,23 +111,6 @@ def _check_is_file(path: Path, mode: int) -> None:
         raise DumpError(f"{path}: is a {kinds.get(stat.S_IFMT(mode), 'device')} and not a file; {remedy}")
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """The result of importing one dump: its series, the number of bars written, the first and the last opening time.
-
-    ``off_grid`` is the number of bars that do not begin at a multiple of the timeframe, e.g. because the file's name is wrong.
-    """
-
-    path: Path
-    exchange: str
-    symbol: str
-    timeframe: str
-    bars: int
-    first: datetime
-    last: datetime
-    off_grid: int = 0
-
-
 class _ArchiveFile(io.BufferedReader):
     """A zip file opened for reading, which limits the size of each read.
 
@@ -138,7 +121,7 @@ class _ArchiveFile(io.BufferedReader):
         asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
         data = super().read(asked)
         if len(data) > _LONGEST_READ:
-            raise zipfile.BadZipFile("its directory is longer than in any kline dump")
+            raise zipfile.BadZipFile("the directory of the archive is longer than in any kline dump")
         return data
 
 
@@ -150,6 +133,8 @@ class KlineDump:
     Attributes:
         size: decompressed bytes of the csv; known once reading began.
         bytes_read: number of these bytes read so far.
+        rounded: number of values that were rounded so far; only with ``from_float``, which rounds half-even to 18 places.
+        header_lines: 1 if the file has a header, once it was read, otherwise 0.
 
     Raises:
         InvalidValueError: the symbol or the timeframe is neither given nor in the file's name; the file is neither .csv nor
@@ -157,18 +142,26 @@ class KlineDump:
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, symbol: str | None = None, timeframe: str | None = None, exchange: str = "binance"
+        self,
+        path: str | PathLike[str],
+        *,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        exchange: str = "binance",
+        from_float: bool = False,
     ) -> None:
         if not isinstance(path, str | PathLike) or "\0" in str(path):
-            raise InvalidValueError(f"the path of a dump must be text without NUL or a Path, not {type_name(path)} {show(path)}")
+            raise InvalidValueError(
+                f"the path of a dump must be a Path or a str without NUL characters, not {type_name(path)} {show(path)}"
+            )
         self.path = Path(path)
-        if self.path.suffix.lower() not in (".csv", ".zip"):
+        if not is_dump_name(self.path):
             raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
         named = series_in_name(self.path)
         for option, given, found in (("symbol", symbol, named[0]), ("timeframe", timeframe, named[1])):
             if given is None and found is None:
                 raise InvalidValueError(
-                    f"{path}: its name does not contain the {option} (e.g. FILUSDT-1m-2023-04.zip); give the {option}"
+                    f"{path}: the file name does not contain the {option} (e.g. FILUSDT-1m-2023-04.zip); give --{option}"
                 )
         self.symbol = name_text(named[0] if symbol is None else symbol, "symbol")
         try:
@@ -176,8 +169,11 @@ class KlineDump:
         except InvalidValueError as error:
             raise InvalidValueError(f"{path}: {error}") from error
         self.exchange = name_text(exchange, "exchange")
+        self._from_float = from_float
         self.size = 0
         self.bytes_read = 0
+        self.rounded = 0
+        self.header_lines = 0
 
     def batches(self, size: int = BATCH) -> Generator[list[OHLCVBar], None, None]:
         """Yield the bars in the file's order, at most ``size`` at a time.
@@ -190,7 +186,7 @@ class KlineDump:
             InvalidValueError: ``size`` is below 1.
         """
         most = integer(size, "size", least=1)
-        self.bytes_read = 0
+        self.bytes_read = self.rounded = self.header_lines = 0
         with self._csv() as stream:
             bars = self._bars(stream)
             while True:
@@ -257,12 +253,13 @@ class KlineDump:
             if number == 1:
                 line = line.removeprefix(r"\xef\xbb\xbf")
                 if self._is_header(line):
+                    self.header_lines = 1
                     continue
             if not line:
                 blank = blank or number
                 continue
             if "\r" in line:
-                raise self._error(number, "it contains a carriage return; lines end with LF or CR LF")
+                raise self._error(number, "the line contains a carriage return; lines end with LF or CR LF")
             if blank:
                 raise self._error(blank, "empty, though more lines follow")
             bar = self._bar(line, number)
@@ -281,7 +278,7 @@ class KlineDump:
         if not line.strip()[:1].isalpha():
             return False
         if not is_dump_header(line.split(",")):
-            raise self._error(1, f"{show(line)} is not the header of a kline dump; its columns are {', '.join(COLUMNS)}")
+            raise self._error(1, f"{show(line)} is not the header of a kline dump, whose columns are {', '.join(COLUMNS)}")
         return True
 
     def _bar(self, line: str, number: int) -> OHLCVBar:
@@ -324,9 +321,12 @@ class KlineDump:
         if count != count.to_integral_value() or abs(count.adjusted()) > 18:
             raise self._error(number, f"trades count {show(fields[8])} is not a whole number")
         self._check_times(fields[0], fields[6], number)
-        bar = self._make_bar(fields[0], [values[name] for name in (*_PRICES, "quote volume")], count)
+        prices = [values[name] for name in (*_PRICES, "quote volume")]
         try:
-            return check_bar(bar)
+            if self._from_float:
+                exact, prices = prices, [rounded_decimal(value, "value") for value in prices]
+                self.rounded += sum(old != new for old, new in zip(exact, prices, strict=True))
+            return check_bar(self._make_bar(fields[0], prices, count), ROUNDING)
         except InvalidValueError as error:
             raise self._error(number, str(error)) from error
 
@@ -346,49 +346,3 @@ def series_in_name(path: Path) -> tuple[str | None, str | None]:
     # the exchange writes months as 1mo, because some file systems ignore case, and 1m is a minute
     timeframe = MONTH if match["timeframe"] == "1mo" else match["timeframe"]
     return match["symbol"], timeframe
-
-
-async def import_klines(
-    db: ConnectedStore,
-    dump: KlineDump,
-    *,
-    insert: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    commit: Commit[Any] | None = None,
-) -> Imported:
-    """Store the bars of one dump in one transaction: all of them, or none.
-
-    Args:
-        db: a connected manager whose schema is in place.
-        dump: the file; it is read batch by batch.
-        insert: refuse bars that are already stored, instead of overwriting them.
-        progress: called after each batch with (bytes read, total bytes).
-        commit: records when the COMMIT is sent, see `iftb_store.files.commits.finish_commit`.
-
-    Returns:
-        The series, the number of bars written, and the first and last opening time.
-
-    Raises:
-        DumpError: the file is damaged.
-        IntegrityError: with ``insert``, a bar is already stored or is a duplicate in the file.
-    """
-    count = off_grid = 0
-    ends: list[datetime] = []
-    spans, step = Spans(), (SECONDS[dump.timeframe] or 86_400) * 1_000_000
-    async with db.get_session() as session:
-        repository = OHLCVRepository(session)
-        write = repository.insert_many if insert else repository.upsert_many
-        with closing(dump.batches()) as batches:
-            for batch in batches:
-                await write(batch)
-                # a bar that an earlier batch contained already is not counted again
-                times = sorted({to_epoch_us(bar.timestamp) for bar in batch})
-                count += len(times) - len(spans.add(dump.symbol, times, step))
-                ends = [*ends, *(from_epoch_us(times[place]) for place in (0, -1))]
-                ends = [min(ends), max(ends)]
-                off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
-                if progress is not None:
-                    progress(dump.bytes_read, dump.size)
-        if commit is not None:
-            commit.state = "sent"
-    return Imported(dump.path, dump.exchange, dump.symbol, dump.timeframe, count, ends[0], ends[1], off_grid)

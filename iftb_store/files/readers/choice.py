@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from iftb_store.files.detect import FileKind
@@ -14,8 +15,13 @@ from iftb_store.files.readers.json import JsonReader
 from iftb_store.files.readers.parquet import ParquetReader
 
 
-def open_reader(path: Path, kind: FileKind) -> Reader:
+def open_reader(path: Path, kind: FileKind, header: Sequence[str] = ()) -> Reader:
     """Open a file and return the reader for its format; kline dumps are read by `KlineDump` instead.
+
+    Args:
+        path: the file.
+        kind: its format.
+        header: the names of the columns of a CSV file without a header.
 
     Raises:
         DumpError: the file is damaged.
@@ -25,6 +31,7 @@ def open_reader(path: Path, kind: FileKind) -> Reader:
         FileKind.PARQUET: ParquetReader,
         FileKind.FEATHER: FeatherReader,
         FileKind.CSV: CsvReader,
+        FileKind.HEADLESS: partial(CsvReader, names=header),
         FileKind.JSON: JsonReader,
         FileKind.JSON_LINES: JsonReader,
     }

@@ -49,7 +49,7 @@ class FlatTable:
         start, count = self._vector(field)
         size = struct.calcsize(f"<{code}")
         if start + count * size > len(self._data):
-            raise ValueError("its metadata is damaged")
+            raise ValueError("the metadata is damaged")
         for index in range(count):
             yield struct.unpack_from(f"<{code}", self._data, start + index * size)
 
@@ -72,6 +72,6 @@ class FlatTable:
 
     def _number(self, code: str, at: int) -> int:
         if not 0 <= at <= len(self._data) - struct.calcsize(code):
-            raise ValueError("its metadata is damaged")
+            raise ValueError("the metadata is damaged")
         number: int = struct.unpack_from(code, self._data, at)[0]
         return number

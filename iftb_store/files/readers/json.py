@@ -13,17 +13,12 @@ import pyarrow as pa
 
 from iftb_store.batches.arrow_input import RowError
 from iftb_store.files.candles import KNOWN, normalise_name
-from iftb_store.files.formats import LONGEST_ROW
+from iftb_store.files.formats import CANDLE, KLINE, LONGEST_ROW
 from iftb_store.files.readers.base import Reader
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.texts import TextFile
 from iftb_store.schema.scope import TABLES
 from iftb_store.values.display import show, type_name
-
-#: The values of a candle of ccxt and freqtrade, in this order.
-CANDLE = ["timestamp", "open", "high", "low", "close", "volume"]
-#: The values of a candle of Binance, in this order.
-KLINE = [*CANDLE, "close_time", "quote_volume", "trades_count", "taker_volume", "taker_quote_volume", "ignored"]
 
 # maximum rows and characters in a batch; parsed objects take many times as much memory as their text
 _BATCH, _LONGEST_BATCH = 10_000, 2 << 20
@@ -182,7 +177,7 @@ class _Elements:
 
 
 def _column(name: str, values: list[Any]) -> Any:
-    """Return a column of whole numbers or of text; objects are converted to their JSON text.
+    """Return a column of whole numbers, of floats or of text; objects are converted to their JSON text.
 
     Raises:
         RowError: a value is neither text, a whole number, an object nor null.
@@ -192,6 +187,8 @@ def _column(name: str, values: list[Any]) -> Any:
         return pa.nulls(len(values))
     if kinds == {int}:
         return _make_column(name, values, pa.int64())
+    if float in kinds and kinds <= {float, int}:
+        return _make_column(name, values, pa.float64())
     if kinds == {dict}:
         return _make_column(name, [None if value is None else json.dumps(value) for value in values], pa.string())
     if kinds <= {str, int}:

@@ -51,4 +51,4 @@ class ParquetReader(Reader):
                 self.bytes_read = self.size * rows // (total or 1)
                 yield from texts.split(validate(batch))
         if rows != total:
-            raise ValueError(f"it contains {rows:,} rows and claims {total:,}")
+            raise ValueError(f"the file contains {rows:,} rows, but its footer claims {total:,}")

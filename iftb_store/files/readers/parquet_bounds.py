@@ -43,7 +43,7 @@ class _Page:
 
 @dataclass
 class _Chunk:
-    """The memory that one column chunk needs."""
+    """The memory that decoding one column chunk (the values of one column in one row group) needs."""
 
     unpacked: int = 0
     pages: int = 0
@@ -54,7 +54,7 @@ class _Chunk:
 
 
 def check_footer(path: Path) -> None:
-    """Check that parsing the footer of a Parquet file would not need too much memory.
+    """Raise an error if parsing the footer of a Parquet file would need too much memory.
 
     Raises:
         ValueError: the footer is damaged, or describes more than any valid file contains.
@@ -66,9 +66,9 @@ def check_footer(path: Path) -> None:
         end = file.read(8)
         length = int.from_bytes(end[:4], "little")
         if len(end) < 8 or end[4:] != b"PAR1" or length > size - 12:
-            raise ValueError("it ends without a Parquet footer")
+            raise ValueError("the file ends without a Parquet footer")
         if length > LONGEST_FACTS:
-            raise ValueError(f"its footer has {length:,} bytes, the maximum is {LONGEST_FACTS:,}")
+            raise ValueError(f"the footer has {length:,} bytes, more than the limit of {LONGEST_FACTS:,}")
         file.seek(size - 8 - length)
         reader = CompactReader(file.read(length))
     for number, kind in reader.fields():
@@ -88,7 +88,7 @@ def check_footer(path: Path) -> None:
 def groups_within_bounds(
     path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int
 ) -> Generator[tuple[list[int], int]]:
-    """Yield row groups that can be decoded together, and the maximum number of their rows to read at once.
+    """Yield lists of row groups that can be decoded together, each with the maximum number of rows to read at once.
 
     Args:
         path: the file.
@@ -129,7 +129,7 @@ def _rows_at_once(rows: int, density: float) -> int:
 
 
 def _walk(file: Any, size: int, facts: Any) -> _Chunk:
-    """Return the memory that a column chunk needs, from the headers of its pages.
+    """Read the page headers of a column chunk, and return the memory that decoding it needs.
 
     Raises:
         ValueError: the chunk is damaged, or has pages that no valid writer creates.
@@ -139,19 +139,19 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
         start = facts.dictionary_page_offset
     end = start + facts.total_compressed_size
     if start < 0 or not start <= end <= size:
-        raise ValueError("a column lies beyond its end")
+        raise ValueError("a column reaches past the end of the file")
     is_text = facts.physical_type == "BYTE_ARRAY"
     chunk, seen, at = _Chunk(), 0, start
     while seen < facts.num_values and at < min(end + _PADDING, size):
         page, length = _page(file, at, size)
         at += length + page.packed
         if page.packed < 0 or page.unpacked < 0 or page.values < 0 or at > size:
-            raise ValueError("a page lies beyond its end")
+            raise ValueError("a page reaches past the end of the file")
         chunk.pages += 1
         chunk.unpacked += page.unpacked
         # no writer creates many pages with few values and bytes, and reading their headers takes long
         if chunk.pages > 100 + seen // 16 + chunk.unpacked // 4_096:
-            raise ValueError("its pages contain almost nothing, which no valid file does")
+            raise ValueError("the pages of a column contain almost nothing, which no valid file does")
         if page.encoding in _DELTA_TEXTS and page.kind != _DICTIONARY:
             raise ValueError(
                 f"a column is encoded as {_DELTA_TEXTS[page.encoding]}, whose length is not known before it is read; "
@@ -172,7 +172,7 @@ def _walk(file: Any, size: int, facts: Any) -> _Chunk:
 
 
 def _page(file: Any, at: int, size: int) -> tuple[_Page, int]:
-    """Return the header of a page and the header's length in bytes."""
+    """Read the header of a page; return it and its length in bytes."""
     for length in _HEADER_SIZES:
         file.seek(at)
         reader = CompactReader(file.read(length))
@@ -211,7 +211,7 @@ def _skip_groups(reader: CompactReader) -> None:
     chunks = count(1)
     for kind in reader.items():
         if kind != STRUCT:
-            raise ValueError("its row groups are invalid")
+            raise ValueError("the row groups are invalid")
         for number, field in reader.fields():
             if number != 1 or field != LIST:
                 reader.skip(field)
@@ -226,7 +226,7 @@ def _check_facts(reader: CompactReader) -> None:
     """Read the metadata of the footer, and check the Arrow schema in it."""
     for kind in reader.items():
         if kind != STRUCT:
-            raise ValueError("its metadata is invalid")
+            raise ValueError("the metadata is invalid")
         key = value = b""
         for number, field in reader.fields():
             if number == 1 and field == BINARY:
@@ -242,4 +242,4 @@ def _check_facts(reader: CompactReader) -> None:
 
 def _check_count(found: int, most: int, what: str) -> None:
     if found > most:
-        raise ValueError(f"its footer lists more than {most:,} {what}, which no valid file does")
+        raise ValueError(f"the footer lists more than {most:,} {what}, which no valid file does")

@@ -63,7 +63,7 @@ class _Unpacked(io.RawIOBase):
         while not data and not (self._decoder.eof and not self._rest):
             more = self._rest or self._file.read(1 << 14)
             if not more:
-                raise EOFError("it ends in the middle")
+                raise EOFError("the file ends in the middle")
             if not self._rest:
                 self._packed += len(more)
             data = self._decoder.decompress(more, len(buffer))
@@ -75,6 +75,8 @@ class _Unpacked(io.RawIOBase):
                     self._decoder = zlib.decompressobj(wbits=31)
         self._unpacked += len(data)
         if self._unpacked > max(_RATIO_FLOOR, self._packed * _LARGEST_RATIO):
-            raise ValueError(f"it unpacks to more than {_LARGEST_RATIO} times its size, which no valid file does")
+            raise ValueError(
+                f"the content unpacks to more than {_LARGEST_RATIO} times the size of the file, which no valid file does"
+            )
         buffer[: len(data)] = data
         return len(data)

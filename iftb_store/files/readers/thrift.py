@@ -73,7 +73,7 @@ class CompactReader:
 
     def _skip_struct(self, depth: int) -> None:
         if depth > _DEEPEST:
-            raise ValueError("it is nested too deeply")
+            raise ValueError("the metadata is nested too deeply")
         self.elements += 1
         while head := self._byte():
             if not head >> 4:
@@ -86,7 +86,7 @@ class CompactReader:
     def _take(self, count: int) -> bytes:
         found = self._data[self.at : self.at + count]
         if len(found) < count:
-            raise EOFError("it ends in the middle")
+            raise EOFError("the file ends in the middle")
         self.at += count
         return found
 

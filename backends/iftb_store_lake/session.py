@@ -1,0 +1,386 @@
+"""A session on a lake: it reads one version or the newest, and keeps its writes to itself until one commit stores them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import Executable, Result, ScalarResult
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from iftb_store.columnar import (
+    INTERRUPT_EVERY,
+    Bounds,
+    Cursor,
+    compile_statement,
+    fetch_result,
+    parse_statement,
+    read_newest,
+    run_in_thread,
+    select_recent,
+    write_lock,
+)
+from iftb_store.errors import (
+    NO_RAW_WRITES,
+    READS_ONLY,
+    CommitOutcomeUnknown,
+    TransientError,
+    Unsupported,
+    operational_error,
+    outcome_unknown,
+)
+from iftb_store.models import OHLCVBar
+from iftb_store.protocols import Isolation
+from iftb_store.relational import ENDED, FairSemaphore, Turns
+from iftb_store.schema.table_spec import RowFilter
+from iftb_store_lake.cluster_reads import ClusterReads
+from iftb_store_lake.commit import Commit
+from iftb_store_lake.connection import Lake
+from iftb_store_lake.errors import map_error
+from iftb_store_lake.layout import COLUMNS
+from iftb_store_lake.pending import Fresh, clear_pending, complete, create_pending
+from iftb_store_lake.snapshot import Snapshot, bounds_of
+from iftb_store_lake.view import View
+
+T = TypeVar("T")
+
+_WHOLE = Bounds({}, {})
+_ANALYZE = re.compile(r"\banaly[sz]e\b", re.IGNORECASE)
+
+
+class LakeSession:
+    """The session that `DatabaseManager.get_session` yields on a lake; ``session.execute`` only reads.
+
+    Before the first write, each read sees everything that is committed. The first write fixes the version that the session reads;
+    an isolated session's first statement does. The commit stores all writes at once. It is repeated if others committed first,
+    unless they changed what this session has read: an isolated session's version must still be the newest, and another session's
+    bars must be unchanged if it has read since its first write.
+    """
+
+    #: Two sessions can hold uncommitted writes at the same time.
+    iftb_store_write_lock: None = None
+
+    def __init__(self, lake: Lake, cursor: Cursor, executor: Executor, isolation: Isolation | None, busy_timeout: float) -> None:
+        #: The backend, which gives the session its stores.
+        self.iftb_store_backend: Any = None
+        self._lake = lake
+        self._cursor = cursor
+        self._executor = executor
+        self._view = View(lake, cursor)
+        self._isolated = isolation in ("repeatable read", "serializable")
+        self._only_reads = isolation == "snapshot"
+        self._busy_timeout = busy_timeout
+        self._turns = Turns()
+        self._wait: asyncio.Timeout | None = None
+        # set when a commit shall not be repeated any more
+        self._stop = threading.Event()
+        self._base: Snapshot | None = None
+        self._ready = self._stale = self._written = self._careful = self._finished = False
+        self._lost: OperationalError | None = None
+
+    async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
+        """Run one statement that reads, in DuckDB's SQL, with a dict of parameters; the only table is ``ohlcv``.
+
+        Raises:
+            OperationalError: the statement fails; the session stays usable.
+            Unsupported: the statement may write, or the text has several statements, or one that begins or ends a transaction.
+        """
+        wanted = compile_statement(statement, params)
+
+        def work(cursor: Cursor) -> Result[Any]:
+            parsed, reads = parse_statement(cursor, wanted.sql)
+            # to analyze a statement runs it, and it may write a file
+            if not reads or (parsed.type == duckdb.StatementType.EXPLAIN and _ANALYZE.search(wanted.sql)):
+                raise Unsupported(NO_RAW_WRITES)
+            return fetch_result(cursor, parsed, wanted)
+
+        return await self._run(_WHOLE, work)
+
+    async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
+        """Run one statement and return the first value of its first row, or None if it has no row."""
+        return (await self.execute(statement, params)).scalar()
+
+    async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
+        """Run one statement and return the first value of each row."""
+        return (await self.execute(statement, params)).scalars()
+
+    async def read(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
+        """Run ``work`` in a thread and return its result; the table ``ohlcv`` has the selected rows and the given columns."""
+        return await self._run(bounds_of(selection), work, columns)
+
+    async def read_newest(self, series: RowFilter) -> list[OHLCVBar]:
+        """Return the last ``series.limit`` bars of a series, newest first; only the files are read that can have them."""
+
+        def job(cursor: Cursor) -> list[OHLCVBar]:
+            snapshot = self._find_snapshot()
+            newest = None if self._written else snapshot.find_newest(bounds_of(series))
+            recent = series if newest is None else select_recent(series, newest)
+            for selection in (recent, series):
+                self._show(snapshot, bounds_of(selection))
+                bars = read_newest(cursor, selection)
+                if selection is series or len(bars) == series.limit:
+                    return bars
+            return []
+
+        return await self._look(job)
+
+    async def on_cluster(self) -> ClusterReads | None:
+        """Return the reads, on the cluster, of the version that a read sees now.
+
+        Returns:
+            None if the lake has no cluster, or if the session has writes that are not committed, which no cluster sees.
+        """
+        cluster = self.iftb_store_backend.cluster
+        if cluster is None:
+            return None
+        snapshot = await self._look(lambda cursor: None if self._written else self._find_snapshot())
+        return None if snapshot is None else ClusterReads(cluster, self._executor, snapshot.version)
+
+    async def write(
+        self,
+        table: pa.Table,
+        created_at: Any,
+        work: Callable[[Cursor, Fresh, bool], T],
+        *,
+        careful: bool = False,
+        reads: bool = True,
+    ) -> T:
+        """Run ``work`` in a thread with the rows of ``table``, completed, and whether the session has written before.
+
+        Args:
+            table: the rows to write.
+            created_at: the created_at of all rows; None if the table has the column.
+            work: writes to the table of pending writes; ``ohlcv`` holds what the session sees within the bounds of the rows.
+            careful: whether the result depends on the bars that are stored, so that they must not change until the commit.
+            reads: whether ``work`` needs ``ohlcv``.
+        """
+
+        def job(cursor: Cursor) -> T:
+            fresh = complete(table, self._lake.next_ids(table.num_rows), created_at)
+            if reads:
+                self._show(self._find_snapshot(), fresh.bounds)
+            return work(cursor, fresh, self._written)
+
+        return await self._write(job, careful=careful)
+
+    async def delete(self, selection: Bounds, work: Callable[[Cursor], int]) -> int:
+        """Run ``work``, which deletes rows within bounds, in a thread and return its result."""
+
+        def job(cursor: Cursor) -> int:
+            self._show(self._find_snapshot(), selection)
+            return work(cursor)
+
+        return await self._write(job, careful=True)
+
+    async def commit(self) -> None:
+        """Store the session's writes; the session continues in a new transaction.
+
+        Raises:
+            IntegrityError: another client has inserted a bar that this session inserted.
+            TransientError: the commits of others prevent this one.
+            OperationalError: an earlier error has ended the transaction, or the commit failed.
+        """
+        async with self._turns:
+            await self._commit()
+
+    async def finish(self) -> None:
+        """Refuse further calls, wait for the running call, and commit.
+
+        Raises:
+            IntegrityError, OperationalError: as for `commit`.
+        """
+        self._turns.end(ENDED)
+        async with self._turns.last():
+            await self._commit()
+
+    async def rollback(self) -> None:
+        """Undo all writes since the last commit; the session continues in a new transaction."""
+        async with self._turns:
+            self._lost = None
+            self._drop()
+
+    async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
+        """Forget uncommitted writes and close the connection to DuckDB.
+
+        Args:
+            reason: the error message of later calls.
+            interrupt: whether to stop the statement that another task is running in this session, instead of waiting for its end.
+        """
+        self._turns.end(reason, undone=True)
+        while interrupt and self._turns.busy:
+            self._cursor.interrupt()
+            self._stop.set()
+            self._stop_waiting()
+            await asyncio.sleep(INTERRUPT_EVERY)
+        async with self._turns.last():
+            if self._finished:
+                return
+            self._finished = True
+            if self._written:
+                self._lost = operational_error(reason)
+                self._written = False
+            await run_in_thread(self._executor, self._close)
+
+    @property
+    def ended(self) -> str | None:
+        """The reason why no call can begin any more; None while the session is open."""
+        return self._turns.ended
+
+    async def _run(self, bounds: Bounds, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
+        def job(cursor: Cursor) -> T:
+            self._show(self._find_snapshot(), bounds, columns)
+            return work(cursor)
+
+        return await self._look(job)
+
+    async def _look(self, job: Callable[[Cursor], T]) -> T:
+        async with self._turns:
+            self._check_usable()
+            self._careful = self._careful or self._written
+            return await self._driver(job)
+
+    async def _write(self, work: Callable[[Cursor], T], *, careful: bool) -> T:
+        def job(cursor: Cursor) -> T:
+            base = self._base
+            try:
+                self._base = self._find_snapshot()
+                if not self._ready:
+                    create_pending(cursor)
+                    self._ready = True
+                cursor.begin()
+                result = work(cursor)
+                cursor.commit()
+            except BaseException:
+                self._base = base
+                self._view.forget()
+                cursor.rollback()
+                raise
+            self._written = True
+            self._careful = self._careful or careful
+            return result
+
+        async with self._turns:
+            self._check_usable()
+            if self._only_reads:
+                raise operational_error(READS_ONLY)
+            return await self._driver(job)
+
+    async def _commit(self) -> None:
+        self._check_usable()
+        base = self._base
+        if not self._written or base is None:
+            self._base = None
+            return
+        lock = write_lock(self._lake.storage.location)
+        deadline = time.monotonic() + self._busy_timeout
+        try:
+            await self._await_turn(lock)
+        except BaseException as error:
+            self._lose(error)
+            raise
+        try:
+            await run_in_thread(self._executor, lambda: self._store(base, deadline), self._stop.set)
+        finally:
+            self._stop.clear()
+            lock.release()
+        # a close() that came meanwhile undoes nothing of this
+        self._turns.undone = False
+
+    def _stop_waiting(self) -> None:
+        """If a commit is waiting for the lock, end that wait at once."""
+        if self._wait is not None:
+            with suppress(RuntimeError):
+                # the wait has already ended
+                self._wait.reschedule(0)
+
+    async def _await_turn(self, lock: FairSemaphore) -> None:
+        """Wait for the lock of the table: sessions of one process would only disturb each other."""
+        granted = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as self._wait:
+                granted = await lock.acquire(self._busy_timeout)
+        if self._turns.undone:
+            if granted:
+                lock.release()
+            raise operational_error("the session was closed while its commit waited for others; nothing of it is stored")
+        if not granted:
+            raise operational_error(
+                f"other sessions of this process did not finish their commits within {self._busy_timeout:g} s; "
+                "commit less often, or raise the URL's busy_timeout",
+                transient=True,
+            )
+
+    def _store(self, base: Snapshot, deadline: float) -> None:
+        def work(cursor: Cursor) -> None:
+            commit = Commit(self._lake, cursor, self._view, base, strict=self._isolated, careful=self._careful)
+            commit.run(deadline, self._stop)
+
+        # the state changes in this thread, because the task that waits for it may be cancelled
+        try:
+            self._call(work)
+        except BaseException as error:
+            self._lose(error)
+            raise
+        self._drop()
+
+    def _lose(self, error: BaseException) -> None:
+        if isinstance(error, CommitOutcomeUnknown):
+            self._lost = error
+        else:
+            reason = error.orig if isinstance(error, IntegrityError | OperationalError) else type(error).__name__
+            self._lost = operational_error(
+                f"the session's writes were rolled back after an error: {reason}; "
+                "call session.rollback() to continue without them",
+                error if isinstance(error, Exception) else None,
+                transient=isinstance(error, TransientError),
+            )
+        self._drop()
+
+    def _drop(self) -> None:
+        """Begin a new transaction: forget the writes and the version."""
+        # the next call clears the table: an interrupt that comes now must not make a commit fail that is stored
+        self._stale = self._stale or self._written
+        self._base, self._careful, self._written = None, False, False
+
+    def _show(self, snapshot: Snapshot, bounds: Bounds, columns: Sequence[str] = COLUMNS) -> None:
+        self._view.show(snapshot, bounds, columns, written=self._written)
+
+    def _find_snapshot(self) -> Snapshot:
+        """Return the version that the next read sees."""
+        snapshot = self._lake.latest() if self._base is None else self._base
+        if self._isolated or self._only_reads:
+            self._base = snapshot
+        return snapshot
+
+    async def _driver(self, work: Callable[[Cursor], T]) -> T:
+        return await run_in_thread(self._executor, lambda: self._call(work), self._cursor.interrupt)
+
+    def _call(self, work: Callable[[Cursor], T]) -> T:
+        try:
+            if self._stale:
+                clear_pending(self._cursor)
+                self._stale = False
+            return work(self._cursor)
+        except duckdb.Error as error:
+            raise map_error(error, "the statement failed", self._lake.storage.location) from error
+        except OSError as error:
+            raise map_error(error, "the lake cannot be read", self._lake.storage.location) from None
+
+    def _close(self) -> None:
+        self._view.forget()
+        self._cursor.close()
+
+    def _check_usable(self) -> None:
+        if isinstance(self._lost, CommitOutcomeUnknown):
+            raise outcome_unknown(self._lost)
+        if self._lost is not None:
+            again = isinstance(self._lost, TransientError)
+            raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)
