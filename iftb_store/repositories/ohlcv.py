@@ -26,6 +26,8 @@ from iftb_store.values.timeframes import Timeframe, check_timeframe
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from iftb_store.batches.arrow import ArrowBatch
+
     ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
 
 
@@ -228,19 +230,39 @@ class OHLCVRepository(BarReader):
         }
         require_arrow()
         await import_modules("pyarrow", "iftb_store.batches.arrow_frames")
-        from iftb_store.batches.arrow import ArrowBatch
         from iftb_store.batches.arrow_frames import collect_rows, name_columns
         from iftb_store.batches.arrow_input import prepare_rows
 
         given = await asyncio.to_thread(name_columns, await collect_rows(data), series)
-        table = await asyncio.to_thread(prepare_rows, given, from_float=decimals is not None, last_wins=mode == "upsert")
-        batch = ArrowBatch(table, self._now())
+        rows = await asyncio.to_thread(prepare_rows, given, from_float=decimals is not None, last_wins=mode == "upsert")
+        return await self._write_batch(self._make_batch(rows), mode, report=report)
+
+    def _make_batch(self, rows: pa.Table) -> ArrowBatch:
+        from iftb_store.batches.arrow import ArrowBatch
+
+        return ArrowBatch(rows, self._now())
+
+    @overload
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: Literal[True]) -> UpsertReport: ...
+
+    @overload
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: bool) -> int | UpsertReport: ...
+
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: bool) -> int | UpsertReport:
         if mode == "upsert":
             return await self._upsert(batch, report=report)
         if len(batch):
             async with self._stores() as stores:
                 await _insert(stores, batch)
         return UpsertReport(len(batch), 0, 0) if report else len(batch)
+
+
+async def write_checked(repository: OHLCVRepository, rows: pa.Table, mode: Literal["upsert", "insert"]) -> UpsertReport:
+    """Write bars as `OHLCVRepository.write_arrow` does; the rows come from `iftb_store.batches.arrow_input.check_rows`."""
+    from iftb_store.batches.arrow_input import sort_rows
+
+    batch = repository._make_batch(await asyncio.to_thread(sort_rows, rows, last_wins=mode == "upsert"))
+    return await repository._write_batch(batch, mode, report=True)
 
 
 def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
