@@ -15,8 +15,9 @@ import pyarrow.compute
 
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.batches.arrow_input import WRITTEN, RowError, find_repeated, is_rising
-from iftb_store.batches.bars import KEY
-from iftb_store.files.earlier import EarlierFiles, SeriesKey, explain_change, format_bar
+from iftb_store.batches.arrow_series import split_series
+from iftb_store.batches.bars import KEY, SeriesKey
+from iftb_store.files.earlier import EarlierFiles, explain_change, format_bar
 from iftb_store.files.spans import Spans, Times
 from iftb_store.registry import get_stores
 from iftb_store.repositories.streams import record_batches
@@ -172,16 +173,6 @@ class Repeats:
 
     def _explain_other_file(self, series: SeriesKey, moment: datetime) -> str:
         return self._earlier.explain(series, to_epoch_us(moment), _read_step(series))
-
-
-def split_series(rows: pa.Table) -> list[tuple[SeriesKey, int, int]]:
-    """Split rows in key order by series: return (series, index of the first row, index after the last row) for each series."""
-    columns: list[Any] = [rows[name].combine_chunks() for name in SERIES]
-    same = reduce(pc.and_, (pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in columns))
-    ends: list[int] = pc.add(pc.indices_nonzero(pc.invert(same)), 1).to_pylist()
-    firsts = [0, *ends]
-    names = zip(*(column.take(pa.array(firsts)).to_pylist() for column in columns), strict=True)
-    return list(zip(names, firsts, [*ends, rows.num_rows], strict=True))
 
 
 def _read_step(series: SeriesKey) -> int:

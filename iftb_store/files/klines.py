@@ -13,11 +13,11 @@ from typing import Any
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore
-from iftb_store.batches.bars import VALUES
+from iftb_store.batches.bars import VALUES, SeriesKey
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.commits import Commit
-from iftb_store.files.earlier import EarlierFiles, SeriesKey, explain_change, format_bar
+from iftb_store.files.earlier import EarlierFiles, explain_change, format_bar
 from iftb_store.files.readers.binance import BATCH, DumpError, KlineDump, KlineRows
 from iftb_store.files.spans import Spans, split_times
 from iftb_store.models import OHLCVBar, UpsertReport

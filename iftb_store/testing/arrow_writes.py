@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, UpsertReport
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures
 from iftb_store.testing.rows import delete_bars
@@ -60,6 +62,38 @@ class WriteArrowTests(SuiteFixtures):
         found = await OHLCVRepository(db).read_arrow()
         assert found["close"].to_pylist()[:-1] == [item.close for item in given]
         assert found["trades_count"].to_pylist() == [7] * (count + 1)
+
+    @pytest.mark.parametrize("report", [False, True])
+    async def test_large_tables_are_written_exactly_beside_and_over_stored_bars(self, db: DatabaseManager, report: bool) -> None:
+        odd = itertools.cycle(
+            [LARGEST, SMALLEST, Decimal(0), Decimal("0.000001"), Decimal("0.00000123"), Decimal(10), Decimal("1.50")]
+        )
+        lows = itertools.cycle([-LARGEST, -SMALLEST, Decimal(0), Decimal("-1.5"), Decimal(-10)])
+        given = [
+            bar(T0 + HOUR * index, symbol=symbol, low=next(lows), volume=next(odd), quote_volume=None if index % 3 else next(odd))
+            for symbol in ("A", "BTCUSDT", "BTCUSDT2", "Z")
+            for index in range(400)
+        ]
+        repository: Any = OHLCVRepository(db)
+        first = await repository.write_arrow(table_of(given[:1200]), report=report)
+        # the bars of the last series are new and the others stored; three of them get other values
+        changed = [*given[:3], *(replace(item, trades_count=9) for item in given[3:6]), *given[6:]]
+        second = await repository.write_arrow(table_of(changed), report=report)
+        expected = [UpsertReport(1200, 0, 0), UpsertReport(400, 3, 1197)] if report else [1200, 1600]
+        assert [first, second] == expected
+        stored = [
+            item for symbol in ("A", "BTCUSDT", "BTCUSDT2", "Z") for item in await repository.get_range(symbol, "1h", *_ALL)
+        ]
+        assert [as_given(item) for item in stored] == changed
+
+    @pytest.mark.parametrize("mode", ["insert", "upsert"])
+    async def test_rows_of_many_series_in_any_order_are_written(self, db: DatabaseManager, mode: Any) -> None:
+        given = [bar(T0 + HOUR * index, symbol=f"S{number:03}") for number in range(120) for index in range(number % 60 + 1)]
+        shuffled = [given[index * 1_009 % len(given)] for index in range(len(given))]
+        assert await OHLCVRepository(db).write_arrow(table_of(shuffled), mode) == len(given)
+        found = await OHLCVRepository(db).read_arrow()
+        columns = ["symbol", "timestamp"]
+        assert found.select(columns).to_pylist() == table_of(given).select(columns).to_pylist()
 
     async def test_numbers_smaller_than_a_millionth_are_written_exactly(self, db: DatabaseManager) -> None:
         given = [bar(T0, volume=Decimal("1.00000001E-10"), quote_volume=SMALLEST), bar(T0 + HOUR, low=-SMALLEST)]
