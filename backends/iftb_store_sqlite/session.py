@@ -127,7 +127,7 @@ class SQLiteDriver:
         writer = INSERTER if mode == "insert" else UPSERTER
         self._logger.info("%s [%d bars]", writer.one, len(batch))
         if len(batch) <= CHUNK:
-            await self._run(write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
+            await self._run(write_whole, await _prepare(writer, batch), writes=True)
             return None
         async with self._savepoint() as connection:
             await self._write_chunks(connection, writer, batch)
@@ -198,10 +198,9 @@ class SQLiteDriver:
         return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
     async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> int:
-        chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
+        write, written = await _prepare(writer, batch), 0
         # one call in the thread per chunk, because a call that runs in the thread cannot be cancelled
-        written = 0
-        while (count := await connection.run(write_next, writer, chunks, created_at, writes=True)) is not None:
+        while (count := await connection.run(write, writes=True)) is not None:
             written += count
         return written
 
@@ -283,6 +282,17 @@ class _InTurn:
             translated = blame_parent(translated, self._session.iftb_store_backend.write_lock, self._session)
         note_error(self._session, translated, gone=not driver.in_transaction)
         return translated
+
+
+async def _prepare(writer: BarWriter, batch: BarBatch) -> Callable[[sqlite3.Connection], int | None]:
+    """Return a function that writes the next bars of a batch and returns their number, None if no bar is left."""
+    created_at = to_epoch_us(batch.created_at)
+    if batch.table is None:
+        return partial(write_next, writer=writer, chunks=batch.chunks(), created_at=created_at)
+    await import_modules("pyarrow", "iftb_store_sqlite.columns")
+    from iftb_store_sqlite.columns import split_parts, write_part
+
+    return partial(write_part, writer=writer, parts=split_parts(batch.table), created_at=created_at)
 
 
 def _box(work: Callable[..., T], *args: Any) -> list[T]:
