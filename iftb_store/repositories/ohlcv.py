@@ -258,10 +258,14 @@ class OHLCVRepository(BarReader):
 
 
 async def write_checked(repository: OHLCVRepository, rows: pa.Table, mode: Literal["upsert", "insert"]) -> UpsertReport:
-    """Write bars as `OHLCVRepository.write_arrow` does; the rows come from `iftb_store.batches.arrow_input.check_rows`."""
-    from iftb_store.batches.arrow_input import sort_rows
+    """Write bars as `OHLCVRepository.write_arrow` does.
 
-    batch = repository._make_batch(await asyncio.to_thread(sort_rows, rows, last_wins=mode == "upsert"))
+    The rows have the columns of `iftb_store.batches.arrow_input.check_rows`, which has checked them, and possibly others.
+    """
+    from iftb_store.batches.arrow_input import WRITTEN, sort_rows
+
+    rows = await asyncio.to_thread(sort_rows, rows.select(WRITTEN.names), last_wins=mode == "upsert")
+    batch = repository._make_batch(rows)
     return await repository._write_batch(batch, mode, report=True)
 
 
