@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, Literal
@@ -82,13 +83,11 @@ async def send_rows(
 
 async def _binary(rows: pa.Table, created_at: datetime | None) -> AsyncIterator[bytes]:
     await import_modules("pgpq")
-    from pgpq import ArrowToPostgresBinaryEncoder
-
     encoder: Any = None
     for first in range(0, rows.num_rows, _ROWS):
         part = await asyncio.to_thread(_part, rows, first, created_at)
         if encoder is None:
-            encoder = ArrowToPostgresBinaryEncoder(part.schema)
+            encoder = import_module("pgpq").ArrowToPostgresBinaryEncoder(part.schema)
             yield encoder.write_header()
         yield await asyncio.to_thread(encoder.write_batch, part.to_batches()[0])
     yield encoder.finish()
