@@ -65,10 +65,12 @@ class BarWriter:
 
     def select(self, count: int) -> str:
         """Return the statement that writes so many bars of one series; its first parameters are the series and created_at."""
-        # without a WHERE, SQLite would read ON CONFLICT as the condition of the join
+        # sqlite3 counts the rows only of a statement that begins with INSERT; without a WHERE, SQLite would read ON CONFLICT as
+        # the condition of the join
         return f"""
+            {_INSERT}
             WITH series AS (VALUES (?, ?, ?, ?)), bars AS (VALUES {", ".join([_PLAIN_ROW] * count)})
-            {_INSERT} SELECT series.column1, series.column2, series.column3, bars.*, series.column4
+            SELECT series.column1, series.column2, series.column3, bars.*, series.column4
             FROM bars CROSS JOIN series WHERE true {self.end}"""
 
 

@@ -72,6 +72,7 @@ DIALECT = SqlDialect(
     octets="length(CAST({} AS BLOB))",
     microseconds="{}",
     sums=sums,
+    grid=True,
     unindexed="+{}",
     month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     encode=_encode,
@@ -102,6 +103,10 @@ class SQLiteDriver:
         """Run a query and return its rows; outside a transaction it sees everything that is committed."""
         self._logger.info("%s", statement.sql)
         return await self._run(_fetch, statement.sql, args)
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run ``work``, which only reads, in SQLite's thread with the session's connection, and return its result."""
+        return await self._run(work, *args)
 
     async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
         """Insert one row and return its id, or None if nothing was inserted.
