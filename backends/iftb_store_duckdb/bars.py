@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
@@ -25,6 +25,8 @@ _COUNT = "SELECT count(*) FROM ohlcv"
 
 class DuckDBBars(ColumnarBars):
     """The store of bars of one session."""
+
+    reads_twice: ClassVar[bool] = True
 
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
