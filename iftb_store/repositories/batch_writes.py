@@ -37,7 +37,7 @@ async def read_joined(reader: pa.RecordBatchReader) -> AsyncIterator[pa.Table]:
         yield table
 
 
-async def read_batches(data: object) -> AsyncIterator[pa.Table]:
+async def iterate_batches(data: object) -> AsyncIterator[pa.Table]:
     """Yield the batches of a reader, or the parts of an iterable, as they are; other data is one batch.
 
     Raises:

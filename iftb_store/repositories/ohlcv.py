@@ -252,7 +252,7 @@ class OHLCVRepository(BarReader):
         if not atomic:
             if self._manager is None:
                 raise batch_writes.refuse_session()
-            return await batch_writes.write_apart(batch_writes.read_batches(data), partial(write, self)) or none
+            return await batch_writes.write_apart(batch_writes.iterate_batches(data), partial(write, self)) or none
         if self._manager is None or not batch_writes.is_reader(data):
             return await write(self, await collect_rows(data))
         reader: Any = data

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
 #: Number of bars in a table: about 12 MB.
-ROWS = 100_000
+MOST_ROWS = 100_000
 
 _PRICES = ["open", "high", "low", "close", "volume"]
 _FIRST = ["open time", *_PRICES, "close time"]
@@ -234,7 +234,7 @@ class KlineDump:
                 yield batch
         self._check_end(position)
 
-    def tables(self, size: int = ROWS) -> Generator[KlineRows, None, None]:
+    def tables(self, size: int = MOST_ROWS) -> Generator[KlineRows, None, None]:
         """Yield the bars in the file's order as Arrow tables, at most ``size`` bars and those of one block of lines at a time.
 
         The bars and the errors are those of `batches`, in a sixth of the time; pyarrow is needed. If the file has several
@@ -268,13 +268,13 @@ class KlineDump:
 
     def _parse(self, block: bytes, position: _Position) -> list[pa.Table]:
         """Return the bars of a block of lines, without the columns of the series, in up to two tables."""
-        from iftb_store.files.readers.kline_blocks import parse_block, to_table
+        from iftb_store.files.readers.kline_blocks import make_table, parse_block
 
         start, parts = 0, list["pa.Table"]()
         if not position.number:
             # the first line may be a header, with or without a byte order mark
             start = block.find(b"\n") + 1 or len(block)
-            parts.append(to_table(list(self._bars(io.BytesIO(block[:start]), position))))
+            parts.append(make_table(list(self._bars(io.BytesIO(block[:start]), position))))
         rest = block[start:]
         if not rest:
             return parts
@@ -289,7 +289,7 @@ class KlineDump:
                 position.digits, position.before = digits, self._bar(last, position.number)
                 self.bytes_read += len(rest)
                 return [*parts, table]
-        return [*parts, to_table(list(self._bars(io.BytesIO(rest), position)))]
+        return [*parts, make_table(list(self._bars(io.BytesIO(rest), position)))]
 
     def _check_end(self, position: _Position) -> None:
         if not position.digits:

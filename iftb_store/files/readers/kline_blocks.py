@@ -115,7 +115,7 @@ def parse_block(content: bytes) -> Block | None:
     return Block(pa.table([times, *(rows[name] for name in _VALUES)], schema=_SCHEMA), digits)
 
 
-def to_table(bars: Sequence[OHLCVBar]) -> pa.Table:
+def make_table(bars: Sequence[OHLCVBar]) -> pa.Table:
     """Return bars that the line parser has checked as a table without the columns of the series."""
     if not bars:
         return _SCHEMA.empty_table()
