@@ -117,7 +117,7 @@ async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseM
 
 
 async def test_a_caught_loss_of_the_connection_fails_the_clean_exit_too(db: DatabaseManager, admin: Any) -> None:
-    with pytest.raises(OperationalError, match=r"nothing of this session was committed.*connection"):
+    with pytest.raises(OperationalError, match=r"none of this session's writes were committed.*connection"):
         await log_and_lose_the_connection(db, admin, then_log=True)
     assert await SystemEventRepository(db).get_recent_events() == []
 
@@ -132,7 +132,7 @@ async def test_a_commit_after_a_caught_error_is_refused(db: DatabaseManager) -> 
         await SystemEventRepository(session).log_event("tick", "info", "")
         with pytest.raises(OperationalError):
             await session.execute(text("SELECT 1 / 0"))
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await session.commit()
         await session.rollback()
         await SystemEventRepository(session).log_event("tock", "info", "")
@@ -142,7 +142,7 @@ async def test_a_commit_after_a_caught_error_is_refused(db: DatabaseManager) -> 
 async def test_a_caught_cancellation_of_a_statement_fails_the_clean_exit(db: DatabaseManager) -> None:
     async with db.get_session() as holder:
         await TradeRepository(holder).insert(trade("T-2"))
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await insert_and_give_up_on_a_second(db)
     assert [stored.trade_id for stored in await TradeRepository(db).get_recent()] == ["T-2"]
 
