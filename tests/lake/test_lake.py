@@ -297,7 +297,7 @@ async def test_a_disconnect_does_not_wait_as_long_as_a_commit_that_waits_for_ano
         task = asyncio.create_task(insert())
         await waiting.wait()
         await db.disconnect(grace=0)
-    with pytest.raises(OperationalError, match="nothing of it is stored"):
+    with pytest.raises(OperationalError, match="none of its writes were stored"):
         await task
     async with DatabaseManager(lake_url) as other:
         assert await read_names(other) == []
