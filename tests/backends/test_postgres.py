@@ -228,7 +228,7 @@ async def test_the_search_path_of_the_url_holds_the_tables(postgres_url: str, ad
         ("ssl=sometimes", "sslmode must be one of disable, .*'sometimes'"),
         ("statement_timeout=soon", "statement_timeout must be a time like .*'soon'"),
         ("statement_cache_size=-1", "statement_cache_size must be a whole number.*'-1'"),
-        ("host=a&host=b", "'host' is a duplicate"),
+        ("host=a&host=b", "has the option 'host' more than once"),
         ("target_session_attrs=best", "target_session_attrs must be one of any, .*'best'"),
         ("fetch_size=3", "unknown option 'fetch_size'.*connect_timeout"),
     ],
@@ -326,7 +326,7 @@ async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_sess
 async def test_a_session_whose_transaction_was_ended_behind_its_back_does_not_commit(postgres_url: str) -> None:
     async with DatabaseManager(postgres_url) as db:
         await db.create_tables()
-        with pytest.raises(OperationalError, match="ended by something else"):
+        with pytest.raises(OperationalError, match="ended by something other than its session"):
             await insert_and_end_the_transaction(db)
 
 
