@@ -127,7 +127,7 @@ def _to_list(column: Any) -> list[Any]:
 
 
 def _make_digest(names: list[str]) -> Callable[[Any], Any]:
-    """Return the function that digests the bars of one day, as `iftb_store.transfer.digests` does.
+    """Return a function that computes the digest of the bars of one day, as `iftb_store.transfer.digests` does.
 
     The function runs on the cluster, where this package is not installed.
     """

@@ -44,7 +44,7 @@ _NAMES = re.compile(r"retry_timeout|\bpart=\S+")
 _TYPES = (
     (TableNotFoundError, "there is no Delta table"),
     (DeltaProtocolError, "the table uses features of Delta that this version of deltalake does not know"),
-    (SchemaMismatchError, "the table has other columns"),
+    (SchemaMismatchError, "the columns of the table are not those of bars"),
     (CommitFailedError, _FAILED),
 )
 _PASSING = (_LATE, _AWAY, _BUSY, _FAILED)

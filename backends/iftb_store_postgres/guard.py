@@ -97,7 +97,7 @@ class _Transport:
 class _Guard(asyncio.Protocol):
     """Checks each message of the login and passes it to asyncpg; removes itself when the server is ready for a query.
 
-    The guard continues after AuthenticationOk, because asyncpg also answers a later demand for a password.
+    The guard continues after AuthenticationOk, because asyncpg also answers a later request for a password.
     """
 
     def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:

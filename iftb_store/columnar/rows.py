@@ -27,9 +27,9 @@ _SERIES = 1_000
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the rows of a selection.
 
-    With a limit, the result is either the next rows of one series, or the remaining rows of one series and all rows of the next
-    series, of as many as fit into the limit. So it can have fewer rows than the limit although more rows follow. A table without
-    series is read like one series.
+    With a limit, the result has either the next rows of one series, or the remaining rows of one series and then all rows of as
+    many further series as fit into the limit. So it can have fewer rows than the limit although more rows follow. A table
+    without series is read like one series.
     """
     names, limit, after = selection.order[:-1], selection.limit, selection.after
     if limit is None:
