@@ -133,7 +133,7 @@ def _rewrite(lake: Lake, cursor: Cursor, part: _Part) -> bool:
             with View(lake, cursor).reading(paths, Bounds({}, {}), KEY) as stored:
                 ((rows,),) = cursor.fetch(f"SELECT count(*) FROM {stored}")
         else:
-            rows = sum(chosen["num_records"].to_pylist())
+            rows = sum(count or 0 for count in chosen["num_records"].to_pylist())
         with View(lake, cursor).reading(paths, Bounds({}, {})) as stored:
             sql = f"SELECT {COLUMNS_SQL}, {quote(part.name)} AS {PART} FROM {stored} ORDER BY {KEY_SQL}"
             batches = (pa.Table.from_batches([batch]) for batch in cursor.batches(sql, ROW_GROUP))
