@@ -134,7 +134,7 @@ class _File:
         least, greatest = ({name: _to_json(value) for name, value in side.items()} for side in self._bounds)
         stats = {"numRecords": self.rows, "minValues": least, "maxValues": greatest, "nullCount": dict.fromkeys(BOUNDED, 0)}
         moment = time.time_ns() // 1_000_000
-        return AddAction(self._path, size, {PART: self.part}, moment, True, json.dumps(stats))
+        return AddAction(self._path, size, {PART: self.part}, moment, True, json.dumps(stats, ensure_ascii=False))
 
     def abandon(self) -> None:
         """Close the incomplete file, which no version of the table contains."""
