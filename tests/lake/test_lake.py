@@ -351,7 +351,7 @@ async def test_bars_that_another_program_adds_are_read(lake_url: str) -> None:
 
 
 async def test_names_that_a_file_system_does_not_bear_are_kept(lake_url: str) -> None:
-    names = ["a/b", "..", "é" * 255, "%2F", "x=y", "CON", "'", "a" * 255, "\U00020000", "\x10\x7f\"\\"]
+    names = ["a/b", "..", "é" * 255, "%2F", "x=y", "CON", "'", "a" * 255, "\U00020000", '\x10\x7f"\\']
     async with DatabaseManager(lake_url) as db:
         await OHLCVRepository(db).insert_many([bar(exchange=name, symbol=name) for name in names])
         await OHLCVRepository(db).upsert_many([bar(exchange=name, symbol=name, volume=Decimal(7)) for name in names])
