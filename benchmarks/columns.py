@@ -100,7 +100,7 @@ def measure(row: Comparison, first: Path, rounds: int, folder: Path, server: Any
                 environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
                 if row.engine == "postgresql":
                     environment["IFTB_STORE_BENCH_POSTMASTER"] = (folder / "postgres" / "postmaster.pid").read_text().split()[0]
-                command = [python, str(_WORKER), row.case, side, str(row.size), url]
+                command = [python, "-P", str(_WORKER), row.case, side, str(row.size), url]
                 done = subprocess.run(command, cwd=place, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                 samples[side].append(json.loads(done.stdout.splitlines()[-1]))
     return samples

@@ -83,7 +83,7 @@ def _insert(cursor: Cursor, table: pa.Table, batch: BarBatch) -> None:
         # the keys of an Arrow table are distinct
         if batch.table is None and not has_distinct_keys(table):
             twice = f"SELECT {columns} FROM {fresh} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
-            _refuse(cursor.rows(twice), "is a duplicate in the batch")
+            _refuse(cursor.rows(twice), "occurs twice in the batch")
         if _any_stored(cursor, table):
             bound, bounds = bound_keys(BARS, table)
             named = ", ".join(f"stored.{name}" for name in KEY)

@@ -178,7 +178,7 @@ def _list_spans(table: pa.Table) -> list[list[str]]:
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
-    """Write in two steps the bars whose key is new and the bars whose key is stored already.
+    """Write first the bars whose key is new, then the bars whose key is stored already.
 
     Returns:
         False if the batch must be written as a whole; nothing has been written then.

@@ -19,7 +19,8 @@ async def send(
 ) -> None:
     """Run one COPY into a table.
 
-    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever; this cancels the COPY.
+    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever. This function then cancels
+    the COPY.
 
     Raises:
         asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.
