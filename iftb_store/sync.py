@@ -38,9 +38,12 @@ from iftb_store.values.display import type_name
 _FUNCTIONS = {
     "backup": "iftb_store.transfer.backup",
     "copy": "iftb_store.transfer.functions",
+    "create_partitions": "iftb_store.maintenance.partitions",
     "examine": "iftb_store.doctor",
     "export_table": "iftb_store.files.export",
     "import_files": "iftb_store.files.import_files",
+    "list_partitions": "iftb_store.maintenance.partitions",
+    "partition_bars": "iftb_store.maintenance.partitions",
     "restore": "iftb_store.transfer.functions",
     "verify": "iftb_store.transfer.functions",
 }

@@ -15,7 +15,7 @@ from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
-from iftb_store.health import Health, SchemaStatus
+from iftb_store.health import Health, Partitioning, SchemaStatus
 from iftb_store.manager import A, T
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation
@@ -449,6 +449,9 @@ def copy(
 ) -> CopyReport:
     """Copy the rows that are missing or different in another store, of any engine, then verify the copy."""
 
+def create_partitions(db: SyncStore, *, ahead: int = ..., start: datetime | None = None) -> tuple[str, ...]:
+    """Create the partitions of the current and the coming months or years, and of those that have bars in the default partition."""
+
 def examine(db: SyncStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing."""
 
@@ -488,6 +491,14 @@ def import_files(
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
+
+def list_partitions(db: SyncStore) -> Partitioning:
+    """Return how the table of bars is divided into partitions, and their sizes."""
+
+def partition_bars(
+    db: SyncStore, by: str = "month", *, ahead: int = ..., progress: ProgressCallback | None = None
+) -> Partitioning:
+    """Divide the table of bars into partitions; readers and writers continue meanwhile."""
 
 def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None
