@@ -119,7 +119,8 @@ class Move:
             TransientError: others held locks all the time; the next run continues.
         """
         await self._check()
-        await attempt(self._prepare)
+        if not await attempt(self._prepare):
+            return
         try:
             while await attempt(self._copy):
                 pass
@@ -146,12 +147,20 @@ class Move:
                 "Nothing was changed; drop it, partition the table, then create it again"
             )
 
-    async def _prepare(self) -> None:
-        """Create the new table with its partitions and the trigger, unless an interrupted move has left them."""
+    async def _prepare(self) -> bool:
+        """Create the new table with its partitions and the triggers, unless an interrupted move has left them.
+
+        Returns:
+            Whether there is something to move; False if another process has ended the move meanwhile.
+        """
         connection, table = self._connection, self._table
         async with transaction(connection, table):
+            # it conflicts with itself, so that two processes prepare one after the other; readers and writers continue
+            await connection.execute(f"LOCK TABLE {self._old} IN SHARE UPDATE EXCLUSIVE MODE")
+            if await connection.fetchval("SELECT CAST(to_regclass($1) AS oid)", self._old) != table.oid:
+                return False
             if await self._is_left():
-                return
+                return True
             starts = []
             if not self._by.startswith("hash:"):
                 self._progress("find the months" if self._by == "month" else "find the years", 0, None)
@@ -171,6 +180,7 @@ class Move:
                 *self._mirror_sql(),
             ):
                 await connection.execute(statement)
+        return True
 
     async def _is_left(self) -> bool:
         """Return whether an interrupted move by the same method can continue."""
@@ -193,25 +203,30 @@ class Move:
         """Return the statements that create the trigger, which makes each write in the new table too.
 
         It runs with the rights of the owner, so that writers need no rights on the new table. Whoever deletes bars waits for the
-        batch that is being copied, and the next batch waits for them: otherwise a batch could store a deleted bar again.
+        batch that is being copied, and the next batch waits for them: otherwise a batch could store a deleted bar again. A
+        transaction whose snapshot is older than the copy of the bar cannot delete the copy, and fails like one that conflicts.
         """
         columns = [name for name in self._table.columns if name not in KEY]
         names = self._table.names
         same = " AND ".join(f"{name} = gone.{name}" for name in KEY)
+        lock = (
+            f"PERFORM FROM {self._move} FOR SHARE; IF NOT FOUND THEN RAISE EXCEPTION "
+            "'the bars are being moved into partitions, and the transaction is older than that' USING ERRCODE = '40001'; END IF;"
+        )
         body = f"""
             DECLARE
                 gone record;
                 locked boolean := false;
             BEGIN
                 IF TG_OP = 'TRUNCATE' THEN
-                    PERFORM FROM {self._move} FOR SHARE;
+                    {lock}
                     TRUNCATE {self._new};
                     RETURN NULL;
                 END IF;
                 IF TG_OP = 'DELETE' THEN
                     FOR gone IN SELECT {_KEY} FROM old_rows LOOP
                         IF NOT locked THEN
-                            PERFORM FROM {self._move} FOR SHARE;
+                            {lock}
                             locked := true;
                         END IF;
                         DELETE FROM {self._new} WHERE {same};
@@ -221,7 +236,7 @@ class Move:
                 IF TG_OP = 'UPDATE' THEN
                     FOR gone IN SELECT {_KEY} FROM old_rows EXCEPT SELECT {_KEY} FROM new_rows LOOP
                         IF NOT locked THEN
-                            PERFORM FROM {self._move} FOR SHARE;
+                            {lock}
                             locked := true;
                         END IF;
                         DELETE FROM {self._new} WHERE {same};
