@@ -169,6 +169,34 @@ class SupportsPartitions(Protocol):
 
 
 @runtime_checkable
+class SupportsStandby(Protocol):
+    """A backend whose database can have standbys, which replay its commits later; optional.
+
+    `iftb_store.DatabaseManager` with ``read_url`` has two backends of one class: that of the primary and that of the standby.
+    """
+
+    async def find_position(self) -> Any:
+        """Return, on the primary, a position behind every commit of this backend whose end a caller can know.
+
+        Before the first commit it is a position of the time of this call.
+
+        Raises:
+            OperationalError: the primary does not answer.
+        """
+        ...
+
+    async def has_replayed(self, session: Any, position: Any) -> bool:
+        """Return, on the standby, whether the server of a session, which has run no statement yet, has replayed a position.
+
+        Then every later statement of the session sees the commits before that position.
+
+        Raises:
+            OperationalError: the server does not answer, or is no standby of the server that the position is of.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsBackup(Protocol):
     """A backend with the capability BACKUP: its engine can write backups."""
 

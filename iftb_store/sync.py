@@ -390,7 +390,7 @@ def open_store(*args: Any, **kwargs: Any) -> SyncStore:
 
     Args:
         *args: the arguments of `iftb_store.DatabaseManager`, first the URL.
-        **kwargs: the same by their names: pool_size, max_overflow, echo.
+        **kwargs: the same by their names: pool_size, max_overflow, echo, read_url.
 
     Returns:
         The open store, with the methods of `iftb_store.DatabaseManager`, and the repositories as ``ohlcv``, ``trades``,

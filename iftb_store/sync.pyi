@@ -376,7 +376,15 @@ class SyncStore:
     def positions(self) -> SyncPositionRepository: ...
     @property
     def events(self) -> SyncSystemEventRepository: ...
-    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None: ...
+    def __init__(
+        self,
+        database_url: str | URL,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        echo: bool = False,
+        *,
+        read_url: str | URL | None = None,
+    ) -> None: ...
     @property
     def url(self) -> str:
         """The URL as text for messages, with the password hidden."""
@@ -387,7 +395,7 @@ class SyncStore:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
 
     def identity(self) -> str:
         """Return a text that identifies the database tables."""
@@ -520,5 +528,7 @@ def verify(
 ) -> VerifyReport:
     """Compare the rows of two stores by counts and checksums of their values, and find the first rows that differ."""
 
-def open_store(database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> SyncStore:
+def open_store(
+    database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False, *, read_url: str | URL | None = None
+) -> SyncStore:
     """Open a database for blocking code; a ``with`` block closes it at its end."""

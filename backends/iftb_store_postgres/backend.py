@@ -24,6 +24,7 @@ from iftb_store.relational import (
     describe,
     find_hidden,
     find_obstacles,
+    hold_connection,
     quote_url,
     run_to_end,
     watch,
@@ -38,6 +39,7 @@ from iftb_store_postgres.partitions import create_missing, find_table, read_part
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
 from iftb_store_postgres.poolers import find_ignored_parameters, find_refused_parameter
 from iftb_store_postgres.session import PostgresDriver
+from iftb_store_postgres.standby import CommitLog, Position, check_replayed
 from iftb_store_postgres.strangers import KINDS, find_tables
 from iftb_store_postgres.tls import SYSTEM, read_encryption, system_context, warn_of_plaintext
 from iftb_store_postgres.url import FOREVER, parse_options
@@ -86,6 +88,7 @@ class PostgresBackend(EngineBackend):
         self._knows_ignored = False
         self.pool_options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self._options.pool_timeout}
         self._echo = echo
+        self._commits = CommitLog()
 
     async def connect(self) -> None:
         """Create the pool and check with one connection that the server answers."""
@@ -100,6 +103,8 @@ class PostgresBackend(EngineBackend):
         # listen before watch() does: watch() treats a COMMIT as sent from its own listener on
         event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate, _connection_is_gone)
+        self._commits = CommitLog()
+        self._commits.watch(engine)
         await self.keep_engine(engine, "SELECT 1")
 
     async def identity(self) -> str:
@@ -174,6 +179,7 @@ class PostgresBackend(EngineBackend):
         except FAILURES as error:
             raise translate(error, lost=connection.is_closed()) or error from error
         finally:
+            self._commits.note_commit()
             await run_to_end(connection.close())
 
     @classmethod
@@ -201,7 +207,28 @@ class PostgresBackend(EngineBackend):
                 if read_only:
                     # nothing else limits the wait for a table that an operator or a migration has locked
                     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._options.settings['statement_timeout']}")
-                return await connection.run_sync(work)
+                result = await connection.run_sync(work)
+        self._commits.note_commit()
+        return result
+
+    async def find_position(self) -> Position:
+        """Return the position that a standby must have replayed; see `iftb_store.abilities.SupportsStandby`."""
+        self.enter_loop()
+        if self._engine is None:
+            raise operational_error(NOT_CONNECTED)
+        try:
+            return await self._commits.find_position(self._engine)
+        except FAILURES as error:
+            raise translate(error) or error from error
+
+    async def has_replayed(self, session: AsyncSession, position: Position) -> bool:
+        """Return whether a session's server has replayed a position; see `iftb_store.abilities.SupportsStandby`."""
+        async with hold_connection(session) as pooled:
+            driver: Any = pooled.driver_connection
+            try:
+                return await check_replayed(driver, position)
+            except FAILURES as error:
+                raise translate(error, lost=driver.is_closed()) or error from error
 
     async def _open(self) -> Any:
         return await self._connection(self._options.command_timeout, self._options.settings)
