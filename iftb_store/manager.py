@@ -17,7 +17,7 @@ from sqlalchemy import URL, text
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import ABILITIES, SupportsMigrations, SupportsPoolStatus, SupportsStandby
+from iftb_store.abilities import ABILITIES, SupportsMigrations, SupportsPoolStatus
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -32,7 +32,7 @@ from iftb_store.health import Health, SchemaStatus
 from iftb_store.measuring import check_health, measure_backend
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
 from iftb_store.registry import find_backend
-from iftb_store.standby import StandbyReads
+from iftb_store.standby import make_standby
 from iftb_store.url import fill_url, format_url, hide_secrets, parse_url, quote_url
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
@@ -92,18 +92,9 @@ class DatabaseManager:
         checks.boolean(echo, "echo")
         database_url = parse_url(database_url)
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "echo": echo}
-        backend = find_backend(database_url.drivername)
-        self._backend: Backend = backend(database_url, **options)
+        self._backend: Backend = find_backend(database_url.drivername)(database_url, **options)
         self._url = hide_secrets(database_url)
-        self._standby: StandbyReads | None = None
-        if read_url is not None:
-            read_url = parse_url(read_url)
-            if not issubclass(backend, SupportsStandby) or find_backend(read_url.drivername) is not backend:
-                raise Unsupported(
-                    "read_url must lead to a standby of the database, and only PostgreSQL has standbys, not "
-                    f"{database_url.drivername} with {read_url.drivername}; leave read_url out"
-                )
-            self._standby = StandbyReads(self._backend, backend(read_url, **options), format_url(hide_secrets(read_url)))
+        self._standby = None if read_url is None else make_standby(self._backend, read_url, options)
         self._connected = False
         self._process = os.getpid()
         self._connecting = FairSemaphore()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.abilities import SupportsStandby
-from iftb_store.errors import StoreError, TransientError, operational_error
+from iftb_store.errors import StoreError, TransientError, Unsupported, URLError, operational_error
 from iftb_store.protocols import Backend, Isolation, Session
+from iftb_store.registry import find_backend
+from iftb_store.url import format_url, hide_secrets, parse_url
 
 T = TypeVar("T")
 
@@ -24,6 +27,31 @@ _OPENING = 2.0
 PAUSE = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+def make_standby(primary: Backend, read_url: str | URL, options: Mapping[str, Any]) -> StandbyReads:
+    """Return the reads on the standby of a primary; do not connect.
+
+    Args:
+        primary: the backend of the manager.
+        read_url: the URL of the standby.
+        options: the options of the manager's backend.
+
+    Raises:
+        URLError: the URL cannot be parsed or has an unknown option; the message names read_url.
+        Unsupported: the URL leads to another engine, or the engine has no standbys.
+    """
+    try:
+        url = parse_url(read_url)
+        kind = find_backend(url.drivername)
+        if isinstance(primary, SupportsStandby) and isinstance(primary, kind):
+            return StandbyReads(primary, kind(url, **options), format_url(hide_secrets(url)))
+    except URLError as error:
+        raise URLError(f"read_url: {error}") from error
+    raise Unsupported(
+        "read_url must lead to a standby of the database, and only PostgreSQL has standbys; give the URLs of PostgreSQL servers, "
+        "or leave read_url out"
+    )
 
 
 class StandbyReads:

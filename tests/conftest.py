@@ -38,6 +38,8 @@ _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_o
 
 # functions that work on a whole store take long with each of the hostile values
 _LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
+# partitions change nothing about these, which take an hour
+_NOT_ON_PARTITIONS = re.compile(r"test_partitioned\.py::.*::test_hostile_input_")
 # the parts of the suite that `nox -s tests` runs on lakes and on partitions; `nox -s full` runs all, `nox -s lake` all on lakes
 _IN_PART = {
     "TestLake": {
@@ -89,6 +91,9 @@ _TABLES = f"""
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
+    unneeded = [item for item in items if _NOT_ON_PARTITIONS.search(item.nodeid)]
+    config.hook.pytest_deselected(items=unneeded)
+    items[:] = [item for item in items if item not in unneeded]
     if FULL:
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()

@@ -7,6 +7,7 @@ A table with one row, iftb_store_move, holds the place of the last batch, so tha
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -330,11 +331,12 @@ class Move:
         Such a transaction would find the new table under the name ohlcv, without the bars that were copied later than its
         snapshot. CREATE INDEX CONCURRENTLY waits for the same reason; nobody waits for it.
         """
-        index = f"{self._table.schema}.{_MOVE}_wait"
+        # another process may do the same, and one of both may have to try again
+        index = f"{_MOVE}_{secrets.token_hex(4)}"
 
         async def wait() -> None:
-            await self._connection.execute(f"DROP INDEX IF EXISTS {index}")
-            await self._connection.execute(f"CREATE INDEX CONCURRENTLY {_MOVE}_wait ON {self._move} (copied)")
+            await self._connection.execute(f"DROP INDEX IF EXISTS {self._table.schema}.{index}")
+            await self._connection.execute(f"CREATE INDEX CONCURRENTLY {index} ON {self._move} (copied)")
 
         await attempt(wait)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -23,11 +24,13 @@ from iftb_store import (
     StoreError,
     TransientError,
     Unsupported,
+    backup,
     copy,
     create_partitions,
     examine,
     list_partitions,
     partition_bars,
+    restore,
     verify,
 )
 from iftb_store.testing.samples import HOUR, T0, bar, hourly
@@ -417,6 +420,16 @@ async def test_copies_between_a_partitioned_and_another_store_are_equal(db: Data
             await session.execute(text("DELETE FROM ohlcv WHERE symbol = 'ETHUSDT'"))
         await copy(other, db)
         assert (await verify(other, db)).equal
+
+
+async def test_a_backup_of_partitions_is_restored_into_partitions(db: DatabaseManager, tmp_path: Path) -> None:
+    await partition_bars(db, "month")
+    before = [row[1:] for row in await read_all(db)]
+    await backup(db, str(tmp_path / "bot.backup"))
+    async with db.get_session() as session:
+        await session.execute(text("DELETE FROM ohlcv WHERE symbol = 'ETHUSDT'"))
+    await restore(str(tmp_path / "bot.backup"), db, overwrite=True)
+    assert [row[1:] for row in await read_all(db)] == before
 
 
 def test_the_commands_partition_and_list(run: Run, postgres_url: str) -> None:
