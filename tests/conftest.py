@@ -36,7 +36,7 @@ if not FULL:
 # all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
 
-# functions that work on a whole store take long with each of the hostile values
+# functions that work on a whole store take long with each of the hundreds of hostile values
 _LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
 # partitions change nothing about these, which take an hour
 _NOT_ON_PARTITIONS = re.compile(r"test_partitioned\.py::.*::test_hostile_input_")
@@ -95,6 +95,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=unneeded)
     items[:] = [item for item in items if item not in unneeded]
     if FULL:
+        for item in items:
+            if _LONG.search(item.nodeid) is not None:
+                item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
     for item in items:

@@ -46,7 +46,7 @@ from iftb_store_postgres.url import FOREVER, parse_options
 
 T = TypeVar("T")
 
-NOT_CONNECTED = "the database is not connected"
+NOT_CONNECTED = "the database is not connected; await connect() first"
 
 # not the system identifier of the server, because a standby has the same one
 _IDENTITY = """

@@ -13,7 +13,7 @@ from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
 from iftb_store.cli.partitions import STOPPED_MOVE
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import explain_stop, format_target, is_migrated, run
+from iftb_store.cli.target import explain_stop, format_target, run, supports_migrations
 from iftb_store.cli.transfer import Quiet
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
@@ -46,7 +46,7 @@ def migrate(
     address = resolve_url(url)
     method = None if partition_by is None else check_method(partition_by)
     with explain_stop(lambda: _STOPPED):
-        run(address, DatabaseManager.migrate, create=is_migrated(address))
+        run(address, DatabaseManager.migrate, create=supports_migrations(address))
     say(f"{format_target(address)}: the schema is at revision {HEAD}")
     if method is None:
         return
