@@ -25,7 +25,7 @@ from iftb_store.errors import (
     Unsupported,
     URLError,
 )
-from iftb_store.health import Health, SchemaState, SchemaStatus
+from iftb_store.health import BarPartition, Health, Partitioning, SchemaState, SchemaStatus
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation, Session
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
@@ -58,6 +59,7 @@ __all__ = [
     "Action",
     "AmbiguousPositionError",
     "BackupReport",
+    "BarPartition",
     "Base",
     "Capability",
     "CollisionError",
@@ -84,6 +86,7 @@ __all__ = [
     "OHLCVBar",
     "OHLCVRepository",
     "PartialWriteError",
+    "Partitioning",
     "Position",
     "PositionClosedError",
     "PositionConflictError",
@@ -122,10 +125,13 @@ __all__ = [
     "backup",
     "check_timeframe",
     "copy",
+    "create_partitions",
     "examine",
     "export_table",
     "get_settings",
     "import_files",
+    "list_partitions",
+    "partition_bars",
     "quantize",
     "restore",
     "verify",
@@ -139,6 +145,7 @@ _LAZY = {
     "iftb_store.files.formats": ("FileFormat",),
     "iftb_store.files.import_": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.maintenance.partitions": ("create_partitions", "list_partitions", "partition_bars"),
     "iftb_store.transfer.backup": ("backup",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),
     "iftb_store.transfer.progress": ("ProgressCallback",),

@@ -15,7 +15,7 @@ from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
-from iftb_store.health import Health, SchemaStatus
+from iftb_store.health import Health, Partitioning, SchemaStatus
 from iftb_store.manager import A, T
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation
@@ -378,7 +378,15 @@ class SyncStore:
     def positions(self) -> SyncPositionRepository: ...
     @property
     def events(self) -> SyncSystemEventRepository: ...
-    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None: ...
+    def __init__(
+        self,
+        database_url: str | URL,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        echo: bool = False,
+        *,
+        read_url: str | URL | None = None,
+    ) -> None: ...
     @property
     def url(self) -> str:
         """The URL as text for messages, with the password hidden."""
@@ -389,7 +397,7 @@ class SyncStore:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
 
     def identity(self) -> str:
         """Return a text that identifies the database tables."""
@@ -451,6 +459,9 @@ def copy(
 ) -> CopyReport:
     """Copy the rows that are missing or different in another store, of any engine, then verify the copy."""
 
+def create_partitions(db: SyncStore, *, ahead: int = ..., start: datetime | None = None) -> tuple[str, ...]:
+    """Create the partitions of the current and the coming months or years, and of those that have bars in the default partition."""
+
 def examine(db: SyncStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing."""
 
@@ -491,6 +502,14 @@ def import_files(
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
 
+def list_partitions(db: SyncStore) -> Partitioning:
+    """Return how the table of bars is divided into partitions, and their sizes."""
+
+def partition_bars(
+    db: SyncStore, by: str = "month", *, ahead: int = ..., progress: ProgressCallback | None = None
+) -> Partitioning:
+    """Divide the table of bars into partitions; readers and writers continue meanwhile."""
+
 def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None
 ) -> RestoreReport:
@@ -511,5 +530,7 @@ def verify(
 ) -> VerifyReport:
     """Compare the rows of two stores by counts and checksums of their values, and find the first rows that differ."""
 
-def open_store(database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> SyncStore:
+def open_store(
+    database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False, *, read_url: str | URL | None = None
+) -> SyncStore:
     """Open a database for blocking code; a ``with`` block closes it at its end."""

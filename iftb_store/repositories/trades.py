@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
-from iftb_store.models import Trade, TradeChanges, TradeStatistics
+from iftb_store.models import Trade, TradeChanges, TradeStatistics, TradeTotals
 from iftb_store.protocols import Stores
 from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_others
@@ -181,8 +181,7 @@ class TradeRepository(RecordRepository):
             await trades.get_by_id(99)  # -> None
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
-        async with self._stores() as stores:
-            return next(iter(await stores.records.select(RowFilter(TRADES, {"id": number}))), None)
+        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"id": number})))), None)
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
         """Return the trade with the bot's own trade_id, or None.
@@ -200,8 +199,7 @@ class TradeRepository(RecordRepository):
             (await trades.get_by_trade_id("T-1")).realized_pnl  # -> Decimal('0.775')
         """
         name = checks.name_text(trade_id, "trade_id")
-        async with self._stores() as stores:
-            return next(iter(await stores.records.select(RowFilter(TRADES, {"trade_id": name}))), None)
+        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"trade_id": name})))), None)
 
     async def get_open(
         self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance"
@@ -274,8 +272,7 @@ class TradeRepository(RecordRepository):
             [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
         """
         count = checks.integer(limit, "limit", least=1)
-        async with self._stores() as stores:
-            return await stores.records.select(RowFilter(TRADES, limit=count), descending=True)
+        return await self._read(lambda stores: stores.records.select(RowFilter(TRADES, limit=count), descending=True))
 
     async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str | None = "binance") -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
@@ -327,11 +324,14 @@ class TradeRepository(RecordRepository):
             since = self._now() - timedelta(days=count)
         except OverflowError as error:
             raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
-        async with self._stores() as stores:
+
+        async def read(stores: Stores) -> TradeTotals:
             totals = await stores.records.get_totals(since, market.get("exchange"))
             if not totals.trades:
                 await warn_of_others(self._backend, RowFilter(TRADES, {**market}), partial(_find_realized, stores, since))
-        return trade_statistics(totals)
+            return totals
+
+        return trade_statistics(await self._read(read))
 
     def _log_incomplete(self, trade: Trade) -> None:
         """Log a warning, once for a manager, if a trade is closed without its exit_price or realized_pnl."""

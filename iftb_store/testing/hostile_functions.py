@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, MissingDriverError, URLError, check_timeframe
+from iftb_store import DatabaseManager, MissingDriverError, NotConnectedError, URLError, check_timeframe
 from iftb_store.files.export import export_table
 from iftb_store.files.import_files import RefusedFilesError, import_files
+from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
 from iftb_store.registry import find_backend
 from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.transfer.functions import copy, restore, verify
@@ -85,6 +86,16 @@ async def _check_timeframe(one: Try) -> int:
     return 0
 
 
+def _of_partitions(function: Callable[..., Awaitable[Any]]) -> Attempt:
+    async def attempt(one: Try) -> int:
+        # the arguments are checked first
+        with suppress(NotConnectedError):
+            await function(**one.changed(db=DatabaseManager(one.url)))
+        return 0
+
+    return attempt
+
+
 METHODS: dict[str, Attempt] = {
     "copy": _between_stores(copy, dry_run=True),
     "verify": _between_stores(verify),
@@ -92,4 +103,7 @@ METHODS: dict[str, Attempt] = {
     "export_table": _export,
     "import_files": _import,
     "check_timeframe": _check_timeframe,
+    "partition_bars": _of_partitions(partition_bars),
+    "create_partitions": _of_partitions(create_partitions),
+    "list_partitions": _of_partitions(list_partitions),
 }
