@@ -34,11 +34,19 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
-from iftb_store.values.choices import Action, Conflict, Decimals, PositionStatus, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Action, Conflict, Decimals, Fees, PositionStatus, ReadDecimals, Severity, Side
 from iftb_store.values.decimals import quantize
 from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
 if TYPE_CHECKING:
+    from iftb_store.analytics.figures import (
+        DayResult,
+        Drawdown,
+        EquityPoint,
+        GroupFigures,
+        PerformanceReport,
+        PeriodFigures,
+    )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
     from iftb_store.files.export import ExportReport, export_table
@@ -67,11 +75,16 @@ __all__ = [
     "CopiedPart",
     "CopyReport",
     "DatabaseManager",
+    "DayResult",
     "Decimals",
     "Difference",
+    "Drawdown",
+    "EquityPoint",
     "ExportReport",
+    "Fees",
     "FileFormat",
     "Finding",
+    "GroupFigures",
     "Health",
     "ImportReport",
     "ImportedFile",
@@ -82,6 +95,8 @@ __all__ = [
     "NotFoundError",
     "OHLCVBar",
     "OHLCVRepository",
+    "PerformanceReport",
+    "PeriodFigures",
     "Position",
     "PositionClosedError",
     "PositionConflictError",
@@ -131,6 +146,14 @@ __all__ = [
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
+    "iftb_store.analytics.figures": (
+        "DayResult",
+        "Drawdown",
+        "EquityPoint",
+        "GroupFigures",
+        "PerformanceReport",
+        "PeriodFigures",
+    ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),
     "iftb_store.files.export": ("ExportReport", "export_table"),

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, tzinfo
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
+from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
@@ -23,7 +25,7 @@ from iftb_store.repositories.base import Clock
 from iftb_store.repositories.ohlcv import ArrowData
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.transfer.reports import BackupReport, CopyReport, RestoreReport, VerifyReport
-from iftb_store.values.choices import Conflict, Decimals, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Conflict, Decimals, Fees, ReadDecimals, Severity, Side
 from iftb_store.values.timeframes import Timeframe
 from iftb_store.values.times import Since
 
@@ -217,6 +219,20 @@ class SyncTradeRepository:
 
     def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days."""
+
+    def get_performance(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = "binance",
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        starting_balance: Decimal | None = None,
+        fees: Fees = "apart",
+        tz: tzinfo = ...,
+    ) -> PerformanceReport:
+        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
     def read_arrow(
         self,
