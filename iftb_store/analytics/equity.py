@@ -11,24 +11,22 @@ from iftb_store.analytics.numbers import divide, round_figure, round_optional
 from iftb_store.analytics.totals import Ledger
 from iftb_store.schema.types import from_epoch_us
 
-_HUNDRED = Decimal(100)
+_ZERO, _HUNDRED = Decimal(0), Decimal(100)
 
 
 def list_equity(ledger: Ledger, start: int, balance: Decimal) -> list[EquityPoint]:
     """Return the equity: the balance at the start, then one point for each closing time, whatever the ids of its trades."""
-    times, values = [start], [balance]
-    for closed, net in zip(ledger.closed, ledger.net, strict=True):
-        balance += net
-        if closed == times[-1] and len(times) > 1:
-            values[-1] = balance
-        else:
-            times.append(closed)
-            values.append(balance)
-    points: list[EquityPoint] = []
-    peak = values[0]
-    for time, value in zip(times, values, strict=True):
-        peak = max(peak, value)
-        points.append(EquityPoint(from_epoch_us(time), round_figure(value), round_figure(peak - value)))
+    value = peak = balance
+    points = [EquityPoint(from_epoch_us(start), value, _ZERO)]
+    # of trades that close together only the last makes a point
+    following = [*ledger.closed[1:], None]
+    for closed, later, net in zip(ledger.closed, following, ledger.net, strict=True):
+        value += net
+        if closed == later:
+            continue
+        if value >= peak:
+            peak = value
+        points.append(EquityPoint(from_epoch_us(closed), value, peak - value))
     return points
 
 
@@ -51,6 +49,7 @@ def list_drawdowns(points: Sequence[EquityPoint], end: int, *, has_balance: bool
             current.valley, current.depth = point.time, point.drawdown
     closing = from_epoch_us(end)
     for drawdown, top in found:
+        drawdown.depth = round_figure(drawdown.depth)
         drawdown.length = (drawdown.recovery or closing) - drawdown.start
         if has_balance:
             drawdown.depth_pct = round_optional(find_percent(drawdown.depth, top))

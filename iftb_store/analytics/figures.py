@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class EquityPoint(NamedTuple):
-    """The equity after all trades that were closed at one time.
+    """The equity after all trades that were closed at one time; exact sums, whose Decimals may end in zeros.
 
     Attributes:
         time: the time, UTC; that of the first point is the start of the window.

@@ -14,14 +14,18 @@ CONTEXT = Context(prec=100, rounding=ROUND_HALF_EVEN, Emin=-999_999, Emax=999_99
 YEAR_DAYS = 365
 
 _PLACES = Decimal(1).scaleb(-SCALE)
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 
 
 def round_figure(value: Decimal) -> Decimal:
     """Return a figure rounded half-even to 18 places, without zeros at the end; one with more than 81 digits as it is."""
-    if value.adjusted() < CONTEXT.prec - SCALE - 1:
-        value = value.quantize(_PLACES, context=CONTEXT)
-    return trim_zeros(value) if value else _ZERO
+    if value.adjusted() >= CONTEXT.prec - SCALE - 1:
+        return trim_zeros(value)
+    short = value.quantize(_PLACES, context=CONTEXT).normalize(CONTEXT)
+    if not short:
+        return _ZERO
+    # a whole number such as 1E+2 becomes 100
+    return short.quantize(_ONE, context=CONTEXT) if short == short.to_integral_value() else short
 
 
 def round_optional(value: Decimal | None) -> Decimal | None:

@@ -117,7 +117,8 @@ class _Performance:
         pnls: list[Any] = [trades.realized_pnl[place] for place in self.places]
         net = pnls if included else [pnl - fee for pnl, fee in zip(pnls, fees, strict=True)]
         held = [None if (left := trades.exit_time[place]) is None else left - trades.entry_time[place] for place in self.places]
-        return Ledger([self.closed[place] for place in self.places], net, fees, held)
+        sign = [(value > _ZERO) - (value < _ZERO) for value in net]
+        return Ledger([self.closed[place] for place in self.places], net, sign, fees, held)
 
     def report(self) -> PerformanceReport:
         """Return the report."""
@@ -201,17 +202,15 @@ class _Performance:
 
     def _find_streaks(self) -> dict[str, int]:
         most, current = {1: 0, 0: 0, -1: 0}, 0
-        for sign, run in groupby((net > _ZERO) - (net < _ZERO) for net in self.ledger.net):
+        for sign, run in groupby(self.ledger.sign):
             length = sum(1 for _ in run)
             most[sign], current = max(most[sign], length), sign * length
         return {"max_consecutive_wins": most[1], "max_consecutive_losses": most[-1], "current_streak": current}
 
     def _find_holdings(self) -> dict[str, timedelta | None]:
-        pairs = [(held, net) for held, net in zip(self.ledger.held, self.ledger.net, strict=True) if held is not None]
-        every, wins, losses = (
-            [held for held, net in pairs if chosen(net)]
-            for chosen in (lambda _: True, lambda net: net > _ZERO, lambda net: net < _ZERO)
-        )
+        pairs = [(held, sign) for held, sign in zip(self.ledger.held, self.ledger.sign, strict=True) if held is not None]
+        every = [held for held, _ in pairs]
+        wins, losses = ([held for held, sign in pairs if sign == chosen] for chosen in (1, -1))
         return {
             "avg_holding": average_duration(sum(every), len(every)),
             "shortest_holding": timedelta(microseconds=min(every)) if every else None,
@@ -311,7 +310,7 @@ class _Performance:
 
     def _find_groups(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         columns = [getattr(self.trades, name) for name in GROUPED]
-        cells = group(self.ledger, [tuple(column[place] for column in columns) for place in self.places])
+        cells = group(self.ledger, zip(*([column[place] for place in self.places] for column in columns), strict=True))
         found: dict[str, Any] = {}
         for index, name in enumerate(GROUPED):
             found[f"by_{name}"] = to_figures(merge((key[index], totals) for key, totals in cells.items()))

@@ -21,12 +21,14 @@ class Ledger(NamedTuple):
     Attributes:
         closed: the times of closing, in microseconds since 1970.
         net: the net results.
+        sign: 1 for a win, -1 for a loss, 0 for a breakeven.
         fees: the fees.
         held: exit_time - entry_time in microseconds; None without an exit_time.
     """
 
     closed: list[int]
     net: list[Decimal]
+    sign: list[int]
     fees: list[Decimal]
     held: list[int | None]
 
@@ -85,14 +87,14 @@ class Totals:
 def add_up(ledger: Ledger, places: Iterable[int]) -> Totals:
     """Return the totals of the trades at some places of the ledger."""
     chosen = list(places)
-    results = [ledger.net[place] for place in chosen]
-    losses = [value for value in results if value < _ZERO]
+    signs = [ledger.sign[place] for place in chosen]
+    losses = [ledger.net[place] for place in chosen if ledger.sign[place] < 0]
     held = [duration for place in chosen if (duration := ledger.held[place]) is not None]
     return Totals(
-        trades=len(results),
-        wins=sum(value > _ZERO for value in results),
+        trades=len(chosen),
+        wins=signs.count(1),
         losses=len(losses),
-        net=sum(results, _ZERO),
+        net=sum([ledger.net[place] for place in chosen], _ZERO),
         loss=-sum(losses, _ZERO),
         fees=sum([ledger.fees[place] for place in chosen], _ZERO),
         held=sum(held),

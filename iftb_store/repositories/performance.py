@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from iftb_store._io.gc_pause import pause_gc
 from iftb_store.analytics.days import check_zone
 from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.performance import PerformanceScope, TradeColumns, compute_performance
@@ -61,9 +62,14 @@ async def read_performance(stores: Stores, scope: PerformanceScope) -> Performan
     selection = RowFilter(TRADES, {name: value for name, value in named.items() if value is not None})
     if find_spec("pyarrow") is None:
         trades: list[Trade] = await stores.records.select(selection)
-        return await asyncio.to_thread(lambda: compute_performance(_from_objects(trades), scope))
+        return await asyncio.to_thread(_compute, _from_objects, trades, scope)
     rows = await stores.read_rows(replace(selection, only=TradeColumns._fields))
-    return await asyncio.to_thread(lambda: compute_performance(_from_arrow(rows), scope))
+    return await asyncio.to_thread(_compute, _from_arrow, rows, scope)
+
+
+def _compute(convert: Callable[[Any], TradeColumns], rows: Any, scope: PerformanceScope) -> PerformanceReport:
+    with pause_gc():
+        return compute_performance(convert(rows), scope)
 
 
 def _from_objects(trades: Sequence[Trade]) -> TradeColumns:

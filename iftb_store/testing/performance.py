@@ -18,6 +18,7 @@ from iftb_store import DatabaseManager, EquityPoint, GroupFigures, PerformanceRe
 from iftb_store.protocols import Capability
 from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, requires
 from iftb_store.testing.samples import HOUR, LARGEST, NOW, SMALLEST, T0, Clock, trade
+from iftb_store.values.decimals import trim_zeros
 
 #: Trades and cases; `about` explains their form. A file of its own, made by a program that shares no code with iftb-store.
 _FIXTURE: dict[str, Any] = json.loads(Path(__file__).with_name("performance_cases.json").read_text(encoding="utf-8"))
@@ -36,7 +37,7 @@ def show(value: Any) -> Any:
     if isinstance(value, list):
         return [show(item) for item in value]
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return format(trim_zeros(value), "f")
     if isinstance(value, timedelta):
         seconds = format(Decimal(value // timedelta(microseconds=1)).scaleb(-6), "f")
         return seconds.rstrip("0").rstrip(".")
