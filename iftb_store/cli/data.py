@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -141,11 +142,15 @@ def stats(
     exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
-    """Show statistics of recently realized trades, e.g. win rate and net PnL."""
+    """Show statistics of recently realized trades, e.g. win rate and PnL, before and after fees.
+
+    The PnL before fees is the sum of the stored realized_pnl.
+    """
     figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
-        print_json(figures)
+        print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
+        say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
         statistics_table(figures)
 
 
@@ -197,11 +202,16 @@ def events(
 def statistics_table(figures: TradeStatistics) -> None:
     """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
     counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
-    money = ("gross_profit", "gross_loss", "net_pnl", "total_fees", "avg_win", "avg_loss", "largest_win", "largest_loss")
+    money = {
+        "pnl before fees": "net_pnl",
+        "fees": "total_fees",
+        "pnl after fees": "net_pnl_after_fees",
+        **{name: name for name in ("gross_profit", "gross_loss", "avg_win", "avg_loss", "largest_win", "largest_loss")},
+    }
     rows = [
         *counts,
         ("win_rate", f"{format_number(figures.win_rate, 2)} %"),
-        *((name, format_number(getattr(figures, name), _PLACES)) for name in money),
+        *((title, format_number(getattr(figures, name), _PLACES)) for title, name in money.items()),
         ("profit_factor", format_number(figures.profit_factor, _PLACES) or "none (no losses)"),
     ]
     print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
