@@ -22,6 +22,7 @@ from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import GIVEN, print_error, say
+from iftb_store.cli.performance import performance
 from iftb_store.cli.target import Terminated, is_url
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, StoreError
@@ -78,6 +79,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "gaps": data.gaps,
     "latest": data.latest,
     "stats": data.stats,
+    "performance": performance,
     "positions": data.positions,
     "events": data.events,
     "backup": backups.backup,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
-from iftb_store.cli.output import format_clock_time, format_count, format_moment, format_number, print_json, print_table, say
+from iftb_store.cli.output import format_clock_time, print_json, print_table, say
 from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
@@ -30,6 +30,7 @@ from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
 from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
+from iftb_store.values.readable import format_count, format_moment, format_number
 from iftb_store.values.suggestions import find_near
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, align, check_timeframe
 from iftb_store.values.times import resolve_since
@@ -87,7 +88,7 @@ def gaps(
         repository = OHLCVRepository(db)
         return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
 
-    found = _read(url, BARS, find)
+    found = read(url, BARS, find)
     holes = [(name, before, after, _missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps]
     if as_json:
         names = "exchange", "last_before", "first_after", "missing"
@@ -119,7 +120,7 @@ def latest(
             await _report_missing(db, series, exchange, as_json=as_json)
         return bars
 
-    bars = _read(url, BARS, find)
+    bars = read(url, BARS, find)
     if as_json:
         print_json(bars)
         return
@@ -146,7 +147,7 @@ def stats(
 
     The PnL before fees is the sum of the stored realized_pnl.
     """
-    figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
+    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
         print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
@@ -156,7 +157,7 @@ def stats(
 
 def positions(url: Url = None, exchange: Exchange = None, as_json: Json = False) -> None:
     """Show the open positions by exchange, symbol and time."""
-    found = _read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
+    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
     if as_json:
         print_json(found)
     elif found:
@@ -188,7 +189,7 @@ def events(
 ) -> None:
     """Show the newest system events, newest first."""
     chosen = checks.optional_choice(severity, "severity", SEVERITIES)
-    found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
+    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
     if as_json:
         print_json(found)
     elif found:
@@ -217,16 +218,16 @@ def statistics_table(figures: TradeStatistics) -> None:
     print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
 
 
-def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
+def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
     """Return the result of a query on a table; warn if the database hides rows of it from this role."""
 
-    async def read(db: DatabaseManager) -> T:
+    async def find(db: DatabaseManager) -> T:
         found = await work(db)
         if hidden := await describe_hidden_rows(db, [table]):
             say(f"warning: {hidden}", stderr=True)
         return found
 
-    return run(url, read)
+    return run(url, find)
 
 
 async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
+from iftb_store.cli.output import name_given_url, print_error, print_json, print_table, say
 from iftb_store.cli.target import explain_stop, format_target, is_migrated, run
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
@@ -17,6 +17,7 @@ from iftb_store.health import Health, describe_unreachable
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 from iftb_store.url import fill_url, parse_url, quote_url
+from iftb_store.values.readable import format_count
 
 _STOPPED = (
     "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "

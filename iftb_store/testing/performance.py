@@ -22,6 +22,8 @@ from iftb_store.values.decimals import trim_zeros
 
 #: Trades and cases; `about` explains their form. A file of its own, made by a program that shares no code with iftb-store.
 _FIXTURE: dict[str, Any] = json.loads(Path(__file__).with_name("performance_cases.json").read_text(encoding="utf-8"))
+#: The trades of all cases.
+TRADES: list[dict[str, Any]] = _FIXTURE["trades"]
 _CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in _FIXTURE["cases"]}
 _LISTS = ("equity", "drawdowns", "daily", "weekly", "monthly", "yearly")
 #: The fields of a report that say what it covers; a case has them in its arguments.
@@ -82,7 +84,7 @@ class CaseTests(SuiteFixtures):
     async def test_the_figures_of_a_case_are_those_of_exact_fractions(self, db: DatabaseManager, name: str) -> None:
         case = _CASES[name]
         async with db.get_session() as session:
-            for row in (row for row in _FIXTURE["trades"] if row["trade_id"] in case["trades"]):
+            for row in (row for row in TRADES if row["trade_id"] in case["trades"]):
                 given, written = make_trade(row)
                 await TradeRepository(session, clock=Clock(written)).insert(given)
         arguments = dict(case["arguments"])
