@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.html_report.functions import HtmlReport, report
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
@@ -86,6 +87,7 @@ __all__ = [
     "Finding",
     "GroupFigures",
     "Health",
+    "HtmlReport",
     "ImportReport",
     "ImportedFile",
     "InvalidValueError",
@@ -140,6 +142,7 @@ __all__ = [
     "get_settings",
     "import_files",
     "quantize",
+    "report",
     "restore",
     "verify",
 ]
@@ -160,6 +163,7 @@ _LAZY = {
     "iftb_store.files.formats": ("FileFormat",),
     "iftb_store.files.import_": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.html_report.functions": ("HtmlReport", "report"),
     "iftb_store.transfer.backup": ("backup",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),
     "iftb_store.transfer.progress": ("ProgressCallback",),

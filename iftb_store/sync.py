@@ -41,6 +41,7 @@ _FUNCTIONS = {
     "examine": "iftb_store.doctor",
     "export_table": "iftb_store.files.export",
     "import_files": "iftb_store.files.import_files",
+    "report": "iftb_store.html_report.functions",
     "restore": "iftb_store.transfer.functions",
     "verify": "iftb_store.transfer.functions",
 }

@@ -18,6 +18,7 @@ from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
 from iftb_store.health import Health, SchemaStatus
+from iftb_store.html_report.functions import HtmlReport
 from iftb_store.manager import A, T
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation
@@ -504,6 +505,24 @@ def import_files(
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
+
+def report(
+    db: SyncStore,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    exchange: str | None = None,
+    symbol: str | None = None,
+    side: Side | None = None,
+    timeframe: Timeframe | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    starting_balance: Decimal | None = None,
+    fees: Fees = "apart",
+    tz: tzinfo = ...,
+    title: str = "Trading report",
+    overwrite: bool = False,
+) -> HtmlReport:
+    """Write a report as one HTML file: figures, equity, candles with the trades, results by month and day, coverage, errors."""
 
 def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from iftb_store.analytics.coverage import count_missing
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import format_clock_time, print_json, print_table, say
 from iftb_store.cli.symbols import describe_near
@@ -32,7 +33,7 @@ from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
 from iftb_store.values.readable import format_count, format_moment, format_number
 from iftb_store.values.suggestions import find_near
-from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, align, check_timeframe
+from iftb_store.values.timeframes import TIMEFRAMES, align, check_timeframe
 from iftb_store.values.times import resolve_since
 
 T = TypeVar("T")
@@ -89,7 +90,9 @@ def gaps(
         return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
 
     found = read(url, BARS, find)
-    holes = [(name, before, after, _missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps]
+    holes = [
+        (name, before, after, count_missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps
+    ]
     if as_json:
         names = "exchange", "last_before", "first_after", "missing"
         print_json([dict(zip(names, hole, strict=True)) for hole in holes])
@@ -252,13 +255,6 @@ async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange
         print_json([])
     place = "" if exchange is None else f"{exchange} "
     raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
-
-
-def _missing(before: datetime, after: datetime, timeframe: str) -> int:
-    seconds = SECONDS[timeframe]
-    if seconds is None:
-        return (after.year - before.year) * 12 + after.month - before.month - 1
-    return -((before - after) // timedelta(seconds=seconds)) - 1
 
 
 def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:

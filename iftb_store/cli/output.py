@@ -54,7 +54,7 @@ def name_given_url(message: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document: dataclasses by field, decimals as strings of plain digits, times in ISO 8601, durations in seconds."""
+    """Print one JSON document: fields of dataclasses, decimals as strings, times in ISO 8601, durations in seconds."""
     print(json.dumps(value, indent=2, default=_json))  # noqa: T201 - see say; JSON is ASCII
 
 

@@ -110,18 +110,22 @@ def read_performance(
 ) -> PerformanceReport:
     """Return the report of the trades that the options select."""
     first, last = time_window(start, end)
-    given: dict[str, Any] = {
-        "symbol": symbol,
+    given = parse_performance_options(side, balance, fees, tz)
+
+    async def work(db: DatabaseManager) -> PerformanceReport:
+        return await TradeRepository(db).get_performance(first, last, exchange, symbol=symbol, **given)
+
+    return read(url, TRADES, work)
+
+
+def parse_performance_options(side: str | None, balance: str | None, fees: str, tz: str) -> dict[str, Any]:
+    """Return the arguments that some options mean."""
+    return {
         "side": checks.optional_choice(side, "--side", SIDES),
         "starting_balance": checks.optional(_parse_balance, balance, "--balance"),
         "fees": checks.choice(fees, "--fees", FEES),
         "tz": parse_zone(tz),
     }
-
-    async def work(db: DatabaseManager) -> PerformanceReport:
-        return await TradeRepository(db).get_performance(first, last, exchange, **given)
-
-    return read(url, TRADES, work)
 
 
 def parse_zone(name: str) -> tzinfo:
