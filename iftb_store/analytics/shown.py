@@ -100,7 +100,9 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 #: What is shown for an undefined figure.
 UNDEFINED = "n/a"
 
-_PLACES: dict[Kind, int] = {"money": 8, "percent": 2, "ratio": 4}
+_PLACES: dict[Kind, int] = {"percent": 2, "ratio": 4}
+#: Amounts of money of at least the first number are shown with the second number of places.
+_MONEY_PLACES = ((Decimal(1_000), 2), (Decimal(1), 4), (Decimal(0), 8))
 _OF_BALANCE = {
     "starting_balance", "final_balance", "total_return_pct", "cagr_pct", "max_drawdown_pct", "current_drawdown_pct", "calmar",
     "volatility_pct", "sharpe", "sortino", "var_95_pct", "cvar_95_pct",
@@ -113,20 +115,27 @@ _TAIL_DAYS = 20
 
 
 def format_figure(value: Any, kind: Kind) -> str:
-    """Return the text of a figure, rounded for display: money to 8 places, ratios to 4, percentages to 2; None as n/a."""
+    """Return the text of a figure, rounded for display: ratios to 4 places, percentages to 2, money as `format_money`."""
     if value is None:
         return UNDEFINED
     if isinstance(value, DayResult):
-        return f"{value.day.isoformat()} ({format_number(value.net_pnl, _PLACES['money'])})"
+        return f"{value.day.isoformat()} ({format_money(value.net_pnl)})"
     if isinstance(value, timedelta):
         return format_duration(value)
     if isinstance(value, datetime):
         return format_moment(value)
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, Decimal) and kind == "money":
+        return format_money(value)
     if isinstance(value, Decimal):
         return format_number(value, _PLACES.get(kind)) + (" %" if kind == "percent" else "")
     return f"{value:,}"
+
+
+def format_money(value: Decimal) -> str:
+    """Return an amount with 8 places, with 4 from 1 on and with 2 from 1,000 on, as far as it has them."""
+    return format_number(value, next(places for least, places in _MONEY_PLACES if abs(value) >= least))
 
 
 def explain_undefined(report: PerformanceReport, name: str) -> str:

@@ -20,6 +20,7 @@ from iftb_store.analytics.shown import (
     explain_undefined,
     format_figure,
     format_group_key,
+    format_money,
     list_group_cells,
 )
 from iftb_store.cli.completion import one_of
@@ -34,7 +35,6 @@ from iftb_store.values import checks
 from iftb_store.values.choices import FEES, SIDES
 from iftb_store.values.decimals import NUMBER
 from iftb_store.values.display import show
-from iftb_store.values.readable import format_number
 from iftb_store.values.suggestions import suggest
 
 Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
@@ -57,7 +57,6 @@ Zone = Annotated[str, typer.Option("--tz", metavar="NAME", help="Time zone of da
 OneSide = Annotated[str | None, Option(help=f"Only trades of this side: {', '.join(SIDES)}.", autocompletion=one_of(SIDES))]
 
 _MAX_WIDTH = 60
-_PLACES = 8
 
 
 def performance(
@@ -152,7 +151,7 @@ def _draw(report: PerformanceReport) -> None:
     say()
     print_title("equity")
     say(draw_levels([value for value, _ in sampled], utf8=utf8))
-    say(f"{format_number(report.equity[0].equity, _PLACES)} to {format_number(last, _PLACES)}")
+    say(f"{format_money(report.equity[0].equity)} to {format_money(last)}")
     say()
     print_title("drawdown")
     say(draw_depths([fall for _, fall in sampled], utf8=utf8))

@@ -12,7 +12,7 @@ from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.performance import PerformanceScope
 from iftb_store.html_report.candles import MOST
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
-from iftb_store.protocols import Capability, Session
+from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.registry import get_stores
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
@@ -78,7 +78,7 @@ async def read_report(db: ConnectedStore, scope: PerformanceScope, timeframe: Ti
         timeframe: the timeframe of the candles; None: that of the series with the most bars.
     """
     data = ReportData(scope)
-    isolation = "snapshot" if Capability.ISOLATION in db.capabilities else None
+    isolation: Isolation | None = "snapshot" if Capability.ISOLATION in db.capabilities else None
     async with db.get_session(isolation=isolation) as session:
         if Capability.RECORDS in db.capabilities:
             await _read_records(session, data)

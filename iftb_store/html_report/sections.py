@@ -17,6 +17,7 @@ from iftb_store.analytics.shown import (
     explain_undefined,
     format_figure,
     format_group_key,
+    format_money,
     list_group_cells,
 )
 from iftb_store.html_report.candles import MOST
@@ -27,7 +28,6 @@ from iftb_store.values.markup import Child, Markup, element, join, table
 from iftb_store.values.readable import format_count, format_moment, format_number
 
 _EXTREME_TRADES, _WORST_GAPS = 10, 20
-_PLACES = 8
 _KEYS = "Keys: arrows move, + and \N{MINUS SIGN} zoom, Home shows all."
 
 
@@ -57,7 +57,7 @@ def _section(name: str, title: str, *children: Child) -> Markup:
 
 def _scrolled(content: Markup, label: str) -> Markup:
     """Return a wide table in a region that scrolls, also by keyboard."""
-    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
+    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {label}")
 
 
 def _write_figures(report: PerformanceReport) -> Markup:
@@ -85,8 +85,10 @@ def _write_figures(report: PerformanceReport) -> Markup:
 def _write_equity(report: PerformanceReport) -> Markup | None:
     if not report.total_trades:
         return None
-    label = f"Equity and drawdown, from {format_figure(report.equity[0].equity, 'money')} to "
-    label += f"{format_figure(report.equity[-1].equity, 'money')}; the deepest drawdown is {format_figure(report.max_drawdown, 'money')}"
+    begin, end, deepest = (
+        format_figure(value, "money") for value in (report.equity[0].equity, report.equity[-1].equity, report.max_drawdown)
+    )
+    label = f"Equity and drawdown, from {begin} to {end}; the deepest drawdown is {deepest}"
     note = "The equity is that of closed trades; open ones do not count."
     falls = [
         [
@@ -177,7 +179,7 @@ def _list_trades(trades: Iterable[ClosedTrade], title: str) -> Markup:
             format_number(one.trade.quantity),
             format_number(one.trade.entry_price),
             format_number(one.trade.exit_price) or UNDEFINED,
-            format_number(one.net, _PLACES),
+            format_money(one.net),
         ]
         for one in trades
     ]
@@ -201,7 +203,7 @@ def _write_positions(positions: Sequence[Position]) -> Markup:
         return _section("positions", "Open positions", element("p", "No position is open."))
     known = [one.unrealized_pnl for one in positions if one.unrealized_pnl is not None]
     unknown = len(positions) - len(known)
-    total = format_number(sum(known, Decimal(0))) if known else UNDEFINED
+    total = format_money(sum(known, Decimal(0))) if known else UNDEFINED
     text = f"{format_count(len(positions), 'open position')}; unrealized pnl {total}"
     text += f", unknown for {unknown}." if unknown else "."
     rows = [
