@@ -8,7 +8,7 @@ the ``id`` of a position, which selects the position to update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, TypedDict
@@ -319,6 +319,12 @@ class Series:
     count: int
     missing: int
 
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        return describe_in_table({item.name: getattr(self, item.name) for item in fields(self)})
+
 
 @dataclass(slots=True)
 class UpsertReport:
@@ -373,6 +379,13 @@ class TradeStatistics:
     def net_pnl_after_fees(self) -> Decimal:
         """net_pnl - total_fees: the result, if the stored realized_pnl is before fees."""
         return CONTEXT.subtract(self.net_pnl, self.total_fees)
+
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        named = {**{item.name: getattr(self, item.name) for item in fields(self)}, "net_pnl_after_fees": self.net_pnl_after_fees}
+        return describe_in_table(named)
 
 
 class TradeTotals(NamedTuple):

@@ -297,3 +297,8 @@ class PerformanceReport:
     by_action: dict[str, GroupFigures]
     by_weekday: dict[int, GroupFigures]
     by_hour: dict[int, GroupFigures]
+
+    def _repr_html_(self) -> str:
+        from iftb_store.analytics.shown import describe_report
+
+        return describe_report(self)

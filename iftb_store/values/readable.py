@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from iftb_store.values.decimals import CONTEXT, format_plain
+from iftb_store.values.markup import Markup, table
 
 
 def format_count(count: int, noun: str) -> str:
@@ -40,3 +42,16 @@ def format_duration(value: timedelta) -> str:
         if amount or parts:
             parts.append(f"{amount}{unit}")
     return sign + " ".join(part for part in parts[:2] if part[0] != "0" or len(parts) == 1)
+
+
+def describe_in_table(values: Mapping[str, object]) -> Markup:
+    """Return an HTML table of named values, as a notebook shows it."""
+    return table(["name", "value"], [[name.replace("_", " "), _format_value(value)] for name, value in values.items()])
+
+
+def _format_value(value: object) -> str:
+    if isinstance(value, Decimal):
+        return format_number(value)
+    if isinstance(value, datetime):
+        return f"{format_moment(value)} UTC"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
