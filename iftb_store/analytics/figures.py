@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -54,6 +54,9 @@ class DayResult:
 
     day: date
     net_pnl: Decimal
+
+    def __str__(self) -> str:
+        return f"{self.day.isoformat()} ({self.net_pnl:f})"
 
 
 @dataclass(slots=True)
@@ -299,6 +302,8 @@ class PerformanceReport:
     by_hour: dict[int, GroupFigures]
 
     def _repr_html_(self) -> str:
-        from iftb_store.analytics.shown import describe_report
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
 
-        return describe_report(self)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return describe_in_table({name: value for name, value in values.items() if not isinstance(value, list | dict)})

@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from iftb_store.values.decimals import SCALE, trim_zeros
 
 #: The context of performance figures: the sums of 10**9 results and of their squares, 85 digits, are exact in it.
-CONTEXT = Context(prec=100, rounding=ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0)
+EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0)
 #: The calendar days of a year, by which daily figures are annualised.
 YEAR_DAYS = 365
 
@@ -19,13 +19,13 @@ _ZERO, _ONE = Decimal(0), Decimal(1)
 
 def round_figure(value: Decimal) -> Decimal:
     """Return a figure rounded half-even to 18 places, without zeros at the end; one with more than 81 digits as it is."""
-    if value.adjusted() >= CONTEXT.prec - SCALE - 1:
+    if value.adjusted() >= EXACT.prec - SCALE - 1:
         return trim_zeros(value)
-    short = value.quantize(_PLACES, context=CONTEXT).normalize(CONTEXT)
+    short = value.quantize(_PLACES, context=EXACT).normalize(EXACT)
     if not short:
         return _ZERO
     # a whole number such as 1E+2 becomes 100
-    return short.quantize(_ONE, context=CONTEXT) if short == short.to_integral_value() else short
+    return short.quantize(_ONE, context=EXACT) if short == short.to_integral_value() else short
 
 
 def round_optional(value: Decimal | None) -> Decimal | None:
@@ -35,7 +35,7 @@ def round_optional(value: Decimal | None) -> Decimal | None:
 
 def divide(numerator: Decimal | None, denominator: Decimal | int | None) -> Decimal | None:
     """Return the quotient, not yet rounded; None if a part is None or the denominator is 0."""
-    return None if numerator is None or not denominator else CONTEXT.divide(numerator, Decimal(denominator))
+    return None if numerator is None or not denominator else EXACT.divide(numerator, Decimal(denominator))
 
 
 def find_median(ordered: Sequence[Decimal]) -> Decimal | None:
@@ -43,7 +43,7 @@ def find_median(ordered: Sequence[Decimal]) -> Decimal | None:
     if not ordered:
         return None
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return CONTEXT.divide(CONTEXT.add(low, high), Decimal(2))
+    return EXACT.divide(EXACT.add(low, high), Decimal(2))
 
 
 def average_duration(total: int, count: int) -> timedelta | None:
@@ -61,7 +61,7 @@ def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | 
     mean / sqrt(sum of the squares below 0 / number of values) * sqrt(365), None if no value is below 0. Both are None for fewer
     than two values.
 
-    The caller works in `CONTEXT`.
+    The caller works in `EXACT`.
     """
     if len(values) < 2:
         return None, None
@@ -75,7 +75,7 @@ def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | 
 
 
 def sample_deviation(values: Sequence[Decimal]) -> Decimal | None:
-    """Return the standard deviation, divided by the number of values - 1; None for fewer than two. In `CONTEXT`, as above."""
+    """Return the standard deviation, divided by the number of values - 1; None for fewer than two. In `EXACT`, as above."""
     if len(values) < 2:
         return None
     if min(values) == max(values):

@@ -23,7 +23,7 @@ from iftb_store.analytics.days import (
 from iftb_store.analytics.equity import find_percent, list_drawdowns, list_equity, measure_exposure
 from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.numbers import (
-    CONTEXT,
+    EXACT,
     YEAR_DAYS,
     annual_ratios,
     average_duration,
@@ -83,7 +83,7 @@ def compute_performance(trades: TradeColumns, scope: PerformanceScope) -> Perfor
     Raises:
         InvalidValueError: a day of the time zone lies outside the years 1 to 9999.
     """
-    with localcontext(CONTEXT):
+    with localcontext(EXACT):
         return _Performance(trades, scope).report()
 
 

@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from iftb_store.analytics.figures import DayResult, GroupFigures, PerformanceReport
-from iftb_store.values.markup import Markup, element, table
 from iftb_store.values.readable import format_count, format_duration, format_moment, format_number
 
 #: What kind of value a figure is, which decides how it is rounded for display.
@@ -199,20 +198,6 @@ def describe_scope(report: PerformanceReport) -> list[str]:
         f"{chosen}: {closed}{window}",
         f"net pnl = {result}; starting balance: {balance}; days of {report.tz}",
     ]
-
-
-def describe_report(report: PerformanceReport) -> Markup:
-    """Return the figures of a report as HTML tables, as a notebook shows them."""
-    tables = [
-        table([title.lower(), "value"], [[label, _describe(report, name, kind)] for name, label, kind in figures])
-        for title, figures in SHOWN.items()
-    ]
-    return element("div", *(element("p", line) for line in describe_scope(report)), *tables)
-
-
-def _describe(report: PerformanceReport, name: str, kind: Kind) -> str:
-    value = getattr(report, name)
-    return f"{UNDEFINED} ({explain_undefined(report, name)})" if value is None else format_figure(value, kind)
 
 
 def list_group_cells(group: GroupFigures) -> list[str]:

@@ -35,7 +35,7 @@ class Ledger(NamedTuple):
 
 @dataclass(slots=True)
 class Totals:
-    """Exact totals of trades. The caller adds in `iftb_store.analytics.numbers.CONTEXT`."""
+    """Exact totals of trades. The caller adds in `iftb_store.analytics.numbers.EXACT`."""
 
     trades: int = 0
     wins: int = 0

@@ -20,8 +20,10 @@ from iftb_store.html_report.page import write_page
 from iftb_store.repositories.performance import make_scope
 from iftb_store.values import checks
 from iftb_store.values.choices import Fees, Side
-from iftb_store.values.display import type_name
+from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import Timeframe, check_timeframe
+
+_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class HtmlReport:
             display = import_module("IPython.display")
         except ModuleNotFoundError as error:
             raise MissingDriverError("show() needs a notebook; give report() a path, and open the file in a browser") from error
-        display.display(display.HTML(self._frame(pixels)))
+        display.display({"text/html": self._frame(pixels), "text/plain": repr(self)}, raw=True)
 
     def _repr_html_(self) -> str:
         return self._frame(900)
@@ -90,7 +92,7 @@ async def report(
 
     Args:
         db: the connected store.
-        path: the file to write; None: none, the page is only returned.
+        path: the file to write, whose name ends in .html; None: none, the page is only returned.
         exchange: only trades and bars of this exchange; None: of all.
         symbol: only trades and bars of this symbol; None: of all.
         side: only long or only short trades; None: both.
@@ -112,8 +114,6 @@ async def report(
         OperationalError: the database failed.
 
     Example:
-        from iftb_store import report
-
         made = await report(db, "report.html", starting_balance=Decimal(1000))
         (made.path, made.performance.final_balance)  # -> (PosixPath('report.html'), Decimal('1000.725'))
     """
@@ -134,7 +134,10 @@ def _check_path(path: object) -> Path | None:
         return None
     if not isinstance(path, str | os.PathLike):
         raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    return Path(checks.text(os.fspath(path), "path"))
+    target = Path(checks.text(os.fspath(path), "path"))
+    if target.suffix.lower() not in _SUFFIXES:
+        raise InvalidValueError(f"path {show(str(target), 200)} does not end in .html; write it as report.html")
+    return target
 
 
 def _write(data: ReportData, title: str, path: Path | None, overwrite: bool) -> HtmlReport:

@@ -13,7 +13,7 @@ from typing import Any
 
 from iftb_store._version import __version__
 from iftb_store.analytics.figures import EquityPoint, PerformanceReport
-from iftb_store.analytics.numbers import CONTEXT
+from iftb_store.analytics.numbers import EXACT
 from iftb_store.html_report.candles import pack_candles
 from iftb_store.html_report.data import Chart, ClosedTrade, ReportData
 from iftb_store.html_report.sections import list_sections
@@ -43,7 +43,7 @@ def write_page(data: ReportData, title: str, now: datetime) -> str:
         title: its title.
         now: when it is written.
     """
-    with localcontext(CONTEXT):
+    with localcontext(EXACT):
         sections = list_sections(data)
         scripts = [_write_data(name, value) for name, value in _list_data(data).items()]
     made = f"Written by iftb-store {__version__} at {format_moment(now.astimezone(UTC).replace(microsecond=0))} UTC."

@@ -54,4 +54,6 @@ def _format_value(value: object) -> str:
         return format_number(value)
     if isinstance(value, datetime):
         return f"{format_moment(value)} UTC"
+    if isinstance(value, timedelta):
+        return format_duration(value)
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
