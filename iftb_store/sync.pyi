@@ -68,6 +68,7 @@ class SyncOHLCVRepository:
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[False] = False,
+        atomic: bool = True,
     ) -> int:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
@@ -82,6 +83,7 @@ class SyncOHLCVRepository:
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[True],
+        atomic: bool = True,
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 

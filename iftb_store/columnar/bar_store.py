@@ -1,4 +1,4 @@
-"""The reading half of a store of bars, whose queries run in DuckDB."""
+"""The reading methods of a store of bars, as queries that run in DuckDB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from iftb_store.columnar.driver import SLICE, Cursor
 from iftb_store.columnar.many_series import DUCKDB, many_buckets_sql, many_gaps_sql, series_sql, to_gaps
 from iftb_store.columnar.query import Query
 from iftb_store.columnar.reading import read_newest, read_oldest
-from iftb_store.columnar.resampling import read_buckets, read_many_buckets, resample_sql
+from iftb_store.columnar.resampling import read_buckets, read_many_buckets, read_resampled
 from iftb_store.errors import readable
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.schema.table_spec import BARS, RowFilter
@@ -36,6 +36,9 @@ _BARS = 10_000_000
 class ColumnarBars(ABC):
     """Reads the bars of one session; a subclass runs the queries and writes. See `iftb_store.protocols.BarStore`."""
 
+    #: Whether reading two columns twice costs little, as it does in a local file.
+    reads_twice: ClassVar[bool] = False
+
     @abstractmethod
     async def run(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = BARS.columns) -> T:
         """Run ``work`` in a thread with a cursor whose table ``ohlcv`` has at least the selected rows and the given columns."""
@@ -48,9 +51,9 @@ class ColumnarBars(ABC):
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
         """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
         query = Query(series)
-        sql = resample_sql(query, buckets)
-        table, _ = await self.run(series, lambda cursor: cursor.table(sql, query.values), (*KEY, *VALUES))
-        return read_buckets(table)
+        twice = self.reads_twice
+        table = await self.run(series, lambda cursor: read_resampled(cursor, query, buckets, twice=twice), (*KEY, *VALUES))
+        return await asyncio.to_thread(read_buckets, table)
 
     async def list_series(self) -> list[Series]:
         """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
@@ -71,7 +74,7 @@ class ColumnarBars(ABC):
     async def get_gaps(
         self, series: RowFilter, before: datetime | None, after: datetime | None
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
+        """Return the times (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
         query = Query(series)
         sql = gaps_sql(query, series.equal["timeframe"], before, after)
         rows = await self.run(series, lambda cursor: cursor.fetch(sql, query.values), KEY)
@@ -112,9 +115,10 @@ class ColumnarBars(ABC):
         return table
 
     async def _divide(self, window: RowFilter, *, every: bool = False) -> list[_Part]:
-        """Divide a selection by exchange, and into ranges of symbols where an exchange has many bars, in their order.
+        """Divide a selection into one part per exchange, or into several parts by symbol if an exchange has many bars.
 
-        The bars in the window are counted. With ``every``, also the series without bars in the window belong to the parts.
+        The parts are in order of exchange and symbol. Only the bars in the window are counted. With ``every``, the parts also
+        contain the series that have no bars in the window.
         """
         selection = RowFilter(BARS, window.equal) if every else window
         query = Query(selection)
@@ -131,7 +135,7 @@ class ColumnarBars(ABC):
 
 
 class _Part(NamedTuple):
-    """The series of one query: a selection and, unless None, the first and the last symbol."""
+    """The series that one query reads: a selection, and its first and last symbol, or None for all symbols."""
 
     selection: RowFilter
     symbols: tuple[str, str] | None
@@ -145,7 +149,7 @@ class _Part(NamedTuple):
 
 
 def _pack(counts: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
-    """Return ranges (first, last) of consecutive symbols that together have at most `_BARS` bars, unless a symbol has more."""
+    """Return ranges (first, last) of consecutive symbols; a range of several symbols has at most `_BARS` bars."""
     ranges, total = list[tuple[str, str]](), 0
     for symbol, count in counts:
         total += count

@@ -11,14 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, to_datetimes, to_decimals
-from iftb_store.batches.bars import BarBatch, BarColumns
+from iftb_store.batches.arrow import to_datetimes, to_decimals, to_record_batch
+from iftb_store.batches.bars import BarBatch
 from iftb_store.columnar.many_series import DUCKDB
 from iftb_store.columnar.query import Query
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.table_spec import SERIES
-
-_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
 
 
 async def to_table(batch: BarBatch) -> pa.Table:
@@ -28,25 +26,16 @@ async def to_table(batch: BarBatch) -> pa.Table:
     parts = list[pa.RecordBatch]()
     for columns in batch.chunks():
         if parts:
-            parts.append(_record_batch(columns))
+            parts.append(to_record_batch(columns))
             await asyncio.sleep(0)
         else:
             # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
-            parts.append(await asyncio.to_thread(_record_batch, columns))
+            parts.append(await asyncio.to_thread(to_record_batch, columns))
     return pa.Table.from_batches(parts)
 
 
-def _record_batch(columns: BarColumns) -> pa.RecordBatch:
-    # Arrow parses decimal text exactly, and faster than it converts Decimals
-    arrays = [
-        pa.array(column, pa.string()).cast(kind) if kind == DECIMAL else pa.array(column, kind)
-        for column, kind in zip(columns, _TYPES, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
-
-
 def has_distinct_keys(table: pa.Table) -> bool:
-    """Return whether all bars belong to one series, each later than the previous bar; others may have distinct keys, too."""
+    """Return whether the keys are surely distinct: all bars belong to one series, each later than the previous bar."""
     moments: Any = table["timestamp"].cast(pa.int64()).combine_chunks()
     if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
         return False
@@ -54,7 +43,7 @@ def has_distinct_keys(table: pa.Table) -> bool:
 
 
 def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Iterator[OHLCVBar]:
-    """Convert a part of a result, whose columns are all except the names of the series, to bars."""
+    """Convert rows of one series to bars; ``part`` has all columns of a bar except exchange, symbol and timeframe."""
     timestamp, *prices, trades_count, number, created_at = part.columns
     return map(
         OHLCVBar,
@@ -70,10 +59,10 @@ def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Itera
 
 
 def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:
-    """Return the query for the gaps among the selected bars, in microseconds; it adds to the parameters of ``query``.
+    """Return a query for the gaps among the selected bars, as times in microseconds.
 
-    See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``. The rows of infinite times, whose microseconds are
-    NULL, are returned too, so that the caller refuses them.
+    Its parameters are added to those of ``query``. See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``. A
+    bar with an infinite time gives a row with NULL, so that the caller can refuse the time.
     """
     edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
     closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"

@@ -16,7 +16,7 @@ from iftb_store.files.source import Source
 from iftb_store.models import Trade
 from iftb_store.protocols import Stores
 from iftb_store.registry import get_stores
-from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.ohlcv import OHLCVRepository, write_checked
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import BARS, TRADES, ColumnKind, RowFilter, TableSpec
@@ -40,7 +40,7 @@ def find_writer(
     Args:
         session: the session.
         source: the file.
-        repeats: the bars of the file that were written before.
+        repeats: the bars of the file that were already written.
         insert: whether to refuse a row that is stored.
         new_ids: whether the store assigns the ids.
         refuse_changes: whether to refuse a row that is stored with other values.
@@ -49,7 +49,7 @@ def find_writer(
 
     async def write_candles(rows: pa.Table) -> BatchCounts:
         counts = await repeats.add_rows(rows, session)
-        report = await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert", report=True)
+        report = await write_checked(OHLCVRepository(session), rows, "insert" if insert else "upsert")
         return BatchCounts(counts.rows, report.inserted, report.updated)
 
     async def write_trades(rows: pa.Table) -> BatchCounts:
@@ -79,7 +79,7 @@ def find_writer(
 
 
 async def _compare_rows(stores: Stores, table: TableSpec, rows: pa.Table, *, insert: bool, refuse_changes: bool) -> BatchCounts:
-    """Raise an error if storing these rows would overwrite a different row or one that must not change; count what changes.
+    """Raise an error if storing the rows would overwrite a row that must not change; count the new and changed rows.
 
     A stored row is the same row as a new one if its id, its created_at and its identity columns are equal. The rows are in the
     order of their ids.

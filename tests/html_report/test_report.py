@@ -147,7 +147,7 @@ def test_a_long_series_is_resampled_and_the_page_says_so(store: SyncStore, monke
     monkeypatch.setattr("iftb_store.html_report.data.MOST", 100)
     store.ohlcv.insert_many(walk(500))
     html = report(store).html
-    assert "binance BTCUSDT 15m: 34 candles" in html
+    assert "binance BTCUSDT 5m: 100 candles" in html
     assert "The stored series is 1m" in html
 
 
