@@ -35,11 +35,19 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
-from iftb_store.values.choices import Action, Conflict, Decimals, PositionStatus, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Action, Conflict, Decimals, Fees, PositionStatus, ReadDecimals, Severity, Side
 from iftb_store.values.decimals import quantize
 from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
 if TYPE_CHECKING:
+    from iftb_store.analytics.figures import (
+        DayResult,
+        Drawdown,
+        EquityPoint,
+        GroupFigures,
+        PerformanceReport,
+        PeriodFigures,
+    )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
     from iftb_store.files.export import ExportReport, export_table
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
     from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
+    from iftb_store.html_report.functions import HtmlReport, report
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
@@ -70,12 +79,18 @@ __all__ = [
     "CopiedPart",
     "CopyReport",
     "DatabaseManager",
+    "DayResult",
     "Decimals",
     "Difference",
+    "Drawdown",
+    "EquityPoint",
     "ExportReport",
+    "Fees",
     "FileFormat",
     "Finding",
+    "GroupFigures",
     "Health",
+    "HtmlReport",
     "ImportReport",
     "ImportedFile",
     "InvalidValueError",
@@ -87,6 +102,8 @@ __all__ = [
     "OHLCVRepository",
     "PartialWriteError",
     "Partitioning",
+    "PerformanceReport",
+    "PeriodFigures",
     "Position",
     "PositionClosedError",
     "PositionConflictError",
@@ -133,12 +150,21 @@ __all__ = [
     "list_partitions",
     "partition_bars",
     "quantize",
+    "report",
     "restore",
     "verify",
 ]
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
+    "iftb_store.analytics.figures": (
+        "DayResult",
+        "Drawdown",
+        "EquityPoint",
+        "GroupFigures",
+        "PerformanceReport",
+        "PeriodFigures",
+    ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),
     "iftb_store.files.export": ("ExportReport", "export_table"),
@@ -146,6 +172,7 @@ _LAZY = {
     "iftb_store.files.import_": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
     "iftb_store.maintenance.partitions": ("create_partitions", "list_partitions", "partition_bars"),
+    "iftb_store.html_report.functions": ("HtmlReport", "report"),
     "iftb_store.transfer.backup": ("backup",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),
     "iftb_store.transfer.progress": ("ProgressCallback",),

@@ -44,6 +44,7 @@ _FUNCTIONS = {
     "import_files": "iftb_store.files.import_files",
     "list_partitions": "iftb_store.maintenance.partitions",
     "partition_bars": "iftb_store.maintenance.partitions",
+    "report": "iftb_store.html_report.functions",
     "restore": "iftb_store.transfer.functions",
     "verify": "iftb_store.transfer.functions",
 }

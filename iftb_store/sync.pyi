@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, tzinfo
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
@@ -11,11 +12,13 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
+from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
 from iftb_store.health import Health, Partitioning, SchemaStatus
+from iftb_store.html_report.functions import HtmlReport
 from iftb_store.manager import A, T
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation
@@ -23,7 +26,7 @@ from iftb_store.repositories.base import Clock
 from iftb_store.repositories.ohlcv import ArrowData
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.transfer.reports import BackupReport, CopyReport, RestoreReport, VerifyReport
-from iftb_store.values.choices import Conflict, Decimals, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Conflict, Decimals, Fees, ReadDecimals, Severity, Side
 from iftb_store.values.timeframes import Timeframe
 from iftb_store.values.times import Since
 
@@ -219,6 +222,20 @@ class SyncTradeRepository:
 
     def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days."""
+
+    def get_performance(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = "binance",
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        starting_balance: Decimal | None = None,
+        fees: Fees = "apart",
+        tz: tzinfo = ...,
+    ) -> PerformanceReport:
+        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
     def read_arrow(
         self,
@@ -509,6 +526,24 @@ def partition_bars(
     db: SyncStore, by: str = "month", *, ahead: int = ..., progress: ProgressCallback | None = None
 ) -> Partitioning:
     """Divide the table of bars into partitions; readers and writers continue meanwhile."""
+
+def report(
+    db: SyncStore,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    exchange: str | None = None,
+    symbol: str | None = None,
+    side: Side | None = None,
+    timeframe: Timeframe | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    starting_balance: Decimal | None = None,
+    fees: Fees = "apart",
+    tz: tzinfo = ...,
+    title: str = "Trading report",
+    overwrite: bool = False,
+) -> HtmlReport:
+    """Write a report as one HTML file: figures, equity, candles with the trades, results by month and day, coverage, errors."""
 
 def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None

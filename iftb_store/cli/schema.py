@@ -22,6 +22,7 @@ from iftb_store.maintenance.partitions import check_method, partition_bars
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 from iftb_store.url import fill_url, parse_url, quote_url
+from iftb_store.values.readable import format_count
 
 _STOPPED = (
     "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
