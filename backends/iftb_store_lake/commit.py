@@ -68,6 +68,9 @@ class Commit:
         self.careful = careful
         self._location = lake.storage.location
         self._token = uuid4().hex
+        # what an attempt wrote for the files that it read; the next one needs the same unless others replaced these
+        self._read, self._replaced = list[str](), list[str]()
+        self._files: list[AddAction] | None = None
         # the version after which a commit was sent that may still arrive
         self._unsure: int | None = None
         if bounds is None:
@@ -122,17 +125,20 @@ class Commit:
             self._unsure = None
         if self._base is not None and snapshot.version != self._base.version:
             self._check_unmoved(self._base, snapshot, bounds)
-        changes = Changes(self._lake.storage, self._cursor, self._view, snapshot, bounds)
-        # what is stored already as it shall be needs no commit
-        if not changes.rows.num_rows:
-            return True
-        try:
-            files = changes.write()
-        except DELTA_ERRORS as error:
-            if may_pass(error, self._location):
-                return False
-            raise map_error(error, _FAILED, self._location) from None
-        return self._send(snapshot, files, changes.replaced)
+        paths = snapshot.pick(bounds)
+        if paths != self._read or self._files is None:
+            changes = Changes(self._lake.storage, self._cursor, self._view, snapshot, bounds)
+            # what is stored already as it shall be needs no commit
+            if not changes.rows.num_rows:
+                return True
+            try:
+                self._files = changes.write()
+            except DELTA_ERRORS as error:
+                if may_pass(error, self._location):
+                    return False
+                raise map_error(error, _FAILED, self._location) from None
+            self._read, self._replaced = paths, changes.replaced
+        return self._send(snapshot, self._files, self._replaced)
 
     def _send(self, snapshot: Snapshot, files: list[AddAction], replaced: list[str]) -> bool:
         """Return whether a commit that directly follows ``snapshot`` has added and replaced files."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 from sqlalchemy.exc import OperationalError
 
@@ -102,22 +102,25 @@ class Lake:
         """Add files and remove others in a commit that directly follows the version that `latest_to_commit` returned."""
         if self._writer is None:
             raise operational_error("the lake has no version to follow; call latest_to_commit() first")
-        replace_files(self._writer, files, replaced, token, changed=True)
+        try:
+            replace_files(self._writer, files, replaced, token, changed=True)
+        except CommitFailedError:
+            raise
+        except BaseException:
+            # the state of the handle is not specified
+            self._writer = None
+            raise
 
     def has_commit(self, token: str, after: int) -> bool | None:
-        """Return whether a version after ``after`` is the commit of a transaction; None if there is no such version yet.
+        """Return whether the version that directly follows ``after`` is the commit of a transaction; None if there is none yet.
 
         Raises:
-            Exception: the log cannot be read.
+            OSError: the log cannot be read.
         """
-        # the state of a handle after a failed commit is not specified
-        self._writer = None
-        self._writer = self._new_handle()
-        newest = self._writer.version()
-        if newest == after:
+        try:
+            return token.encode() in self.storage.read(f"_delta_log/{after + 1:020}.json")
+        except FileNotFoundError:
             return None
-        versions = range(after + 1, newest + 1)
-        return any(token.encode() in self.storage.read(f"_delta_log/{version:020}.json") for version in versions)
 
     def find_checkpoint(self) -> int:
         """Return the version of the last checkpoint; 0 if there is none.
