@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,9 @@ from iftb_store_lake.view import View
 
 _ROWS = (*COLUMNS, PART)
 # so many rows of stored files are read at once
-_MOST_LOADED = 131_072
+_MOST_LOADED = 65_536
+# with more pending rows than these, a join of all columns takes long, and much memory
+_MANY = 10_000
 
 
 class Changes:
@@ -46,9 +49,10 @@ class Changes:
         self._cursor = cursor
         self._view = view
         self._bounds = bounds
+        self._window = [side["timestamp"] for side in bounds]
         self._files = self._find_files(snapshot)
-        self._loaded = self._load()
-        self.rows = self._plan() if self._files.num_rows else self._plan_new()
+        self._loaded: pa.Table | None = None
+        self.rows = self._plan() if self._meets_stored() else self._plan_new()
         self._touched = self._files.filter(pc.is_in(self._files[FILE], self.rows[FILE].unique().drop_null()))
         paths: Any = self._touched["path"].to_pylist()
         self.replaced: list[str] = paths
@@ -76,6 +80,23 @@ class Changes:
         files = snapshot.find_files(self._bounds).select(["path", PART, "num_records"])
         paths: list[Any] = files["path"].to_pylist()
         return files.append_column(FILE, pa.array(map(self._storage.locate, paths), pa.string()))
+
+    def _meets_stored(self) -> bool:
+        """Return whether a stored row may have the key of a pending one; many new rows are worth a look at the keys first."""
+        if not self._files.num_rows:
+            return False
+        ((many,),) = self._cursor.fetch(f"SELECT count(*) > {_MANY} FROM {PENDING}")
+        if not many:
+            return True
+        with self._reading(KEY) as stored:
+            sql = f"""
+                SELECT 1 FROM (SELECT {KEY_SQL} FROM {stored} WHERE timestamp BETWEEN $1 AND $2) AS stored
+                SEMI JOIN {PENDING} AS own ON {same_key("own", "stored")} LIMIT 1"""
+            return bool(self._cursor.fetch(sql, self._window))
+
+    def _reading(self, columns: Sequence[str]) -> AbstractContextManager[str]:
+        paths: Any = self._files["path"].to_pylist()
+        return self._view.reading(paths, self._bounds, columns)
 
     def _load(self) -> pa.Table | None:
         """Return all rows of the files with their partition, file and number; None if they are many."""
@@ -105,11 +126,11 @@ class Changes:
             else f"own.{name}"
             for name in COLUMNS
         )
-        first, last = (side["timestamp"] for side in self._bounds)
+        self._loaded = self._load()
+        first, last = self._window
         with ExitStack() as stack:
             if self._loaded is None:
-                paths: Any = self._files["path"].to_pylist()
-                name = stack.enter_context(self._view.reading(paths, self._bounds, (*COLUMNS, FILE)))
+                name = stack.enter_context(self._reading((*COLUMNS, FILE)))
                 stored = f"(SELECT *, NULL::BIGINT AS number FROM (SELECT {COLUMNS_SQL}, {FILE} FROM {name}))"
             else:
                 # Arrow skips the other rows faster
@@ -128,7 +149,7 @@ class Changes:
                     OR (own.op = 'upsert' AND (stored.timestamp IS NULL OR {changed_sql("own", "stored")}))
                     OR (own.op = 'delete' AND stored.timestamp IS NOT NULL)
                 ORDER BY {PART}, {KEY_SQL}""",
-                [first, last],
+                self._window,
             )
         clashing = table.filter(table["clashes"]).slice(0, 1).select(KEY).to_pylist()
         if clashing:

@@ -51,6 +51,7 @@ def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Let a commit rewrite files as it does small and large ones."""
     if request.param == "streamed":
         monkeypatch.setattr("iftb_store_lake.changes._MOST_LOADED", 0)
+        monkeypatch.setattr("iftb_store_lake.changes._MANY", 0)
 
 
 @pytest.fixture(params=["twice", "no partition"])
