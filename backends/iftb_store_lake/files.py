@@ -1,4 +1,4 @@
-"""Writes sorted rows as data files of the table, whose series do not overlap, and commits files that others replace."""
+"""Writes sorted rows as data files of the table, whose series do not overlap."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from iftb_store.values.timeframes import SECONDS
 PART = "part"
 COLUMNS: tuple[str, ...] = BARS.columns
 SCHEMA = pa.schema([*arrow_schema(BARS), pa.field(PART, pa.string())])
-#: The columns as SQL, and the condition that the rows of two tables have the same key.
+#: The columns, and those of the key, as SQL.
 COLUMNS_SQL = ", ".join(COLUMNS)
 KEY_SQL = ", ".join(KEY)
 _KINDS = {ColumnKind.TEXT: "VARCHAR", ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "TIMESTAMPTZ"}

@@ -284,6 +284,27 @@ async def test_a_first_write_that_fails_does_not_fix_the_version_that_a_session_
             assert await read_names(session) == ["first", "second"]
 
 
+async def test_a_first_write_that_fails_fixes_the_version_of_an_isolated_session(lake_url: str) -> None:
+    async with DatabaseManager(lake_url) as db:
+        await add(db, "first")
+        async with db.get_session(isolation="repeatable read") as session:
+            with pytest.raises(IntegrityError):
+                await add(session, "first")
+            await add(db, "second")
+            assert await read_names(session) == ["first"]
+
+
+async def test_a_read_after_an_upsert_fixes_the_version_that_a_session_reads(lake_url: str) -> None:
+    async with DatabaseManager(lake_url) as db:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).upsert_many([bar(T0)])
+            await OHLCVRepository(db).insert_many([bar(T0 + HOUR)])
+            assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h", 9)) == 2
+            await OHLCVRepository(db).insert_many([bar(T0 + 2 * HOUR)])
+            assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h", 9)) == 2
+        assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 9)) == 3
+
+
 async def test_a_disconnect_does_not_wait_as_long_as_a_commit_that_waits_for_another(lake_url: str) -> None:
     db = DatabaseManager(f"{lake_url}?busy_timeout=3600")
     await db.connect()
