@@ -259,7 +259,7 @@ def lock(session: nox.Session) -> None:
 def _run_tests(session: nox.Session, *, traced: bool = False) -> None:
     # without compiled modules, each of hundreds of child processes would compile the packages anew
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    _install_locked(session, "tests")
+    _install_locked(session, "tests", "--no-compile")
     _install_itself(session)
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)

@@ -43,7 +43,7 @@ async def main(url: str) -> None:
             except IntegrityError as error:
                 print("refused:", error.orig)
         newest = await repo.get_latest("BTCUSDT", "1h", limit=1)
-        print(f"newest {newest[0].timestamp:%d %H:%M}: the bar before the refused batch is kept, none of the batch is")
+        print(f"newest {newest[0].timestamp:%d %H:%M}: the earlier bar is kept, no bar of the refused batch is stored")
 
         try:
             await repo.insert_many([bar(30, close="50500.1234567890123456789")])

@@ -36,7 +36,7 @@ if not FULL:
 # all hostile calls of the suite run on SQLite, one of each on the other engines
 _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_or_refused$")
 
-# functions that work on a whole store take long with each of the hostile values
+# functions that work on a whole store take long with each of the hundreds of hostile values
 _LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
 # the parts of the suite that `nox -s tests` runs on lakes; `nox -s lake` and `nox -s full` run all
 _ON_LAKES = {
@@ -88,6 +88,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
     if FULL:
+        for item in items:
+            if _LONG.search(item.nodeid) is not None:
+                item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
     for item in items:

@@ -26,32 +26,36 @@ class Sabotage(NamedTuple):
 
 
 _SABOTAGES = [
-    Sabotage("rounds a decimal", "test_a_trades_decimals_come_back_exactly", "must come back exactly"),
+    Sabotage("rounds a decimal", "test_a_trades_decimals_come_back_exactly", "must be read back exactly"),
     Sabotage("drops tzinfo", "test_a_trades_times_come_back_in_utc", "an aware datetime in UTC"),
     Sabotage("swallows a duplicate", "test_a_bar_stored_already_is_an_integrity_error", "must raise IntegrityError"),
     Sabotage("commits on error", "test_an_exception_rolls_everything_back", "must roll back everything"),
     Sabotage("forgets isolation", "test_no_update_is_lost_under_isolation", "no update may be lost"),
     Sabotage("moves created_at", "test_upsert_keeps_id_and_created_at_of_a_stored_bar", "must keep its id"),
-    Sabotage("orders ties oldest first", "test_events_of_one_time_come_newest_id_first", "newest id first"),
-    Sabotage("leaves out the end", "test_get_range_includes_both_ends", "at its start and its end too"),
+    Sabotage("orders ties oldest first", "test_events_of_one_time_come_newest_id_first", "by id, greatest first"),
+    Sabotage("leaves out the end", "test_get_range_includes_both_ends", "include the bars at its start and its end"),
     Sabotage("loses a row", "test_insert_many_stores_every_bar_of_a_batch", "must store every bar"),
     Sabotage("sums floats", "test_sums_keep_the_last_place_beside_the_largest_number", "sums must be exact"),
     Sabotage("reopens a position", "test_a_closed_position_is_not_changed_by_a_stale_object", "must not be opened again"),
     Sabotage("keeps a connection", "test_a_clean_exit_commits", "must give its connection back"),
     Sabotage(
-        "deletes all but the end", "test_delete_range_deletes_both_ends_and_returns_the_count", "at its start and its end too"
+        "deletes all but the end",
+        "test_delete_range_deletes_both_ends_and_returns_the_count",
+        "include the bars at its start and its end",
     ),
     Sabotage("ends a stream early", "test_lists_are_as_long_as_asked_for_and_hold_every_bar_once", "return every bar once"),
     Sabotage("begins weeks on Sunday", "test_weeks_begin_on_monday", "from Monday to Sunday"),
     Sabotage("begins days at one", "test_buckets_are_counted_from_1970", "counted from 1970-01-01"),
-    Sabotage("miscounts the missing", "test_bars_are_missing_between_the_first_and_the_last", "missing in all gaps"),
+    Sabotage("miscounts the missing", "test_bars_are_missing_between_the_first_and_the_last", "missing bars of all gaps"),
     Sabotage(
-        "reports all as updated", "test_inserted_updated_and_unchanged_bars_are_counted_separately", "tell inserted, updated"
+        "reports all as updated",
+        "test_inserted_updated_and_unchanged_bars_are_counted_separately",
+        "must count inserted, updated",
     ),
     Sabotage("mixes two states", "test_a_read_never_mixes_two_states_of_the_database", "one committed state"),
     Sabotage("locks for the status", "test_what_only_reads_works_while_a_session_writes", "must take no write lock"),
     Sabotage("locks for a snapshot", "test_a_writer_does_not_wait_for_a_session_that_reads", "must take no write lock"),
-    Sabotage("takes two databases for one", "test_two_databases_have_two_identities", "must have two identities"),
+    Sabotage("takes two databases for one", "test_two_databases_have_two_identities", "must have different identities"),
     Sabotage("shows a password", "test_a_connect_that_fails_shows_no_password", "may show the password"),
     Sabotage(
         "raises the driver's error of a failed connect",
@@ -66,7 +70,7 @@ _SABOTAGES = [
     Sabotage(
         "reconnects in silence",
         "test_a_session_that_lost_its_connection_commits_nothing_in_silence",
-        "must store nothing, also not its later writes",
+        "must store none of its writes, including later ones",
     ),
     Sabotage("calls a lock timeout final", "test_a_lock_timeout_is_a_transient_error", "must raise TransientError"),
     Sabotage("allows write skew", "test_serializable_transactions_do_what_some_order_of_them_does", "write skew", "postgresql"),

@@ -16,7 +16,7 @@ _EXAMPLE = _ROOT / "examples/backend/iftb_store_mydb.py"
 _SOME = (
     "-k",
     "(upsert or copy or copied or verif or digest) and not (hostile or test_any_ or task or 000 or 10001 or stored_batch"
-    " or same_bars or every_bar or large_upsert or overwrites_stored)",
+    " or same_bars or every_bar or large_upsert or overwrites_stored or opposite or sparse_batch or awkward)",
 )
 _ALL = ("-n", "2")
 

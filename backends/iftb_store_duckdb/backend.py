@@ -170,7 +170,7 @@ class DuckDBBackend(Migrated):
 
         Raises:
             SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table; or a table of
-                iftb-store runs code that somebody else added.
+                iftb-store has a trigger, a generated column or an expression that iftb-store did not create.
             OperationalError: the lock was not free within busy_timeout, or a statement failed.
             IntegrityError: a statement violated a constraint.
         """

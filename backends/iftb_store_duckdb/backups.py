@@ -1,4 +1,4 @@
-"""Backs up a DuckDB database: reads the tables of iftb-store in one snapshot and writes them to a second DuckDB as Arrow batches.
+"""Backs up a DuckDB database: reads the tables of iftb-store in one snapshot and writes them to a second one as Arrow batches.
 
 DuckDB's own copy would have to attach the new file, which is not possible without access to other files.
 """
@@ -47,7 +47,7 @@ _LAST_NAME = re.compile(r"(?:\"((?:[^\"]|\"\")*)\"|([^\".]+))\s*$")
 def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, int], None]) -> None:
     """Copy the tables of iftb-store with their keys, indexes, defaults and sequences into the new file ``path``.
 
-    The digests that copies into the database left are not copied; a copy into the restored database makes them again.
+    The digests that `iftb-store copy` keeps in a destination are not copied; the next copy computes them again.
 
     Args:
         cursor: a cursor in a transaction, whose snapshot is copied.
@@ -123,7 +123,7 @@ def _create(copy: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Run the CREATE statement of a table or an index; raise if the text is not exactly one CREATE statement."""
     statements = copy.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.CREATE:
-        raise operational_error(f"the file's own definition {show(sql, 200)} is not one CREATE statement; it was not run")
+        raise operational_error(f"the definition {show(sql, 200)} in the file is not a single CREATE statement; it was not run")
     copy.execute(statements[0])
 
 
@@ -143,7 +143,9 @@ def _warn_of_left_out(cursor: Cursor) -> None:
     triggers = [name for name, table in cursor.fetch(_TRIGGERS) if table in OUR_TABLES]
     others = sorted({*tables, *views, *triggers} - {*OUR_TABLES, *VIEWS})
     if others:
-        _log.warning("the backup leaves out objects that do not belong to iftb-store: %s", ", ".join(map(show, others)))
+        _log.warning(
+            "the backup does not contain these objects, which do not belong to iftb-store: %s", ", ".join(map(show, others))
+        )
 
 
 def _quote(name: str) -> str:

@@ -69,7 +69,7 @@ def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
         if not has_distinct_keys(table):
             columns = ", ".join(KEY)
             twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
-            _refuse(cursor.rows(twice), "is a duplicate in the batch")
+            _refuse(cursor.rows(twice), "occurs twice in the batch")
         columns = ", ".join(f"stored.{name}" for name in KEY)
         clash = f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} WHERE {bound} LIMIT 1"
         _refuse(cursor.rows(clash, bounds), "is already stored")

@@ -26,7 +26,7 @@ class Database:
 
     Attributes:
         options: the options of the URL.
-        shown_url: the URL as an argument of a command in a message, with the password hidden.
+        shown_url: the URL with the password hidden, quoted for the commands that messages contain.
         lock: the write lock, which all sessions of this process on the file share.
         schema_checked: whether the schema was checked and found usable, so that later sessions need not check it.
     """
@@ -78,7 +78,8 @@ class Database:
 
         Raises:
             SchemaError: the tables are missing or are at another revision; or something that is not a table, e.g. a view, has
-                the name of an iftb-store table; or a table of iftb-store runs code that somebody else added.
+                the name of an iftb-store table; or a table has a trigger, a generated column or an expression that iftb-store
+                did not create.
         """
         refuse_foreign_objects(cursor.fetch, trusted=self.options.trusted)
         found = cursor.rows(

@@ -28,7 +28,9 @@ def map_error(error: duckdb.Error) -> IntegrityError | OperationalError:
     if isinstance(error, duckdb.PermissionException) and _CLOSED in message:
         message = f"{message}; your SQL needs ?external_access=true in the URL to work with files"
     if _LOCKED in message:
-        message = f"{message}; set threads, memory_limit or temp_directory in the URL, and others with ?external_access=true"
+        message += (
+            "; set threads, memory_limit or temp_directory in the URL, or add ?external_access=true to change other settings"
+        )
     if isinstance(error, duckdb.ConstraintException):
         return integrity_error(message, error)
     # a TransactionException is a conflict with another transaction

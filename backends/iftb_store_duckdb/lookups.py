@@ -1,4 +1,4 @@
-"""Lets DuckDB answer the lookups that `iftb_store.relational` has in SQL; see `iftb_store.abilities.Lookups`."""
+"""Runs the SQL lookups of `iftb_store.relational` on DuckDB; see `iftb_store.abilities.Lookups`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def _encode(value: Any) -> Any:
 
 
 def _make_day_fingerprints() -> str:
-    """Return the query: for each day the sum of a hash of each bar.
+    """Return the query for the fingerprint of each day: the sum of the hashes of the day's bars.
 
-    DuckDB's hash of a decimal is the same for pairs of numbers below and above 0, so the signs are hashed too. Its last value is
-    only XORed to those before it, so the whole is hashed once more before the sum.
+    In DuckDB some negative decimals have the same hash as a positive one, so the signs are hashed too. In a hash of several
+    values, the last one is only XORed to the result, so the result is hashed once more before the sum.
     """
     columns = ("timestamp", *BARS.overwritten)
     signs = " + ".join(f"CASE WHEN {name} < 0 THEN {2**number} ELSE 0 END" for number, name in enumerate(BARS.overwritten))

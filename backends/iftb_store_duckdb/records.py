@@ -79,7 +79,7 @@ class DuckDBRecords:
         return await self._session.run(work, write=True)
 
     async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
-        """Set columns in the rows that have the given values; return the number of these rows."""
+        """Store ``changes`` in the rows whose columns have the values ``equal``; return the number of these rows."""
 
         def work(cursor: Cursor) -> int:
             stored = _select(cursor, RowFilter(table, dict(equal)))
@@ -91,7 +91,7 @@ class DuckDBRecords:
         return await self._session.run(work, write=True)
 
     async def upsert_position(self, position: Position, *, replace: bool) -> bool:
-        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it did."""
+        """Update the open position with the same (exchange, symbol, side), or insert it; return whether it was stored."""
         changes = {name: getattr(position, name) for name in POSITIONS.columns if name not in ("id", "created_at")}
 
         def work(cursor: Cursor) -> bool:
@@ -109,7 +109,7 @@ class DuckDBRecords:
         return await self._session.run(work, write=True)
 
     async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return exact totals of the trades of an exchange, or of all, that were realized since a time."""
+        """Return exact totals of the trades that were realized since a time, on one exchange or on all."""
         # inside a transaction an overflow would end the transaction, so use the slower sum there
         if not self._session.writing:
             try:
@@ -164,7 +164,7 @@ def _update(cursor: Cursor, table: TableSpec, equal: Mapping[str, Any], changes:
 
 
 def _require_unique(cursor: Cursor, table: TableSpec, row: Record) -> None:
-    """Raise IntegrityError before a write that would be one, because an error of DuckDB's own would end the transaction."""
+    """Raise IntegrityError before a write that would make a duplicate; DuckDB's own error would end the transaction."""
     if isinstance(row, Trade) and _select(cursor, RowFilter(TRADES, {"trade_id": row.trade_id})):
         raise integrity_error("a trade with this trade_id is already stored")
     if not isinstance(row, Position) or row.status != "open":

@@ -36,7 +36,7 @@ def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
 
 
 def bound_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
-    """Return an SQL condition and its parameters: each key column of ``stored`` lies within the values of ``rows``.
+    """Return an SQL condition and its parameters: each key column of ``stored`` is within that column's range in ``rows``.
 
     With it DuckDB skips the stored rows that cannot have a key of ``rows``, without a join.
     """
@@ -47,7 +47,7 @@ def bound_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
 
 
 def _upsert(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
-    """Insert the rows whose key is not stored, and overwrite the others; the table has no key that could reject a duplicate."""
+    """Insert the rows whose key is not stored, and overwrite the others; the table has no unique key."""
     columns = ", ".join(table.written)
     bound, bounds = bound_keys(table, rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)

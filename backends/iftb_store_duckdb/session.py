@@ -190,7 +190,7 @@ class DuckDBSession:
         return self._lock if self._writing else None
 
     async def _first(self) -> None:
-        """Begin a transaction before the first statement of an isolated or a snapshot session, even if the statement only reads.
+        """Begin the transaction of an isolated or a snapshot session before its first statement, even if that only reads.
 
         An isolated session's transaction takes the write lock; a snapshot session's transaction can only read.
         """

@@ -1,7 +1,7 @@
 """Refuses a DuckDB file whose macros, views, triggers or expressions could run somebody else's code, before any row is read.
 
-A macro with the name of a built-in function replaces that function, even `+` and count. So the queries here qualify the system's
-functions, and their only operators are comparisons, which no macro can replace.
+A macro with the name of a built-in function replaces that function, even `+` and count. So the queries here call
+functions by their qualified names, and their only operators are comparisons, which no macro can replace.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def refuse_shadows(fetch: Fetch) -> None:
 def _shadow_error(what: str, name: str, kind: str) -> OperationalError:
     return operational_error(
         f"the file has a {what} named {show(name)}, which replaces DuckDB's own {kind} and could make any statement "
-        "do something else; drop it with DuckDB itself if you trust the file, or use another one"
+        f"do something else; if you trust the file, drop the {what} with DuckDB itself; otherwise use another file"
     )
 
 
 def refuse_foreign_objects(fetch: Fetch, *, trusted: bool) -> None:
-    """Raise if a view has the name of an iftb-store table, or if a table of iftb-store runs code that somebody else added.
+    """Raise if a view has the name of an iftb-store table, or if a table of iftb-store has parts that could run foreign code.
 
-    If ``trusted`` is true, triggers and expressions are allowed.
+    Such parts are triggers, generated columns and expressions that iftb-store did not create; ``trusted`` allows them.
 
     Raises:
         SchemaError: a view has the name of an iftb-store table; or a table of iftb-store has a trigger, a generated column, an

@@ -31,7 +31,7 @@ class Options:
         path: the database file's absolute real path, or ``:memory:``.
         config: the settings for DuckDB itself; all managers of a process that open the same file must use the same ones.
         external_access: whether SQL may read and write other files, attach databases and change DuckDB's settings.
-        trusted: whether triggers, generated columns and expressions that others added to iftb-store's tables may run.
+        trusted: whether the tables of iftb-store may have triggers, generated columns and expressions that it did not create.
         busy_timeout: seconds to wait for the write lock.
         connect_timeout: seconds to wait for a file that another process holds.
     """
@@ -75,7 +75,7 @@ def parse_options(url: URL) -> Options:
     seconds = {"busy_timeout": 30.0, "connect_timeout": 30.0}
     for name, value in url.query.items():
         if not isinstance(value, str):
-            raise URLError(f"the option {name} is a duplicate in the duckdb URL; give it once")
+            raise URLError(f"the duckdb URL has the option {name} more than once; give it once")
         if name in seconds:
             seconds[name] = _seconds(name, value)
         elif name in allowed:

@@ -137,7 +137,7 @@ class LakeBackend:
         return StoreSize(version, files=snapshot.files.num_rows, bytes=snapshot.bytes)
 
     async def prove_writable(self) -> None:
-        """Create and remove a file beside the log, whose name tells readers to ignore it."""
+        """Check that the lake can be written: create and remove a file whose name readers of the table ignore."""
         lake, _, executor = self._require_connected()
 
         def write() -> None:
@@ -147,7 +147,7 @@ class LakeBackend:
                     stream.write(b"iftb-store")
                 lake.storage.remove(path)
             except OSError as error:
-                raise map_error(error, "the lake cannot be written", lake.storage.location) from None
+                raise map_error(error, "the lake cannot be written to", lake.storage.location) from None
 
         await run_in_thread(executor, write)
 

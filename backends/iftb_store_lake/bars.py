@@ -29,7 +29,7 @@ class LakeBars(ColumnarBars):
         self._session = session
 
     async def run(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = BARS.columns) -> T:
-        """Run ``work`` in a thread with a cursor that sees the selected rows."""
+        """Run ``work`` in a thread with a cursor whose table ``ohlcv`` has at least the selected rows."""
         return await self._session.read(selection, work, columns)
 
     async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
@@ -60,12 +60,12 @@ class LakeBars(ColumnarBars):
         return await self._session.delete(bounds_of(series), lambda cursor: delete(cursor, condition, query.values))
 
     async def list_series(self) -> list[Series]:
-        """Return every stored series, from the cluster if the lake has one."""
+        """Return every stored series, computed on the cluster if the lake has one."""
         reads = await self._session.on_cluster()
         return await super().list_series() if reads is None else await reads.list_series()
 
     async def stream_gaps(self, window: RowFilter, edges: Mapping[str, Edges]) -> AsyncGenerator[pa.Table]:
-        """Yield the gaps of many series, from the cluster if the lake has one."""
+        """Yield the gaps of many series, computed on the cluster if the lake has one."""
         reads = await self._session.on_cluster()
         found = super().stream_gaps(window, edges) if reads is None else reads.stream_gaps(window, edges)
         async with aclosing(found) as parts:
@@ -73,7 +73,7 @@ class LakeBars(ColumnarBars):
                 yield part
 
     async def stream_buckets(self, window: RowFilter, buckets: Buckets) -> AsyncGenerator[list[tuple[str, str, Bucket]]]:
-        """Yield the buckets of many series, from the cluster if the lake has one."""
+        """Yield the buckets of many series, computed on the cluster if the lake has one."""
         reads = await self._session.on_cluster()
         found = super().stream_buckets(window, buckets) if reads is None else reads.stream_buckets(window, buckets)
         async with aclosing(found) as parts:

@@ -1,4 +1,4 @@
-"""Runs queries on a Spark Connect server, with the messages of Spark's own client; it is imported when a lake needs it."""
+"""Runs queries on a Spark Connect server with the protocol of Spark's client; imported only when a lake needs it."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _importing = threading.Lock()
 _SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
 # what the texts of servers show, by the first that matches
 _REASONS = (
-    (r"PYTHON_VERSION_MISMATCH|[Pp]ython.{0,40}version", "its Python has another version than this one, {python}"),
+    (r"PYTHON_VERSION_MISMATCH|[Pp]ython.{0,40}version", "its Python version is not {python}, the version of this process"),
     (r"No module named|ModuleNotFound|ImportError", "its Python lacks the module pyarrow"),
     (r"AccessDenied|Forbidden|Unauthorized|InvalidAccessKey|SignatureDoesNotMatch|40[13]\b", "the bucket denies it access"),
     (
         r"address information|[Cc]onnection refused|error sending request|[Dd]ispatch|timed? ?out",
-        "it cannot reach {location}; its own environment must have the endpoint and the credentials",
+        "it cannot reach {location}; set the endpoint and the credentials in the environment of the server",
     ),
     (
         r"Missing commit|[Nn]ot found|NOT_FOUND|does not exist|No commit files|No such file|NoSuchBucket|DELTA_MISSING",
-        "it does not find this version of the table at {location}; it must reach the same folder or bucket",
+        "it does not find this version of the table at {location}; let it read the same folder or bucket as this process",
     ),
 )
 
@@ -58,7 +58,7 @@ class Cluster:
 
         Args:
             address: host:port of the server.
-            location: the path or the URL of the table, for the server as for this process.
+            location: the path or the URL of the table, the same for the server and for this process.
 
         Raises:
             MissingDriverError: Spark's client is not installed; the message contains the install command.
@@ -81,7 +81,7 @@ class Cluster:
         self._channel.close()
 
     def table(self, version: int) -> str:
-        """Return the SQL of one version of the table, to follow FROM."""
+        """Return the SQL that names one version of the table, to write after FROM."""
         return f"delta.`{self._location.replace('`', '``')}` VERSION AS OF {version}"
 
     def query(self, sql: str, values: Mapping[str, str | int]) -> Any:
@@ -96,13 +96,13 @@ class Cluster:
     def apply(
         self, plan: Any, groups: Sequence[str], columns: Sequence[str], work: Callable[[Any], Any], result: Mapping[str, str]
     ) -> Any:
-        """Return a plan that groups rows and calls a function, on the server, with each group as an Arrow table.
+        """Return a plan that groups rows and, on the server, calls a function with each group as an Arrow table.
 
         Args:
             plan: the plan of the rows.
             groups: the columns to group by.
             columns: the columns of the plan, in its order.
-            work: returns an Arrow table for the table of a group; a function within a function, as these are sent by value.
+            work: converts the Arrow table of a group to another one; define it within a function, so that it is sent by value.
             result: the columns of the returned tables: long or binary.
         """
         proto, types = self._proto, self._types
@@ -129,16 +129,16 @@ class Cluster:
         return self._stub.ExecutePlan(self._proto.ExecutePlanRequest(plan=self._proto.Plan(root=plan), **self._session))
 
     def probe(self, settings: Mapping[str, str] | None = None) -> Any:
-        """Send a small request, which sets settings of the session, and return its running call.
+        """Send a small request, which also changes settings of Spark's session, and return the running call.
 
-        Its result fails if the server cannot be reached or does not answer in time.
+        The call's ``result`` raises an error if the server cannot be reached or does not answer in time.
         """
         pairs = [self._proto.KeyValue(key=name, value=value) for name, value in (settings or {}).items()]
         operation = self._proto.ConfigRequest.Operation(set=self._proto.ConfigRequest.Set(pairs=pairs))
         return self._stub.Config.future(self._proto.ConfigRequest(operation=operation, **self._session), timeout=_PATIENCE)
 
     def explain(self, error: Any, *, silent: bool = False) -> OperationalError:
-        """Return the error to raise for one of gRPC: a short sentence, as the server's texts may hold URLs and credentials."""
+        """Return the error to raise for an error of gRPC; without the server's text, which may hold credentials."""
         if self._closed:
             return operational_error(DISCONNECTED)
         code = error.code().name if isinstance(error, self._grpc.RpcError) else "CANCELLED"
@@ -148,12 +148,12 @@ class Cluster:
         if code == "UNAVAILABLE":
             return operational_error(f"{server} cannot be reached; start it, or open the lake without engine=", transient=True)
         if code == "CANCELLED":
-            return operational_error(f"the query on {server} was ended")
+            return operational_error(f"the query on {server} was cancelled")
         if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             return operational_error(f"{server} denies access")
         text = str(error.details())
         known = next((reason for pattern, reason in _REASONS if re.search(pattern, text)), None)
-        reason = known or "its log has the reason; without engine=, this process reads the lake itself"
+        reason = known or "see the server's log for the reason, or open the lake without engine= to run the query in this process"
         return operational_error(
             f"the query failed on {server}: {reason.format(python=_python(), location=self._location)} ({code})"
         )
@@ -181,7 +181,7 @@ class Cluster:
 
 
 class Answer:
-    """A query and its rows; only `cancel` may be called beside the other methods."""
+    """A query and its rows; while another method runs, other threads may call only `cancel`."""
 
     def __init__(self, cluster: Cluster, plan: Any) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""What a cluster reads for a lake: the queries over many series and the digests of days, in the SQL of Spark."""
+"""Reads a lake on a cluster, with Spark's SQL: queries over many series and digests of days."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SLICE = 10_000
 
 
 class ClusterReads:
-    """Reads one version of a lake on a cluster; a session's own writes are not in it."""
+    """Reads one version of a lake on a cluster, without the session's uncommitted writes."""
 
     def __init__(self, cluster: Cluster, executor: Executor, version: int) -> None:
         self._cluster = cluster
@@ -127,7 +127,7 @@ def _to_list(column: Any) -> list[Any]:
 
 
 def _make_digest(names: list[str]) -> Callable[[Any], Any]:
-    """Return the function that digests the bars of one day, as `iftb_store.transfer.digests` does.
+    """Return a function that computes the digest of the bars of one day, as `iftb_store.transfer.digests` does.
 
     The function runs on the cluster, where this package is not installed.
     """

@@ -24,7 +24,10 @@ from iftb_store_lake.pending import PENDING
 from iftb_store_lake.snapshot import Snapshot
 from iftb_store_lake.view import View
 
-_MOVED = "another client committed meanwhile what this session has read or written; nothing of the session is stored"
+_MOVED = (
+    "another client has meanwhile changed the lake or a bar that this session writes; none of the session's writes were stored; "
+    "run the transaction again"
+)
 # the longest wait in seconds before another attempt; who has lost more often waits less, so that nobody starves
 _LONGEST_WAIT = 0.2
 _FAILED = "the writes could not be stored"
@@ -34,7 +37,7 @@ class Commit:
     """The commit of one session.
 
     Attributes:
-        strict: whether no other commit may lie between the version that the session read and its own.
+        strict: whether the commit must directly follow the version that the session read.
         careful: whether the bars that the session writes must not have been changed since that version.
     """
 
@@ -80,16 +83,16 @@ class Commit:
         self._bounds = bounds
 
     def run(self, deadline: float, stop: threading.Event) -> None:
-        """Store the writes; repeat this while other clients commit first.
+        """Store the writes; try again while other clients commit first.
 
         Args:
-            deadline: the time of `time.monotonic` until which to repeat.
-            stop: is set when the commit shall not be repeated any more.
+            deadline: the time of `time.monotonic` after which no further attempt begins.
+            stop: set by another thread to end the attempts.
 
         Raises:
             IntegrityError: another client has inserted a bar that this session inserts.
             TransientError: a conflict with another client; nothing is stored.
-            CommitOutcomeUnknown: the answer to a commit was lost, and it may still arrive.
+            CommitOutcomeUnknown: the answer to a commit was lost; the writes may be stored now or later.
             OperationalError: the commit failed for another reason; nothing is stored.
         """
         try:
@@ -109,7 +112,7 @@ class Commit:
             attempts += 1
             if time.monotonic() >= deadline:
                 raise operational_error(
-                    "other clients committed first again and again; commit less often, or raise the URL's busy_timeout",
+                    "other clients committed first at every attempt; commit less often, or raise the URL's busy_timeout",
                     transient=True,
                 )
             if stop.wait(random.uniform(0, _LONGEST_WAIT / attempts)):  # noqa: S311 - not a secret
@@ -165,12 +168,12 @@ class Commit:
         return False
 
     def _check_unmoved(self, base: Snapshot, snapshot: Snapshot, bounds: Bounds) -> None:
-        """Raise TransientError if the commits since the session's version prevent its own."""
+        """Raise TransientError if commits of other clients since the session's version conflict with this commit."""
         if self.strict or (self.careful and self._is_changed(base, snapshot, bounds)):
             raise operational_error(_MOVED, transient=True)
 
     def _is_changed(self, base: Snapshot, snapshot: Snapshot, bounds: Bounds) -> bool:
-        """Return whether a bar that the session writes is another one than in the session's version."""
+        """Return whether a bar that the session writes has changed since the version that the session read."""
         before, after = (set(state.pick(bounds)) for state in (base, snapshot))
         with self._view.reading(sorted(before - after), bounds) as old, self._view.reading(sorted(after - before), bounds) as new:
             rows_of = f"SELECT {COLUMNS_SQL} FROM {{}} AS stored SEMI JOIN {PENDING} AS own ON {same_key('stored', 'own')}"

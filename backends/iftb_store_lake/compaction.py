@@ -81,18 +81,18 @@ def find_problems(lake: Lake) -> list[StoreProblem]:
         found.append(StoreProblem("files without statistics", "warning", "", blind, remedy))
     small = _find_parts(snapshot, datetime.now(UTC))
     if small:
-        remedy = "reads open more files than they need; `iftb-store compact URL` makes large ones of them"
+        remedy = "reads open more files than necessary; `iftb-store compact URL` merges them into large files"
         where = f"{len(small)} closed periods, e.g. {small[0].name}"
         found.append(StoreProblem("small files", "note", where, sum(part.files for part in small), remedy))
     since = snapshot.version - lake.find_checkpoint()
     if since > _LONG_LOG:
-        remedy = "opening the lake reads each commit since the last checkpoint; see who commits without writing checkpoints"
+        remedy = "opening the lake reads each commit since the last checkpoint; find the client that writes no checkpoints"
         found.append(StoreProblem("long log", "warning", "", since, remedy))
     return found
 
 
 def _find_parts(snapshot: Snapshot, now: datetime) -> list[_Part]:
-    """Return the partitions of closed periods to rewrite, in order; files without a partition stay."""
+    """Return the partitions of closed periods to rewrite, ordered by name; files without a partition are not rewritten."""
     found = list[_Part]()
     names: Any = snapshot.files[PART].unique()
     for name in sorted(filter(None, names.to_pylist())):
@@ -127,7 +127,7 @@ def _is_closed(part: str, now: datetime) -> bool:
 
 
 def _rewrite(lake: Lake, cursor: Cursor, table: DeltaTable, part: _Part) -> bool:
-    """Replace the files of a partition; return False if another client changed it meanwhile, and next time will do."""
+    """Replace the files of a partition; return False if another client changed it meanwhile, for the next run to rewrite it."""
 
     def list_files() -> pa.Table:
         table.update_incremental()

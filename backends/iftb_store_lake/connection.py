@@ -1,4 +1,4 @@
-"""The open table: its newest version, which all sessions share, new ids, and commits that demand a version."""
+"""The open table: its newest version, which all sessions share; new ids; and commits that must follow a given version."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Lake:
         return self._snapshot
 
     def next_ids(self, count: int) -> int:
-        """Return the first of ``count`` new ids; they are greater than all that this process has seen."""
+        """Return the first of ``count`` consecutive new ids, greater than all ids that this process knows."""
         with self._numbering:
             first = max(time.time_ns() // 1_000 * 1_024, self._snapshot.greatest_id, self._last_id) + 1
             self._last_id = first + count - 1
@@ -193,7 +193,7 @@ class Lake:
         if {field.name: str(field.type) for field in found} != kinds or table.metadata().partition_columns != [PART]:
             raise operational_error(
                 "the lake cannot be opened: its folder holds another Delta table, whose columns are not those of bars; "
-                "give another folder"
+                "name another folder in the URL"
             )
         return table
 

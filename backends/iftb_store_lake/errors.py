@@ -20,7 +20,7 @@ _BUSY = "the server failed or is overloaded"
 _OF_S3 = (
     (
         r"NoSuchBucket|status code 404|HTTP status 404|bucket .*(?:not exist|not found)",
-        "the bucket does not exist, or has another region",
+        "the bucket does not exist, or is in another region",
     ),
     (
         r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|40[13] |Forbidden|Unauthorized|ACCESS_DENIED",
@@ -44,7 +44,7 @@ _NAMES = re.compile(r"retry_timeout|\bpart=\S+")
 _TYPES = (
     (TableNotFoundError, "there is no Delta table"),
     (DeltaProtocolError, "the table uses features of Delta that this version of deltalake does not know"),
-    (SchemaMismatchError, "the table has other columns"),
+    (SchemaMismatchError, "the columns of the table are not those of bars"),
     (CommitFailedError, _FAILED),
 )
 _PASSING = (_LATE, _AWAY, _BUSY, _FAILED)
@@ -64,7 +64,7 @@ def map_error(error: BaseException, doing: str, location: str) -> OperationalErr
 
 
 def may_pass(error: BaseException, location: str) -> bool:
-    """Return whether what failed may succeed when it is repeated: the server was away or slow, or others committed first."""
+    """Return whether a failed operation may succeed if repeated: the server was down or slow, or others committed first."""
     return explain(error, location) in _PASSING
 
 

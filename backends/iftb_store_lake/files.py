@@ -1,4 +1,4 @@
-"""Writes sorted rows as data files of the table, whose series do not overlap."""
+"""Writes sorted rows as data files of the table: the rows of a series in a partition go into one file, up to `MOST` rows."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _ODD = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def choose_rows(rows: int) -> int:
-    """Return the number of rows from which on a file of a partition with so many rows is full."""
+    """Return how many rows make a file full, in a partition with ``rows`` rows."""
     return min(max(LEAST, math.ceil(rows / _FILES)), MOST)
 
 
 def count_files(rows: int) -> int:
-    """Return the greatest number of files that `write_files` writes for a partition with so many rows."""
+    """Return the greatest number of files that `write_files` writes for a partition with ``rows`` rows."""
     return rows // choose_rows(rows) + rows // CUT_FROM + 1
 
 
 def write_files(storage: Storage, batches: Iterable[pa.Table], full: int) -> list[AddAction]:
-    """Write rows with their partition, in the order of partition and key, as files that a commit can add.
+    """Write rows, which are sorted by partition and key, as files that a commit can add.
 
     Each series of a partition is in one file, unless it has more than `MOST` rows.
 
     Args:
         storage: where the files are written.
-        batches: the rows.
-        full: the number of rows from which on the next series begins a new file.
+        batches: the rows, with a column for the partition.
+        full: once a file has this number of rows, the next series begins a new file.
 
     Raises:
         OSError: a file cannot be written.
@@ -82,7 +82,7 @@ def write_files(storage: Storage, batches: Iterable[pa.Table], full: int) -> lis
 
 
 def _split(batch: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows of one series after the other."""
+    """Yield the rows of each series as a separate table."""
     changes: Any = None
     for name in (PART, *SERIES):
         column: Any = batch[name].combine_chunks()
@@ -126,7 +126,7 @@ class _File:
             self._flush()
 
     def close(self) -> AddAction:
-        """Complete the file and return what the commit says of it."""
+        """Complete the file and return its entry for the commit."""
         self._flush()
         self._writer.close()
         size = self._stream.tell()
@@ -134,10 +134,10 @@ class _File:
         least, greatest = ({name: _to_json(value) for name, value in side.items()} for side in self._bounds)
         stats = {"numRecords": self.rows, "minValues": least, "maxValues": greatest, "nullCount": dict.fromkeys(BOUNDED, 0)}
         moment = time.time_ns() // 1_000_000
-        return AddAction(self._path, size, {PART: self.part}, moment, True, json.dumps(stats))
+        return AddAction(self._path, size, {PART: self.part}, moment, True, json.dumps(stats, ensure_ascii=False))
 
     def abandon(self) -> None:
-        """Close what is open; the incomplete file belongs to no version."""
+        """Close the incomplete file, which no version of the table contains."""
         self._stream.close()
 
     def _flush(self) -> None:

@@ -34,7 +34,7 @@ PROPERTIES: dict[str, str | None] = {
     "delta.checkpointInterval": "50",
     "delta.logRetentionDuration": "interval 7 days",
 }
-#: The most rows of a row group, and the level of the compression by zstd: higher ones save little.
+#: The most rows of a row group, and the compression level of zstd; higher levels save little.
 ROW_GROUP, LEVEL = 131_072, 1
 
 _HOUR, _DAY = 3_600, 86_400
@@ -48,7 +48,7 @@ def same_key(left: str, right: str) -> str:
 
 
 def part_sql(table: str, bounds: Bounds = WHOLE) -> str:
-    """Return the SQL of the partition of a row: periods are months under 1h, years under 1d, else one for all.
+    """Return the SQL for a row's partition, whose period is a month (timeframes under 1h), a year (under 1d) or all time.
 
     Args:
         table: the name of the table.

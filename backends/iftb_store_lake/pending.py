@@ -26,7 +26,7 @@ PENDING = "iftb_store_pending"
 
 
 class Fresh(NamedTuple):
-    """Rows to write: the columns of a bar, with new ids and a created_at each; and their bounds."""
+    """Rows to write, each a complete bar with a new id and a created_at; and the bounds of the rows."""
 
     rows: pa.Table
     bounds: Bounds
@@ -44,7 +44,7 @@ def clear_pending(cursor: Cursor) -> None:
 
 
 def complete(table: pa.Table, first_id: int, created_at: datetime | None) -> Fresh:
-    """Return the rows of a table with an id each; ``created_at`` is that of all rows, or None if the table has the column."""
+    """Add ids to rows, from ``first_id`` on, and the column created_at, unless ``created_at`` is None: then they have it."""
     schema, count = arrow_schema(BARS), table.num_rows
     columns: dict[str, Any] = {name: table[name] for name in table.column_names}
     # made by Arrow, which lets the event loop run meanwhile
@@ -56,15 +56,15 @@ def complete(table: pa.Table, first_id: int, created_at: datetime | None) -> Fre
 
 
 def insert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
-    """Add new bars; ``ohlcv`` shows what the session sees within their bounds.
+    """Add new bars; the table ``ohlcv`` must contain the bars that the session sees within their bounds.
 
     Raises:
-        IntegrityError: a bar is a duplicate in the batch, or its key is already stored.
+        IntegrityError: a key occurs twice in the batch, or is already stored.
     """
     with cursor.registered(fresh.rows) as batch:
         twice = f"SELECT 1 FROM {batch} GROUP BY {KEY_SQL} HAVING count(*) > 1 LIMIT 1"
         if not has_distinct_keys(fresh.rows) and cursor.fetch(twice):
-            raise integrity_error("a bar with this key is a duplicate in the batch; nothing was inserted")
+            raise integrity_error("a bar with this key occurs twice in the batch; nothing was inserted")
         _refuse_stored(cursor, batch, fresh.bounds)
         if not written:
             cursor.fetch(f"INSERT INTO {PENDING} SELECT {COLUMNS_SQL}, 'insert' FROM {batch}")
@@ -96,7 +96,7 @@ def upsert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
 
 
 def count(cursor: Cursor, fresh: Fresh) -> WriteCounts:
-    """Return what an upsert would insert and change; ``ohlcv`` shows what the session sees within the bars' bounds."""
+    """Count the bars that an upsert would insert and change; ``ohlcv`` must contain the bars that the session sees."""
     with cursor.registered(fresh.rows) as batch:
         ((inserted, updated),) = cursor.fetch(f"""
             SELECT count(*) FILTER (stored.timestamp IS NULL),
@@ -106,7 +106,7 @@ def count(cursor: Cursor, fresh: Fresh) -> WriteCounts:
 
 
 def delete(cursor: Cursor, condition: str, values: Sequence[Any]) -> int:
-    """Delete the bars that the session sees in ``ohlcv`` and a condition selects; return their number."""
+    """Delete the bars of ``ohlcv`` that ``condition``, a WHERE clause, selects; return their number."""
     columns = ", ".join(f"stored.{name}" if name in KEY else f"NULL::{kind} AS {name}" for name, kind in SQL_TYPES.items())
     cursor.table(
         f"""
@@ -132,7 +132,7 @@ def _refuse_stored(cursor: Cursor, batch: str, bounds: Bounds) -> None:
 
 
 def _put(cursor: Cursor) -> None:
-    """Put the rows of the table iftb_store_fresh in the place of those with the same keys."""
+    """Move the rows of iftb_store_fresh to the pending writes, where they replace rows with the same keys."""
     cursor.fetch(f"DELETE FROM {PENDING} AS own USING iftb_store_fresh AS fresh WHERE {same_key('own', 'fresh')}")
     cursor.fetch(f"INSERT INTO {PENDING} SELECT * FROM iftb_store_fresh")
     cursor.fetch("DROP TABLE iftb_store_fresh")

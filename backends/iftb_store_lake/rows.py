@@ -1,4 +1,4 @@
-"""The stores of a session on a lake, and whole rows of bars."""
+"""The stores of a session on a lake, which also read and write complete rows of bars."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LakeStores:
 
     @property
     def records(self) -> RecordStore:
-        """No store: a lake keeps only bars.
+        """Not supported, because a lake keeps only bars.
 
         Raises:
             Unsupported: always.
@@ -39,7 +39,7 @@ class LakeStores:
         return await self._session.read(selection, lambda cursor: read_rows(cursor, selection), needed)
 
     async def digest_days(self, series: RowFilter) -> list[tuple[int, int, bytes]] | None:
-        """Return the digests of a series' days from the cluster; None if the lake has none; see SupportsDigests."""
+        """Return the digests of a series' days from the cluster, or None if the lake has no cluster; see SupportsDigests."""
         reads = await self._session.on_cluster()
         return None if reads is None else await reads.digest_days(series)
 

@@ -1,4 +1,4 @@
-"""A session on a lake: it reads one version or the newest, and keeps its writes to itself until one commit stores them."""
+"""A session on a lake: it reads the newest or one fixed version, and keeps its writes private until one commit stores them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ _ANALYZE = re.compile(r"\banaly[sz]e\b", re.IGNORECASE)
 class LakeSession:
     """The session that `DatabaseManager.get_session` yields on a lake; ``session.execute`` only reads.
 
-    Before the first write, each read sees everything that is committed. The first write that reads, or the first read after a
-    write, fixes the version that the session reads; an isolated session's first statement does. The commit stores all writes at
-    once. It is repeated if others committed first, unless they changed what this session has read: an isolated session's version
-    must still be the newest, and another session's bars must be unchanged if it has read since its first write.
+    Before the first write, each read sees everything that is committed. The first write that reads, the first read after a write,
+    or the first statement of an isolated session, fixes the version that the session reads. The commit stores all writes at once.
+    If other clients have committed first, it is tried again, or fails if they changed what this session depends on. An isolated
+    session depends on the whole version that it reads; another session depends on the bars that it writes, if it has read since
+    its first write.
     """
 
     #: Two sessions can hold uncommitted writes at the same time.
@@ -120,7 +121,7 @@ class LakeSession:
         return await self._run(bounds_of(selection), work, columns)
 
     async def read_newest(self, series: RowFilter) -> list[OHLCVBar]:
-        """Return the last ``series.limit`` bars of a series, newest first; only the files are read that can have them."""
+        """Return the last ``series.limit`` bars of a series, newest first; read only the files that can contain them."""
 
         def job(cursor: Cursor) -> list[OHLCVBar]:
             snapshot = self._find_snapshot()
@@ -136,7 +137,7 @@ class LakeSession:
         return await self._look(job)
 
     async def on_cluster(self) -> ClusterReads | None:
-        """Return the reads, on the cluster, of the version that a read sees now.
+        """Return an object that reads, on the cluster, the version that this session reads now.
 
         Returns:
             None if the lake has no cluster, or if the session has writes that are not committed, which no cluster sees.
@@ -156,7 +157,7 @@ class LakeSession:
         careful: bool = False,
         columns: Sequence[str] = (),
     ) -> T:
-        """Run ``work`` in a thread with the rows of ``table``, completed, and whether the session has written before.
+        """Run ``work`` in a thread with a cursor, the completed rows of ``table``, and whether the session has written before.
 
         Args:
             table: the rows to write.
@@ -190,7 +191,7 @@ class LakeSession:
 
         Raises:
             IntegrityError: another client has inserted a bar that this session inserted.
-            TransientError: the commits of others prevent this one.
+            TransientError: the commit conflicts with commits of other clients.
             OperationalError: an earlier error has ended the transaction, or the commit failed.
         """
         async with self._turns:
@@ -309,7 +310,7 @@ class LakeSession:
                 self._wait.reschedule(0)
 
     async def _await_turn(self, lock: FairSemaphore) -> None:
-        """Wait for the lock of the table: sessions of one process would only disturb each other."""
+        """Wait for the table's lock: commits at the same time in one process would only make each other fail."""
         granted = False
         with suppress(TimeoutError):
             async with asyncio.timeout(None) as self._wait:
@@ -317,7 +318,9 @@ class LakeSession:
         if self._turns.undone:
             if granted:
                 lock.release()
-            raise operational_error("the session was closed while its commit waited for others; nothing of it is stored")
+            raise operational_error(
+                "the session was closed while its commit waited for the commits of other sessions; none of its writes were stored"
+            )
         if not granted:
             raise operational_error(
                 f"other sessions of this process did not finish their commits within {self._busy_timeout:g} s; "

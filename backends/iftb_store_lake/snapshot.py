@@ -65,7 +65,7 @@ class Snapshot:
 
     @cached_property
     def greatest_id(self) -> int:
-        """The greatest id that the statistics name; 0 if they name none."""
+        """The greatest id in the statistics of the files; 0 if they have none."""
         greatest: Any = pc.max(self.files["max.id"])
         return greatest.as_py() or 0
 
@@ -74,7 +74,7 @@ def read_snapshot(table: DeltaTable) -> Snapshot:
     """Return the version that a handle of the table has loaded.
 
     Raises:
-        OperationalError: another program has changed the table so that a file alone does not show which rows the table has.
+        OperationalError: another program has switched on features of Delta that change the meaning of the files.
     """
     features = set(table.protocol().reader_features or ()) & _UNREADABLE
     if features:

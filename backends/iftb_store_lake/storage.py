@@ -23,7 +23,7 @@ _LOG = "_delta_log"
 
 
 class Storage:
-    """A folder or a prefix of a bucket that has, or is going to have, a Delta table."""
+    """A folder, or a prefix of a bucket, that contains a Delta table or will contain one."""
 
     def __init__(self, options: Options) -> None:
         self.location = options.location
@@ -108,7 +108,7 @@ class Storage:
             return stream.read()
 
     def create(self, path: str) -> Any:
-        """Create a file of the table and return a stream that writes it; the stream's ``tell`` is the size.
+        """Create a file of the table and return a stream that writes it; ``tell`` returns the number of bytes written.
 
         Raises:
             OSError: the file cannot be created.
@@ -148,7 +148,7 @@ class Storage:
             raise map_error(error, "the lake cannot be created", self.location) from None
         if others:
             raise operational_error(
-                "the lake cannot be created: its folder has other files, and is no Delta table; give a new or an empty folder"
+                "the lake cannot be created: its folder has other files and no Delta table; name a new or empty folder"
             )
 
 
@@ -160,14 +160,14 @@ def _find_keys(s3: S3Options) -> list[str]:
         # delta-rs would send the token with these keys
         if os.environ.get(_TOKEN):
             raise operational_error(
-                f"the URL has an access key, and {_TOKEN} in the environment belongs to another one; unset it, or leave the keys "
-                "out of the URL and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, too"
+                f"the URL has an access key, and {_TOKEN} in the environment belongs to another one; unset it, or remove the "
+                "keys from the URL and also set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         return [s3.access_key, s3.secret_key]
     found = [os.environ.get(name, "") for name in _KEYS]
     if not all(found[:2]):
         raise operational_error(
             "there are no credentials for the bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write "
-            "delta+s3://access_key:secret_key@bucket/prefix; add auth=metadata to use those of the cloud's machine"
+            "delta+s3://access_key:secret_key@bucket/prefix, or add auth=metadata to use the credentials of the cloud machine"
         )
     return [word for word in found if word]

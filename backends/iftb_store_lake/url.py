@@ -56,7 +56,7 @@ class Options:
     Attributes:
         location: what delta-rs opens: an absolute path, or s3://bucket/prefix.
         s3: how to reach the bucket; None for a local folder.
-        busy_timeout: seconds during which a commit that conflicts with others is repeated.
+        busy_timeout: seconds during which a commit is repeated while other clients commit first.
         engine: host:port of the Spark Connect server that answers the reads over many series; empty if there is none.
     """
 
@@ -79,7 +79,7 @@ def parse_options(url: URL) -> Options:
         if name not in known:
             raise URLError(f"unknown option {name[:40]!a} in the delta URL; the known ones are {', '.join(known)}")
         if not isinstance(value, str):
-            raise URLError(f"the option {name} is a duplicate in the delta URL; give it once")
+            raise URLError(f"the delta URL has the option {name} more than once; give it once")
         given[name] = value
     seconds = {name: _read_seconds(name, given.get(name), default) for name, default in _SECONDS.items()}
     engine = _read_engine(given.get("engine"))
@@ -101,7 +101,7 @@ def _parse_s3(url: URL, given: dict[str, str], seconds: dict[str, float]) -> S3O
         raise URLError("the delta+s3 URL must name a bucket: delta+s3://bucket/prefix; give a server as ?endpoint=https://…")
     prefix = (url.database or "").strip("/")
     if _PATTERN & set(prefix) or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
-        raise URLError("the prefix in the delta+s3 URL must be plain names with slashes between, e.g. lake/production")
+        raise URLError("the prefix in the delta+s3 URL must be plain names separated by slashes, e.g. lake/production")
     endpoint = given.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     address = urlsplit(endpoint)
     if endpoint and (address.scheme not in ("http", "https") or not address.hostname or address.username or address.password):

@@ -1,4 +1,4 @@
-"""The table ``ohlcv`` that a session's SQL reads: files of one version, and the session's own writes over them."""
+"""The table ``ohlcv`` that a session's SQL reads: the rows of one version, overridden by the session's own writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOTHING = f"(SELECT {_NULLS} WHERE false)"
 
 
 class View:
-    """Shows one session's cursor the rows of a selection."""
+    """Provides the table ``ohlcv`` for the cursor of one session."""
 
     def __init__(self, lake: Lake, cursor: Cursor) -> None:
         self._lake = lake
@@ -35,7 +35,7 @@ class View:
         self._shown: Any = None
 
     def show(self, snapshot: Snapshot, bounds: Bounds, columns: Sequence[str], *, written: bool) -> None:
-        """Make the table ``ohlcv`` hold at least all rows within bounds.
+        """Create the table ``ohlcv`` with at least all rows within bounds.
 
         Args:
             snapshot: the version to read.
@@ -61,13 +61,13 @@ class View:
         self._shown = shown
 
     def forget(self) -> None:
-        """Let the next `show` build the table anew."""
+        """Make the next `show` create the table again."""
         self._shown = None
         self._kept.close()
 
     @contextmanager
     def reading(self, paths: list[str], bounds: Bounds, columns: Sequence[str] = COLUMNS) -> Iterator[str]:
-        """Make files readable by SQL for the duration of the block; yield what to write after FROM."""
+        """Make files readable by SQL for the duration of the block; yield the SQL to write after FROM."""
         if not paths:
             yield _NOTHING
             return
@@ -91,7 +91,7 @@ def _own_sql(column: str) -> str:
 
 
 def _to_expression(bounds: Bounds) -> Any:
-    """Return the condition of rows within bounds, or None; delta-rs writes text in two types of Arrow, so text is cast."""
+    """Return Arrow's filter for rows within bounds, or None; text is cast, because delta-rs writes it in two types of Arrow."""
     conditions = [_field(name) >= _scalar(name, value) for name, value in bounds.least.items()]
     conditions += [_field(name) <= _scalar(name, value) for name, value in bounds.greatest.items()]
     return reduce(and_, conditions) if conditions else None

@@ -82,7 +82,7 @@ class _Parser:
         self._parts: list[asyncio.Future[pa.Table]] = []
 
     async def take(self, data: bytes) -> None:
-        """Add bytes that the server sent; if there are enough, parse the complete rows while the server sends the next."""
+        """Add bytes that the server sent; if there are enough, parse the complete rows while the server sends the next ones."""
         self._rest.append(data)
         self._size += len(data)
         if self._size >= self._enough:
@@ -98,7 +98,7 @@ class _Parser:
         return pa.concat_tables([await part for part in self._parts])
 
     def close(self) -> None:
-        """Forget the pieces whose rows nobody waits for."""
+        """Cancel or discard the pieces whose rows are no longer needed."""
         for part in self._parts:
             if not part.cancel() and not part.cancelled():
                 # asyncio logs an exception that nobody looks at

@@ -92,7 +92,7 @@ class PostgresBackend(EngineBackend):
         """Return a text that identifies the database: the server's start time, the database and the schema of its tables."""
         self.enter_loop()
         if self._engine is None:
-            raise operational_error("the database is not connected")
+            raise operational_error("the database is not connected; await connect() first")
         async with self._engine.connect() as connection:
             return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
 
@@ -105,7 +105,7 @@ class PostgresBackend(EngineBackend):
         """Return whether the pool's connections are encrypted and verified; see `iftb_store.abilities.SupportsEncryption`."""
         self.enter_loop()
         if self._engine is None:
-            raise operational_error("the database is not connected")
+            raise operational_error("the database is not connected; await connect() first")
         async with self._engine.connect() as connection:
             return read_encryption((await connection.get_raw_connection()).driver_connection)
 

@@ -131,7 +131,7 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
-    """Write in two steps the bars whose key is new and the bars whose key is stored already.
+    """Write first the bars whose key is new, then the bars whose key is stored already.
 
     Returns:
         False if the batch must be written as a whole; nothing has been written then.
@@ -260,7 +260,8 @@ async def send(
 ) -> None:
     """Run one COPY into a table.
 
-    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever; this cancels the COPY.
+    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever. This function then cancels
+    the COPY.
 
     Raises:
         asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.

@@ -70,7 +70,7 @@ def tls_problem(options: Mapping[str, str], password: str | None) -> str | None:
         )
     if options.get("sslmode", "").startswith("verify-") and not authorities:
         return (
-            f"sslmode={options['sslmode']} needs the certificate of the server's authority: add sslrootcert=FILE, or "
-            "sslrootcert=system to use those that the operating system trusts"
+            f"sslmode={options['sslmode']} needs the certificate of the authority that signed the server's: add "
+            "sslrootcert=FILE, or sslrootcert=system for the authorities that the operating system trusts"
         )
     return None

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.errors import integrity_error, operational_error, outcome_unknown
 from iftb_store.schema.revision import OUR_TABLES
-from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, passes_parameter
+from iftb_store_postgres.poolers import PGBOUNCER, REMEDY, is_transient_message
 
 _UNIQUE_VIOLATION, _CHECK_VIOLATION = "23505", "23514"
 _INTEGRITY_CLASS = "23"
@@ -54,8 +54,8 @@ _TRANSIENT = frozenset(
 #: SQLSTATEs that leave the outcome of a COMMIT unknown: _OUTCOME_UNKNOWN always, _NO_ANSWER only while a COMMIT runs.
 _OUTCOME_UNKNOWN = frozenset(("08007", "40003"))
 _NO_ANSWER = frozenset(("08000", "08001", "08003", "08006", "57P01", "57P02", "57P03", "57P05")) | _OUTCOME_UNKNOWN
-_GRANT = "work as a role that has this right, or let the owner GRANT it to this one"
-#: SQLSTATEs of a prepared statement that does not exist, or that exists already.
+_GRANT = "connect as a role that has this right, or let the owner GRANT it to this role"
+#: SQLSTATEs of errors about a prepared statement that does not exist, or that exists already.
 _PREPARED = frozenset(("26000", "42P05"))
 
 
@@ -63,7 +63,7 @@ def translate(error: BaseException, *, lost: bool = False, committing: bool = Fa
     """Return the error to raise for an exception of the driver or the network; None for any other exception.
 
     The error quotes PostgreSQL's own one-line message, which names constraints and columns. Values appear only in PostgreSQL's
-    DETAIL, which is left out.
+    DETAIL, which is not quoted.
 
     Args:
         error: the exception that was raised.
@@ -109,7 +109,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
     if state == _UNTRANSLATABLE:
         return operational_error(_untranslatable(message), error)
     if state == _INVALID_TEXT:
-        return operational_error(f"a text contains bytes that its encoding does not have ({type(error).__name__})", error)
+        return operational_error(f"a text contains bytes that are not valid in its encoding ({type(error).__name__})", error)
     if state.startswith(_DATA_CLASS):
         # the server's message contains the value
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
@@ -119,7 +119,7 @@ def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> Int
         return operational_error(f"{message}; {remedy}", error)
     if state in _PREPARED:
         return operational_error(f"{message}; {REMEDY}", error)
-    transient = state in _TRANSIENT or (state == PGBOUNCER and passes_parameter(message))
+    transient = state in _TRANSIENT or (state == PGBOUNCER and is_transient_message(message))
     return operational_error(_MEANING.get(state, message), error, transient=transient)
 
 

@@ -1,6 +1,6 @@
 """Checks the server's messages while a client logs in, before asyncpg answers them.
 
-A password is sent in clear text only over TLS, and no demand of the server may block the event loop. asyncpg has no hook for
+A password is sent in clear text only over TLS, and no request of the server may block the event loop. asyncpg has no hook for
 these checks, but it accepts an event loop and opens its connections with the methods of that loop.
 """
 
@@ -33,7 +33,7 @@ _ASKED_FOR_TOO_MUCH = (
     f"the server asks for more than {_MOST_ITERATIONS:,} rounds of SCRAM, which would block this process for a long time; "
     "lower scram_iterations on the server, then set the role's password again"
 )
-_NO_POSTGRESQL = "the server there does not speak PostgreSQL's protocol; check the host and the port"
+_NO_POSTGRESQL = "the server does not speak PostgreSQL's protocol; check the host and the port in the URL"
 
 
 class GuardedLoop:
@@ -97,7 +97,7 @@ class _Transport:
 class _Guard(asyncio.Protocol):
     """Checks each message of the login and passes it to asyncpg; removes itself when the server is ready for a query.
 
-    The guard continues after AuthenticationOk, because asyncpg also answers a later demand for a password.
+    The guard continues after AuthenticationOk, because asyncpg also answers a later request for a password.
     """
 
     def __init__(self, loop: GuardedLoop, guarded: Any, clear_text: bool, transport: Any = None) -> None:

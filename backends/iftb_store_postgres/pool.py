@@ -22,7 +22,8 @@ _FRESH = 1.0
 _PING_TIMEOUT = 5.0
 _USED = "iftb_store.used"
 _NOT_OWN = (
-    "the transaction was ended by something else than its session, e.g. a COMMIT in SQL; whether its writes are stored is unknown"
+    "the transaction was ended by something other than its session, e.g. a COMMIT in SQL; whether its writes are stored is "
+    "unknown"
 )
 
 
@@ -35,7 +36,7 @@ class PostgresPool(StorePool):
         if driver.is_closed():
             raise DisconnectionError
         idle = monotonic() - record.info.get(_USED, monotonic())
-        if idle < _FRESH and not _has_word(driver):
+        if idle < _FRESH and not _has_unread_data(driver):
             return
         adapter.run_async(_ping)
 
@@ -67,7 +68,7 @@ def check_before_commit(connection: Connection) -> None:
     own = adapter._transaction
     if own is not None and not driver.is_closed() and (own._nested or not driver.is_in_transaction()):
         raise operational_error(_NOT_OWN)
-    if not driver.is_closed() and not _has_word(driver):
+    if not driver.is_closed() and not _has_unread_data(driver):
         return
     try:
         adapter.run_async(_ping)
@@ -75,8 +76,8 @@ def check_before_commit(connection: Connection) -> None:
         raise translate(error, lost=driver.is_closed()) or error from error
 
 
-def _has_word(driver: Any) -> bool:
-    """Return whether the server has sent something, as it does when it ends a connection; True on systems without poll()."""
+def _has_unread_data(driver: Any) -> bool:
+    """Return whether unread data has arrived, as when the server ends a connection; True on systems without poll()."""
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()

@@ -33,7 +33,7 @@ def find_refused_parameter(error: BaseException, sent: Iterable[str]) -> str | N
 
 
 async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[str, str]) -> set[str]:
-    """Return those of statement_timeout and search_path that were sent at startup and that a pooler has ignored."""
+    """Return which of the startup parameters statement_timeout and search_path a pooler has ignored."""
     try:
         # without a transaction a pooler may prepare the statement on one server connection and run it on another
         async with connection.transaction():
@@ -46,7 +46,7 @@ async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[
     return {name for name, setting in rows if setting != sent.get(name, setting)}
 
 
-def passes_parameter(message: str) -> bool:
+def is_transient_message(message: str) -> bool:
     """Return whether an error message of PgBouncer reports a transient condition, so that another attempt may succeed."""
     return _NOT_NOW.search(message) is not None
 

@@ -60,10 +60,11 @@ _OF_EXCHANGE = " AND CAST(exchange AS text) = CAST(:exchange AS text)"
 
 
 def _make_day_fingerprints() -> str:
-    """Return the query: for each day the sum of a hash of each bar, which chains the built-in hashes of its values.
+    """Return the query for the fingerprint of each day: the sum of the hashes of the day's bars.
 
-    The built-in hash of a number ignores its sign, and flips only a few bits for its weight and for 0. So the signs and the NULLs
-    are hashed too, as one number, which comes last: every difference goes through one more hash before the sum.
+    The hash of a bar chains the built-in hashes of its values. The built-in hash of a number ignores the sign, and hardly differs
+    for 0 and for numbers with other exponents. So the signs and the NULLs are hashed too, as one number and last, so that every
+    difference goes through one more hash before the sum.
     """
     chain, flags = "pg_catalog.timestamp_hash_extended(timestamp AT TIME ZONE 'UTC', CAST(0 AS bigint))", []
     hashes = {
@@ -192,7 +193,7 @@ class PostgresDriver:
             return None
 
     async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return totals of the trades of an exchange or of all; see `iftb_store.protocols.RecordStore.get_totals`."""
+        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
         statement = prepare_statement(_TOTALS if exchange is None else _TOTALS + _OF_EXCHANGE, self.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows
@@ -249,7 +250,7 @@ class PostgresDriver:
             url = self._session.iftb_store_backend.shown_url if isinstance(self._session, StoreSession) else "URL"
             raise SchemaError(
                 f"{error}, or this role may not use its schema (GRANT USAGE ON SCHEMA … TO …); `iftb-store status {url}` shows "
-                f"which, and `iftb-store migrate {url}` or await db.migrate() creates the tables of iftb-store"
+                f"which of the two; `iftb-store migrate {url}` or await db.migrate() creates the tables of iftb-store"
             ) from error
         except asyncpg.InsufficientPrivilegeError as error:
             # a pooler may not report the role's name
@@ -296,7 +297,9 @@ class PostgresDriver:
             driver: Any = pooled.driver_connection
             begin = begin or driver.begins_reads
             if begin and adapter.isolation_level == "autocommit":
-                raise Unsupported("the session's engine commits each statement by itself (AUTOCOMMIT); use one that does not")
+                raise Unsupported(
+                    "the session's engine commits each statement by itself (AUTOCOMMIT); use an engine without AUTOCOMMIT"
+                )
             with self._translate_errors(driver, writes=writes):
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)

@@ -1,4 +1,4 @@
-"""TLS features that asyncpg lacks: the system's authorities, whether a connection is encrypted, a warning if it is not."""
+"""TLS features that asyncpg lacks: the system's certificate authorities, and a check whether a connection is encrypted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import asyncpg
 from iftb_store.errors import URLError
 from iftb_store.health import Encryption
 
-#: The value of ``sslrootcert`` that selects the authorities that the operating system trusts.
+#: The value of ``sslrootcert`` that selects the certificate authorities that the operating system trusts.
 SYSTEM = "system"
 
 _LEAST_VERSION = "TLSv1.2"
@@ -35,13 +35,13 @@ def check_system_authorities(options: dict[str, str]) -> None:
     """
     if options.get("sslrootcert") == SYSTEM and options.setdefault("sslmode", "verify-full") != "verify-full":
         raise URLError(
-            f"sslmode={options['sslmode']} is too weak for sslrootcert=system, as its authorities sign certificates for anyone; "
+            f"sslmode={options['sslmode']} is too weak for sslrootcert=system, whose authorities sign certificates for anyone; "
             "use sslmode=verify-full"
         )
 
 
 def system_context(options: Mapping[str, str], key_password: str) -> ssl.SSLContext:
-    """Return the TLS context that asyncpg would create for verify-full, but with the system's authorities; this reads files.
+    """Return asyncpg's TLS context for verify-full, but with the system's certificate authorities; this reads files.
 
     Raises:
         OSError: a file that the options name cannot be read or used.

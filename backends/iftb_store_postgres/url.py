@@ -66,7 +66,7 @@ def parse_options(url: URL) -> Options:
     """
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
     if twice := sorted(set(url.query) - set(query)):
-        raise URLError(f"the option {twice[0]!r} is a duplicate in the PostgreSQL URL; give it once")
+        raise URLError(f"the PostgreSQL URL has the option {twice[0]!r} more than once; give it once")
     unknown = sorted(set(query) - {*_PASSED_ON, *_OWN})
     if unknown and ("password" in query or "sslpassword" in query):
         # perhaps the rest of a password that contains an &

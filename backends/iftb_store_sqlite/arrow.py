@@ -175,5 +175,5 @@ def _decimals(values: Any, negative: bool) -> Any:
     numbers: Any = pc.ascii_ltrim(values, _PREFIXES)
     # a value without its prefix letter was not written by iftb-store, and other code would read it as another number
     if pc.any(pc.not_equal(pc.binary_length(values), pc.add(pc.binary_length(numbers), 1))).as_py():
-        raise ValueError("a decimal that is not sortable text")
+        raise ValueError("a decimal that is not in the format of iftb-store")
     return numbers.cast(DECIMAL)

@@ -138,11 +138,11 @@ class SQLiteBackend(EngineBackend):
 
         Raises:
             SchemaError: something that is not a table, e.g. a view, has the name of an iftb-store table; or a table of
-                iftb-store runs code that somebody else added.
+                iftb-store has a trigger, a generated column or an expression that iftb-store did not create.
             OperationalError: the database is not connected, or the lock was not free in time.
         """
         if self._engine is None:
-            raise operational_error("the database is not connected")
+            raise operational_error("the database is not connected; await connect() first")
         self.schema_seen = False
         if not read_only:
             check_own_lock(self.write_lock)
@@ -175,7 +175,7 @@ class SQLiteBackend(EngineBackend):
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Copy the database in steps, in a connection's thread; see `iftb_store.protocols.Backend.backup`."""
         if self._engine is None:
-            raise operational_error("the database is not connected")
+            raise operational_error("the database is not connected; await connect() first")
         loop, stop = asyncio.get_running_loop(), threading.Event()
 
         def tell(done: int, total: int) -> None:

@@ -77,4 +77,4 @@ def check(connection: sqlite3.Connection, stop: Callable[[], bool]) -> None:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
         connection.execute("PRAGMA ignore_check_constraints = OFF")
     if found != "ok":
-        raise operational_error(f"the database is damaged, and its backup would be too: {found}; restore it from an older backup")
+        raise operational_error(f"the database is damaged, so its backup would be damaged too: {found}; restore an older backup")

@@ -36,7 +36,7 @@ class Driver(sqlite3.Connection):
 
     Attributes:
         patience: seconds to wait for another writer.
-        trusted: whether the URL says that the user trusts whoever made the file.
+        trusted: whether the URL has ``trusted=true``, which allows code that was added to the tables of iftb-store.
     """
 
     patience = 0.0
@@ -104,7 +104,7 @@ class Driver(sqlite3.Connection):
 
 
 def check_before_commit(connection: Connection) -> None:
-    """Raise if the driver's connection was closed during a transaction: SQLAlchemy leaves out a COMMIT on a closed connection.
+    """Raise if the driver's connection was closed during a transaction: SQLAlchemy silently skips COMMIT on a closed connection.
 
     Raises:
         OperationalError: the transaction was rolled back when the connection was closed.
@@ -199,7 +199,7 @@ class StoreConnection(aiosqlite.Connection):
 
     @property
     def has_lost_transaction(self) -> bool:
-        """Whether the connection was closed while a transaction was open."""
+        """Whether the connection was closed while a transaction was open, which rolled the transaction back."""
         return self._lost and self._connection is None
 
     @property

@@ -141,7 +141,7 @@ class SQLiteDriver:
         return WriteCounts(inserted, updated)
 
     async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return totals of the trades of an exchange or of all; see `iftb_store.protocols.RecordStore.get_totals`."""
+        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
         (row,) = await self.read(
             *bind(self, TOTALS if exchange is None else TOTALS + OF_EXCHANGE, {"since": since, "exchange": exchange})
         )
@@ -168,8 +168,8 @@ class SQLiteDriver:
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows; see Stores.write_rows.
 
-        Stored rows with ids that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique
-        values. If a different stored row has the id of a row of ``rows``, it is not deleted, so the insert fails.
+        In a table with ids, the stored rows that ``rows`` overwrite are deleted first, so that other rows of the batch may take
+        their unique values. If an id in ``rows`` belongs to a different stored row, that row is kept and the insert fails.
         """
         if not rows.num_rows:
             return

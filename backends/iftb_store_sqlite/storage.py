@@ -31,7 +31,7 @@ def is_not_writable(path: str, error: BaseException) -> bool:
 def refused_error(path: str, error: BaseException) -> OperationalError:
     """Return the error for a file that was opened for writing and cannot be written."""
     return operational_error(
-        f"the database file {path} cannot be written, or a log beside it cannot: its storage or permissions are read-only; "
+        f"the database file {path} cannot be written to, or the log beside it cannot: its storage or permissions are read-only; "
         "to read it, add ?mode=ro to the URL",
         error,
     )

@@ -36,10 +36,11 @@ _NUMBERS = itertools.count()
 
 
 def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
-    """Raise if a view or a virtual table has the name of an iftb-store table, or if a table of iftb-store runs foreign code.
+    """Raise if a view or virtual table has the name of an iftb-store table, or if such a table could run foreign code.
 
-    Foreign code is code that somebody else added. If the URL says ``trusted=true``, triggers and expressions are allowed. SQLite
-    itself refuses a schema in which the type of an entry contradicts its definition, so the check relies on the type.
+    Foreign code is in triggers, generated columns and expressions that iftb-store did not create; ``trusted=true`` in the URL
+    allows them. SQLite itself refuses a schema in which the type of an entry contradicts its definition, so the check relies on
+    the type.
 
     Raises:
         SchemaError: a view or a virtual table has the name of an iftb-store table; or a table of iftb-store has a trigger, a
@@ -73,7 +74,7 @@ def refuse_foreign_objects(connection: sqlite3.Connection) -> None:
 
 
 def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: list[tuple[str, str]]) -> None:
-    changed = _changed_with_ours(connection, {table for table, _ in triggers})
+    changed = _find_changed_tables(connection, {table for table, _ in triggers})
     for table, trigger in triggers:
         if table.lower() in changed:
             cause = "" if table.lower() in OUR_TABLES else " (run by a foreign key's action when a table of iftb-store changes)"
@@ -82,14 +83,14 @@ def _refuse_code(connection: sqlite3.Connection, tables: list[str], triggers: li
         _refuse_expressions(connection, table)
 
 
-def _changed_with_ours(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
+def _find_changed_tables(connection: sqlite3.Connection, tables: set[str]) -> set[str]:
     """Return the names in lower case of the tables that can change when a table of iftb-store changes.
 
     These are iftb-store's own tables, and the tables that an action of a foreign key, e.g. ON DELETE CASCADE, would change.
 
     Args:
         connection: a connection to the database.
-        tables: the tables to consider; the tables to which their foreign keys lead are considered too.
+        tables: the tables to consider; tables that their foreign keys reference are considered too.
     """
     followers: dict[str, list[str]] = {}
     waiting, seen = list(tables), set[str]()

@@ -28,7 +28,7 @@ class Options:
         mode: ``ro``, ``rw`` or ``rwc``.
         timeout: seconds to wait for another writer.
         cache: KiB of pages that a connection may cache.
-        trusted: whether the user trusts whoever made the file, so that code that was added to iftb-store's tables may run.
+        trusted: whether the tables of iftb-store may have triggers and expressions that iftb-store did not create.
     """
 
     in_memory: bool

@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _find_given_urls(words: Sequence[str]) -> dict[str, str]:
-    """Return the arguments that are URLs or env:NAME, by the URLs that are opened: a copy bounds the memory of its stores."""
+    """Return the argument (a URL or env:NAME) for each URL that the command opens; a copy adds memory limits to its URLs."""
     found: dict[str, str] = {}
     for word in filter(is_url, words):
         # the command itself reports a wrong word

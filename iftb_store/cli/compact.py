@@ -1,4 +1,4 @@
-"""The command compact: make few large files of many small ones."""
+"""The command compact: rewrite many small files as few large ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from iftb_store.config import resolve_url
 from iftb_store.health import Compaction
 from iftb_store.manager import DatabaseManager
 
-_STOPPED = "stopped; every partition has either its old or its new files, and no bar is lost; compacting again continues"
+_STOPPED = (
+    "stopped; every partition has either its old or its new files, and no bar is lost; run the same command again to continue"
+)
 
 
 def compact(
@@ -26,14 +28,14 @@ def compact(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would be done.")] = False,
     keep_days: Annotated[
         int,
-        typer.Option(min=1, max=36_500, metavar="DAYS", help="Delete files that have been out of use for more days."),
+        typer.Option(min=1, max=36_500, metavar="DAYS", help="Delete files that have been out of use for more than DAYS days."),
     ] = 7,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rewrite the small files of a lake's closed months and years as few large ones, and delete files out of use.
+    """Rewrite the small files of a lake's past months and years as few large ones, and delete files out of use.
 
-    Readers and writers may continue; what they change meanwhile is left for the next time.
+    Other clients may read and write during the command; it skips the months and years that they change.
     """
     address = resolve_url(url)
     with Progress(quiet=quiet or as_json, unit="bytes") as progress, explain_stop(lambda: _STOPPED):
@@ -60,4 +62,4 @@ def _show(found: Compaction, dry_run: bool) -> None:
     after = format_count(found.files_after, "file")
     say(f"before: {files}, {decimal(found.bytes_before)}; after: {after}, {decimal(found.bytes_after)}")
     if found.rewritten < found.partitions:
-        say("the others were changed meanwhile; run the command again")
+        say("other clients changed the others during the command; run it again")

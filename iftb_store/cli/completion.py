@@ -26,7 +26,7 @@ timeframes = one_of(TIMEFRAMES)
 
 
 def timeframes_without_url(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete the argument SYMBOL: suggest timeframes if no URL precedes (it is then the timeframe), otherwise nothing."""
+    """Complete the second argument: suggest timeframes if the first is a symbol; nothing if the first is a URL."""
     first = ctx.params.get("url")
     return timeframes(incomplete) if isinstance(first, str) and not is_url(first) else []
 

@@ -208,7 +208,7 @@ def statistics_table(figures: TradeStatistics) -> None:
 
 
 def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
-    """Return the result of a query on a table; warn if the database hides rows of it from this role."""
+    """Return the result of a query on a table; warn if the database hides rows of the table from this role."""
 
     async def read(db: DatabaseManager) -> T:
         found = await work(db)
@@ -225,7 +225,7 @@ async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[
 
 
 async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
-    """Raise NotFoundError with what is stored instead of a series: another exchange or timeframe of it, or a near symbol."""
+    """Raise NotFoundError for a series; the message names its stored exchanges or timeframes, or similar symbols."""
     symbol, timeframe = series
     stored = await OHLCVRepository(db).list_series()
     exchanges = [one.exchange for one in stored if (one.symbol, one.timeframe) == series]

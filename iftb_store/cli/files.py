@@ -14,7 +14,7 @@ from iftb_store.cli.data import Argument, Json, Option, Url, time_window
 from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
-from iftb_store.cli.target import explain_stop, is_migrated, run, url_and_rest
+from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
 from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.export import ExportReport, export_table
@@ -128,7 +128,11 @@ def import_(
     ] = False,
     map: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="COLUMN=NAME,…", help="Names of the file's columns, e.g. open=First,timestamp=Day."),
+        typer.Option(
+            "--map",
+            metavar="COLUMN=NAME,…",
+            help="Names in the file of columns that are not recognised, e.g. open=First,timestamp=Day.",
+        ),
     ] = None,
     columns: Annotated[
         str | None,
@@ -144,7 +148,10 @@ def import_(
     ] = None,
     decimals: Annotated[
         str | None,
-        typer.Option(help="from-float: accept floats, store the shortest decimal of each, and round decimals to 18 places."),
+        typer.Option(
+            help="from-float: accept floats, store for each the shortest decimal that converts back to the same float, "
+            "and round decimals to 18 places."
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -153,8 +160,8 @@ def import_(
 
     The format is detected from the content, not the file name; files may be packed with gzip. Each file is stored completely
     or not at all. Rows that are already stored are overwritten, so importing a file twice changes nothing. A file that has
-    another value for a bar than an earlier file of the command is refused; after 400,000 gaps in their times, bars are no longer
-    compared, and their number is shown. Rows of an export keep their ids.
+    other values for a bar than an earlier file of the command is refused; if the times of the bars have more than 400,000 gaps,
+    some bars are not compared, and the command prints their number. Rows of an export keep their ids.
     """
     url, patterns = url_and_rest(url, *(files or []))
     if not patterns:
@@ -177,7 +184,7 @@ def import_(
     importing = FileImport(patterns, hints, insert=insert, new_ids=new_ids, on_conflict=on_conflict, tell=show_result)
     count = format_count(len(importing.paths), "file")
     with explain_stop(lambda: _describe_stop(importing, count)), progress:
-        done = run(url, lambda db: _import_all(db, importing, progress), create=not is_migrated(url))
+        done = run(url, lambda db: _import_all(db, importing, progress), create=not supports_migrations(url))
     if as_json:
         print_json(done)
     elif not quiet:

@@ -28,13 +28,13 @@ _PIPE_WIDTH = 10_000
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console for the current stream; rows are wrapped only on a terminal."""
+    """Return a console for stdout or stderr; it wraps rows only on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, markup=False)
 
 
 def say(line: str = "", *, stderr: bool = False) -> None:
-    """Print one line to stdout or stderr; terminal control characters, e.g. from a file name, are replaced."""
+    """Print one line to stdout or stderr; control characters, e.g. in a file name, are replaced by U+FFFD."""
     print(escape_unprintable(line), file=sys.stderr if stderr else sys.stdout)
 
 
@@ -44,7 +44,7 @@ def print_error(message: str) -> None:
 
 
 def name_given_url(message: str) -> str:
-    """Return a message in whose commands a URL is written as it was given, e.g. as env:NAME, so that they can be run."""
+    """Replace each URL in the commands of a message by the argument that the user gave for it, e.g. env:NAME."""
     for url, word in GIVEN.get({}).items():
         message = message.replace(f" {url}`", f" {word}`").replace(f" {url} ", f" {word} ")
     return message

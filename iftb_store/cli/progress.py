@@ -20,7 +20,7 @@ _OFTEN = 10.0
 class Progress:
     """Shows the progress of a command on stderr, step by step; shows nothing if ``quiet``.
 
-    It is the progress callback of the command's function. At the end of ``with`` the bar is removed.
+    The object is passed as the progress callback. At the end of its ``with`` block the bar is removed.
 
     Attributes:
         unit: the unit of the amounts: "rows" or "bytes".

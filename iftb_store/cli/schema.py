@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
 from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
-from iftb_store.cli.target import explain_stop, format_target, is_migrated, run
+from iftb_store.cli.target import explain_stop, format_target, run, supports_migrations
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, describe_unreachable
@@ -32,7 +32,7 @@ def migrate(url: Url = None) -> None:
     """
     address = resolve_url(url)
     with explain_stop(lambda: _STOPPED):
-        run(address, DatabaseManager.migrate, create=is_migrated(address))
+        run(address, DatabaseManager.migrate, create=supports_migrations(address))
     say(f"{format_target(address)}: the schema is at revision {HEAD}")
 
 

@@ -1,4 +1,4 @@
-"""What a command says if it found nothing for a symbol: the stored symbols that are like it."""
+"""The error of a command that found nothing for a symbol: it names similar symbols that are stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEWEST = 1_000
 
 
 def report_unknown(url: str | URL | None, symbols: Sequence[str], nothing: str) -> None:
-    """Raise NotFoundError, if one of the symbols is not stored, with the stored symbols that are like it.
+    """Raise NotFoundError if one of the symbols is not stored; the message names similar symbols that are stored.
 
     Args:
         url: the database in which nothing was found.
@@ -34,12 +34,17 @@ def report_unknown(url: str | URL | None, symbols: Sequence[str], nothing: str) 
 
 
 def describe_near(near: Sequence[str], compared: str) -> str:
-    """Return the end of a message: whether one of the symbols was meant, or that no row of a kind has a symbol like it."""
-    return f"did you mean {' or '.join(near)}?" if near else f"no {compared} has a symbol like it"
+    """Return the end of a message about an unknown symbol: a question that names similar symbols, or that there are none.
+
+    Args:
+        near: the similar symbols.
+        compared: the kind of rows whose symbols were compared, e.g. "bar".
+    """
+    return f"did you mean {' or '.join(near)}?" if near else f"no {compared} has a similar symbol"
 
 
 async def _find_unknown(db: DatabaseManager, symbols: Sequence[str]) -> dict[str, list[str]]:
-    """Return the symbols that are not stored, each with the stored ones that are like it."""
+    """Return the symbols that are not stored, each with the similar symbols that are stored."""
     stored = {one.symbol for one in await OHLCVRepository(db).list_series()}
     if Capability.RECORDS in db.capabilities:
         stored |= {trade.symbol for trade in await TradeRepository(db).get_recent(_NEWEST)}

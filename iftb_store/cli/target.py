@@ -82,9 +82,9 @@ def explain_stop(message: Callable[[], str]) -> Iterator[None]:
 
 
 def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], *, create: bool = False) -> T:
-    """Connect to the database, do the work in an event loop, and disconnect; return the result of the work.
+    """Connect to the database, run ``work`` in an event loop, and disconnect; return the result of ``work``.
 
-    Ctrl-C or SIGTERM after the end of the work stops the wait for connections to close; the result is still returned.
+    Ctrl-C or SIGTERM after the end of ``work`` stops the wait for connections to close; the result is still returned.
 
     Args:
         url: the database URL, env:NAME, or None for the settings.
@@ -92,7 +92,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
         create: whether a missing database file may be created.
 
     Raises:
-        Terminated: SIGTERM was received, and the work was cancelled, as with Ctrl-C.
+        Terminated: SIGTERM was received, and ``work`` was cancelled, as by Ctrl-C.
         SchemaError: the database file does not exist, and ``create`` is False.
     """
     address = url if isinstance(url, URL) else resolve_url(url)
@@ -138,8 +138,8 @@ def _cancelled_by_sigterm() -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGTERM)
 
 
-def is_migrated(url: str | URL | None) -> bool:
-    """Return whether ``iftb-store migrate`` creates the tables of a database; otherwise the first command that writes does."""
+def supports_migrations(url: str | URL | None) -> bool:
+    """Return whether ``iftb-store migrate`` creates the tables of a database; if not, the first command that writes does so."""
     address = parse_url(url if isinstance(url, URL) else resolve_url(url))
     return Capability.MIGRATIONS in find_backend(address.drivername).capabilities
 
@@ -155,5 +155,5 @@ def require_file(address: str | URL) -> None:
     backend = find_backend(url.drivername)
     file = backend.find_file(url) if isinstance(backend, SupportsFiles) else None
     if file is not None and not Path(file).exists():
-        command = f"migrate {quote_url(url)}" if is_migrated(url) else f"import {quote_url(url)} FILE"
+        command = f"migrate {quote_url(url)}" if supports_migrations(url) else f"import {quote_url(url)} FILE"
         raise SchemaError(f"there is no database file {file}; `iftb-store {command}` creates it")

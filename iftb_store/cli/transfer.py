@@ -87,13 +87,13 @@ def copy(
     """Copy the rows of SRC that are missing or different in DST, then verify the copy.
 
     SRC is read from a snapshot. Days (of bars) and ranges of ids with equal checksums are skipped, so a second copy is quick
-    and an interrupted copy resumes when run again. DST keeps checksums of the days that it has: days whose checksum is that of
-    SRC are not read there, and not in SRC either if it is PostgreSQL or DuckDB, which compute hashes of days by themselves;
-    one day in 30, drawn at random, is read all the same, and --full reads all. Missing tables are created in DST.
+    and an interrupted copy resumes when run again. DST stores a checksum of each day of bars: a day whose stored checksum equals
+    that of SRC is not read in DST, except one such day in 30, at random; --full reads every day. If SRC is PostgreSQL or
+    DuckDB, it computes the checksums itself, and these days are not read in SRC either. Missing tables are created in DST.
 
-    Bars are copied by exchange, symbol, timeframe and time. Trades, positions and events keep their ids, unless DST has other
-    rows than those of SRC: then they are found by trade_id, by exchange, symbol, side, entry_time and trade_id, or by all
-    columns, and new rows get new ids.
+    Bars are copied by exchange, symbol, timeframe and time. Trades, positions and events keep their ids, unless DST has rows
+    that are not in SRC. In that case, trades are matched by trade_id, positions by exchange, symbol, side, entry_time and
+    trade_id, and events by all columns, and new rows get new ids.
 
     --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
     events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for
@@ -188,7 +188,7 @@ def verify(
 
 
 class _Choice:
-    """The rows that the options select: the arguments of a function, and the scope, which is checked before DST is opened."""
+    """The rows that the options select, as arguments of copy or verify, and as a scope to check before DST is opened."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ def _show_copied(done: CopyReport, delete: bool) -> None:
     moved = format_count(sum(item.inserted + item.updated for item in done.parts), "row")
     unread = sum(item.unread for item in done.parts)
     if unread:
-        say(f"{format_count(unread, 'row')} of DST were not read: the checksums that it keeps of their days are those of SRC")
+        say(f"{format_count(unread, 'row')} of DST were not read: the stored checksums of their days equal those of SRC")
     verified = "the rows that were read are verified" if unread else "the copy is verified"
     say(f"{moved} to be copied; nothing was written" if done.dry_run else f"{moved} copied, and {verified}")
     kept = sum(item.kept for item in done.parts)
@@ -239,7 +239,7 @@ def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[
     Args:
         done: the results of the parts.
         columns: the attribute of a result for each column: a number, or a checksum.
-        verdict: returns the text in the column "equal"; None for no such column.
+        verdict: returns the text of a part in the column "equal"; None for a table without this column.
     """
     titles = ["table", "series", *columns, *(["equal"] if verdict else [])]
     rows = []

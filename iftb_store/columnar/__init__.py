@@ -1,4 +1,4 @@
-"""What engines share that work on Arrow tables and DuckDB's SQL."""
+"""Code shared by the engines that work with Arrow tables and DuckDB's SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reading half of a store of bars, whose queries run in DuckDB."""
+"""The reading methods of a store of bars, as queries that run in DuckDB."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ColumnarBars(ABC):
     async def get_gaps(
         self, series: RowFilter, before: datetime | None, after: datetime | None
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
+        """Return the times (last bar before, first bar after) of every gap, oldest first, computed in the engine."""
         query = Query(series)
         sql = gaps_sql(query, series.equal["timeframe"], before, after)
         rows = await self.run(series, lambda cursor: cursor.fetch(sql, query.values), KEY)
@@ -112,9 +112,10 @@ class ColumnarBars(ABC):
         return table
 
     async def _divide(self, window: RowFilter, *, every: bool = False) -> list[_Part]:
-        """Divide a selection by exchange, and into ranges of symbols where an exchange has many bars, in their order.
+        """Divide a selection into one part per exchange, or into several parts by symbol if an exchange has many bars.
 
-        The bars in the window are counted. With ``every``, also the series without bars in the window belong to the parts.
+        The parts are in order of exchange and symbol. Only the bars in the window are counted. With ``every``, the parts also
+        contain the series that have no bars in the window.
         """
         selection = RowFilter(BARS, window.equal) if every else window
         query = Query(selection)
@@ -131,7 +132,7 @@ class ColumnarBars(ABC):
 
 
 class _Part(NamedTuple):
-    """The series of one query: a selection and, unless None, the first and the last symbol."""
+    """The series that one query reads: a selection, and its first and last symbol, or None for all symbols."""
 
     selection: RowFilter
     symbols: tuple[str, str] | None
@@ -145,7 +146,7 @@ class _Part(NamedTuple):
 
 
 def _pack(counts: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
-    """Return ranges (first, last) of consecutive symbols that together have at most `_BARS` bars, unless a symbol has more."""
+    """Return ranges (first, last) of consecutive symbols; a range of several symbols has at most `_BARS` bars."""
     ranges, total = list[tuple[str, str]](), 0
     for symbol, count in counts:
         total += count

@@ -47,7 +47,7 @@ def _record_batch(columns: BarColumns) -> pa.RecordBatch:
 
 
 def has_distinct_keys(table: pa.Table) -> bool:
-    """Return whether all bars belong to one series, each later than the previous bar; others may have distinct keys, too."""
+    """Return whether the keys are surely distinct: all bars belong to one series, each later than the previous bar."""
     moments: Any = table["timestamp"].cast(pa.int64()).combine_chunks()
     if not pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py():
         return False
@@ -55,7 +55,7 @@ def has_distinct_keys(table: pa.Table) -> bool:
 
 
 def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Iterator[OHLCVBar]:
-    """Convert a part of a result, whose columns are all except the names of the series, to bars."""
+    """Convert rows of one series to bars; ``part`` has all columns of a bar except exchange, symbol and timeframe."""
     timestamp, *prices, trades_count, number, created_at = part.columns
     return map(
         OHLCVBar,
@@ -77,10 +77,10 @@ def _repeat_equal(times: Any) -> Iterable[Any]:
 
 
 def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:
-    """Return the query for the gaps among the selected bars, in microseconds; it adds to the parameters of ``query``.
+    """Return a query for the gaps among the selected bars, as times in microseconds.
 
-    See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``. The rows of infinite times, whose microseconds are
-    NULL, are returned too, so that the caller refuses them.
+    Its parameters are added to those of ``query``. See `iftb_store.protocols.BarStore.get_gaps` for ``before`` and ``after``. A
+    bar with an infinite time gives a row with NULL, so that the caller can refuse the time.
     """
     edge, end = ("NULL" if moment is None else f"epoch_us({query.bound(moment)})" for moment in (before, after))
     closing = "" if after is None else f"UNION ALL SELECT coalesce(max(moment), {edge}), {end} FROM bars"

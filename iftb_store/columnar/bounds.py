@@ -1,4 +1,4 @@
-"""The least and greatest values of some rows' columns: with them engines skip the files and rows that cannot match."""
+"""The least and greatest values in columns of some rows, by which engines skip the files and rows that cannot match."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iftb_store.schema.types import from_epoch_us
 
 
 class Bounds(NamedTuple):
-    """The least and greatest values of columns; a column that is left out has no bounds."""
+    """The least and greatest values of columns; a column without an entry is unbounded."""
 
     least: dict[str, Any]
     greatest: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The SQL of queries over many series, for DuckDB and, by other names of functions, for engines that read the same columns."""
+"""SQL for queries over many series, for DuckDB and for engines that have the same columns but other names of functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EdgesSql = tuple[str | None, str | None]
 
 @dataclass(frozen=True)
 class SeriesDialect:
-    """How an engine writes what the queries need; the defaults are those of DuckDB.
+    """The SQL expressions of an engine that the queries use; the defaults are DuckDB's.
 
     Attributes:
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
@@ -32,7 +32,7 @@ class SeriesDialect:
         first: the value of a column in the row with the least ``moment``.
         last: the value of a column in the row with the greatest ``moment``.
         whole: the exact sum of the whole parts of a column of decimals, truncated toward zero; it never overflows.
-        rest: the exact sum of what is left of them.
+        rest: the exact sum of the fractional parts of a column of decimals.
         count: the exact sum of a column of whole numbers; it never overflows.
     """
 
@@ -47,7 +47,7 @@ class SeriesDialect:
     count: str = "sum({})"
 
     def missing_sql(self, timeframe: str) -> str:
-        """Return the SQL number of bars that fit strictly between the times ``earlier`` and ``later``."""
+        """Return the SQL expression for the number of bars that fit strictly between the times ``earlier`` and ``later``."""
         step = SECONDS[timeframe]
         if step is None:
             return f"{self.month.format('later')} - {self.month.format('earlier')} - 1"
@@ -80,14 +80,14 @@ def many_gaps_sql(
 ) -> str:
     """Return the query for the gaps of many series: names, and the times before and after each gap in microseconds.
 
-    The rows of infinite times, whose microseconds are NULL, are returned too, so that `to_gaps` refuses them.
+    A bar with an infinite time gives a row with NULL, so that `to_gaps` can refuse the time.
 
     Args:
         dialect: the engine.
         table: the table of bars.
         chosen: the conditions that select series.
         inside: the conditions of the time window.
-        edges: the imaginary bars of each timeframe, as SQL in microseconds.
+        edges: for each timeframe, the imaginary bars just before and after the window, as SQL in microseconds.
     """
     moment = dialect.microseconds.format("timestamp")
     befores, afters = ({name: pair[side] for name, pair in edges.items() if pair[side]} for side in (0, 1))
@@ -108,7 +108,7 @@ def many_gaps_sql(
 
 
 def to_gaps(found: pa.Table) -> pa.Table:
-    """Return the result of `many_gaps_sql`, which has rows, with the schema `iftb_store.batches.arrow.GAPS`.
+    """Convert the result of a `many_gaps_sql` query, at least one row, to the schema `iftb_store.batches.arrow.GAPS`.
 
     Raises:
         StoreError: a time is outside the years 1 to 9999.
@@ -122,7 +122,7 @@ def to_gaps(found: pa.Table) -> pa.Table:
 
 
 def many_buckets_sql(dialect: SeriesDialect, table: str, conditions: Iterable[str], buckets: Buckets) -> str:
-    """Return the query that aggregates bars by exchange, symbol and bucket: these three, and `aggregates_sql`."""
+    """Return a query that aggregates bars by exchange, symbol and bucket; it selects these three and `aggregates_sql`."""
     return f"""
         SELECT exchange, symbol, bucket, {aggregates_sql(dialect, buckets)}
         FROM (
@@ -133,12 +133,12 @@ def many_buckets_sql(dialect: SeriesDialect, table: str, conditions: Iterable[st
 
 
 def bucket_sql(dialect: SeriesDialect, buckets: Buckets) -> str:
-    """Return the SQL number of the bucket that contains ``moment``."""
+    """Return the SQL expression for the number of the bucket that contains ``moment``."""
     return buckets.sql("moment", month=dialect.month.format("moment"), divided=dialect.divided)
 
 
 def aggregates_sql(dialect: SeriesDialect, buckets: Buckets) -> str:
-    """Return the SQL of what `iftb_store.columnar.resampling.read_buckets` reads of each bucket, except its number."""
+    """Return the SQL of the columns that `iftb_store.columnar.resampling.read_buckets` reads, except the bucket's number."""
     sums = ", ".join(
         f"CASE WHEN count({name}) = count(*) THEN {dialect.whole.format(name)} END, {dialect.rest.format(name)}"
         for name in ("volume", "quote_volume")

@@ -30,7 +30,7 @@ def connect_closed(
         path: the file, or ``:memory:``.
         config: settings for DuckDB.
         external_access: whether SQL may use other files and change settings.
-        folders: folders whose files SQL may read in any case.
+        folders: folders whose files SQL may read even without ``external_access``.
 
     Raises:
         duckdb.Error: the file cannot be opened, or this process has it open with other options.

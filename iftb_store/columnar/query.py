@@ -1,4 +1,4 @@
-"""Builds DuckDB's SQL of a selection of rows."""
+"""Builds DuckDB's SQL for a selection of rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Query:
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
     def beside(self, key: str, columns: str) -> str:
-        """Return the SQL of a table with the key and ``columns`` of the selected rows, which two scans read separately.
+        """Return the SQL of a table with the key and ``columns`` of the selected rows: two scans, joined row by row.
 
         A single scan would be slow: if a scan has a condition on the key and also returns the key, DuckDB reads the texts of
         2,048 rows to return the texts of one row.
@@ -40,7 +40,7 @@ class Query:
 
     @property
     def source(self) -> str:
-        """The table and the condition, as SQL to follow FROM."""
+        """The table and the conditions, as SQL to write after FROM."""
         where = f" WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
         return self._selection.table.name + where
 

@@ -52,7 +52,7 @@ def select_recent(series: RowFilter, newest: int) -> RowFilter:
 
     Args:
         series: the bars of one series, with a limit.
-        newest: a time in microseconds, at which or after which no bar follows.
+        newest: a time in microseconds; no bar of the series is later.
 
     Returns:
         ``series`` itself if a later start would exclude no bars.

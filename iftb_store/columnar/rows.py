@@ -27,9 +27,9 @@ _SERIES = 1_000
 def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
     """Return the rows of a selection.
 
-    With a limit, the rows are the next rows of one series, or the remaining rows of one series and whole further series that fit
-    into the limit together; so there may be fewer rows than the limit although others follow. A table without series is read
-    like one series.
+    With a limit, the result has either the next rows of one series, or the remaining rows of one series and then all rows of as
+    many further series as fit into the limit. So it can have fewer rows than the limit although more rows follow. A table
+    without series is read like one series.
     """
     names, limit, after = selection.order[:-1], selection.limit, selection.after
     if limit is None:
@@ -69,7 +69,10 @@ def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _count_series(cursor: Cursor, selection: RowFilter) -> list[tuple[tuple[str, ...], int]]:
-    """Return the names and the numbers of rows of the first series behind the one that contains ``selection.after``."""
+    """Return the names and row counts of the next series, at most `_SERIES`, after the one that contains ``selection.after``.
+
+    Without ``selection.after``, begin with the first series.
+    """
     names, query = selection.order[:-1], Query(replace(selection, after=None, limit=_SERIES))
     if selection.after is not None:
         query.conditions.append(f"{tuple_sql(names)} > {tuple_sql(map(query.bound, selection.after[:-1]))}")
@@ -81,7 +84,7 @@ def _count_series(cursor: Cursor, selection: RowFilter) -> list[tuple[tuple[str,
 
 
 def _whole_series(cursor: Cursor, selection: RowFilter, first: tuple[str, ...], last: tuple[str, ...]) -> pa.Table:
-    """Return all rows from one series to another one, by the names of the two."""
+    """Return all rows of the series from ``first`` to ``last``, inclusive."""
     names, query = selection.order[:-1], Query(replace(selection, after=None, limit=None))
     place = tuple_sql(names)
     query.conditions += [
@@ -141,7 +144,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
 
 
 def _last(cursor: Cursor, selection: RowFilter) -> Any:
-    """Return the key of the last of the next rows, at most ``selection.limit``, or None if there are no more rows."""
+    """Return the key of the last of the next rows, at most ``selection.limit`` in number; None if no row follows."""
     (key,), until = selection.order, _guess(selection)
     if until is not None:
         query = Query(selection)
@@ -171,7 +174,7 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
 
 
 def _guess(selection: RowFilter) -> Any:
-    """Return the key of the last of the next rows, computed as if the table had no gaps; None if that is impossible.
+    """Estimate the key of the last of the next ``selection.limit`` rows, as if no rows were missing; None if impossible.
 
     The ids are assumed to be consecutive, the times of bars one step of the timeframe apart, and other times one day.
     """
@@ -198,7 +201,7 @@ def _rows(cursor: Cursor, selection: RowFilter, until: Any = None) -> pa.Table:
 
 
 def _fetch(cursor: Cursor, selection: RowFilter, query: Query, *, beside: bool = False) -> pa.Table:
-    """Return the rows of a query for the columns of a selection, in its order; with ``beside`` see `Query.beside`."""
+    """Return the columns of a selection from a query, in the selection's order; ``beside``: read as in `Query.beside`."""
     kinds = selection.table.kinds
     # Arrow sees DuckDB's JSON as a separate type
     shown = {name: f"{name}::VARCHAR AS {name}" if kinds[name] == ColumnKind.JSON else name for name in selection.columns}

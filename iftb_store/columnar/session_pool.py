@@ -1,4 +1,4 @@
-"""Opens the sessions of a backend that works in threads, at most so many at a time, and ends each with its block."""
+"""Opens the sessions of a backend that works in threads: limits how many are open, and ends each at the end of its block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WAIT_FOR_SESSION = 30.0
 
 
 class PooledSession(Protocol):
-    """What a pool needs of a session."""
+    """The members of a session that `SessionPool` uses."""
 
     #: The backend that opened the session.
     iftb_store_backend: Any
@@ -33,7 +33,7 @@ class PooledSession(Protocol):
         ...
 
     async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
-        """Undo what is not committed and free the session's connection; with ``interrupt``, stop the running call."""
+        """Undo uncommitted writes and free the session's connection; with ``interrupt``, stop the running call."""
         ...
 
 

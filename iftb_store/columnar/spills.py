@@ -1,4 +1,4 @@
-"""The folder in which DuckDB puts data that does not fit in memory, shared by the users of one database in this process."""
+"""The folder for data of DuckDB that does not fit in memory, shared by all users of one database in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SpillFolder:
         self._given = given
 
     def check(self) -> None:
-        """Raise if another user may have created the folder to read the data in it; a folder that the URL names is not checked.
+        """Raise if another user may have created the folder to read its files; a folder that the URL names is not checked.
 
         Raises:
             OperationalError: the path is a link or a file, or the folder belongs to another user.
@@ -43,8 +43,8 @@ class SpillFolder:
         is_ours = not hasattr(os, "geteuid") or found.st_uid in (os.geteuid(), path.parent.stat().st_uid)
         if not stat.S_ISDIR(found.st_mode) or not is_ours:
             raise operational_error(
-                f"{self.path} is in the way of DuckDB's temporary folder: it is a link, a file or another user's; remove it, "
-                "or set a folder in the URL: ?temp_directory=/path/of/a/folder"
+                f"DuckDB needs the path {self.path} for its temporary folder, but there is a link, a file or a folder of another "
+                "user; remove it, or name another folder in the URL: ?temp_directory=/path/of/a/folder"
             )
 
     def enter(self) -> None:
@@ -64,7 +64,7 @@ class SpillFolder:
                     _made.add(self.path)
 
     def leave(self) -> None:
-        """Count one user of the folder in this process fewer; after the last user, remove the folder.
+        """Count one user of the folder in this process less; after the last user, remove the folder.
 
         The folder is removed only if it is empty and this process created it or made it private.
         """

@@ -55,7 +55,7 @@ def compile_statement(statement: object, params: Any) -> Compiled:
     """Compile ``text("… :name")`` or another SQLAlchemy statement, with a dict of parameters or a list of dicts.
 
     Raises:
-        sqlalchemy.exc.ObjectNotExecutableError: ``statement`` is something else, e.g. plain text.
+        sqlalchemy.exc.ObjectNotExecutableError: ``statement`` is something else, e.g. a str.
     """
     if not isinstance(statement, ClauseElement):
         raise ObjectNotExecutableError(statement)

@@ -24,7 +24,7 @@ class Batches:
 
     Attributes:
         reader: the reader of the file.
-        converter: converts the rows and counts the values that it changes; the notes of the converter are complete at the end.
+        converter: converts the rows and counts the values that it changes; its notes are complete after the last batch.
     """
 
     def __init__(self, source: Source) -> None:
@@ -92,12 +92,12 @@ class Converter(Protocol):
         ...
 
     def convert(self, batch: pa.Table) -> pa.Table:
-        """Return the rows of a batch; an error names the index of a row in the batch."""
+        """Convert a batch to rows that can be stored; an error names the index of the row in the batch."""
         ...
 
 
 class _CompleteRows:
-    """Converts the rows of an export."""
+    """A `Converter` for an export of iftb-store."""
 
     def __init__(self, table: TableSpec, source: Source, names: list[str]) -> None:
         self._table, self._fixed, self._from_float = table, source.fixed, source.hints.from_float

@@ -136,12 +136,12 @@ class Candles:
     def notes(self) -> list[str]:
         """Remarks for the user on how the file was read."""
         return [
-            *(["floats stored as their shortest decimals"] if self._floats else []),
-            *([f"{self.skipped:,} without prices skipped"] if self.skipped else []),
-            *([f"{self._without_volume:,} without a volume, stored with volume 0"] if self._without_volume else []),
+            *(["floats stored as the shortest decimals that convert back to them"] if self._floats else []),
+            *([f"rows without prices skipped: {self.skipped:,}"] if self.skipped else []),
+            *([f"rows without a volume, stored with volume 0: {self._without_volume:,}"] if self._without_volume else []),
             # the doctor would report these bars later
-            *([f"{self._off_grid:,} off the timeframe's grid"] if self._off_grid else []),
-            *([f"{self._beyond:,} whose open or close is not between low and high"] if self._beyond else []),
+            *([f"bars off the timeframe's grid: {self._off_grid:,}"] if self._off_grid else []),
+            *([f"bars whose open or close is not between low and high: {self._beyond:,}"] if self._beyond else []),
         ]
 
     def convert(self, batch: pa.Table) -> pa.Table:
@@ -149,7 +149,7 @@ class Candles:
 
         Raises:
             RowError: a time cannot be read, a value cannot be stored, or the columns seem to be in another order.
-            InvalidValueError: a column has a type that does not fit, or a series that contradicts the options.
+            InvalidValueError: a column has the wrong type, or names a series that contradicts the options.
         """
         self.places = []
         if self._hints.skip_empty and pc.any(empty := self._find_empty(batch)).as_py():
@@ -166,7 +166,7 @@ class Candles:
             raise RowError(index, f"{error.why}{remedy}") from error
 
     def _find_empty(self, batch: pa.Table) -> Any:
-        """Return a Boolean array that says which rows have no prices."""
+        """Return a Boolean array: whether each row has no prices."""
         return reduce(pc.and_, (_find_missing(batch[self._columns[name]]) for name in _PRICES))
 
     def _convert(self, given: pa.Table) -> pa.Table:
@@ -197,7 +197,7 @@ class Candles:
         return rows
 
     def _count_odd(self, rows: pa.Table) -> None:
-        """Count bars that begin at no multiple of the timeframe, and bars whose open or close is not between low and high."""
+        """Count bars that do not begin at a multiple of the timeframe, and bars whose open or close is not from low to high."""
         low, high = rows["low"], rows["high"]
         outside = (pc.or_(pc.less(rows[name], low), pc.greater(rows[name], high)) for name in ("open", "close"))
         beyond = pc.or_(*outside)
@@ -305,7 +305,7 @@ def _find_missing(column: Any) -> Any:
 
 
 def has_floats(names: list[str]) -> bool:
-    """Return whether a file has exactly the columns that freqtrade writes; freqtrade stores prices as floats."""
+    """Return whether a file has exactly the columns of freqtrade's files, whose prices are floats."""
     return set(names) == _FREQTRADE
 
 

@@ -22,7 +22,7 @@ class Commit(Generic[T]):
     """The progress of an operation's COMMIT.
 
     Attributes:
-        state: "not sent": nothing is stored. "sent": the COMMIT is sent next or was sent; either everything or nothing is
+        state: "not sent": nothing is stored. "sent": the COMMIT is about to be sent or was sent; either everything or nothing is
             stored. "done": everything is stored.
         result: the return value of the operation; None until its COMMIT is done.
     """

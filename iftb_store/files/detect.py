@@ -27,7 +27,7 @@ class FileKind(Enum):
     HEADLESS = "CSV without a header"
     JSON = "JSON"
     JSON_LINES = "JSON lines"
-    NOTHING = "JSON lines without one"
+    NOTHING = "an empty file of JSON lines"
 
 
 def detect_format(path: Path) -> FileKind:
@@ -62,7 +62,7 @@ def detect_format(path: Path) -> FileKind:
         with TextFile(path) as packed, name_damage(path, PACKING_DAMAGE, "cannot be read ({})"):
             head = packed.read(_HEAD)
         if head.startswith((*binary, *refused)):
-            raise DumpError(f"{path}: is packed with gzip, which is read only of CSV and JSON; unpack it first")
+            raise DumpError(f"{path}: is packed with gzip, which is supported only for CSV and JSON; unpack it first")
     text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
         return FileKind.JSON

@@ -86,10 +86,10 @@ class Repeats:
     """
 
     def __init__(self, earlier: EarlierFiles, *, refuse_changes: bool) -> None:
-        """Create a memory for one file.
+        """Start with no bars.
 
         Args:
-            earlier: the bars of the files that the same import has stored.
+            earlier: the bars of the files that the same import has already stored.
             refuse_changes: whether to refuse a bar that is stored with other values.
         """
         self.spans = Spans()
@@ -97,11 +97,11 @@ class Repeats:
         self._earlier, self._refuse_changes = earlier, refuse_changes
 
     async def add_rows(self, rows: pa.Table, session: Any, *, count: bool = False) -> BatchCounts:
-        """Add a batch; raise an error if a bar has other values than a bar of this or an earlier file with the same key.
+        """Add a batch; raise an error if this or an earlier file has the same bar with other values.
 
         Returns:
-            The number of distinct bars of the batch that earlier batches of the file did not contain; with ``count`` also how
-            many of them are not stored, and how many are stored with other values.
+            The number of distinct bars in the batch that earlier batches of the file did not contain; with ``count``, also how
+            many of these bars are not stored, and how many are stored with other values.
 
         Raises:
             RowError: a row has other values than an earlier row with the same key, or would change a stored bar.
@@ -199,7 +199,7 @@ async def _read_stored(session: Any, batch: _Batch) -> pa.Table:
 
 
 def _plan_scans(windows: list[_Window]) -> list[tuple[RowFilter, tuple[SeriesKey, int]]]:
-    """Plan the reads of the stored bars in windows in key order: one read for each window; a single one if there are many."""
+    """Plan how to read the stored bars of windows in key order: one read per window, or one read for all if there are many."""
     groups = [[window] for window in windows] if len(windows) <= _ONE_BY_ONE else [windows]
     return [(_select_stored(group), (group[-1].series, group[-1].last)) for group in groups]
 
@@ -218,7 +218,7 @@ def _select_stored(windows: list[_Window]) -> RowFilter:
 
 
 def _join_keys(rows: pa.Table) -> Any:
-    """Return the key of each row as one text; no name contains NUL."""
+    """Return the key of each row as one text: its columns joined by NUL, which no name contains."""
     columns: list[Any] = [rows[name].combine_chunks() for name in SERIES]
     return pc.binary_join_element_wise(*columns, rows["timestamp"].combine_chunks().cast(pa.int64()).cast(pa.string()), "\0")
 

@@ -17,7 +17,7 @@ _MOST_SPANS, _MOST_SPANS_OF_ALL = 10_000, 200_000
 
 
 class EarlierFiles:
-    """The times of the bars that one import has stored so far, by file; beyond 400,000 gaps, the gaps are forgotten."""
+    """The times of the bars that one import has stored so far, by file; it remembers at most 400,000 gaps between them."""
 
     def __init__(self) -> None:
         self._all = Spans()
@@ -36,7 +36,7 @@ class EarlierFiles:
         return self._all.find(times)
 
     def count_unknown(self, times: Times) -> int:
-        """Count the given times for which it is unknown whether an earlier file has a bar, because gaps were forgotten."""
+        """Count the given times for which it is unknown whether an earlier file has a bar, as not all gaps are remembered."""
         return self._all.count_unknown(times)
 
     def explain(self, series: SeriesKey, time: int, step: int) -> str:
@@ -51,7 +51,9 @@ class EarlierFiles:
 
 def describe_unknown(count: int) -> list[str]:
     """Return a note that says how many bars were not compared with earlier files; an empty list if all were compared."""
-    return [f"{count:,} not compared with earlier files, which have too many gaps or series to be remembered"] if count else []
+    return (
+        [f"bars not compared with earlier files, which have too many gaps or series to be remembered: {count:,}"] if count else []
+    )
 
 
 def explain_change(series: SeriesKey, moment: datetime) -> str:

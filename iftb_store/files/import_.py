@@ -79,7 +79,7 @@ async def import_file(
     """Store all rows of a file in one transaction, or none; the file is read batch by batch.
 
     Rows of an export keep their ids, except bars, and the times set by the store, and overwrite the rows with the same key.
-    Bars that overwrite stored bars leave their ids and times as they are. A cancellation during the COMMIT waits for its end,
+    A stored bar that is overwritten keeps its id and created_at. A cancellation during the COMMIT waits for its end,
     for a few seconds at most.
 
     Args:
@@ -89,8 +89,8 @@ async def import_file(
         new_ids: store the rows of an export under new ids and times, as if the bot wrote them: only bars, which are identified
             by their series and time, and trades, which are identified by their trade_id and must be equal if already stored.
         on_conflict: for rows that are stored with other values: "source-wins" overwrites them, "refuse" refuses the file.
-        earlier: the bars of the files that the same import has stored; a file that contradicts them is refused, and a note
-            says how many bars could not be compared.
+        earlier: the bars of the files that the same import has already stored; a file that contradicts them is refused, and a
+            note says how many bars could not be compared.
         progress: called after each batch with (bytes read, total bytes).
         commit: records the state of the COMMIT; read it after a cancellation to find out whether the file is stored.
 
@@ -127,7 +127,7 @@ async def _import_dump(
     dump: Any = source.dump
     options: dict[str, Any] = {"insert": insert, "refuse_changes": refuse_changes, "earlier": earlier}
     done = await import_klines(db, dump, **options, progress=progress, commit=commit)
-    notes = [f"{done.off_grid:,} off the timeframe's grid"] if done.off_grid else []
+    notes = [f"bars off the timeframe's grid: {done.off_grid:,}"] if done.off_grid else []
     return ImportedFile(
         source.path,
         BARS.name,
@@ -156,7 +156,7 @@ async def _import(
     if new_ids and source.table not in (None, BARS, TRADES):
         raise InvalidValueError(
             f"{source.path}: rows of {source.table.name} are identified only by their id, "
-            "so they cannot be stored under new ids; import it into an empty database"
+            "so they cannot be stored under new ids; import the file into an empty database"
         )
     await import_modules("pyarrow")
 
@@ -165,7 +165,7 @@ async def _import(
 
     async def work(session: Any) -> tuple[ImportedFile, Repeats]:
         commit.state = "not sent"
-        taken, repeats = _Taken(source), Repeats(earlier, refuse_changes=refuse_changes)
+        taken, repeats = _Totals(source), Repeats(earlier, refuse_changes=refuse_changes)
         options = {"insert": insert, "new_ids": new_ids, "refuse_changes": refuse_changes}
         batches = Batches(source)
         try:
@@ -194,7 +194,7 @@ async def _import(
     return done
 
 
-class _Taken:
+class _Totals:
     """Counts the rows of a file that were written so far, and records their series and times."""
 
     def __init__(self, source: Source) -> None:
@@ -244,5 +244,5 @@ class _Taken:
 
 
 def describe_rounding(count: int) -> list[str]:
-    """Return a note that says how many values were rounded; an empty list if no value was."""
+    """Return a note that says how many values were rounded; an empty list if none were."""
     return [f"{count:,} {'value' if count == 1 else 'values'} rounded to 18 places"] if count else []

@@ -100,28 +100,28 @@ async def import_files(
 
     The format is detected from the content, not the file name. Each file is stored completely or not at all, in its own
     transaction; a file that is refused does not stop the others. Rows that are already stored are overwritten, so importing a
-    file twice changes nothing. Each bar is compared with those of earlier files of the import; if their times have more than
-    400,000 gaps, a note says how many bars were not compared. Rows of an export keep their ids. If the import is cancelled, the
-    files stored so far stay.
+    file twice changes nothing. Each bar is compared with the bars of earlier files of the import; if the times of these have
+    more than 400,000 gaps, a note says how many bars were not compared. Rows of an export keep their ids. If the import is
+    cancelled, the files stored so far stay.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
-        paths: a file, a pattern, e.g. "dumps/*.zip", a folder, whose files of known formats are taken, or "-" for stdin; or
-            several of these. Files may be packed with gzip.
+        paths: a file; a pattern, e.g. "dumps/*.zip"; a folder, whose files with a known suffix are imported; "-" for stdin; or
+            a list of these. Files may be packed with gzip.
         symbol: the symbol, if the files do not contain it.
         timeframe: the timeframe, if the files do not contain it.
         exchange: the exchange, if the files do not contain it; None for binance.
         insert: refuse rows that are already stored, instead of overwriting them.
         on_conflict: for rows that are stored with other values: "source-wins" overwrites them, "refuse" refuses the file.
         new_ids: store exported bars and trades under new ids, not those of the file.
-        columns: the file's name of each column whose name is not recognised, e.g. {"open": "First", "timestamp": "Day"}; or
-            the names of all columns of a CSV file without a header, in their order, e.g. ["timestamp", "open", …]. Columns
-            with other names are ignored.
+        columns: the names in the file of columns that are not recognised, e.g. {"open": "First", "timestamp": "Day"}; or the
+            names of all columns of a CSV file without a header, in their order, e.g. ["timestamp", "open", …]. Columns with
+            other names are ignored.
         skip_empty: skip rows without prices, and count them, instead of refusing them.
         tz: the time zone of timestamps without an offset, e.g. "Europe/Berlin"; None for UTC.
         fold: how to read a time that occurs twice because clocks are set back; None refuses such times.
-        decimals: "from_float": accept floats and store the shortest decimal of each; round decimals half-even to 18 places.
-            None: refuse floats, and decimals with more places.
+        decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float, and
+            round decimals half-even to 18 places. None: refuse floats, and decimals with more than 18 places.
         progress: called with (file name, bytes read, total bytes).
 
     Returns:
@@ -129,12 +129,12 @@ async def import_files(
         series and time span; ``refused`` is empty.
 
     Raises:
-        RefusedFilesError: files are damaged, cannot be read, have rows that cannot be stored, have another value for a bar than
-            an earlier file; or, of several files, some are not candles, or their series is not known. All others are stored;
-            its ``report`` names both.
-        InvalidValueError: there is no such file, an argument has an invalid value; the name, the columns and the arguments
-            contradict each other, of the only file; or ``new_ids`` is given for rows that are identified only by their id. The
-            files before that one are stored.
+        RefusedFilesError: some files are damaged or cannot be read, have rows that cannot be stored, or have other values for a
+            bar than an earlier file; or some of several files contain no candles, or their series is not known. The other files
+            are stored; the ``report`` of the error names the stored and the refused files.
+        InvalidValueError: there is no such file; an argument has an invalid value or does not apply to a file; if there is only
+            one file, its name, its columns and the arguments contradict each other; or ``new_ids`` is given for rows that are
+            identified only by their id. In the last case, the files before this file are stored.
         SchemaError: the database has no tables of iftb-store, or tables of another revision.
         Unsupported: the database does not keep the table of an export.
         OperationalError: the database failed.
@@ -157,7 +157,7 @@ async def import_files(
 
 
 class FileImport:
-    """An import of several files, whose state can be read also after it was stopped.
+    """An import of several files, whose state can still be read after the import was stopped.
 
     Args:
         paths: as in `import_files`.
@@ -204,7 +204,7 @@ class FileImport:
             raise
 
     def _open(self, listed: list[str | os.PathLike[str]]) -> None:
-        """Find the files and open each."""
+        """Find the files, and open each to detect its format."""
         if STDIN in listed:
             stdin = self._stdin.read()
             listed = [stdin if given == STDIN else given for given in listed]
@@ -295,7 +295,7 @@ class FileImport:
 
 
 def format_path(path: Path) -> str:
-    """Return the name of a file for messages; with the folders that name series and month if the file is part of an export."""
+    """Return a file's name for messages; for a file of a partitioned export, with the folders that name series and month."""
     if str(path) == STDIN:
         return "stdin"
     parts = path.parts
@@ -340,7 +340,7 @@ def check_header(names: Sequence[object]) -> tuple[str, ...]:
     """Return the names of the columns of a file without a header.
 
     Raises:
-        InvalidValueError: a name is not text, or is a duplicate.
+        InvalidValueError: a name is not text, or occurs twice.
     """
     header = tuple(checks.text(name, "the name of a column") for name in names)
     for name in header:

@@ -66,7 +66,7 @@ async def import_klines(
         dump: the file; it is read batch by batch.
         insert: refuse bars that are already stored, instead of overwriting them.
         refuse_changes: refuse bars that are stored with other values.
-        earlier: the bars of the files that the same import has stored; this file's bars are added.
+        earlier: the bars of the files that the same import has already stored; this file's bars are added to them.
         progress: called after each batch with (bytes read, total bytes).
         commit: records when the COMMIT is sent, see `iftb_store.files.commits.finish_commit`.
 
@@ -74,9 +74,9 @@ async def import_klines(
         The series, the number of bars written, and the first and last opening time.
 
     Raises:
-        DumpError: the file is damaged, two of its lines have other values for one bar, it would change a stored bar, or it has
-            another bar than an earlier file.
-        IntegrityError: with ``insert``, a bar is already stored or is a duplicate in the file.
+        DumpError: the file is damaged, two of its lines have different values for the same bar, it would change a stored bar, or
+            an earlier file has different values for a bar.
+        IntegrityError: with ``insert``, a bar is already stored, or occurs twice in the file.
     """
     off_grid = rows = inserted = changed = unknown = lines = 0
     ends: list[datetime] = []
@@ -129,7 +129,7 @@ def _find_distinct(dump: KlineDump, series: SeriesKey, batch: list[OHLCVBar], be
     """Return the bars of a batch without duplicates; ``before`` is the number of bars in earlier batches.
 
     Raises:
-        DumpError: two lines have other values for one bar.
+        DumpError: two lines have different values for the same bar.
     """
     found: dict[datetime, OHLCVBar] = {}
     for index, bar in enumerate(batch, before):
@@ -141,7 +141,7 @@ def _find_distinct(dump: KlineDump, series: SeriesKey, batch: list[OHLCVBar], be
 def _repeat_error(dump: KlineDump, series: SeriesKey, bar: OHLCVBar, index: int) -> DumpError:
     """Return the error for a bar that has other values than an earlier bar of the same time; ``index`` counts from 0."""
     line, name = dump.header_lines + index + 1, format_bar(series, bar.timestamp)
-    return DumpError(f"{dump.path}, line {line}: an earlier line has other values for {name}; leave the wrong one out")
+    return DumpError(f"{dump.path}, line {line}: an earlier line has other values for {name}; remove the wrong line")
 
 
 async def _find_changes(repository: OHLCVRepository, batch: list[OHLCVBar]) -> list[OHLCVBar]:

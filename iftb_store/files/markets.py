@@ -1,4 +1,4 @@
-"""Refuses candles of futures and indexes that have the names of spot candles: by Binance's folders and freqtrade's names."""
+"""Refuses files of futures and indexes whose names look like spot candles; Binance's folders and freqtrade's names show them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_series_in_name(path: Path) -> tuple[str | None, str | None]:
 
 
 def check_series_in_name(path: Path) -> None:
-    """Raise an error if a file is named like a file of freqtrade and the name does not show the pair whose trades it contains.
+    """Raise an error if a file has a name of freqtrade's that does not show for which pair it contains candles of trades.
 
     Raises:
         DumpError: the candles are not computed from trades (mark, index, funding_rate), or the name may mean several pairs.
@@ -48,7 +48,7 @@ def check_series_in_name(path: Path) -> None:
         return
     if match["candles"] not in _TRADED:
         raise DumpError(
-            f"{path}: contains {match['candles']} of a future, not candles of its trades; "
+            f"{path}: contains {match['candles']} candles of a future, which are not computed from trades; "
             "use --symbol to store them under another name"
         )
     if _read_pair(match["pair"]) is None:
@@ -59,7 +59,7 @@ def check_series_in_name(path: Path) -> None:
 
 
 def _match_name(path: Path) -> re.Match[str] | None:
-    """Return the parts of the name of a file of freqtrade; None if the file is not named like one, or like a Binance dump."""
+    """Return the parts of a file name of freqtrade; None for any other name, e.g. that of a Binance dump."""
     match = _FREQTRADE.fullmatch(path.name)
     if match is None or series_in_name(path) != (None, None) or _read_timeframe(match["timeframe"]) not in SECONDS:
         return None
@@ -71,7 +71,7 @@ def _read_timeframe(text: str) -> str:
 
 
 def _read_pair(text: str) -> str | None:
-    """Return the pair in a freqtrade file name; None if an underscore may stand for a character other than / and :."""
+    """Return the pair in a freqtrade file name; None if an underscore may replace a character other than / and :."""
     base, *rest = text.split("_")
     if not rest:
         return text

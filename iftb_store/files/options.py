@@ -1,4 +1,4 @@
-"""The options that supply what an imported file does not contain, e.g. the symbol."""
+"""The options of an import for what a file does not contain, e.g. the symbol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 #: The remedy for a value with too many places in a file.
 ROUNDING = "use --decimals from-float to round it to 18 places"
 #: The remedy for floats in a file.
-FLOATS = "use --decimals from-float to store the shortest decimal of each"
+FLOATS = "use --decimals from-float to store for each the shortest decimal that converts back to the same float"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Hints:
         columns: the file's column name for each column of iftb-store.
         zone: the time zone of times without an offset; None for UTC.
         fold: which of two times is meant if a local time occurs twice because clocks are set back; None refuses such times.
-        from_float: accept floats and store the shortest decimal of each; round decimals half-even to 18 places.
+        from_float: accept floats, store for each the shortest decimal that converts back to the same float, and round decimals
+            half-even to 18 places.
         skip_empty: skip rows without prices.
         header: the names of the columns of a file without a header, in their order.
     """

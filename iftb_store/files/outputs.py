@@ -58,7 +58,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(path.name + PARTIAL)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-    with _alone(partial, path, flags) as descriptor, open(descriptor, "wb", closefd=False) as stream:
+    with _lock_partial(partial, path, flags) as descriptor, open(descriptor, "wb", closefd=False) as stream:
         try:
             # remove the content that an interrupted export left
             os.ftruncate(descriptor, 0)
@@ -90,7 +90,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if left.exists() and not _is_export(left):
             raise InvalidValueError(f"{show(str(left), 200)} is in the way and was not created by an export; move it away")
     make_folder(partial)
-    with nullcontext() if WINDOWS else _alone(partial, path, os.O_RDONLY | os.O_DIRECTORY):
+    with nullcontext() if WINDOWS else _lock_partial(partial, path, os.O_RDONLY | os.O_DIRECTORY):
         try:
             for left in partial.iterdir():
                 shutil.rmtree(left)
@@ -113,7 +113,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(partial: Path, path: Path, flags: int) -> Iterator[int]:
+def _lock_partial(partial: Path, path: Path, flags: int) -> Iterator[int]:
     """Open and lock the file or folder with the temporary name; yield its descriptor."""
     with open_descriptor(partial, flags | NO_LINK, _OWNER_FILE) as descriptor:
         if not WINDOWS:

@@ -1,4 +1,4 @@
-"""Finds the files that an argument of an import names, and keeps the content of stdin as a file."""
+"""Finds the files that an argument of an import names, and copies stdin to a temporary file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ IMPORTED = (".zip", *dict.fromkeys((*SUFFIXES, *_TEXTS)), *(f"{suffix}.gz" for s
 def find_paths(given: str | os.PathLike[str]) -> list[Path]:
     """Return the files that an argument names: one file, the files of a folder, or all files that match a pattern.
 
-    Patterns are expanded here because not every shell does. A folder is searched with all folders in it, for files with a
-    known suffix that are not hidden.
+    Patterns are expanded here because not every shell expands them. A folder and the folders in it are searched for files that
+    have a known suffix and are not hidden.
 
     Raises:
         InvalidValueError: there is no such file, or the path cannot be read.
@@ -84,11 +84,11 @@ class Stdin:
         """Copy stdin to the temporary file, up to the end, and return the path of the file.
 
         Raises:
-            InvalidValueError: stdin is closed, or was replaced by an object without bytes.
+            InvalidValueError: stdin is closed, or was replaced by an object that is not a stream of bytes.
         """
         source = getattr(sys.stdin, "buffer", None)
         if source is None or source.closed:
-            raise InvalidValueError("stdin is closed or holds no bytes; redirect a file to it, or give its name")
+            raise InvalidValueError("stdin is closed or not a stream of bytes; redirect a file to it, or give the name of a file")
         self._folder = TemporaryDirectory(prefix="iftb-store-")
         self.path = Path(self._folder.name) / "stdin"
         with self.path.open("wb") as file:

@@ -40,7 +40,7 @@ def find_writer(
     Args:
         session: the session.
         source: the file.
-        repeats: the bars of the file that were written before.
+        repeats: the bars of the file that were already written.
         insert: whether to refuse a row that is stored.
         new_ids: whether the store assigns the ids.
         refuse_changes: whether to refuse a row that is stored with other values.
@@ -79,7 +79,7 @@ def find_writer(
 
 
 async def _compare_rows(stores: Stores, table: TableSpec, rows: pa.Table, *, insert: bool, refuse_changes: bool) -> BatchCounts:
-    """Raise an error if storing these rows would overwrite a different row or one that must not change; count what changes.
+    """Raise an error if storing the rows would overwrite a row that must not change; count the new and changed rows.
 
     A stored row is the same row as a new one if its id, its created_at and its identity columns are equal. The rows are in the
     order of their ids.

@@ -34,7 +34,7 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
 
     Raises:
         RowError: a row cannot be stored, or has the same key as an earlier row.
-        InvalidValueError: a column has a type that does not fit.
+        InvalidValueError: a column has a type that its table does not accept.
     """
     wanted = arrow_schema(table)
     typed = {name: _cast(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
@@ -138,7 +138,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
     for index, values in enumerate(zip(*(rows[name].to_pylist() for name in key), strict=True)):
         if values in before:
             named = " ".join(map(str, values))
-            raise RowError(index, f"the {' '.join(key)} {show(named, 200)} is a duplicate; leave one out")
+            raise RowError(index, f"the {' '.join(key)} {show(named, 200)} occurs in more than one row; remove one of them")
         before.add(values)
 
 

@@ -20,7 +20,7 @@ _READ_FOR_ONE = 16
 
 
 class Spans:
-    """The times of a file's bars, as spans, for each series; times off the series' usual grid are in spans of their own."""
+    """The times of a file's bars, as spans, by series; times that are not a whole number of steps apart are in separate spans."""
 
     def __init__(self) -> None:
         self._lines: dict[_Key, _Line] = {}
@@ -33,7 +33,7 @@ class Spans:
         return self._count
 
     def find(self, times: Times) -> list[int]:
-        """Return the given times that were added before, in ascending order; none of a series whose gaps are forgotten."""
+        """Return the given times that were added before, in ascending order; series whose gaps are not remembered are skipped."""
         found: list[int] = []
         for key, spans in times.items():
             if key in self._lines and key not in self._holes_forgotten:
@@ -41,7 +41,7 @@ class Spans:
         return sorted(found)
 
     def count_unknown(self, times: Times) -> int:
-        """Return for how many of the given times it is unknown whether they were added, because gaps were forgotten."""
+        """Return for how many of the given times it is unknown whether they were added, because not all gaps are remembered."""
         if not self._holes_forgotten and not self._lacks_keys:
             return 0
         count = 0
@@ -53,7 +53,7 @@ class Spans:
         return count
 
     def update(self, other: Spans) -> None:
-        """Add the times of other spans; once the maximum number of series is reached, further series are left out."""
+        """Add the times of other spans; once the maximum number of series is reached, further series are not added."""
         for key, line in other._lines.items():
             if key not in self._lines and len(self._lines) >= _MOST_KEYS:
                 self._lacks_keys = True

@@ -120,7 +120,7 @@ class ArrowWriter(Writer):
 class PartitionedWriter(Writer):
     """Writes a folder of Parquet files, one per series and month: exchange=/symbol=/timeframe=/month=2024-02/bars.parquet.
 
-    Folder names are percent-encoded. The files leave out the columns that the folder names contain, as readers of partitioned
+    Folder names are percent-encoded. The files lack the columns that the folder names contain, as readers of partitioned
     folders expect; the values of these columns are in the file's metadata too.
     """
 

@@ -1,4 +1,4 @@
-"""Tools for backends on SQLAlchemy: sessions, connection pool, stores written once in SQL, migrations."""
+"""Tools for backends on SQLAlchemy: sessions, a connection pool, stores that run on any SQL engine, and migrations."""
 
 from __future__ import annotations
 

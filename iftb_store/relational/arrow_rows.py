@@ -47,7 +47,7 @@ def _convert(dialect: SqlDialect, selection: RowFilter, rows: Sequence[Row]) -> 
 
 
 def _find_unreadable(selection: RowFilter, name: str, rows: Sequence[Row], kind: pa.DataType, decode: Any) -> StoreError:
-    """Find the first value of a column that cannot be converted, and return the error for it."""
+    """Find a column's first value that cannot be converted, and return the error for that value."""
     place = selection.columns.index(name)
 
     def is_readable(row: Row) -> bool:

@@ -40,7 +40,7 @@ class EngineBackend(Migrated):
     #: The key of the engine's write lock in this process; None if the engine allows several writers at a time.
     write_lock: Hashable | None = None
 
-    #: The URL as an argument of a command in a message, with the password hidden.
+    #: The URL with the password hidden, quoted for the commands that messages contain.
     shown_url: str = "URL"
 
     def __init__(self) -> None:
@@ -101,12 +101,12 @@ class EngineBackend(Migrated):
         self._engine = None
 
     def interrupt(self, driver: Any) -> None:
-        """Do nothing: most drivers stop a cancelled statement themselves; a backend overrides this method for the others."""
+        """Do nothing: most drivers stop a cancelled statement themselves; a backend overrides this method for other drivers."""
 
     def forget(self, driver: Any) -> None:
-        """Do nothing; a backend may close here a driver's connection that the pool gives up, so that the server ends it too.
+        """Do nothing; a backend may override this method to close a driver's connection that the pool gives up.
 
-        The event loop of the connection is already closed, so this method cannot wait for anything.
+        The server then ends the connection too. The event loop of the connection is already closed, so nothing can be awaited.
         """
 
     def enter_loop(self) -> None:

@@ -1,4 +1,4 @@
-"""The store of bars: reads and writes them with SQL into which a `SqlDialect` fills what is specific to an engine."""
+"""The store of bars: reads and writes bars with SQL; a `SqlDialect` supplies what is specific to an engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RelationalBars:
         return await self._driver.change(*bind(self._driver, sql, _values(series)))
 
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
-        """Aggregate the bars of a series by bucket (the time of one longer bar), and return the results in order of time."""
+        """Aggregate the bars of a series by bucket (the period of one longer bar), and return the buckets in order of time."""
         width = len(self._driver.dialect.sums("volume"))
         with readable(BARS.name):
             rows = await self._read(_resample_sql(self._driver.dialect, series, buckets), _values(series))
@@ -67,7 +67,7 @@ class RelationalBars:
         )
 
     async def list_series(self) -> list[Series]:
-        """Return every stored series with first time, last time and counts, read by one query."""
+        """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
         time = self._driver.dialect.decode_time
         with readable(BARS.name):
             rows = await self._read(_series_sql(self._driver.dialect), {})
@@ -79,7 +79,7 @@ class RelationalBars:
     async def get_gaps(
         self, series: RowFilter, before: datetime | None, after: datetime | None
     ) -> list[tuple[datetime, datetime]]:
-        """Return (last bar before, first bar after) of every gap, oldest first; see `iftb_store.protocols.BarStore.get_gaps`."""
+        """Return the times (last bar before, first bar after) of every gap; see `iftb_store.protocols.BarStore.get_gaps`."""
         sql = _gaps_sql(self._driver.dialect, series.equal["timeframe"], before is not None, after is not None)
         time = self._driver.dialect.decode_time
         with readable(BARS.name):

@@ -23,8 +23,8 @@ class Statement:
     """A SQL text with ``:name`` parameters, compiled for one driver.
 
     Attributes:
-        sql: the text with the driver's marks for parameters.
-        names: the names of the parameters; in order of position if ``positional``.
+        sql: the text with the driver's placeholders.
+        names: the names of the parameters; in the order of the placeholders if ``positional``.
         positional: whether the driver takes the values of the parameters by position, not by name.
     """
 
@@ -71,12 +71,12 @@ class SqlDialect:
         octets: the number of bytes of a text column's value.
         month: the number of the calendar month (UTC) of a time; consecutive months have consecutive numbers.
         microseconds: a time as whole microseconds since 1970-01-01 UTC.
-        difference: the difference of two times, the earlier one first, comparable with ``duration``.
+        difference: the time from ``{0}`` to the later time ``{1}``, in a form that can be compared with ``duration``.
         duration: a number of seconds as a difference of times.
-        integer: a literal whole number as 64 bits, to which `microseconds` is added or by which it is divided.
+        integer: a whole number as a 64-bit literal, for sums and divisions with ``microseconds``.
         divided: the operator of a division of whole numbers that truncates toward zero.
         modulo: the remainder of such a division, of ``{0}`` by ``{1}``.
-        from_nothing: what a SELECT without a table ends with, e.g. `` FROM dual``.
+        from_nothing: the end of a SELECT that reads no table, e.g. `` FROM dual``.
         sums: returns the aggregates from which ``decode_sum`` computes the exact sum of a column of non-negative decimals.
         json_column: the expression that selects a JSON column as text.
         json_parameter: the parameter for a JSON column.
@@ -88,16 +88,16 @@ class SqlDialect:
         unindexed: a column in a condition for which the engine must not choose an index, e.g. ``+{}`` on SQLite. Needed only if
             the engine would otherwise find the rows by an index and sort them, instead of reading them in the order of their ids.
         lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
-            engine could call a function or an operator that a user defined instead of the built-in one.
+            engine could call a user's function or operator instead of the built-in one.
         limit: the clause that returns the first rows; ``{}`` is the parameter.
         returning: whether INSERT has a RETURNING clause; if not, the cursor reports the new id as its ``lastrowid``.
         on_conflict: whether INSERT has the clauses ON CONFLICT … DO NOTHING and DO UPDATE; if not, the stores update first and
-            insert what was not there.
+            insert the rows that the update did not find.
         row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
         correlated: whether a subquery after FROM can refer to the query around it, within a subquery that computes a value. If
             not, as on MariaDB, list_series takes about twice as long.
-        seeks: whether the key's index finds the first row behind a key at once; if not, as in a store of columns, one query over
-            the table is faster than one for each series.
+        seeks: whether the key's index finds the first row after a key at once; if not, as in a columnar engine, one query over
+            the whole table is faster than one query per series.
         set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
             table. Empty if the engine does so by itself.
         day_fingerprints: the query for `iftb_store.abilities.SupportsFingerprints`, with ``{}`` for the WHERE clause on the table
@@ -167,12 +167,12 @@ class SqlDialect:
         return self.count_sql(self.step_sql(seconds))
 
     def step_sql(self, seconds: int) -> str:
-        """Return a number of seconds as an SQL literal: the whole number of microseconds, with 64 bits."""
+        """Return the SQL literal, with 64 bits, for the number of microseconds in ``seconds``."""
         # a literal number would have 32 bits on some engines
         return self.integer.format(seconds * 1_000_000)
 
     def count_sql(self, step: str) -> str:
-        """Return the SQL expression that counts the steps of ``step`` microseconds between ``earlier`` and ``later``."""
+        """Return the SQL expression for the number of bars, ``step`` microseconds apart, between ``earlier`` and ``later``."""
         apart = f"{self.microseconds.format('later')} - {self.microseconds.format('earlier')}"
         return f"({apart} - {self.integer.format(1)}) {self.divided} {step}"
 

@@ -30,7 +30,7 @@ class QueryRunner(Protocol):
 
 
 class Driver(QueryRunner, Protocol):
-    """The driver's connection of a session: runs statements in the session's transaction and translates the driver's errors."""
+    """Runs statements on a session's connection, in the session's transaction, and translates the driver's errors."""
 
     async def read_bars(self, statement: Statement, args: Row, *, many: bool = False) -> list[OHLCVBar]:
         """Run a query for bars of one series.

@@ -1,4 +1,4 @@
-"""Lookups by count, id and other unique values, in SQL that a `SqlDialect` parametrises; see `iftb_store.abilities.Lookups`."""
+"""Counts rows and finds ids, series and exchanges in SQL, adapted by a `SqlDialect`; see `iftb_store.abilities.Lookups`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RelationalLookups:
         self._reader = reader
 
     async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
-        """Return the number of the selected rows of each series of bars, or of another table."""
+        """Return the number of selected rows: of each series if the table is ohlcv, or of the whole of another table."""
         keys = selection.order[:-1]
         if keys and selection.table is BARS and selection.bounds and self._reader.dialect.seeks:
             return await self._count_windows(selection)
@@ -29,7 +29,7 @@ class RelationalLookups:
         return [(tuple(series), int(count)) for *series, count in await self._read(sql, values)]
 
     async def _count_windows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
-        """Return the number of bars of each series in a window; reads the index in the windows only, not all of it."""
+        """Return each series that has bars in a time window, and their number; read only that part of the index."""
         found = list[tuple[tuple[Any, ...], int]]()
         keys = selection.order[:-1]
         for series in await self.find_series(selection):
@@ -40,7 +40,7 @@ class RelationalLookups:
         return found
 
     async def find_series(self, selection: RowFilter) -> list[tuple[str, str, str]]:
-        """Return the series of an exchange, of a timeframe, of both or all; see `iftb_store.abilities.SupportsSeries`."""
+        """Return the stored series of an exchange, a timeframe, both or all; see `iftb_store.abilities.SupportsSeries`."""
         if not self._reader.dialect.seeks:
             where, values = self._where(RowFilter(BARS, selection.equal))
             names = ", ".join(SERIES)
@@ -65,7 +65,7 @@ class RelationalLookups:
         return int(rows[0][0]) if rows else None
 
     async def find_exchanges(self, window: RowFilter) -> list[str]:
-        """Return the exchanges that have bars with a symbol and a timeframe in a time window, ordered by their bytes."""
+        """Return the exchanges that have bars with a symbol and a timeframe in a time window, in bytewise order."""
         dialect = self._reader.dialect
         if not dialect.seeks:
             where, values = self._where(window)
@@ -92,7 +92,7 @@ class RelationalLookups:
         return [(None if day is None else int(day), int(count), str(fingerprint)) for day, count, fingerprint in rows]
 
     async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
-        """Return, for each of the values of a unique column of text that is stored, the id of its row."""
+        """Find rows by the values of a unique text column; return {value: id of the row} for the values that are stored."""
         dialect = self._reader.dialect
         given = {f"value_{index}": value for index, value in enumerate(values)}
         marks = ", ".join(map(dialect.text_parameter.format, given))

@@ -72,7 +72,7 @@ class StorePool(AsyncAdaptedQueuePool):
 
     @staticmethod
     def _discard_on_error(record: ConnectionPoolEntry, care: Callable[[ConnectionPoolEntry], None]) -> None:
-        """Run ``care`` on a connection, and discard the connection if that raises; its slot remains for a new connection."""
+        """Run ``care`` on a connection; if ``care`` raises, discard the connection, so that a new one may take its place."""
         if record.dbapi_connection is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""The cursor of a stream in a session whose calls queue."""
+"""A cursor for streams of rows: each fetch waits for its turn among the calls of the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iftb_store._io.turns import Turns
 
 
 class QueuedCursor:
-    """The cursor of a stream; each fetch waits for its turn in the session."""
+    """The cursor of a stream of rows; each fetch waits for its turn in the session."""
 
     def __init__(self, cursor: Any, turns: Turns) -> None:
         self._cursor = cursor
@@ -33,7 +33,7 @@ class QueuedCursor:
         return self._in_turn(self._cursor.fetchall)
 
     def close(self) -> None:
-        """Close the cursor, unless the session has ended and its connection has closed it."""
+        """Close the cursor; do nothing if the session has ended, because the end of the session closes its cursors."""
         # the end of a session closes its connection, and with it the cursor
         if self._turns.ended is None:
             self._in_turn(self._cursor.close)

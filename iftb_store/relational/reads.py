@@ -29,7 +29,9 @@ def may_write(sql: str) -> bool:
 
 
 def refuse_transaction_control(sql: str) -> None:
-    """Raise if a statement begins or ends a transaction, which only the session's methods may do; ROLLBACK TO SAVEPOINT may pass.
+    """Raise if a statement begins or ends a transaction, which only a session's methods may do.
+
+    ROLLBACK TO SAVEPOINT is allowed.
 
     Raises:
         Unsupported: the statement begins or ends a transaction; the message names the session's methods.

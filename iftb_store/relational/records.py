@@ -1,4 +1,4 @@
-"""The store of trades, positions and events, with SQL into which a `SqlDialect` fills what is specific to an engine."""
+"""The store of trades, positions and events, in SQL; a `SqlDialect` supplies what is specific to an engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _POSITION_ON_CONFLICT = f" ON CONFLICT ({', '.join(_POSITION_KEY)}) WHERE {OPEN}
 )
 # how often an upsert without ON CONFLICT looks again for the position that another session has just opened
 _ATTEMPTS = 3
-_MEANWHILE = "other sessions open and close this position at the same time"
+_MEANWHILE = "other sessions are opening and closing this position; run the transaction again"
 
 
 class RelationalRecords:
@@ -71,7 +71,7 @@ class RelationalRecords:
         )
 
     async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
-        """Set columns in the rows that have the given values; return the number of updated rows."""
+        """Store ``changes`` in the rows whose columns have the values ``equal``; return the number of these rows."""
         dialect = self._driver.dialect
         sql = _FORMS[table.name].update_sql(dialect, tuple(changes), _equal_sql(dialect, table, equal))
         # only a position can get a key that another row has

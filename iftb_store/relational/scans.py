@@ -10,10 +10,9 @@ from iftb_store.schema.table_spec import ColumnKind, RowFilter
 
 
 def fitting_sql(selection: RowFilter, dialect: SqlDialect) -> tuple[str, dict[str, Any]]:
-    """Return a query that counts how many of the first rows fit into ``selection.size`` bytes of text, and its parameters.
+    """Return a query, and its parameters, for the number of first rows whose texts fit into ``selection.size`` bytes.
 
-    The texts are the values of the columns ``selection.texts``, and their
-    size is counted in bytes.
+    The texts are the values of the columns ``selection.texts``.
     """
     sql, values = scan_sql(
         selection,
@@ -58,7 +57,7 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
         as_sql = {ColumnKind.TIME: dialect.time_parameter, ColumnKind.TEXT: dialect.text_parameter}
         marks = (as_sql.get(kinds[column], ":{}").format(f"after_{column}") for column in behind)
         place = (dialect.text_column.format(column) if kinds[column] == ColumnKind.TEXT else column for column in behind)
-        conditions.append(_behind(list(place), list(marks), dialect))
+        conditions.append(_after_sql(list(place), list(marks), dialect))
         values |= {f"after_{column}": after[column] for column in behind}
     sql = f"SELECT {', '.join(shown(column, kinds[column]) for column in selection.columns)} FROM {table.name}"
     if conditions:
@@ -70,11 +69,11 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
     return sql, values
 
 
-def _behind(columns: list[str], marks: list[str], dialect: SqlDialect) -> str:
+def _after_sql(columns: list[str], marks: list[str], dialect: SqlDialect) -> str:
     """Return the SQL condition that a row sorts after the row with the values ``marks`` in ``columns``."""
     if dialect.row_values:
         return f"({', '.join(columns)}) > ({', '.join(marks)})"
     column, mark = columns[0], marks[0]
     if len(columns) == 1:
         return f"{column} > {mark}"
-    return f"({column} > {mark} OR ({column} = {mark} AND {_behind(columns[1:], marks[1:], dialect)}))"
+    return f"({column} > {mark} OR ({column} = {mark} AND {_after_sql(columns[1:], marks[1:], dialect)}))"

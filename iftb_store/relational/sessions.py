@@ -79,7 +79,7 @@ class _SyncSession(Session):
 
 
 class StoreSession(AsyncSession):
-    """An AsyncSession that runs calls one after the other; it records the first error of the transaction."""
+    """An AsyncSession that runs its calls one after the other and records the first error of its transaction."""
 
     sync_session_class = _SyncSession
     iftb_store_backend: Any = None
@@ -199,7 +199,7 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_SyncSession, "before_commit")
 def _refuse_empty_commit(session: Session) -> None:
-    """Raise an error before a COMMIT if an earlier error has ended the transaction: the COMMIT itself might not fail."""
+    """Raise an error before a COMMIT if an earlier error has ended the transaction; the COMMIT might not raise one."""
     _check_open(session)
     first = session.info.get(FIRST_ERROR)
     if first is None or session.in_nested_transaction():
@@ -239,7 +239,7 @@ def note_error(session: AsyncSession, error: BaseException, *, gone: bool) -> No
 
 
 def before_write(owner: Connection | AsyncSession) -> None:
-    """Record that the transaction of a session is about to write; raise an error if it may not.
+    """Record that the transaction of a session is about to write; raise an error if the session must not write.
 
     Args:
         owner: the session that writes, or the SQLAlchemy connection of a session.
@@ -292,7 +292,7 @@ def watch(engine: AsyncEngine, translate: Translate, gone: Callable[[Connection,
     Args:
         engine: the engine to listen to.
         translate: converts a driver's exception into the error to raise.
-        gone: returns whether a driver's error has left the connection without the session's transaction: the connection is
+        gone: returns whether the session's transaction no longer exists after a driver's error: the connection is
             closed, or the engine rolled the transaction back or began a new one (as MariaDB does after a deadlock).
     """
 
@@ -448,10 +448,10 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
 
 
 def lost_transaction(first: BaseException) -> OperationalError:
-    """Return the error that replaces a silent commit of nothing: the error ``first`` had ended the transaction."""
+    """Return the error to raise instead of a COMMIT that would store nothing, because ``first`` has ended the transaction."""
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(
-        f"nothing of this session was committed: its transaction was ended by an earlier error ({reason})",
+        f"none of this session's writes were committed: an earlier error ended its transaction ({reason})",
         first,
         transient=isinstance(first, TransientError),
     )

@@ -26,11 +26,11 @@ T = TypeVar("T")
 class SqlBackend(EngineBackend):
     """Runs all stores of iftb-store on an engine with an async SQLAlchemy dialect.
 
-    A subclass sets ``capabilities`` and ``dialect``, and writes `create_engine`, `translate` and ``identity``. Where its engine
-    differs, it also sets these attributes: ``isolation_options``, or ``isolates`` to False; ``probes`` to False, if a COMMIT
-    of an aborted transaction raises an error by itself; ``loop_bound`` to False, if a connection works in any event loop; with
-    one writer at a time, ``begin``, ``begin_snapshot``, ``lock_timeout`` and ``write_lock``. It overrides ``interrupt`` if
-    the driver does not stop a statement whose task is cancelled.
+    A subclass sets ``capabilities`` and ``dialect``, and implements `create_engine`, `translate` and ``identity``. If its engine
+    differs from the defaults, it also sets these attributes: ``isolation_options``, or ``isolates`` to False; ``probes`` to
+    False, if a COMMIT of an aborted transaction raises an error by itself; ``loop_bound`` to False, if a connection works in any
+    event loop; with one writer at a time, ``begin``, ``begin_snapshot``, ``lock_timeout`` and ``write_lock``. It overrides
+    ``interrupt`` if the driver does not stop a statement whose task is cancelled.
     """
 
     #: The SQL of the engine.
@@ -50,13 +50,13 @@ class SqlBackend(EngineBackend):
         """Store the URL and the options of the pool; a subclass checks the options in the URL here.
 
         Raises:
-            Unsupported: the backend does not declare BAR_KEY: without a unique key, streams could lose bars.
+            Unsupported: the backend does not declare Capability.BAR_KEY; without a unique key of bars, streams could lose bars.
         """
         super().__init__()
         if Capability.BAR_KEY not in self.capabilities:
             raise Unsupported(
-                f"{type(self).__name__} must declare BAR_KEY: on a SqlBackend the database keeps the key of bars unique; give "
-                "the table ohlcv a unique constraint over exchange, symbol, timeframe and timestamp"
+                f"{type(self).__name__} does not declare Capability.BAR_KEY, which a SqlBackend needs; give the table ohlcv a "
+                "unique constraint over exchange, symbol, timeframe and timestamp, and add BAR_KEY to the backend's capabilities"
             )
         self.url = url
         self.shown_url = quote_url(url)
@@ -69,12 +69,13 @@ class SqlBackend(EngineBackend):
 
     @abstractmethod
     def translate(self, error: BaseException, /, *, lost: bool, committing: bool) -> Exception | None:
-        """Return the IntegrityError, OperationalError or TransientError for a driver's exception, or None for another one.
+        """Return the IntegrityError, OperationalError or TransientError for a driver's exception, or None for any other.
 
         Args:
             error: the driver's exception.
             lost: whether the connection is closed.
-            committing: whether a COMMIT was running; if the connection was lost meanwhile, return `outcome_unknown`.
+            committing: whether a COMMIT was running; if the connection was lost meanwhile, return
+                `iftb_store.errors.outcome_unknown`.
         """
 
     def is_gone(self, connection: Connection, error: BaseException) -> bool:
@@ -96,10 +97,10 @@ class SqlBackend(EngineBackend):
             raise operational_error(DISCONNECTED)
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run ``work`` with a connection in one transaction; it holds the write lock unless ``read_only``."""
+        """Run ``work`` with a connection in one transaction, which holds the write lock unless ``read_only``."""
         engine = self.engine
         if engine is None:
-            raise operational_error("the database is not connected")
+            raise operational_error("the database is not connected; await connect() first")
         self.schema_seen = False
         if not read_only:
             check_own_lock(self.write_lock)

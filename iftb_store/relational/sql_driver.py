@@ -113,7 +113,7 @@ class SqlDriver:
                     raise
                 if attempt == _ATTEMPTS - 1:
                     raise operational_error(
-                        "other sessions write the same bars at the same time", error, transient=True
+                        "other sessions are writing the same bars; run the transaction again", error, transient=True
                     ) from error
         return None
 
@@ -189,8 +189,8 @@ class SqlDriver:
     async def write_rows(self, table: TableSpec, rows: pa.Table) -> None:
         """Store rows unchanged; see `iftb_store.protocols.Stores.write_rows`.
 
-        Stored rows with ids that ``rows`` overwrite are deleted first, so that other rows of the batch may take their unique
-        values. A different stored row with the id of a row of ``rows`` is not deleted, so the insert fails.
+        In a table with ids, the stored rows that ``rows`` overwrite are deleted first, so that other rows of the batch may take
+        their unique values. If an id in ``rows`` belongs to a different stored row, that row is kept and the insert fails.
         """
         given = await asyncio.to_thread(rows.to_pylist)
         form, dialect = RowForm(table), self.dialect
@@ -272,7 +272,7 @@ async def _read_batch(batch: BarBatch) -> list[tuple[Any, ...]]:
 
 
 class _Changed(Exception):
-    """Raised if a bar that was stored when it was read has been deleted since."""
+    """Raised if a bar was deleted between the read of its stored values and its update."""
 
 
 def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -328,7 +328,7 @@ def _delete_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> s
 
 
 def _key_sql(dialect: SqlDialect, form: RowForm, columns: Sequence[str]) -> str:
-    """Return the SQL condition that a row has the values of the parameters in some columns."""
+    """Return the SQL condition that each of ``columns`` equals the parameter of its name."""
     return " AND ".join(
         dialect.equal(column) if form.table.kinds[column] == ColumnKind.TEXT else f"{column} = {form.parameter(dialect, column)}"
         for column in columns

@@ -1,4 +1,4 @@
-"""The stores of a session on a SQL engine."""
+"""The stores of a session on any SQL engine: the objects that read and write its rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from iftb_store.relational.records import RelationalRecords
 
 
 class RelationalStores:
-    """The stores of one session, written once in SQL; see `iftb_store.protocols.Stores`."""
+    """The stores of one session, the same class for all SQL engines; see `iftb_store.protocols.Stores`."""
 
     def __init__(self, driver: Driver) -> None:
         self.lookups = RelationalLookups(driver)

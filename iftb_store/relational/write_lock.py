@@ -51,7 +51,7 @@ class OneWriter(Protocol):
 def take_lock_before_writes(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
 ) -> None:
-    """Before the first write of a session (isolated session: the first statement), begin a transaction with the write lock."""
+    """Begin a transaction with the write lock before a session's first write, or an isolated session's first statement."""
     session = find_session(connection)
     if session is None:
         return
@@ -77,8 +77,8 @@ def take_lock(backend: OneWriter, connection: Connection, session: StoreSession 
     """Begin a transaction with the write lock; wait at most the backend's ``lock_timeout``.
 
     Raises:
-        TransientError: another writer held the lock all the time.
-        OperationalError: the lock is held by a session of a task that waits for this one, or the engine failed.
+        TransientError: another writer held the lock until the wait timed out.
+        OperationalError: a session of the parent task, which may be waiting for this task, holds the lock; or the engine failed.
     """
     deadline = monotonic() + backend.lock_timeout
     while True:

@@ -51,7 +51,7 @@ def bar_row() -> OHLCVRow:
 
 
 class AppSessionTests(SuiteFixtures):
-    """The repositories join the app's transaction, flush the app's pending objects first, and roll back with the app."""
+    """The repositories join the app's transaction, first flush the app's pending objects, and are rolled back with the app."""
 
     @pytest_asyncio.fixture
     async def app_engine(self, db: DatabaseManager, url: str) -> AsyncIterator[AsyncEngine]:

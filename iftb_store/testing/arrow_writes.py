@@ -42,7 +42,7 @@ def kind_of(name: str) -> Any:
 
 
 class WriteArrowTests(SuiteFixtures):
-    """write_arrow writes bars from columns as insert_many and upsert_many write them from objects."""
+    """write_arrow stores the bars of a table by the same rules as insert_many and upsert_many store objects."""
 
     @pytest.mark.parametrize("mode", ["insert", "upsert"])
     async def test_rows_come_back_as_the_bars_that_they_are(self, db: DatabaseManager, clock: Clock, mode: Any) -> None:

@@ -262,7 +262,7 @@ class UpsertTests(SuiteFixtures):
         await repository.upsert_many([bar(volume=Decimal(7), id=before.id, created_at=T0)])
         (after,) = await stored(db)
         assert (after.id, after.created_at, after.volume) == (before.id, NOW, Decimal(7)), (
-            f"a bar that is upserted must keep its id {before.id} and created_at {NOW}, and get the new values: {after}"
+            f"a bar that is upserted must keep its id {before.id} and created_at {NOW}, and get the new values; it is {after}"
         )
 
     async def test_upsert_gives_new_bars_the_clocks_time_as_created_at(self, db: DatabaseManager, clock: Clock) -> None:
@@ -334,7 +334,9 @@ class RangeTests(SuiteFixtures):
         await OHLCVRepository(db).insert_many(hourly(5))
         found = await OHLCVRepository(db).get_range("BTCUSDT", "1h", T0 + HOUR, T0 + 3 * HOUR)
         hours = [(item.timestamp - T0) / HOUR for item in found]
-        assert hours == [1, 2, 3], f"get_range must return the bars at its start and its end too, here hours 1 to 3: {hours}"
+        assert hours == [1, 2, 3], (
+            f"get_range must include the bars at its start and its end, here hours 1 to 3; it returned {hours}"
+        )
 
     async def test_get_range_leaves_out_what_is_a_microsecond_outside(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))

@@ -1,4 +1,4 @@
-"""Tests of large batches of bars: of sizes at which a backend may switch its method, with stored bars, with unusual text."""
+"""Tests of large batches, for which a backend may write bars in another way: with bars already stored, with unusual text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AWKWARD = ["a\tb", "a\nb", "a\rb", "a\\b", r"\N", r"\.", "a'b", 'a"b', "$1", ":
 
 
 class BulkTests(SuiteFixtures):
-    """insert_many and upsert_many behave alike for few and for many bars."""
+    """insert_many and upsert_many have the same results for small and for large batches."""
 
     @pytest.mark.parametrize("size", _SIZES)
     async def test_upsert_overwrites_stored_bars_and_inserts_new_ones(self, db: DatabaseManager, size: int) -> None:

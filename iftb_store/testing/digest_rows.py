@@ -1,4 +1,4 @@
-"""Tests of the table bar_digests, in which the destination of a copy keeps digests of its bars: a table without ids."""
+"""Tests of the table bar_digests, in which the destination of a copy stores digests of its bars; the table has no ids."""
 
 from __future__ import annotations
 

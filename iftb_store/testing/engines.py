@@ -129,7 +129,7 @@ class Engine:
             await opened.execute(text("SELECT no_such_column FROM ohlcv"))
         except SQLAlchemyError:
             return
-        raise AssertionError(f"{self.name} found a column that is not there")
+        raise AssertionError(f"{self.name} accepted a query of a column that does not exist")
 
     async def _leave(self, session: str, kind: type[BaseException] | None) -> None:
         context, _ = self._sessions.pop(session)
@@ -142,7 +142,7 @@ class Engine:
         except kind as raised:
             handed_on = raised is error
         if not handed_on:
-            raise AssertionError(f"{self.name} does not hand on what ended its session")
+            raise AssertionError(f"{self.name} did not raise the exception that ended its session")
 
     async def audit(self, state: State) -> str | None:
         """Compare the committed rows, read by raw SQL, with a state of the model; describe the difference, or return None.
@@ -214,7 +214,7 @@ class Engine:
             # a session may still see a row that another session has deleted and whose id a new row has
             owner = self._numbers[number.table, found] = number
         if known != found or owner != number:
-            return f": {number} had the id {known}, and now {found}, which is that of {owner}"
+            return f": {number} had the id {known}, and now has {found}, which is the id of {owner}"
         return None
 
     def _with_ids(self, value: Any) -> Any:

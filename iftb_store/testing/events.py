@@ -114,7 +114,7 @@ class LogTests(SuiteFixtures):
         for message in ("first", "second", "third"):
             await repository.log_event("x", "error", message)
         found = [item.message for item in await repository.get_recent_events()]
-        assert found == ["third", "second", "first"], f"events of one time must come with the newest id first: {found}"
+        assert found == ["third", "second", "first"], f"events with the same time must be returned by id, greatest first: {found}"
         assert [item.message for item in await repository.get_recent_events("error", 2)] == ["third", "second"]
 
     async def test_the_limit_applies_within_the_severity(self, db: DatabaseManager) -> None:

@@ -66,7 +66,7 @@ async def _fill_records(db: DatabaseManager, exchange: str) -> None:
 
 
 class AllExchangesTests(SuiteFixtures):
-    """With exchange=None, reads of bars return those of all exchanges."""
+    """With exchange=None, reads of bars return the bars of all exchanges."""
 
     async def test_a_range_of_all_exchanges_is_ordered_by_exchange_then_time(self, db: DatabaseManager) -> None:
         for exchange in reversed(_EXCHANGES):
@@ -153,7 +153,7 @@ class OtherExchangeTests(SuiteFixtures):
 
 @requires(Capability.RECORDS)
 class RecordExchangeTests(SuiteFixtures):
-    """The same of trades and positions."""
+    """Reads of trades and positions treat exchange=None and other exchanges as reads of bars do."""
 
     async def test_trades_of_all_exchanges_are_ordered_by_exchange_symbol_and_time(self, db: DatabaseManager) -> None:
         repository = TradeRepository(db)
@@ -256,10 +256,10 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def _assert_one_warning(caplog: pytest.LogCaptureFixture, others: str = "kraken") -> None:
     found = _warnings(caplog)
-    assert len(found) == 1, f"one warning must be logged for a manager: {found}"
+    assert len(found) == 1, f"a manager must log exactly one warning: {found}"
     assert "'binance'" in found[0]
     assert others in found[0]
 
 
 class ExchangeTests(AllExchangesTests, OtherExchangeTests):
-    """All tests of the exchange of bars."""
+    """All tests of the argument ``exchange`` in reads of bars."""

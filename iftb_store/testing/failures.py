@@ -24,7 +24,7 @@ Lose = Callable[[DatabaseManager, Any], Awaitable[None]]
 
 
 async def connect_to(url: str) -> None:
-    """Connect to a URL and disconnect; skip the test if that works."""
+    """Connect to a URL and disconnect; skip the test if the connect succeeds."""
     manager = DatabaseManager(url)
     await manager.connect()
     await manager.disconnect()
@@ -32,7 +32,7 @@ async def connect_to(url: str) -> None:
 
 
 class ConnectFailureTests(SuiteFixtures):
-    """A connect that fails raises OperationalError, and shows no password."""
+    """A failed connect raises OperationalError, and the error shows no password."""
 
     async def test_a_connect_that_fails_is_an_operational_error(self, unreachable_url: str) -> None:
         error = await find_error(connect_to(unreachable_url))
@@ -46,7 +46,7 @@ class ConnectFailureTests(SuiteFixtures):
         with caplog.at_level(0):
             error = await find_error(connect_to(url))
         assert isinstance(error, OperationalError | StoreError), (
-            "a connect that fails must raise OperationalError, and a password that is not supported URLError: "
+            "a failed connect must raise OperationalError, or URLError if the URL must not contain a password: "
             f"{describe_error(error)}"
         )
         shown = "".join(traceback.format_exception(error)) + repr(error) + caplog.text
@@ -75,7 +75,7 @@ async def _commit(session: Any) -> None:
 
 
 class LostConnectionTests(SuiteFixtures):
-    """After a lost connection the session's calls raise OperationalError, nothing of it is stored, and the manager works on."""
+    """After a lost connection, the session's calls raise OperationalError, its writes are not stored, and the manager works."""
 
     @pytest.mark.parametrize("call", [_read, _write, _write_bars, _execute, _commit], ids=lambda call: call.__name__)
     async def test_a_call_after_a_lost_connection_is_an_operational_error(
@@ -106,7 +106,7 @@ class LostConnectionTests(SuiteFixtures):
             error = raised
         stored = [name for (name,) in await raw.fetch(db, "SELECT symbol FROM ohlcv")]
         assert (stored, error is None) == ([], False), (
-            f"a session whose connection was lost must store nothing, also not its later writes, and its exit must raise "
+            f"a session whose connection was lost must store none of its writes, including later ones, and its exit must raise "
             f"OperationalError: {stored} is stored, {describe_error(error)}"
         )
 
@@ -168,7 +168,7 @@ class Crossing:
     raised: OperationalError | None = None
 
     async def run(self, db: DatabaseManager, other: Crossing) -> None:
-        """Insert a row, change both rows, and insert another row, whatever happened before."""
+        """Insert a row, change both rows, and insert another row, even if one of these steps fails."""
         try:
             async with db.get_session() as session:
                 await self._insert(session, "before")
@@ -190,7 +190,7 @@ class Crossing:
 
 
 class DeadlockTests(SuiteFixtures):
-    """A session that a deadlock or a conflict ends is stored completely or not at all, and its error is transient."""
+    """If a deadlock or a conflict ends a session, its writes are stored completely or not at all, and its error is transient."""
 
     async def test_a_deadlock_never_stores_half_a_session(self, db: DatabaseManager) -> None:
         needs(db, Capability.PARALLEL_WRITERS)

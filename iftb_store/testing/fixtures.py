@@ -167,14 +167,14 @@ async def assert_refused(
         try:
             await call(name, value)
         except InvalidValueError as error:
-            assert name in str(error), f"the refusal of {name} = {value!r} does not name it: {error}"  # noqa: PT017
-            assert remedy in str(error), f"the refusal of {name} = {value!r} does not name {remedy}: {error}"  # noqa: PT017
+            assert name in str(error), f"the error that refuses {name} = {value!r} does not contain {name}: {error}"  # noqa: PT017
+            assert remedy in str(error), f"the error that refuses {name} = {value!r} does not contain {remedy}: {error}"  # noqa: PT017
         else:
             pytest.fail(f"{name} = {value!r} was not refused")
 
 
 async def close_driver_connection(db: DatabaseManager, session: Any) -> None:
-    """Close the driver's connection under an AsyncSession; skip the test if the backend has other sessions."""
+    """Close the driver's connection of an AsyncSession; skip the test if the backend has another class of sessions."""
     needs(db, Capability.SQLALCHEMY)
     await (await (await session.connection()).get_raw_connection()).driver_connection.close()
 
@@ -196,7 +196,7 @@ def describe_error(error: BaseException | None) -> str:
 async def wait_briefly(db: DatabaseManager, event: asyncio.Event) -> None:
     """Wait for an event in another session, but not for long: an engine may make that session wait for the current one.
 
-    With one writer at a time it always does, and an engine that is serializable by locks may do so too.
+    An engine with one writer at a time always does this; an engine that locks rows in serializable transactions may do it.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(1 if Capability.PARALLEL_WRITERS in db.capabilities else 0.05):

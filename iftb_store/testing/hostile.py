@@ -213,7 +213,7 @@ async def _update_position(one: Try) -> int:
 
 async def _close_position(one: Try) -> int:
     await PositionRepository(one.session).close_position(**one.changed())
-    raise AssertionError("a position was closed that nobody opened")
+    raise AssertionError("close_position closed a position that was never opened")
 
 
 async def _log_event(one: Try) -> int:
@@ -418,13 +418,15 @@ def _assert_found(rows: list[Any], arguments: dict[str, Any]) -> None:
     assert len(rows) <= arguments.get("limit", 1_000)
     for row in rows:
         for name in {"symbol", "timeframe", "exchange", "side", "severity"} & set(arguments):
-            assert arguments[name] is None or getattr(row, name) == arguments[name], f"a row of another {name} was returned"
+            assert arguments[name] is None or getattr(row, name) == arguments[name], (
+                f"a read by {name} returned a row with another {name}"
+            )
 
 
 def _assert_clear(error: StoreError, parameter: str) -> None:
     message = str(error)
     assert 0 < len(message) <= _LONGEST_MESSAGE, f"the message has {len(message)} characters"
-    assert message.isprintable(), f"the message would steer a terminal: {message!a}"
+    assert message.isprintable(), f"the message contains control characters of a terminal: {message!a}"
     if isinstance(error, InvalidValueError) and parameter != "kwargs":
         subject = parameter.rpartition(".")[2].removesuffix("s").removeprefix("database_")
         assert subject.lower() in message.lower(), f"the message does not name {subject}: {message}"

@@ -33,7 +33,7 @@ async def _open_other(folder: str) -> AsyncIterator[DatabaseManager]:
 
 
 def _is_callback(one: Try) -> bool:
-    """Return whether the value is a callback, which may be called with any arguments and raise."""
+    """Return whether the hostile value is a progress callback that can be called; such a call is not tested."""
     return one.parameter == "progress" and callable(one.value)
 
 

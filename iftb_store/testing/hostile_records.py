@@ -36,7 +36,9 @@ async def _get_events(one: Try) -> int:
 def _assert_rows(rows: list[Any], arguments: dict[str, Any]) -> None:
     for row in rows:
         for name in arguments.keys() - {"start", "end"}:
-            assert arguments[name] is None or getattr(row, name) == arguments[name], f"a row of another {name} was returned"
+            assert arguments[name] is None or getattr(row, name) == arguments[name], (
+                f"a read by {name} returned a row with another {name}"
+            )
 
 
 METHODS: dict[str, Attempt] = {

@@ -1,4 +1,4 @@
-"""The hostile values, each with a name for failure messages, and `Try`, the description of one call with such a value."""
+"""The hostile values, each with a name for failure messages, and `Try`, which describes a call with one of the values."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ OTHERS: dict[str, Any] = {
     "a function": len,
     "a class": str,
     "an object": object(),
-    "what cannot be shown": Silent(),
+    "an object whose repr fails": Silent(),
     "an empty dict": {},
     "a dict of hostile text": dict(zip(TEXTS, ["'\"\\", "\u202e", "\x01", "x" * 10_000], strict=False)),
     "a dict of hostile numbers": {"a": 5e-324, "b": -0.0, "c": 10**1_000, "d": Decimal("-0E-40"), "e": [True, None]},

@@ -151,7 +151,7 @@ class _Programme(RuleBasedStateMachine):
 
     @initialize(sown=st.booleans())
     def sow(self, sown: bool) -> None:
-        """Store some rows at the beginning of the programme, if ``sown`` is drawn as True."""
+        """Store some rows at the beginning of the programme if ``sown`` is True."""
         if not sown:
             return
         for repository, method, args, named in programmes.seedlings():
@@ -353,7 +353,7 @@ class _Programme(RuleBasedStateMachine):
         """
         if not self._differs:
             for engine, reason in zip(self._engines, self._each(lambda engine: engine.audit(self._model.committed)), strict=True):
-                assert reason is None, f"{engine.name} differs from the model in what is committed{reason}"
+                assert reason is None, f"the committed rows of {engine.name} differ from those of the model{reason}"
 
     def _call(self, session: str | None, repository: str, method: str, /, *args: Any, **named: Any) -> Any:
         if repository != "bars" and not self._keeps_records:
@@ -374,7 +374,7 @@ class _Programme(RuleBasedStateMachine):
             reason = engine.difference(expected, answer)
             self._differs = self._differs or reason is not None
             assert reason is None, f"{engine.name} differs from the model: {repository}.{method}{reason}"
-        assert before == (args, list(_rows(args))), f"{repository}.{method} has changed an object of its caller"
+        assert before == (args, list(_rows(args))), f"{repository}.{method} changed an object that was passed to it"
         return expected
 
     def _release(self, deleted: set[Number]) -> None:

@@ -1,4 +1,4 @@
-"""Tests of get_gaps_all and resample_all: for every series what get_gaps and resample return for one."""
+"""Tests of get_gaps_all and resample_all: they return for every series what get_gaps and resample return for one series."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ class ManySeriesResampleTests(SuiteFixtures):
 
 
 class ManySeriesTests(ManySeriesGapTests, ManySeriesResampleTests):
-    """All tests of the calls that answer for every series."""
+    """All tests of get_gaps_all and resample_all."""
 
     async def test_a_stream_of_a_closed_session_is_an_error(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many([bar(T0), bar(T0 + 3 * HOUR)])

@@ -33,7 +33,7 @@ def _fits(source: str, target: str) -> bool:
 
 
 def resample(bars: Sequence[OHLCVBar], source: str, target: Timeframe, *, partial: bool) -> list[OHLCVBar]:
-    """Return the bars of the target timeframe that bars of one series, in order of time, make up.
+    """Return the bars of the target timeframe, computed from bars of one series in order of time.
 
     Raises:
         InvalidValueError: a bar would begin before the year 1, or a sum exceeds the range of its column.
@@ -45,7 +45,7 @@ def resample(bars: Sequence[OHLCVBar], source: str, target: Timeframe, *, partia
 
 
 def _bucket(moment: datetime, target: str) -> int:
-    """Return the number of the bucket that contains a time: of the month since year 0, else of the step since the epoch."""
+    """Return the number of the bucket that contains a time: months since the year 0 for 1M, otherwise steps since 1970."""
     if target == "1M":
         return moment.year * 12 + moment.month - 1
     first = _EPOCH - 3 * _DAY if target == "1w" else _EPOCH
@@ -103,7 +103,7 @@ def _sum(given: Sequence[Decimal | None], name: str) -> Decimal | None:
 
 
 def list_series(bars: Sequence[OHLCVBar]) -> list[Series]:
-    """Return the series of bars, text ordered by its bytes."""
+    """Return the series of the bars, ordered by the bytes of their names."""
     series: dict[tuple[str, str, Timeframe], list[datetime]] = {}
     for bar in sorted(bars, key=lambda bar: bar.timestamp):
         series.setdefault((bar.exchange, bar.symbol, bar.timeframe), []).append(bar.timestamp)

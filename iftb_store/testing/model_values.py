@@ -202,7 +202,8 @@ def timeframe(value: object, field: str = "") -> str:
     """Return the value if it is a known timeframe; an error names the argument ``field``, if there are several timeframes."""
     if value not in TIMEFRAMES:
         label = field and f"{field}: "
-        raise InvalidValueError(f"{label}unknown timeframe {shown(value)}; the known ones are {' '.join(TIMEFRAMES)}")
+        near = "did you mean 1h? " if value == "1H" else ""
+        raise InvalidValueError(f"{label}unknown timeframe {shown(value)}; {near}the known ones are {' '.join(TIMEFRAMES)}")
     return str(value)
 
 

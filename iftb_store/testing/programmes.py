@@ -1,6 +1,6 @@
 """Strategies for the arguments in random programmes.
 
-They draw few different symbols, times and ids, so that calls conflict with each other, and extreme values.
+They draw extreme values, and few different symbols, times and ids, so that calls conflict with each other.
 """
 
 from __future__ import annotations
@@ -289,8 +289,8 @@ events = _changes(
 def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
     """Return calls, as (repository, method, arguments, named arguments), that store rows of every table.
 
-    The bars are hours and months with gaps, and days of more than two weeks, of which the last two are deleted again; an upsert
-    with a report stores an hour again, unchanged. Two trades are realized, two positions open.
+    The bars are hourly and monthly bars with gaps, and daily bars of more than two weeks. The last two daily bars are deleted
+    again; an upsert with a report stores an hourly bar again, unchanged. Two trades are realized, two positions are open.
     """
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]

@@ -1,4 +1,4 @@
-"""Property tests: generated rows, with decimals, text and times of all valid values, are stored and read back unchanged."""
+"""Property tests: generated rows, with any valid decimals, text and times, are stored and read back unchanged."""
 
 from __future__ import annotations
 

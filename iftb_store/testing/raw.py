@@ -47,8 +47,8 @@ def moment(stored: Any) -> datetime:
 def number(stored: Any) -> Decimal:
     """Decode a stored decimal, which is a Decimal, plain decimal text or sortable text.
 
-    Sortable text begins with a letter for the number of digits. A tilde at the end marks a negative number; its digits are
-    the nines' complement of the number's digits.
+    Sortable text begins with a letter for the number of digits. A tilde at the end marks a negative number, whose digits are
+    written as their nines' complement.
     """
     if isinstance(stored, Decimal):
         return stored

@@ -81,7 +81,7 @@ class FindTradesTests(SuiteFixtures):
 
 
 class FindEventsTests(SuiteFixtures):
-    """get_events finds events by type, symbol, trade_id and window; log_event can log when an event happened."""
+    """get_events finds events by type, symbol, trade_id and window; log_event accepts the time of an event."""
 
     async def test_an_event_has_the_time_at_which_it_happened(self, db: DatabaseManager) -> None:
         await SystemEventRepository(db).log_event("fill", "info", "aware", at=NOW.astimezone(INDIA))

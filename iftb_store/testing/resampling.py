@@ -27,7 +27,7 @@ async def store_and_resample(
 
 
 def make_days(first: datetime, count: int, step: timedelta = _DAY) -> list[OHLCVBar]:
-    """Return ``count`` daily bars from a time on, in which each value tells which bar it is: open counts the bars."""
+    """Return ``count`` daily bars from a time on, with different values in each bar; open is the bar's number, from 0."""
     return [
         bar(
             first + index * step,
@@ -45,7 +45,7 @@ def make_days(first: datetime, count: int, step: timedelta = _DAY) -> list[OHLCV
 
 
 def make_whole(bars: list[OHLCVBar], timeframe: str) -> OHLCVBar:
-    """Return the bar of the bucket that consists of these bars of `make_days`, whose values grow with time."""
+    """Return the bar that resample must compute from these consecutive bars of `make_days`."""
     return bar(
         bars[0].timestamp,
         timeframe=timeframe,
@@ -135,14 +135,14 @@ class ResampleTests(SuiteFixtures):
         found = await store_and_resample(db, days, "1d", "1w")
         assert [item.timestamp for item in found] == [datetime(1969, 12, 29, tzinfo=UTC), datetime(1970, 1, 5, tzinfo=UTC)]
         assert found == [make_whole(days[4:11], "1w"), make_whole(days[11:18], "1w")], (
-            f"a week must be made of the days from Monday to Sunday; open counts the days from a Thursday: {found}"
+            f"a week must be computed from the days from Monday to Sunday; open is the number of days since a Thursday: {found}"
         )
 
     async def test_months_begin_on_the_first(self, db: DatabaseManager) -> None:
         days = make_days(datetime(1968, 1, 31, tzinfo=UTC), 60)
         found = await store_and_resample(db, days, "1d", "1M")
         assert found == [make_whole(days[1:30], "1M")], (
-            f"a month must be made of its days from the first to the last in UTC; open counts the days from 31 January: {found}"
+            f"a month must be computed from its first to its last day in UTC; open is the days since 31 January: {found}"
         )
 
     @pytest.mark.parametrize(("source", "target", "count"), [("1h", "4h", 4), ("6h", "1d", 4), ("8h", "3d", 9), ("1h", "1d", 24)])

@@ -1,4 +1,4 @@
-"""Rows for tests of sessions, isolation, cancellation and life cycle: bars, which every backend keeps, one per name."""
+"""Rows for tests of sessions, isolation, cancellation and life cycle: bars, which every backend keeps, one bar for each name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iftb_store.testing.samples import bar
 
 
 async def add(target: Any, name: str = "ROW") -> None:
-    """Insert a row in a session or with a manager: the bar of the symbol ``name``; a second row of a name is a duplicate."""
+    """Insert a bar with the symbol ``name`` in a session or with a manager; a second bar with this name raises IntegrityError."""
     await OHLCVRepository(target).insert_many([bar(symbol=name)])
 
 

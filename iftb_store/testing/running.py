@@ -157,7 +157,9 @@ class RunTests(SuiteFixtures):
         await change(db, "ROW", 0)
         await asyncio.gather(*(db.run(increment("ROW", at_once), isolation=isolation, retries=50) for _ in range(10)))
         value = await read_value(db)
-        assert value == 10, f"no update may be lost under {isolation}: 10 transactions added 1 to a value of 0, and it is {value}"
+        assert value == 10, (
+            f"no update may be lost under {isolation}: 10 transactions each added 1 to a value of 0, and the value is {value}"
+        )
 
     @pytest.mark.parametrize("isolation", _ISOLATIONS)
     async def test_what_raw_sql_has_read_under_isolation_does_not_change(self, db: DatabaseManager, isolation: Isolation) -> None:
@@ -190,7 +192,7 @@ class RunTests(SuiteFixtures):
         have_read = {name: asyncio.Event() for name in names}
 
         async def clear(session: Any, own: str, other: str) -> None:
-            """Set the own row to 0, if neither row is 0."""
+            """Set the row ``own`` to 0 if neither ``own`` nor ``other`` is 0."""
             found = [await read_value(session, name) for name in names]
             have_read[own].set()
             await wait_briefly(db, have_read[other])
@@ -202,8 +204,8 @@ class RunTests(SuiteFixtures):
         await asyncio.gather(*(db.run(work, isolation="serializable", retries=50) for work in works))
         left = sum([await read_value(db, name) or 0 for name in names])
         assert left == 1, (
-            "serializable transactions must do what some order of them does: each of two set its row to 0 if neither "
-            f"row was 0, so one 1 must be left, and not {left} (write skew)"
+            "serializable transactions must have the result of running one after the other: each of two sets its row to 0 "
+            f"if neither row is 0, so the rows must add up to 1, not {left} (write skew)"
         )
 
     async def test_read_committed_can_be_asked_for_everywhere(self, db: DatabaseManager) -> None:

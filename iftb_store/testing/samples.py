@@ -1,4 +1,4 @@
-"""Sample bars, trades and positions for tests, and a clock that only moves when a test moves it."""
+"""Sample bars, trades and positions for tests, and a clock that a test sets."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SeriesTests(SuiteFixtures):
     async def test_bars_are_missing_between_the_first_and_the_last(self, db: DatabaseManager) -> None:
         given = hourly(10)
         count = await count_missing(db, [*given[:2], *given[3:4], *given[7:]])
-        assert count == 4, f"list_series must count the bars that are missing in all gaps, here 1 and 3: it says {count}"
+        assert count == 4, f"list_series must count the missing bars of all gaps, here 1 + 3; it counted {count}"
 
     async def test_bars_off_the_grid_fill_no_hole(self, db: DatabaseManager) -> None:
         assert await count_missing(db, [bar(T0), bar(T0 + 1.5 * HOUR), bar(T0 + 2 * HOUR), bar(T0 + 2.5 * HOUR)]) == 1
@@ -81,7 +81,7 @@ class SeriesTests(SuiteFixtures):
         count = await OHLCVRepository(db).delete_range(*_SERIES, T0 + HOUR, (T0 + 3 * HOUR).replace(tzinfo=None))
         left = [(item.timestamp - T0) / HOUR for item in await OHLCVRepository(db).get_range(*_SERIES, *_ALL)]
         assert (count, left) == (3, [0, 4]), (
-            f"delete_range must delete the bars at its start and its end too, here hours 1 to 3: it says {count}, {left} are left"
+            f"delete_range must include the bars at its start and its end, here hours 1 to 3; it returned {count} and left {left}"
         )
         assert await raw.count(db, "ohlcv") == 12
 
@@ -126,7 +126,7 @@ class UpsertReportTests(SuiteFixtures):
         batch[1].volume += 1
         report = await repository.upsert_many(batch, report=True)
         assert report == UpsertReport(count - 3, 1, 2), (
-            f"a report must tell inserted, updated and unchanged bars apart, here {count - 3}, 1 and 2: {report}"
+            f"a report must count inserted, updated and unchanged bars, here {count - 3}, 1 and 2; it is {report}"
         )
         assert await repository.upsert_many(batch, report=True) == UpsertReport(0, 0, count)
         assert (await repository.get_range(*_SERIES, T0 + HOUR, T0 + HOUR))[0].volume == batch[1].volume

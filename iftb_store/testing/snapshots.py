@@ -1,4 +1,4 @@
-"""Tests that each read shows one committed state of the database, and that reads and the status wait for no writer."""
+"""Tests that each read shows one committed state of the database, and that neither reads nor the status wait for a writer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ _SNAPSHOTS: dict[str, Read] = {"stream_range": _stream_range}
 
 
 async def write_state(session: Any, number: int) -> None:
-    """Write the state of an odd or even number: its bars with or without the middle, and its trades and positions, if kept."""
+    """Write one of two states: with an even ``number`` all bars, with an odd one no bars in the middle of the series.
+
+    The values of the bars, and of the trades and positions if the backend keeps them, show the state too.
+    """
     bars = OHLCVRepository(session)
     given = hourly(_BARS, trades_count=number % 2)
     if number % 2:
@@ -115,7 +118,7 @@ async def write_state(session: Any, number: int) -> None:
 
 
 class OneStateTests(SuiteFixtures):
-    """A read shows what one committed transaction left, never a part of the transaction after it."""
+    """A read shows the database after one committed transaction, never with a part of the next transaction."""
 
     async def test_a_read_never_mixes_two_states_of_the_database(self, db: DatabaseManager) -> None:
         keeps_records = Capability.RECORDS in db.capabilities
@@ -144,7 +147,9 @@ class OneStateTests(SuiteFixtures):
                     if await read(session) not in answers[name]:
                         mixed.add(f"{name} in a session")
         await changing
-        assert not mixed, f"a read must show one committed state of the database, but these mixed two of them: {sorted(mixed)}"
+        assert not mixed, (
+            f"a read must show one committed state of the database, but these reads mixed two states: {sorted(mixed)}"
+        )
 
 
 async def _read_status(db: DatabaseManager) -> None:
@@ -190,7 +195,7 @@ async def _look_briefly(db: DatabaseManager, look: str) -> None:
 
 
 class ReadersTakeNoLockTests(SuiteFixtures):
-    """What only reads needs no write lock: it neither waits for a writer nor makes one wait."""
+    """Calls that only read take no write lock: they neither wait for a writer nor make a writer wait."""
 
     @pytest.mark.parametrize("look", _LOOKS)
     async def test_what_only_reads_works_while_a_session_writes(self, db: DatabaseManager, look: str) -> None:
@@ -201,7 +206,7 @@ class ReadersTakeNoLockTests(SuiteFixtures):
             # in this task, not in another: on an engine with one writer it gets an error at once if it takes its session's lock
             error = await find_error(_look_briefly(db, look))
         assert error is None, (
-            f"{look} only reads and must take no write lock, but failed beside a writer: {describe_error(error)}"
+            f"{look} only reads and must take no write lock, but failed while a session wrote: {describe_error(error)}"
         )
 
     async def test_a_writer_does_not_wait_for_a_session_that_reads(self, db: DatabaseManager) -> None:
@@ -217,4 +222,4 @@ class ReadersTakeNoLockTests(SuiteFixtures):
 
 
 class SnapshotReadTests(OneStateTests, ReadersTakeNoLockTests):
-    """All tests of what a read shows and what it waits for."""
+    """All tests of the state that a read shows, and of the locks that it takes."""

@@ -32,7 +32,7 @@ async def statistics(db: DatabaseManager, *trades: Trade, days: int = 30, exchan
 
 
 class FigureTests(SuiteFixtures):
-    """get_statistics returns the right values."""
+    """get_statistics returns values that were computed by hand."""
 
     async def test_wins_losses_breakeven_and_liquidation_give_hand_computed_figures(self, db: DatabaseManager) -> None:
         found = await statistics(

@@ -86,15 +86,15 @@ class BackendConformance(
 ):
     """All tests that a backend must pass.
 
-    pytest runs the tests in the order of the bases, so that the parts of a backend that an author writes first are tested
+    pytest runs the tests in the order of the bases, so that the parts of a backend that an author usually writes first are tested
     first. A subclass overrides the fixture ``url``: the URL of a new, empty database for each test, which two managers can
     open at the same time. If the backend lacks the capability MIGRATIONS and needs tables, the subclass also overrides
     ``make_tables``. If the database user of ``url`` may not change the schema, it overrides ``make_tables`` and ``migrate``,
     to use another user. A test that takes longer than ``time_limit`` seconds fails.
 
-    Some tests need more than a database: to lose a connection, to time out on a lock, to fail to connect, a second database.
-    The optional fixtures ``lose_connection``, ``impatient_url``, ``unreachable_url`` and ``second_url`` of
-    `iftb_store.testing.fixtures.SuiteFixtures` supply it; without them, these tests use a default or are skipped.
+    Some tests need more than a database: a way to lose a connection, a short lock timeout, a URL that cannot be connected to, or
+    a second database. The optional fixtures ``lose_connection``, ``impatient_url``, ``unreachable_url`` and ``second_url`` of
+    `iftb_store.testing.fixtures.SuiteFixtures` supply these; without a fixture, the tests use a default or are skipped.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

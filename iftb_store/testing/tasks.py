@@ -59,7 +59,7 @@ async def log_event(session: Any, number: int) -> None:
 
 
 async def write_raw_sql(session: Any, number: int) -> None:
-    """Insert a copy of the bar of the symbol "first" by raw SQL; its symbol contains ``number``."""
+    """Insert a copy of the bar with the symbol "first" by raw SQL; the symbol of the copy contains ``number``."""
     sql = (
         'INSERT INTO ohlcv (exchange, symbol, timeframe, timestamp, "open", high, low, "close", volume) '
         'SELECT exchange, :name, timeframe, timestamp, "open", high, low, "close", volume FROM ohlcv '
@@ -183,9 +183,9 @@ class SharedSessionTests(SuiteFixtures):
                 await asyncio.wait(tasks)
             committed = True
         count = await raw.value(db, stored)
-        assert count == 0 or committed, "the session failed, and something of it is stored"
+        assert count == 0 or committed, "the session failed, but some of its writes are stored"
         # the cancelled call is stored completely or not at all
-        assert not committed or count in (len(returned), len(returned) + 1), "what returned is not what is stored"
+        assert not committed or count in (len(returned), len(returned) + 1), "the stored writes are not the writes that returned"
         await assert_unharmed(db)
 
     @pytest.mark.parametrize("work", WORK)
@@ -239,7 +239,7 @@ class SharedSessionTests(SuiteFixtures):
 
 
 class OwnLockTests(SuiteFixtures):
-    """A task with uncommitted writes in one session writes through another; this write is stored or fails at once."""
+    """A task with uncommitted writes in one session writes in another session; this write is stored or fails at once."""
 
     async def test_a_write_past_the_tasks_own_session_fails_at_once_or_is_stored(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
@@ -284,7 +284,7 @@ class OwnLockTests(SuiteFixtures):
 
 
 class DeadlockTests(SuiteFixtures):
-    """Two sessions wait for each other, on engines on which that can happen."""
+    """A deadlock of two sessions, on engines that allow one, never stores half a session."""
 
     @pytest.mark.parametrize("way", ["repository", "raw SQL"])
     async def test_a_caught_deadlock_never_commits_half_a_session(self, db: DatabaseManager, way: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests of values as other tools make them: numbers of NumPy, rows of ccxt, frames with floats; and of reading floats."""
+"""Tests of values from other tools, e.g. numbers of NumPy, rows of ccxt and data frames with floats; and of reading floats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def frame(**columns: Any) -> Any:
 
 
 class ToolValueTests(SuiteFixtures):
-    """What the tools of a bot's author make is stored as it was meant, or refused with the name of what converts it."""
+    """Values from other tools are stored exactly, or refused with an error that names the function to convert them."""
 
     async def test_whole_numbers_and_booleans_of_numpy_are_taken(self, db: DatabaseManager) -> None:
         numpy = pytest.importorskip("numpy")

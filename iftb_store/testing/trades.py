@@ -54,7 +54,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def by_id(db: DatabaseManager, number: int) -> Trade:
-    """Return the stored trade with an id; fail the test if there is none."""
+    """Return the stored trade with this id; fail the test if there is none."""
     found = await TradeRepository(db).get_by_id(number)
     assert found is not None
     return found

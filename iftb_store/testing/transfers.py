@@ -45,14 +45,14 @@ async def fill(db: DatabaseManager) -> None:
 
 
 async def read_bars(db: DatabaseManager) -> list[dict[str, Any]]:
-    """Return every column of every bar but the id, which is the store's own."""
+    """Return every column of every bar except the id, which each store assigns itself."""
     async with db.get_session() as session:
         rows: list[dict[str, Any]] = (await get_stores(session).read_rows(RowFilter(BARS))).select(BARS.written).to_pylist()
     return rows
 
 
 class TransferTests(SuiteFixtures):
-    """A copy into the backend and a copy out of it store the rows of the source, and a verification says so.
+    """A copy into the backend and a copy out of it store the rows of the source, and a verification confirms it.
 
     The other side is a SQLite file if SQLite's driver is installed, otherwise the database of the fixture ``second_url``.
     """

@@ -158,7 +158,7 @@ class TimeTests(SuiteFixtures):
             ids = [await repository.insert(trade(f"T{given!r}", entry_time=given, exit_time=given)) for given, _ in _MOMENTS]
         found = [await by_id(db, number) for number in ids]
         offsets = {moment.utcoffset() for item in found for moment in (item.entry_time, item.created_at or T0)}
-        assert offsets == {timedelta(0)}, f"every time must come back as an aware datetime in UTC; the offsets are {offsets}"
+        assert offsets == {timedelta(0)}, f"every time must be read back as an aware datetime in UTC; the offsets are {offsets}"
         assert [(item.entry_time, item.exit_time) for item in found] == [(expected, expected) for _, expected in _MOMENTS]
 
     async def test_times_are_stored_as_the_moment_that_raw_sql_reads(self, db: DatabaseManager) -> None:
@@ -239,7 +239,7 @@ class DecimalTests(SuiteFixtures):
             ids = [await TradeRepository(session).insert(item) for item in given]
         found = [as_given(await by_id(db, number)) for number in ids]
         wrong = [pair for pair in zip(given, found, strict=True) if pair[0] != pair[1]]
-        assert wrong == [], f"every decimal of a trade must come back exactly; (given, found) of those that differ: {wrong}"
+        assert wrong == [], f"every decimal of a trade must be read back exactly; pairs (written, read) that differ: {wrong}"
 
     @requires(Capability.RECORDS)
     async def test_a_positions_decimals_come_back_exactly(self, db: DatabaseManager) -> None:

@@ -66,13 +66,13 @@ async def _assert_whole(db: DatabaseManager, table: TableSpec, row: Any) -> None
             assert isinstance(found[name], str), f"{name} must be text"
             found[name] = json.loads(found[name])
         expected = _show_value(kind, getattr(row, name))
-        assert type(found[name]) is type(expected), f"{name} must be shown as {type(expected).__name__}"
+        assert type(found[name]) is type(expected), f"the view must show {name} as {type(expected).__name__}"
         assert found[name] == (pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected), name
 
 
 @requires(Capability.VIEWS)
 class ViewTests(SuiteFixtures):
-    """SQL over the views gives the same answer on every engine."""
+    """SQL queries of the views have the same results on every engine."""
 
     async def test_the_view_of_bars_shows_every_column(self, db: DatabaseManager) -> None:
         await OHLCVRepository(db, clock=Clock()).insert_many([full_bar()])

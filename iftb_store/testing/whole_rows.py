@@ -96,7 +96,7 @@ async def delete_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> 
 
 
 async def stored(db: DatabaseManager, table: TableSpec) -> pa.Table:
-    """Return all rows of a table as an Arrow table; the ids of bars, which are the store's own, are left out."""
+    """Return all rows of a table as an Arrow table, without the ids of bars, which each store assigns itself."""
     async with db.get_session() as session:
         return (await get_stores(session).read_rows(RowFilter(table))).select(table.written)
 

@@ -19,7 +19,8 @@ async def require_complete_reads(session: Any, tables: Iterable[TableSpec], *, i
     """Raise an error if a session cannot read all rows of the tables; see `iftb_store.abilities.SupportsWholeReads`.
 
     Raises:
-        OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
+        OperationalError: rows are hidden from the session's role, or the role may not read one of the tables, or, with
+            ``insert``, not insert into it.
     """
     backend = getattr(session, "iftb_store_backend", None)
     if isinstance(backend, SupportsWholeReads):
@@ -43,7 +44,8 @@ async def open_complete_session(
     """Open a session that can read all rows of the tables, or fail.
 
     Raises:
-        OperationalError: rows are hidden from the session's role, or it may not read (or insert into) one of the tables.
+        OperationalError: rows are hidden from the session's role, or the role may not read one of the tables, or, with
+            ``insert``, not insert into it.
     """
     async with db.get_session(isolation=isolation) as session:
         await require_complete_reads(session, tables, insert=insert)
@@ -67,4 +69,4 @@ async def require_distinct(source: ConnectedStore, destination: ConnectedStore) 
         InvalidValueError: the source and the destination are the same database.
     """
     if await source.identity() == await destination.identity():
-        raise InvalidValueError("the source and the destination are the same database; give another one")
+        raise InvalidValueError("the source and the destination are the same database; give two different ones")

@@ -45,10 +45,10 @@ async def backup(
     """Write all tables to a file, as a snapshot, while sessions continue; return the file's size and row counts.
 
     A backup of SQLite or DuckDB is a database of the same engine, which can be opened instead of the original. The backup of
-    DuckDB contains only the tables of iftb-store, and a warning names the tables that are left out. A backup of PostgreSQL is
-    an SQLite database and needs the extras sqlite and arrow. `restore` restores any of them into any engine, with all ids and
-    times. Only the owner can read the file. It is written in the folder ``path``.partial, opened as a check, and
-    then renamed to ``path``, so a file of this name is never incomplete.
+    DuckDB contains only the tables of iftb-store, and a warning names the tables that it does not contain. A backup of
+    PostgreSQL is an SQLite database and needs the extras sqlite and arrow. `restore` restores a backup of one engine into any
+    engine, with all ids and times. Only the owner can read the file. The file is first written in the folder ``path``.partial,
+    opened as a check, and then renamed to ``path``, so a file of this name is never incomplete.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
@@ -61,7 +61,7 @@ async def backup(
 
     Raises:
         InvalidValueError: the file already exists or is in use, its folder does not exist, or an argument has another type.
-        SchemaError: the database has no tables of iftb-store, or the tables are at another revision.
+        SchemaError: the database has no tables of iftb-store, or tables of another schema revision.
         MissingDriverError: an extra is not installed; the message contains the install command.
         OperationalError: the file cannot be written, the database is damaged, another backup to the file is running, or
             rows are hidden from this role.
@@ -94,7 +94,7 @@ async def backup(
         await require_complete_reads(session, kept)
         # raises SchemaError if there are no tables
         await get_stores(session).read_rows(RowFilter(kept[-1], limit=1))
-    with _folder(folder):
+    with _open_partial(folder):
         if own_way:
             with step("backup") as tell:
                 await db.ability(SupportsBackup).backup(os.fspath(partial), tell)
@@ -123,7 +123,7 @@ async def _copy(source: ConnectedStore, writer: DatabaseManager, step: ProgressF
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[None]:
+def _open_partial(folder: Path) -> Iterator[None]:
     """Create a private folder for the backup file and the files that the engine adds, and delete it at the end.
 
     Files that an interrupted backup left in the folder are deleted first.
@@ -135,7 +135,7 @@ def _folder(folder: Path) -> Iterator[None]:
     try:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        with _own(folder) as place:
+        with _lock_folder(folder) as place:
             # the mark is created first and deleted last, so that the next backup recognises the folder if this one is killed
             os.close(os.open(_MARK, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=place))
             try:
@@ -152,7 +152,7 @@ def _folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _own(folder: Path) -> Iterator[int]:
+def _lock_folder(folder: Path) -> Iterator[int]:
     """Open and lock a folder that a backup created; yield its file descriptor.
 
     Raises:

@@ -51,12 +51,12 @@ class Copy:
     The source is read from one snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
     batches: an interrupted copy resumes when called again. Chunks (the bars of a day, or a block of 10,000 ids) with equal
     checksums are skipped, see `iftb_store.transfer.digests`. At the end the destination is read again and compared with the
-    source. A refused copy fails before it writes anything.
+    source. Conflicts are found before anything is written.
 
-    A bar is identified by its series and timestamp. Its id is the destination's own; its created_at is copied with a new bar and
+    A bar is identified by its series and timestamp. The destination assigns its id; its created_at is copied with a new bar and
     not compared. A trade, a position or an event keeps its id if the destination has no rows of its table, or only rows with the
-    source's ids; ids that the destination assigns later are greater. In another destination, rows are found by other columns,
-    see `iftb_store.transfer.matching`, and new rows get new ids there; the position_id of an event is translated.
+    source's ids; ids that the destination assigns later are greater. In any other destination, rows are matched by other columns,
+    see `iftb_store.transfer.matching`, and new rows get new ids; the position_id of an event is translated.
 
     The destination may be written to during the copy: if ids are kept, the row with the greatest id of each table is written
     first, so that ids which the destination assigns afterwards are greater than all copied ids. If another client has just
@@ -72,10 +72,10 @@ class Copy:
         on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises
             before anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
-        keep_ids: refuse the copy if a trade, position or event cannot have its own id in the destination.
+        keep_ids: refuse the copy if a trade, position or event cannot keep its id in the destination.
         full: read every selected row of the destination, not only the days whose digests differ; on_conflict "refuse" does so
             too.
-        step: the progress callback.
+        step: reports the progress of each step, see `iftb_store.transfer.progress`.
 
     Attributes:
         moved: number of rows written so far.
@@ -114,8 +114,8 @@ class Copy:
         """Copy the rows; return the results in the order of tables and series.
 
         Args:
-            dry: report what would be copied or refused, and write nothing. Then nothing is verified, and rows for an empty
-                table have no checksum.
+            dry: report what would be copied or refused, and write nothing. Nothing is verified, and rows for a table that is
+                empty in the destination have no checksum.
 
         Returns:
             One result for each series of bars, and one for each other table or selected part of it, even if it has no rows;
@@ -145,7 +145,7 @@ class Copy:
             matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
                 await self._write(session, ours, plans, matchers, last)
-                await self._prove(ours, plans, matchers)
+                await self._verify(ours, plans, matchers)
         return Report((plan.copied for plan in plans), self._left_out)
 
     async def _compare(self, session: Any, ours: RowReader, scope: TableScope) -> list[Plan]:
@@ -286,7 +286,7 @@ class Copy:
                     for plan in chosen:
                         await self._digests.forget(plan.partition, None if plan.whole else [*plan.runs, *plan.stale])
                 if self._delete:
-                    await self._make_room(ours, chosen, matcher, count)
+                    await self._delete_extra(ours, chosen, matcher, count)
                 if not any(plan.copied.inserted or plan.copied.updated for plan in chosen):
                     continue
                 if table.has_own_ids:
@@ -322,10 +322,10 @@ class Copy:
                     yield rows
 
     async def _write_first(self, ours: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
-        """Write the rows that must come first: the row with the greatest id, and changes of positions open in the destination.
+        """Write the rows that must be written first: the row with the greatest id, and changed positions.
 
-        The greatest id comes first only if ids are kept. A change may close an open position, which makes room for another
-        open position with the same exchange, symbol and side.
+        The row with the greatest id is written first only if ids are kept. The changed positions are those that are open in the
+        destination: closing one allows another open position with the same exchange, symbol and side.
         """
         table, first = plans[0].partition.table, [last.slice(0, 0)]
         if table is POSITIONS:
@@ -341,7 +341,7 @@ class Copy:
         if (rows := pa.concat_tables(first)).num_rows:
             await writing.put(self._destination, table, rows.sort_by("id"), replace=matcher.assigns)
 
-    async def _make_room(self, ours: RowReader, plans: list[Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
+    async def _delete_extra(self, ours: RowReader, plans: list[Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
         """Delete the selected rows that only the destination has."""
         if matcher.extra.num_rows:
             for first in range(0, matcher.extra.num_rows, reading.ROWS):
@@ -367,7 +367,7 @@ class Copy:
         plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
-    async def _prove(self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
+    async def _verify(self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
         with self._step("verify") as tell:
             count = count_rows(tell, None)
@@ -375,14 +375,14 @@ class Copy:
                 by_pairs = matchers[table].assigns or (table is EVENTS and ours.position_ids is not None)
                 for plan in _choose(plans, table):
                     if plan.runs and not by_pairs:
-                        await self._prove_plan(ours, plan, count)
+                        await self._verify_plan(ours, plan, count)
                     plan.copied.equal = True
                     if not table.has_own_ids:
                         await self._digests.write(plan.partition, plan.read, plan.fingerprints)
                 if by_pairs:
                     await self._require_pairs(ours, _choose(plans, table))
 
-    async def _prove_plan(self, ours: RowReader, plan: Plan, count: Callable[[int], None]) -> None:
+    async def _verify_plan(self, ours: RowReader, plan: Plan, count: Callable[[int], None]) -> None:
         plan.copied.kept = 0
         read = [chunk for chunk in plan.read if not any(run.first <= chunk.number <= run.last for run in plan.runs)]
         for run, proof in zip(plan.runs, plan.proofs, strict=True):
@@ -413,7 +413,7 @@ class Copy:
                 raise _differs(plan.partition)
 
     async def _require_all(self, ours: RowReader, plan: Plan, run: DirtyRange) -> int:
-        """Raise an error unless the destination has all source rows of some chunks; return how many rows only it has.
+        """Raise an error unless the destination has all source rows of some chunks; count the rows that only it has.
 
         Raises:
             StoreError: the destination lacks a row of the source, has other values in it, or one of the stores has a duplicate.

@@ -40,8 +40,8 @@ class Kept(NamedTuple):
 class DayDigests:
     """Reads, writes and deletes the digests of days in a destination; without digests, a copy reads all of its selected rows.
 
-    A digest is that of `iftb_store.transfer.digests`, and describes the bars that the destination had when a copy last read the
-    day. Later writes by others do not change it.
+    A digest is computed as `iftb_store.transfer.digests` defines. It describes the bars that the destination had when a copy
+    last read the day; later writes by other clients do not change it.
     """
 
     def __init__(self, db: ConnectedStore) -> None:
@@ -54,7 +54,8 @@ class DayDigests:
         """Find out whether the destination has the table of digests; only a store at the newest schema revision has it.
 
         Raises:
-            OperationalError: this role may not read or write the digests: they would describe bars that it changed.
+            OperationalError: this role may not read or write the digests, so a copy could not delete the digests of days that it
+                changes.
         """
         if self._usable and (await self._db.status()).state == "current":
             async with self._db.get_session() as session:
@@ -72,9 +73,9 @@ class DayDigests:
     async def write(self, partition: Partition, chunks: Sequence[Chunk], fingerprints: Mapping[Chunk, str]) -> None:
         """Store the digests of days of a series, with the source's fingerprints of days that are equal in both stores.
 
-        Days that lie only partly in the time window of the partition are left out. No digest is stored if the days have so few
-        bars that reading single days would take longer than reading all. If another copy has stored another digest of one of
-        the days since, that digest is deleted: which of the two copies wrote the bars last is unknown.
+        Days that lie only partly in the time window of the partition are skipped. No digest is stored if the days have so few
+        bars that reading single days would take longer than reading all. If another copy has stored a different digest of one
+        of the days since this copy read it, that digest is deleted: it is unknown which of the two copies wrote the bars last.
 
         A day whose digest is unchanged keeps its fingerprint if the source of this copy computes none.
         """

@@ -2,7 +2,7 @@
 
 A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.compared`: the fields of Trade,
 Position and SystemEvent, including ids and the times set by the store; the fields of OHLCVBar without id and created_at, which
-are the store's own. NULL is encoded as one byte 0; any other value as one byte 1 followed by
+each store sets itself. NULL is encoded as one byte 0; any other value as one byte 1 followed by
 
 - an integer as 8 bytes, signed; a time as the integer of its microseconds since 1970-01-01 UTC;
 - a decimal as 16 bytes, signed: the integer of its value times 10**18;

@@ -48,21 +48,22 @@ async def copy(
 
     The source is read from a snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
     batches: if the copy is interrupted, the rows written so far stay, and it resumes when called again. Missing tables are
-    created. The destination may be written to meanwhile.
+    created. Other clients may write to the destination during the copy.
 
     Args:
         source: the connected store to read, e.g. a DatabaseManager.
         destination: the connected store to write.
-        tables: copy only these tables: ohlcv, trades, positions, system_events; if empty, every table that both
-            stores have, without those that lack a selected column. Here and in the next three, one name may be given as text.
+        tables: copy only these tables: ohlcv, trades, positions, system_events. If empty, copy every table that both stores
+            have and that has the selected columns, e.g. only ohlcv if ``timeframes`` are given. A single name may be given as
+            text, also in the next three arguments.
         exchanges: copy only rows of these exchanges.
         symbols: copy only rows of these symbols.
         timeframes: copy only bars of these timeframes.
         start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
             of trades and positions, and the created_at of events.
         end: end of the time window, inclusive.
-        since: instead of ``start``: the duration of the time window, which ends now, as a timedelta or as text, e.g. "30m",
-            "12h", "7d" or "2w"; or the start.
+        since: an alternative to ``start``: how long before now the time window starts, as a timedelta or as text, e.g. "30m",
+            "12h", "7d" or "2w"; or the start itself, as a datetime.
         on_conflict: for rows that have other values in the destination: "source-wins" overwrites them, "refuse" raises before
             anything is written.
         delete: delete the selected rows that only the destination has; otherwise they are kept and counted.
@@ -74,7 +75,7 @@ async def copy(
         progress: called with (step, done, total) as rows are compared, written and verified.
 
     Returns:
-        What was inserted, updated, deleted and kept of each series and table, and the tables that were left out.
+        The number of rows inserted, updated, deleted and kept in each series and table, and the tables that were left out.
 
     Raises:
         CollisionError: a row of the source conflicts with a different row of the destination, or rows differ and
@@ -133,16 +134,17 @@ async def verify(
     Args:
         source: a connected store, e.g. a DatabaseManager.
         destination: another connected store.
-        tables: compare only these tables: ohlcv, trades, positions, system_events; if empty, every table that both
-            stores have, without those that lack a selected column. Here and in the next three, one name may be given as text.
+        tables: compare only these tables: ohlcv, trades, positions, system_events. If empty, compare every table that both
+            stores have and that has the selected columns, e.g. only ohlcv if ``timeframes`` are given. A single name may be
+            given as text, also in the next three arguments.
         exchanges: compare only rows of these exchanges.
         symbols: compare only rows of these symbols.
         timeframes: compare only bars of these timeframes.
         start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
             of trades and positions, and the created_at of events.
         end: end of the time window, inclusive.
-        since: instead of ``start``: the duration of the time window, which ends now, as a timedelta or as text, e.g. "30m",
-            "12h", "7d" or "2w"; or the start.
+        since: an alternative to ``start``: how long before now the time window starts, as a timedelta or as text, e.g. "30m",
+            "12h", "7d" or "2w"; or the start itself, as a datetime.
         progress: called with (step, done, total), in rows of both stores.
 
     Returns:
@@ -194,7 +196,7 @@ async def restore(
         progress: called with (step, done, total), in rows; in tables while the backup is checked.
 
     Returns:
-        What was inserted, updated and deleted of each series and table, and the tables that were left out.
+        The number of rows inserted, updated and deleted in each series and table, and the tables that were left out.
 
     Raises:
         CollisionError: the store has a row that differs from the backup or is not in it; nothing was written.

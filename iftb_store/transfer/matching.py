@@ -80,8 +80,8 @@ class Matcher:
         table: a table whose rows are identified by their ids.
         keep_ids: refuse the source's rows whose id or trade_id a different destination row has, instead of pairing them.
         delete: whether the destination's selected rows without a partner are going to be deleted.
-        translated: whether the source's events name the destination's positions, see `MappedEvents`; then an event without a
-            position may have one in the destination.
+        translated: whether the position_ids of the source's events are translated to the destination's ids, see `MappedEvents`;
+            then an event without a position may be paired with an event that has one.
 
     Attributes:
         table: the table.
@@ -106,7 +106,8 @@ class Matcher:
         """Add the differences between the stores in one range of ids; ``part`` is the index of the partition.
 
         Raises:
-            CollisionError: with ``keep_ids``, the id of a row belongs to a different row that is not going to be deleted.
+            CollisionError: with ``keep_ids``, the destination uses the id of a row for a different row, which is not going to be
+                deleted.
         """
         other = self.is_other(compared)
         if self.table is EVENTS and self._translated:
@@ -142,10 +143,11 @@ class Matcher:
         """Pair the rows that have no partner with the same id; call this method once, after all differences were added.
 
         Args:
-            destination: the store in which trades are looked up that the scope does not select there; None for no lookup.
+            destination: the store in which to look up trades that the scope does not select in it; None for no lookup.
 
         Raises:
-            CollisionError: with ``keep_ids``, a trade_id is stored under another id, in a row that is not going to be deleted.
+            CollisionError: with ``keep_ids``, the destination has a trade_id under another id, in a row that is not going to be
+                deleted.
         """
         source, lone = (pa.concat_tables(rows).combine_chunks() for rows in (self._source, self._destination))
         self._source, self._destination = [], []
@@ -180,8 +182,8 @@ class Matcher:
     def place(self, rows: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return the source rows to write as two tables: rows with the ids for the destination, and rows that need new ids.
 
-        The ids of the second table are NULL, for the destination to assign. ``rows`` are consecutive rows of the source. Only
-        what `take` and `pair` found decides: the destination may have got rows since, also from this copy.
+        The ids of the second table are NULL; the destination assigns them. ``rows`` are consecutive rows of the source. The
+        result depends only on what `take` and `pair` found, not on rows that were written to the destination since.
         """
         versions = rows.filter(pc.is_in(rows["id"], value_set=_cut(self._versions[0], rows)))
         lone = rows.filter(pc.is_in(rows["id"], value_set=_cut(self._lone, rows)))
@@ -220,7 +222,7 @@ class Matcher:
         return pa.table(columns, schema=_LONE)
 
     async def _look_up(self, destination: ConnectedStore, lone: pa.Table, removed: set[Any]) -> pa.Table:
-        """Find trades of ``lone`` in the destination by their trade_id, and return the pairs; ``removed`` ids do not count."""
+        """Find trades of ``lone`` in the destination by their trade_id, and return the pairs, without the ids in ``removed``."""
         found = list[tuple[Any, ...]]()
         for first in range(0, lone.num_rows, _MOST):
             wanted = {row["key"].decode(): row for row in lone.slice(first, _MOST).to_pylist()}
@@ -241,7 +243,7 @@ class Matcher:
 
 
 class MappedEvents:
-    """The source's rows with position ids translated: each event refers to its position by the id it has in the destination.
+    """Reads the rows of the source, and replaces the position_id of each event by the id of the position in the destination.
 
     Attributes:
         position_ids: source id -> destination id of each position that both stores have. An event of another position is read
@@ -279,7 +281,7 @@ async def compute_checksum_without_ids(store: RowReader, partition: Partition) -
 
 
 async def match_positions(source: RowReader, destination: RowReader) -> dict[int, int] | None:
-    """Return source id -> destination id of each position that both stores have; None if the destination has no others."""
+    """Return source id -> destination id of each position that both stores have; None if no id needs to be translated."""
     whole, matcher = Partition(RowFilter(POSITIONS)), Matcher(POSITIONS)
     ours, theirs = [await _read_all(store, whole) for store in (source, destination)]
     matcher.take(0, whole, compare_rows(POSITIONS, ours, theirs))
@@ -300,14 +302,14 @@ async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
 
 
 def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool, translated: bool) -> pa.Table:
-    """Pair rows of the source with rows of the destination that have the same value, not NULL, in a column.
+    """Pair rows of the source with rows of the destination that have the same value (not NULL) in a column.
 
     Args:
         source: rows of the source without a partner.
         destination: rows of the destination without a partner.
         key: the name of the column.
         unique: pair a row only if no other row of the same store has its value; otherwise the smallest ids are paired first.
-        translated: whether an event without a position may have one in the destination, see `Matcher`.
+        translated: whether an event without a position may be paired with an event that has one, see `Matcher`.
     """
     one, two = (_rank(rows.filter(pc.is_valid(rows[key])), key, unique=unique) for rows in (source, destination))
     if not one.num_rows or not two.num_rows:
@@ -335,7 +337,7 @@ def _rank(rows: pa.Table, key: str, *, unique: bool) -> pa.Table:
 
 
 def _bounds(ids: Any, rows: pa.Table) -> tuple[int, int]:
-    """Find the part of sorted ``ids`` that lies in the range of the ids of ``rows``; return (index of the first, number)."""
+    """Find the part of sorted ``ids`` in the range of the ids of ``rows``; return (index of the first id, number of ids)."""
     if not rows.num_rows or not len(ids):
         return 0, 0
     numbers = memoryview(ids.buffers()[1]).cast("q")[ids.offset : ids.offset + len(ids)]

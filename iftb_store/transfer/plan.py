@@ -216,10 +216,10 @@ async def digest_partition(
     """Compute the digest of each chunk (a day of bars, or 10,000 ids) of a partition, or only of the chunks in ``run``.
 
     Args:
-        store: where the rows are read.
+        store: the store whose rows are read.
         partition: the partition.
         run: the range of chunks; None for all.
-        tell: called with the number of rows of each batch.
+        tell: called with the number of rows of each batch that was read.
     """
     if partition.table is BARS and isinstance(store, SupportsDigests):
         selection = partition.selection if run is None else _narrow(partition.selection, run)

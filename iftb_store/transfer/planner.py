@@ -34,7 +34,7 @@ class Copied:
         kept: number of rows that only the destination has and that were not deleted.
         unread: number of rows of the destination that were not read, because it keeps digests of their days that equal the
             source's.
-        equal: whether a check confirmed that the destination has every row of the source; with ``kept`` 0 it has no others.
+        equal: whether a check confirmed that the destination has every row of the source; if ``kept`` is 0, it has no other rows.
     """
 
     table: str
@@ -80,7 +80,8 @@ class Planner:
     """Plans a copy from the digests of both stores.
 
     Args:
-        source: the stores of the source, for fingerprints; None if the source has no snapshot, as rows may change.
+        source: the stores of the source, which compute fingerprints; None if the source is not read from a snapshot, because its
+            rows may then change between two reads.
         ours: reads the source.
         theirs: reads the destination.
         digests: the digests of bars that the destination keeps.
@@ -137,9 +138,9 @@ class Planner:
     async def _compare(self, partition: Partition, stored: int, count: Callable[[int], None]) -> Plan:
         """Compare the digests of a partition in both stores; ``stored`` is the number of rows that the destination has.
 
-        A day is read in the destination if no digest of the day is stored, or the digest differs from the source's, or, at
-        random, one day of `SAMPLED`. Every row is read if the digests do not account for the number of rows that the
-        destination has. A day is not read in the source either if the destination stores the source's present fingerprint.
+        A day is read in the destination if no digest of the day is stored, if the digest differs from the source's, or at random
+        (one in `SAMPLED` days). Every row is read if the row counts of the digests do not add up to ``stored``. A day is not read
+        in the source either if the destination has stored the fingerprint that the source computes now.
         """
         known = {} if partition.table.has_own_ids else await self._digests.read(partition)
         usable = {} if self._full else known
@@ -182,7 +183,7 @@ class Planner:
     async def _digest_source(
         self, partition: Partition, count: Callable[[int], None], same: list[Chunk], marks: Mapping[int, tuple[int, str]]
     ) -> list[Chunk]:
-        """Return the chunks of the source; the chunks in ``same`` are known, and only the other days are read."""
+        """Return the chunks of the source: those in ``same``, which are not read, and those of the other days in ``marks``."""
         if not same:
             return await plan.digest_partition(self._ours, partition, tell=count)
         count(sum(chunk.rows for chunk in same))
@@ -192,7 +193,7 @@ class Planner:
     async def _digest_stored(
         self, partition: Partition, count: Callable[[int], None], days: Collection[int] | None
     ) -> list[Chunk]:
-        """Read some days (None: all) of the destination, and return their chunks with digests."""
+        """Read the given days of the destination (None: all days), and return their chunks with digests."""
         if days is None:
             return await plan.digest_partition(self._theirs, partition, tell=count)
         return await self._digest_days(self._theirs, partition, count, days)

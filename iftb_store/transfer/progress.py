@@ -44,7 +44,7 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
 
 
 def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
-    """Return a function that adds up the numbers of rows of the batches and reports the sum as progress."""
+    """Return a function that is called with the number of rows of each batch, and reports their sum as progress."""
     done = 0
 
     def count(rows: int) -> None:

@@ -43,9 +43,9 @@ class CopiedPart:
         deleted: number of rows that only the destination had and that were deleted, if ``delete`` was given.
         kept: number of rows that only the destination has and that were not deleted.
         unread: number of rows of the destination that were not read, because it keeps digests of their days that equal the
-            source's. If a row of such a day was changed since by somebody else, a copy notices it only when it reads the day,
-            which it draws at random, one day in 30; ``full`` reads all.
-        equal: whether a check confirmed that the destination has every row of the source; with ``kept`` 0 it has no others.
+            source's. If another client has changed a row of such a day since, a copy notices this only when it reads the day;
+            it reads one in 30 such days, at random, and with ``full`` every day.
+        equal: whether a check confirmed that the destination has every row of the source; if ``kept`` is 0, it has no other rows.
     """
 
     table: str
@@ -69,7 +69,7 @@ class CopyReport:
             in the order of tables and series.
         left_out: the names of the tables that were left out, because one of the stores does not keep them.
         created_tables: whether the destination had no tables, so that they were created.
-        dry_run: whether nothing was written, and the numbers are of rows that would be written.
+        dry_run: whether this was a dry run: nothing was written, and the numbers count the rows that would be written.
     """
 
     parts: tuple[CopiedPart, ...]
@@ -103,7 +103,7 @@ class VerifiedPart:
         source: the number of rows in the source and their checksum.
         destination: the number of rows in the destination and their checksum.
         equal: whether both stores have the same rows with the same values.
-        differences: the values that differ in the first few rows that differ.
+        differences: the differing values of the first few rows that differ.
     """
 
     table: str
@@ -130,7 +130,7 @@ class VerifyReport:
 
 
 def report_copied(parts: Iterable[Copied]) -> tuple[CopiedPart, ...]:
-    """Return the results of a finished copy."""
+    """Convert the results of a finished copy to the parts of its report."""
     return tuple(
         CopiedPart(
             part.table,
@@ -149,7 +149,7 @@ def report_copied(parts: Iterable[Copied]) -> tuple[CopiedPart, ...]:
 
 
 def report_verified(parts: Iterable[Verified]) -> tuple[VerifiedPart, ...]:
-    """Return the results of a comparison."""
+    """Convert the results of a comparison to the parts of its report."""
     return tuple(
         VerifiedPart(part.table, part.series, part.source, part.destination, part.equal, tuple(part.differences))
         for part in parts

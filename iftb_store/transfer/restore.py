@@ -65,7 +65,7 @@ async def restore_rows(
         destination: the connected manager to restore into.
         overwrite: overwrite rows that differ from the backup, and delete rows that are not in it; otherwise the restore
             fails if there are such rows.
-        step: the progress callback.
+        step: reports the progress of each step, see `iftb_store.transfer.progress`.
 
     Returns:
         One result for each series of bars, and one for each other table, even if it has no rows; ``left_out`` names the tables
@@ -96,7 +96,7 @@ async def restore_rows(
     ).run()
     if any(part.kept for part in done):
         raise StoreError(
-            "the destination was written to meanwhile, and has rows that are not in the backup; see `iftb-store verify`"
+            "the destination was written to during the restore, and has rows that are not in the backup; see `iftb-store verify`"
         )
     return done
 

@@ -105,7 +105,7 @@ async def compare_stores(
         source: a connected manager.
         destination: another connected manager.
         scope: the selection of rows; None for all tables that both stores keep.
-        step: the progress callback.
+        step: reports the progress of each step, see `iftb_store.transfer.progress`.
 
     Returns:
         One result for each series of bars, and one for each other table or selected part of it, even if it has no rows;
@@ -173,7 +173,7 @@ async def _find_unmatched(
     differing: list[plan.DirtyRange],
     matcher: Matcher,
 ) -> list[Difference]:
-    """Return the differing values of the first `NAMED` rows that differ, where some rows have other ids in the destination."""
+    """Return the differing values of the first `NAMED` rows that differ, if some rows have different ids in the two stores."""
     table, rows = partition.table, list[list[Difference]]()
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
@@ -198,7 +198,7 @@ async def _find_unmatched(
 
 
 def summarise(parts: list[Chunk]) -> Contents:
-    """Add up the rows of the chunks, and return the number of rows and the checksum of them all."""
+    """Return the total number of rows of the chunks, and their common checksum."""
     return Contents(sum(part.rows for part in parts), compute_checksum(parts))
 
 
@@ -210,14 +210,14 @@ async def find_differences(
     for run in differing:
         async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
             async for chunk in chunks:
-                rows += _rows_that_differ(chunk, partition)
+                rows += _find_differing_rows(chunk, partition)
                 if len(rows) >= NAMED:
                     return [difference for row in rows[:NAMED] for difference in row]
     return [difference for row in rows for difference in row]
 
 
-def _rows_that_differ(chunk: RowDiff, partition: plan.Partition) -> list[list[Difference]]:
-    """Return a list of differences for each of the first rows that differ, in key order."""
+def _find_differing_rows(chunk: RowDiff, partition: plan.Partition) -> list[list[Difference]]:
+    """Return the first rows of a chunk that differ, in key order, each as a list of differences."""
     table = partition.table
     extra = chunk.extra.filter(select_rows(chunk.extra, partition.selection))
     found = [[Difference(key, None, source, destination)] for key, source, destination in chunk.twice[:NAMED]]

@@ -75,7 +75,7 @@ async def put(destination: ConnectedStore, table: TableSpec, rows: pa.Table, *, 
         destination: the store.
         table: the table of the rows.
         rows: the rows.
-        replace: delete the stored rows with the same keys first, whatever they are.
+        replace: first delete the stored rows with the same keys, whatever values they have.
 
     Raises:
         CollisionError: the destination has another row with the same key or id.
@@ -119,4 +119,4 @@ async def drop(destination: ConnectedStore, table: TableSpec, rows: pa.Table) ->
 
 def duplicate_error(table: TableSpec, key: dict[str, Any], where: str) -> StoreError:
     """Return the error for a store in which several rows have the same key."""
-    return StoreError(f"{table.name} {format_key(key)} is a duplicate in the {where}; `iftb-store doctor` finds such rows")
+    return StoreError(f"{table.name} {format_key(key)} occurs more than once in the {where}; `iftb-store doctor` finds such rows")

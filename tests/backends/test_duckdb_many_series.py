@@ -53,8 +53,8 @@ async def test_a_query_takes_as_many_symbols_as_have_few_bars_in_the_window(
 async def test_parts_of_many_series_are_those_of_the_whole(duckdb_tables_url: str, limit: int) -> None:
     bars = [
         one
-        for number in range(60)
-        for one in hourly((3, 1, 90, 6, 12)[number % 5], symbol=f"S{number % 40}", exchange=f"e{number % 3}")
+        for number in range(24)
+        for one in hourly((3, 1, 70, 6, 12)[number % 5], symbol=f"S{number % 16}", exchange=f"e{number % 3}")
     ]
     async with DatabaseManager(duckdb_tables_url) as db, db.get_session() as session:
         await OHLCVRepository(session).upsert_many(bars)

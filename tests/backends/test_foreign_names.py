@@ -70,7 +70,7 @@ async def test_duckdb_spills_into_no_folder_that_a_link_leads_to(tmp_path: Path)
     (tmp_path / "bot.duckdb.tmp").symlink_to(elsewhere)
     url = f"duckdb:///{tmp_path / 'bot.duckdb'}"
 
-    with pytest.raises(OperationalError, match=r"bot\.duckdb\.tmp is in the way .* \?temp_directory="):
+    with pytest.raises(OperationalError, match=r"bot\.duckdb\.tmp for its temporary folder, but .* \?temp_directory="):
         await DatabaseManager(url).connect()
 
     assert elsewhere.stat().st_mode & 0o777 == 0o755

@@ -117,7 +117,7 @@ async def test_a_connection_lost_in_a_session_fails_its_clean_exit(db: DatabaseM
 
 
 async def test_a_caught_loss_of_the_connection_fails_the_clean_exit_too(db: DatabaseManager, admin: Any) -> None:
-    with pytest.raises(OperationalError, match=r"nothing of this session was committed.*connection"):
+    with pytest.raises(OperationalError, match=r"none of this session's writes were committed.*connection"):
         await log_and_lose_the_connection(db, admin, then_log=True)
     assert await SystemEventRepository(db).get_recent_events() == []
 
@@ -132,7 +132,7 @@ async def test_a_commit_after_a_caught_error_is_refused(db: DatabaseManager) -> 
         await SystemEventRepository(session).log_event("tick", "info", "")
         with pytest.raises(OperationalError):
             await session.execute(text("SELECT 1 / 0"))
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await session.commit()
         await session.rollback()
         await SystemEventRepository(session).log_event("tock", "info", "")
@@ -142,7 +142,7 @@ async def test_a_commit_after_a_caught_error_is_refused(db: DatabaseManager) -> 
 async def test_a_caught_cancellation_of_a_statement_fails_the_clean_exit(db: DatabaseManager) -> None:
     async with db.get_session() as holder:
         await TradeRepository(holder).insert(trade("T-2"))
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await insert_and_give_up_on_a_second(db)
     assert [stored.trade_id for stored in await TradeRepository(db).get_recent()] == ["T-2"]
 
@@ -228,7 +228,7 @@ async def test_the_search_path_of_the_url_holds_the_tables(postgres_url: str, ad
         ("ssl=sometimes", "sslmode must be one of disable, .*'sometimes'"),
         ("statement_timeout=soon", "statement_timeout must be a time like .*'soon'"),
         ("statement_cache_size=-1", "statement_cache_size must be a whole number.*'-1'"),
-        ("host=a&host=b", "'host' is a duplicate"),
+        ("host=a&host=b", "has the option 'host' more than once"),
         ("target_session_attrs=best", "target_session_attrs must be one of any, .*'best'"),
         ("fetch_size=3", "unknown option 'fetch_size'.*connect_timeout"),
     ],
@@ -326,7 +326,7 @@ async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_sess
 async def test_a_session_whose_transaction_was_ended_behind_its_back_does_not_commit(postgres_url: str) -> None:
     async with DatabaseManager(postgres_url) as db:
         await db.create_tables()
-        with pytest.raises(OperationalError, match="ended by something else"):
+        with pytest.raises(OperationalError, match="ended by something other than its session"):
             await insert_and_end_the_transaction(db)
 
 

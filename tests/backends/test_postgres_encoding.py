@@ -91,7 +91,7 @@ def test_the_character_is_named_whatever_the_servers_language_is() -> None:
     ("encoding", "words"),
     [
         ("WIN1252", "in the database's encoding WIN1252 has no equivalent in UTF8"),
-        ("SQL_ASCII", "bytes that its encoding does not"),
+        ("SQL_ASCII", "bytes that are not valid in its encoding"),
     ],
 )
 def test_text_that_cannot_be_read_is_an_operational_error(make_database: Callable[[str], str], encoding: str, words: str) -> None:

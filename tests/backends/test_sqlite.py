@@ -150,7 +150,7 @@ def test_a_wrong_option_is_refused_before_anything_is_opened(url: str, message: 
 async def test_an_error_that_ends_the_transaction_is_reported_at_a_clean_exit(path: Path) -> None:
     async with DatabaseManager(f"sqlite:///{path}") as db:
         await db.create_tables()
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await log_after_a_lost_transaction(db)
         assert await SystemEventRepository(db).get_recent_events() == []
 
@@ -160,7 +160,7 @@ async def log_after_a_lost_transaction(db: DatabaseManager) -> None:
         await SystemEventRepository(session).log_event("tick", "info", "")
         with pytest.raises(IntegrityError):
             await session.execute(text("INSERT OR ROLLBACK INTO positions (id, side) VALUES (1, NULL)"))
-        with pytest.raises(OperationalError, match="nothing of this session was committed"):
+        with pytest.raises(OperationalError, match="none of this session's writes were committed"):
             await SystemEventRepository(session).log_event("tick", "info", "")
 
 

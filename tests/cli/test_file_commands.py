@@ -29,7 +29,7 @@ def filled(sqlite_url: str) -> str:
 @pytest.mark.parametrize("words", [("--symbol", "NONE"), ("--symbol", "NONE", "--json"), ("--symbol", "NONE", "--quiet")])
 def test_an_export_of_nothing_fails(run: Run, filled: str, words: tuple[str, ...]) -> None:
     code, _, err = run("export", filled, "-o", "none.csv", *words)
-    assert (code, err) == (1, "error: no row of ohlcv matches the options; no bar or recent trade has a symbol like it\n")
+    assert (code, err) == (1, "error: no row of ohlcv matches the options; no bar or recent trade has a similar symbol\n")
     assert Path("none.csv").read_text().count("\n") == 1
 
 
@@ -82,7 +82,7 @@ def test_a_file_without_a_header_is_imported_with_its_columns(run: Run, stored: 
     )
     assert (code, err) == (0, "")
     assert "1 bar (1 inserted, 0 changed, 0 equal)" in out
-    assert "(1 value rounded to 18 places; 1 without prices skipped)" in out
+    assert "(1 value rounded to 18 places; rows without prices skipped: 1)" in out
 
 
 def test_a_stored_bar_is_changed_unless_that_is_refused(run: Run, stored: str) -> None:

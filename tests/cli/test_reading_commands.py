@@ -137,7 +137,7 @@ def test_a_series_without_bars_names_what_is_stored_instead(run: Run, stored: st
         ("BTCUSD", "1m"): "no bars of BTCUSD 1m are stored; did you mean BTCUSDT?",
         ("btc/usdt", "1m"): "no bars of btc/usdt 1m are stored; did you mean BTCUSDT?",
         ("BTCUSDT", "1d"): "no bars of BTCUSDT 1d are stored; BTCUSDT is stored in the timeframes 1m, 1h",
-        ("XRPEUR", "1m"): "no bars of XRPEUR 1m are stored; no bar has a symbol like it",
+        ("XRPEUR", "1m"): "no bars of XRPEUR 1m are stored; no bar has a similar symbol",
     }
     for series, message in messages.items():
         assert run(command, stored, *series) == (1, "", f"error: {message}\n")
@@ -324,5 +324,5 @@ def test_commands_of_a_symbol_without_rows_name_the_near_ones(run: Run, stored: 
         "error: no row of ohlcv matches the options; did you mean BTCUSDT?\n",
         f"error: {nothing}; did you mean BTCUSDT?\n",
         f"error: {nothing}; nothing was compared; did you mean BTCUSDT?\n",
-        f"error: {nothing}; no bar or recent trade has a symbol like it\n",
+        f"error: {nothing}; no bar or recent trade has a similar symbol\n",
     ]

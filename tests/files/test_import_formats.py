@@ -88,7 +88,7 @@ def test_freqtrade_s_candles_are_taken_as_their_shortest_decimals(take: Import, 
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == (
         f"{name}: binance {symbol} 5m, 5 bars (5 inserted, 0 changed, 0 equal), 2024-02-01 00:00 to 2024-02-01 00:20 UTC "
-        "(floats stored as their shortest decimals)"
+        "(floats stored as the shortest decimals that convert back to them)"
     )
     assert [bar.close for bar in bars] == [Decimal(repr(close)) for close in CLOSES]
     assert bars[0].timestamp == T1
@@ -110,7 +110,7 @@ def test_candles_of_a_mark_price_are_not_taken_for_those_of_trades(take: Import)
     named = take("BTC_USDT_USDT-5m-mark.feather", "--symbol", "BTC/USDT:USDT mark")
 
     assert code == 1
-    assert "contains mark of a future, not candles of its trades; use --symbol" in err
+    assert "contains mark candles of a future, which are not computed from trades; use --symbol" in err
     assert named[0] == 0
 
 
@@ -140,7 +140,7 @@ def test_a_volume_that_ccxt_does_not_know_is_0_and_is_reported(take: Import, sto
 
     out = take("X-1m.json")[1]
 
-    assert "(2 without a volume, stored with volume 0)" in out
+    assert "(rows without a volume, stored with volume 0: 2)" in out
     assert [bar.volume for bar in stored()] == [1, 0, 0]
 
 
@@ -288,7 +288,7 @@ def test_floats_of_others_are_taken_on_demand_only(take: Import, stored: Stored)
 
     assert refused[0] == 1
     assert "its column 'open' holds floats, which are not exact decimals; use --decimals from-float" in refused[2]
-    assert "(floats stored as their shortest decimals)" in taken[1]
+    assert "(floats stored as the shortest decimals that convert back to them)" in taken[1]
     assert stored()[2].close == Decimal("0.30000000000000004")
 
 

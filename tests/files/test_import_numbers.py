@@ -107,7 +107,7 @@ async def test_rows_without_prices_are_skipped_on_request_and_counted(db: Databa
     with pytest.raises(Exception, match="row 2: open is null; use --skip-empty to skip rows without prices"):
         await import_files(db, "A-1d.csv")
     file = await import_one(db, "A-1d.csv", skip_empty=True)
-    assert (file.rows, file.skipped, file.notes) == (2, 2, ("2 without prices skipped",))
+    assert (file.rows, file.skipped, file.notes) == (2, 2, ("rows without prices skipped: 2",))
 
 
 async def test_a_row_after_skipped_rows_keeps_its_number(db: DatabaseManager) -> None:

@@ -234,9 +234,13 @@ def test_an_ambiguous_input_is_refused(take: Take, count: Callable[[], int], nam
 @pytest.mark.parametrize(
     ("name", "content", "note"),
     [
-        ("x.csv", f"{HEADER}\n2024-01-01T01:00Z,1,2,1,1,1\n2024-01-01T02:01Z,1,2,1,1,1\n", "1 off the timeframe's grid"),
-        ("x.csv", f"{HEADER}\n2024-01-01,1,2,1,3,1\n2024-01-02,1,2,1,1,1\n", "1 whose open or close is not between low and high"),
-        ("X-1h-2024-01.csv", "1704067260000,1,2,1,1,1,1704070799999,1,1,1,1,0\n", "1 off the timeframe's grid"),
+        ("x.csv", f"{HEADER}\n2024-01-01T01:00Z,1,2,1,1,1\n2024-01-01T02:01Z,1,2,1,1,1\n", "bars off the timeframe's grid: 1"),
+        (
+            "x.csv",
+            f"{HEADER}\n2024-01-01,1,2,1,3,1\n2024-01-02,1,2,1,1,1\n",
+            "bars whose open or close is not between low and high: 1",
+        ),
+        ("X-1h-2024-01.csv", "1704067260000,1,2,1,1,1,1704070799999,1,1,1,1,0\n", "bars off the timeframe's grid: 1"),
     ],
 )
 def test_odd_values_are_stored_and_reported(take: Take, count: Callable[[], int], name: str, content: str, note: str) -> None:
@@ -324,7 +328,7 @@ def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: 
         code, _, err = take(f"{name}.jsonl")
         assert (code, err.count("\n")) == (1, 1)
         assert f"{name}.jsonl, row 2: the {key}" in err
-        assert "is a duplicate; leave one out; no row of this file was stored\n" in err
+        assert "occurs in more than one row; remove one of them; no row of this file was stored\n" in err
 
 
 def test_what_pandas_and_polars_leave_is_understood(take: Take, count: Callable[[], int]) -> None:

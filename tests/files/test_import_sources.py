@@ -123,7 +123,7 @@ async def test_bars_that_are_not_compared_with_earlier_files_are_counted(
         time = 1698793200000 + hour * 3_600_000
         write(f"{place}/{name}", candle.format(time, time + 3_599_999))
     files = (await import_files(sqlite_db, [f"{place}/{name}" for place in range(7)])).files
-    note = "1 not compared with earlier files, which have too many gaps or series to be remembered"
+    note = "bars not compared with earlier files, which have too many gaps or series to be remembered: 1"
     assert [note in file.notes for file in files] == [False] * 5 + [True, False]
 
 
@@ -275,7 +275,7 @@ async def test_a_packed_file_of_a_binary_format_is_to_be_unpacked(sqlite_db: Dat
     await export_table(sqlite_db, "f.parquet")
     write("f.parquet.gz", gzip.compress(Path("f.parquet").read_bytes()))  # noqa: ASYNC240 - nothing else runs
     (reason,) = await refuse(sqlite_db, "f.parquet.gz")
-    assert "f.parquet.gz: is packed with gzip, which is read only of CSV and JSON; unpack it first" in reason
+    assert "f.parquet.gz: is packed with gzip, which is supported only for CSV and JSON; unpack it first" in reason
 
 
 @pytest.mark.parametrize("suffix", ["json.gz", "csv.gz"])
@@ -333,7 +333,9 @@ async def test_stdin_without_bytes_is_refused(
     sqlite_db: DatabaseManager, monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO | None
 ) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
-    with pytest.raises(ValueError, match="stdin is closed or holds no bytes; redirect a file to it, or give its name"):
+    with pytest.raises(
+        ValueError, match="stdin is closed or not a stream of bytes; redirect a file to it, or give the name of a file"
+    ):
         await import_files(sqlite_db, "-")
 
 

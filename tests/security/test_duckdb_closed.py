@@ -108,7 +108,7 @@ async def test_a_backup_names_what_it_leaves_out(duckdb_url: str, tmp_path: Path
         with caplog.at_level(logging.WARNING):
             await backup(db, tmp_path / "saved")
     assert [record.getMessage() for record in caplog.records] == [
-        "the backup leaves out objects that do not belong to iftb-store: 'notes'"
+        "the backup does not contain these objects, which do not belong to iftb-store: 'notes'"
     ]
 
 

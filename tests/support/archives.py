@@ -93,7 +93,7 @@ def write_hostile_dumps(folder: Path) -> dict[str, str]:
         "larger than any": (archive(Entry("x.csv", packed_size=0xFFFFFFFF, size=0xFFFFFFFF)), "archive is damaged"),
         "directory that lies": (archive(csv, directory_size=0xFFFFFFF0), "archive is damaged"),
         "directory elsewhere": (archive(csv, offset=0xFFFFFFF0), "archive is damaged"),
-        "directory without end": (archive(csv, more=many), "directory of the archive is longer than in any kline dump"),
+        "directory without end": (archive(csv, more=many), "central directory of the archive is longer than in any kline dump"),
         "absolute": (archive(Entry("/etc/x.csv")), "^1 bar"),
         "parent": (archive(Entry("../../x.csv")), "^1 bar"),
         "backslashes": (archive(Entry("..\\..\\x.csv")), "^1 bar"),

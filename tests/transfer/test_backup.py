@@ -181,7 +181,7 @@ async def test_a_bot_that_writes_into_the_destination_meanwhile_loses_nothing(sq
 
     async with await saved(duckdb_url) as backup, DatabaseManager(sqlite_url) as db:
         await restore_rows(backup, db)
-        with pytest.raises(StoreError, match="the destination was written to meanwhile"):
+        with pytest.raises(StoreError, match="the destination was written to during the restore"):
             await restore_rows(backup, db, step=meanwhile)
         assert await raw.value(db, "SELECT count(*) FROM system_events WHERE event_type = 'mine'") == 1
 

@@ -248,7 +248,7 @@ def test_a_duplicate_bar_is_not_copied(duckdb_url: str, second: Callable[[str], 
     code, _, err = run("copy", duckdb_url, second("sqlite"))
     assert code == 1
     assert err == (
-        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 is a duplicate in the source; "
+        "error: ohlcv binance BTCUSDT 1h 2024-01-01 05:00:00+00:00 occurs more than once in the source; "
         "`iftb-store doctor` finds such rows\n"
     )
 
@@ -297,13 +297,13 @@ async def test_a_destination_with_writes_during_a_copy_is_not_reported_equal(
     async with DatabaseManager(source) as one, DatabaseManager(f"sqlite:///{tmp_path / 'copied.db'}") as two:
         await prepare(two)
         copy = Copy(one, two)
-        prove = copy._prove
+        prove = copy._verify
 
         async def late(*args: Any) -> None:
             await raw.run(two, "UPDATE ohlcv SET close = 'a1' WHERE symbol = 'BTCUSDT' AND timeframe = '1h'")
             await prove(*args)
 
-        monkeypatch.setattr(copy, "_prove", late)
+        monkeypatch.setattr(copy, "_verify", late)
         with pytest.raises(StoreError, match="ohlcv binance BTCUSDT 1h differs from the source after the copy"):
             await copy.run()
 

@@ -107,7 +107,7 @@ async def test_an_interrupted_copy_leaves_no_digest_of_a_day_that_it_changed(
             await raw.run(one, f"UPDATE ohlcv SET trades_count = {'NULL' if count is None else count} WHERE {first}")
             with monkeypatch.context() as patch:
                 if fails:
-                    patch.setattr("iftb_store.transfer.copy.Copy._prove", _fail)
+                    patch.setattr("iftb_store.transfer.copy.Copy._verify", _fail)
                     with pytest.raises(ConnectionAbortedError):
                         await copy(one, two)
                 else:

@@ -164,7 +164,7 @@ async def test_of_two_copies_at_once_none_keeps_a_digest_of_what_the_other_wrote
     async with stores(tmp_path, url, "first", "second") as (one, other, two):
         await OHLCVRepository(one).insert_many(hourly(24))
         await OHLCVRepository(other).insert_many(hourly(24, trades_count=7))
-        prove, begun = Copy._prove_plan, list[bool]()
+        prove, begun = Copy._verify_plan, list[bool]()
 
         async def slow(self: Copy, *args: Any) -> None:
             await prove(self, *args)
@@ -173,7 +173,7 @@ async def test_of_two_copies_at_once_none_keeps_a_digest_of_what_the_other_wrote
                 await copy(other, two)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Copy, "_prove_plan", slow)
+            patch.setattr(Copy, "_verify_plan", slow)
             await copy(one, two)
         assert (await moved(one, two, tables="ohlcv"))["ohlcv"] == (0, 24, 0)
         assert (await verify(one, two)).equal

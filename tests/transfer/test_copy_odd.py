@@ -81,9 +81,9 @@ def test_a_duplicate_bar_is_found_wherever_two_batches_meet(
     assert (code, err.splitlines()[0]) == (1, f"error: {row}: duplicate in DST")
     assert run("verify", duckdb_url, sqlite_url)[0] == 1
     code, _, err = run("copy", sqlite_url, duckdb_url)
-    assert (code, err) == (1, f"error: {row} is a duplicate in the destination; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} occurs more than once in the destination; `iftb-store doctor` finds such rows\n")
     code, _, err = run("copy", duckdb_url, sqlite_url.replace("store.db", "third.db"))
-    assert (code, err) == (1, f"error: {row} is a duplicate in the source; `iftb-store doctor` finds such rows\n")
+    assert (code, err) == (1, f"error: {row} occurs more than once in the source; `iftb-store doctor` finds such rows\n")
 
 
 @pytest.mark.parametrize("chosen", [["--symbol", "BTCUSDT"], ["--table", "trades"]])

@@ -81,7 +81,7 @@ class ArrowBounds:
         message = _message(self._read(offset, length))
         header = message.table(2)
         if message.integer(1, "B") != expected or header is None:
-            raise ValueError("a record batch has another kind than the footer says")
+            raise ValueError("a record batch is not of the kind that the footer says")
         _check_facts(message, 4, 0)
         batch = header if expected == _RECORD_BATCH else header.table(1)
         body = message.integer(3, "q")

@@ -31,7 +31,7 @@ class Reader(ABC):
         facts: the metadata of the file's schema.
         size: the size of the file in bytes.
         bytes_read: the approximate number of bytes of the file that were read so far.
-        arrays: whether the rows are arrays without names; such candles may lack the volume.
+        arrays: whether each row is a JSON array, without column names; the volume may then be missing.
     """
 
     names: list[str]
@@ -44,7 +44,7 @@ class Reader(ABC):
 
     @abstractmethod
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Read the columns ``names`` of all rows, and yield them batch by batch."""
+        """Read the given columns of all rows, and yield them batch by batch."""
 
     def close(self) -> None:
         """Close the file."""

@@ -114,14 +114,14 @@ def _check_is_file(path: Path, mode: int) -> None:
 class _ArchiveFile(io.BufferedReader):
     """A zip file opened for reading, which limits the size of each read.
 
-    zipfile reads the archive's directory in a single read, and the file itself gives the size of that read, perhaps wrongly.
+    zipfile reads the central directory of the archive in a single read. The file states its size, which may be false.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
         asked = _LONGEST_READ + 1 if size is None or not 0 <= size <= _LONGEST_READ else size
         data = super().read(asked)
         if len(data) > _LONGEST_READ:
-            raise zipfile.BadZipFile("the directory of the archive is longer than in any kline dump")
+            raise zipfile.BadZipFile("the central directory of the archive is longer than in any kline dump")
         return data
 
 
@@ -131,10 +131,10 @@ class KlineDump:
     The symbol and timeframe come from the file's name (``FILUSDT-1m-2023-04.zip``) unless they are given.
 
     Attributes:
-        size: decompressed bytes of the csv; known once reading began.
+        size: decompressed size of the CSV in bytes; known once reading has begun.
         bytes_read: number of these bytes read so far.
         rounded: number of values that were rounded so far; only with ``from_float``, which rounds half-even to 18 places.
-        header_lines: 1 if the file has a header, once it was read, otherwise 0.
+        header_lines: number of header lines read so far, 0 or 1.
 
     Raises:
         InvalidValueError: the symbol or the timeframe is neither given nor in the file's name; the file is neither .csv nor

@@ -35,7 +35,7 @@ class CsvReader(Reader):
             self.names, self._separator = read_header(self._file, path)
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch by batch."""
+        """Read the given columns of all rows, and yield them batch by batch."""
         if not self._file.peek(1):
             return
         released, reader = threading.Event(), None

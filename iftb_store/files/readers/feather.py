@@ -23,7 +23,7 @@ class FeatherReader(Reader):
         self.names, self.facts = list(made.names), dict(made.metadata or {})
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch by batch."""
+        """Read the given columns of all rows, and yield them batch by batch."""
         self._bounds.check_batches(check_types(self._schema, columns))
         places, rows = [self.names.index(name) for name in columns], rows_at_once(self.names)
         texts = TextSplitter(self.size)

@@ -63,7 +63,7 @@ class JsonReader(Reader):
             )
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch by batch."""
+        """Read the given columns of all rows, and yield them batch by batch."""
         places = {name: place for place, name in enumerate(self.names)}
         cell: Callable[[Any, str], Any] = (lambda row, name: row[places[name]]) if self.arrays else dict.get
         while rows := self._elements.batch():

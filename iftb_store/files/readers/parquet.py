@@ -42,7 +42,7 @@ class ParquetReader(Reader):
         )
 
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
-        """Yield these columns of the rows, batch by batch."""
+        """Read the given columns of all rows, and yield them batch by batch."""
         metadata, rows = self._file.metadata, 0
         total, texts = metadata.num_rows, TextSplitter(self.size)
         for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, rows_at_once(self.names)):

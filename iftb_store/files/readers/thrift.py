@@ -32,7 +32,7 @@ class CompactReader:
         while head := self._byte():
             number = number + (head >> 4) if head >> 4 else self._read_signed()
             if number in seen:
-                raise ValueError("a field is a duplicate")
+                raise ValueError("a field occurs twice")
             seen.add(number)
             yield number, head & 15
 
