@@ -28,6 +28,7 @@ UNTRACED = (
 )
 SOAKED = (
     "tests/faults",
+    "tests/lake/test_writers_killed.py",
     "tests/security/test_hostile_corpus.py",
     "tests/repositories/test_model.py",
     "tests/test_hostile_corpus.py",
@@ -210,6 +211,16 @@ def lake(session: nox.Session) -> None:
     chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
     words = ("tests/lake", "tests/test_conformance.py", "-k", "lake or Lake")
     session.run("pytest", *words, *chosen, env={"IFTB_STORE_FULL": "1"})
+
+
+@nox.session
+def readers(session: nox.Session) -> None:
+    """Other programs that read a lake: Sail, Polars with its own reader of Delta, and ClickHouse's engine in the process."""
+    _install_locked(session, "tests")
+    _install_itself(session)
+    # no lock file has them: they are large, and nothing else needs them
+    session.install("--no-deps", "chdb-core>=26.9,<27", "polars-deltalake>=1.3,<2")
+    session.run("pytest", "tests/lake/test_other_readers.py", *session.posargs)
 
 
 @nox.session

@@ -22,6 +22,7 @@ NOT_RUN = {
     ("docs/postgresql.md", "crontab"): "needs cron; the page runs the same command",
     ("docs/postgresql.md", "ini"): "settings of PgBouncer, in front of which tests/pgbouncer runs",
     ("docs/postgresql.md", "sql"): "tests/backends/test_roles.py runs them as superuser and owner",
+    ("docs/scale.md", "console"): "needs a bucket and Spark",
 }
 #: A page whose code needs another package: tests/test_readme.py runs it on the example backend.
 ELSEWHERE = {DOCS / "backends.md"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import repeat
 from typing import Any
@@ -17,6 +17,7 @@ from iftb_store.columnar.many_series import DUCKDB
 from iftb_store.columnar.query import Query
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.table_spec import SERIES
+from iftb_store.schema.types import from_epoch_us
 
 
 async def to_table(batch: BarBatch) -> pa.Table:
@@ -54,8 +55,14 @@ def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Itera
         *map(to_decimals, prices),
         trades_count.to_pylist(),
         number.to_pylist(),
-        to_datetimes(created_at),
+        _repeat_equal(created_at),
     )
+
+
+def _repeat_equal(times: Any) -> Iterable[Any]:
+    """Return a column of times as datetimes, of which bars that were written together have only one."""
+    ends: Any = pc.min_max(times.cast(pa.int64()), skip_nulls=False).as_py()
+    return repeat(from_epoch_us(ends["min"])) if ends["min"] == ends["max"] is not None else to_datetimes(times)
 
 
 def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:
