@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
-    from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
     from iftb_store.html_report.functions import HtmlReport, report
+    from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
+from iftb_store.cli.output import name_given_url, print_error, print_json, print_table, say
 from iftb_store.cli.partitions import STOPPED_MOVE
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, run, supports_migrations

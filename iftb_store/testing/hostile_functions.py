@@ -13,8 +13,8 @@ import pytest
 from iftb_store import DatabaseManager, MissingDriverError, NotConnectedError, URLError, check_timeframe
 from iftb_store.files.export import export_table
 from iftb_store.files.import_files import RefusedFilesError, import_files
-from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
 from iftb_store.html_report.functions import report
+from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
 from iftb_store.registry import find_backend
 from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.transfer.functions import copy, restore, verify
