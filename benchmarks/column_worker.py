@@ -125,7 +125,7 @@ def _read_duckdb(names: list[str]) -> int:
 def _read_polars(names: list[str]) -> int:
     import polars
 
-    kinds = [
+    kinds: list[Any] = [
         polars.Int64,
         *[polars.Decimal(38, 18)] * 5,
         polars.Int64,
@@ -133,7 +133,7 @@ def _read_polars(names: list[str]) -> int:
         polars.Int64,
         *[polars.String] * 3,
     ]
-    return sum(polars.read_csv(name, has_header=False, schema_overrides=kinds).height for name in names)
+    return sum(int(polars.read_csv(name, has_header=False, schema_overrides=kinds).height) for name in names)
 
 
 def _import(side: str, size: int, url: str) -> Clock:
@@ -210,7 +210,7 @@ def _ingest(size: int, url: str) -> Clock:
         for name in ("timestamp", "created_at"):
             table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.int64()))
     else:
-        from adbc_driver_postgresql import dbapi as driver  # type: ignore[no-redef]
+        from adbc_driver_postgresql import dbapi as driver  # type: ignore[import-untyped, no-redef]
 
         target = url
     with driver.connect(target) as connection, connection.cursor() as cursor:

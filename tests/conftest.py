@@ -267,8 +267,11 @@ def bars_only_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No iftb-store settings in the environment, and an empty working directory."""
-    for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:
-        monkeypatch.delenv(name)
+    for name in list(os.environ):
+        # those of the tests themselves, e.g. IFTB_STORE_TEST_POSTGRES_URL, are read later
+        ours = name.startswith("IFTB_STORE_") and not name.startswith("IFTB_STORE_TEST_")
+        if ours or name.upper().startswith("DB_") or name == "FORCE_COLOR":
+            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 

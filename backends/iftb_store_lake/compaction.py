@@ -139,7 +139,7 @@ def _rewrite(lake: Lake, cursor: Cursor, table: DeltaTable, part: _Part) -> bool
         with View(lake, cursor).reading(paths, WHOLE, KEY) as stored:
             ((rows,),) = cursor.fetch(f"SELECT count(*) FROM {stored}")
     else:
-        rows = sum(chosen["num_records"].to_pylist())
+        rows = sum(count or 0 for count in chosen["num_records"].to_pylist())
     with View(lake, cursor).reading(paths, WHOLE) as stored:
         sql = f"SELECT {COLUMNS_SQL}, {quote(part.name)} AS {PART} FROM {stored} ORDER BY {KEY_SQL}"
         files = write_files(lake.storage, cursor.tables(sql, ROW_GROUP), choose_rows(rows))

@@ -224,10 +224,17 @@ def statistics_table(figures: TradeStatistics) -> None:
 def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
     """Return the result of a query on a table; warn if the database hides rows of the table from this role."""
 
-    async def find(db: DatabaseManager) -> T:
-        found = await work(db)
+    async def warn(db: DatabaseManager) -> None:
         if hidden := await describe_hidden_rows(db, [table]):
             say(f"warning: {hidden}", stderr=True)
+
+    async def find(db: DatabaseManager) -> T:
+        try:
+            found = await work(db)
+        except NotFoundError:
+            await warn(db)
+            raise
+        await warn(db)
         return found
 
     return run(url, find)
