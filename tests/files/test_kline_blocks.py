@@ -86,7 +86,7 @@ def test_a_damaged_dump_gives_the_same_bars_or_words_in_tables(tmp_path: Path, k
 def test_an_odd_field_gives_the_same_bar_or_words_in_tables(tmp_path: Path, value: str) -> None:
     path = tmp_path / f"{NAME}.csv"
     for column in range(12):
-        fields: list[str] = _LINE.split(",")
+        fields = list[str](_LINE.split(","))
         fields[column] = value
         path.write_text("\n".join([_LINE.replace("170674566", "170674560"), ",".join(fields), ""]))
 
