@@ -125,8 +125,11 @@ async def _read_chart(session: Session, data: ReportData, timeframe: Timeframe |
     if series is None:
         return None
     repository, scope = OHLCVRepository(session), data.scope
-    first = align(max(series.first, scope.start or series.first), series.timeframe, up=True)
-    last = align(min(series.last, scope.end or series.last), series.timeframe, up=False)
+    begin, end = max(series.first, scope.start or series.first), min(series.last, scope.end or series.last)
+    if begin > end:
+        return Chart(series, series.timeframe, begin, end, [], [])
+    # the series has a bar at or after the one, and one at or before the other, so that both are in the calendar
+    first, last = align(begin, series.timeframe, up=True), align(end, series.timeframe, up=False)
     if first > last:
         return Chart(series, series.timeframe, first, last, [], [])
     names = series.symbol, series.timeframe
