@@ -89,40 +89,40 @@ class Clock:
 
 def _parse(side: str, size: int, url: str) -> Clock:
     paths = write_dumps(Path.cwd(), size)
-    if side == "ours":
-        from iftb_store.files.readers import kline_blocks  # noqa: F401 - imported before the clock starts
-        from iftb_store.files.readers.binance import KlineDump
-
-        with Clock() as clock:
-            count = sum(part.table.num_rows for path in paths for part in KlineDump(path).tables())
-    elif side == "first":
-        from iftb_store.klines import KlineDump as FirstDump  # type: ignore[import-not-found]
-
-        with Clock() as clock:
-            count = sum(len(batch) for path in paths for batch in FirstDump(path).batches())
-    else:
-        for path in paths:
-            with ZipFile(path) as archive:
-                archive.extractall()
-        names = [f"{path.stem}.csv" for path in paths]
-        read = {"duckdb": _read_duckdb, "polars": _read_polars}[side]
-        read(names[:1])
-        with Clock() as clock:
-            count = read(names)
+    for path in paths if side in _PEERS else ():
+        with ZipFile(path) as archive:
+            archive.extractall()
+    read = {"ours": _read_ours, "first": _read_first, **_PEERS}[side]
+    # the first call of a process imports modules
+    read(paths[:1])
+    with Clock() as clock:
+        count = read(paths)
     if count != size:
         raise AssertionError(f"{count} bars were read, not {size}")
     return clock
 
 
-def _read_duckdb(names: list[str]) -> int:
+def _read_ours(paths: list[Path]) -> int:
+    from iftb_store.files.readers.binance import KlineDump
+
+    return sum(part.table.num_rows for path in paths for part in KlineDump(path).tables())
+
+
+def _read_first(paths: list[Path]) -> int:
+    from iftb_store.klines import KlineDump  # type: ignore[import-not-found]
+
+    return sum(len(batch) for path in paths for batch in KlineDump(path).batches())
+
+
+def _read_duckdb(paths: list[Path]) -> int:
     import duckdb
 
     kinds = ["BIGINT", *["DECIMAL(38,18)"] * 5, "BIGINT", "DECIMAL(38,18)", "BIGINT", *["VARCHAR"] * 3]
     columns = {f"c{place}": kind for place, kind in enumerate(kinds)}
-    return sum(duckdb.read_csv(name, header=False, columns=columns).to_arrow_table().num_rows for name in names)
+    return sum(duckdb.read_csv(f"{path.stem}.csv", header=False, columns=columns).to_arrow_table().num_rows for path in paths)
 
 
-def _read_polars(names: list[str]) -> int:
+def _read_polars(paths: list[Path]) -> int:
     import polars
 
     kinds: list[Any] = [
@@ -133,7 +133,10 @@ def _read_polars(names: list[str]) -> int:
         polars.Int64,
         *[polars.String] * 3,
     ]
-    return sum(int(polars.read_csv(name, has_header=False, schema_overrides=kinds).height) for name in names)
+    return sum(polars.read_csv(f"{path.stem}.csv", has_header=False, schema_overrides=kinds).height for path in paths)
+
+
+_PEERS = {"duckdb": _read_duckdb, "polars": _read_polars}
 
 
 def _import(side: str, size: int, url: str) -> Clock:
