@@ -49,6 +49,8 @@ UNIT_TESTS = (
     "tests/test_scope.py",
     "tests/transfer/test_verify.py",
 )
+# checks the accessibility of a page
+AXE = "axe-core@4.14.1"
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "hatch_build.py", "noxfile.py")
 
 
@@ -174,6 +176,31 @@ def pgbouncer(session: nox.Session) -> None:
     chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
     env = {"IFTB_STORE_TEST_PGBOUNCER": "1", "PATH": os.pathsep.join((session.bin, folders))}
     session.run("pytest", "tests/pgbouncer", *chosen, env=env)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The HTML report in Debian's Chromium, with Playwright from PyPI and axe-core from npm."""
+    if shutil.which("chromium") is None or shutil.which("npm") is None:
+        session.error("Chromium or npm is not installed; on Debian: apt-get install chromium npm")
+    _install_locked(session, "tests")
+    session.install(*_group("browser"))
+    _install_itself(session)
+    folder = session.create_tmp()
+    session.run("npm", "pack", "--silent", "--pack-destination", folder, AXE, external=True, silent=True)
+    (packed,) = Path(folder).glob("axe-core-*.tgz")
+    shutil.unpack_archive(packed, folder)
+    env = {"IFTB_STORE_TEST_AXE": str(Path(folder, "package", "axe.min.js").resolve())}
+    session.run("pytest", "-n", "0", "tests/browser", *session.posargs, env=env)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """The performance figures beside those of quantstats and empyrical on the same daily returns."""
+    _install_locked(session, "tests")
+    session.install(*_group("peers"))
+    _install_itself(session)
+    session.run("pytest", "-n", "0", "tests/peers", *session.posargs, env={"IFTB_STORE_TEST_PEERS": "1"})
 
 
 @nox.session

@@ -11,15 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, to_datetimes, to_decimals
-from iftb_store.batches.bars import BarBatch, BarColumns
+from iftb_store.batches.arrow import to_datetimes, to_decimals, to_record_batch
+from iftb_store.batches.bars import BarBatch
 from iftb_store.columnar.many_series import DUCKDB
 from iftb_store.columnar.query import Query
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.table_spec import SERIES
 from iftb_store.schema.types import from_epoch_us
-
-_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
 
 
 async def to_table(batch: BarBatch) -> pa.Table:
@@ -29,21 +27,12 @@ async def to_table(batch: BarBatch) -> pa.Table:
     parts = list[pa.RecordBatch]()
     for columns in batch.chunks():
         if parts:
-            parts.append(_record_batch(columns))
+            parts.append(to_record_batch(columns))
             await asyncio.sleep(0)
         else:
             # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
-            parts.append(await asyncio.to_thread(_record_batch, columns))
+            parts.append(await asyncio.to_thread(to_record_batch, columns))
     return pa.Table.from_batches(parts)
-
-
-def _record_batch(columns: BarColumns) -> pa.RecordBatch:
-    # Arrow parses decimal text exactly, and faster than it converts Decimals
-    arrays = [
-        pa.array(column, pa.string()).cast(kind) if kind == DECIMAL else pa.array(column, kind)
-        for column, kind in zip(columns, _TYPES, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
 
 
 def has_distinct_keys(table: pa.Table) -> bool:
