@@ -133,7 +133,7 @@ def _read_polars(paths: list[Path]) -> int:
         polars.Int64,
         *[polars.String] * 3,
     ]
-    return sum(polars.read_csv(f"{path.stem}.csv", has_header=False, schema_overrides=kinds).height for path in paths)
+    return sum(int(polars.read_csv(f"{path.stem}.csv", has_header=False, schema_overrides=kinds).height) for path in paths)
 
 
 _PEERS = {"duckdb": _read_duckdb, "polars": _read_polars}

@@ -30,7 +30,16 @@ from benchmarks.postgres import postgres_databases
 from benchmarks.series import EXCHANGE, START, SYMBOL, TIMEFRAME
 from benchmarks.show import table_of, terminal
 from benchmarks.timing import Contender, ratio, take_turns
-from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Timeframe, TransientError, list_partitions, partition_bars
+from iftb_store import (
+    DatabaseManager,
+    OHLCVBar,
+    OHLCVRepository,
+    Timeframe,
+    TransientError,
+    check_timeframe,
+    list_partitions,
+    partition_bars,
+)
 
 SERIES = 10
 _MINUTE = timedelta(minutes=1)
@@ -43,8 +52,7 @@ _FILL = """
     FROM generate_series(0, CAST(:minutes AS int) - 1) AS minute, generate_series(0, CAST(:series AS int) - 1) AS number,
         LATERAL (SELECT CAST(50000 + (minute * 7 + number) % 1000 AS numeric(38, 18)) / 8 AS price) AS drawn"""
 # the calls are compared on the shortest of these timeframes, in minutes, whose bars take this many days
-_LONGEST: Timeframe = "1h"
-_TIMEFRAMES: dict[Timeframe, int] = {"1m": 1, "5m": 5, "15m": 15, _LONGEST: 60}
+_TIMEFRAMES: dict[Timeframe, int] = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}
 _DAYS = 1_000
 _CALLS = (
     "get_latest(100)", "get_range, 1 day", "get_range, 60 days", "insert 100 bars of 1 series", "upsert 1,000 bars, unchanged",
@@ -235,7 +243,7 @@ async def _fill(db: DatabaseManager, number: int, timeframe: Timeframe = "1m") -
 
 async def _compare(urls: Sequence[str], length: int, rounds: int) -> None:
     """Print the ratios of calls on months and hashes, of series of so many bars, to the plain table."""
-    timeframe = next((name for name, step in _TIMEFRAMES.items() if length * step >= _DAYS * 1_440), _LONGEST)
+    timeframe = check_timeframe(next((name for name, step in _TIMEFRAMES.items() if length * step >= _DAYS * 1_440), "1h"))
     async with AsyncExitStack() as stack:
         stores = {
             name: await stack.enter_async_context(DatabaseManager(url))
