@@ -212,7 +212,7 @@ def test_the_demo_runs_and_leaves_nothing_behind(run: Run, tmp_path: Path) -> No
 
     assert (code, err) == (0, "")
     assert "12 are missing" in out
-    assert re.search(r"net pnl +20\.899\n", out)
+    assert re.search(r"pnl before fees +20\.899\n", out)
     assert "To try next" in out
     assert list(tmp_path.iterdir()) == []
 
