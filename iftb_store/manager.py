@@ -320,7 +320,7 @@ class DatabaseManager:
             within: maximum seconds to wait for the answer.
 
         Returns:
-            The duration, waiting for a free connection included.
+            The duration, including the wait for a free connection.
 
         Raises:
             OperationalError: the database did not answer in ``within`` seconds, or cannot be reached.

@@ -1,4 +1,4 @@
-"""Measures a backend without migrations, whose status the manager reports, and checks that it accepts bars."""
+"""Finds the status of a backend without migrations, which the manager reports, and checks that the backend accepts bars."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
 
-# rows of a read that only counts them
+# the number of rows in one read, if rows are read only to count them
 _COUNTED = 65_536
 
 
 async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
-    """Return the status of a connected backend without migrations; rows that it does not know it counts."""
+    """Return the status of a connected backend without migrations; count the rows if the backend does not know their number."""
     size = await backend.measure() if isinstance(backend, SupportsStatus) else StoreSize("")
     series, rows, records = size.series, size.rows, dict[str, int]()
     keeps_records = Capability.RECORDS in backend.capabilities
@@ -36,7 +36,7 @@ async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
 
 
 async def prove_bars_writable(session: Any) -> None:
-    """Check that bars can be written: delete those of a series that nobody has, which takes write locks, and roll back."""
+    """Check that bars can be written: delete the bars of a series that does not exist, which takes write locks, and roll back."""
     series = dict.fromkeys(SERIES, "iftb-store") | {"timeframe": "1m"}
     await get_stores(session).bars.delete(RowFilter(BARS, series, start=EPOCH, end=EPOCH))
     await session.rollback()
