@@ -35,11 +35,11 @@ class OHLCVRepository(BarReader):
     A series consists of the bars with the same (exchange, symbol, timeframe). These three and the timestamp are the key of
     a bar. Names are compared exactly, including upper and lower case. Naive times are UTC, and returned times are aware UTC.
 
-    Given the manager, each call is a transaction of its own; given a session, the writes are committed at its end. A read that
-    finds nothing on the exchange binance, the default, although another exchange has bars that match, logs a warning, once for
-    a manager.
+    With a manager, each call is a separate transaction; with a session, the writes are committed at the session's end. If a read
+    finds nothing on the default exchange, binance, but another exchange has bars that match, a warning is logged, once for each
+    manager.
 
-    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    Besides its listed errors, each method raises NotConnectedError before connect(), SchemaError if the database has no
     tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
 
     Example:
@@ -59,8 +59,8 @@ class OHLCVRepository(BarReader):
             The number of bars; 0 for an empty list.
 
         Raises:
-            IntegrityError: a bar is already stored, or is twice in the batch; the message names the first such bar by its key;
-                nothing was inserted.
+            IntegrityError: a bar is already stored, or occurs twice in the batch; the message names the first such bar by its
+                key; nothing was inserted.
             InvalidValueError: a bar cannot be stored; the message names the bar; nothing was inserted.
 
         Example:
@@ -187,8 +187,8 @@ class OHLCVRepository(BarReader):
         one batch after the other in one session.
 
         Columns are those of read_arrow, in any order; quote_volume and trades_count may be missing; id, created_at and the
-        index columns of pandas are ignored. In a table without a column timestamp it is the column date, as in frames of
-        freqtrade, or pandas' index of times. Text may be dictionary-encoded. Numbers may be decimals of any precision and
+        index columns of pandas are ignored. If the column timestamp is missing, the column date (as in frames of freqtrade) or
+        pandas' index of times is used instead. Text may be dictionary-encoded. Numbers may be decimals of any precision and
         scale, whole numbers, or decimals as text, if DECIMAL(38,18) holds them exactly. Times may have any unit and time zone,
         if they are whole microseconds; without a zone they are UTC.
 
@@ -200,15 +200,15 @@ class OHLCVRepository(BarReader):
             symbol: the symbol of all rows, if the data has no column symbol.
             timeframe: the timeframe of all rows, if the data has no column timeframe.
             exchange: the exchange of all rows, if the data has no column exchange.
-            decimals: "from_float": accept floats and store the shortest decimal of each; round decimals half-even to 18
-                places. None: refuse floats, and decimals with more places.
+            decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float,
+                and round decimals half-even to 18 places. None: refuse floats, and decimals with more places.
             report: whether to return the numbers of bars that were inserted, updated and unchanged, which takes longer.
 
         Returns:
             The number of distinct keys, 0 without rows; or, with ``report``, an `UpsertReport`.
 
         Raises:
-            IntegrityError: with "insert", a bar is already stored or the data has a duplicate; nothing was inserted.
+            IntegrityError: with "insert", a bar is already stored or occurs twice in the data; nothing was inserted.
             InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
                 the column or row; nothing was written.
             MissingDriverError: pyarrow is not installed; the message contains the install command.
