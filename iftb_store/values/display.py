@@ -99,14 +99,14 @@ def _line_without_password(line: str) -> str:
     return "".join(pieces) + line[done:]
 
 
-def escape_unprintable(text: str) -> str:
+def replace_unprintable(text: str) -> str:
     """Replace each unprintable character, e.g. a terminal control character, with U+FFFD (REPLACEMENT CHARACTER)."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def error_line(message: str) -> str:
     """Return ``error: …`` on one line, with possible passwords hidden; a long line is cut in the middle."""
-    line = escape_unprintable(to_one_line(message))
+    line = replace_unprintable(to_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
     return f"error: {line}"
