@@ -28,6 +28,7 @@ UNTRACED = (
 )
 SOAKED = (
     "tests/faults",
+    "tests/lake/test_writers_killed.py",
     "tests/security/test_hostile_corpus.py",
     "tests/repositories/test_model.py",
     "tests/test_hostile_corpus.py",
@@ -48,6 +49,8 @@ UNIT_TESTS = (
     "tests/test_scope.py",
     "tests/transfer/test_verify.py",
 )
+# checks the accessibility of a page
+AXE = "axe-core@4.14.1"
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "hatch_build.py", "noxfile.py")
 
 
@@ -176,6 +179,31 @@ def pgbouncer(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The HTML report in Debian's Chromium, with Playwright from PyPI and axe-core from npm."""
+    if shutil.which("chromium") is None or shutil.which("npm") is None:
+        session.error("Chromium or npm is not installed; on Debian: apt-get install chromium npm")
+    _install_locked(session, "tests")
+    session.install(*_group("browser"))
+    _install_itself(session)
+    folder = session.create_tmp()
+    session.run("npm", "pack", "--silent", "--pack-destination", folder, AXE, external=True, silent=True)
+    (packed,) = Path(folder).glob("axe-core-*.tgz")
+    shutil.unpack_archive(packed, folder)
+    env = {"IFTB_STORE_TEST_AXE": str(Path(folder, "package", "axe.min.js").resolve())}
+    session.run("pytest", "-n", "0", "tests/browser", *session.posargs, env=env)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """The performance figures beside those of quantstats and empyrical on the same daily returns."""
+    _install_locked(session, "tests")
+    session.install(*_group("peers"))
+    _install_itself(session)
+    session.run("pytest", "-n", "0", "tests/peers", *session.posargs, env={"IFTB_STORE_TEST_PEERS": "1"})
+
+
+@nox.session
 def lake(session: nox.Session) -> None:
     """The whole suite on Delta lakes, in a folder and in a bucket of a moto server, and all faults of their own."""
     _install_locked(session, "tests")
@@ -183,6 +211,16 @@ def lake(session: nox.Session) -> None:
     chosen = session.posargs or ("-n", "2", "--dist", "worksteal")
     words = ("tests/lake", "tests/test_conformance.py", "-k", "lake or Lake")
     session.run("pytest", *words, *chosen, env={"IFTB_STORE_FULL": "1"})
+
+
+@nox.session
+def readers(session: nox.Session) -> None:
+    """Other programs that read a lake: Sail, Polars with its own reader of Delta, and ClickHouse's engine in the process."""
+    _install_locked(session, "tests")
+    _install_itself(session)
+    # no lock file has them: they are large, and nothing else needs them
+    session.install("--no-deps", "chdb-core>=26.9,<27", "polars-deltalake>=1.3,<2")
+    session.run("pytest", "tests/lake/test_other_readers.py", *session.posargs)
 
 
 @nox.session

@@ -32,12 +32,15 @@ TRADE_TARGETS = {"PostgreSQL": 1.6, "SQLite": 1.6}
 ARROW_TARGETS = {"PostgreSQL": 1.1, "SQLite": 1.3, "DuckDB": 1.1}
 QUERY_TARGET = 1.1
 GROWTH_TARGET = 1.3
+PERFORMANCE_TARGET = 2.0
 LONGEST_WAIT_MS = 50.0
 
 _OPEN_SESSION = "ours, session open"
 _ASYNC = "ours, async"
 _CHANGED = "ours, changed"
+_SCAN = "ours, the trades as objects"
 _LATEST = 100
+_PERFORMANCE = 100_000
 # a smaller batch measures the transaction, not the bulk write
 _BULK = 10_000
 _MILLION = 1_000_000
@@ -166,6 +169,17 @@ async def get_statistics(engine: Engine, whole: Bars, plan: Plan) -> Found:
     yield Row("get_statistics", engine.name, plan.table, samples, RAW, QUERY_TARGET, "reference: hand-written exact sums in SQL")
 
 
+async def get_performance(engine: Engine, whole: Bars, plan: Plan) -> Found:
+    """The performance of trades, every figure and group, beside the scan that reads them as objects."""
+    count = min(plan.table, _PERFORMANCE)
+    await fill_trades(engine, count)
+    ours = Contender(lambda: TradeRepository(engine.db).get_performance(exchange=None))
+    edges = datetime.min, datetime.max
+    scan = Contender(lambda: TradeRepository(engine.db).get_range(*edges, exchange=None))
+    samples = await take_turns({OURS: ours, _SCAN: scan}, plan.rounds)
+    yield Row("get_performance", engine.name, count, samples, _SCAN, PERFORMANCE_TARGET, "reference: get_range of the trades")
+
+
 async def insert_trade(engine: Engine, whole: Bars, plan: Plan) -> Found:
     """One trade inserted and committed, into the filled table: the median call."""
     made = NewTrades()
@@ -242,7 +256,7 @@ READS: dict[str, Case] = {
     "read_arrow": read_arrow,
     "disk": disk,
 }
-TRADES: dict[str, Case] = {"get_statistics": get_statistics, "insert_trade": insert_trade}
+TRADES: dict[str, Case] = {"get_statistics": get_statistics, "insert_trade": insert_trade, "get_performance": get_performance}
 
 
 def _insert_target(engine: Engine, size: int, plan: Plan) -> float | None:

@@ -128,6 +128,7 @@ CALLS: dict[str, Call] = {
     "write_arrow": _write_frame,
     "record": lambda db: TradeRepository(db).record(_trade()),
     "get_statistics": lambda db: TradeRepository(db).get_statistics(),
+    "get_performance": lambda db: TradeRepository(db).get_performance(),
     "trades.read_arrow": lambda db: TradeRepository(db).read_arrow(),
     "update_position": lambda db: PositionRepository(db).update_position(
         Position("BTCUSDT", "binance", "long", _PRICE, _PRICE, _PRICE, _START)

@@ -26,6 +26,8 @@ import typer
 
 from benchmarks.objects import bars
 from benchmarks.postgres import postgres_databases
+from benchmarks.report import lines_to_markdown
+from benchmarks.results import Results
 from benchmarks.series import SYMBOL, TIMEFRAME
 from benchmarks.show import table_of, terminal, verdict
 from benchmarks.timing import Contender, ratio, take_turns
@@ -47,6 +49,7 @@ TARGETS = {
     "upsert 100 changed bars": 8.0,
 }
 GROWTH, FILES, COPY = 1.2, 2, 0.7
+_BEGIN, _END = "<!-- lake: begin -->", "<!-- lake: end -->"
 _DAY, _MONTH = timedelta(days=1), timedelta(days=31)
 # the bars of one commit, which several series share
 _COMMIT = 200_000
@@ -59,6 +62,7 @@ def main(
     growth: Annotated[int, typer.Option(min=2, help="How many times as many bars the larger lake has.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each case; the table has the medians of their ratios.")] = 9,
     path: Annotated[Path, typer.Option("--json", help="Write the figures into this file.")] = Path("lake.json"),
+    page: Annotated[Path | None, typer.Option(help="Write the table into this page, between its markers.")] = None,
 ) -> None:
     """Measure a lake beside PostgreSQL and beside a larger lake."""
     with tempfile.TemporaryDirectory(prefix="iftb-lake-") as name, postgres_databases(Path(name)) as create:
@@ -67,6 +71,8 @@ def main(
         lines = asyncio.run(_measure(urls, number, growth, rounds))
         lines += list(_copy(urls["PostgreSQL"], folder, number))
     path.write_text(json.dumps(lines, indent=2) + "\n")
+    if page is not None:
+        page.write_text(_put_into(page.read_text(), lines, number))
     terminal().print(table_of(f"A lake beside PostgreSQL, {number:,} bars, and beside a lake of {number * growth:,}", lines))
 
 
@@ -178,6 +184,15 @@ def _copy(source: str, folder: Path, number: int) -> Iterator[dict[str, Any]]:
         "target": f">= {COPY}",
         "met": verdict(found >= COPY),
     }
+
+
+def _put_into(page: str, lines: list[dict[str, Any]], number: int) -> str:
+    """Return the page with the table between its markers."""
+    run = Results.begun({})
+    cpu, cores, *others = run.machine.values()
+    machine = ", ".join((cpu, f"{cores} cores", *others[:-1], f"Python {others[-1]}"))
+    about = f"Run of {run.started}: {number:,} bars in PostgreSQL and in the lake; {machine}.\n\n"
+    return f"{page.split(_BEGIN)[0]}{_BEGIN}\n{about}{lines_to_markdown(lines)}{_END}{page.split(_END)[1]}"
 
 
 def _line(name: str, found: dict[str, list[float]], reference: str, subject: str, target: float) -> dict[str, Any]:

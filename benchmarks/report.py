@@ -32,7 +32,7 @@ def render(results: Results, page: str) -> str:
     if results.figures:
         parts += ["### Sizes, waits, memory\n", _figures(results)]
     for name, lines in results.tables.items():
-        parts += [f"### {TITLES[name]}\n", _lines(lines)]
+        parts += [f"### {TITLES[name]}\n", lines_to_markdown(lines)]
     return page.replace(_MARK, "\n".join(parts).strip())
 
 
@@ -61,7 +61,7 @@ def _ratios(rows: Iterable[Row]) -> str:
         }
         for row in rows
     ]
-    return _lines(lines)
+    return lines_to_markdown(lines)
 
 
 def _figures(results: Results) -> str:
@@ -77,10 +77,11 @@ def _figures(results: Results) -> str:
         }
         for figure in results.figures
     ]
-    return _lines(lines)
+    return lines_to_markdown(lines)
 
 
-def _lines(lines: Sequence[Mapping[str, Any]]) -> str:
+def lines_to_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return lines with the same keys as a table."""
     names = list(lines[0])
     table = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     table += [f"| {' | '.join(map(_cell, line.values()))} |" for line in lines]

@@ -15,6 +15,7 @@ from iftb_store.errors import (
     MissingDriverError,
     NotConnectedError,
     NotFoundError,
+    PartialWriteError,
     PositionClosedError,
     PositionConflictError,
     SchemaError,
@@ -24,7 +25,7 @@ from iftb_store.errors import (
     Unsupported,
     URLError,
 )
-from iftb_store.health import Health, SchemaState, SchemaStatus
+from iftb_store.health import BarPartition, Health, Partitioning, SchemaState, SchemaStatus
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation, Session
@@ -34,17 +35,27 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
-from iftb_store.values.choices import Action, Conflict, Decimals, PositionStatus, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Action, Conflict, Decimals, Fees, PositionStatus, ReadDecimals, Severity, Side
 from iftb_store.values.decimals import quantize
 from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
 if TYPE_CHECKING:
+    from iftb_store.analytics.figures import (
+        DayResult,
+        Drawdown,
+        EquityPoint,
+        GroupFigures,
+        PerformanceReport,
+        PeriodFigures,
+    )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
     from iftb_store.files.export import ExportReport, export_table
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.html_report.functions import HtmlReport, report
+    from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
@@ -57,6 +68,7 @@ __all__ = [
     "Action",
     "AmbiguousPositionError",
     "BackupReport",
+    "BarPartition",
     "Base",
     "Capability",
     "CollisionError",
@@ -67,12 +79,18 @@ __all__ = [
     "CopiedPart",
     "CopyReport",
     "DatabaseManager",
+    "DayResult",
     "Decimals",
     "Difference",
+    "Drawdown",
+    "EquityPoint",
     "ExportReport",
+    "Fees",
     "FileFormat",
     "Finding",
+    "GroupFigures",
     "Health",
+    "HtmlReport",
     "ImportReport",
     "ImportedFile",
     "InvalidValueError",
@@ -82,6 +100,10 @@ __all__ = [
     "NotFoundError",
     "OHLCVBar",
     "OHLCVRepository",
+    "PartialWriteError",
+    "Partitioning",
+    "PerformanceReport",
+    "PeriodFigures",
     "Position",
     "PositionClosedError",
     "PositionConflictError",
@@ -120,23 +142,37 @@ __all__ = [
     "backup",
     "check_timeframe",
     "copy",
+    "create_partitions",
     "examine",
     "export_table",
     "get_settings",
     "import_files",
+    "list_partitions",
+    "partition_bars",
     "quantize",
+    "report",
     "restore",
     "verify",
 ]
 
 # imported at first use, because pydantic-settings and pyarrow are slow to import and many bots do not need them
 _LAZY = {
+    "iftb_store.analytics.figures": (
+        "DayResult",
+        "Drawdown",
+        "EquityPoint",
+        "GroupFigures",
+        "PerformanceReport",
+        "PeriodFigures",
+    ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),
     "iftb_store.files.export": ("ExportReport", "export_table"),
     "iftb_store.files.formats": ("FileFormat",),
     "iftb_store.files.import_": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.maintenance.partitions": ("create_partitions", "list_partitions", "partition_bars"),
+    "iftb_store.html_report.functions": ("HtmlReport", "report"),
     "iftb_store.transfer.backup": ("backup",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),
     "iftb_store.transfer.progress": ("ProgressCallback",),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, r
 from sqlalchemy import URL, Connection
 
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.health import Compaction, Encryption, SchemaStatus, StoreProblem, StoreSize
+from iftb_store.health import Compaction, Encryption, Partitioning, SchemaStatus, StoreProblem, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -139,6 +139,60 @@ class SupportsCompaction(Protocol):
                 lake_files = lake.ability(SupportsCompaction)
                 done = await lake_files.compact(dry_run=True, keep=timedelta(days=7), progress=lambda done, total: None)
             (done.partitions, done.rewritten)  # -> (0, 0)
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPartitions(Protocol):
+    """A backend whose engine can divide the table of bars into partitions; optional.
+
+    `iftb_store.maintenance.partitions` has the functions for users, which check their arguments.
+    """
+
+    async def list_partitions(self) -> Partitioning:
+        """Return how the table of bars is divided; see `iftb_store.list_partitions`."""
+        ...
+
+    async def partition_bars(self, by: str, *, ahead: int, progress: Callable[[str, int, int | None], None]) -> Partitioning:
+        """Divide the table of bars into partitions; see `iftb_store.partition_bars`.
+
+        Args:
+            by: "month", "year" or "hash:N".
+            ahead: how many coming months or years get a partition.
+            progress: called in the event loop with (step, rows done, rows in total or None).
+        """
+        ...
+
+    async def create_partitions(self, *, ahead: int, start: datetime | None) -> tuple[str, ...]:
+        """Create the missing partitions and return their names; see `iftb_store.create_partitions`."""
+        ...
+
+
+@runtime_checkable
+class SupportsStandby(Protocol):
+    """A backend whose database can have standbys, which replay its commits later; optional.
+
+    `iftb_store.DatabaseManager` with ``read_url`` has two backends of one class: that of the primary and that of the standby.
+    """
+
+    async def find_position(self) -> Any:
+        """Return, on the primary, a position behind every commit of this backend whose end a caller can know.
+
+        Before the first commit it is a position of the time of this call.
+
+        Raises:
+            OperationalError: the primary does not answer.
+        """
+        ...
+
+    async def has_replayed(self, session: Any, position: Any) -> bool:
+        """Return, on the standby, whether the server of a session, which has run no statement yet, has replayed a position.
+
+        Then every later statement of the session sees the commits before that position.
+
+        Raises:
+            OperationalError: the server does not answer, or is no standby of the server that the position is of.
         """
         ...
 
@@ -393,6 +447,7 @@ ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
     SupportsProblems: (None, "use iftb_store.doctor.examine(db), which examines the rows"),
     SupportsLargeBatches: (None, "it accepts batches of any size, so omit this call"),
     SupportsCompaction: (None, "only a lake has small files to compact"),
+    SupportsPartitions: (None, "only PostgreSQL divides its table of bars, so leave this call out; a large file stays as it is"),
     SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
     SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
     SupportsWholeReads: (None, "its reads always return all rows, so omit this call"),

@@ -22,6 +22,7 @@ from iftb_store.values.suggestions import suggest
 DEFAULT_FILE = "iftb.db"
 
 _URL_VARIABLE = "IFTB_STORE_URL"
+_READ_URL_VARIABLE = "IFTB_STORE_READ_URL"
 _PREFIX = "DB_"
 _OPTIONS = ("connect_timeout", "pool_timeout", "statement_timeout", "sslmode", "sslrootcert")
 # the fields whose values an error message may show, because they are no secrets
@@ -91,12 +92,14 @@ class DatabaseSettings(_HidesInput, BaseSettings):
     set; an empty variable counts as not set. ``pool_size`` (DB_POOL_SIZE) and ``max_overflow`` (DB_MAX_OVERFLOW) are
     arguments for `DatabaseManager` in both cases. If the URL is built from the parts, DB_CONNECT_TIMEOUT, DB_POOL_TIMEOUT,
     DB_STATEMENT_TIMEOUT, DB_SSLMODE and DB_SSLROOTCERT set the URL options connect_timeout, pool_timeout,
-    statement_timeout, sslmode and sslrootcert. str() and repr() of the settings never show the password or the URL.
+    statement_timeout, sslmode and sslrootcert. IFTB_STORE_READ_URL is the URL of a standby, for the argument ``read_url``; it
+    does not say which database is used. str() and repr() of the settings never show the password or the URLs.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     url: SecretStr | None = Field(default=None, validation_alias=_URL_VARIABLE)
+    read_url: SecretStr | None = Field(default=None, validation_alias=_READ_URL_VARIABLE)
     host: str | None = None
     port: int = Field(default=5432, ge=1, le=65_535)
     database: str | None = None
@@ -142,7 +145,7 @@ class DatabaseSettings(_HidesInput, BaseSettings):
         """
         if self.url is not None:
             return self.url.get_secret_value().strip()
-        given = self.model_fields_set
+        given = self.model_fields_set - {"read_url"}
         if not given:
             said = "neither %s nor any %s variable is set: using the SQLite file %s"
             _log.warning(said, _URL_VARIABLE, _PREFIX, Path(DEFAULT_FILE).absolute())
@@ -167,6 +170,19 @@ class DatabaseSettings(_HidesInput, BaseSettings):
                 f"or set {_URL_VARIABLE} to the complete URL"
             )
         return rendered
+
+    def get_read_url(self) -> str | None:
+        """Return the URL of the standby for the argument ``read_url`` of `DatabaseManager`, with its password; do not log it.
+
+        Returns:
+            The value of IFTB_STORE_READ_URL without surrounding white space; None if it is not set.
+
+        Example:
+            # IFTB_STORE_READ_URL is not set
+            database = get_settings().database
+            DatabaseManager(database.get_async_url(), read_url=database.get_read_url()).url  # -> 'sqlite:///bot.db'
+        """
+        return None if self.read_url is None else self.read_url.get_secret_value().strip()
 
     def _check_text(self) -> None:
         secret = "" if self.password is None else self.password.get_secret_value()
@@ -216,7 +232,7 @@ def get_settings() -> Settings:
 
 
 def _variable(field: str) -> str:
-    return field if field == _URL_VARIABLE else f"{_PREFIX}{field.upper()}"
+    return field if field in (_URL_VARIABLE, _READ_URL_VARIABLE) else f"{_PREFIX}{field.upper()}"
 
 
 def _find_mistyped() -> str:

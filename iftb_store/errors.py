@@ -108,6 +108,25 @@ class ConfigurationError(StoreError):
     """The settings are incomplete, invalid or contradict each other."""
 
 
+class PartialWriteError(StoreError):
+    """``write_arrow`` with ``atomic=False`` stopped at a batch; the batches before it are stored.
+
+    ``__cause__`` is the error of that batch.
+
+    Attributes:
+        batches: the number of stored batches.
+        rows: the number of their rows.
+    """
+
+    def __init__(self, message: str, batches: int, rows: int) -> None:
+        super().__init__(message)
+        self.batches, self.rows = batches, rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.batches, self.rows)
+
+
 class TransientError(OperationalError):
     """A transaction failed temporarily: nothing of it is stored, and `DatabaseManager.run` retries it.
 

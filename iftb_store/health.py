@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import text
@@ -120,6 +121,37 @@ class Compaction(NamedTuple):
     bytes_before: int
     bytes_after: int
     deleted: int
+
+
+class BarPartition(NamedTuple):
+    """One partition of the table of bars.
+
+    Attributes:
+        name: the name of the partition's table.
+        start: the time of the first bar that the partition takes, in UTC; None if it has no such limit.
+        end: the time behind the last bar that it takes; None if it has no such limit.
+        bytes: its size on the disk, indexes included.
+        is_default: whether it takes the bars that no other partition takes.
+    """
+
+    name: str
+    start: datetime | None
+    end: datetime | None
+    bytes: int
+    is_default: bool = False
+
+
+class Partitioning(NamedTuple):
+    """How the table of bars is divided into partitions.
+
+    Attributes:
+        by: "month", "year", "hash:N" with the number of partitions, "other" if iftb-store did not choose the partitions, or
+            None if the table is not partitioned.
+        partitions: the partitions, ordered by time, then name; the default partition is last. Empty if there are none.
+    """
+
+    by: str | None
+    partitions: tuple[BarPartition, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,41 +7,32 @@ import logging
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
 
 from sqlalchemy import URL, text
-from sqlalchemy.exc import DBAPIError
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import ABILITIES, SupportsEncryption, SupportsMigrations, SupportsPoolStatus, SupportsWriteProof
+from iftb_store.abilities import ABILITIES, SupportsMigrations, SupportsPoolStatus
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
     NotConnectedError,
     SchemaError,
-    StoreError,
     TransientError,
     Unsupported,
     operational_error,
     refuse_pickling,
 )
-from iftb_store.health import (
-    Encryption,
-    Health,
-    PoolState,
-    SchemaStatus,
-    advise,
-    find_warnings,
-    prove_writable,
-)
-from iftb_store.measuring import measure_backend, prove_bars_writable
+from iftb_store.health import Health, SchemaStatus
+from iftb_store.measuring import check_health, measure_backend
 from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
 from iftb_store.registry import find_backend
+from iftb_store.standby import make_standby
 from iftb_store.url import fill_url, format_url, hide_secrets, parse_url, quote_url
 from iftb_store.values import checks
 from iftb_store.values.display import show, type_name
@@ -73,8 +64,12 @@ class DatabaseManager:
         pool_size: number of connections that the manager keeps open.
         max_overflow: maximum number of additional connections while all ``pool_size`` connections are in use.
         echo: whether SQLAlchemy's logger logs every statement, without its parameters.
+        read_url: the URL of a streaming standby of a PostgreSQL database. Snapshot sessions, and reads of repositories that
+            are given the manager, go there once it has replayed the manager's last commit, otherwise to ``database_url``; also
+            while it does not answer, which is logged as a warning. All else, e.g. get_session(), works on ``database_url``.
 
     Raises:
+        Unsupported: read_url is given, and the engine has no standbys.
         URLError: the URL cannot be parsed, or its scheme or one of its options is unknown.
         InvalidValueError: pool_size is below 1, max_overflow is below 0, or an argument has another type.
         MissingDriverError: the driver for the scheme is not installed.
@@ -84,14 +79,22 @@ class DatabaseManager:
             len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", limit=5))  # -> 5
     """
 
-    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None:
+    def __init__(
+        self,
+        database_url: str | URL,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        echo: bool = False,
+        *,
+        read_url: str | URL | None = None,
+    ) -> None:
         pool_size, max_overflow = checks.integer(pool_size, "pool_size", least=1), checks.integer(max_overflow, "max_overflow")
         checks.boolean(echo, "echo")
         database_url = parse_url(database_url)
-        self._backend: Backend = find_backend(database_url.drivername)(
-            database_url, pool_size=pool_size, max_overflow=max_overflow, echo=echo
-        )
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "echo": echo}
+        self._backend: Backend = find_backend(database_url.drivername)(database_url, **options)
         self._url = hide_secrets(database_url)
+        self._standby = None if read_url is None else make_standby(self._backend, read_url, options)
         self._connected = False
         self._process = os.getpid()
         self._connecting = FairSemaphore()
@@ -137,8 +140,9 @@ class DatabaseManager:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment; 0 if no session uses one."""
-        return self._backend.in_use if isinstance(self._backend, SupportsPoolStatus) else 0
+        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
+        backends = [self._backend, *([self._standby.standby] if self._standby else [])]
+        return sum(backend.in_use for backend in backends if isinstance(backend, SupportsPoolStatus))
 
     async def identity(self) -> str:
         """Return a text that identifies the database tables.
@@ -178,6 +182,8 @@ class DatabaseManager:
                 self._process = os.getpid()
                 await self._backend.connect()
                 self._connected = True
+                if self._standby is not None:
+                    await self._standby.connect()
 
     async def disconnect(self, grace: float = 10.0) -> None:
         """Refuse new sessions, wait for the open sessions to end, then close every connection. A second call has no effect.
@@ -200,6 +206,8 @@ class DatabaseManager:
             if self._connected:
                 self._connected = False
                 try:
+                    if self._standby is not None:
+                        await self._standby.disconnect(wait)
                     await self._backend.disconnect(wait)
                 except NotConnectedError:
                     # the manager belongs to another event loop and stays connected there
@@ -214,7 +222,7 @@ class DatabaseManager:
 
         Args:
             isolation: the isolation level, see `run`; None: the default. With "snapshot" the session reads a snapshot, which its
-                first statement takes; the session cannot write, and writers never wait for it.
+                first statement takes, on the standby if there is a read_url; it cannot write, and writers never wait for it.
 
         Returns:
             The context manager of a session: of a SQLAlchemy AsyncSession on PostgreSQL and SQLite; on the other engines, of an
@@ -234,7 +242,7 @@ class DatabaseManager:
         """
         self._require_connected()
         self._check_isolation(isolation)
-        return self._backend.session(isolation)
+        return self._open_session(isolation)
 
     async def run(
         self,
@@ -294,7 +302,7 @@ class DatabaseManager:
         while True:
             self._require_connected()
             try:
-                async with self._backend.session(isolation) as session:
+                async with self._open_session(isolation) as session:
                     result = await work(session)
             except CommitOutcomeUnknown as error:
                 if not (idempotent and left):
@@ -359,40 +367,7 @@ class DatabaseManager:
             (health.healthy, health.problems)  # -> (True, [])
         """
         self._require_connected()
-        round_trip, schema, writable = None, None, False
-        protection: Encryption | tuple[None, None] = None, None
-        problems: list[str] = []
-        warnings: list[str] = []
-        try:
-            round_trip = await self.ping(within)
-            if isinstance(self._backend, SupportsEncryption):
-                protection = await self._backend.read_encryption()
-            schema = await self.status()
-            warnings += find_warnings(schema.encoding)
-            problems += (fill_url(problem, quote_url(self._url)) for problem in advise(schema.state))
-            if schema.missing_rights:
-                problems.append(schema.missing_rights)
-            elif schema.tables:
-                async with asyncio.timeout(within):
-                    await self._prove_writable(schema.tables)
-                writable = True
-        except TimeoutError:
-            problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
-        except (DBAPIError, StoreError) as error:
-            problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
-        pool = PoolState(self._backend.in_use, self._backend.capacity) if isinstance(self._backend, SupportsPoolStatus) else None
-        healthy = writable and not problems
-        return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
-
-    async def _prove_writable(self, tables: Iterable[str]) -> None:
-        if isinstance(self._backend, SupportsWriteProof):
-            await self._backend.prove_writable()
-            return
-        async with self._backend.session() as session:
-            if Capability.RAW_WRITES in self.capabilities:
-                await prove_writable(session, tables)
-            else:
-                await prove_bars_writable(session)
+        return await check_health(self._backend, self._standby, quote_url(self._url), self.ping, self.status, within)
 
     async def migrate(self) -> None:
         """Create the schema, or update an older schema to the revision of this version of iftb-store.
@@ -479,6 +454,11 @@ class DatabaseManager:
             reason = f"the backend of {self._url.get_backend_name()} does not support {what}"
             raise Unsupported(f"{reason}; {remedy}" if remedy else reason)
         return self._backend
+
+    def _open_session(self, isolation: Isolation | None) -> AbstractAsyncContextManager[Session]:
+        if isolation == "snapshot" and self._standby is not None:
+            return self._standby.session(isolation)
+        return self._backend.session(isolation)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
         if isolation is not None and isolation not in ISOLATIONS:

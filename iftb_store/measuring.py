@@ -1,16 +1,33 @@
-"""Finds the status of a backend without migrations, which the manager reports, and checks that the backend accepts bars."""
+"""Checks the health of a backend, and finds the status of one without migrations, for the manager to report."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from iftb_store.abilities import SupportsLookups, SupportsStatus
-from iftb_store.health import NO_REVISIONS, SchemaStatus, StoreSize
+from sqlalchemy.exc import DBAPIError
+
+from iftb_store.abilities import SupportsEncryption, SupportsLookups, SupportsPoolStatus, SupportsStatus, SupportsWriteProof
+from iftb_store.errors import StoreError
+from iftb_store.health import (
+    NO_REVISIONS,
+    Encryption,
+    Health,
+    PoolState,
+    SchemaStatus,
+    StoreSize,
+    advise,
+    find_warnings,
+    prove_writable,
+)
 from iftb_store.protocols import Backend, Capability, Stores
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
+from iftb_store.standby import StandbyReads
+from iftb_store.url import fill_url
 
 # the number of rows in one read, if rows are read only to count them
 _COUNTED = 65_536
@@ -33,6 +50,63 @@ async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
     return SchemaStatus(
         engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
     )
+
+
+async def check_health(
+    backend: Backend,
+    standby: StandbyReads | None,
+    url: str,
+    ping: Callable[[float], Awaitable[float]],
+    read_status: Callable[[], Awaitable[SchemaStatus]],
+    within: float,
+) -> Health:
+    """Return the health of a connected backend; see `iftb_store.DatabaseManager.health`.
+
+    Args:
+        backend: the backend.
+        standby: the standby for reads, if there is one.
+        url: the URL as an argument of a command, with the password hidden.
+        ping: runs one statement within so many seconds and returns its duration.
+        read_status: returns the state of the schema.
+        within: maximum seconds to wait for an answer, and again for the check of writes.
+    """
+    round_trip, schema, writable = None, None, False
+    protection: Encryption | tuple[None, None] = None, None
+    problems: list[str] = []
+    warnings: list[str] = []
+    try:
+        round_trip = await ping(within)
+        if isinstance(backend, SupportsEncryption):
+            protection = await backend.read_encryption()
+        schema = await read_status()
+        warnings += find_warnings(schema.encoding)
+        problems += (fill_url(problem, url) for problem in advise(schema.state))
+        if schema.missing_rights:
+            problems.append(schema.missing_rights)
+        elif schema.tables:
+            async with asyncio.timeout(within):
+                await _prove_writable(backend, schema.tables)
+            writable = True
+    except TimeoutError:
+        problems.append(f"it could not be verified within {within:g} s that the database accepts writes")
+    except (DBAPIError, StoreError) as error:
+        problems.append(str(error.orig if isinstance(error, DBAPIError) else error))
+    if standby is not None and (problem := await standby.find_problem()) is not None:
+        warnings.append(problem)
+    pool = PoolState(backend.in_use, backend.capacity) if isinstance(backend, SupportsPoolStatus) else None
+    healthy = writable and not problems
+    return Health(healthy, round_trip is not None, round_trip, writable, pool, schema, problems, warnings, *protection)
+
+
+async def _prove_writable(backend: Backend, tables: Iterable[str]) -> None:
+    if isinstance(backend, SupportsWriteProof):
+        await backend.prove_writable()
+        return
+    async with backend.session() as session:
+        if Capability.RAW_WRITES in backend.capabilities:
+            await prove_writable(session, tables)
+        else:
+            await prove_bars_writable(session)
 
 
 async def prove_bars_writable(session: Any) -> None:

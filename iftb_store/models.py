@@ -8,7 +8,7 @@ the ``id`` of a position, which selects the position to update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, TypedDict
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypedDict
 from iftb_store.errors import InvalidValueError
 from iftb_store.values import checks
 from iftb_store.values.choices import Action, PositionStatus, Severity, Side
-from iftb_store.values.decimals import NUMBER, decimal, to_index
+from iftb_store.values.decimals import CONTEXT, NUMBER, decimal, to_index
 from iftb_store.values.display import describe_value, show, type_name
 from iftb_store.values.timeframes import Timeframe
 
@@ -320,6 +320,12 @@ class Series:
     count: int
     missing: int
 
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        return describe_in_table({item.name: getattr(self, item.name) for item in fields(self)})
+
 
 @dataclass(slots=True)
 class UpsertReport:
@@ -347,7 +353,7 @@ class TradeStatistics:
         win_rate: winning_trades / total_trades in percent; 0 without trades.
         gross_profit: the sum of the profits.
         gross_loss: the sum of the losses, never negative.
-        net_pnl: gross_profit - gross_loss; fees are not subtracted.
+        net_pnl: gross_profit - gross_loss; fees are not subtracted, see `net_pnl_after_fees`.
         total_fees: the sum of the fees.
         avg_win: gross_profit / winning_trades; 0 without a winning trade.
         avg_loss: gross_loss / losing_trades; 0 without a losing trade.
@@ -369,6 +375,18 @@ class TradeStatistics:
     largest_win: Decimal
     largest_loss: Decimal
     profit_factor: Decimal | None = None
+
+    @property
+    def net_pnl_after_fees(self) -> Decimal:
+        """net_pnl - total_fees: the result, if the stored realized_pnl is before fees."""
+        return CONTEXT.subtract(self.net_pnl, self.total_fees)
+
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        named = {**{item.name: getattr(self, item.name) for item in fields(self)}, "net_pnl_after_fees": self.net_pnl_after_fees}
+        return describe_in_table(named)
 
 
 class TradeTotals(NamedTuple):

@@ -38,9 +38,13 @@ from iftb_store.values.display import type_name
 _FUNCTIONS = {
     "backup": "iftb_store.transfer.backup",
     "copy": "iftb_store.transfer.functions",
+    "create_partitions": "iftb_store.maintenance.partitions",
     "examine": "iftb_store.doctor",
     "export_table": "iftb_store.files.export",
     "import_files": "iftb_store.files.import_files",
+    "list_partitions": "iftb_store.maintenance.partitions",
+    "partition_bars": "iftb_store.maintenance.partitions",
+    "report": "iftb_store.html_report.functions",
     "restore": "iftb_store.transfer.functions",
     "verify": "iftb_store.transfer.functions",
 }
@@ -387,7 +391,7 @@ def open_store(*args: Any, **kwargs: Any) -> SyncStore:
 
     Args:
         *args: the arguments of `iftb_store.DatabaseManager`, first the URL.
-        **kwargs: arguments of `iftb_store.DatabaseManager` by name: pool_size, max_overflow, echo.
+        **kwargs: arguments of `iftb_store.DatabaseManager` by name: pool_size, max_overflow, echo, read_url.
 
     Returns:
         The open store, with the methods of `iftb_store.DatabaseManager`, and the repositories as ``ohlcv``, ``trades``,

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, tzinfo
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
@@ -11,11 +12,13 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
+from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
-from iftb_store.health import Health, SchemaStatus
+from iftb_store.health import Health, Partitioning, SchemaStatus
+from iftb_store.html_report.functions import HtmlReport
 from iftb_store.manager import A, T
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
 from iftb_store.protocols import Capability, Isolation
@@ -23,7 +26,7 @@ from iftb_store.repositories.base import Clock
 from iftb_store.repositories.ohlcv import ArrowData
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.transfer.reports import BackupReport, CopyReport, RestoreReport, VerifyReport
-from iftb_store.values.choices import Conflict, Decimals, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Conflict, Decimals, Fees, ReadDecimals, Severity, Side
 from iftb_store.values.timeframes import Timeframe
 from iftb_store.values.times import Since
 
@@ -65,6 +68,7 @@ class SyncOHLCVRepository:
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[False] = False,
+        atomic: bool = True,
     ) -> int:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
@@ -79,6 +83,7 @@ class SyncOHLCVRepository:
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[True],
+        atomic: bool = True,
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
@@ -217,6 +222,20 @@ class SyncTradeRepository:
 
     def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days."""
+
+    def get_performance(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = "binance",
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        starting_balance: Decimal | None = None,
+        fees: Fees = "apart",
+        tz: tzinfo = ...,
+    ) -> PerformanceReport:
+        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
     def read_arrow(
         self,
@@ -376,7 +395,15 @@ class SyncStore:
     def positions(self) -> SyncPositionRepository: ...
     @property
     def events(self) -> SyncSystemEventRepository: ...
-    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None: ...
+    def __init__(
+        self,
+        database_url: str | URL,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        echo: bool = False,
+        *,
+        read_url: str | URL | None = None,
+    ) -> None: ...
     @property
     def url(self) -> str:
         """The URL as text for messages, with the password hidden."""
@@ -387,7 +414,7 @@ class SyncStore:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
 
     def identity(self) -> str:
         """Return a text that identifies the database tables."""
@@ -449,6 +476,9 @@ def copy(
 ) -> CopyReport:
     """Copy the rows that are missing or different in another store, of any engine, then verify the copy."""
 
+def create_partitions(db: SyncStore, *, ahead: int = ..., start: datetime | None = None) -> tuple[str, ...]:
+    """Create the partitions of the current and the coming months or years, and of those that have bars in the default partition."""
+
 def examine(db: SyncStore) -> list[Finding]:
     """Check the rows, the ids and the schema, and report the problems; change nothing."""
 
@@ -489,6 +519,32 @@ def import_files(
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
 
+def list_partitions(db: SyncStore) -> Partitioning:
+    """Return how the table of bars is divided into partitions, and their sizes."""
+
+def partition_bars(
+    db: SyncStore, by: str = "month", *, ahead: int = ..., progress: ProgressCallback | None = None
+) -> Partitioning:
+    """Divide the table of bars into partitions; readers and writers continue meanwhile."""
+
+def report(
+    db: SyncStore,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    exchange: str | None = None,
+    symbol: str | None = None,
+    side: Side | None = None,
+    timeframe: Timeframe | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    starting_balance: Decimal | None = None,
+    fees: Fees = "apart",
+    tz: tzinfo = ...,
+    title: str = "Trading report",
+    overwrite: bool = False,
+) -> HtmlReport:
+    """Write a report as one HTML file: figures, equity, candles with the trades, results by month and day, coverage, errors."""
+
 def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None
 ) -> RestoreReport:
@@ -509,5 +565,7 @@ def verify(
 ) -> VerifyReport:
     """Compare the rows of two stores by counts and checksums of their values, and find the first rows that differ."""
 
-def open_store(database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> SyncStore:
+def open_store(
+    database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False, *, read_url: str | URL | None = None
+) -> SyncStore:
     """Open a database for blocking code; a ``with`` block closes it at its end."""

@@ -38,8 +38,10 @@ _HOSTILE = re.compile(r"(?<!TestSQLite)::test_hostile_input_is_stored_as_it_is_o
 
 # functions that work on a whole store take long with each of the hundreds of hostile values
 _LONG = re.compile(r"::test_hostile_input_is_stored_as_it_is_or_refused\[(copy|verify|restore|export_table|import_files)\]$")
-# the parts of the suite that `nox -s tests` runs on lakes; `nox -s lake` and `nox -s full` run all
-_ON_LAKES = {
+# partitions change nothing about these, which take an hour
+_NOT_ON_PARTITIONS = re.compile(r"test_partitioned\.py::.*::test_hostile_input_")
+# the parts of the suite that `nox -s tests` runs on lakes and on partitions; `nox -s full` runs all, `nox -s lake` all on lakes
+_IN_PART = {
     "TestLake": {
         "CaughtErrorTests",
         "DeadlockTests",
@@ -61,6 +63,8 @@ _ON_LAKES = {
         "WholeRowTests",
     },
     "TestLakeOnS3": {"ConnectFailureTests", "IsolationTests"},
+    "TestMonths": {"InsertTests", "RangeTests", "SeriesTests", "UpsertReportTests", "UpsertTests", "WindowGapTests"},
+    "TestHash": {"InsertTests", "SeriesTests", "UpsertTests"},
 }
 # run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
 _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
@@ -87,6 +91,9 @@ _TABLES = f"""
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
+    unneeded = [item for item in items if _NOT_ON_PARTITIONS.search(item.nodeid)]
+    config.hook.pytest_deselected(items=unneeded)
+    items[:] = [item for item in items if item not in unneeded]
     if FULL:
         for item in items:
             if _LONG.search(item.nodeid) is not None:
@@ -105,9 +112,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_left_out(item: pytest.Item) -> bool:
-    """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake."""
+    """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake or partitions."""
     suite: Any = getattr(item, "cls", None)
-    parts = _ON_LAKES.get(suite.__name__) if suite is not None else None
+    parts = _IN_PART.get(suite.__name__) if suite is not None else None
     function: Any = getattr(item, "function", None)
     return parts is not None and function.__qualname__.partition(".")[0] not in parts
 
@@ -260,8 +267,11 @@ def bars_only_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No iftb-store settings in the environment, and an empty working directory."""
-    for name in [name for name in os.environ if name.upper().startswith("DB_") or name in ("IFTB_STORE_URL", "FORCE_COLOR")]:
-        monkeypatch.delenv(name)
+    for name in list(os.environ):
+        # those of the tests themselves, e.g. IFTB_STORE_TEST_POSTGRES_URL, are read later
+        ours = name.startswith("IFTB_STORE_") and not name.startswith("IFTB_STORE_TEST_")
+        if ours or name.upper().startswith("DB_") or name == "FORCE_COLOR":
+            monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 

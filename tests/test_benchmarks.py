@@ -35,6 +35,7 @@ ROWS = (
     "get_gaps",
     "get_statistics",
     "insert_trade",
+    "get_performance",
     "disk",
 )
 
@@ -45,7 +46,7 @@ async def test_a_run_writes_its_samples_and_versions(engine: str, tmp_path: Path
     path = tmp_path / "bench.json"
     await collect(Results.begun({"plan": "tiny"}), TINY, (engine,), ROWS, path, Console(quiet=True))
     written = Results.load(path)
-    assert {row.name for row in written.rows} >= {"insert_many", "get_range", "get_gaps", "get_statistics"}
+    assert {row.name for row in written.rows} >= {"insert_many", "get_range", "get_gaps", "get_statistics", "get_performance"}
     assert [row.name for row in written.rows if row.seconds(row.subject) <= 0] == []
     assert written.versions["sqlalchemy"]
 

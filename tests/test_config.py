@@ -17,7 +17,7 @@ PARTS = {"DB_HOST": "db.example", "DB_DATABASE": "bot", "DB_USERNAME": "trader",
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("DB_") or name.upper() == "IFTB_STORE_URL"]:
+    for name in [name for name in os.environ if name.upper().startswith(("DB_", "IFTB_STORE_"))]:
         monkeypatch.delenv(name)
 
 

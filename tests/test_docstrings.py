@@ -118,19 +118,29 @@ def _examples(documented: dict[str, Any]) -> dict[str, str]:
 
 _CLASSES = {name: thing for name in iftb_store.__all__ if inspect.isclass(thing := getattr(iftb_store, name))}
 _EXAMPLES = _examples({**_CLASSES, **_DOCUMENTED})
+# the URL of an example that needs PostgreSQL
+_POSTGRES = "postgresql://bot:secret@localhost/iftb"
 _BLOCKING_EXAMPLES = _examples({"SyncStream": sync.SyncStream, **_BLOCKING})
+
+
+@pytest.fixture
+def located(request: pytest.FixtureRequest, name: str) -> str:
+    """The URL of an empty PostgreSQL database, for an example that names one."""
+    examples = (_EXAMPLES.get(name, ""), _BLOCKING_EXAMPLES.get(name, ""))
+    return str(request.getfixturevalue("postgres_url")) if any(_POSTGRES in example for example in examples) else _POSTGRES
 
 
 @pytest.mark.parametrize("name", _EXAMPLES)
 @pytest.mark.usefixtures("folder")
-async def test_the_example_of_a_docstring_is_right(name: str) -> None:
+async def test_the_example_of_a_docstring_is_right(name: str, located: str) -> None:
+    example = _EXAMPLES[name].replace(_POSTGRES, located)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(DatabaseManager("sqlite:///bot.db"))
         classes = {each: getattr(iftb_store, f"{kind}Repository") for each, kind in _REPOSITORIES.items()}
         names = {**_names(), "db": db, "source": db, **{each: kind(db, clock=_now) for each, kind in classes.items()}}
-        if "destination" in _EXAMPLES[name]:
+        if "destination" in example:
             names["destination"] = await stack.enter_async_context(DatabaseManager("sqlite:///copy.db"))
-        run, find_wrong = prepare_example(_EXAMPLES[name], names)
+        run, find_wrong = prepare_example(example, names)
         if (begun := run()) is not None:
             await begun
     assert find_wrong() == []
@@ -138,16 +148,17 @@ async def test_the_example_of_a_docstring_is_right(name: str) -> None:
 
 @pytest.mark.parametrize("name", _BLOCKING_EXAMPLES)
 @pytest.mark.usefixtures("folder")
-def test_the_example_of_a_docstring_of_the_facade_is_right(name: str) -> None:
+def test_the_example_of_a_docstring_of_the_facade_is_right(name: str, located: str) -> None:
+    example = _BLOCKING_EXAMPLES[name].replace(_POSTGRES, located)
     with ExitStack() as stack:
         db = stack.enter_context(sync.open_store("sqlite:///bot.db"))
         functions = {each: thing for each, thing in _BLOCKING.items() if "." not in each}
         classes = {each: getattr(sync, f"Sync{kind}Repository") for each, kind in _REPOSITORIES.items()}
         repositories = {each: kind(db, clock=_now) for each, kind in classes.items()}
         names = {**_names(), **functions, "db": db, "source": db, **repositories}
-        if "destination" in _BLOCKING_EXAMPLES[name]:
+        if "destination" in example:
             names["destination"] = stack.enter_context(sync.open_store("sqlite:///copy.db"))
-        run, find_wrong = prepare_example(_BLOCKING_EXAMPLES[name], names)
+        run, find_wrong = prepare_example(example, names)
         run()
     assert find_wrong() == []
 

@@ -19,8 +19,10 @@ NOT_RUN = {
     ("docs/how-it-works.md", "txt"): "a drawing",
     ("docs/lakes.md", "crontab"): "needs a bucket and cron",
     ("docs/performance.md", "console"): "takes an hour",
+    ("docs/postgresql.md", "crontab"): "needs cron; the page runs the same command",
     ("docs/postgresql.md", "ini"): "settings of PgBouncer, in front of which tests/pgbouncer runs",
     ("docs/postgresql.md", "sql"): "tests/backends/test_roles.py runs them as superuser and owner",
+    ("docs/scale.md", "console"): "needs a bucket and Spark",
 }
 #: A page whose code needs another package: tests/test_readme.py runs it on the example backend.
 ELSEWHERE = {DOCS / "backends.md"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
@@ -26,6 +26,8 @@ _COUNT = "SELECT count(*) FROM ohlcv"
 class DuckDBBars(ColumnarBars):
     """The store of bars of one session."""
 
+    reads_twice: ClassVar[bool] = True
+
     def __init__(self, session: DuckDBSession) -> None:
         self._session = session
 
@@ -39,8 +41,12 @@ class DuckDBBars(ColumnarBars):
 
         def work(cursor: Cursor) -> WriteCounts | None:
             if mode == "insert":
-                _insert(cursor, table, batch.created_at)
+                _insert(cursor, table, batch)
                 return None
+            if not _any_stored(cursor, table):
+                with cursor.registered(table) as fresh:
+                    _append(cursor, fresh, batch.created_at)
+                return WriteCounts(len(batch), 0)
             if mode == "upsert":
                 _upsert(cursor, table, batch.created_at)
                 return None
@@ -52,7 +58,8 @@ class DuckDBBars(ColumnarBars):
             # raw SQL can have stored a bar twice, because the table has no key
             return WriteCounts(inserted, min(written, len(batch)) - inserted)
 
-        return await self._session.run(work, write=True)
+        counts = await self._session.run(work, write=True)
+        return counts if mode == "count" else None
 
     async def delete(self, series: RowFilter) -> int:
         """Delete the bars of a series in a time window and return their number."""
@@ -63,18 +70,31 @@ class DuckDBBars(ColumnarBars):
         return int(count)
 
 
-def _insert(cursor: Cursor, table: pa.Table, created_at: datetime) -> None:
+def _any_stored(cursor: Cursor, table: pa.Table) -> bool:
+    """Return whether any stored bar lies within the least and greatest values of each key column."""
     bound, bounds = bound_keys(BARS, table)
-    with cursor.registered(table) as batch:
-        if not has_distinct_keys(table):
-            columns = ", ".join(KEY)
-            twice = f"SELECT {columns} FROM {batch} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
+    # a join with Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other series and times
+    return bool(cursor.fetch(f"SELECT 1 FROM ohlcv AS stored WHERE {bound} LIMIT 1", bounds))
+
+
+def _insert(cursor: Cursor, table: pa.Table, batch: BarBatch) -> None:
+    columns = ", ".join(KEY)
+    with cursor.registered(table) as fresh:
+        # the keys of an Arrow table are distinct
+        if batch.table is None and not has_distinct_keys(table):
+            twice = f"SELECT {columns} FROM {fresh} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
             _refuse(cursor.rows(twice), "occurs twice in the batch")
-        columns = ", ".join(f"stored.{name}" for name in KEY)
-        clash = f"SELECT {columns} FROM ohlcv AS stored SEMI JOIN {batch} AS fresh ON {_SAME_KEY} WHERE {bound} LIMIT 1"
-        _refuse(cursor.rows(clash, bounds), "is already stored")
-        columns = ", ".join(KEY + VALUES)
-        cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {batch}", [created_at])
+        if _any_stored(cursor, table):
+            bound, bounds = bound_keys(BARS, table)
+            named = ", ".join(f"stored.{name}" for name in KEY)
+            clash = f"SELECT {named} FROM ohlcv AS stored SEMI JOIN {fresh} AS fresh ON {_SAME_KEY} WHERE {bound} LIMIT 1"
+            _refuse(cursor.rows(clash, bounds), "is already stored")
+        _append(cursor, fresh, batch.created_at)
+
+
+def _append(cursor: Cursor, fresh: str, created_at: datetime) -> None:
+    columns = ", ".join(KEY + VALUES)
+    cursor.table(f"INSERT INTO ohlcv ({columns}, created_at) SELECT {columns}, $1 FROM {fresh}", [created_at])
 
 
 def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:

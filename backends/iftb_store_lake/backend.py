@@ -46,7 +46,7 @@ class LakeBackend:
     """
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.ISOLATION, Capability.PARALLEL_WRITERS})
-    batch_rows: ClassVar[int] = 100_000
+    batch_rows: ClassVar[int] = 65_536
     batch_bytes: ClassVar[int] = 64 << 20
 
     def __init__(self, url: URL, *, pool_size: int, max_overflow: int, echo: bool) -> None:

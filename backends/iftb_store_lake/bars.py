@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from iftb_store.abilities import Edges
-from iftb_store.batches.bars import BarBatch
+from iftb_store.batches.bars import KEY, VALUES, BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.columnar import ColumnarBars, Cursor, Query, to_table
 from iftb_store.models import OHLCVBar, Series, WriteCounts
@@ -50,7 +50,8 @@ class LakeBars(ColumnarBars):
             upsert(cursor, fresh, written=written)
             return counts
 
-        return await self._session.write(table, batch.created_at, work, careful=mode == "count", reads=mode != "upsert")
+        columns = {"insert": KEY, "count": (*KEY, *VALUES), "upsert": ()}[mode]
+        return await self._session.write(table, batch.created_at, work, careful=mode == "count", columns=columns)
 
     async def delete(self, series: RowFilter) -> int:
         """Delete the bars of a series in a time window and return their number."""

@@ -18,9 +18,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from iftb_store.batches.bars import KEY
-from iftb_store.columnar import Bounds, Cursor
+from iftb_store.columnar import WHOLE, Cursor
 from iftb_store.health import Compaction, StoreProblem
-from iftb_store_lake.connection import Lake, add_files
+from iftb_store_lake.connection import Lake, replace_files
 from iftb_store_lake.files import CUT_FROM, choose_rows, count_files, write_files
 from iftb_store_lake.layout import COLUMNS_SQL, KEY_SQL, PART, ROW_GROUP, quote
 from iftb_store_lake.snapshot import Snapshot, read_snapshot
@@ -45,13 +45,19 @@ def compact(
     """Rewrite the partitions with small files, then delete the files that have been out of use for longer than ``keep``."""
     before = lake.latest()
     parts = _find_parts(before, datetime.now(UTC))
-    total, done, rewritten = sum(part.bytes for part in parts), 0, 0
-    for part in () if dry_run else parts:
-        if stop.is_set():
-            break
-        rewritten += _rewrite(lake, cursor, part)
-        done += part.bytes
-        progress(done, total)
+    total = sum(part.bytes for part in parts)
+
+    def rewrite(table: DeltaTable) -> int:
+        done = rewritten = 0
+        for part in parts:
+            if stop.is_set():
+                break
+            rewritten += _rewrite(lake, cursor, table, part)
+            done += part.bytes
+            progress(done, total)
+        return rewritten
+
+    rewritten = 0 if dry_run or not parts else lake.look(rewrite)
     deleted = 0 if stop.is_set() else _delete_unused(lake, keep, dry_run=dry_run)
     after = lake.latest()
     return Compaction(
@@ -120,36 +126,32 @@ def _is_closed(part: str, now: datetime) -> bool:
     return period == "all" or period < now.strftime("%Y-%m" if "-" in period else "%Y")
 
 
-def _rewrite(lake: Lake, cursor: Cursor, part: _Part) -> bool:
+def _rewrite(lake: Lake, cursor: Cursor, table: DeltaTable, part: _Part) -> bool:
     """Replace the files of a partition; return False if another client changed it meanwhile, for the next run to rewrite it."""
 
-    def list_files(table: DeltaTable) -> pa.Table:
+    def list_files() -> pa.Table:
+        table.update_incremental()
         return read_snapshot(table).files.filter(ds.field(PART) == part.name).select(["path", "num_records"]).sort_by("path")
 
-    def work(table: DeltaTable) -> bool:
-        chosen = list_files(table)
-        paths: list[Any] = chosen["path"].to_pylist()
-        if chosen["num_records"].null_count:
-            with View(lake, cursor).reading(paths, Bounds({}, {}), KEY) as stored:
-                ((rows,),) = cursor.fetch(f"SELECT count(*) FROM {stored}")
+    chosen = list_files()
+    paths: list[Any] = chosen["path"].to_pylist()
+    if chosen["num_records"].null_count:
+        with View(lake, cursor).reading(paths, WHOLE, KEY) as stored:
+            ((rows,),) = cursor.fetch(f"SELECT count(*) FROM {stored}")
+    else:
+        rows = sum(count or 0 for count in chosen["num_records"].to_pylist())
+    with View(lake, cursor).reading(paths, WHOLE) as stored:
+        sql = f"SELECT {COLUMNS_SQL}, {quote(part.name)} AS {PART} FROM {stored} ORDER BY {KEY_SQL}"
+        files = write_files(lake.storage, cursor.tables(sql, ROW_GROUP), choose_rows(rows))
+    for _ in range(_ATTEMPTS):
+        try:
+            replace_files(table, files, paths, uuid4().hex, changed=False)
+        except CommitFailedError:
+            if list_files()["path"].to_pylist() != paths:
+                return False
         else:
-            rows = sum(count or 0 for count in chosen["num_records"].to_pylist())
-        with View(lake, cursor).reading(paths, Bounds({}, {})) as stored:
-            sql = f"SELECT {COLUMNS_SQL}, {quote(part.name)} AS {PART} FROM {stored} ORDER BY {KEY_SQL}"
-            batches = (pa.Table.from_batches([batch]) for batch in cursor.batches(sql, ROW_GROUP))
-            files = write_files(lake.storage, batches, choose_rows(rows))
-        for _ in range(_ATTEMPTS):
-            try:
-                add_files(table, files, paths, uuid4().hex)
-            except CommitFailedError:
-                table.update_incremental()
-                if list_files(table)["path"].to_pylist() != paths:
-                    return False
-            else:
-                return True
-        return False
-
-    return lake.look(work)
+            return True
+    return False
 
 
 def _delete_unused(lake: Lake, keep: timedelta, *, dry_run: bool) -> int:

@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import TableNotFoundError
-from deltalake.table import TableMerger
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.errors import TransientError, operational_error
 from iftb_store_lake.errors import DELTA_ERRORS, map_error
-from iftb_store_lake.files import LEAST, write_files
-from iftb_store_lake.layout import PART, PROPERTIES, SCHEMA, writer_properties
+from iftb_store_lake.layout import PART, PROPERTIES, SCHEMA
 from iftb_store_lake.snapshot import Snapshot, read_snapshot
 from iftb_store_lake.storage import Storage
 
@@ -41,7 +39,7 @@ class Lake:
         self._refreshing = threading.Lock()
         self._refreshed = 0.0
         self._failure: OperationalError | None = None
-        self._snapshot = self._written = read_snapshot(self._table)
+        self._snapshot = read_snapshot(self._table)
         self._writer: DeltaTable | None = None
         self._numbering = threading.Lock()
         self._last_id = 0
@@ -55,20 +53,24 @@ class Lake:
         """
         asked = time.monotonic()
         with self._refreshing:
-            # a look that began after this call serves it, too: of many waiting calls one asks the server
-            if self._refreshed < asked:
-                self._refreshed, self._failure = time.monotonic(), None
-                try:
+            return self._refresh(asked)
+
+    def _refresh(self, asked: float) -> Snapshot:
+        # a look that began after this call serves it, too: of many waiting calls one asks the server
+        if self._refreshed < asked:
+            self._refreshed, self._failure = time.monotonic(), None
+            try:
+                if not self.storage.is_newest(self._snapshot.version):
                     self._table.update_incremental()
                     if self._table.version() != self._snapshot.version:
                         self._snapshot = read_snapshot(self._table)
-                except DELTA_ERRORS as error:
-                    self._failure = map_error(error, _READS, self.storage.location)
-                except OperationalError as error:
-                    self._failure = error
-            if self._failure is not None:
-                raise operational_error(str(self._failure), transient=isinstance(self._failure, TransientError))
-            return self._snapshot
+            except DELTA_ERRORS as error:
+                self._failure = map_error(error, _READS, self.storage.location)
+            except OperationalError as error:
+                self._failure = error
+        if self._failure is not None:
+            raise operational_error(str(self._failure), transient=isinstance(self._failure, TransientError))
+        return self._snapshot
 
     def next_ids(self, count: int) -> int:
         """Return the first of ``count`` consecutive new ids, greater than all ids that this process knows."""
@@ -78,60 +80,47 @@ class Lake:
             return first
 
     def latest_to_commit(self) -> Snapshot:
-        """Return the newest version, which the next `append` or `merge` follows; only one thread may commit at a time.
+        """Return the newest version, which the next `commit` follows; only one thread may commit at a time.
 
         Raises:
             OperationalError: the table cannot be read.
         """
-        try:
-            if self._writer is None:
-                self._writer = DeltaTable(self.storage.location, storage_options=self._options)
-            else:
-                self._writer.update_incremental()
-            if self._writer.version() != self._written.version:
-                self._written = read_snapshot(self._writer)
-        except DELTA_ERRORS as error:
-            raise map_error(error, _READS, self.storage.location) from None
-        return self._written
+        with self._refreshing:
+            snapshot = self._refresh(time.monotonic())
+            try:
+                if self._writer is None or self._writer.version() != snapshot.version:
+                    # reads continue with the other handle, which stays behind until there is a newer version
+                    self._writer, self._table = self._table, self._writer or self._new_handle()
+                if self._writer.version() != snapshot.version:
+                    self._writer.update_incremental()
+                    self._snapshot = snapshot = read_snapshot(self._writer)
+            except DELTA_ERRORS as error:
+                raise map_error(error, _READS, self.storage.location) from None
+            return snapshot
 
-    def append(self, rows: pa.Table, token: str) -> None:
-        """Add rows, which are sorted, in a commit that directly follows the version that `latest_to_commit` returned."""
-        add_files(self._table_to_commit(), write_files(self.storage, [rows], LEAST), [], token)
-
-    def merge(self, rows: pa.Table, condition: str, token: str) -> TableMerger:
-        """Return a merge of ``rows``, named fresh, into the table, named stored.
-
-        Its commit directly follows the version that `latest_to_commit` returned.
-        """
-        return self._table_to_commit().merge(
-            rows,
-            predicate=condition,
-            source_alias="fresh",
-            target_alias="stored",
-            # else delta-rs skips files by statistics of the source, which do not bear that those of files cut times
-            streamed_exec=True,
-            writer_properties=writer_properties(),
-            commit_properties=_commit_properties(token),
-        )
-
-    def has_commit(self, token: str, after: int) -> bool | None:
-        """Return whether a version later than ``after`` has the commit named ``token``; None if there is no later version yet.
-
-        Raises:
-            Exception: the log cannot be read.
-        """
-        # the state of a handle after a failed commit is not specified
-        self._writer = None
-        newest = DeltaTable(self.storage.location, storage_options=self._options).version()
-        if newest == after:
-            return None
-        versions = range(after + 1, newest + 1)
-        return any(token.encode() in self.storage.read(f"_delta_log/{version:020}.json") for version in versions)
-
-    def _table_to_commit(self) -> DeltaTable:
+    def commit(self, files: Sequence[AddAction], replaced: Sequence[str], token: str) -> None:
+        """Add files and remove others in a commit that directly follows the version that `latest_to_commit` returned."""
         if self._writer is None:
             raise operational_error("the lake has no version to follow; call latest_to_commit() first")
-        return self._writer
+        try:
+            replace_files(self._writer, files, replaced, token, changed=True)
+        except CommitFailedError:
+            raise
+        except BaseException:
+            # the state of the handle is not specified
+            self._writer = None
+            raise
+
+    def has_commit(self, token: str, after: int) -> bool | None:
+        """Return whether the version that directly follows ``after`` is the commit of a transaction; None if there is none yet.
+
+        Raises:
+            OSError: the log cannot be read.
+        """
+        try:
+            return token.encode() in self.storage.read(f"_delta_log/{after + 1:020}.json")
+        except FileNotFoundError:
+            return None
 
     def find_checkpoint(self) -> int:
         """Return the version of the last checkpoint; 0 if there is none.
@@ -155,7 +144,7 @@ class Lake:
             OperationalError: the table cannot be read.
         """
         try:
-            return work(DeltaTable(self.storage.location, storage_options=self._options))
+            return work(self._new_handle())
         except DELTA_ERRORS as error:
             raise map_error(error, _READS, self.storage.location) from None
 
@@ -180,7 +169,10 @@ class Lake:
             raise failure from None
 
     def _load(self) -> DeltaTable:
-        return self._check_table(DeltaTable(self.storage.location, storage_options=self._options))
+        return self._check_table(self._new_handle())
+
+    def _new_handle(self) -> DeltaTable:
+        return DeltaTable(self.storage.location, storage_options=self._options)
 
     def _create(self) -> DeltaTable:
         self.storage.prepare()
@@ -206,11 +198,19 @@ class Lake:
         return table
 
 
-def add_files(table: DeltaTable, files: Sequence[AddAction], replaced: Sequence[str], token: str) -> None:
-    """Add files, and remove those with the same rows, in a commit that directly follows the version of the handle."""
+def replace_files(table: DeltaTable, files: Sequence[AddAction], replaced: Sequence[str], token: str, *, changed: bool) -> None:
+    """Add files and remove others in a commit that directly follows the version of the handle.
+
+    Args:
+        table: the handle.
+        files: the files to add.
+        replaced: the paths of the files to remove.
+        token: names the transaction.
+        changed: whether the table has other rows afterwards; else the same rows are in other files.
+    """
     now = time.time_ns() // 1_000_000
-    removed = [RemoveAction(path, False, now) for path in replaced]
-    added = [replace(file, data_change=not replaced) for file in files]
+    removed = [RemoveAction(path, changed, now) for path in replaced]
+    added = [replace(file, data_change=changed) for file in files]
     table.create_write_transaction([*added, *removed], "append", SCHEMA, [PART], commit_properties=_commit_properties(token))
 
 

@@ -20,7 +20,7 @@ from iftb_store.columnar import Bounds, Cursor, has_distinct_keys, key_bounds
 from iftb_store.errors import integrity_error
 from iftb_store.models import WriteCounts
 from iftb_store.schema.table_spec import BARS
-from iftb_store_lake.layout import COLUMNS, COLUMNS_SQL, KEY_SQL, changed_sql, same_key
+from iftb_store_lake.layout import COLUMNS, COLUMNS_SQL, KEY_SQL, SQL_TYPES, changed_sql, same_key
 
 PENDING = "iftb_store_pending"
 
@@ -34,8 +34,8 @@ class Fresh(NamedTuple):
 
 def create_pending(cursor: Cursor) -> None:
     """Create the temporary table of a new session."""
-    with cursor.registered(arrow_schema(BARS).empty_table()) as empty:
-        cursor.fetch(f"CREATE TEMP TABLE {PENDING} AS SELECT *, ''::VARCHAR AS op FROM {empty}")
+    columns = ", ".join(f"{name} {kind}" for name, kind in SQL_TYPES.items())
+    cursor.fetch(f"CREATE TEMP TABLE {PENDING} ({columns}, op VARCHAR)")
 
 
 def clear_pending(cursor: Cursor) -> None:
@@ -107,14 +107,7 @@ def count(cursor: Cursor, fresh: Fresh) -> WriteCounts:
 
 def delete(cursor: Cursor, condition: str, values: Sequence[Any]) -> int:
     """Delete the bars of ``ohlcv`` that ``condition``, a WHERE clause, selects; return their number."""
-    columns = ", ".join(
-        f"stored.{name}"
-        if name in KEY
-        else f"NULL::{'TIMESTAMPTZ' if name == 'created_at' else 'BIGINT'} AS {name}"
-        if name in ("id", "created_at", "trades_count")
-        else f"NULL::DECIMAL(38, 18) AS {name}"
-        for name in COLUMNS
-    )
+    columns = ", ".join(f"stored.{name}" if name in KEY else f"NULL::{kind} AS {name}" for name, kind in SQL_TYPES.items())
     cursor.table(
         f"""
         CREATE OR REPLACE TEMP TABLE iftb_store_fresh AS

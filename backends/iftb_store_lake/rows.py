@@ -51,7 +51,7 @@ class LakeStores:
             upsert(cursor, fresh, written=written)
 
         if rows.num_rows:
-            await self._session.write(rows, None, work, reads=False)
+            await self._session.write(rows, None, work)
 
     async def delete_rows(self, table: TableSpec, rows: pa.Table) -> int:
         """Delete the stored rows that have the keys of ``rows``; return the number of deleted rows."""

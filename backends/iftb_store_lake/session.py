@@ -16,8 +16,10 @@ import pyarrow as pa
 from sqlalchemy import Executable, Result, ScalarResult
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from iftb_store.batches.bars import KEY
 from iftb_store.columnar import (
     INTERRUPT_EVERY,
+    WHOLE,
     Bounds,
     Cursor,
     compile_statement,
@@ -52,17 +54,17 @@ from iftb_store_lake.view import View
 
 T = TypeVar("T")
 
-_WHOLE = Bounds({}, {})
 _ANALYZE = re.compile(r"\banaly[sz]e\b", re.IGNORECASE)
 
 
 class LakeSession:
     """The session that `DatabaseManager.get_session` yields on a lake; ``session.execute`` only reads.
 
-    Before the first write, each read sees everything that is committed. The first write, or the first statement of an isolated
-    session, fixes the version that the session reads. The commit stores all writes at once. If other clients have committed
-    first, it is tried again, or fails if they changed what this session depends on. An isolated session depends on the whole
-    version that it reads; another session depends on the bars that it writes, if it has read since its first write.
+    Before the first write, each read sees everything that is committed. The first write that reads, the first read after a write,
+    or the first statement of an isolated session, fixes the version that the session reads. The commit stores all writes at once.
+    If other clients have committed first, it is tried again, or fails if they changed what this session depends on. An isolated
+    session depends on the whole version that it reads; another session depends on the bars that it writes, if it has read since
+    its first write.
     """
 
     #: Two sessions can hold uncommitted writes at the same time.
@@ -83,6 +85,8 @@ class LakeSession:
         # set when a commit shall not be repeated any more
         self._stop = threading.Event()
         self._base: Snapshot | None = None
+        # of the pending rows; None if they are not known
+        self._bounds: Bounds | None = None
         self._ready = self._stale = self._written = self._careful = self._finished = False
         self._lost: OperationalError | None = None
 
@@ -102,7 +106,7 @@ class LakeSession:
                 raise Unsupported(NO_RAW_WRITES)
             return fetch_result(cursor, parsed, wanted)
 
-        return await self._run(_WHOLE, work)
+        return await self._run(WHOLE, work)
 
     async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
         """Run one statement and return the first value of its first row, or None if it has no row."""
@@ -151,7 +155,7 @@ class LakeSession:
         work: Callable[[Cursor, Fresh, bool], T],
         *,
         careful: bool = False,
-        reads: bool = True,
+        columns: Sequence[str] = (),
     ) -> T:
         """Run ``work`` in a thread with a cursor, the completed rows of ``table``, and whether the session has written before.
 
@@ -160,25 +164,27 @@ class LakeSession:
             created_at: the created_at of all rows; None if the table has the column.
             work: writes to the table of pending writes; ``ohlcv`` holds what the session sees within the bounds of the rows.
             careful: whether the result depends on the bars that are stored, so that they must not change until the commit.
-            reads: whether ``work`` needs ``ohlcv``.
+            columns: which columns of ``ohlcv`` ``work`` needs, the key among them; empty if it does not read.
         """
 
         def job(cursor: Cursor) -> T:
             fresh = complete(table, self._lake.next_ids(table.num_rows), created_at)
-            if reads:
-                self._show(self._find_snapshot(), fresh.bounds)
+            self._bounds = None if self._written else fresh.bounds
+            if columns:
+                self._show(self._find_snapshot(), fresh.bounds, columns)
             return work(cursor, fresh, self._written)
 
-        return await self._write(job, careful=careful)
+        return await self._write(job, reads=bool(columns), careful=careful)
 
     async def delete(self, selection: Bounds, work: Callable[[Cursor], int]) -> int:
-        """Run ``work``, which deletes rows within bounds, in a thread and return its result."""
+        """Run ``work``, which deletes rows within bounds, in a thread and return its result; ``ohlcv`` has the key of each."""
 
         def job(cursor: Cursor) -> int:
-            self._show(self._find_snapshot(), selection)
+            self._bounds = None
+            self._show(self._find_snapshot(), selection, KEY)
             return work(cursor)
 
-        return await self._write(job, careful=True)
+        return await self._write(job, reads=True, careful=True)
 
     async def commit(self) -> None:
         """Store the session's writes; the session continues in a new transaction.
@@ -247,11 +253,12 @@ class LakeSession:
             self._careful = self._careful or self._written
             return await self._driver(job)
 
-    async def _write(self, work: Callable[[Cursor], T], *, careful: bool) -> T:
+    async def _write(self, work: Callable[[Cursor], T], *, reads: bool, careful: bool) -> T:
         def job(cursor: Cursor) -> T:
             base = self._base
             try:
-                self._base = self._find_snapshot()
+                if reads or self._isolated:
+                    self._base = self._find_snapshot()
                 if not self._ready:
                     create_pending(cursor)
                     self._ready = True
@@ -259,7 +266,8 @@ class LakeSession:
                 result = work(cursor)
                 cursor.commit()
             except BaseException:
-                self._base = base
+                if not self._isolated:
+                    self._base = base
                 self._view.forget()
                 cursor.rollback()
                 raise
@@ -276,7 +284,7 @@ class LakeSession:
     async def _commit(self) -> None:
         self._check_usable()
         base = self._base
-        if not self._written or base is None:
+        if not self._written:
             self._base = None
             return
         lock = write_lock(self._lake.storage.location)
@@ -320,9 +328,9 @@ class LakeSession:
                 transient=True,
             )
 
-    def _store(self, base: Snapshot, deadline: float) -> None:
+    def _store(self, base: Snapshot | None, deadline: float) -> None:
         def work(cursor: Cursor) -> None:
-            commit = Commit(self._lake, cursor, self._view, base, strict=self._isolated, careful=self._careful)
+            commit = Commit(self._lake, cursor, self._view, base, self._bounds, strict=self._isolated, careful=self._careful)
             commit.run(deadline, self._stop)
 
         # the state changes in this thread, because the task that waits for it may be cancelled
@@ -358,7 +366,7 @@ class LakeSession:
     def _find_snapshot(self) -> Snapshot:
         """Return the version that the next read sees."""
         snapshot = self._lake.latest() if self._base is None else self._base
-        if self._isolated or self._only_reads:
+        if self._isolated or self._only_reads or self._written:
             self._base = snapshot
         return snapshot
 

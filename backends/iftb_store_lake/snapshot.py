@@ -38,27 +38,24 @@ class Snapshot:
 
     def pick(self, bounds: Bounds) -> list[str]:
         """Return the paths of the files that can hold rows within bounds."""
-        return [str(path) for path in self._pick(bounds)["path"].to_pylist()]
-
-    def find_parts(self, bounds: Bounds) -> list[str | None]:
-        """Return the partitions of the files that can hold rows within bounds; None for files without a partition."""
-        parts: list[str | None] = self._pick(bounds)[PART].unique().to_pylist()
-        return parts
+        return [str(path) for path in self.find_files(bounds)["path"].to_pylist()]
 
     def find_newest(self, bounds: Bounds) -> int | None:
         """Return a time in microseconds after which no row within bounds follows; None if it is not known."""
-        picked = self._pick(bounds)["max.timestamp"]
+        picked: Any = self.find_files(bounds)["max.timestamp"]
         newest: Any = None if picked.null_count else pc.max(picked.cast(pa.int64())).as_py()
         return None if newest is None else newest + CUT
 
-    def _pick(self, bounds: Bounds) -> Any:
+    def find_files(self, bounds: Bounds) -> pa.Table:
+        """Return the files that can hold rows within bounds."""
         files: Any = self.files
         keep: Any = None
         for column, value in bounds.least.items():
             keep = _both(keep, pc.greater_equal(files[f"max.{column}"], _scalar(column, value, -CUT)))
         for column, value in bounds.greatest.items():
             keep = _both(keep, pc.less_equal(files[f"min.{column}"], _scalar(column, value, CUT)))
-        return files if keep is None else files.filter(pc.fill_null(keep, True))
+        found: pa.Table = files if keep is None else files.filter(pc.fill_null(keep, True))
+        return found
 
     @property
     def bytes(self) -> int:

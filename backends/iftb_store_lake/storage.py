@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from iftb_store.errors import operational_error
 from iftb_store_lake.errors import map_error
@@ -80,6 +82,22 @@ class Storage:
             )
         s3 = self._s3
         return f"{self.location}/{path}" if s3 is None else f"{s3.bucket}/{s3.prefix}/{path}"
+
+    def is_newest(self, version: int) -> bool:
+        """Return whether it is known, without delta-rs, that no version follows; False if that is not known."""
+        if self._s3 is not None:
+            return False
+        log = Path(self.location, _LOG)
+        # an old commit is deleted together with all that are older
+        return not (log / f"{version + 1:020}.json").exists() and (log / f"{version:020}.json").exists()
+
+    def load(self, path: str, columns: Sequence[str]) -> pa.Table:
+        """Read a data file of the table.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return pq.read_table(self.locate(path), columns=list(columns), filesystem=self.files, partitioning=None)
 
     def read(self, path: str) -> bytes:
         """Return the content of a small file of the table."""

@@ -13,14 +13,15 @@ import pyarrow.dataset as ds
 
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.columnar import Bounds, Cursor
-from iftb_store.schema.table_spec import BARS, ColumnKind
+from iftb_store.schema.table_spec import BARS
 from iftb_store_lake.connection import Lake
-from iftb_store_lake.layout import COLUMNS, quote, same_key
+from iftb_store_lake.layout import COLUMNS, FILE, SQL_TYPES, quote, same_key
 from iftb_store_lake.pending import PENDING
 from iftb_store_lake.snapshot import Snapshot
 
-_SQL_TYPES = {ColumnKind.TEXT: "VARCHAR", ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "TIMESTAMPTZ"}
-_NULLS = ", ".join(f"NULL::{_SQL_TYPES.get(BARS.kinds[name], 'DECIMAL(38, 18)')} AS {name}" for name in COLUMNS)
+_NULLS = ", ".join(f"NULL::{kind} AS {name}" for name, kind in SQL_TYPES.items())
+# what Arrow calls the file of a row
+_FILE = "__filename"
 _NOTHING = f"(SELECT {_NULLS} WHERE false)"
 
 
@@ -76,9 +77,10 @@ class View:
             return
         dataset: Any = ds.dataset(located, schema=arrow_schema(BARS), format="parquet", filesystem=self._lake.storage.files)
         # a scanner, as DuckDB's own conditions on a dataset fail on files whose text has another type of Arrow
-        scanner: Any = dataset.scanner(columns=list(columns), filter=_to_expression(bounds))
+        chosen = [_FILE if name == FILE else name for name in columns]
+        scanner: Any = dataset.scanner(columns=chosen, filter=_to_expression(bounds))
         with self._cursor.registered(scanner) as name:
-            yield name
+            yield f"(SELECT * RENAME ({_FILE} AS {FILE}) FROM {name})" if FILE in columns else name
 
 
 def _own_sql(column: str) -> str:

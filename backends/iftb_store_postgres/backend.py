@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 import asyncpg
@@ -14,23 +15,38 @@ from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from iftb_store.errors import TransientError, operational_error
-from iftb_store.health import Encryption
+from iftb_store.errors import SchemaError, TransientError, operational_error
+from iftb_store.health import Encryption, Partitioning
 from iftb_store.protocols import Capability
-from iftb_store.relational import EngineBackend, RelationalStores, describe, find_hidden, find_obstacles, quote_url, watch
+from iftb_store.relational import (
+    EngineBackend,
+    RelationalStores,
+    describe,
+    find_hidden,
+    find_obstacles,
+    hold_connection,
+    quote_url,
+    run_to_end,
+    watch,
+)
 from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
 from iftb_store_postgres.credentials import forget_variables, tls_problem
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
+from iftb_store_postgres.moves import move_bars
+from iftb_store_postgres.partitions import create_missing, find_table, read_partitioning
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
 from iftb_store_postgres.poolers import find_ignored_parameters, find_refused_parameter
 from iftb_store_postgres.session import PostgresDriver
+from iftb_store_postgres.standby import CommitLog, Position, check_replayed
 from iftb_store_postgres.strangers import KINDS, find_tables
 from iftb_store_postgres.tls import SYSTEM, read_encryption, system_context, warn_of_plaintext
 from iftb_store_postgres.url import FOREVER, parse_options
 
 T = TypeVar("T")
+
+NOT_CONNECTED = "the database is not connected; await connect() first"
 
 # not the system identifier of the server, because a standby has the same one
 _IDENTITY = """
@@ -72,6 +88,7 @@ class PostgresBackend(EngineBackend):
         self._knows_ignored = False
         self.pool_options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": self._options.pool_timeout}
         self._echo = echo
+        self._commits = CommitLog()
 
     async def connect(self) -> None:
         """Create the pool and check with one connection that the server answers."""
@@ -86,13 +103,15 @@ class PostgresBackend(EngineBackend):
         # listen before watch() does: watch() treats a COMMIT as sent from its own listener on
         event.listen(engine.sync_engine, "commit", check_before_commit)
         watch(engine, translate, _connection_is_gone)
+        self._commits = CommitLog()
+        self._commits.watch(engine)
         await self.keep_engine(engine, "SELECT 1")
 
     async def identity(self) -> str:
         """Return a text that identifies the database: the server's start time, the database and the schema of its tables."""
         self.enter_loop()
         if self._engine is None:
-            raise operational_error("the database is not connected; await connect() first")
+            raise operational_error(NOT_CONNECTED)
         async with self._engine.connect() as connection:
             return str((await connection.exec_driver_sql(_IDENTITY)).scalar_one())
 
@@ -105,7 +124,7 @@ class PostgresBackend(EngineBackend):
         """Return whether the pool's connections are encrypted and verified; see `iftb_store.abilities.SupportsEncryption`."""
         self.enter_loop()
         if self._engine is None:
-            raise operational_error("the database is not connected; await connect() first")
+            raise operational_error(NOT_CONNECTED)
         async with self._engine.connect() as connection:
             return read_encryption((await connection.get_raw_connection()).driver_connection)
 
@@ -122,6 +141,46 @@ class PostgresBackend(EngineBackend):
         found = [one for one in find_obstacles(hidden, insert=insert) if one.kind != "insert" or one.table != VERSION_TABLE]
         if found:
             raise operational_error(describe(found))
+
+    async def list_partitions(self) -> Partitioning:
+        """Return the partitions of ohlcv; see `iftb_store.abilities.SupportsPartitions`."""
+        async with self._separate_connection() as connection:
+            return await read_partitioning(connection, await find_table(connection))
+
+    async def partition_bars(self, by: str, *, ahead: int, progress: Callable[[str, int, int | None], None]) -> Partitioning:
+        """Move the bars into a partitioned table; see `iftb_store.abilities.SupportsPartitions`."""
+        async with self._separate_connection() as connection:
+            found = await read_partitioning(connection, await find_table(connection))
+            if found.by is None:
+                await move_bars(connection, by, ahead, progress)
+            elif found.by != by:
+                raise SchemaError(
+                    f"ohlcv is already partitioned, by {found.by}; to partition it by {by}, copy it to a new database with "
+                    "`iftb-store copy`, and partition that one first"
+                )
+            else:
+                await create_missing(connection, ahead=ahead, start=None)
+            return await read_partitioning(connection, await find_table(connection))
+
+    async def create_partitions(self, *, ahead: int, start: datetime | None) -> tuple[str, ...]:
+        """Create the missing partitions; see `iftb_store.abilities.SupportsPartitions`."""
+        async with self._separate_connection() as connection:
+            return await create_missing(connection, ahead=ahead, start=start)
+
+    @asynccontextmanager
+    async def _separate_connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """Yield a connection outside of the pool, without a statement timeout, and translate the errors of the block."""
+        self.enter_loop()
+        if self._engine is None:
+            raise operational_error(NOT_CONNECTED)
+        connection = await self._open_patient()
+        try:
+            yield connection
+        except FAILURES as error:
+            raise translate(error, lost=connection.is_closed()) or error from error
+        finally:
+            self._commits.note_commit()
+            await run_to_end(connection.close())
 
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
@@ -148,7 +207,28 @@ class PostgresBackend(EngineBackend):
                 if read_only:
                     # nothing else limits the wait for a table that an operator or a migration has locked
                     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {self._options.settings['statement_timeout']}")
-                return await connection.run_sync(work)
+                result = await connection.run_sync(work)
+        self._commits.note_commit()
+        return result
+
+    async def find_position(self) -> Position:
+        """Return the position that a standby must have replayed; see `iftb_store.abilities.SupportsStandby`."""
+        self.enter_loop()
+        if self._engine is None:
+            raise operational_error(NOT_CONNECTED)
+        try:
+            return await self._commits.find_position(self._engine)
+        except FAILURES as error:
+            raise translate(error) or error from error
+
+    async def has_replayed(self, session: AsyncSession, position: Position) -> bool:
+        """Return whether a session's server has replayed a position; see `iftb_store.abilities.SupportsStandby`."""
+        async with hold_connection(session) as pooled:
+            driver: Any = pooled.driver_connection
+            try:
+                return await check_replayed(driver, position)
+            except FAILURES as error:
+                raise translate(error, lost=driver.is_closed()) or error from error
 
     async def _open(self) -> Any:
         return await self._connection(self._options.command_timeout, self._options.settings)

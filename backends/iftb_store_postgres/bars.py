@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from itertools import repeat
 from operator import add, attrgetter, sub
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import asyncpg
 
@@ -19,10 +19,14 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, WriteCounts
 from iftb_store.relational import import_modules, run_to_end
 from iftb_store.schema.table_spec import BARS
-from iftb_store.schema.types import EPOCH
+from iftb_store.schema.types import EPOCH, from_epoch_us
 from iftb_store.values import checks
 from iftb_store.values.timeframes import check_timeframe
 from iftb_store_postgres import reading
+from iftb_store_postgres.copying import send
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Up to this many rows, one INSERT of arrays is faster than COPY.
 FEW = 300
@@ -80,6 +84,19 @@ _DIFFERS = f"""
         OFFSET 0)
     LIMIT 1"""
 
+# looks for a bar in the time span of any series; the first bar behind a key is one step in the key's index, while EXISTS between
+# two keys may be planned as a scan of the table
+_ANY_IN_SPANS = f"""
+    SELECT true
+    FROM ROWS FROM ({", ".join(f"pg_catalog.unnest(${place}::text[])" for place in range(1, 6))})
+        AS span (exchange, symbol, timeframe, first, last)
+    CROSS JOIN LATERAL (
+        SELECT {", ".join(KEY)} FROM ohlcv
+        WHERE ({read_key("ohlcv")}) >= (span.exchange, span.symbol, span.timeframe, span.first::timestamptz)
+        ORDER BY {read_key("ohlcv")} LIMIT 1) AS behind
+    WHERE ({read_key("behind")}) <= (span.exchange, span.symbol, span.timeframe, span.last::timestamptz)
+    LIMIT 1"""
+
 # compare this many bars at a time with the stored bars; give up if twice as many are stored between the first and the last
 _COMPARED = 5_000
 _STORED = f"""
@@ -112,12 +129,15 @@ async def insert(connection: asyncpg.Connection, batch: BarBatch) -> None:
 async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     """Insert new bars and overwrite the values of stored bars that differ, in key order.
 
-    If the batch is one series in order of time, the new bars are copied straight into the table, which takes half the time of
+    An Arrow table is copied straight into the table if no bar is stored in the time span of any of its series. If a batch of
+    objects is one series in order of time, the new bars are copied straight into the table, which takes half the time of
     COPY by way of the staging table; the stored bars are compared in Python. The whole batch goes through the staging table
     if another writer has meanwhile stored one of the new bars, or if bars would not be written in key order.
     """
     if len(batch) <= FEW:
         await _arrays(connection, _UPSERT_FEW, batch)
+        return
+    if await _copy_new(connection, batch):
         return
     if batch.table is None:
         # the error for an invalid bar gives its position in the whole batch, so it is raised when the whole batch is staged
@@ -128,6 +148,33 @@ async def upsert(connection: asyncpg.Connection, batch: BarBatch) -> None:
     await _stage(connection, batch)
     if await _differs(connection):
         await _upsert_staged(connection, batch)
+
+
+async def _copy_new(connection: asyncpg.Connection, batch: BarBatch) -> bool:
+    """Copy an Arrow table straight into the table if no bar is stored in the time span of any of its series.
+
+    Returns:
+        False if bars are stored there, perhaps by another writer during the COPY, or the batch has objects; nothing has been
+        written then.
+    """
+    if batch.table is None or await connection.fetchval(_ANY_IN_SPANS, *await asyncio.to_thread(_list_spans, batch.table)):
+        return False
+    with suppress(asyncpg.UniqueViolationError):
+        async with savepoint(connection, "iftb_store_new"):
+            await _copy(connection, "ohlcv", batch)
+        return True
+    return False
+
+
+def _list_spans(table: pa.Table) -> list[list[str]]:
+    """Return exchange, symbol, timeframe, first and last time of each series as lists of text."""
+    from iftb_store.batches.arrow_series import find_spans
+
+    columns: list[list[str]] = [[] for _ in range(5)]
+    for series, first, last in find_spans(table):
+        for column, value in zip(columns, (*series, str(from_epoch_us(first)), str(from_epoch_us(last))), strict=True):
+            column.append(value)
+    return columns
 
 
 async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool:
@@ -149,6 +196,8 @@ async def _upsert_parts(connection: asyncpg.Connection, batch: BarBatch) -> bool
 
 async def upsert_counted(connection: asyncpg.Connection, batch: BarBatch) -> WriteCounts:
     """Upsert bars in key order; return (number of new bars, number of overwritten bars)."""
+    if len(batch) > FEW and await _copy_new(connection, batch):
+        return WriteCounts(len(batch), 0)
     await _stage(connection, batch)
     ((inserted, updated),) = await connection.fetch(_UPSERT_COUNTED)
     return WriteCounts(inserted, updated)
@@ -245,48 +294,9 @@ async def _copy(connection: asyncpg.Connection, table: str, batch: BarBatch, sch
         await send(connection, table, _COLUMNS, _lines(batch), "text", schema)
     else:
         await import_modules("pyarrow", "iftb_store_postgres.arrow")
-        from iftb_store_postgres.arrow import pieces
+        from iftb_store_postgres.arrow import send_rows
 
-        await send(connection, table, _COLUMNS, pieces(batch.table, batch.created_at), "csv", schema)
-
-
-async def send(
-    connection: asyncpg.Connection,
-    table: str,
-    columns: Sequence[str],
-    source: AsyncIterator[bytes],
-    format: Literal["text", "csv"],
-    schema: str | None = None,
-) -> None:
-    """Run one COPY into a table.
-
-    If the connection is lost while asyncpg waits until it can send more, asyncpg would wait forever. This function then cancels
-    the COPY.
-
-    Raises:
-        asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.
-    """
-    copying = asyncio.ensure_future(
-        connection.copy_to_table(table, schema_name=schema, source=source, columns=columns, format=format)
-    )
-
-    def end(_connection: object) -> None:
-        copying.cancel()
-
-    connection.add_termination_listener(end)
-    try:
-        await copying
-    except asyncio.CancelledError:
-        if connection.is_closed() and not _is_cancelled():
-            raise asyncpg.ConnectionDoesNotExistError("the server ended the connection during a COPY") from None
-        raise
-    finally:
-        connection.remove_termination_listener(end)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+        await send_rows(connection, table, batch.table, schema, created_at=batch.created_at)
 
 
 async def _lines(batch: BarBatch) -> AsyncIterator[bytes]:

@@ -47,6 +47,10 @@ class BoundedConnection(asyncpg.Connection):
 
     #: Whether reads need a transaction too, because a setting that is sent with BEGIN affects their result.
     begins_reads = False
+    #: The position up to which the server, a standby, is known to have replayed; see `iftb_store_postgres.standby`.
+    replayed = -1
+    #: The identifier of the server's cluster in a tuple, or None before it was asked for.
+    system: tuple[int | None] | None = None
     _set_local = ""
     _operations = 0
     _stmt_exclusive_section: Any

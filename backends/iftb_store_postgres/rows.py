@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
-from iftb_store_postgres.arrow import pieces
-from iftb_store_postgres.bars import count_changed, savepoint, send
+from iftb_store_postgres.arrow import send_rows
+from iftb_store_postgres.bars import count_changed, savepoint
 
 # number of keys in one DELETE
 _KEYS = 10_000
@@ -42,7 +42,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
         # another session may have stored one of these rows since the check
         with nullcontext() if assigns else suppress(asyncpg.UniqueViolationError):
             async with savepoint(connection, "iftb_store_put"):
-                await send(connection, table.name, written, pieces(rows), "csv")
+                await send_rows(connection, table.name, rows)
             return
     name, columns = f"iftb_store_put_{table.name}", ", ".join(written)
     # qualified, so that it never names a table that somebody created in another schema
@@ -51,7 +51,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
         f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table.name} WITH NO DATA"
     )
     await connection.execute(f"DELETE FROM {staging}")
-    await send(connection, name, written, pieces(rows), "csv", "pg_temp")
+    await send_rows(connection, name, rows, "pg_temp")
     key = ", ".join(table.key)
     stored, given = (", ".join(f"{owner}.{column}" for column in table.overwritten) for owner in (table.name, "excluded"))
     if table.has_own_ids:

@@ -36,6 +36,7 @@ from iftb_store.values.file_identity import file_identity
 from iftb_store_sqlite.backups import Stopped, back_up
 from iftb_store_sqlite.connection import Driver, Pool, StoreConnection, begin, check_before_commit, configure
 from iftb_store_sqlite.errors import RAISED, translate, translate_any
+from iftb_store_sqlite.gaps import SQLiteBars
 from iftb_store_sqlite.session import SQLiteDriver
 from iftb_store_sqlite.storage import is_not_writable, read_version, refused_error, require_no_log
 from iftb_store_sqlite.strangers import refuse_foreign_objects
@@ -129,7 +130,10 @@ class SQLiteBackend(EngineBackend):
     @classmethod
     def stores(cls, session: AsyncSession) -> RelationalStores:
         """Return the objects that read and write rows in a session of a manager, or in an app's own session on aiosqlite."""
-        return RelationalStores(SQLiteDriver(session))
+        driver = SQLiteDriver(session)
+        stores = RelationalStores(driver)
+        stores.bars = SQLiteBars(driver)
+        return stores
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` in one transaction and return its result.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from itertools import chain, islice, repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
@@ -29,26 +30,51 @@ _COLUMNS = ", ".join((*BarColumns._fields, "created_at"))
 _VALUES = ", ".join(VALUES)
 _WIDTH = len(BarColumns._fields) + 1
 _ROW = f"({', '.join('?' * _WIDTH)})"
-_INSERT = f"INSERT INTO ohlcv ({_COLUMNS}) VALUES {{rows}}"
-_UPSERT = f"""{_INSERT} ON CONFLICT ({", ".join(KEY)}) DO UPDATE
+_INSERT = f"INSERT INTO ohlcv ({_COLUMNS})"
+_UPSERT = f"""ON CONFLICT ({", ".join(KEY)}) DO UPDATE
     SET ({_VALUES}) = ({", ".join(f"excluded.{column}" for column in VALUES)})
     WHERE ({_VALUES}) IS NOT ({", ".join(f"excluded.{column}" for column in VALUES)})"""
-_KEEP = f"{_INSERT} ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
+_KEEP = f"ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 # the number of rows in one statement, which takes a third less time than a statement for each row
 _ROWS = 200
+#: The number of rows in a statement that binds the series and created_at once.
+SERIES_ROWS = 100
+_PLAIN_ROW = f"({', '.join('?' * (_WIDTH - 4))})"
 
 
 @dataclass(frozen=True)
 class BarWriter:
-    """The SQL statements that write one bar and many bars."""
+    """The SQL statements that write bars; ``end`` says what becomes of a bar that is stored already."""
 
-    one: str
-    many: str
+    end: str
+
+    @cached_property
+    def one(self) -> str:
+        """The statement that writes one bar."""
+        return f"{_INSERT} VALUES {_ROW} {self.end}"
+
+    @cached_property
+    def many(self) -> str:
+        """The statement that writes many bars."""
+        return f"{_INSERT} VALUES {', '.join([_ROW] * _ROWS)} {self.end}"
+
+    @cached_property
+    def of_series(self) -> str:
+        """The statement that writes `SERIES_ROWS` bars of one series."""
+        return self.select(SERIES_ROWS)
+
+    def select(self, count: int) -> str:
+        """Return the statement that writes so many bars of one series; its first parameters are the series and created_at."""
+        # sqlite3 counts the rows only of a statement that begins with INSERT; without a WHERE, SQLite would read ON CONFLICT as
+        # the condition of the join
+        return f"""
+            {_INSERT}
+            WITH series AS (VALUES (?, ?, ?, ?)), bars AS (VALUES {", ".join([_PLAIN_ROW] * count)})
+            SELECT series.column1, series.column2, series.column3, bars.*, series.column4
+            FROM bars CROSS JOIN series WHERE true {self.end}"""
 
 
-INSERTER, UPSERTER, KEEPER = (
-    BarWriter(sql.format(rows=_ROW), sql.format(rows=", ".join([_ROW] * _ROWS))) for sql in (_INSERT, _UPSERT, _KEEP)
-)
+INSERTER, UPSERTER, KEEPER = (BarWriter(end) for end in ("", _UPSERT, _KEEP))
 
 
 def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLCVBar]:
@@ -67,24 +93,25 @@ def write_next(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterat
     """Check the next chunk of bars and write it; return the number of written bars, or None if no chunk is left."""
     with pause_gc():
         columns = next(chunks, None)
-        if columns is None:
-            return None
-        rows = to_rows(columns, created_at)
-        values = chain.from_iterable(rows)
-        # rows that triggers write are not counted
-        written = [
-            connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH))).rowcount for _ in range(len(rows) // _ROWS)
-        ]
-        if len(rows) % _ROWS:
-            written.append(connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :]).rowcount)
+        return None if columns is None else write_rows(connection, writer, to_rows(columns, created_at))
+
+
+def write_rows(connection: sqlite3.Connection, writer: BarWriter, rows: list[Row]) -> int:
+    """Write bars given as parameter rows of the INSERT and return the number of written bars."""
+    values = chain.from_iterable(rows)
+    # rows that triggers write are not counted
+    written = [connection.execute(writer.many, tuple(islice(values, _ROWS * _WIDTH))).rowcount for _ in range(len(rows) // _ROWS)]
+    if len(rows) % _ROWS:
+        written.append(connection.executemany(writer.one, rows[len(rows) - len(rows) % _ROWS :]).rowcount)
     return sum(written)
 
 
-def write_whole(connection: sqlite3.Connection, writer: BarWriter, chunks: Iterator[BarColumns], created_at: int) -> None:
-    """Write a batch of one chunk in a savepoint, in one call in the thread, so that a cancellation cannot leave half of it."""
+def write_whole(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection], int | None]) -> None:
+    """Call ``write`` until it returns None, in a savepoint and in one call in the thread, so that a cancellation undoes all."""
     savepoint(connection)
     try:
-        write_next(connection, writer, chunks, created_at)
+        while write(connection) is not None:
+            pass
         release(connection)
     except BaseException:
         undo(connection)

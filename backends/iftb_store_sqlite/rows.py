@@ -9,11 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.batches.arrow import DECIMAL, TIME, to_plain_texts
 from iftb_store.batches.bars import CHUNK
 from iftb_store.relational import pause_gc
 from iftb_store.schema.table_spec import TableSpec
-from iftb_store_sqlite.bars import to_optional_sortables
+from iftb_store_sqlite.columns import to_stored
 
 # the number of rows in one statement, as for bars
 _ROWS = 200
@@ -57,11 +56,4 @@ def delete(connection: sqlite3.Connection, table: TableSpec, part: pa.Table, col
 
 
 def _to_stored(part: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    return list(zip(*(_values(part[column]) for column in columns), strict=True))
-
-
-def _values(column: Any) -> Sequence[Any]:
-    if column.type == DECIMAL:
-        return to_optional_sortables(to_plain_texts(column))
-    values: Sequence[Any] = (column.cast(pa.int64()) if column.type == TIME else column).to_pylist()
-    return values
+    return list(zip(*(to_stored(part[column]) for column in columns), strict=True))

@@ -72,6 +72,7 @@ DIALECT = SqlDialect(
     octets="length(CAST({} AS BLOB))",
     microseconds="{}",
     sums=sums,
+    grid=True,
     unindexed="+{}",
     month=_MONTH.format(_SECOND.replace("{}", "{0}")),
     encode=_encode,
@@ -103,6 +104,10 @@ class SQLiteDriver:
         self._logger.info("%s", statement.sql)
         return await self._run(_fetch, statement.sql, args)
 
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run ``work``, which only reads, in SQLite's thread with the session's connection, and return its result."""
+        return await self._run(work, *args)
+
     async def insert(self, statement: Statement, args: Row, *, savepoint: bool = False) -> int | None:
         """Insert one row and return its id, or None if nothing was inserted.
 
@@ -127,7 +132,7 @@ class SQLiteDriver:
         writer = INSERTER if mode == "insert" else UPSERTER
         self._logger.info("%s [%d bars]", writer.one, len(batch))
         if len(batch) <= CHUNK:
-            await self._run(write_whole, writer, batch.chunks(), to_epoch_us(batch.created_at), writes=True)
+            await self._run(write_whole, await _prepare(writer, batch), writes=True)
             return None
         async with self._savepoint() as connection:
             await self._write_chunks(connection, writer, batch)
@@ -198,10 +203,9 @@ class SQLiteDriver:
         return sum([await connection.run(whole.delete, table, part, columns, writes=True) for part in whole.parts(rows)])
 
     async def _write_chunks(self, connection: _InTurn, writer: BarWriter, batch: BarBatch) -> int:
-        chunks, created_at = batch.chunks(), to_epoch_us(batch.created_at)
+        write, written = await _prepare(writer, batch), 0
         # one call in the thread per chunk, because a call that runs in the thread cannot be cancelled
-        written = 0
-        while (count := await connection.run(write_next, writer, chunks, created_at, writes=True)) is not None:
+        while (count := await connection.run(write, writes=True)) is not None:
             written += count
         return written
 
@@ -283,6 +287,17 @@ class _InTurn:
             translated = blame_parent(translated, self._session.iftb_store_backend.write_lock, self._session)
         note_error(self._session, translated, gone=not driver.in_transaction)
         return translated
+
+
+async def _prepare(writer: BarWriter, batch: BarBatch) -> Callable[[sqlite3.Connection], int | None]:
+    """Return a function that writes the next bars of a batch and returns their number, None if no bar is left."""
+    created_at = to_epoch_us(batch.created_at)
+    if batch.table is None:
+        return partial(write_next, writer=writer, chunks=batch.chunks(), created_at=created_at)
+    await import_modules("pyarrow", "iftb_store_sqlite.columns")
+    from iftb_store_sqlite.columns import split_parts, write_part
+
+    return partial(write_part, writer=writer, parts=split_parts(batch.table), created_at=created_at)
 
 
 def _box(work: Callable[..., T], *args: Any) -> list[T]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import SERIES, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import PRECISION, SCALE, format_plain
 from iftb_store.values.display import show
@@ -176,6 +176,17 @@ class ArrowBatch(BarBatch):
             exchange, symbol, timeframe, timestamp, *prices, trades_count = self._rows.slice(first, size).columns
             names = (column.to_pylist() for column in (exchange, symbol, timeframe))
             yield BarColumns._make((*names, to_datetimes(timestamp), *map(to_plain_texts, prices), trades_count.to_pylist()))
+
+
+def to_record_batch(columns: BarColumns) -> pa.RecordBatch:
+    """Return checked bars as a record batch with the columns of `BarColumns`."""
+    schema = arrow_schema(BARS)
+    arrays = []
+    for name, column in zip(BarColumns._fields, columns, strict=True):
+        kind = schema.field(name).type
+        # Arrow parses decimal text exactly, and faster than it converts Decimals
+        arrays.append(pa.array(column, pa.string()).cast(kind) if kind == DECIMAL else pa.array(column, kind))
+    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
 
 
 def to_datetimes(column: Any) -> list[Any]:

@@ -40,7 +40,7 @@ async def collect_rows(data: object) -> pa.Table:
             try:
                 return pa.concat_tables(tables) if tables else WRITTEN.empty_table()
             except pa.ArrowException as error:
-                raise _unreadable(error) from error
+                raise unreadable_data(error) from error
     raise InvalidValueError(
         "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
         f"not {type_name(data)}; bars as objects go to insert_many or upsert_many"
@@ -84,11 +84,12 @@ def _table(data: Any) -> pa.Table | None:
         table: pa.Table = pa.table(data)
     except Exception as error:
         # an export runs code of pandas or of another library, which may raise any exception
-        raise _find_fault(data) or _unreadable(error) from error
+        raise _find_fault(data) or unreadable_data(error) from error
     return table
 
 
-def _unreadable(error: Exception) -> InvalidValueError:
+def unreadable_data(error: Exception) -> InvalidValueError:
+    """Return the error for data that cannot be read, whatever its library raised."""
     return InvalidValueError(f"data cannot be read as one Arrow table: {first_line(error)}")
 
 

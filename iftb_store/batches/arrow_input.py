@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC
 from decimal import Decimal
 from functools import partial, reduce
+from operator import lt
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,9 @@ _PRICES = ("open", "high", "low", "close", "volume", "quote_volume")
 _OPTIONAL = ("quote_volume", "trades_count")
 _KEPT = tuple(column for column in BARS.columns if column not in BarColumns._fields)
 
+
+# the least average number of consecutive rows of one series for which it is worth finding out whether rows are in order
+_LEAST_RUN = 10
 
 #: The remedy for a value with too many places in an Arrow table.
 FROM_FLOAT = 'decimals="from_float" rounds it to 18 places'
@@ -274,11 +278,22 @@ def _format_cell(cell: Any) -> str:
 
 
 def is_rising(table: pa.Table) -> bool:
-    """Return whether all rows belong to one series and each row is later than the previous row."""
-    if any(pc.count_distinct(table[name]).as_py() > 1 for name in KEY[:3]):
+    """Return whether each row has a greater key than the previous row; False also if the rows change their series very often."""
+    if table.num_rows < 2:
+        return True
+    columns = [table[name].combine_chunks() for name in KEY]
+    same = reduce(pc.and_, (pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in columns[:3]))
+    times = columns[3].cast(pa.int64())
+    if not pc.all(pc.or_(pc.invert(same), pc.less(times.slice(0, len(times) - 1), times.slice(1)))).as_py():
         return False
-    moments = table["timestamp"].cast(pa.int64()).combine_chunks()
-    return bool(pc.all(pc.less(moments.slice(0, len(moments) - 1), moments.slice(1)), min_count=0).as_py())
+    ends = pc.indices_nonzero(pc.invert(same))
+    if len(ends) * _LEAST_RUN > len(times):
+        # sorting takes less time than a loop over so many series
+        return False
+    before, after = (
+        list(zip(*(column.take(places).to_pylist() for column in columns[:3]), strict=True)) for places in (ends, pc.add(ends, 1))
+    )
+    return all(map(lt, before, after))
 
 
 def find_repeated(table: pa.Table) -> Any:

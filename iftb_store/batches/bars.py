@@ -37,6 +37,8 @@ _SHORT = 20
 _INT64_MAX = 2**63 - 1
 
 
+#: A series of bars: exchange, symbol and timeframe.
+SeriesKey = tuple[str, str, str]
 _Key = tuple[str, str, str, datetime]
 
 

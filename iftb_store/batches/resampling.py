@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from calendar import monthrange
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -144,9 +144,18 @@ def make_bars(buckets: Buckets, found: Iterable[Bucket], series: tuple[str, str,
     for bucket in found:
         if partial or bucket.due == buckets.size(bucket.number):
             start = buckets.start(bucket.number)
-            name = f"the sum of {{}} in the bar of {start:%Y-%m-%d %H:%M:%S}".format
-            volume = checks.exact_decimal(bucket.volume, name("volume"))
-            quote = checks.optional(checks.exact_decimal, bucket.quote_volume, name("quote_volume"))
-            count = checks.optional(checks.integer, bucket.trades_count, name("trades_count"))
+            try:
+                volume, quote, count = _check_sums(bucket, str)
+            except InvalidValueError:
+                volume, quote, count = _check_sums(bucket, f"the sum of {{}} in the bar of {start:%Y-%m-%d %H:%M:%S}".format)
             bars.append(OHLCVBar(*series, start, bucket.open, bucket.high, bucket.low, bucket.close, volume, quote, count))
     return bars
+
+
+def _check_sums(bucket: Bucket, name: Callable[[str], str]) -> tuple[Decimal, Decimal | None, int | None]:
+    """Return the sums of a bucket; ``name`` returns the name of a column for the message of an error."""
+    return (
+        checks.exact_decimal(bucket.volume, name("volume")),
+        checks.optional(checks.exact_decimal, bucket.quote_volume, name("quote_volume")),
+        checks.optional(checks.integer, bucket.trades_count, name("trades_count")),
+    )

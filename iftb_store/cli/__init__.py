@@ -22,6 +22,9 @@ from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import GIVEN, print_error, say
+from iftb_store.cli.partitions import partitions
+from iftb_store.cli.performance import performance
+from iftb_store.cli.report import report
 from iftb_store.cli.target import Terminated, is_url
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, StoreError
@@ -78,11 +81,14 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "gaps": data.gaps,
     "latest": data.latest,
     "stats": data.stats,
+    "performance": performance,
+    "report": report,
     "positions": data.positions,
     "events": data.events,
     "backup": backups.backup,
     "restore": backups.restore,
     "compact": compact,
+    "partitions": partitions,
 }
 
 for _name, _command in _COMMANDS.items():

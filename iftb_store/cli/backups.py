@@ -8,7 +8,7 @@ import typer
 from rich.filesize import decimal
 
 from iftb_store.cli.data import Argument, Json, Url
-from iftb_store.cli.output import format_count, print_json, say
+from iftb_store.cli.output import print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, run, url_and_rest
 from iftb_store.cli.transfer import Quiet, show_parts
@@ -22,6 +22,7 @@ from iftb_store.transfer.backup import backup as write_backup
 from iftb_store.transfer.reports import BackupReport
 from iftb_store.url import bound_memory
 from iftb_store.values.display import to_one_line
+from iftb_store.values.readable import format_count
 
 File = Annotated[str | None, Argument(metavar="FILE", help="The backup file (required).")]
 

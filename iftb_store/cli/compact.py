@@ -10,13 +10,14 @@ from rich.filesize import decimal
 
 from iftb_store.abilities import SupportsCompaction
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, print_json, say
+from iftb_store.cli.output import print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, run
 from iftb_store.cli.transfer import Quiet
 from iftb_store.config import resolve_url
 from iftb_store.health import Compaction
 from iftb_store.manager import DatabaseManager
+from iftb_store.values.readable import format_count
 
 _STOPPED = (
     "stopped; every partition has either its old or its new files, and no bar is lost; run the same command again to continue"

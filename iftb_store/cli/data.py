@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from iftb_store.analytics.coverage import count_missing
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
-from iftb_store.cli.output import format_clock_time, format_count, format_moment, format_number, print_json, print_table, say
+from iftb_store.cli.output import format_clock_time, print_json, print_table, say
 from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
@@ -29,8 +31,9 @@ from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
 from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
+from iftb_store.values.readable import format_count, format_moment, format_number
 from iftb_store.values.suggestions import find_near
-from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, align, check_timeframe
+from iftb_store.values.timeframes import TIMEFRAMES, align, check_timeframe
 from iftb_store.values.times import resolve_since
 
 T = TypeVar("T")
@@ -86,8 +89,10 @@ def gaps(
         repository = OHLCVRepository(db)
         return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
 
-    found = _read(url, BARS, find)
-    holes = [(name, before, after, _missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps]
+    found = read(url, BARS, find)
+    holes = [
+        (name, before, after, count_missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps
+    ]
     if as_json:
         names = "exchange", "last_before", "first_after", "missing"
         print_json([dict(zip(names, hole, strict=True)) for hole in holes])
@@ -118,7 +123,7 @@ def latest(
             await _report_missing(db, series, exchange, as_json=as_json)
         return bars
 
-    bars = _read(url, BARS, find)
+    bars = read(url, BARS, find)
     if as_json:
         print_json(bars)
         return
@@ -141,17 +146,21 @@ def stats(
     exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
-    """Show statistics of recently realized trades, e.g. win rate and net PnL."""
-    figures = _read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
+    """Show statistics of recently realized trades, e.g. win rate and PnL, before and after fees.
+
+    The PnL before fees is the sum of the stored realized_pnl.
+    """
+    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
     if as_json:
-        print_json(figures)
+        print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
+        say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
         statistics_table(figures)
 
 
 def positions(url: Url = None, exchange: Exchange = None, as_json: Json = False) -> None:
     """Show the open positions by exchange, symbol and time."""
-    found = _read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
+    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
     if as_json:
         print_json(found)
     elif found:
@@ -183,7 +192,7 @@ def events(
 ) -> None:
     """Show the newest system events, newest first."""
     chosen = checks.optional_choice(severity, "severity", SEVERITIES)
-    found = _read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
+    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
     if as_json:
         print_json(found)
     elif found:
@@ -197,26 +206,38 @@ def events(
 def statistics_table(figures: TradeStatistics) -> None:
     """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
     counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
-    money = ("gross_profit", "gross_loss", "net_pnl", "total_fees", "avg_win", "avg_loss", "largest_win", "largest_loss")
+    money = {
+        "pnl before fees": "net_pnl",
+        "fees": "total_fees",
+        "pnl after fees": "net_pnl_after_fees",
+        **{name: name for name in ("gross_profit", "gross_loss", "avg_win", "avg_loss", "largest_win", "largest_loss")},
+    }
     rows = [
         *counts,
         ("win_rate", f"{format_number(figures.win_rate, 2)} %"),
-        *((name, format_number(getattr(figures, name), _PLACES)) for name in money),
+        *((title, format_number(getattr(figures, name), _PLACES)) for title, name in money.items()),
         ("profit_factor", format_number(figures.profit_factor, _PLACES) or "none (no losses)"),
     ]
     print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
 
 
-def _read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
+def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
     """Return the result of a query on a table; warn if the database hides rows of the table from this role."""
 
-    async def read(db: DatabaseManager) -> T:
-        found = await work(db)
+    async def warn(db: DatabaseManager) -> None:
         if hidden := await describe_hidden_rows(db, [table]):
             say(f"warning: {hidden}", stderr=True)
+
+    async def find(db: DatabaseManager) -> T:
+        try:
+            found = await work(db)
+        except NotFoundError:
+            await warn(db)
+            raise
+        await warn(db)
         return found
 
-    return run(url, read)
+    return run(url, find)
 
 
 async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
@@ -241,13 +262,6 @@ async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange
         print_json([])
     place = "" if exchange is None else f"{exchange} "
     raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
-
-
-def _missing(before: datetime, after: datetime, timeframe: str) -> int:
-    seconds = SECONDS[timeframe]
-    if seconds is None:
-        return (after.year - before.year) * 12 + after.month - before.month - 1
-    return -((before - after) // timedelta(seconds=seconds)) - 1
 
 
 def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:

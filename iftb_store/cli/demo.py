@@ -17,7 +17,7 @@ from rich.text import Text
 from iftb_store._io.background import run_blocking
 from iftb_store.cli.data import statistics_table
 from iftb_store.cli.files import summary
-from iftb_store.cli.output import console, format_moment, format_number, say
+from iftb_store.cli.output import console, say
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
@@ -30,6 +30,7 @@ from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.values.checks import text
+from iftb_store.values.readable import format_moment, format_number
 
 _SYMBOL = "BTCUSDT"
 _DATABASE = "demo.db"

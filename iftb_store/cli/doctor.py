@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import console, format_count, name_given_url, print_json, say
+from iftb_store.cli.output import console, name_given_url, print_json, say
 from iftb_store.cli.target import run
 from iftb_store.doctor import examine
 from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding
 from iftb_store.values.display import replace_unprintable
+from iftb_store.values.readable import format_count
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _INDENT = " " * 9

@@ -11,7 +11,7 @@ import typer
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Argument, Json, Option, Url, time_window
-from iftb_store.cli.output import format_count, format_moment, print_error, print_json, say
+from iftb_store.cli.output import print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
@@ -38,6 +38,7 @@ from iftb_store.transfer.progress import report_steps
 from iftb_store.values import checks
 from iftb_store.values.choices import Conflict, ReadDecimals
 from iftb_store.values.display import show
+from iftb_store.values.readable import format_count, format_moment
 
 _FILE_HELP = "Files, patterns, e.g. '*.zip', folders, or - for stdin (required)."
 

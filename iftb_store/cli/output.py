@@ -7,24 +7,27 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from iftb_store.values import display
-from iftb_store.values.decimals import CONTEXT, format_plain
 from iftb_store.values.display import replace_unprintable
+from iftb_store.values.readable import format_number
 
 #: The URLs of the command that runs as they were given, by those that are opened, as `iftb_store.url.quote_url` writes both.
 GIVEN: ContextVar[dict[str, str]] = ContextVar("iftb_store_given")
 # a pipe has no width, so rows are never wrapped there
 _PIPE_WIDTH = 10_000
+# the number of blanks between two columns
+_SPACE = 2
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -50,13 +53,8 @@ def name_given_url(message: str) -> str:
     return message
 
 
-def format_count(count: int, noun: str) -> str:
-    """Return a number and its noun: ``1 bar``, ``43,200 bars``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def print_json(value: object) -> None:
-    """Print one JSON document: the fields of dataclasses, decimals as strings of plain digits, times as ISO 8601 in UTC."""
+    """Print one JSON document: fields of dataclasses, decimals as strings, times in ISO 8601, durations in seconds."""
     print(json.dumps(value, indent=2, default=_json))  # noqa: T201 - see say; JSON is ASCII
 
 
@@ -70,19 +68,53 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     console().print(shown)
 
 
-def format_number(value: Decimal | None, places: int | None = None) -> str:
-    """Return plain digits, rounded half-even to ``places`` if given; an empty text for None."""
-    if value is None:
-        return ""
-    if places is not None and -value.as_tuple().exponent > places:  # type: ignore[operator]
-        value = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN, context=CONTEXT)
-    return format_plain(value) or format(value, "f")
+def print_title(title: str) -> None:
+    """Print a title, bold on a terminal."""
+    console().print(Text(title, style="bold"))
 
 
-def format_moment(value: datetime) -> str:
-    """Return a time in UTC for people, with seconds only if it has any: ``2024-02-29 23:59``."""
-    utc = value.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(" ", "auto" if utc.second or utc.microsecond else "minutes")
+def is_utf8() -> bool:
+    """Return whether stdout takes characters beyond ASCII."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def print_fitting(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], least_important: Sequence[str] = (), *, right: bool = True
+) -> None:
+    """Print a table of numbers that fits into the terminal, and break no number.
+
+    On a terminal that is too narrow, the least important columns are left out; on one that is still too narrow, each row becomes
+    a title and lines of ``name value``.
+
+    Args:
+        titles: the titles of the columns; the first column has text, the others numbers.
+        rows: the cells.
+        least_important: titles of columns that may be left out, the least important first.
+        right: whether the numbers are aligned on the right.
+    """
+    for left_out in range(len(least_important) + 1):
+        chosen = [place for place, title in enumerate(titles) if title not in least_important[:left_out]]
+        widths = [max(cell_len(row[place]) for row in (titles, *rows)) for place in chosen]
+        if sum(widths) + _SPACE * (len(widths) - 1) <= console().width:
+            names = [titles[place] for place in chosen]
+            print_table(names, [[row[place] for place in chosen] for row in rows], right=names[1:] if right else ())
+            return
+    for first, *values in rows:
+        say(first)
+        named = [f"{name} {value}" for name, value in zip(titles[1:], values, strict=True)]
+        for line in fill_lines(named, console().width - _SPACE):
+            say(f"{' ' * _SPACE}{line}")
+
+
+def fill_lines(words: Iterable[str], width: int) -> list[str]:
+    """Return words joined by commas in lines of at most ``width`` characters; no word is broken."""
+    lines: list[str] = []
+    for word in words:
+        if lines and cell_len(lines[-1]) + cell_len(word) + 2 <= width:
+            lines[-1] += f", {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def format_clock_time(value: datetime | None) -> str:
@@ -95,4 +127,8 @@ def _json(value: Any) -> Any:
         return format_number(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return str(value) if isinstance(value, Path) else asdict(value)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.filesize import decimal
 from sqlalchemy.exc import DBAPIError
 
 from iftb_store.cli.data import Json, Url
-from iftb_store.cli.output import format_count, name_given_url, print_error, print_json, print_table, say
+from iftb_store.cli.output import name_given_url, print_error, print_json, print_table, say
+from iftb_store.cli.partitions import STOPPED_MOVE
+from iftb_store.cli.progress import Progress
 from iftb_store.cli.target import explain_stop, format_target, run, supports_migrations
+from iftb_store.cli.transfer import Quiet
 from iftb_store.config import resolve_url
 from iftb_store.errors import SchemaError
 from iftb_store.health import Health, describe_unreachable
+from iftb_store.maintenance.partitions import check_method, partition_bars
 from iftb_store.manager import DatabaseManager
 from iftb_store.schema.revision import HEAD
 from iftb_store.url import fill_url, parse_url, quote_url
+from iftb_store.values.readable import format_count
 
 _STOPPED = (
     "stopped; the schema is at either the old or the new revision, never in between; `iftb-store status` shows which; "
@@ -25,15 +31,29 @@ _STOPPED = (
 _UNSTAMPED = "the tables have no revision; if iftb-store created them they can be used, and `iftb-store migrate URL` adds it"
 
 
-def migrate(url: Url = None) -> None:
-    """Create the tables, or update an older schema to the revision of this version.
+def migrate(
+    url: Url = None,
+    partition_by: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="Divide the bars into partitions: month, year or hash:N (PostgreSQL)."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Create the tables, or update an older schema to the revision of this version; with --partition-by, partition the bars.
 
-    It is safe to run this twice, and from several processes at once: one migrates, the others wait for a limited time.
+    It is safe to run this twice, and from several processes at once: one migrates, the others wait for a limited time. A table
+    that has bars already is partitioned while others read and write it; if this is stopped, the next run continues.
     """
     address = resolve_url(url)
+    method = None if partition_by is None else check_method(partition_by)
     with explain_stop(lambda: _STOPPED):
         run(address, DatabaseManager.migrate, create=supports_migrations(address))
     say(f"{format_target(address)}: the schema is at revision {HEAD}")
+    if method is None:
+        return
+    with Progress(quiet=quiet) as progress, explain_stop(lambda: STOPPED_MOVE):
+        found = run(address, lambda db: partition_bars(db, method, progress=progress))
+    say(f"ohlcv is partitioned by {found.by}: {format_count(len(found.partitions), 'partition')}")
 
 
 def status(url: Url = None, as_json: Json = False) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_window
-from iftb_store.cli.output import console, format_count, print_error, print_json, print_table, say
+from iftb_store.cli.output import console, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, format_target, require_file, run
@@ -24,6 +24,7 @@ from iftb_store.transfer import functions
 from iftb_store.transfer.reports import CopyReport, VerifyReport
 from iftb_store.url import bound_memory
 from iftb_store.values.display import replace_unprintable
+from iftb_store.values.readable import format_count
 from iftb_store.values.timeframes import TIMEFRAMES
 from iftb_store.values.times import find_start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iftb_store.columnar.bar_store import ColumnarBars
 from iftb_store.columnar.bars import has_distinct_keys, to_table
-from iftb_store.columnar.bounds import Bounds, key_bounds
+from iftb_store.columnar.bounds import WHOLE, Bounds, key_bounds
 from iftb_store.columnar.driver import INTERRUPT_EVERY, Cursor, run_in_thread, slice_rows, to_python_rows
 from iftb_store.columnar.errors import describe_failure, read_first_line
 from iftb_store.columnar.locks import write_lock
@@ -21,6 +21,7 @@ from iftb_store.columnar.statements import SQLALCHEMY_DIALECT, Compiled, compile
 __all__ = [
     "INTERRUPT_EVERY",
     "SQLALCHEMY_DIALECT",
+    "WHOLE",
     "Bounds",
     "ColumnarBars",
     "Compiled",

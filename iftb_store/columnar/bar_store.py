@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from iftb_store.columnar.driver import SLICE, Cursor
 from iftb_store.columnar.many_series import DUCKDB, many_buckets_sql, many_gaps_sql, series_sql, to_gaps
 from iftb_store.columnar.query import Query
 from iftb_store.columnar.reading import read_newest, read_oldest
-from iftb_store.columnar.resampling import read_buckets, read_many_buckets, resample_sql
+from iftb_store.columnar.resampling import read_buckets, read_many_buckets, read_resampled
 from iftb_store.errors import readable
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.schema.table_spec import BARS, RowFilter
@@ -36,6 +36,9 @@ _BARS = 10_000_000
 class ColumnarBars(ABC):
     """Reads the bars of one session; a subclass runs the queries and writes. See `iftb_store.protocols.BarStore`."""
 
+    #: Whether reading two columns twice costs little, as it does in a local file.
+    reads_twice: ClassVar[bool] = False
+
     @abstractmethod
     async def run(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = BARS.columns) -> T:
         """Run ``work`` in a thread with a cursor whose table ``ohlcv`` has at least the selected rows and the given columns."""
@@ -48,9 +51,9 @@ class ColumnarBars(ABC):
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
         """Return the bars of a series aggregated by bucket, ordered by the bucket's number."""
         query = Query(series)
-        sql = resample_sql(query, buckets)
-        table, _ = await self.run(series, lambda cursor: cursor.table(sql, query.values), (*KEY, *VALUES))
-        return read_buckets(table)
+        twice = self.reads_twice
+        table = await self.run(series, lambda cursor: read_resampled(cursor, query, buckets, twice=twice), (*KEY, *VALUES))
+        return await asyncio.to_thread(read_buckets, table)
 
     async def list_series(self) -> list[Series]:
         """Return every stored series with its first and last time and its numbers of bars and of missing bars."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import repeat
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.batches.arrow import DECIMAL, TIME, to_datetimes, to_decimals
-from iftb_store.batches.bars import BarBatch, BarColumns
+from iftb_store.batches.arrow import to_datetimes, to_decimals, to_record_batch
+from iftb_store.batches.bars import BarBatch
 from iftb_store.columnar.many_series import DUCKDB
 from iftb_store.columnar.query import Query
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.table_spec import SERIES
-
-_TYPES = [pa.string()] * 3 + [TIME] + [DECIMAL] * 6 + [pa.int64()]
+from iftb_store.schema.types import from_epoch_us
 
 
 async def to_table(batch: BarBatch) -> pa.Table:
@@ -28,21 +27,12 @@ async def to_table(batch: BarBatch) -> pa.Table:
     parts = list[pa.RecordBatch]()
     for columns in batch.chunks():
         if parts:
-            parts.append(_record_batch(columns))
+            parts.append(to_record_batch(columns))
             await asyncio.sleep(0)
         else:
             # the first Arrow array of a process makes Arrow import pandas if it is installed, which takes 0.2 s
-            parts.append(await asyncio.to_thread(_record_batch, columns))
+            parts.append(await asyncio.to_thread(to_record_batch, columns))
     return pa.Table.from_batches(parts)
-
-
-def _record_batch(columns: BarColumns) -> pa.RecordBatch:
-    # Arrow parses decimal text exactly, and faster than it converts Decimals
-    arrays = [
-        pa.array(column, pa.string()).cast(kind) if kind == DECIMAL else pa.array(column, kind)
-        for column, kind in zip(columns, _TYPES, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=list(BarColumns._fields))
 
 
 def has_distinct_keys(table: pa.Table) -> bool:
@@ -65,8 +55,14 @@ def to_bars(part: pa.Table, exchange: str, symbol: str, timeframe: str) -> Itera
         *map(to_decimals, prices),
         trades_count.to_pylist(),
         number.to_pylist(),
-        to_datetimes(created_at),
+        _repeat_equal(created_at),
     )
+
+
+def _repeat_equal(times: Any) -> Iterable[Any]:
+    """Return a column of times as datetimes, of which bars that were written together have only one."""
+    ends: Any = pc.min_max(times.cast(pa.int64()), skip_nulls=False).as_py()
+    return repeat(from_epoch_us(ends["min"])) if ends["min"] == ends["max"] is not None else to_datetimes(times)
 
 
 def gaps_sql(query: Query, timeframe: str, before: datetime | None, after: datetime | None) -> str:

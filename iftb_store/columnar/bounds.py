@@ -18,6 +18,10 @@ class Bounds(NamedTuple):
     greatest: dict[str, Any]
 
 
+#: The bounds of all rows.
+WHOLE = Bounds({}, {})
+
+
 def key_bounds(table: TableSpec, rows: pa.Table) -> Bounds:
     """Return the least and greatest values of the key columns of some rows."""
     bounds = Bounds({}, {})

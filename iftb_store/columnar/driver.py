@@ -103,6 +103,10 @@ class Cursor:
                 raise duckdb.IOException(str(error)) from error
             yield batch
 
+    def tables(self, sql: str, size: int) -> Iterator[pa.Table]:
+        """Run one query and yield its rows as tables of at most ``size`` rows; each is read when it is requested."""
+        return (pa.Table.from_batches([batch]) for batch in self.batches(sql, size))
+
     def statements(self, sql: str) -> list[duckdb.Statement]:
         """Parse a SQL text into its statements."""
         return self._raw.extract_statements(sql)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.schema import AddConstraint
 
 from iftb_store.doctor.checks import Finding, FindingSeverity
+from iftb_store.doctor.partitions import find_partition_problems
 from iftb_store.doctor.sql import Engine, find_engine
 from iftb_store.errors import SchemaError
 from iftb_store.health import advise
@@ -47,6 +48,7 @@ def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
         one.table in TABLES and one.actual is None and (one.part or "column").startswith("column") for one in differences
     )
     hidden = find_hidden(conn, [*TABLES])
+    found += find_partition_problems(conn)
     found += map(_hidden, (one for one in hidden if one.kind != "insert"))
     return found, whole and not find_obstacles(hidden)
 

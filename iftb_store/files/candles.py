@@ -208,7 +208,7 @@ class Candles:
         self._beyond += count
         for timeframe in pc.unique(rows["timeframe"]).to_pylist():
             times = rows["timestamp"].filter(pc.equal(rows["timeframe"], timeframe))
-            self._off_grid += pc.sum(_off_grid(times, timeframe)).as_py() or 0
+            self._off_grid += pc.sum(_find_off_grid(times, timeframe)).as_py() or 0
 
     def _check_series(self, name: str, column: Any) -> None:
         wanted = self._series[name]
@@ -332,7 +332,12 @@ def _list_names(names: list[str]) -> str:
     return ", ".join(show(name, 30) for name in names[:20]) + (", …" if len(names) > 20 else "")
 
 
-def _off_grid(times: Any, timeframe: str) -> Any:
+def count_off_grid(times: Any, timeframe: str) -> tuple[list[datetime], int]:
+    """Return the first and the last time of a column, and how many of its times are no multiple of the timeframe."""
+    return list(pc.min_max(times).as_py().values()), pc.sum(_find_off_grid(times, timeframe)).as_py() or 0
+
+
+def _find_off_grid(times: Any, timeframe: str) -> Any:
     origin, step = grid(timeframe)
     length = step // timedelta(microseconds=1)
     numbers = pc.subtract(times.cast(pa.int64()), to_epoch_us(origin))

@@ -15,9 +15,10 @@ import pyarrow.compute
 
 from iftb_store.batches.arrow import arrow_schema
 from iftb_store.batches.arrow_input import WRITTEN, RowError, find_repeated, is_rising
-from iftb_store.batches.bars import KEY
-from iftb_store.files.earlier import EarlierFiles, SeriesKey, explain_change, format_bar
-from iftb_store.files.spans import Spans, split_times
+from iftb_store.batches.arrow_series import split_series
+from iftb_store.batches.bars import KEY, SeriesKey
+from iftb_store.files.earlier import EarlierFiles, explain_change, format_bar
+from iftb_store.files.spans import Spans, Times
 from iftb_store.registry import get_stores
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
@@ -39,6 +40,19 @@ _WHY = (
     "has a different bar of {} than an earlier row; does another column name the symbol (--map symbol=NAME), "
     "or were clocks set back in this hour?"
 )
+
+
+class RepeatError(RowError):
+    """A row has other values than an earlier row of the file with the same key.
+
+    Attributes:
+        series: the series of the row.
+        moment: the time of the row.
+    """
+
+    def __init__(self, index: int, series: SeriesKey, moment: datetime) -> None:
+        super().__init__(index, _WHY.format(format_bar(series, moment)))
+        self.series, self.moment = series, moment
 
 
 class BatchCounts(NamedTuple):
@@ -104,7 +118,8 @@ class Repeats:
             many of these bars are not stored, and how many are stored with other values.
 
         Raises:
-            RowError: a row has other values than an earlier row with the same key, or would change a stored bar.
+            RepeatError: a row has other values than an earlier row of the file with the same key.
+            RowError: a row has other values than a row of an earlier file with the same key, or would change a stored bar.
             InvalidValueError: the bars have too many series, or their times too many gaps, to be remembered.
         """
         batch = await asyncio.to_thread(self._remember, rows, compare_all=count or self._refuse_changes)
@@ -122,23 +137,24 @@ class Repeats:
         again = find_repeated(rows)
         if again.true_count:
             wrong = pc.and_(again, _find_differences(rows.slice(0, rows.num_rows - 1), rows.slice(1)))
-            _refuse_first(rows.slice(1), order.slice(1), wrong, _explain_repeat)
-        times: list[Any] = rows["timestamp"].cast(pa.int64()).to_pylist()
-        is_before, is_elsewhere = list[bool](), list[bool]()
+            _refuse_first(rows.slice(1), order.slice(1), wrong, RepeatError)
+        times = rows["timestamp"].combine_chunks().cast(pa.int64())
+        is_before, is_elsewhere = list[Any](), list[Any]()
         windows: list[_Window] = []
         for series, first, end in split_series(rows):
-            spread = split_times(series, list(dict.fromkeys(times[first:end])), _read_step(series))
+            part = times.slice(first, end - first)
+            spread = _split_times(series, part)
             before, elsewhere = self.spans.add(spread), self._earlier.find(spread)
             self.unknown += self._earlier.count_unknown(spread)
             for found, marks in ((before, is_before), (elsewhere, is_elsewhere)):
-                known = set(found)
-                marks += [time in known for time in times[first:end]]
+                marks.append(pc.is_in(part, pa.array(found, pa.int64())))
             if compare_all:
-                windows.append(_Window(series, times[first], times[end - 1]))
+                windows.append(_Window(series, part[0].as_py(), part[-1].as_py()))
             elif before or elsewhere:
                 windows.append(_Window(series, min(before[:1] + elsewhere[:1]), max(before[-1:] + elsewhere[-1:])))
         is_first = pa.concat_arrays([pa.array([True]), pc.invert(again)])
-        return _Batch(rows, order, is_first, pa.array(is_before), pa.array(is_elsewhere), _plan_scans(windows))
+        marks_before, marks_elsewhere = pa.concat_arrays(is_before), pa.concat_arrays(is_elsewhere)
+        return _Batch(rows, order, is_first, marks_before, marks_elsewhere, _plan_scans(windows))
 
     def _check(self, batch: _Batch, stored: pa.Table) -> tuple[int, int]:
         """Return how many bars of a batch are not stored, and how many are stored with other values."""
@@ -148,10 +164,10 @@ class Repeats:
         differs = is_stored
         if stored.num_rows:
             differs = pc.and_(is_stored, _find_differences(rows, stored.take(pc.fill_null(places, 0))))
-        _refuse_first(rows, order, pc.and_(differs, batch.is_before), _explain_repeat)
-        _refuse_first(rows, order, pc.and_(differs, batch.is_elsewhere), self._explain_other_file)
+        _refuse_first(rows, order, pc.and_(differs, batch.is_before), RepeatError)
+        _refuse_first(rows, order, pc.and_(differs, batch.is_elsewhere), _refusal(self._explain_other_file))
         if self._refuse_changes:
-            _refuse_first(rows, order, differs, explain_change)
+            _refuse_first(rows, order, differs, _refusal(explain_change))
         inserted = pc.and_(batch.is_first, pc.invert(is_stored)).true_count
         return inserted, pc.and_(batch.is_first, differs).true_count
 
@@ -159,22 +175,27 @@ class Repeats:
         return self._earlier.explain(series, to_epoch_us(moment), _read_step(series))
 
 
-def split_series(rows: pa.Table) -> list[tuple[SeriesKey, int, int]]:
-    """Split rows in key order by series: return (series, index of the first row, index after the last row) for each series."""
-    columns: list[Any] = [rows[name].combine_chunks() for name in SERIES]
-    same = reduce(pc.and_, (pc.equal(column.slice(0, len(column) - 1), column.slice(1)) for column in columns))
-    ends: list[int] = pc.add(pc.indices_nonzero(pc.invert(same)), 1).to_pylist()
-    firsts = [0, *ends]
-    names = zip(*(column.take(pa.array(firsts)).to_pylist() for column in columns), strict=True)
-    return list(zip(names, firsts, [*ends, rows.num_rows], strict=True))
-
-
 def _read_step(series: SeriesKey) -> int:
     return (SECONDS[series[2]] or _DAY) * _US
 
 
-def _explain_repeat(series: SeriesKey, moment: datetime) -> str:
-    return _WHY.format(format_bar(series, moment))
+def _split_times(series: SeriesKey, times: Any) -> Times:
+    """Return the times of a series, an ascending Arrow array of microseconds, as spans; see `split_times`."""
+    step = _read_step(series)
+    between = pc.subtract(times.slice(1), times.slice(0, len(times) - 1))
+    is_new = pc.not_equal(between, 0)
+    times = times.filter(pa.concat_arrays([pa.array([True]), is_new]))
+    ends: list[int] = pc.indices_nonzero(pc.not_equal(between.filter(is_new), step)).to_pylist()
+    places = [0, *(end + 1 for end in ends)], [*ends, len(times) - 1]
+    firsts, lasts = (times.take(pa.array(chosen, pa.int64())).to_pylist() for chosen in places)
+    apart: Times = {}
+    for first, last in zip(firsts, lasts, strict=True):
+        apart.setdefault((series, step, first % step), []).append((first, last))
+    return apart
+
+
+def _refusal(explain: Callable[[SeriesKey, datetime], str]) -> Callable[[int, SeriesKey, datetime], RowError]:
+    return lambda index, series, moment: RowError(index, explain(series, moment))
 
 
 async def _read_stored(session: Any, batch: _Batch) -> pa.Table:
@@ -231,14 +252,14 @@ def _find_differences(one: pa.Table, other: pa.Table) -> Any:
     return pc.invert(reduce(pc.and_, same))
 
 
-def _refuse_first(rows: pa.Table, order: Any, wrong: Any, explain: Callable[[SeriesKey, datetime], str]) -> None:
-    """Raise RowError for the first row of the file that ``wrong`` marks; do nothing if it marks none.
+def _refuse_first(rows: pa.Table, order: Any, wrong: Any, make: Callable[[int, SeriesKey, datetime], RowError]) -> None:
+    """Raise an error for the first row of the file that ``wrong`` marks; do nothing if it marks none.
 
-    ``order`` holds the index of each row in the batch, because ``rows`` is sorted; ``explain`` returns the reason for a bar.
+    ``order`` holds the index of each row in the batch, because ``rows`` is sorted; ``make`` returns the error.
     """
     places = order.filter(wrong)
     if len(places):
         index: int = pc.min(places).as_py()
         row: dict[str, Any] = rows.slice(pc.index(order, index).as_py(), 1).select(KEY).to_pylist()[0]
         exchange, symbol, timeframe, moment = row.values()
-        raise RowError(index, explain((exchange, symbol, timeframe), moment))
+        raise make(index, (exchange, symbol, timeframe), moment)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from iftb_store.batches.bars import SeriesKey
 from iftb_store.files.spans import Spans, Times, split_times
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.display import show
-
-#: A series of bars: exchange, symbol and timeframe.
-SeriesKey = tuple[str, str, str]
 
 # maximum number of spans that are kept to name a file in a message: of one file, and of all files
 _MOST_SPANS, _MOST_SPANS_OF_ALL = 10_000, 200_000

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from iftb_store._io.tasks import import_modules, run_to_end
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import InvalidValueError
+from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.batches import Batches, Converter
 from iftb_store.files.commits import Commit, finish_commit
 from iftb_store.files.detect import FileKind
 from iftb_store.files.earlier import EarlierFiles, describe_unknown
 from iftb_store.files.klines import import_klines
-from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.binance import DumpError, KlineRows
 from iftb_store.files.source import Source
 from iftb_store.protocols import Capability
 from iftb_store.schema.scope import TableScope
@@ -75,6 +76,7 @@ async def import_file(
     earlier: EarlierFiles | None = None,
     progress: StepCallback | None = None,
     commit: Commit[ImportedFile] | None = None,
+    ahead: ReadAhead[KlineRows] | None = None,
 ) -> ImportedFile:
     """Store all rows of a file in one transaction, or none; the file is read batch by batch.
 
@@ -93,6 +95,7 @@ async def import_file(
             note says how many bars could not be compared.
         progress: called after each batch with (bytes read, total bytes).
         commit: records the state of the COMMIT; read it after a cancellation to find out whether the file is stored.
+        ahead: the tables of a kline dump, if their reading has begun already; this call closes it.
 
     Returns:
         The number of rows written, what they changed, their series and time span; 0 rows for an empty export.
@@ -111,7 +114,7 @@ async def import_file(
     if source.kind is FileKind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
     if source.dump is not None:
-        return await finish_commit(_import_dump(db, source, insert, refuse_changes, earlier, progress, commit), commit)
+        return await finish_commit(_import_dump(db, source, insert, refuse_changes, earlier, progress, commit, ahead), commit)
     return await finish_commit(_import(db, source, insert, new_ids, refuse_changes, earlier, progress, commit), commit)
 
 
@@ -123,9 +126,10 @@ async def _import_dump(
     earlier: EarlierFiles,
     progress: StepCallback,
     commit: Commit[ImportedFile],
+    ahead: ReadAhead[KlineRows] | None,
 ) -> ImportedFile:
     dump: Any = source.dump
-    options: dict[str, Any] = {"insert": insert, "refuse_changes": refuse_changes, "earlier": earlier}
+    options: dict[str, Any] = {"insert": insert, "refuse_changes": refuse_changes, "earlier": earlier, "ahead": ahead}
     done = await import_klines(db, dump, **options, progress=progress, commit=commit)
     notes = [f"bars off the timeframe's grid: {done.off_grid:,}"] if done.off_grid else []
     return ImportedFile(

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,12 +17,13 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.abilities import ConnectedStore
 from iftb_store.batches.bars import BarColumns
 from iftb_store.errors import InvalidValueError, StoreError, TradeConflictError
+from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.commits import Commit
 from iftb_store.files.earlier import EarlierFiles
 from iftb_store.files.import_ import ImportedFile, import_file
 from iftb_store.files.options import Hints
 from iftb_store.files.paths import STDIN, Stdin, find_paths
-from iftb_store.files.readers.binance import DumpError
+from iftb_store.files.readers.binance import DumpError, KlineRows
 from iftb_store.files.source import Source
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.transfer.access import check_store
@@ -229,24 +232,28 @@ class FileImport:
         Raises:
             RefusedFilesError: files were refused; all others are stored.
         """
+        readers = _read_ahead(self._sources)
         try:
-            await self._import_all(db, step)
+            await self._import_all(db, step, readers)
         finally:
+            for reader in readers.values():
+                await reader.close()
             self._stdin.close()
         report = ImportReport(tuple(self.files), tuple(self.refused))
         if self.refused:
             raise RefusedFilesError(report)
         return report
 
-    async def _import_all(self, db: ConnectedStore, step: ProgressFactory) -> None:
+    async def _import_all(self, db: ConnectedStore, step: ProgressFactory, readers: dict[Source, ReadAhead[KlineRows]]) -> None:
         earlier = EarlierFiles()
         options: dict[str, Any] = {"insert": self._insert, "new_ids": self._new_ids, "on_conflict": self._on_conflict}
         for source in self._sources:
             name, commit = format_path(source.path), Commit[ImportedFile]()
             self.current = name, commit
+            ahead = readers.get(source)
             try:
                 with step(name) as tell, self._stdin.rename_errors():
-                    done = await import_file(db, source, **options, earlier=earlier, progress=tell, commit=commit)
+                    done = await import_file(db, source, **options, earlier=earlier, progress=tell, commit=commit, ahead=ahead)
             except _REFUSALS as error:
                 self._refuse(source.path, error, self._find_remedy(source))
                 continue
@@ -292,6 +299,17 @@ class FileImport:
                     f"--{option} {given} would merge the files of {' and '.join(told[:5])} into one series; "
                     "import them separately"
                 )
+
+
+def _read_ahead(sources: Sequence[Source]) -> dict[Source, ReadAhead[KlineRows]]:
+    """Return a reader for each kline dump; a dump that follows another one is read while the last part of that one is stored."""
+    if find_spec("pyarrow") is None:
+        return {}
+    readers = {source: ReadAhead(source.dump.tables()) for source in sources if source.dump is not None}
+    for source, following in pairwise(sources):
+        if source in readers and following in readers:
+            readers[source].at_end = readers[following].start
+    return readers
 
 
 def format_path(path: Path) -> str:

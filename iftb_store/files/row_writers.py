@@ -16,7 +16,7 @@ from iftb_store.files.source import Source
 from iftb_store.models import Trade
 from iftb_store.protocols import Stores
 from iftb_store.registry import get_stores
-from iftb_store.repositories.ohlcv import OHLCVRepository
+from iftb_store.repositories.ohlcv import OHLCVRepository, write_checked
 from iftb_store.repositories.streams import record_batches
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import BARS, TRADES, ColumnKind, RowFilter, TableSpec
@@ -49,7 +49,7 @@ def find_writer(
 
     async def write_candles(rows: pa.Table) -> BatchCounts:
         counts = await repeats.add_rows(rows, session)
-        report = await OHLCVRepository(session).write_arrow(rows, "insert" if insert else "upsert", report=True)
+        report = await write_checked(OHLCVRepository(session), rows, "insert" if insert else "upsert")
         return BatchCounts(counts.rows, report.inserted, report.updated)
 
     async def write_trades(rows: pa.Table) -> BatchCounts:

@@ -152,10 +152,15 @@ def _series_sql(dialect: SqlDialect) -> str:
     same = " AND ".join(f"{shown(f'ohlcv.{name}')} = {shown(f'series.{name}')}" for name in SERIES)
     # a window for each series: one window over all of them, with PARTITION BY, takes twice as long on SQLite and PostgreSQL
     pairs = f"SELECT {dialect.lag}(timestamp) OVER (ORDER BY timestamp) AS earlier, timestamp AS later FROM ohlcv WHERE {same}"
+    # if all bars lie on one grid, the missing ones are those that the grid has more; this takes a fifth of the time of a window
+    place = dialect.modulo.format(dialect.microseconds.format("timestamp"), "series.step")
+    on_grid = f"(SELECT CASE WHEN MIN({place}) = MAX({place}) THEN 1 END FROM ohlcv WHERE {same}) = 1"
+    apart = f"{dialect.microseconds.format('last')} - {dialect.microseconds.format('first')}"
+    quick = f"WHEN {on_grid} THEN ({apart}) {dialect.divided} step - bars + {dialect.integer.format(1)}" if dialect.grid else ""
     return f"""
         SELECT {names}, first, last, bars, CASE WHEN {shown("timeframe")} = '{MONTH}' THEN (
             SELECT SUM({dialect.missing_sql(MONTH)}) FROM ({pairs}) pairs WHERE {dialect.gap_sql(MONTH)}
-        ) ELSE (
+        ) {quick} ELSE (
             SELECT SUM({dialect.count_sql("series.step")}) FROM ({pairs}) pairs
             WHERE {dialect.difference.format("earlier", "later")} > series.duration
         ) END

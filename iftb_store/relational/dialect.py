@@ -96,6 +96,7 @@ class SqlDialect:
         row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
         correlated: whether a subquery after FROM can refer to the query around it, within a subquery that computes a value. If
             not, as on MariaDB, list_series takes about twice as long.
+        grid: whether the remainder of ``microseconds`` costs less than a window function, as where times are stored as such.
         seeks: whether the key's index finds the first row after a key at once; if not, as in a columnar engine, one query over
             the whole table is faster than one query per series.
         set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
@@ -135,6 +136,7 @@ class SqlDialect:
     on_conflict: bool = True
     row_values: bool = True
     correlated: bool = True
+    grid: bool = False
     seeks: bool = True
     day_fingerprints: str = ""
     set_sequence: str = ""

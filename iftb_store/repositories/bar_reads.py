@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from iftb_store.batches.resampling import Buckets, make_bars
+from iftb_store.batches.resampling import Bucket, Buckets, make_bars
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.protocols import Stores
 from iftb_store.repositories.exchanges import check_one_exchange, find_exchanges, select_exchange, warn_of_bars
@@ -41,8 +41,7 @@ class BarReader(ManySeriesReads):
             [series] = await ohlcv.list_series()
             (series.exchange, series.symbol, series.count, series.missing)  # -> ('binance', 'BTCUSDT', 23, 1)
         """
-        async with self._stores(snapshot=True) as stores:
-            return await stores.bars.list_series()
+        return await self._read(lambda stores: stores.bars.list_series(), snapshot=True)
 
     async def get_range(
         self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str | None = "binance"
@@ -75,11 +74,14 @@ class BarReader(ManySeriesReads):
             bars[-1].close  # -> Decimal('42602')
         """
         window = select_window(symbol, timeframe, start, end, exchange)
-        async with self._stores(snapshot=exchange is None) as stores:
+
+        async def read(stores: Stores) -> list[OHLCVBar]:
             found = await _read(stores, window)
             if not found:
                 await warn_of_bars(self._backend, stores, window)
             return found
+
+        return await self._read(read, snapshot=exchange is None)
 
     async def get_latest(
         self, symbol: str, timeframe: Timeframe, limit: int = 100, exchange: str | None = "binance"
@@ -105,10 +107,14 @@ class BarReader(ManySeriesReads):
         """
         series = _series(symbol, timeframe, exchange)
         newest = replace(series, limit=checks.integer(limit, "limit", least=1))
-        async with self._stores(snapshot=exchange is None) as stores:
-            found = await _read(stores, newest, descending=True)
-            if not found:
+
+        async def read(stores: Stores) -> list[OHLCVBar]:
+            bars = await _read(stores, newest, descending=True)
+            if not bars:
                 await warn_of_bars(self._backend, stores, newest)
+            return bars
+
+        found = await self._read(read, snapshot=exchange is None)
         return found if exchange is not None else sorted(found, key=attrgetter("timestamp"), reverse=True)[:limit]
 
     async def get_gaps(
@@ -149,12 +155,15 @@ class BarReader(ManySeriesReads):
         if first is not None and last is not None:
             check_window(first, last)
         edges = find_edges(first, last, series.equal["timeframe"])
-        async with self._stores() as stores:
+
+        async def read(stores: Stores) -> list[tuple[datetime, datetime]]:
             gaps = await stores.bars.get_gaps(replace(series, start=first, end=last), *edges)
             # a window that has a start and an end, and no bars, is one gap
             if gaps == ([] if None in edges else [edges]):
                 await warn_of_bars(self._backend, stores, series)
             return gaps
+
+        return await self._read(read)
 
     async def resample(
         self,
@@ -200,10 +209,14 @@ class BarReader(ManySeriesReads):
         window = select_window(symbol, step, start, end, check_one_exchange(exchange, "resample"))
         buckets = Buckets(step, wanted)
         checks.boolean(partial, "partial")
-        async with self._stores() as stores:
+
+        async def read(stores: Stores) -> list[Bucket]:
             found = await stores.bars.resample(window, buckets)
             if not found:
                 await warn_of_bars(self._backend, stores, window)
+            return found
+
+        found = await self._read(read)
         names = window.equal["symbol"], window.equal["exchange"], wanted
         return make_bars(buckets, found, names, partial=partial)
 

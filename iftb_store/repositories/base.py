@@ -17,6 +17,7 @@ from iftb_store.repositories.exchanges import sort_by_exchange, warn_of_records
 from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import make_filter
 from iftb_store.schema.table_spec import RowFilter, TableSpec
+from iftb_store.standby import StandbyReads
 from iftb_store.values import checks
 from iftb_store.values.choices import ReadDecimals
 from iftb_store.values.display import type_name
@@ -74,6 +75,7 @@ class Repository:
         self._backend: Any = None
         if isinstance(session, ConnectedStore):
             self._manager = session
+            self._standby: StandbyReads | None = getattr(session, "_standby", None)
         else:
             self._fixed, self._backend = get_stores(session), get_backend(session)
         self._check_kept((self._manager or self._backend).capabilities)
@@ -91,6 +93,15 @@ class Repository:
             async with self._manager.get_session(isolation="snapshot" if snapshot else None) as session:
                 self._backend = get_backend(session)
                 yield get_stores(session)
+
+    async def _read(self, work: Callable[[Stores], Awaitable[T]], *, snapshot: bool = False) -> T:
+        """Return the result of a read; with a manager that has a standby, it may run there, and again on the primary."""
+        standby = None if self._manager is None else self._standby
+        if standby is None:
+            async with self._stores(snapshot=snapshot) as stores:
+                return await work(stores)
+        self._backend = standby.primary
+        return await standby.read(lambda session: work(get_stores(session)), "snapshot" if snapshot else None)
 
     async def _count(self, work: Callable[[Stores], Awaitable[T]]) -> T:
         """Run a write that counts rows and return its result; with a manager, retry it after a conflict with another writer.
@@ -111,8 +122,7 @@ class Repository:
     async def _table(self, selection: RowFilter, decimals: object) -> pa.Table:
         as_floats = _check_decimals(decimals)
         require_arrow()
-        async with self._stores() as stores:
-            rows = await stores.read_rows(selection)
+        rows = await self._read(lambda stores: stores.read_rows(selection))
         return await _to_floats(rows) if as_floats else rows
 
     def _stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
@@ -147,10 +157,14 @@ class RecordRepository(Repository):
 
     async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
         """Return the selected rows by time; those of all exchanges, oldest first, by exchange and symbol, then time."""
-        async with self._stores() as stores:
-            found = await stores.records.select(rows, descending=descending)
-            if not found:
+
+        async def read(stores: Stores) -> list[Any]:
+            selected = await stores.records.select(rows, descending=descending)
+            if not selected:
                 await warn_of_records(self._backend, stores, rows)
+            return selected
+
+        found = await self._read(read)
         return found if descending or "exchange" in rows.equal else sort_by_exchange(found)
 
     def _check_kept(self, capabilities: frozenset[Capability]) -> None:

@@ -93,8 +93,7 @@ class SystemEventRepository(RecordRepository):
         """
         equal = {} if severity is None else {"severity": EVENT_CHECKS["severity"](severity, "severity")}
         count = checks.integer(limit, "limit", least=1)
-        async with self._stores() as stores:
-            return await stores.records.select(RowFilter(EVENTS, equal, limit=count), descending=True)
+        return await self._read(lambda stores: stores.records.select(RowFilter(EVENTS, equal, limit=count), descending=True))
 
     async def get_events(
         self,
@@ -126,5 +125,4 @@ class SystemEventRepository(RecordRepository):
         window = make_filter(EVENTS, start, end)
         given = {"event_type": event_type, "symbol": symbol, "trade_id": trade_id}
         equal = {name: EVENT_CHECKS[name](value, name) for name, value in given.items() if value is not None}
-        async with self._stores() as stores:
-            return await stores.records.select(replace(window, equal=equal))
+        return await self._read(lambda stores: stores.records.select(replace(window, equal=equal)))

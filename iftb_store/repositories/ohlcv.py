@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,8 @@ from iftb_store.values.timeframes import Timeframe, check_timeframe
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from iftb_store.batches.arrow import ArrowBatch
 
     ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
 
@@ -155,6 +158,7 @@ class OHLCVRepository(BarReader):
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[False] = False,
+        atomic: bool = True,
     ) -> int: ...
 
     @overload
@@ -168,6 +172,7 @@ class OHLCVRepository(BarReader):
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: Literal[True],
+        atomic: bool = True,
     ) -> UpsertReport: ...
 
     async def write_arrow(
@@ -180,11 +185,13 @@ class OHLCVRepository(BarReader):
         exchange: str | None = None,
         decimals: Decimals | None = None,
         report: bool = False,
+        atomic: bool = True,
     ) -> int | UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply.
 
-        All of the data is read into memory, then all rows are written, in key order, or none. To keep memory constant, write
-        one batch after the other in one session.
+        All rows are written or none. The data is read into memory and written in key order, but a RecordBatchReader, if the
+        repository was given the manager, is read and written batch by batch in one transaction, so that memory stays constant;
+        a key that is in two of its batches counts twice.
 
         Columns are those of read_arrow, in any order; quote_volume and trades_count may be missing; id, created_at and the
         index columns of pandas are ignored. If the column timestamp is missing, the column date (as in frames of freqtrade) or
@@ -203,6 +210,7 @@ class OHLCVRepository(BarReader):
             decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float,
                 and round decimals half-even to 18 places. None: refuse floats, and decimals with more places.
             report: whether to return the numbers of bars that were inserted, updated and unchanged, which takes longer.
+            atomic: False: write and commit each batch of a reader or iterable by itself; an error leaves those before it stored.
 
         Returns:
             The number of distinct keys, 0 without rows; or, with ``report``, an `UpsertReport`.
@@ -210,7 +218,9 @@ class OHLCVRepository(BarReader):
         Raises:
             IntegrityError: with "insert", a bar is already stored or occurs twice in the data; nothing was inserted.
             InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
-                the column or row; nothing was written.
+                the column or row; nothing was written. Or ``atomic`` is False in a session.
+            PartialWriteError: with ``atomic=False``, a batch was not written, and those before it are stored; the error names
+                their number.
             MissingDriverError: pyarrow is not installed; the message contains the install command.
 
         Example:
@@ -226,21 +236,60 @@ class OHLCVRepository(BarReader):
             "symbol": checks.optional(checks.name_text, symbol, "symbol"),
             "timeframe": None if timeframe is None else check_timeframe(timeframe),
         }
+        checks.boolean(atomic, "atomic")
         require_arrow()
-        await import_modules("pyarrow", "iftb_store.batches.arrow_frames")
-        from iftb_store.batches.arrow import ArrowBatch
+        await import_modules("pyarrow", "iftb_store.batches.arrow_frames", "iftb_store.repositories.batch_writes")
         from iftb_store.batches.arrow_frames import collect_rows, name_columns
         from iftb_store.batches.arrow_input import prepare_rows
+        from iftb_store.repositories import batch_writes
 
-        given = await asyncio.to_thread(name_columns, await collect_rows(data), series)
-        table = await asyncio.to_thread(prepare_rows, given, from_float=decimals is not None, last_wins=mode == "upsert")
-        batch = ArrowBatch(table, self._now())
+        async def write(repository: OHLCVRepository, table: pa.Table) -> int | UpsertReport:
+            given = await asyncio.to_thread(name_columns, table, series)
+            rows = await asyncio.to_thread(prepare_rows, given, from_float=decimals is not None, last_wins=mode == "upsert")
+            return await repository._write_batch(repository._make_batch(rows), mode, report=report)
+
+        none = UpsertReport(0, 0, 0) if report else 0
+        if not atomic:
+            if self._manager is None:
+                raise batch_writes.refuse_session()
+            return await batch_writes.write_apart(batch_writes.iterate_batches(data), partial(write, self)) or none
+        if self._manager is None or not batch_writes.is_reader(data):
+            return await write(self, await collect_rows(data))
+        reader: Any = data
+        async with self._manager.get_session() as session:
+            inside = OHLCVRepository(session, clock=self._clock)
+            return await batch_writes.write_together(batch_writes.read_joined(reader), partial(write, inside)) or none
+
+    def _make_batch(self, rows: pa.Table) -> ArrowBatch:
+        from iftb_store.batches.arrow import ArrowBatch
+
+        return ArrowBatch(rows, self._now())
+
+    @overload
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: Literal[True]) -> UpsertReport: ...
+
+    @overload
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: bool) -> int | UpsertReport: ...
+
+    async def _write_batch(self, batch: BarBatch, mode: str, *, report: bool) -> int | UpsertReport:
         if mode == "upsert":
             return await self._upsert(batch, report=report)
         if len(batch):
             async with self._stores() as stores:
                 await _insert(stores, batch)
         return UpsertReport(len(batch), 0, 0) if report else len(batch)
+
+
+async def write_checked(repository: OHLCVRepository, rows: pa.Table, mode: Literal["upsert", "insert"]) -> UpsertReport:
+    """Write bars as `OHLCVRepository.write_arrow` does.
+
+    The rows have the columns of `iftb_store.batches.arrow_input.check_rows`, which has checked them, and possibly others.
+    """
+    from iftb_store.batches.arrow_input import WRITTEN, sort_rows
+
+    rows = await asyncio.to_thread(sort_rows, rows.select(WRITTEN.names), last_wins=mode == "upsert")
+    batch = repository._make_batch(rows)
+    return await repository._write_batch(batch, mode, report=True)
 
 
 def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from functools import partial
-from typing import Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 from weakref import WeakSet
 
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
-from iftb_store.models import Trade, TradeChanges, TradeStatistics
+from iftb_store.models import Trade, TradeChanges, TradeStatistics, TradeTotals
 from iftb_store.protocols import Stores
 from iftb_store.repositories.base import RecordRepository, check_fields
-from iftb_store.repositories.exchanges import select_exchange, warn_of_others
+from iftb_store.repositories.exchanges import select_exchange, warn_of_others, warn_of_records
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.scope import check_window
 from iftb_store.schema.table_spec import TRADES, RowFilter
 from iftb_store.values import checks
-from iftb_store.values.choices import Side
+from iftb_store.values.choices import Fees, Side
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
+
+if TYPE_CHECKING:
+    from iftb_store.analytics.figures import PerformanceReport
 
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which a trade was logged that is closed without its exit
@@ -181,8 +185,7 @@ class TradeRepository(RecordRepository):
             await trades.get_by_id(99)  # -> None
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
-        async with self._stores() as stores:
-            return next(iter(await stores.records.select(RowFilter(TRADES, {"id": number}))), None)
+        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"id": number})))), None)
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
         """Return the trade with this trade_id, which the bot assigned, or None.
@@ -200,8 +203,7 @@ class TradeRepository(RecordRepository):
             (await trades.get_by_trade_id("T-1")).realized_pnl  # -> Decimal('0.775')
         """
         name = checks.name_text(trade_id, "trade_id")
-        async with self._stores() as stores:
-            return next(iter(await stores.records.select(RowFilter(TRADES, {"trade_id": name}))), None)
+        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"trade_id": name})))), None)
 
     async def get_open(
         self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance"
@@ -274,8 +276,7 @@ class TradeRepository(RecordRepository):
             [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
         """
         count = checks.integer(limit, "limit", least=1)
-        async with self._stores() as stores:
-            return await stores.records.select(RowFilter(TRADES, limit=count), descending=True)
+        return await self._read(lambda stores: stores.records.select(RowFilter(TRADES, limit=count), descending=True))
 
     async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str | None = "binance") -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
@@ -327,11 +328,67 @@ class TradeRepository(RecordRepository):
             since = self._now() - timedelta(days=count)
         except OverflowError as error:
             raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
-        async with self._stores() as stores:
+
+        async def read(stores: Stores) -> TradeTotals:
             totals = await stores.records.get_totals(since, market.get("exchange"))
             if not totals.trades:
                 await warn_of_others(self._backend, RowFilter(TRADES, {**market}), partial(_find_realized, stores, since))
-        return trade_statistics(totals)
+            return totals
+
+        return trade_statistics(await self._read(read))
+
+    async def get_performance(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = "binance",
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        starting_balance: Decimal | None = None,
+        fees: Fees = "apart",
+        tz: tzinfo = UTC,
+    ) -> PerformanceReport:
+        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined.
+
+        A trade counts if its realized_pnl is set, whatever its action, and it was closed in the window: at its exit_time, or at
+        its updated_at, if it has no exit_time. `iftb_store.PerformanceReport` defines every figure. The sums take every
+        realized_pnl for the same currency: if pairs in BTC and in USDT are stored, name a symbol. There is no column for
+        funding: a bot adds it to the fee, negative if received, or to realized_pnl.
+
+        All trades of the exchange are read, in one statement, hence from one snapshot, and the figures are computed in a thread.
+
+        Args:
+            start: start of the time window, inclusive; naive times are UTC. None: the earliest entry_time of the trades.
+            end: end of the time window, inclusive. None: the latest closing; an idle bot gives the current time.
+            exchange: only trades of this exchange; None: of all exchanges.
+            symbol: only trades of this symbol; None: of all.
+            side: only long or only short trades; None: both.
+            starting_balance: the balance at the start, above 0; without it, figures that need one are None, e.g. the Sharpe
+                ratio; pnl_sharpe is there without it.
+            fees: what the stored realized_pnl is: "apart": before fees, and the net result is realized_pnl - fee; "included":
+                fees are subtracted already, and realized_pnl is the net result.
+            tz: the time zone of the days, weekdays and hours, e.g. ``zoneinfo.ZoneInfo("Europe/Berlin")``.
+
+        Returns:
+            The report; without trades the counts and sums are 0, the lists are empty, and all else is None.
+
+        Raises:
+            InvalidValueError: start is after end, or an argument has a value that it cannot have.
+
+        Example:
+            report = await trades.get_performance(starting_balance=Decimal(100))
+            (report.total_trades, report.net_pnl, report.final_balance)  # -> (1, Decimal('0.725'), Decimal('100.725'))
+            report.profit_factor is None  # -> True
+        """
+        from iftb_store.repositories.performance import make_scope, read_performance
+
+        scope = make_scope(start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, fees=fees, tz=tz)
+        async with self._stores() as stores:
+            report = await read_performance(stores, scope)
+            if not report.total_trades:
+                await warn_of_records(self._backend, stores, _filter(symbol, side, exchange))
+        return report
 
     def _log_incomplete(self, trade: Trade) -> None:
         """Log a warning, once for each manager, if a trade is closed without its exit_price or realized_pnl."""

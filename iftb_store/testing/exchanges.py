@@ -43,6 +43,7 @@ _READS_OF_RECORDS: dict[str, Read] = {
     "get_open": lambda db: TradeRepository(db).get_open(symbol="BTCUSDT", side="long"),
     "get_range": lambda db: TradeRepository(db).get_range(T0, T0),
     "get_statistics": lambda db: TradeRepository(db, clock=Clock()).get_statistics(),
+    "get_performance": lambda db: TradeRepository(db).get_performance(),
     "get_position": lambda db: PositionRepository(db).get_position("BTCUSDT"),
     "get_position of a side": lambda db: PositionRepository(db).get_position("BTCUSDT", side="long"),
     "get_open_positions": lambda db: PositionRepository(db).get_open_positions(),

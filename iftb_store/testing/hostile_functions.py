@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, MissingDriverError, URLError, check_timeframe
+from iftb_store import DatabaseManager, MissingDriverError, NotConnectedError, URLError, check_timeframe
 from iftb_store.files.export import export_table
 from iftb_store.files.import_files import RefusedFilesError, import_files
+from iftb_store.html_report.functions import report
+from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
 from iftb_store.registry import find_backend
 from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.transfer.functions import copy, restore, verify
@@ -79,10 +81,27 @@ async def _import(one: Try) -> int:
     return 0
 
 
+async def _report(one: Try) -> int:
+    with TemporaryDirectory() as folder:
+        made = await report(**one.changed(db=one.db, path=Path(folder, "report.html")))
+        assert made.html.startswith("<!DOCTYPE html>")
+    return 0
+
+
 async def _check_timeframe(one: Try) -> int:
     given = one.changed(timeframe="1h")
     assert check_timeframe(**given) == given["timeframe"]
     return 0
+
+
+def _of_partitions(function: Callable[..., Awaitable[Any]]) -> Attempt:
+    async def attempt(one: Try) -> int:
+        # the arguments are checked first
+        with suppress(NotConnectedError):
+            await function(**one.changed(db=DatabaseManager(one.url)))
+        return 0
+
+    return attempt
 
 
 METHODS: dict[str, Attempt] = {
@@ -91,5 +110,9 @@ METHODS: dict[str, Attempt] = {
     "restore": _restore,
     "export_table": _export,
     "import_files": _import,
+    "report": _report,
     "check_timeframe": _check_timeframe,
+    "partition_bars": _of_partitions(partition_bars),
+    "create_partitions": _of_partitions(create_partitions),
+    "list_partitions": _of_partitions(list_partitions),
 }

@@ -27,6 +27,13 @@ async def _get_range_of_trades(one: Try) -> int:
     return 0
 
 
+async def _get_performance(one: Try) -> int:
+    arguments = one.changed(exchange="binance", starting_balance=T0.year)
+    report = await TradeRepository(one.session).get_performance(**arguments)
+    assert (report.total_trades, report.days, report.equity) == (0, 0, [])
+    return 0
+
+
 async def _get_events(one: Try) -> int:
     arguments = one.changed(event_type="decoy", symbol=None, trade_id=None, start=None, end=None)
     _assert_rows(await SystemEventRepository(one.session).get_events(**arguments), arguments)
@@ -45,5 +52,6 @@ METHODS: dict[str, Attempt] = {
     "TradeRepository.get_by_trade_id": _get_trade,
     "TradeRepository.get_open": _get_open_trades,
     "TradeRepository.get_range": _get_range_of_trades,
+    "TradeRepository.get_performance": _get_performance,
     "SystemEventRepository.get_events": _get_events,
 }

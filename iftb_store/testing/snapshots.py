@@ -72,6 +72,10 @@ async def _get_statistics(source: Any) -> Any:
     return await TradeRepository(source).get_statistics(days=36_500)
 
 
+async def _get_performance(source: Any) -> Any:
+    return await TradeRepository(source).get_performance()
+
+
 async def _get_open_positions(source: Any) -> Any:
     return [item.margin for item in await PositionRepository(source).get_open_positions()]
 
@@ -88,11 +92,12 @@ _READS: dict[str, Read] = {
         _read_arrow,
         _get_recent,
         _get_statistics,
+        _get_performance,
         _get_open_positions,
     )
 }
 #: Of these, the reads of records.
-_RECORDS = ("get_recent", "get_statistics", "get_open_positions")
+_RECORDS = ("get_recent", "get_statistics", "get_performance", "get_open_positions")
 _SNAPSHOTS: dict[str, Read] = {"stream_range": _stream_range}
 
 

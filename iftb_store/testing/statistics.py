@@ -129,6 +129,7 @@ class FigureTests(SuiteFixtures):
     async def test_fees_of_breakevens_and_rebates_count(self, db: DatabaseManager) -> None:
         found = await statistics(db, realized("a", "0", fee="1.5"), realized("b", "1", fee="-0.25"))
         assert (found.total_fees, found.net_pnl) == (Decimal("1.25"), Decimal(1))
+        assert found.net_pnl_after_fees == Decimal("-0.25")
 
     async def test_the_callers_decimal_context_does_not_matter(self, db: DatabaseManager) -> None:
         with localcontext(prec=3):

@@ -22,6 +22,7 @@ from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
+from iftb_store.testing.performance import PerformanceTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
@@ -53,6 +54,7 @@ class BackendConformance(
     BulkTests,
     TradeTests,
     StatisticsTests,
+    PerformanceTests,
     PositionTests,
     EventTests,
     RecordReadTests,

@@ -17,8 +17,12 @@ ReadDecimals: TypeAlias = Literal["float"]
 #: What to do with a row that is stored with other values: overwrite it, or raise before anything is written.
 Conflict: TypeAlias = Literal["source-wins", "refuse"]
 
+#: What realized_pnl is: "apart": before fees, which are subtracted; "included": fees are already subtracted.
+Fees: TypeAlias = Literal["apart", "included"]
+
 SIDES: tuple[Side, ...] = get_args(Side)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 STATUSES: tuple[PositionStatus, ...] = get_args(PositionStatus)
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
+FEES: tuple[Fees, ...] = get_args(Fees)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
 from iftb_store import DatabaseManager, OHLCVRepository
+from iftb_store.batches.arrow import DECIMAL
+from iftb_store.batches.arrow_input import sort_rows
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import BARS, RowFilter
-from iftb_store.testing.samples import T0, hourly
+from iftb_store.testing.arrow_writes import table_of, with_column
+from iftb_store.testing.samples import HOUR, LARGEST, T0, bar, hourly
+from iftb_store_postgres import arrow
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -85,3 +92,54 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
     await task
     values = [name for name in BARS.compared if name in rows.column_names]
     assert (await OHLCVRepository(db).read_arrow()).select(values) == rows.select(values)
+
+
+@pytest.mark.parametrize("report", [False, True])
+async def test_a_table_overwrites_bars_that_another_session_stored_meanwhile(
+    db: DatabaseManager, admin: Any, report: bool
+) -> None:
+    """No bar was stored in the table's span when COPY was chosen; COPY then waits for those of the first writer."""
+    table = table_of(hourly(400, volume=Decimal(2)))
+    async with db.get_session() as holder:
+        await OHLCVRepository(holder).insert_many(hourly(3)[1:])
+        task: Any = asyncio.create_task(OHLCVRepository(db).write_arrow(table, report=report))  # type: ignore[call-overload]
+        await until_blocked(admin, task)
+    await task
+    found = await OHLCVRepository(db).read_arrow()
+    assert found["volume"].unique().to_pylist() == [Decimal(2)]
+    assert found.num_rows == 400
+
+
+@pytest.mark.parametrize("encoder", [True, False], ids=["pgpq", "CSV"])
+async def test_tables_are_the_same_with_and_without_the_binary_encoder(
+    db: DatabaseManager, monkeypatch: pytest.MonkeyPatch, encoder: bool
+) -> None:
+    if encoder:
+        pytest.importorskip("pgpq")
+    else:
+        monkeypatch.setattr(arrow, "find_spec", lambda name: None)
+    dice = random.Random(1)
+    lengths = [(dice.randrange(1, 21), dice.randrange(1, 19)) for _ in range(6_000)]
+    edges = ["0", "1e-18", "9999", "10000", "0.0001", f"{'9' * 20}.{'9' * 18}"]
+    texts = [*edges, *(f"{dice.randrange(10**whole)}.{dice.randrange(10**places):0{places}}" for whole, places in lengths)]
+    ends = [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        T0 + timedelta(microseconds=1),
+    ]
+    moments = [*ends, *(T0 + HOUR * index for index in range(1, len(texts) - 2))]
+    table = table_of([bar(moment, symbol='a "b",\n\t\\c', high=LARGEST, trades_count=2**63 - 1) for moment in moments])
+    for name, sign in (("low", "-"), ("volume", ""), ("quote_volume", "")):
+        table = with_column(table, name, pa.array([sign + text for text in texts]).cast(DECIMAL))
+    modes: list[Any] = ["upsert", "insert"]
+    for mode in modes:
+        await OHLCVRepository(db).write_arrow(table, mode)
+        found = await OHLCVRepository(db).read_arrow()
+        assert found.select(table.column_names) == sort_rows(table, last_wins=False)
+        async with db.get_session() as session:
+            await get_stores(session).delete_rows(BARS, found)
+            await get_stores(session).write_rows(BARS, found)
+        again = await OHLCVRepository(db).read_arrow()
+        assert again.drop_columns(["id"]) == found.drop_columns(["id"])
+        async with db.get_session() as session:
+            await get_stores(session).delete_rows(BARS, found)

@@ -35,10 +35,11 @@ STORE = ("sqlite:///store.db",)
 #: For each command, the words before the hostile one, by the name of the parameter.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
-    "migrate": {"url": ()},
+    "migrate": {"url": (), "partition_by": (*STORE, "--partition-by")},
     "status": {"url": ()},
     "doctor": {"url": ()},
     "compact": {"url": (), "keep_days": (*STORE, "--keep-days")},
+    "partitions": {"url": (), "ahead": (*STORE, "--ahead"), "start": (*STORE, "--start")},
     "import": {
         "url": (),
         "files": ("sqlite:///store.db",),

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no su
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def run_on_terminal(columns: int, *words: str) -> list[str]:
+def run_on_terminal(columns: int, *words: str, **changed: str) -> list[str]:
     """Run a command whose stdout is a terminal; return the lines that it prints there."""
     ours, theirs = os.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **changed}
     command = [sys.executable, "-m", "iftb_store", *words]
     child = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment)
     os.close(theirs)

@@ -205,7 +205,7 @@ def test_stats_show_the_figures(run: Run, stored: str) -> None:
 
     assert code == 0
     shown = dict(re.findall(r"^(\w[\w ]*\w) {2,}(.+)$", out, re.MULTILINE))
-    assert (shown["total trades"], shown["win rate"], shown["net pnl"], shown["profit factor"]) == (
+    assert (shown["total trades"], shown["win rate"], shown["pnl before fees"], shown["profit factor"]) == (
         "3",
         "33.33 %",
         "14",

@@ -169,6 +169,7 @@ CASES = {
     ),
     "TradeRepository.get_by_symbol": Case(lambda on, name, _: TradeRepository(on).get_by_symbol(name), _store_trade),
     "TradeRepository.get_statistics": Case(lambda on, _, __: TradeRepository(on).get_statistics(), _store_trade),
+    "TradeRepository.get_performance": Case(lambda on, _, __: TradeRepository(on).get_performance(), _store_trade),
     "PositionRepository.get_open_positions": Case(
         lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _store_position
     ),

@@ -16,7 +16,15 @@ KEYS = "test-access-key:test-secret-key"
 # prints its URL once it answers, and ends with its parent
 _SERVER = """
 import sys
+import threading
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
+# moto checks If-None-Match long before it stores the object: on a busy machine both of two clients got the same version
+put_object, one_at_a_time = S3Response.put_object, threading.Lock()
+def put_object_atomically(self):
+    with one_at_a_time:
+        return put_object(self)
+S3Response.put_object = put_object_atomically
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print("http://{}:{}".format(*server.get_host_and_port()), flush=True)

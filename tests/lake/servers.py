@@ -15,6 +15,18 @@ from pathlib import Path
 from tests.lake.conftest import find_port
 
 
+def sail_variables(endpoint: str, keys: str) -> dict[str, str]:
+    """Return the environment with which a Sail server reads a bucket; ``keys`` are the access key and the secret key."""
+    key, secret = keys.split(":")
+    return {
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
 @contextmanager
 def run_sail(**variables: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Run a Sail server for the time of a block; yield its port and its process."""

@@ -28,7 +28,7 @@ from iftb_store.transfer.plan import Partition, digest_partition
 from iftb_store_lake.cluster import Answer, Cluster
 from iftb_store_lake.cluster_reads import _make_digest
 from tests.lake.conftest import KEYS, find_port
-from tests.lake.servers import run_sail
+from tests.lake.servers import run_sail, sail_variables
 
 _WINDOWS = [(None, None), (T0 + HOUR, None), (None, T0 + 5 * HOUR), (T0 - 2 * HOUR, T0 + 26 * HOUR)]
 _TARGETS: tuple[Timeframe, ...] = ("2h", "1d", "1w", "1M")
@@ -37,14 +37,7 @@ _TARGETS: tuple[Timeframe, ...] = ("2h", "1d", "1w", "1M")
 @pytest.fixture(scope="module")
 def ports(s3_endpoint: str) -> Iterator[tuple[int, int]]:
     """Two Sail servers at once, which may read the bucket."""
-    key, secret = KEYS.split(":")
-    variables = {
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ALLOW_HTTP": "true",
-    }
+    variables = sail_variables(s3_endpoint, KEYS)
     with run_sail(**variables) as (one, _), run_sail(**variables) as (two, _):
         yield one, two
 

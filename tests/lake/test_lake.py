@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.transaction import AddAction
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -227,15 +229,15 @@ class Panic(BaseException):
 async def test_a_commit_that_is_stored_counts_although_delta_rs_fails_after_it(
     lake_url: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    append = Lake.append
+    commit = Lake.commit
 
-    def append_and_fail(lake: Lake, rows: pa.Table, token: str) -> None:
-        append(lake, rows, token)
+    def commit_and_fail(lake: Lake, files: Sequence[AddAction], replaced: Sequence[str], token: str) -> None:
+        commit(lake, files, replaced, token)
         raise error
 
     async with DatabaseManager(lake_url) as db:
         with monkeypatch.context() as patch:
-            patch.setattr(Lake, "append", append_and_fail)
+            patch.setattr(Lake, "commit", commit_and_fail)
             await add(db, "first")
         await add(db, "second")
         assert await read_names(db) == ["first", "second"]
@@ -249,7 +251,7 @@ async def test_a_commit_that_panics_and_may_still_arrive_is_of_unknown_outcome(
 
     async with DatabaseManager(lake_url) as db:
         with monkeypatch.context() as patch:
-            patch.setattr(Lake, "append", fail)
+            patch.setattr(Lake, "commit", fail)
             with pytest.raises(CommitOutcomeUnknown):
                 await add(db, "first")
         await add(db, "second")
@@ -259,14 +261,14 @@ async def test_a_commit_that_panics_and_may_still_arrive_is_of_unknown_outcome(
 async def test_a_commit_that_panics_and_cannot_arrive_any_more_is_rolled_back(
     lake_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = Lake.append
+    commit = Lake.commit
 
-    def fail(lake: Lake, rows: pa.Table, token: str) -> None:
-        append(lake, rows, "of another client")
+    def fail(lake: Lake, files: Sequence[AddAction], replaced: Sequence[str], token: str) -> None:
+        commit(lake, files, replaced, "of another client")
         raise Panic
 
     async with DatabaseManager(lake_url) as db:
-        monkeypatch.setattr(Lake, "append", fail)
+        monkeypatch.setattr(Lake, "commit", fail)
         with pytest.raises(OperationalError, match="could not be stored: Panic") as caught:
             await add(db, "first")
         assert not isinstance(caught.value, CommitOutcomeUnknown)
@@ -280,6 +282,27 @@ async def test_a_first_write_that_fails_does_not_fix_the_version_that_a_session_
                 await add(session, "first")
             await add(db, "second")
             assert await read_names(session) == ["first", "second"]
+
+
+async def test_a_first_write_that_fails_fixes_the_version_of_an_isolated_session(lake_url: str) -> None:
+    async with DatabaseManager(lake_url) as db:
+        await add(db, "first")
+        async with db.get_session(isolation="repeatable read") as session:
+            with pytest.raises(IntegrityError):
+                await add(session, "first")
+            await add(db, "second")
+            assert await read_names(session) == ["first"]
+
+
+async def test_a_read_after_an_upsert_fixes_the_version_that_a_session_reads(lake_url: str) -> None:
+    async with DatabaseManager(lake_url) as db:
+        async with db.get_session() as session:
+            await OHLCVRepository(session).upsert_many([bar(T0)])
+            await OHLCVRepository(db).insert_many([bar(T0 + HOUR)])
+            assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h", 9)) == 2
+            await OHLCVRepository(db).insert_many([bar(T0 + 2 * HOUR)])
+            assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h", 9)) == 2
+        assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 9)) == 3
 
 
 async def test_a_disconnect_does_not_wait_as_long_as_a_commit_that_waits_for_another(lake_url: str) -> None:

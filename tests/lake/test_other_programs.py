@@ -46,8 +46,16 @@ async def read_volumes(db: DatabaseManager) -> list[int]:
     return [int(volume) for (volume,) in await raw.fetch(db, "SELECT volume FROM ohlcv ORDER BY timestamp, id")]
 
 
+@pytest.fixture(params=["loaded", "streamed"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a commit rewrite files as it does small and large ones."""
+    if request.param == "streamed":
+        monkeypatch.setattr("iftb_store_lake.changes._MOST_LOADED", 0)
+        monkeypatch.setattr("iftb_store_lake.changes._MANY", 0)
+
+
 @pytest.fixture(params=["twice", "no partition"])
-def case(request: pytest.FixtureRequest) -> str:
+def case(request: pytest.FixtureRequest, size: None) -> str:
     return str(request.param)
 
 

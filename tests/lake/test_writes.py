@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,48 @@ async def test_a_file_is_sorted_whatever_the_order_of_the_batch(lake_url: str, n
 
 
 async def test_an_append_of_many_symbols_makes_files_of_different_symbols(lake_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iftb_store_lake.connection.LEAST", 8)
+    monkeypatch.setattr("iftb_store_lake.changes.LEAST", 8)
     async with DatabaseManager(lake_url) as db:
         await OHLCVRepository(db).insert_many([bar(T0 + hour * HOUR, symbol=name) for hour in range(5) for name in "ABCDE"])
         found = [file["symbol"] for file in read_files(lake_url)]
         assert found == [("A", "B"), ("C", "D"), ("E", "E")]
         await OHLCVRepository(db).upsert_many([bar(T0, symbol="C", trades_count=7)])
         assert [file["symbol"] for file in read_files(lake_url)] == found
+
+
+async def test_upserts_of_the_newest_bars_make_one_file_as_long_as_it_is_small(
+    lake_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iftb_store_lake.changes.LEAST", 16)
+    async with DatabaseManager(lake_url) as db:
+        numbers = []
+        for first in range(6):
+            fresh = [bar(T0 + hour * HOUR, symbol=name, volume=Decimal(first)) for hour in (first, first + 1) for name in "ABC"]
+            await OHLCVRepository(db).upsert_many(fresh)
+            numbers.append(len(read_files(lake_url)))
+        # then the file is full, and the new bars begin another
+        assert numbers == [1, 1, 1, 1, 1, 2]
+        assert [one.count for one in await OHLCVRepository(db).list_series()] == [7] * 3
+        newest = await OHLCVRepository(db).get_latest("A", "1h", 7)
+        assert [int(each.volume) for each in newest] == [5, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("most", [0, 1_000])
+async def test_an_upsert_leaves_the_other_bars_of_a_file_alone(lake_url: str, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("iftb_store_lake.changes._MOST_LOADED", most)
+    async with DatabaseManager(lake_url) as db:
+        await OHLCVRepository(db).insert_many([bar(T0 + hour * HOUR, symbol=name) for name in "AB" for hour in range(5)])
+        before = {(row["symbol"], row["timestamp"]): row for row in await read_rows(db)}
+        await OHLCVRepository(db).upsert_many([bar(T0 + HOUR, symbol="B", trades_count=7)])
+        after = await read_rows(db)
+        assert [(row["symbol"], row["timestamp"]) for row in after] == list(before)
+        changed = before["B", T0 + HOUR] | {"trades_count": 7}
+        assert after == [changed if key == ("B", T0 + HOUR) else row for key, row in before.items()]
+
+
+async def read_rows(db: DatabaseManager) -> list[dict[str, Any]]:
+    rows = await OHLCVRepository(db).read_arrow()
+    return rows.to_pylist()
 
 
 def read_files(url: str) -> list[dict[str, Any]]:

@@ -219,6 +219,16 @@ def test_transfers_call_nothing_that_others_planted(filled: Trapped, run: Run, t
         assert run(*step)[::2] == (0, ""), step
 
 
+def test_partitions_call_nothing_that_others_planted(filled: Trapped, run: Run) -> None:
+    for step in [
+        ("migrate", filled.url, "--partition-by", "month", "--quiet"),
+        ("partitions", filled.url, "--ahead", "5"),
+        ("partitions", filled.url, "--start", "2020-01-01"),
+        ("migrate", filled.url, "--partition-by", "month", "--quiet"),
+    ]:
+        assert run(*step)[::2] == (0, ""), step
+
+
 async def test_a_temporary_table_does_not_stand_before_ours(postgres_url: str) -> None:
     await fill(postgres_url)
     async with DatabaseManager(postgres_url, pool_size=1, max_overflow=0) as db:

@@ -54,6 +54,14 @@ def test_a_copy_takes_less_than_400_mib(statement: str, duckdb_url: str, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_copy_into_a_lake_takes_less_than_500_mib(duckdb_url: str, tmp_path: Path) -> None:
+    asyncio.run(fill(duckdb_url, _BARS))
+    words = ["copy", f"{duckdb_url}?memory_limit=100MB", f"delta:///{tmp_path / 'lake'}", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, check=True)
+    assert int(done.stdout) < 500 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_long_texts_that_follow_short_ones_take_no_more(sqlite_url: str, tmp_path: Path) -> None:
     asyncio.run(fill(sqlite_url, _MIXED))
     words = ["copy", sqlite_url, f"sqlite:///{tmp_path / 'copy.db'}", "--quiet"]

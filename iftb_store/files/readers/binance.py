@@ -11,11 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from iftb_store.batches.bars import check_bar
 from iftb_store.errors import InvalidValueError, StoreError
@@ -26,8 +27,13 @@ from iftb_store.values.checks import integer, name_text, rounded_decimal
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import MONTH, Timeframe, check_timeframe
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 #: Number of bars in a batch: a few megabytes, read in some tens of milliseconds.
 BATCH = 5_000
+#: Number of bars in a table: about 12 MB.
+MOST_ROWS = 100_000
 
 _PRICES = ["open", "high", "low", "close", "volume"]
 _FIRST = ["open time", *_PRICES, "close time"]
@@ -125,6 +131,37 @@ class _ArchiveFile(io.BufferedReader):
         return data
 
 
+class KlineRows(NamedTuple):
+    """Some consecutive bars of a dump as an Arrow table.
+
+    Attributes:
+        table: the bars, with the columns of `iftb_store.batches.arrow_input.WRITTEN`.
+        first_line: the number of the first bar's line in the file, from 1.
+        bytes_read: the number of decompressed bytes up to the end of the last bar's line.
+    """
+
+    table: pa.Table
+    first_line: int
+    bytes_read: int
+
+
+@dataclass
+class _Position:
+    """What the parser of lines knows of the lines that it has read.
+
+    Attributes:
+        number: the number of lines.
+        blank: the number of the first empty line, 0 if there was none.
+        digits: the number of digits of the opening times, 0 before the first bar.
+        before: the last bar.
+    """
+
+    number: int = 0
+    blank: int = 0
+    digits: int = 0
+    before: OHLCVBar | None = None
+
+
 class KlineDump:
     """One dump file: a .csv, or a .zip that contains one .csv, with or without a header line.
 
@@ -185,16 +222,78 @@ class KlineDump:
             DumpError: while iterating: a damaged archive or line, a line that is not a kline, or no bars in the file.
             InvalidValueError: ``size`` is below 1.
         """
-        most = integer(size, "size", least=1)
+        most, position = integer(size, "size", least=1), _Position()
         self.bytes_read = self.rounded = self.header_lines = 0
         with self._csv() as stream:
-            bars = self._bars(stream)
+            bars = self._bars(stream, position)
             while True:
                 with self._damage_named():
                     batch = list(islice(bars, most))
                 if not batch:
                     break
                 yield batch
+        self._check_end(position)
+
+    def tables(self, size: int = MOST_ROWS) -> Generator[KlineRows, None, None]:
+        """Yield the bars in the file's order as Arrow tables, at most ``size`` bars and those of one block of lines at a time.
+
+        The bars and the errors are those of `batches`, in a sixth of the time; pyarrow is needed. If the file has several
+        faults, the one in its first line is raised.
+
+        Raises:
+            DumpError: while iterating: as `batches`.
+            InvalidValueError: ``size`` is below 1.
+        """
+        from iftb_store.files.readers.kline_blocks import join_bars, split_blocks
+
+        most, position = integer(size, "size", least=1), _Position()
+        self.bytes_read = self.rounded = self.header_lines = 0
+        parts, count, first = list["pa.Table"](), 0, 0
+        with self._csv() as stream:
+            blocks = split_blocks(stream)
+            while True:
+                with self._damage_named():
+                    block = next(blocks, None)
+                    found = [] if block is None else self._parse(block, position)
+                # a header is the only line without a bar before other bars
+                first = first or self.header_lines + 1
+                parts += found
+                count += sum(part.num_rows for part in found)
+                if count >= most or (block is None and count):
+                    yield KlineRows(join_bars(parts, (self.exchange, self.symbol, self.timeframe)), first, self.bytes_read)
+                    parts, count, first = [], 0, first + count
+                if block is None:
+                    break
+        self._check_end(position)
+
+    def _parse(self, block: bytes, position: _Position) -> list[pa.Table]:
+        """Return the bars of a block of lines, without the columns of the series, in up to two tables."""
+        from iftb_store.files.readers.kline_blocks import make_table, parse_block
+
+        start, parts = 0, list["pa.Table"]()
+        if not position.number:
+            # the first line may be a header, with or without a byte order mark
+            start = block.find(b"\n") + 1 or len(block)
+            parts.append(make_table(list(self._bars(io.BytesIO(block[:start]), position))))
+        rest = block[start:]
+        if not rest:
+            return parts
+        ordinary = None if position.blank else parse_block(rest)
+        if ordinary is not None:
+            table, digits = ordinary
+            begin = rest.rfind(b"\n", 0, len(rest) - 1) + 1
+            before, last = position.before, rest[begin:].decode("ascii").rstrip("\r\n")
+            first = from_epoch_us(table["timestamp"][0].value)
+            if position.digits in (0, digits) and (before is None or before.timestamp != first):
+                position.number += table.num_rows
+                position.digits, position.before = digits, self._bar(last, position.number)
+                self.bytes_read += len(rest)
+                return [*parts, table]
+        return [*parts, make_table(list(self._bars(io.BytesIO(rest), position)))]
+
+    def _check_end(self, position: _Position) -> None:
+        if not position.digits:
+            raise DumpError(f"{self.path}: contains no bars")
         # zipfile accepts less data than the archive claims if the checksum is right
         if self.path.suffix.lower() == ".zip" and self.bytes_read != self.size:
             raise DumpError(
@@ -241,11 +340,11 @@ class KlineDump:
             )
         return member
 
-    def _bars(self, stream: IO[bytes]) -> Iterator[OHLCVBar]:
-        number = blank = digits = 0
-        before: OHLCVBar | None = None
+    def _bars(self, stream: IO[bytes], position: _Position) -> Iterator[OHLCVBar]:
+        """Parse the lines of a stream that continues at a position."""
         while raw := stream.readline(_LONGEST_LINE):
-            number += 1
+            position.number += 1
+            number = position.number
             self.bytes_read += len(raw)
             if len(raw) == _LONGEST_LINE and not raw.endswith(b"\n"):
                 raise self._error(number, f"longer than {_LONGEST_LINE} bytes, which no kline has")
@@ -256,23 +355,21 @@ class KlineDump:
                     self.header_lines = 1
                     continue
             if not line:
-                blank = blank or number
+                position.blank = position.blank or number
                 continue
             if "\r" in line:
                 raise self._error(number, "the line contains a carriage return; lines end with LF or CR LF")
-            if blank:
-                raise self._error(blank, "empty, though more lines follow")
+            if position.blank:
+                raise self._error(position.blank, "empty, though more lines follow")
             bar = self._bar(line, number)
-            length = line.index(",")
-            if digits not in (0, length):
+            length, before = line.index(","), position.before
+            if position.digits not in (0, length):
                 raise self._error(number, "open time changes between milliseconds and microseconds within the file")
-            digits = length
+            position.digits = length
             if before is not None and bar.timestamp == before.timestamp and bar != before:
                 raise self._error(number, "has the same open time as the line before, but other values")
-            before = bar
+            position.before = bar
             yield bar
-        if not digits:
-            raise DumpError(f"{self.path}: contains no bars")
 
     def _is_header(self, line: str) -> bool:
         if not line.strip()[:1].isalpha():

@@ -1,0 +1,309 @@
+"""The results of `iftb_store.TradeRepository.get_performance`: figures of trades, as slotted dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+
+class EquityPoint(NamedTuple):
+    """The equity after all trades that were closed at one time; exact sums, whose Decimals may end in zeros.
+
+    Attributes:
+        time: the time, UTC; that of the first point is the start of the window.
+        equity: the starting balance, or 0 without one, plus the net results so far.
+        drawdown: the greatest equity so far, minus this one.
+    """
+
+    time: datetime
+    equity: Decimal
+    drawdown: Decimal
+
+
+@dataclass(slots=True)
+class Drawdown:
+    """A period in which the equity was below an earlier peak.
+
+    Attributes:
+        start: the last time at the peak before the fall, UTC.
+        valley: the first time of the lowest equity.
+        recovery: the first time at the peak again; None: not yet.
+        depth: peak - lowest equity.
+        depth_pct: 100 depth / peak; None without a starting balance.
+        length: from start to recovery, or to the end of the window.
+    """
+
+    start: datetime
+    valley: datetime
+    recovery: datetime | None
+    depth: Decimal
+    depth_pct: Decimal | None
+    length: timedelta
+
+
+@dataclass(slots=True)
+class DayResult:
+    """A day and its result.
+
+    Attributes:
+        day: the calendar day of the report's time zone.
+        net_pnl: the sum of the net results of the trades that were closed on it.
+    """
+
+    day: date
+    net_pnl: Decimal
+
+    def __str__(self) -> str:
+        return f"{self.day.isoformat()} ({self.net_pnl:f})"
+
+
+@dataclass(slots=True)
+class PeriodFigures:
+    """The figures of a calendar day, week, month or year of the report's time zone.
+
+    Attributes:
+        period: its first day; weeks begin on Monday. The first period may begin before the window.
+        total_trades: the number of trades that were closed in it; 0 if none was.
+        winning_trades: those with a net result above 0.
+        losing_trades: those with a net result below 0.
+        breakeven_trades: those with a net result of 0.
+        total_fees: the sum of the fees.
+        net_pnl: the sum of the net results.
+        return_pct: 100 net_pnl / balance at its beginning; None without a starting balance, or if that balance is not above 0.
+        balance: the balance at its end; None without a starting balance.
+    """
+
+    period: date
+    total_trades: int
+    winning_trades: int
+    losing_trades: int
+    breakeven_trades: int
+    total_fees: Decimal
+    net_pnl: Decimal
+    return_pct: Decimal | None
+    balance: Decimal | None
+
+
+@dataclass(slots=True)
+class GroupFigures:
+    """The figures of the trades of a group, e.g. of a symbol.
+
+    Attributes:
+        total_trades: the number of trades.
+        winning_trades: those with a net result above 0.
+        losing_trades: those with a net result below 0.
+        breakeven_trades: those with a net result of 0.
+        win_rate: 100 winning_trades / total_trades.
+        pnl_before_fees: the sum of the results before fees.
+        total_fees: the sum of the fees.
+        net_pnl: pnl_before_fees - total_fees.
+        profit_factor: the sum of the wins / the sum of the losses; None without a loss.
+        expectancy: net_pnl / total_trades, money a trade.
+        avg_holding: the mean of exit_time - entry_time where exit_time is set, half-even to the microsecond; None if none is.
+    """
+
+    total_trades: int
+    winning_trades: int
+    losing_trades: int
+    breakeven_trades: int
+    win_rate: Decimal | None
+    pnl_before_fees: Decimal
+    total_fees: Decimal
+    net_pnl: Decimal
+    profit_factor: Decimal | None
+    expectancy: Decimal | None
+    avg_holding: timedelta | None
+
+
+@dataclass(slots=True)
+class PerformanceReport:
+    """The performance of trades; `iftb_store.TradeRepository.get_performance` returns it.
+
+    In the definitions, x is the net result of a trade, n the number of trades, B the starting balance, and N the number of
+    calendar days of the time zone from the start of the window to its end, days without a trade included. Money is in the
+    currency of realized_pnl. Sums are exact; quotients and roots are rounded half-even to 18 places. A figure that is undefined
+    is None: without trades, all but the counts and sums.
+
+    Attributes:
+        exchange: the exchange of the trades; None: all.
+        symbol: the symbol of the trades; None: all.
+        side: the side of the trades; None: both.
+        fees: "apart": x = realized_pnl - fee; "included": x = realized_pnl.
+        tz: the name of the time zone of days, weekdays and hours.
+        start: start of the window, UTC: the given one, or the earliest entry_time of the trades; None without either.
+        end: end of the window, UTC: the given one, or the latest closing; None without either.
+        days: N; 0 without trades.
+        starting_balance: B; None: not given, and what needs it is None.
+        total_trades: n.
+        winning_trades: the number of trades with x > 0.
+        losing_trades: the number of trades with x < 0.
+        breakeven_trades: the number of trades with x = 0.
+        long_trades: the number of long trades.
+        short_trades: the number of short trades.
+        open_trades: trades with the action open whose realized_pnl is not set, entered at the end of the window or before.
+        unaccounted_trades: closed or liquidated trades of the window without realized_pnl, which are left out of all figures.
+        win_rate: 100 winning_trades / n: breakevens count in n.
+        pnl_before_fees: the sum of the results before fees.
+        total_fees: the sum of the fees.
+        net_pnl: pnl_before_fees - total_fees, the sum of x.
+        gross_profit: the sum of x > 0.
+        gross_loss: the sum of x < 0, without its sign.
+        profit_factor: gross_profit / gross_loss; None without a loss.
+        avg_win: gross_profit / winning_trades.
+        avg_loss: gross_loss / losing_trades.
+        largest_win: the greatest x > 0.
+        largest_loss: the least x < 0, without its sign.
+        median_pnl: the median of x; the mean of the middle two if n is even.
+        payoff_ratio: avg_win / avg_loss.
+        expectancy: net_pnl / n, money a trade.
+        expectancy_ratio: expectancy / avg_loss: the mean result in units of the mean loss.
+        pnl_std: the sample standard deviation of x (divided by n - 1); None if n < 2.
+        sqn: the system quality number, sqrt(n) expectancy / pnl_std; None if n < 2 or all x are equal.
+        avg_pnl_pct: the mean of realized_pnl_pct where it is set.
+        best_pnl_pct: the greatest realized_pnl_pct.
+        worst_pnl_pct: the least realized_pnl_pct.
+        max_consecutive_wins: the longest run of x > 0 in the order of closing; a breakeven ends a run.
+        max_consecutive_losses: the longest run of x < 0.
+        current_streak: the run at the end: k wins are +k, k losses -k, a breakeven 0.
+        avg_holding: the mean of exit_time - entry_time where exit_time is set, half-even to the microsecond.
+        shortest_holding: the least of these.
+        longest_holding: the greatest of these.
+        avg_winning_holding: the mean of the trades with x > 0.
+        avg_losing_holding: the mean of the trades with x < 0.
+        trades_per_day: n / N.
+        exposure: percent of the window in which at least one trade was open, open trades included; None if its length is 0.
+        max_concurrent_trades: the most trades that were open at once; at one instant, exits come before entries.
+        max_drawdown: the greatest fall of the equity from its peak so far, in money; 0 if it never fell.
+        max_drawdown_start: the last time at the peak before that fall, UTC; of equal falls the earliest.
+        max_drawdown_valley: the first time of its lowest equity.
+        max_drawdown_recovery: the first time at the peak again; None: not yet.
+        max_drawdown_pct: the greatest fall in percent of its peak, maybe another fall than max_drawdown; None without B.
+        current_drawdown: the peak of the equity - its last value.
+        current_drawdown_pct: the same in percent of the peak; None without B.
+        longest_underwater: the longest time from a peak to its recovery, or to the end of the window.
+        recovery_factor: net_pnl / max_drawdown; None without a drawdown.
+        best_day: the day with the greatest net_pnl of those with a closing; of equals the earliest.
+        worst_day: the day with the least net_pnl.
+        winning_days: the days with closings and a net_pnl above 0.
+        losing_days: the days with a net_pnl below 0.
+        flat_days: the days with closings and a net_pnl of 0.
+        idle_days: the days without a closing.
+        pnl_sharpe: the Sharpe ratio of the daily net_pnl, as `sharpe`; it needs no B. None if N < 2 or all days are equal.
+        pnl_sortino: the Sortino ratio of the daily net_pnl, as `sortino`; None if N < 2 or no day lost.
+        final_balance: B + net_pnl.
+        total_return_pct: 100 net_pnl / B.
+        cagr_pct: 100 ((final_balance / B) ** (365 / N) - 1), percent a year; None without B, if N < 2 or final_balance < 0.
+        volatility_pct: 100 std(r) sqrt(365), where r are the daily returns, net_pnl of the day / balance at its beginning, and
+            std divides by N - 1. None without B, if N < 2, or if a day began with a balance of 0 or less; so are the next four.
+        sharpe: mean(r) / std(r) sqrt(365), with a risk-free rate of 0; None if all r are equal.
+        sortino: mean(r) / sqrt(sum(min(r, 0) ** 2) / N) sqrt(365); None if no r is below 0.
+        var_95_pct: the 5th percentile of r, linear between ranks, percent a day; negative is a loss. None if N < 20.
+        cvar_95_pct: the mean of the floor((N - 1) / 20) + 1 least r. None if N < 20.
+        calmar: cagr_pct / max_drawdown_pct; None if one is None or there is no drawdown.
+        equity: the equity: the start, then one point for each closing time, so that trades which close together are one step.
+        drawdowns: all periods of drawdown, the deepest first.
+        daily: the figures of every day of the window, days without trades included.
+        weekly: those of every week.
+        monthly: those of every month.
+        yearly: those of every year.
+        by_symbol: the figures of each symbol, in the order of the keys, as in the next ones; only groups with trades.
+        by_side: those of each side.
+        by_action: those of each action.
+        by_weekday: those of each weekday of closing in the time zone, 0 is Monday.
+        by_hour: those of each hour of closing, 0 to 23.
+    """
+
+    exchange: str | None
+    symbol: str | None
+    side: str | None
+    fees: str
+    tz: str
+    start: datetime | None
+    end: datetime | None
+    days: int
+    starting_balance: Decimal | None
+    total_trades: int
+    winning_trades: int
+    losing_trades: int
+    breakeven_trades: int
+    long_trades: int
+    short_trades: int
+    open_trades: int
+    unaccounted_trades: int
+    win_rate: Decimal | None
+    pnl_before_fees: Decimal
+    total_fees: Decimal
+    net_pnl: Decimal
+    gross_profit: Decimal
+    gross_loss: Decimal
+    profit_factor: Decimal | None
+    avg_win: Decimal | None
+    avg_loss: Decimal | None
+    largest_win: Decimal | None
+    largest_loss: Decimal | None
+    median_pnl: Decimal | None
+    payoff_ratio: Decimal | None
+    expectancy: Decimal | None
+    expectancy_ratio: Decimal | None
+    pnl_std: Decimal | None
+    sqn: Decimal | None
+    avg_pnl_pct: Decimal | None
+    best_pnl_pct: Decimal | None
+    worst_pnl_pct: Decimal | None
+    max_consecutive_wins: int
+    max_consecutive_losses: int
+    current_streak: int
+    avg_holding: timedelta | None
+    shortest_holding: timedelta | None
+    longest_holding: timedelta | None
+    avg_winning_holding: timedelta | None
+    avg_losing_holding: timedelta | None
+    trades_per_day: Decimal | None
+    exposure: Decimal | None
+    max_concurrent_trades: int | None
+    max_drawdown: Decimal | None
+    max_drawdown_start: datetime | None
+    max_drawdown_valley: datetime | None
+    max_drawdown_recovery: datetime | None
+    max_drawdown_pct: Decimal | None
+    current_drawdown: Decimal | None
+    current_drawdown_pct: Decimal | None
+    longest_underwater: timedelta | None
+    recovery_factor: Decimal | None
+    best_day: DayResult | None
+    worst_day: DayResult | None
+    winning_days: int
+    losing_days: int
+    flat_days: int
+    idle_days: int
+    pnl_sharpe: Decimal | None
+    pnl_sortino: Decimal | None
+    final_balance: Decimal | None
+    total_return_pct: Decimal | None
+    cagr_pct: Decimal | None
+    volatility_pct: Decimal | None
+    sharpe: Decimal | None
+    sortino: Decimal | None
+    var_95_pct: Decimal | None
+    cvar_95_pct: Decimal | None
+    calmar: Decimal | None
+    equity: list[EquityPoint]
+    drawdowns: list[Drawdown]
+    daily: list[PeriodFigures]
+    weekly: list[PeriodFigures]
+    monthly: list[PeriodFigures]
+    yearly: list[PeriodFigures]
+    by_symbol: dict[str, GroupFigures]
+    by_side: dict[str, GroupFigures]
+    by_action: dict[str, GroupFigures]
+    by_weekday: dict[int, GroupFigures]
+    by_hour: dict[int, GroupFigures]
+
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return describe_in_table({name: value for name, value in values.items() if not isinstance(value, list | dict)})

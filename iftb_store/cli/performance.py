@@ -1,0 +1,183 @@
+"""The command that shows the performance of trades: figures, sparklines and groups."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import tzinfo
+from decimal import Decimal
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, available_timezones
+
+import typer
+
+from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.shown import (
+    GROUP_TITLES,
+    LEAST_IMPORTANT,
+    SHOWN,
+    UNDEFINED,
+    describe_scope,
+    explain_undefined,
+    format_figure,
+    format_group_key,
+    format_money,
+    list_group_cells,
+)
+from iftb_store.cli.completion import one_of
+from iftb_store.cli.data import Exchange, Json, Option, Url, read, time_window
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say
+from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
+from iftb_store.errors import InvalidValueError
+from iftb_store.manager import DatabaseManager
+from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.table_spec import TRADES
+from iftb_store.values import checks
+from iftb_store.values.choices import FEES, SIDES
+from iftb_store.values.decimals import NUMBER
+from iftb_store.values.display import show
+from iftb_store.values.suggestions import suggest
+
+Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
+End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
+Balance = Annotated[
+    str | None,
+    Option(metavar="NUMBER", help="Balance at the start; without it there are no returns, and no figures that need them."),
+]
+FeeMode = Annotated[
+    str,
+    typer.Option(
+        "--fees",
+        metavar="MODE",
+        help="apart: realized_pnl is before fees, which are subtracted; included: they are subtracted already.",
+        autocompletion=one_of(FEES),
+    ),
+]
+Zone = Annotated[str, typer.Option("--tz", metavar="NAME", help="Time zone of days, weekdays and hours, e.g. Europe/Berlin.")]
+
+OneSide = Annotated[str | None, Option(help=f"Only trades of this side: {', '.join(SIDES)}.", autocompletion=one_of(SIDES))]
+
+_MAX_WIDTH = 60
+
+
+def performance(
+    url: Url = None,
+    exchange: Exchange = None,
+    symbol: Annotated[str | None, Option(help="Only trades of this symbol.")] = None,
+    side: OneSide = None,
+    balance: Balance = None,
+    fees: FeeMode = "apart",
+    tz: Zone = "UTC",
+    start: Start = None,
+    end: End = None,
+    as_json: Json = False,
+) -> None:
+    """Show the performance of closed trades: figures, equity and drawdown, and groups by symbol, side and month.
+
+    A figure that is undefined is n/a, with the reason. TIME is as in gaps, e.g. 2024-02-29 or -30d.
+    """
+    report = read_performance(url, exchange, symbol, side, balance, fees, tz, start, end)
+    if as_json:
+        print_json(asdict(report) | {"equity": [point._asdict() for point in report.equity]})
+        return
+    for line in describe_scope(report):
+        say(line)
+    if report.unaccounted_trades:
+        say(f"left out, because realized_pnl is not set: {report.unaccounted_trades:,}")
+    for title, figures in SHOWN.items():
+        rows = []
+        for name, label, kind in figures:
+            value = getattr(report, name)
+            reason = "" if value is not None else f" ({explain_undefined(report, name)})"
+            rows.append((label, (UNDEFINED if value is None else format_figure(value, kind)) + reason))
+        say()
+        print_fitting([title.lower(), "value"], rows, right=False)
+    if report.total_trades:
+        _draw(report)
+        _show_groups(report)
+
+
+def read_performance(
+    url: str | None,
+    exchange: str | None,
+    symbol: str | None,
+    side: str | None,
+    balance: str | None,
+    fees: str,
+    tz: str,
+    start: str | None,
+    end: str | None,
+) -> PerformanceReport:
+    """Return the report of the trades that the options select."""
+    first, last = time_window(start, end)
+    given = parse_performance_options(side, balance, fees, tz)
+
+    async def work(db: DatabaseManager) -> PerformanceReport:
+        return await TradeRepository(db).get_performance(first, last, exchange, symbol=symbol, **given)
+
+    return read(url, TRADES, work)
+
+
+def parse_performance_options(side: str | None, balance: str | None, fees: str, tz: str) -> dict[str, Any]:
+    """Return the arguments that some options mean."""
+    return {
+        "side": checks.optional_choice(side, "--side", SIDES),
+        "starting_balance": checks.optional(_parse_balance, balance, "--balance"),
+        "fees": checks.choice(fees, "--fees", FEES),
+        "tz": parse_zone(tz),
+    }
+
+
+def parse_zone(name: str) -> tzinfo:
+    """Return the time zone of a name; raise InvalidValueError if there is none."""
+    try:
+        return ZoneInfo(name)
+    except Exception as error:
+        # a name with .. or NUL, or of a folder, raises ValueError or OSError
+        known = available_timezones()
+        hint = suggest(name, known) if known else "Python finds no time zones here: pip install tzdata; "
+        raise InvalidValueError(f"--tz {show(name)} is not a time zone; {hint}write it as Europe/Berlin or UTC") from error
+
+
+def _parse_balance(text: object, option: str) -> Decimal:
+    if not NUMBER.fullmatch(str(text)):
+        raise InvalidValueError(f"{option} {show(text)} is not a number")
+    return Decimal(str(text))
+
+
+def _draw(report: PerformanceReport) -> None:
+    sampled = sample_equity(report, min(_MAX_WIDTH, console().width))
+    utf8 = is_utf8()
+    last = report.equity[-1].equity
+    say()
+    print_title("equity")
+    say(draw_levels([value for value, _ in sampled], utf8=utf8))
+    say(f"{format_money(report.equity[0].equity)} to {format_money(last)}")
+    say()
+    print_title("drawdown")
+    say(draw_depths([fall for _, fall in sampled], utf8=utf8))
+    deepest = format_figure(report.max_drawdown, "money")
+    say(f"deepest {deepest}, now {format_figure(report.current_drawdown, 'money')}")
+
+
+def _show_groups(report: PerformanceReport) -> None:
+    for name, title in (("by_symbol", "symbol"), ("by_side", "side")):
+        groups = getattr(report, name)
+        rows = [(format_group_key(name, key), *list_group_cells(group)) for key, group in groups.items()]
+        say()
+        print_fitting([title, *GROUP_TITLES], rows, LEAST_IMPORTANT)
+    rows = [
+        (
+            f"{month.period:%Y-%m}",
+            f"{month.total_trades:,}",
+            f"{month.winning_trades:,}",
+            f"{month.losing_trades:,}",
+            format_figure(month.net_pnl, "money"),
+            format_figure(month.total_fees, "money"),
+            format_figure(month.return_pct, "percent"),
+            format_figure(month.balance, "money"),
+        )
+        for month in report.monthly
+    ]
+    titles = ["month", "trades", "wins", "losses", "net pnl", "fees", "return", "balance"]
+    say()
+    print_fitting(titles, rows, ("losses", "wins", "fees", "balance"))

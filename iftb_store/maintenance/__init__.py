@@ -1,0 +1,1 @@
+"""Maintenance of a store that grows; the functions are exported by `iftb_store` itself."""

@@ -1,0 +1,1 @@
+"""The performance figures beside those of other libraries, which only ``nox -s peers`` installs."""
