@@ -151,7 +151,7 @@ class SupportsPartitions(Protocol):
     """
 
     async def list_partitions(self) -> Partitioning:
-        """Return how the table of bars is divided; see `iftb_store.list_partitions`."""
+        """Return the partitions of the table of bars; see `iftb_store.list_partitions`."""
         ...
 
     async def partition_bars(self, by: str, *, ahead: int, progress: Callable[[str, int, int | None], None]) -> Partitioning:
@@ -177,9 +177,9 @@ class SupportsStandby(Protocol):
     """
 
     async def find_position(self) -> Any:
-        """Return, on the primary, a position behind every commit of this backend whose end a caller can know.
+        """Return, on the primary, a position in its log after every commit of this backend that has returned to a caller.
 
-        Before the first commit it is a position of the time of this call.
+        Before the first commit, the position is the one at the time of this call.
 
         Raises:
             OperationalError: the primary does not answer.
@@ -187,12 +187,12 @@ class SupportsStandby(Protocol):
         ...
 
     async def has_replayed(self, session: Any, position: Any) -> bool:
-        """Return, on the standby, whether the server of a session, which has run no statement yet, has replayed a position.
+        """Return, on the standby, whether the server has replayed the primary's log up to ``position``, from `find_position`.
 
-        Then every later statement of the session sees the commits before that position.
+        The session has run no statement yet. If the result is True, its later statements see the commits before the position.
 
         Raises:
-            OperationalError: the server does not answer, or is no standby of the server that the position is of.
+            OperationalError: the server does not answer, or is not a standby of the primary that returned the position.
         """
         ...
 
@@ -447,7 +447,7 @@ ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
     SupportsProblems: (None, "use iftb_store.doctor.examine(db), which examines the rows"),
     SupportsLargeBatches: (None, "it accepts batches of any size, so omit this call"),
     SupportsCompaction: (None, "only a lake has small files to compact"),
-    SupportsPartitions: (None, "only PostgreSQL divides its table of bars, so leave this call out; a large file stays as it is"),
+    SupportsPartitions: (None, "only PostgreSQL divides its table of bars into partitions, so omit this call"),
     SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
     SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
     SupportsWholeReads: (None, "its reads always return all rows, so omit this call"),

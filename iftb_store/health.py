@@ -128,8 +128,8 @@ class BarPartition(NamedTuple):
 
     Attributes:
         name: the name of the partition's table.
-        start: the time of the first bar that the partition takes, in UTC; None if it has no such limit.
-        end: the time behind the last bar that it takes; None if it has no such limit.
+        start: the start of the partition's time, inclusive, in UTC; None if it has no such limit.
+        end: the end of the partition's time, exclusive, in UTC; None if it has no such limit.
         bytes: its size on the disk, indexes included.
         is_default: whether it takes the bars that no other partition takes.
     """

@@ -66,7 +66,7 @@ async def check_health(
         backend: the backend.
         standby: the standby for reads, if there is one.
         url: the URL as an argument of a command, with the password hidden.
-        ping: runs one statement within so many seconds and returns its duration.
+        ping: runs one statement within the given number of seconds and returns its duration.
         read_status: returns the state of the schema.
         within: maximum seconds to wait for an answer, and again for the check of writes.
     """

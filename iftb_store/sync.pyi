@@ -414,7 +414,7 @@ class SyncStore:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, including those to a standby; 0 if no session uses one."""
 
     def identity(self) -> str:
         """Return a text that identifies the database tables."""

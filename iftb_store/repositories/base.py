@@ -95,7 +95,7 @@ class Repository:
                 yield get_stores(session)
 
     async def _read(self, work: Callable[[Stores], Awaitable[T]], *, snapshot: bool = False) -> T:
-        """Return the result of a read; with a manager that has a standby, it may run there, and again on the primary."""
+        """Run a read and return its result; if the manager has a standby, run it there if possible, else on the primary."""
         standby = None if self._manager is None else self._standby
         if standby is None:
             async with self._stores(snapshot=snapshot) as stores:

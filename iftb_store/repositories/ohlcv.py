@@ -210,7 +210,8 @@ class OHLCVRepository(BarReader):
             decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float,
                 and round decimals half-even to 18 places. None: refuse floats, and decimals with more places.
             report: whether to return the numbers of bars that were inserted, updated and unchanged, which takes longer.
-            atomic: False: write and commit each batch of a reader or iterable by itself; an error leaves those before it stored.
+            atomic: False: write and commit each batch of a reader or iterable separately; after an error, the batches before it
+                remain stored.
 
         Returns:
             The number of distinct keys, 0 without rows; or, with ``report``, an `UpsertReport`.
@@ -251,7 +252,7 @@ class OHLCVRepository(BarReader):
         none = UpsertReport(0, 0, 0) if report else 0
         if not atomic:
             if self._manager is None:
-                raise batch_writes.refuse_session()
+                raise batch_writes.session_error()
             return await batch_writes.write_apart(batch_writes.iterate_batches(data), partial(write, self)) or none
         if self._manager is None or not batch_writes.is_reader(data):
             return await write(self, await collect_rows(data))
