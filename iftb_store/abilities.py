@@ -27,16 +27,16 @@ Edges: TypeAlias = tuple[datetime | None, datetime | None]
 
 @runtime_checkable
 class SupportsMigrations(Protocol):
-    """A backend with the capability MIGRATIONS; `iftb_store.relational.Migrated` implements all but with_connection."""
+    """A backend with `Capability.MIGRATIONS`; `iftb_store.relational.Migrated` implements all methods except with_connection."""
 
-    #: The backend's DDL; None if its tables are those that the migrations of iftb-store create on its engine.
+    #: The backend's own DDL; None if the migrations of iftb-store create its tables.
     schema: ClassVar[SchemaDialect | None]
 
     async def with_connection(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run ``work`` with a SQLAlchemy connection in one transaction, without a statement timeout.
 
-        A migration calls it without ``read_only``: only one caller works at a time, and the others wait for a limited time.
-        `status` calls it with ``read_only``: it waits for no writer and takes no lock.
+        Migrations call this method without ``read_only``: only one such call runs at a time, and further ones wait for a limited
+        time. `status` calls it with ``read_only``: such a call takes no lock and does not wait for writers.
         """
         ...
 
@@ -55,54 +55,55 @@ class SupportsMigrations(Protocol):
 
 @runtime_checkable
 class SupportsFiles(Protocol):
-    """A backend class whose databases are files that connect() creates; optional.
+    """A backend class whose databases are files, which connect() creates if they do not exist; optional.
 
-    With it, a command that reads reports a mistyped path instead of creating an empty database there.
+    If a backend has `find_file`, a command that only reads reports a mistyped path instead of creating an empty database there.
     """
 
     @classmethod
     def find_file(cls, url: URL) -> str | None:
-        """Return the path of a URL's file or folder, as the URL gives it; None for a database in memory."""
+        """Return the path of the file or folder that a URL names, as written in the URL; None for a database in memory."""
         ...
 
 
 @runtime_checkable
 class SupportsStatus(Protocol):
-    """A backend without MIGRATIONS that knows its engine's version and the size of its data; optional."""
+    """A backend without `Capability.MIGRATIONS` that knows the version of its engine and the size of its data; optional."""
 
     async def measure(self) -> StoreSize:
         """Return the version of the engine and the size of the data, for `iftb_store.DatabaseManager.status`.
 
-        The number of series and rows may be None if they are not known without reading; then `BarStore.list_series` counts them.
+        The number of series and the number of rows may be None if the backend would have to read the bars to find them; the
+        caller then counts them with `BarStore.list_series`.
         """
         ...
 
 
 @runtime_checkable
 class SupportsProblems(Protocol):
-    """A backend that finds problems of its store which rows do not show, e.g. of its files; optional."""
+    """A backend that finds problems that cannot be found by reading rows, e.g. problems of the store's files; optional."""
 
     async def find_problems(self) -> list[StoreProblem]:
-        """Return the problems; `iftb_store.doctor.examine` reports them."""
+        """Return the problems, which `iftb_store.doctor.examine` reports; an empty list if there are none."""
         ...
 
 
 @runtime_checkable
 class SupportsLargeBatches(Protocol):
-    """A backend whose commits take long, so that copies and restores write larger batches; optional."""
+    """A backend whose commits are slow: copies and restores write it batches of the size that it declares; optional."""
 
-    #: How many rows a batch has.
+    #: The number of rows in a batch.
     batch_rows: ClassVar[int]
-    #: How many bytes a batch has at most, or little more.
+    #: The approximate maximum size of a batch in bytes.
     batch_bytes: ClassVar[int]
 
 
 @runtime_checkable
 class SupportsWriteProof(Protocol):
-    """A backend whose writes reach the store only at the commit, so that a write that is rolled back proves nothing; optional."""
+    """A backend that sends its writes to the store only at COMMIT, so that a test write cannot be rolled back; optional."""
 
     async def prove_writable(self) -> None:
-        """Write something that no reader sees, and remove it; `iftb_store.DatabaseManager.health` calls it.
+        """Check that the store accepts writes: write something that no reader sees, and remove it.
 
         Raises:
             OperationalError: the store does not accept writes.
@@ -112,16 +113,16 @@ class SupportsWriteProof(Protocol):
 
 @runtime_checkable
 class SupportsCompaction(Protocol):
-    """A backend whose store is many files, which become small and many; optional."""
+    """A backend that stores rows in files and can merge many small files into few large ones; optional."""
 
     async def compact(self, *, dry_run: bool, keep: timedelta, progress: Callable[[int, int], None]) -> Compaction:
         """Rewrite small files as few large ones, and delete files that have been out of use for longer than ``keep``.
 
-        Readers and writers continue. What another client changes meanwhile is left for the next time.
+        Readers and writers continue. A partition that another client changes meanwhile is skipped; the next call rewrites it.
 
         Args:
             dry_run: whether to change nothing, and report what would be done.
-            keep: how long files out of use are kept: at least as long as the longest read takes.
+            keep: how long a file is kept after it goes out of use; at least the duration of the longest read.
             progress: called in the event loop with (bytes done, bytes in total).
 
         Returns:
@@ -150,7 +151,7 @@ class SupportsPartitions(Protocol):
     """
 
     async def list_partitions(self) -> Partitioning:
-        """Return how the table of bars is divided; see `iftb_store.list_partitions`."""
+        """Return the partitions of the table of bars; see `iftb_store.list_partitions`."""
         ...
 
     async def partition_bars(self, by: str, *, ahead: int, progress: Callable[[str, int, int | None], None]) -> Partitioning:
@@ -176,9 +177,9 @@ class SupportsStandby(Protocol):
     """
 
     async def find_position(self) -> Any:
-        """Return, on the primary, a position behind every commit of this backend whose end a caller can know.
+        """Return, on the primary, a position in its log after every commit of this backend that has returned to a caller.
 
-        Before the first commit it is a position of the time of this call.
+        Before the first commit, the position is the one at the time of this call.
 
         Raises:
             OperationalError: the primary does not answer.
@@ -186,33 +187,33 @@ class SupportsStandby(Protocol):
         ...
 
     async def has_replayed(self, session: Any, position: Any) -> bool:
-        """Return, on the standby, whether the server of a session, which has run no statement yet, has replayed a position.
+        """Return, on the standby, whether the server has replayed the primary's log up to ``position``, from `find_position`.
 
-        Then every later statement of the session sees the commits before that position.
+        The session has run no statement yet. If the result is True, its later statements see the commits before the position.
 
         Raises:
-            OperationalError: the server does not answer, or is no standby of the server that the position is of.
+            OperationalError: the server does not answer, or is not a standby of the primary that returned the position.
         """
         ...
 
 
 @runtime_checkable
 class SupportsBackup(Protocol):
-    """A backend with the capability BACKUP: its engine can write backups."""
+    """A backend with `Capability.BACKUP`: its engine can write backups."""
 
     #: The scheme of the URL that opens a backup by its path.
     backup_scheme: ClassVar[str]
 
     @property
     def backup_query(self) -> dict[str, str]:
-        """The URL options for opening a backup, e.g. that the file is trusted; the option for read-only access is left out."""
+        """The URL options for opening a backup, e.g. that the file is trusted; the caller adds that for read-only access."""
         ...
 
     async def backup(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Write all rows of the tables of iftb-store to the new file ``path``, from a snapshot.
 
-        Readers and writers continue during the backup. There is no file at ``path`` before the call. Only its owner can access
-        the new file; it needs no other file beside it, and a URL with `backup_scheme` and this path opens it. If the
+        Readers and writers continue during the backup. The caller ensures that no file exists at ``path``. Only its owner can
+        access the new file; all data is in this one file, and a URL with `backup_scheme` and this path opens it. If the
         backup fails or is cancelled, an incomplete file may remain. The callback ``progress`` is called repeatedly in the event
         loop with (bytes done, bytes in total), if the engine reports these numbers.
 
@@ -224,7 +225,7 @@ class SupportsBackup(Protocol):
 
 @runtime_checkable
 class SupportsEncryption(Protocol):
-    """A backend whose connections use a network; it reports to `DatabaseManager.health` whether they are encrypted; optional."""
+    """A backend whose connections use a network, and which reports to `DatabaseManager` if they are encrypted; optional."""
 
     async def read_encryption(self) -> Encryption:
         """Return whether this backend's connections are encrypted, and whether the server's certificate was verified.
@@ -237,13 +238,13 @@ class SupportsEncryption(Protocol):
 
 @runtime_checkable
 class SupportsWholeReads(Protocol):
-    """A backend whose engine can hide rows from a role without an error, like PostgreSQL's row-level security; optional."""
+    """A backend whose engine can hide rows from a role without an error, e.g. by row-level security; optional."""
 
     async def require_whole(self, session: Any, tables: Sequence[str], *, insert: bool) -> None:
         """Make sure that the session's transaction either reads all rows of the given tables, or fails.
 
-        Backups, copies, restores, verifications and exports call it before the first read of each transaction. It has effect
-        until that transaction ends: later reads also fail instead of returning only some of the rows.
+        Backups, copies, restores, verifications and exports call this method before the first read of each transaction. Its
+        effect lasts until the transaction ends: later reads also fail instead of returning only some of the rows.
 
         Args:
             session: an open session of this backend.
@@ -258,14 +259,14 @@ class SupportsWholeReads(Protocol):
 
 
 class Lookups(Protocol):
-    """Finds with a query in a session what a copy otherwise finds by reading every row; see `SupportsLookups`."""
+    """Queries that run in one session and save a copy from reading every row; see `SupportsLookups`."""
 
     async def count_rows(self, selection: RowFilter) -> list[tuple[tuple[Any, ...], int]]:
-        """Return the number of the selected rows of each series of bars, or of another table.
+        """Count the selected rows: of the table of bars, the rows of each series; of another table, all rows.
 
         Returns:
-            For each series that has rows, (its values of the columns in ``selection.order`` but the last, number of rows). For
-            another table, one item whose values are empty.
+            For bars, one item (key, number of rows) for each series with rows; the key has the series' values of the columns in
+            ``selection.order`` without the last column. For another table, the only item ((), number of rows).
         """
         ...
 
@@ -274,42 +275,43 @@ class Lookups(Protocol):
         ...
 
     async def find_ids(self, table: TableSpec, column: str, values: Sequence[str]) -> dict[str, int]:
-        """Return, for each of at most 500 values of a unique column of text that is stored, the id of its row."""
+        """Find rows by the values of a unique text column, at most 500; return {value: id of the row} for the values found."""
         ...
 
 
 @runtime_checkable
 class SupportsLookups(Protocol):
-    """The stores of a session whose engine answers `Lookups`; optional. Without it, a copy reads more rows and is slower."""
+    """The stores of a session whose engine can run `Lookups`; optional. Without lookups, a copy reads more rows and is slower."""
 
     @property
     def lookups(self) -> Lookups | None:
-        """The lookups in the session of these stores; None if this session has none."""
+        """The lookups that run in the session of these stores; None if this session cannot run them."""
         ...
 
 
 @runtime_checkable
 class SupportsExchanges(Protocol):
-    """Lookups, or a store of bars, that find the exchanges of a symbol; optional.
+    """An optional ability of `Lookups` or of a `BarStore`: it finds the exchanges that have bars of a symbol.
 
-    Without it, a read of all exchanges, and one that finds nothing on the default exchange, lists every series first.
+    Without this ability, the repository lists every series to find them. It needs the exchanges for a read of all exchanges,
+    and for the warning after a read that found nothing on the default exchange.
     """
 
     async def find_exchanges(self, window: RowFilter) -> list[str]:
-        """Return the exchanges that have bars with a symbol and a timeframe in a time window, ordered by their bytes."""
+        """Return the exchanges that have bars with the symbol and timeframe of ``window`` in its time, ordered by their bytes."""
         ...
 
 
 @runtime_checkable
 class SupportsFingerprints(Protocol):
-    """Lookups whose engine computes fingerprints of bars where they are; optional. Without it, a copy reads the whole source."""
+    """Lookups whose engine computes fingerprints of bars in a query; optional. Without it, a copy reads the whole source."""
 
     async def fingerprint_days(self, window: RowFilter) -> list[tuple[int | None, int, str]] | None:
         """Return the fingerprint of each day (UTC) of a series in a window.
 
-        Two fingerprints are equal if the days have the same bars with the same values, whichever store of this engine they are
-        in, and otherwise differ but for one case in 2**64. They begin with a name for the way in which they are computed. Id
-        and created_at, which are the store's own, do not belong to them.
+        Two fingerprints are equal if the days have the same bars with the same values, in any two stores of this engine. If
+        the bars differ, the fingerprints are equal by chance only once in 2**64 cases. A fingerprint begins with the name of
+        its algorithm. It does not depend on id and created_at, which each store sets itself.
 
         Returns:
             (Days since 1970-01-01, number of bars, fingerprint) for each day that has bars; the number is None for bars whose
@@ -320,58 +322,58 @@ class SupportsFingerprints(Protocol):
 
 @runtime_checkable
 class SupportsSeries(Protocol):
-    """Lookups, or a store of bars, that find the names of series; optional. Without it, `BarStore.list_series` finds them."""
+    """An optional ability of `Lookups` or of a `BarStore`: it finds series without counting their bars, unlike list_series."""
 
     async def find_series(self, selection: RowFilter) -> list[tuple[str, str, str]]:
-        """Return the series (exchange, symbol, timeframe) of an exchange, of a timeframe, of both or all, ordered by their bytes.
+        """Return (exchange, symbol, timeframe) of every selected series, ordered by these; text compares by its bytes.
 
-        ``selection`` has no time window.
+        ``selection`` may name an exchange, a timeframe, both or neither; it has no time window.
         """
         ...
 
 
 @runtime_checkable
 class SupportsManySeries(Protocol):
-    """A store of bars whose engine answers for many series in one query; optional.
+    """A store of bars whose engine can read many series in one query; optional.
 
-    Without it, the repository asks for one series after the other.
+    Without this ability, the repository runs one query for each series.
     """
 
     def stream_gaps(self, window: RowFilter, edges: Mapping[str, Edges]) -> AsyncGenerator[pa.Table]:
-        """Yield the gaps of all series of an exchange, of a timeframe, of both or all, as `BarStore.get_gaps` returns them.
+        """Yield the gaps of all selected series, each defined as in `BarStore.get_gaps`.
 
         Args:
-            window: the exchange and the timeframe, if they are given, and the time window.
-            edges: the imaginary bars of each timeframe, see `BarStore.get_gaps`; other timeframes are left out.
+            window: the time window; it may also name an exchange, a timeframe or both, to which the series are restricted.
+            edges: for each timeframe, the imaginary bars of `BarStore.get_gaps`; series of other timeframes are skipped.
 
         Yields:
-            Tables with the schema `iftb_store.batches.arrow.GAPS`, altogether ordered by all columns.
+            Tables with the schema `iftb_store.batches.arrow.GAPS`; the rows of all tables together are ordered by all columns.
         """
         ...
 
     def stream_buckets(self, window: RowFilter, buckets: Buckets) -> AsyncGenerator[list[tuple[str, str, Bucket]]]:
-        """Yield the buckets of all series of a timeframe, as `BarStore.resample` returns them.
+        """Yield the buckets of all series of a timeframe, each computed as in `BarStore.resample`.
 
         Args:
-            window: the timeframe, the exchange if it is given, and the time window.
+            window: the timeframe and the time window; it may also name an exchange.
             buckets: the buckets.
 
         Yields:
-            Lists of (exchange, symbol, bucket), altogether ordered by exchange, symbol and the bucket's number.
+            Lists of (exchange, symbol, bucket); all items together are ordered by exchange, symbol and the bucket's number.
         """
         ...
 
 
 @runtime_checkable
 class SupportsDigests(Protocol):
-    """The stores of a session whose engine digests bars; optional. Without it, the bars are read and digested in this process."""
+    """The stores of a session whose engine computes digests of bars; optional. Otherwise the bars are read and digested here."""
 
     async def digest_days(self, series: RowFilter) -> list[tuple[int, int, bytes]] | None:
         """Return the digests of the bars of a series in a time window, day by day.
 
         Returns:
-            (day, number of bars, digest) for each day that has bars, in order, as `iftb_store.transfer.digests` defines them.
-            None if this session does not digest, and its rows must be read.
+            (day, number of bars, digest) for each day that has bars, oldest first, as `iftb_store.transfer.digests` defines
+            them. None if this session cannot compute digests, so that the caller must read the bars.
         """
         ...
 
@@ -393,7 +395,7 @@ class SupportsPoolStatus(Protocol):
 
 @runtime_checkable
 class ConnectedStore(Protocol):
-    """An open store, on which transfers, files and reports work, e.g. an `iftb_store.DatabaseManager`."""
+    """An open store, as transfers, files and reports use it, e.g. an `iftb_store.DatabaseManager`."""
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -436,17 +438,17 @@ class ConnectedStore(Protocol):
         ...
 
 
-#: For each optional ability that `iftb_store.DatabaseManager.ability` returns: the capability that declares it, if one does, and
-#: what to do without the ability.
+#: For each optional ability that `iftb_store.DatabaseManager.ability` returns: the capability that declares the ability, or None,
+#: and what a caller does if a backend does not have it.
 ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
-    SupportsMigrations: (Capability.MIGRATIONS, "it creates its tables by itself, so leave this call out"),
+    SupportsMigrations: (Capability.MIGRATIONS, "it creates its tables itself, so omit this call"),
     SupportsBackup: (Capability.BACKUP, "use iftb_store.backup(db, path), which copies the rows to an SQLite file"),
     SupportsStatus: (None, "use db.status(), which counts the rows"),
     SupportsProblems: (None, "use iftb_store.doctor.examine(db), which examines the rows"),
-    SupportsLargeBatches: (None, "it takes batches of any size, so leave this call out"),
+    SupportsLargeBatches: (None, "it accepts batches of any size, so omit this call"),
     SupportsCompaction: (None, "only a lake has small files to compact"),
-    SupportsPartitions: (None, "only PostgreSQL divides its table of bars, so leave this call out; a large file stays as it is"),
+    SupportsPartitions: (None, "only PostgreSQL divides its table of bars into partitions, so omit this call"),
     SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
     SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
-    SupportsWholeReads: (None, "its reads always return all rows, so leave this call out"),
+    SupportsWholeReads: (None, "its reads always return all rows, so omit this call"),
 }

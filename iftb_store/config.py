@@ -236,7 +236,7 @@ def _variable(field: str) -> str:
 
 
 def _find_mistyped() -> str:
-    """Return which set environment variable may have a mistyped name, and the right one; an empty text if there is none."""
+    """Return a hint that names a set variable that is probably mistyped, and the right name; an empty text without one."""
     known = [_variable(str(field.validation_alias or name)) for name, field in DatabaseSettings.model_fields.items()]
     for name in sorted(os.environ):
         is_unknown = name.upper() not in known and name.upper().startswith((_PREFIX, _URL_VARIABLE[:5]))

@@ -143,11 +143,11 @@ class CommitOutcomeUnknown(OperationalError):
 
 
 class DuplicateKey(Exception):
-    """The ``orig`` of an IntegrityError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
+    """The ``orig`` of every IntegrityError that iftb-store itself creates; it holds the message."""
 
 
 class EngineFailure(Exception):
-    """The ``orig`` of an OperationalError that iftb-store raises itself; otherwise ``orig`` is the driver's exception."""
+    """The ``orig`` of every OperationalError that iftb-store itself creates; it holds the message."""
 
 
 def integrity_error(message: str, cause: BaseException | None = None) -> IntegrityError:

@@ -65,7 +65,7 @@ class SchemaStatus:
 
 
 class StoreSize(NamedTuple):
-    """What a backend without migrations reports of its engine and its data; None for what it does not know.
+    """The version of its engine and the size of its data that a backend without migrations reports; None if it is not known.
 
     Attributes:
         version: the version of the engine.
@@ -84,13 +84,13 @@ class StoreSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreProblem:
-    """What a backend itself reports about its store, e.g. about its files; the doctor adds it to its findings.
+    """A problem that a backend reports about its store, e.g. about its files; the doctor adds it to its findings.
 
     Attributes:
         kind: the problem in two or three words.
         severity: "error", "warning" or "note".
-        where: the place; empty for the whole store.
-        count: how many there are, e.g. files.
+        where: the place, e.g. a table or a file; empty for the whole store.
+        count: the number of items that have the problem, e.g. of files.
         remedy: what to do, as a sentence.
     """
 
@@ -111,7 +111,7 @@ class Compaction(NamedTuple):
         files_after: the number of data files after.
         bytes_before: the size of these files before.
         bytes_after: the size of these files after.
-        deleted: the number of files, out of use for long enough, that were deleted; with dry_run, that would be.
+        deleted: the number of unused files that were deleted, or with dry_run would be deleted.
     """
 
     partitions: int
@@ -128,8 +128,8 @@ class BarPartition(NamedTuple):
 
     Attributes:
         name: the name of the partition's table.
-        start: the time of the first bar that the partition takes, in UTC; None if it has no such limit.
-        end: the time behind the last bar that it takes; None if it has no such limit.
+        start: the start of the partition's time, inclusive, in UTC; None if it has no such limit.
+        end: the end of the partition's time, exclusive, in UTC; None if it has no such limit.
         bytes: its size on the disk, indexes included.
         is_default: whether it takes the bars that no other partition takes.
     """
@@ -197,7 +197,7 @@ def describe_unreachable(problem: str) -> Health:
 
 
 def advise(state: str) -> list[str]:
-    """Return the problem and its remedy, as a list of one line, if a schema in this state cannot be used; otherwise []."""
+    """Return [a line that names the problem and the remedy] if a schema in this state cannot be used; otherwise []."""
     return [_ADVICE[state]] if state in _ADVICE else []
 
 
@@ -206,7 +206,7 @@ def find_warnings(encoding: str | None) -> list[str]:
     if encoding in (None, "UTF8"):
         return []
     return [
-        f"the database's encoding is {encoding}, which cannot store, or cannot count, every character of a symbol or an event; "
+        f"the database's encoding is {encoding}: some characters of symbols and events cannot be stored, or count as several; "
         "create a database with ENCODING 'UTF8' TEMPLATE template0, and copy this one to it with `iftb-store copy`"
     ]
 

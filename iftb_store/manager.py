@@ -140,7 +140,7 @@ class DatabaseManager:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, including those to a standby; 0 if no session uses one."""
         backends = [self._backend, *([self._standby.standby] if self._standby else [])]
         return sum(backend.in_use for backend in backends if isinstance(backend, SupportsPoolStatus))
 
@@ -328,7 +328,7 @@ class DatabaseManager:
             within: maximum seconds to wait for the answer.
 
         Returns:
-            The duration, waiting for a free connection included.
+            The duration, including the wait for a free connection.
 
         Raises:
             OperationalError: the database did not answer in ``within`` seconds, or cannot be reached.

@@ -1,4 +1,4 @@
-"""Checks the health of a backend, and measures one without migrations, whose status the manager reports."""
+"""Checks the health of a backend, and finds the status of one without migrations, for the manager to report."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from iftb_store.schema.types import EPOCH
 from iftb_store.standby import StandbyReads
 from iftb_store.url import fill_url
 
-# rows of a read that only counts them
+# the number of rows in one read, if rows are read only to count them
 _COUNTED = 65_536
 
 
 async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
-    """Return the status of a connected backend without migrations; rows that it does not know it counts."""
+    """Return the status of a connected backend without migrations; count the rows if the backend does not know their number."""
     size = await backend.measure() if isinstance(backend, SupportsStatus) else StoreSize("")
     series, rows, records = size.series, size.rows, dict[str, int]()
     keeps_records = Capability.RECORDS in backend.capabilities
@@ -66,7 +66,7 @@ async def check_health(
         backend: the backend.
         standby: the standby for reads, if there is one.
         url: the URL as an argument of a command, with the password hidden.
-        ping: runs one statement within so many seconds and returns its duration.
+        ping: runs one statement within the given number of seconds and returns its duration.
         read_status: returns the state of the schema.
         within: maximum seconds to wait for an answer, and again for the check of writes.
     """
@@ -110,7 +110,7 @@ async def _prove_writable(backend: Backend, tables: Iterable[str]) -> None:
 
 
 async def prove_bars_writable(session: Any) -> None:
-    """Check that bars can be written: delete those of a series that nobody has, which takes write locks, and roll back."""
+    """Check that bars can be written: delete the bars of a series that does not exist, which takes write locks, and roll back."""
     series = dict.fromkeys(SERIES, "iftb-store") | {"timeframe": "1m"}
     await get_stores(session).bars.delete(RowFilter(BARS, series, start=EPOCH, end=EPOCH))
     await session.rollback()

@@ -27,7 +27,7 @@ class OHLCVBar:
 
     Attributes:
         symbol: the symbol, as the exchange or the bot writes it, e.g. BTCUSDT.
-        exchange: the exchange.
+        exchange: the name of the exchange, as the bot writes it, e.g. binance.
         timeframe: the timeframe, e.g. "1h"; see `iftb_store.values.timeframes`.
         timestamp: the opening time of the bar, UTC.
         open: the first price, in quote currency.
@@ -37,8 +37,8 @@ class OHLCVBar:
         volume: the traded volume in base currency.
         quote_volume: the traded volume in quote currency; None if unknown.
         trades_count: the number of trades; None if unknown.
-        id: the store's number of the row; None before the bar is stored.
-        created_at: when the store inserted the bar, UTC; None before.
+        id: the number that the store gave the row; None before the bar is stored.
+        created_at: when the store inserted the bar, UTC; None before the bar is stored.
     """
 
     symbol: str
@@ -61,7 +61,8 @@ class OHLCVBar:
 
         Args:
             row: [timestamp, open, high, low, close, volume] or a dict with these keys: the opening time in milliseconds since
-                1970, then numbers, or text of numbers. A float becomes its shortest decimal, rounded half-even to 18 places.
+                1970, then numbers, or numbers as text. A float becomes the shortest decimal that converts back to it, as in
+                repr(), rounded half-even to 18 places.
                 A volume of None, which ccxt gives for exchanges without volumes, becomes 0.
             symbol: the symbol.
             timeframe: the timeframe, e.g. "1h".
@@ -134,7 +135,7 @@ class Trade:
     """One trade of the bot: its entry and, once it is closed, its exit.
 
     Attributes:
-        trade_id: the bot's own name of the trade; unique in the store.
+        trade_id: the bot's name for the trade; unique in the store.
         symbol: the symbol.
         exchange: the exchange.
         side: "long" or "short".
@@ -146,18 +147,18 @@ class Trade:
         exit_price: the price of the exit; None while the trade is open or the exchange has not reported it.
         exit_time: the time of the exit, UTC.
         realized_pnl: profit, or loss if negative, in quote currency, before fees; None until it is known.
-        realized_pnl_pct: the same in percent, by the bot's own reckoning.
+        realized_pnl_pct: the realized profit in percent, as the bot calculates it.
         fee: the fees of entry and exit together.
-        signal_score: the bot's score of the signal, like the three that follow; the store keeps them as they are.
+        signal_score: the bot's score of the signal. The store does not interpret this value or the next three.
         technical_score: the score of technical indicators.
         llm_score: the score of a language model.
         xgb_confidence: the confidence of a classifier.
         stop_loss: the price of the stop loss; None without one.
         take_profit: the price of the take profit; None without one.
-        position_size_pct: the part of the balance that the trade used, in percent, by the bot's own reckoning.
+        position_size_pct: the part of the balance that the trade used, in percent, as the bot calculates it.
         decision_reasons: why the bot traded, as a JSON object.
         llm_analysis: what a language model said, as a JSON object.
-        id: the store's number of the row, which `TradeRepository.update` takes; None before the trade is stored.
+        id: the number that the store gave the row, for `TradeRepository.update`; None before the trade is stored.
         created_at: when the store inserted the row, UTC.
         updated_at: when the store changed the row last, UTC.
     """
@@ -219,7 +220,7 @@ class TradeChanges(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Position:
-    """One position of the bot; at most one of a symbol, exchange and side is open.
+    """One position of the bot; at most one position with the same symbol, exchange and side is open.
 
     Attributes:
         symbol: the symbol.
@@ -230,16 +231,16 @@ class Position:
         margin: the margin in quote currency.
         entry_time: the time of the first entry, UTC.
         current_price: the last price that the bot saw; None if unknown.
-        unrealized_pnl: profit, or loss if negative, at that price, in quote currency.
+        unrealized_pnl: profit, or loss if negative, at ``current_price``, in quote currency.
         status: "open", "closed" or "liquidated".
         leverage: the leverage; 1 without one.
-        unrealized_pnl_pct: the unrealized profit in percent, by the bot's own reckoning.
+        unrealized_pnl_pct: the unrealized profit in percent, as the bot calculates it.
         liquidation_price: the price at which the exchange liquidates the position.
         stop_loss: the price of the stop loss; None without one.
         take_profit: the price of the take profit; None without one.
         trailing_stop: the price of the trailing stop; None without one.
         trade_id: the `Trade.trade_id` of the position's trade; None if there is none.
-        id: the store's number of the row; given to `PositionRepository.update_position`, it selects the row.
+        id: the number that the store gave the row; if it is set, `PositionRepository.update_position` updates this row.
         last_updated: when the store changed the row last, UTC.
         created_at: when the store inserted the row, UTC.
     """
@@ -280,7 +281,7 @@ class SystemEvent:
         trade_id: the `Trade.trade_id` of the trade that the event is about.
         position_id: the id of the position that the event is about.
         stack_trace: the traceback of an error.
-        id: the store's number of the row.
+        id: the number that the store gave the row.
         created_at: when the event happened, or was logged, UTC.
     """
 
@@ -331,9 +332,9 @@ class UpsertReport:
     """The result of an upsert, counted in distinct bars of the batch.
 
     Attributes:
-        inserted: how many were not stored before.
-        updated: how many were stored with other values.
-        unchanged: how many were stored with the same values.
+        inserted: the number of bars that were not stored before.
+        updated: the number of bars that were stored with other values.
+        unchanged: the number of bars that were stored with the same values.
     """
 
     inserted: int
@@ -347,17 +348,17 @@ class TradeStatistics:
 
     Attributes:
         total_trades: the number of realized trades.
-        winning_trades: how many have a profit above 0.
-        losing_trades: how many have a loss.
+        winning_trades: the number of trades with a profit above 0.
+        losing_trades: the number of trades with a loss.
         win_rate: winning_trades / total_trades in percent; 0 without trades.
         gross_profit: the sum of the profits.
         gross_loss: the sum of the losses, never negative.
         net_pnl: gross_profit - gross_loss; fees are not subtracted, see `net_pnl_after_fees`.
         total_fees: the sum of the fees.
-        avg_win: gross_profit / winning_trades; 0 without one.
-        avg_loss: gross_loss / losing_trades; 0 without one.
-        largest_win: the greatest profit of a trade; 0 without one.
-        largest_loss: the greatest loss of a trade, never negative; 0 without one.
+        avg_win: gross_profit / winning_trades; 0 without a winning trade.
+        avg_loss: gross_loss / losing_trades; 0 without a losing trade.
+        largest_win: the greatest profit of a trade; 0 without a winning trade.
+        largest_loss: the greatest loss of a trade, never negative; 0 without a losing trade.
         profit_factor: gross_profit / gross_loss; None if there is no loss.
     """
 
@@ -402,7 +403,7 @@ class TradeTotals(NamedTuple):
 
 
 class WriteCounts(NamedTuple):
-    """What an upsert did: the number of inserted bars, and the number of stored bars of which a value changed."""
+    """What an upsert did: the number of bars that it inserted, and the number of stored bars whose values it changed."""
 
     inserted: int
     updated: int

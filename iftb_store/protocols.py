@@ -38,7 +38,8 @@ Isolation = Literal["read committed", "snapshot", "repeatable read", "serializab
 #: The isolations that a session can have, weakest first.
 ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 
-#: How `BarStore.write` treats a stored key: "insert" refuses it, "upsert" overwrites its values, "count" also counts.
+#: How `BarStore.write` treats a bar whose key is stored: "insert" refuses the bar; "upsert" overwrites the stored values; "count"
+#: overwrites them too, and counts the inserted and the changed bars.
 WriteMode = Literal["insert", "upsert", "count"]
 #: A row of a table of records.
 Record = Trade | Position | SystemEvent
@@ -177,7 +178,7 @@ class BarStore(Protocol):
     """
 
     async def read(self, series: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
-        """Return at most ``series.limit`` bars, or more if several have the last time; newest first if ``descending``."""
+        """Return at most ``series.limit`` bars, and any others with the last bar's time; newest first if ``descending``."""
         ...
 
     async def write(self, batch: BarBatch, mode: WriteMode) -> WriteCounts | None:
@@ -187,7 +188,7 @@ class BarStore(Protocol):
         two sessions can write at the same time, rows are written in key order, so that two writers do not deadlock.
 
         Raises:
-            IntegrityError: in the mode "insert", a key is already stored or is a duplicate in the batch.
+            IntegrityError: in the mode "insert", a key is already stored or occurs twice in the batch.
             InvalidValueError: a bar cannot be stored; `BarBatch.chunks` raises this error.
         """
         ...
@@ -216,22 +217,22 @@ class BarStore(Protocol):
     ) -> list[tuple[datetime, datetime]]:
         """Return (time of the last bar before, time of the first bar after) for every gap, oldest first, computed in the engine.
 
-        Besides the bars of ``series``, two imaginary bars are used: one at ``before``, one step before the window, and one at
-        ``after``, one step behind it; None if the window has no start or no end. There is a gap between two consecutive bars
-        that are more than one step apart; for the timeframe 1M, two or more calendar months (in UTC).
+        There is a gap between two consecutive bars that are more than one step apart; for the timeframe 1M, two or more calendar
+        months (in UTC). Two imaginary bars count as bars of the series: one at ``before``, one step before the window, and one
+        at ``after``, one step after the window. ``before`` is None if the window has no start, ``after`` if it has no end.
         """
         ...
 
 
 class RecordStore(Protocol):
-    """Reads and writes the rows of the other tables, as objects of `TableSpec.model`, in one session."""
+    """Reads and writes trades, positions and system events, as objects of `TableSpec.model`, in one session."""
 
     async def select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
-        """Return the selected rows, ordered by (`TableSpec.time`, id), newest first if ``descending``; None in equal is NULL."""
+        """Return the selected rows by (`TableSpec.time`, id), newest first if ``descending``; None in ``rows.equal`` is NULL."""
         ...
 
     async def insert(self, table: TableSpec, row: Record) -> int:
-        """Insert a row; the store assigns its id, which is returned, and all other values are stored as they are.
+        """Insert a row and return its id, which the store assigns; all other values are stored unchanged.
 
         Raises:
             IntegrityError: a trade with the same trade_id is stored, or an open position with the same exchange, symbol and side.
@@ -247,17 +248,17 @@ class RecordStore(Protocol):
         ...
 
     async def upsert_position(self, position: Position, *, replace: bool) -> bool:
-        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it did.
+        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it was written.
 
-        Unless ``replace`` is set, an open position with another trade_id is left as it is (None is like any). A stored position
-        keeps its id and created_at. The call is atomic, even if two sessions call at once.
+        Unless ``replace`` is set, nothing is written if the two positions have different trade_ids, neither of them None. A
+        stored position keeps its id and created_at. The call is atomic, even if two sessions call at once.
         """
         ...
 
     async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
         """Add up the trades whose realized_pnl is set and whose exit_time (or updated_at, if exit_time is None) is >= since.
 
-        They are those of one exchange, or of all exchanges (None). Sums are exact and may exceed the range of a column.
+        Only trades of ``exchange`` are added; None: of all exchanges. Sums are exact and may exceed the range of a column.
         """
         ...
 
@@ -280,10 +281,10 @@ class Stores(Protocol):
         """Store complete rows unchanged, including the times that the store otherwise sets; all rows or none.
 
         ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; the keys are distinct and in order. A row whose key
-        is not stored is inserted. Of a stored row, the columns `TableSpec.overwritten` are overwritten: the id of a bar is the
-        store's own and never written, and a stored bar keeps its created_at. The ids of other rows are written, and ids that
-        the store assigns later are greater; or they are all NULL, and the store assigns them. A batch may close one position
-        and open another one with the same exchange, symbol and side.
+        is not stored is inserted. Of a stored row, only the columns `TableSpec.overwritten` change. The id of a bar is never
+        written, as the store assigns it, and a stored bar keeps its created_at. For the other tables, the ids in ``rows`` are
+        written, and ids that the store assigns later are greater; if the ids are all NULL, the store assigns them. A batch may
+        close one position and open another one with the same exchange, symbol and side.
 
         Raises:
             IntegrityError: a row has the id of a different stored row, even if that row is committed during this call. Stored
@@ -355,10 +356,11 @@ class Backend(Protocol):
         """Open a session: commit on a clean exit, roll back on an exception and on cancellation.
 
         Reads before the first write see the latest committed data, unless a stronger ``isolation`` is given (only with the
-        capability ISOLATION): then the transaction begins with the first statement and is at least that strong. With
+        capability ISOLATION): then the transaction begins with the first statement and has this isolation or a stronger one. With
         "snapshot" the session reads a snapshot taken at its first statement and cannot write (OperationalError); writers never
-        wait for it. After any error caught inside the block, a serialization failure of a write included, a clean exit commits
-        every write that returned, or rolls back and raises an OperationalError that names the first (a TransientError if it was).
+        wait for it. If an error was caught inside the block, even a serialization failure of a write, a clean exit either commits
+        every write that returned, or rolls back and raises an OperationalError that names the first error; it is a TransientError
+        if the first error was one.
         """
         ...
 

@@ -30,7 +30,7 @@ def find_backend(scheme: str) -> type[Backend]:
 
 @cache
 def _find_backend(scheme: str, path: tuple[str, ...]) -> type[Backend]:
-    """Read the metadata of all installed distributions, which takes long, once for a scheme and ``sys.path``."""
+    """Find the backend class; cached for each scheme and ``path``, as reading the metadata of all distributions is slow."""
     claimants = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
     if not claimants:
         installed = sorted({point.name for point in entry_points(group=GROUP)})

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_standby(primary: Backend, read_url: str | URL, options: Mapping[str, Any]) -> StandbyReads:
-    """Return the reads on the standby of a primary; do not connect.
+    """Return a `StandbyReads`, not yet connected, that reads on the standby of a primary.
 
     Args:
         primary: the backend of the manager.

@@ -77,7 +77,7 @@ class _Blocking:
 
 
 def _make_blocking(source: type[Any], *left_out: str) -> Callable[[type[Any]], Any]:
-    """Return a decorator that adds the public members of an async class that the decorated class lacks, and its docstrings."""
+    """Return a decorator that adds the missing public members of an async class, as blocking ones, and missing docstrings."""
 
     def add_members(blocking: type[Any]) -> type[Any]:
         for name, member in inspect.getmembers(source):
@@ -166,7 +166,7 @@ class _Repository(_Blocking):
     _source: type[Any]
 
     def __init__(self, session: SyncStore | SyncSession, *, clock: Clock = utc_now) -> None:
-        """Create a repository for a session, or for a store, with which each call runs in a new transaction.
+        """Create a repository for a session or for a store; with a store, each call runs in a new transaction.
 
         The attributes of a store or session, e.g. ``db.trades``, are such repositories.
 
@@ -247,7 +247,7 @@ class SyncSession(_HasRepositories):
 
 
 class _Ability(_Blocking):
-    """An optional ability of the backend, whose async methods block."""
+    """An optional ability of the backend; its async methods are called as blocking ones."""
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._target, name)
@@ -391,7 +391,7 @@ def open_store(*args: Any, **kwargs: Any) -> SyncStore:
 
     Args:
         *args: the arguments of `iftb_store.DatabaseManager`, first the URL.
-        **kwargs: the same by their names: pool_size, max_overflow, echo, read_url.
+        **kwargs: arguments of `iftb_store.DatabaseManager` by name: pool_size, max_overflow, echo, read_url.
 
     Returns:
         The open store, with the methods of `iftb_store.DatabaseManager`, and the repositories as ``ohlcv``, ``trades``,

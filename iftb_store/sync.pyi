@@ -192,13 +192,13 @@ class SyncTradeRepository:
         """Insert a trade unless an equal trade is already stored, and return its id."""
 
     def update(self, trade_id: int, **kwargs: Unpack[TradeChanges]) -> None:
-        """Set fields of the trade whose row has the id ``trade_id``, which insert returned: not the bot's trade_id."""
+        """Set fields of a trade; the argument ``trade_id`` is the id that insert returned, not the bot's trade_id."""
 
     def get_by_id(self, trade_id: int) -> Trade | None:
         """Return the trade with this id, which the store assigned, or None."""
 
     def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return the trade with the bot's own trade_id, or None."""
+        """Return the trade with this trade_id, which the bot assigned, or None."""
 
     def get_open(self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance") -> list[Trade]:
         """Return the open trades: those with the action open whose realized_pnl is not set; oldest first."""
@@ -414,7 +414,7 @@ class SyncStore:
 
     @property
     def in_use(self) -> int:
-        """The number of connections that sessions use at the moment, those to a standby included; 0 if no session uses one."""
+        """The number of connections that sessions use at the moment, including those to a standby; 0 if no session uses one."""
 
     def identity(self) -> str:
         """Return a text that identifies the database tables."""

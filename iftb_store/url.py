@@ -92,17 +92,17 @@ def format_url(url: URL) -> str:
 
 
 def quote_url(url: URL) -> str:
-    """Return a URL as the argument of a command in a message, with the password hidden."""
+    """Return a URL, quoted for the shell, as an argument for a command in a message, with the password hidden."""
     return shlex.quote(format_url(url))
 
 
 def fill_url(message: str, argument: str) -> str:
-    """Return a message with ``argument`` in place of the word URL in its commands, e.g. `iftb-store migrate URL`."""
+    """Return a message in whose commands, e.g. `iftb-store migrate URL`, ``argument`` replaces the word URL."""
     return _URL_IN_COMMAND.sub(lambda found: f"{found[1]}{argument}", message)
 
 
 def bound_memory(address: str | URL) -> URL:
-    """Return the URL with limits on the engine's memory in this process, if the URL sets none.
+    """Return the URL with options that limit the engine's memory in this process, unless it has such options already.
 
     By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.
     """

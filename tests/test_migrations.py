@@ -232,7 +232,7 @@ async def test_a_partitioned_table_of_bars_is_adopted_on_postgresql(postgres_url
         ("trades_count BIGINT", "trades_count SMALLINT", "column trades_count of ohlcv is smallint.*, should be bigint"),
         ("message TEXT NOT NULL", "message TEXT", "column message of system_events is .*, should be .*not null"),
         ("stack_trace TEXT, \n", "", "column stack_trace of system_events is missing"),
-        ("stack_trace TEXT, \n", "stack_trace TEXT, note TEXT, \n", "column note of system_events is not one of ours"),
+        ("stack_trace TEXT, \n", "stack_trace TEXT, note TEXT, \n", "column note of system_events is not part of iftb-store"),
         (", \n\tCONSTRAINT ck_trades_side CHECK (side IN ('long', 'short'))", "", "constraint .*side.* of trades is missing"),
         ("'error', 'critical'", "'error', 'fatal'", "constraint .*severity.* of system_events is .*"),
         ("CONSTRAINT uq_trades_trade_id UNIQUE (trade_id), \n\t", "", "constraint .*trade_id.* of trades is missing"),

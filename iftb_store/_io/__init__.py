@@ -1,1 +1,1 @@
-"""Private helpers of the SDK: atomic files, tasks and threads, a fair semaphore, and the queue of a session's calls."""
+"""Private helpers of the package: atomic files, tasks and threads, a fair semaphore, and the queue of a session's calls."""

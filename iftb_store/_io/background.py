@@ -56,7 +56,7 @@ class _Call:
 class _Caller:
     """Runs the calls of one thread in the loop, one after the other, all in one task.
 
-    Sessions recognise by the task that a call would wait for a session of the same thread, and so for ever.
+    As all calls of a thread run in the same task, a session can detect a call that would wait forever for its own thread.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Caller:
         self._ended = False
 
     def accept(self, request: _Call | _Work | None) -> None:
-        """Queue a call, or a work that the thread has finished, or None, which ends the task after the calls queued so far."""
+        """Queue a call to run, a `_Work` that the thread has finished, or None to end the task after the calls queued before."""
         if isinstance(request, _Call):
             request.accepted = True
             if self._ended:
@@ -101,8 +101,8 @@ class _Caller:
     async def ask(self, function: Callable[[], Any]) -> Any:
         """Send a function to the calling thread, wait until the thread has run it, and return the result.
 
-        The thread is free for that, as it waits for the call that runs now. If the function itself calls the loop, that
-        nested call is run here meanwhile.
+        The thread can run it, because it only waits for the current call. If the function itself makes a call, this method
+        runs that nested call while it waits.
         """
         call, work = self._running[-1], _Work(function)
         call.inbox.put(work)
@@ -141,13 +141,13 @@ class _Caller:
 
 
 class BackgroundLoop:
-    """An event loop in a daemon thread; at exit of the interpreter, the loop ends after all threads that are no daemons.
+    """An event loop in a daemon thread; when the interpreter exits, the loop ends after all non-daemon threads.
 
     Several threads may call at once. The calls of one thread run in one task, as if a coroutine awaited them.
     """
 
     def __init__(self) -> None:
-        #: Async functions that are called when these threads have ended.
+        #: Async functions that are called at exit, when all non-daemon threads have ended.
         self.at_exit: set[Callable[[], Awaitable[None]]] = set()
         self._process = os.getpid()
         self._local = threading.local()
@@ -173,7 +173,7 @@ class BackgroundLoop:
 
         Raises:
             NotConnectedError: in a forked process, or at the exit of the interpreter.
-            StoreError: in the loop's own thread, which would wait for itself.
+            StoreError: if called in the loop's thread, which would wait for itself.
         """
         check_process(self._process, "the store")
         if threading.current_thread() is self._thread:
@@ -201,7 +201,7 @@ class BackgroundLoop:
             del error, message, call
 
     def make_async(self, function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-        """Wrap ``function`` as an async function that runs it in this thread; await it only during a call of this thread."""
+        """Return an async function that runs ``function`` in the current thread; await it only during a call of this thread."""
         caller = self._find_caller()
 
         async def run_in_caller(*args: Any) -> T:
@@ -254,7 +254,7 @@ class BackgroundLoop:
             self._loop.close()
 
     def _find_other(self) -> threading.Thread | None:
-        """Return a running thread that the interpreter waits for at exit, or None if there is no other."""
+        """Return a running non-daemon thread, for which the interpreter waits at exit, or None; the closing thread is skipped."""
         others = (thread for thread in threading.enumerate() if thread is not self._closing)
         return next((thread for thread in others if thread.is_alive() and not thread.daemon), None)
 
@@ -286,7 +286,7 @@ def get_background_loop() -> BackgroundLoop:
 
 
 def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run an async function as `asyncio.run` does, also in a thread whose event loop is running, e.g. that of a notebook."""
+    """Run an async function as `asyncio.run` does, even in a thread whose event loop is running, e.g. in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -295,11 +295,11 @@ def run_blocking(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return result
 
 
-def _begin_anew() -> None:
+def _forget_loop() -> None:
     """Forget the loop after a fork: the child process has no copy of the thread in which the loop runs."""
     global _shared, _sharing
     _shared, _sharing = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_forget_loop)

@@ -29,7 +29,7 @@ class FairSemaphore:
         self.release()
 
     async def acquire(self, seconds: float | None) -> bool:
-        """Take a permit, waiting at most ``seconds`` (None: without limit); return False if none came free in time."""
+        """Take a permit, waiting at most ``seconds`` (None: without limit); return False if no permit became free in time."""
         with self._guard:
             if self._free:
                 self._free -= 1

@@ -89,7 +89,7 @@ class Turns:
             raise operational_error(_UNDONE)
 
     def end(self, reason: str, *, undone: bool = False) -> None:
-        """Refuse further calls with the message ``reason``; with ``undone``, the running call fails, its writes are lost."""
+        """Refuse further calls with the message ``reason``; with ``undone``, the running call fails too: it was rolled back."""
         self.ended = self.ended or reason
         self.undone = self.undone or undone
 

@@ -18,7 +18,7 @@ class DayCoverage:
 
     Attributes:
         due: the number of bars between the first and the last bar of the series, inclusive, if none were missing.
-        missing: how many of them are missing.
+        missing: how many of these bars are missing.
     """
 
     due: int = 0

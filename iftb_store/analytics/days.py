@@ -113,7 +113,7 @@ def merge_periods(days: Iterable[tuple[date, Totals]], name: str) -> list[tuple[
 
 
 def find_extreme(days: Iterable[tuple[date, Totals]], choose: Callable[[Iterable[Decimal]], Decimal]) -> DayResult | None:
-    """Return the day with the greatest (``max``) or least (``min``) net result; of equals the earliest."""
+    """Return the day with the greatest (``max``) or least (``min``) net result; the earliest if several are equal."""
     results = [(totals.net, day) for day, totals in days]
     if not results:
         return None

@@ -15,7 +15,7 @@ _ZERO, _HUNDRED = Decimal(0), Decimal(100)
 
 
 def list_equity(ledger: Ledger, start: int, balance: Decimal) -> list[EquityPoint]:
-    """Return the equity: the balance at the start, then one point for each closing time, whatever the ids of its trades."""
+    """Return the equity: the balance at the start, then one point for each time at which one or more trades were closed."""
     value = peak = balance
     points = [EquityPoint(from_epoch_us(start), value, _ZERO)]
     # of trades that close together only the last makes a point

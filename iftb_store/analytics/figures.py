@@ -13,7 +13,7 @@ class EquityPoint(NamedTuple):
 
     Attributes:
         time: the time, UTC; that of the first point is the start of the window.
-        equity: the starting balance, or 0 without one, plus the net results so far.
+        equity: the starting balance (0 if it is not given) plus the net results so far.
         drawdown: the greatest equity so far, minus this one.
     """
 
@@ -49,7 +49,7 @@ class DayResult:
 
     Attributes:
         day: the calendar day of the report's time zone.
-        net_pnl: the sum of the net results of the trades that were closed on it.
+        net_pnl: the sum of the net results of the trades that were closed on this day.
     """
 
     day: date
@@ -64,15 +64,15 @@ class PeriodFigures:
     """The figures of a calendar day, week, month or year of the report's time zone.
 
     Attributes:
-        period: its first day; weeks begin on Monday. The first period may begin before the window.
-        total_trades: the number of trades that were closed in it; 0 if none was.
+        period: the first day of the period; weeks begin on Monday. The first period may begin before the window.
+        total_trades: the number of trades that were closed in the period.
         winning_trades: those with a net result above 0.
         losing_trades: those with a net result below 0.
         breakeven_trades: those with a net result of 0.
         total_fees: the sum of the fees.
         net_pnl: the sum of the net results.
-        return_pct: 100 net_pnl / balance at its beginning; None without a starting balance, or if that balance is not above 0.
-        balance: the balance at its end; None without a starting balance.
+        return_pct: 100 net_pnl / balance at the period's beginning; None if this balance is not known or not above 0.
+        balance: the balance at the period's end; None without a starting balance.
     """
 
     period: date
@@ -100,8 +100,9 @@ class GroupFigures:
         total_fees: the sum of the fees.
         net_pnl: pnl_before_fees - total_fees.
         profit_factor: the sum of the wins / the sum of the losses; None without a loss.
-        expectancy: net_pnl / total_trades, money a trade.
-        avg_holding: the mean of exit_time - entry_time where exit_time is set, half-even to the microsecond; None if none is.
+        expectancy: net_pnl / total_trades, money per trade.
+        avg_holding: the mean of exit_time - entry_time of the trades with an exit_time, rounded half-even to the microsecond;
+            None if no trade has one.
     """
 
     total_trades: int
@@ -135,7 +136,7 @@ class PerformanceReport:
         start: start of the window, UTC: the given one, or the earliest entry_time of the trades; None without either.
         end: end of the window, UTC: the given one, or the latest closing; None without either.
         days: N; 0 without trades.
-        starting_balance: B; None: not given, and what needs it is None.
+        starting_balance: B; None if it was not given: then the figures that need it are None.
         total_trades: n.
         winning_trades: the number of trades with x > 0.
         losing_trades: the number of trades with x < 0.
@@ -143,7 +144,7 @@ class PerformanceReport:
         long_trades: the number of long trades.
         short_trades: the number of short trades.
         open_trades: trades with the action open whose realized_pnl is not set, entered at the end of the window or before.
-        unaccounted_trades: closed or liquidated trades of the window without realized_pnl, which are left out of all figures.
+        unaccounted_trades: closed or liquidated trades of the window without realized_pnl, which all figures ignore.
         win_rate: 100 winning_trades / n: breakevens count in n.
         pnl_before_fees: the sum of the results before fees.
         total_fees: the sum of the fees.
@@ -157,7 +158,7 @@ class PerformanceReport:
         largest_loss: the least x < 0, without its sign.
         median_pnl: the median of x; the mean of the middle two if n is even.
         payoff_ratio: avg_win / avg_loss.
-        expectancy: net_pnl / n, money a trade.
+        expectancy: net_pnl / n, money per trade.
         expectancy_ratio: expectancy / avg_loss: the mean result in units of the mean loss.
         pnl_std: the sample standard deviation of x (divided by n - 1); None if n < 2.
         sqn: the system quality number, sqrt(n) expectancy / pnl_std; None if n < 2 or all x are equal.
@@ -167,25 +168,26 @@ class PerformanceReport:
         max_consecutive_wins: the longest run of x > 0 in the order of closing; a breakeven ends a run.
         max_consecutive_losses: the longest run of x < 0.
         current_streak: the run at the end: k wins are +k, k losses -k, a breakeven 0.
-        avg_holding: the mean of exit_time - entry_time where exit_time is set, half-even to the microsecond.
-        shortest_holding: the least of these.
-        longest_holding: the greatest of these.
-        avg_winning_holding: the mean of the trades with x > 0.
-        avg_losing_holding: the mean of the trades with x < 0.
+        avg_holding: the mean of exit_time - entry_time of the trades with an exit_time, rounded half-even to the microsecond.
+        shortest_holding: the least of these times.
+        longest_holding: the greatest of these times.
+        avg_winning_holding: the mean of these times for the trades with x > 0.
+        avg_losing_holding: the mean of these times for the trades with x < 0.
         trades_per_day: n / N.
-        exposure: percent of the window in which at least one trade was open, open trades included; None if its length is 0.
+        exposure: percent of the window in which at least one trade was open, including trades that are still open; None if the
+            window's length is 0.
         max_concurrent_trades: the most trades that were open at once; at one instant, exits come before entries.
         max_drawdown: the greatest fall of the equity from its peak so far, in money; 0 if it never fell.
-        max_drawdown_start: the last time at the peak before that fall, UTC; of equal falls the earliest.
-        max_drawdown_valley: the first time of its lowest equity.
+        max_drawdown_start: the last time at the peak before that fall, UTC; if several falls are equal, before the earliest.
+        max_drawdown_valley: the first time of the lowest equity in that fall.
         max_drawdown_recovery: the first time at the peak again; None: not yet.
-        max_drawdown_pct: the greatest fall in percent of its peak, maybe another fall than max_drawdown; None without B.
+        max_drawdown_pct: the greatest fall in percent of its peak, possibly not the fall of max_drawdown; None without B.
         current_drawdown: the peak of the equity - its last value.
         current_drawdown_pct: the same in percent of the peak; None without B.
         longest_underwater: the longest time from a peak to its recovery, or to the end of the window.
         recovery_factor: net_pnl / max_drawdown; None without a drawdown.
-        best_day: the day with the greatest net_pnl of those with a closing; of equals the earliest.
-        worst_day: the day with the least net_pnl.
+        best_day: the day with the greatest net_pnl among the days on which a trade was closed; the earliest if several are equal.
+        worst_day: the day with the least net_pnl among these days; the earliest if several are equal.
         winning_days: the days with closings and a net_pnl above 0.
         losing_days: the days with a net_pnl below 0.
         flat_days: the days with closings and a net_pnl of 0.
@@ -194,12 +196,13 @@ class PerformanceReport:
         pnl_sortino: the Sortino ratio of the daily net_pnl, as `sortino`; None if N < 2 or no day lost.
         final_balance: B + net_pnl.
         total_return_pct: 100 net_pnl / B.
-        cagr_pct: 100 ((final_balance / B) ** (365 / N) - 1), percent a year; None without B, if N < 2 or final_balance < 0.
+        cagr_pct: 100 ((final_balance / B) ** (365 / N) - 1), percent per year; None without B, if N < 2 or final_balance < 0.
         volatility_pct: 100 std(r) sqrt(365), where r are the daily returns, net_pnl of the day / balance at its beginning, and
-            std divides by N - 1. None without B, if N < 2, or if a day began with a balance of 0 or less; so are the next four.
+            std divides by N - 1. None without B, if N < 2, or if a day began with a balance of 0 or less; in these cases the
+            next four are None, too.
         sharpe: mean(r) / std(r) sqrt(365), with a risk-free rate of 0; None if all r are equal.
         sortino: mean(r) / sqrt(sum(min(r, 0) ** 2) / N) sqrt(365); None if no r is below 0.
-        var_95_pct: the 5th percentile of r, linear between ranks, percent a day; negative is a loss. None if N < 20.
+        var_95_pct: the 5th percentile of r, linear between ranks, percent per day; negative is a loss. None if N < 20.
         cvar_95_pct: the mean of the floor((N - 1) / 20) + 1 least r. None if N < 20.
         calmar: cagr_pct / max_drawdown_pct; None if one is None or there is no drawdown.
         equity: the equity: the start, then one point for each closing time, so that trades which close together are one step.
@@ -208,11 +211,11 @@ class PerformanceReport:
         weekly: those of every week.
         monthly: those of every month.
         yearly: those of every year.
-        by_symbol: the figures of each symbol, in the order of the keys, as in the next ones; only groups with trades.
-        by_side: those of each side.
-        by_action: those of each action.
-        by_weekday: those of each weekday of closing in the time zone, 0 is Monday.
-        by_hour: those of each hour of closing, 0 to 23.
+        by_symbol: the figures of each symbol that has trades, ordered by symbol.
+        by_side: the figures of each side, likewise.
+        by_action: the figures of each action, likewise.
+        by_weekday: the figures of each weekday of closing in the time zone, 0 is Monday, likewise.
+        by_hour: the figures of each hour of closing, 0 to 23, likewise.
     """
 
     exchange: str | None

@@ -18,7 +18,7 @@ _ZERO, _ONE = Decimal(0), Decimal(1)
 
 
 def round_figure(value: Decimal) -> Decimal:
-    """Return a figure rounded half-even to 18 places, without zeros at the end; one with more than 81 digits as it is."""
+    """Return a figure rounded half-even to 18 places, without zeros at the end; leave one with more than 81 digits unchanged."""
     if value.adjusted() >= EXACT.prec - SCALE - 1:
         return trim_zeros(value)
     short = value.quantize(_PLACES, context=EXACT).normalize(EXACT)
@@ -75,7 +75,7 @@ def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | 
 
 
 def sample_deviation(values: Sequence[Decimal]) -> Decimal | None:
-    """Return the standard deviation, divided by the number of values - 1; None for fewer than two. In `EXACT`, as above."""
+    """Return the sample standard deviation (divided by the number of values - 1), in `EXACT`; None for fewer than two values."""
     if len(values) < 2:
         return None
     if min(values) == max(values):

@@ -1,4 +1,4 @@
-"""How performance figures are shown to people: their names, in groups, their text, and why one is undefined."""
+"""Formats performance figures for people: their names, in groups; their values as text; and why a figure is undefined."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def format_figure(value: Any, kind: Kind) -> str:
 
 
 def format_money(value: Decimal) -> str:
-    """Return an amount with 8 places, with 4 from 1 on and with 2 from 1,000 on, as far as it has them."""
+    """Return an amount of money, rounded to 8 decimal places, or to 4 if it is at least 1, or to 2 if it is at least 1,000."""
     return format_number(value, next(places for least, places in _MONEY_PLACES if abs(value) >= least))
 
 
@@ -201,7 +201,7 @@ def describe_scope(report: PerformanceReport) -> list[str]:
 
 
 def list_group_cells(group: GroupFigures) -> list[str]:
-    """Return the texts of a group in the order of `GROUP_TITLES`."""
+    """Return the figures of a group as texts, in the order of `GROUP_TITLES`."""
     return [
         f"{group.total_trades:,}",
         f"{group.winning_trades:,}",

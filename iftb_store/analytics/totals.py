@@ -1,4 +1,4 @@
-"""Adds up the trades of groups: of symbols, hours, days; the totals of a union are the sum of the totals."""
+"""Adds up the trades of groups, e.g. of a symbol, an hour or a day; the totals of two groups can be added."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Totals:
 
 
 def add_up(ledger: Ledger, places: Iterable[int]) -> Totals:
-    """Return the totals of the trades at some places of the ledger."""
+    """Return the totals of the trades at the given indices of the ledger."""
     chosen = list(places)
     signs = [ledger.sign[place] for place in chosen]
     losses = [ledger.net[place] for place in chosen if ledger.sign[place] < 0]
@@ -111,7 +111,7 @@ def group(ledger: Ledger, keys: Iterable[K]) -> dict[K, Totals]:
 
 
 def merge(parts: Iterable[tuple[K, Totals]]) -> dict[K, Totals]:
-    """Return the totals of each key, added up over the parts that have it."""
+    """Add up the totals that have the same key; return {key: sum of its totals}."""
     merged: dict[K, Totals] = {}
     for key, totals in parts:
         merged.setdefault(key, Totals()).add(totals)

@@ -116,7 +116,7 @@ def to_floats(rows: Any) -> Any:
 
 
 def find_outside(times: Any) -> Any:
-    """Return a Boolean array that says which times of a column lie outside the years 1 to 9999; Arrow accepts such times."""
+    """Return a Boolean array, true for each time of a column outside the years 1 to 9999; Arrow accepts such times."""
     moments: Any = times.cast(pa.int64())
     return pc.or_(pc.less(moments, pa.scalar(FIRST_US)), pc.greater(moments, pa.scalar(LAST_US)))
 

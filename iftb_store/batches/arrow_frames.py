@@ -48,11 +48,11 @@ async def collect_rows(data: object) -> pa.Table:
 
 
 def name_columns(table: pa.Table, series: Mapping[str, str | None]) -> pa.Table:
-    """Remove the index columns of pandas from a table; a table without timestamp gets it from ``date`` or an index of times.
+    """Remove pandas' index columns from a table; add missing columns: timestamp, from ``date`` or an index, and the series.
 
     Args:
         table: the table.
-        series: for exchange, symbol and timeframe the value of all rows, None if the table has the column.
+        series: exchange, symbol and timeframe, each with the value of all rows; None if the table has this column.
 
     Raises:
         InvalidValueError: the table has a column for which a value is given.
@@ -99,7 +99,7 @@ def _find_fault(frame: Any) -> InvalidValueError | None:
         names = list(frame.columns)
         for place, name in enumerate(names):
             if name in names[:place]:
-                return InvalidValueError(f"the column {show(str(name))[1:-1]} is a duplicate; drop one of them")
+                return InvalidValueError(f"the column {show(str(name))[1:-1]} occurs twice; drop one of them")
             column, label = frame.iloc[:, place], show(str(name))[1:-1]
             if _can_convert(column):
                 continue

@@ -71,7 +71,8 @@ def check_rows(table: pa.Table, *, from_float: bool, remedy: str = FROM_FLOAT) -
 
     Args:
         table: the rows.
-        from_float: whether floats are accepted, as their shortest decimals, and decimals are rounded half-even to 18 places.
+        from_float: whether floats are accepted, each as the shortest decimal that converts back to the same float, and decimals
+            are rounded half-even to 18 places.
         remedy: the advice in the message about a value with too many places: what rounds the value.
 
     Returns:
@@ -150,10 +151,10 @@ def _check_names(names: list[str]) -> None:
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidValueError(f"the column {twice} is a duplicate; drop one of them")
+        raise InvalidValueError(f"the column {twice} occurs twice; drop one of them")
     missing = [name for name in BarColumns._fields if name not in names and name not in _OPTIONAL]
     if missing:
-        remedy = f"; give {missing[0]}= if all rows have the same" if missing[0] in SERIES else ""
+        remedy = f"; give {missing[0]}= if all rows have the same value" if missing[0] in SERIES else ""
         raise InvalidValueError(f"the column {missing[0]} is missing; only {' and '.join(_OPTIONAL)} may be left out{remedy}")
 
 
@@ -304,10 +305,10 @@ def find_repeated(table: pa.Table) -> Any:
 def _remedy(given: pa.DataType) -> str:
     if pa.types.is_float16(given):
         return "; cast it to float32 or float64 first"
-    takes = 'use decimals="from_float" to store the shortest decimal of each float'
+    takes = 'use decimals="from_float" to store for each float the shortest decimal that converts back to it'
     return f"; {takes}" if pa.types.is_floating(given) else ""
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, quoted: it may contain values with terminal control characters."""
+    """Return the first line of an exception's message, quoted, as it may contain values with terminal control characters."""
     return show(next(iter(str(error).splitlines()), ""), 200)

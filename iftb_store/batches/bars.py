@@ -222,7 +222,7 @@ def duplicate_bar_error(key: tuple[str, str, str, datetime], *, twice: bool, cau
     exchange, symbol, timeframe, timestamp = key
     label = f"the bar {show(exchange)} {show(symbol)} {timeframe} {timestamp.isoformat()}"
     if twice:
-        return integrity_error(f"{label} is twice in the batch; nothing was inserted; upsert_many keeps the last one", cause)
+        return integrity_error(f"{label} occurs twice in the batch; nothing was inserted; upsert_many keeps the last one", cause)
     return integrity_error(f"{label} is already stored; nothing was inserted; upsert_many overwrites it", cause)
 
 

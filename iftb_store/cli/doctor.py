@@ -16,7 +16,7 @@ from iftb_store.cli.output import console, name_given_url, print_json, say
 from iftb_store.cli.target import run
 from iftb_store.doctor import examine
 from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding
-from iftb_store.values.display import escape_unprintable
+from iftb_store.values.display import replace_unprintable
 from iftb_store.values.readable import format_count
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -55,7 +55,7 @@ def _show(findings: Sequence[Finding]) -> None:
         where = f"{finding.table} {finding.where}".strip()
         screen.print(_line(finding.severity, finding.kind, where, f"{finding.count:,}", _STYLES[finding.severity]))
         for line in filter(None, (_rows(finding), name_given_url(finding.remedy))):
-            folded = Text(escape_unprintable(line)).wrap(screen, screen.width - len(_INDENT))
+            folded = Text(replace_unprintable(line)).wrap(screen, screen.width - len(_INDENT))
             for part in folded:
                 say(f"{_INDENT}{part.plain.rstrip()}")
         for statement in finding.statements:
@@ -74,7 +74,7 @@ def _line(severity: str, finding: str, where: str, count: str, style: str) -> Ta
     line.add_column(width=_FINDING_WIDTH, overflow="fold")
     line.add_column(ratio=1 if is_terminal else None, overflow="fold")
     line.add_column(justify="right", min_width=_COUNT_WIDTH if is_terminal else None)
-    line.add_row(*(Text(escape_unprintable(cell)) for cell in (severity, finding, where, count)))
+    line.add_row(*(Text(replace_unprintable(cell)) for cell in (severity, finding, where, count)))
     return line
 
 

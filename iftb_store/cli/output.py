@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iftb_store.values import display
-from iftb_store.values.display import escape_unprintable
+from iftb_store.values.display import replace_unprintable
 from iftb_store.values.readable import format_number
 
 #: The URLs of the command that runs as they were given, by those that are opened, as `iftb_store.url.quote_url` writes both.
@@ -38,7 +38,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(line: str = "", *, stderr: bool = False) -> None:
     """Print one line to stdout or stderr; control characters, e.g. in a file name, are replaced by U+FFFD."""
-    print(escape_unprintable(line), file=sys.stderr if stderr else sys.stdout)
+    print(replace_unprintable(line), file=sys.stderr if stderr else sys.stdout)
 
 
 def print_error(message: str) -> None:
@@ -64,7 +64,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
     for column in columns:
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(escape_unprintable(cell)) for cell in row))
+        shown.add_row(*(Text(replace_unprintable(cell)) for cell in row))
     console().print(shown)
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from iftb_store.cli.output import console
-from iftb_store.values.display import escape_unprintable
+from iftb_store.values.display import replace_unprintable
 
 # seconds between two plain lines
 _OFTEN = 10.0
@@ -43,7 +43,7 @@ class Progress:
         """Show the amount of a step that is done; a new step replaces the one before."""
         if self._step is None or self._step[0] != step:
             self.end_step()
-            self._step = step, self._bars.add_task(escape_unprintable(step), total=None, unit=self.unit)
+            self._step = step, self._bars.add_task(replace_unprintable(step), total=None, unit=self.unit)
             self._said = monotonic()
             self._bars.start()
         self.done[step] = done
@@ -51,7 +51,7 @@ class Progress:
         self._bars.update(task, completed=done, total=total)
         if self._lines is not None and monotonic() - self._said >= _OFTEN:
             self._said = monotonic()
-            self._lines.print(Text.assemble(f"{escape_unprintable(step)}: ", self._amount(task)))
+            self._lines.print(Text.assemble(f"{replace_unprintable(step)}: ", self._amount(task)))
 
     def end_step(self) -> None:
         """Remove the bar, so that lines can be printed."""

@@ -23,7 +23,7 @@ from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.transfer import functions
 from iftb_store.transfer.reports import CopyReport, VerifyReport
 from iftb_store.url import bound_memory
-from iftb_store.values.display import escape_unprintable
+from iftb_store.values.display import replace_unprintable
 from iftb_store.values.readable import format_count
 from iftb_store.values.timeframes import TIMEFRAMES
 from iftb_store.values.times import find_start
@@ -256,7 +256,7 @@ def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[
     for table, series, *values in rows:
         say(f"{table} {series}".rstrip())
         named = ", ".join(f"{name} {value}" for name, value in zip(titles[2:], values, strict=True) if value not in ("0", ""))
-        for line in Text(escape_unprintable(named or "no rows")).wrap(console(), console().width - len(_INDENT)):
+        for line in Text(replace_unprintable(named or "no rows")).wrap(console(), console().width - len(_INDENT)):
             say(f"{_INDENT}{line.plain.rstrip()}")
 
 

@@ -33,9 +33,9 @@ async def examine(db: ConnectedStore) -> list[Finding]:
     The engine examines the rows of a snapshot, without a statement timeout; every table is read a few times. A finding names
     the first few rows and how to fix them.
 
-    Other backends (no MIGRATIONS, or their own DDL, see `iftb_store.schema.dialect.SchemaDialect`) get a smaller check: it
-    reads every row once from a snapshot and checks values, bars, gaps and duplicates. Of the schema it checks at most the
-    revision, and its findings contain no SQL to fix them.
+    A backend without `Capability.MIGRATIONS`, or with its own DDL (`iftb_store.schema.dialect.SchemaDialect`), gets a smaller
+    check: it reads every row once from a snapshot and checks values, bars, gaps and duplicates. Of the schema it checks at
+    most the revision, and its findings contain no SQL statements.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
@@ -74,7 +74,7 @@ async def _examine(db: ConnectedStore) -> list[Finding]:
 
 
 async def _find_store_problems(db: ConnectedStore) -> list[Finding]:
-    """Return the problems that the backend itself finds, e.g. in its files; an empty list if it has no checks of its own."""
+    """Return the problems that the backend itself finds, e.g. in its files; an empty list if it has no such checks."""
     try:
         backend = db.ability(SupportsProblems)
     except Unsupported:

@@ -25,11 +25,11 @@ _DELETE = "DELETE FROM ohlcv"
 #: The remedies for wrong bars.
 AGAIN = "delete these bars, and import them again from a correct source"
 DUPLICATES = (
-    "the oldest row of each, with the smallest id, is kept; if the newest is correct, write it with upsert_many afterwards"
+    "of each bar, the row with the smallest id is kept; if another row is correct, write its values with upsert_many afterwards"
 )
 BEYOND = f"they must be between low and high; {AGAIN}"
 NEGATIVE_VOLUME = f"traded amounts cannot be negative; {AGAIN}"
-NEGATIVE_PRICE = f"rare, but crude oil had such prices in April 2020; if they are wrong, {AGAIN}"
+NEGATIVE_PRICE = f"such prices are rare, but crude oil had them in April 2020; if they are wrong, {AGAIN}"
 OFF_GRID = (
     "the bars of a timeframe begin at multiples of its length in UTC, weeks on Monday, months on the first; "
     f"{AGAIN}, or, if the whole series is shifted, correct its time zone"
@@ -50,7 +50,7 @@ def bar_findings(conn: Connection, engine: Engine, sound: str, sound_keys: str) 
 
 
 def off_grid(engine: Engine, timeframe: str) -> str:
-    """Return the SQL condition that a bar is off the grid: no bar of the timeframe begins at that time."""
+    """Return the SQL condition that a bar is off the grid: no bar of the timeframe begins at its timestamp."""
     # for 3d the grid is one day: if a series contains bars of two three-day grids, they are reported as gaps
     origin, step = grid(timeframe)
     length = f"CAST({step // timedelta(microseconds=1)} AS BIGINT)"
@@ -121,7 +121,7 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
 
 
 class NamedSeries(Protocol):
-    """The names of a series of bars, as text for people; ``shown`` is all three."""
+    """The exchange, symbol and timeframe of a series, as text for messages; ``shown`` is all three in one text."""
 
     exchange: str
     symbol: str
@@ -148,7 +148,7 @@ def _bars(sound: str) -> str:
 def _by_series(
     conn: Connection, engine: Engine, aggregates: Sequence[str], rows: str, *, urgent: int
 ) -> tuple[list[tuple[SeriesRows, Sequence[int]]], int]:
-    """Count problems per series; return the series that have problems with the counts, and the number of series left out.
+    """Count problems per series; return the series that have problems, with the counts, and how many more have problems.
 
     A series has problems if an aggregate is above 0. At most `MOST_SERIES` series are returned; those for which one of the
     first ``urgent`` aggregates is above 0 come first.

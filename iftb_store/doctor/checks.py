@@ -164,7 +164,7 @@ def first_rows(
 
 
 def conjunction(*conditions: str, by: str = " AND ") -> str:
-    """Join conditions that must all hold; empty conditions are left out."""
+    """Join conditions that must all hold; empty conditions are skipped."""
     return by.join(filter(None, conditions))
 
 

@@ -28,7 +28,7 @@ def find_partition_problems(conn: Connection) -> Iterator[Finding]:
     for (schema,) in conn.execute(_LEFT).all():
         remedy = (
             "a move of the bars into partitions did not end, and each write is made twice; the same `iftb-store migrate URL "
-            "--partition-by …` continues it; to give it up, run this"
+            "--partition-by …` continues it; to cancel it, run this"
         )
         statements = (
             f"DROP FUNCTION {schema}.iftb_store_mirror() CASCADE",
@@ -39,7 +39,7 @@ def find_partition_problems(conn: Connection) -> Iterator[Finding]:
         count = conn.execute(text(f"SELECT pg_catalog.count(*) FROM {name}")).scalar_one()
         if count:
             remedy = (
-                "these bars are of no month or year that has a partition, so queries of other times look at them too; "
+                "the months or years of these bars have no partition, so queries of other times read them too; "
                 "`iftb-store partitions URL --ahead 3` creates the missing partitions and moves them; run it regularly"
             )
             yield Finding("default partition", "warning", "ohlcv", name, (), count, remedy)

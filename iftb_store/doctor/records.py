@@ -56,7 +56,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
                 table,
                 "quantity",
                 conjunction(which, f"quantity <= {engine.zero}"),
-                f"side says the direction; {remedy}",
+                f"the quantity is positive even if side is short; {remedy}",
             )
             for table, which, remedy in (
                 (TRADES, "", "correct it: await TradeRepository(db).update(ID, quantity=…)"),
@@ -136,9 +136,9 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
     )
 
 
-def _once(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield a check for each key that must be unique, as (columns of the key, SQL condition of the rows concerned, check)."""
-    keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
+def _unique_checks(engine: Engine) -> Iterator[tuple[str, str, Check]]:
+    """Yield a check for each key that must be unique, as (columns of the key, SQL condition of the rows to compare, check)."""
+    keep = "of rows with the same key, the one with the smallest id {}; check first which one is correct"
     close = "UPDATE positions SET status = 'closed'"
     for table, key, which, kind, remedy, fix in (
         (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
@@ -161,7 +161,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
         engine: the engine's SQL fragments.
         sound: for each table the SQL condition that the values of a row are valid; empty if every row meets it.
     """
-    for key, which, check in _once(engine):
+    for key, which, check in _unique_checks(engine):
         repeated = f"SELECT COUNT(*) - 1 AS more FROM {check.table.name} WHERE {which} GROUP BY {key} HAVING COUNT(*) > 1"
         count = conn.execute(text(f"SELECT SUM(more) FROM ({repeated}) repeated")).scalar_one()
         if count:
@@ -176,7 +176,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
 def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
     """Yield a finding for each table with gaps in the ids (except bars), or whose next id may already be in use.
 
-    If this role may not read the sequences, another finding reports it.
+    If this role may not read the sequences, one finding says so.
     """
     unseen = []
     for table in (BARS, TRADES, POSITIONS, EVENTS):
@@ -207,10 +207,8 @@ def _missing(conn: Connection, engine: Engine, table: Table, missing: int) -> Fi
     if engine.leaves_gaps:
         why = "a rolled-back transaction or deleted rows leave such a gap; nothing needs to be done"
     elif table is EVENTS:
-        why = "events were deleted, or copied from an engine that leaves gaps; nothing needs to be done"
+        why = "events were deleted, or copied from an engine whose ids have gaps; nothing needs to be done"
     else:
         # the two causes cannot be distinguished, and the second cannot be fixed
-        why = (
-            "rows were deleted, or copied from an engine that leaves gaps, as this engine leaves none; look for them in a backup"
-        )
+        why = "this engine leaves no gaps, so rows were deleted, or copied from another engine; look for the rows in a backup"
     return Finding("missing ids", "note", table.name, "id", ranges, missing, why)

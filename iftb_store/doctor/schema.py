@@ -117,7 +117,7 @@ def _findings(conn: Connection, differences: list[Difference]) -> Iterator[Findi
         view = f"{table}_view"
         drop = [f"DROP VIEW IF EXISTS {view}"] if view in VIEWS else []
         create = [sql for name, _, sql in made if name == view]
-        if conn.dialect.name != "postgresql" and any(map(_wants_new_table, here)):
+        if conn.dialect.name != "postgresql" and any(map(_needs_new_table, here)):
             told = "; ".join(map(str, here[:_SHOWN])) + (f"; and {len(here) - _SHOWN} more" if len(here) > _SHOWN else "")
             remedy = f"{told}; {_AFTER}; the old table remains as {table}_before; drop it when everything works"
             yield _finding(here[0], len(here), remedy, [*drop, *_rebuild_sql(table, made_here), *create])
@@ -136,7 +136,7 @@ def _view_finding(difference: Difference, created: list[str]) -> Finding:
     if difference.part is None:
         return Finding("view missing", "warning", difference.table, "", (), 1, str(difference), statements)
     remedy = (
-        f"{difference}, so queries over it may give other answers; if it is a table and cannot be dropped so, rename it first"
+        f"{difference}, so queries of it may give other results; if it is a table, which DROP VIEW cannot drop, rename it first"
     )
     return Finding("view differs", "warning", difference.table, "", (), 1, remedy, statements)
 
@@ -148,8 +148,8 @@ def _finding(difference: Difference, count: int, remedy: str, statements: list[s
     return Finding(kind, severity, difference.table, difference.part or "", (), count, remedy, tuple(statements))
 
 
-def _wants_new_table(difference: Difference) -> bool:
-    """Return whether the fix needs a new table with the rows copied, on an engine that cannot alter constraints and types."""
+def _needs_new_table(difference: Difference) -> bool:
+    """Return whether an engine that cannot alter constraints and types needs a new table, with the rows copied, for the fix."""
     part = difference.part or ""
     return part.startswith("constraint") or (part.startswith("column") and difference.actual is not None)
 

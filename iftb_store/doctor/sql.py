@@ -31,7 +31,7 @@ class Engine:
         character: the function that returns the character with a given number.
         divided: the operator of integer division.
         zero: zero in the engine's form of decimals.
-        now: the present time.
+        now: the current time.
         new_id: a new id for a row of a table.
         sequence: the query for the last number of a table's sequence and whether this role may read it; empty if the engine
             has no sequences.
@@ -41,7 +41,7 @@ class Engine:
             whether the index is unique).
         unlogged: the query for tables of iftb-store that a crash of the engine would empty.
         creators: the query for schemas in the search_path in which other roles may create objects, and for these roles; the
-            owners of the schemas and of iftb-store's tables are left out.
+            owners of the schemas and of iftb-store's tables are excluded.
         plain_decimals: if the engine stores decimals in another form, pairs of the condition that a value is a decimal in
             plain digits, and the expression that converts it.
         compared: a text as it must be compared. On PostgreSQL it is cast to text, because other roles may have put operators

@@ -64,7 +64,7 @@ class _Problem:
 
 
 class _Named:
-    """The names of a series, for messages."""
+    """The exchange, symbol and timeframe of a series, for messages."""
 
     def __init__(self, series: Series) -> None:
         self.exchange, self.symbol = series.exchange, series.symbol

@@ -61,9 +61,9 @@ def _unreadable(engine: Engine, column: Column[Any]) -> str | None:
 
 
 def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, str, str] | None:
-    """Return (kind of problem, SQL condition for wrong values, rule in words) for a column that accepts not every text.
+    """Return (kind of problem, SQL condition for wrong values, rule in words) for a column that does not accept every text.
 
-    Such a column accepts only certain words, or only names. The result is None for other columns.
+    Such a column accepts only certain words, or only names. For any other column the result is None.
     """
     choices = describe_column(column).choices
     if choices:

@@ -33,7 +33,7 @@ class BarReader(ManySeriesReads):
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes.
 
         Returns:
-            One `Series` each, with its first and last timestamp, its number of bars, and in ``missing`` the number of bars
+            A `Series` for each, with its first and last timestamp, its number of bars, and in ``missing`` the number of bars
             that are missing in the gaps that get_gaps returns (for 1M one bar per calendar month). ``missing`` is 0 for an
             unknown timeframe, which only raw SQL can have stored. Empty if there are no bars.
 
@@ -59,8 +59,8 @@ class BarReader(ManySeriesReads):
             exchange: the exchange of the series; None reads the series of all exchanges, ordered by exchange, then time.
 
         Returns:
-            The bars, with timestamps in aware UTC; missing bars are left out, get_gaps finds them. Empty if no bar matches:
-            that is no error, but if only another exchange has such bars, a warning is logged, once for a manager.
+            The bars, with timestamps in aware UTC; get_gaps finds missing bars. Empty if no bar matches: this is not an
+            error, but if another exchange has bars that match, a warning is logged, once for each manager.
 
         Raises:
             InvalidValueError: start is after end, or the timeframe is unknown.
@@ -92,8 +92,8 @@ class BarReader(ManySeriesReads):
             symbol: the symbol of the series.
             timeframe: the timeframe of the series, e.g. "1h".
             limit: the maximum number of bars, at least 1.
-            exchange: the exchange of the series; None reads the newest bars of all exchanges together, bars of one time
-                ordered by exchange.
+            exchange: the exchange of the series; None reads the newest bars of all exchanges together; bars with the same
+                time are ordered by exchange.
 
         Returns:
             The bars; fewer if the series has fewer, empty if it has none.
@@ -178,10 +178,11 @@ class BarReader(ManySeriesReads):
     ) -> list[OHLCVBar]:
         """Return bars of a longer timeframe, computed in the engine from the stored bars of ``source``, oldest first.
 
-        The bars with start <= timestamp <= end are grouped into buckets of the target timeframe. Buckets begin at multiples
-        of it since 1970-01-01 UTC; weeks begin on Monday, months on day 1. Each bucket becomes one bar, with its start as
-        timestamp, the open of the bucket's first bar, the highest high, the lowest low, the close of the last bar, and the
-        exact sums of volume, quote_volume and trades_count. A sum is None if the value of any bar in the bucket is None.
+        The bars with start <= timestamp <= end are grouped into buckets: a bucket is the time of one target bar. Buckets begin
+        at multiples of the target timeframe since 1970-01-01 UTC; weeks begin on Monday, months on day 1. Each bucket becomes
+        one bar, with its start as timestamp, the open of the bucket's first bar, the highest high, the lowest low, the close
+        of the last bar, and the exact sums of volume, quote_volume and trades_count. A sum is None if the value of any bar in
+        the bucket is None.
 
         Args:
             symbol: the symbol of the series.
@@ -245,11 +246,11 @@ class BarReader(ManySeriesReads):
             timeframe: the timeframe of the series, e.g. "1h".
             start: start of the time window, inclusive; naive times are UTC.
             end: end of the time window, inclusive.
-            exchange: the exchange of the series; None: one exchange after the other, and a list has bars of one exchange.
+            exchange: the exchange of the series; None: one exchange after the other; each list has bars of one exchange.
             batch_size: number of bars in a list, at least 1; the last list, of each exchange, has fewer.
 
         Returns:
-            The stream of lists, oldest bars first; no list is empty, and there is none if no bar matches.
+            The stream of lists, oldest bars first; no list is empty, and if no bar matches, the stream has no list.
 
         Raises:
             InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
@@ -283,7 +284,7 @@ class BarReader(ManySeriesReads):
             timeframe: only bars of this timeframe; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only bars of this exchange; None, the default here: of all.
+            exchange: only bars of this exchange; None (the default of this method): of all.
             decimals: "float": read decimals as the nearest floats, for plots and models. None: exactly.
 
         Returns:
@@ -320,13 +321,13 @@ class BarReader(ManySeriesReads):
             timeframe: only bars of this timeframe; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only bars of this exchange; None, the default here: of all.
+            exchange: only bars of this exchange; None (the default of this method): of all.
             batch_size: the maximum number of rows of a batch, at least 1.
             decimals: "float": read decimals as the nearest floats. None: exactly.
 
         Returns:
-            The stream of pyarrow.RecordBatch, in the order and with the columns of read_arrow; none is empty, and there is
-            none if no bar matches.
+            The stream of pyarrow.RecordBatch, in the order and with the columns of read_arrow; no batch is empty, and if no
+            bar matches, the stream has no batch.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
@@ -369,7 +370,7 @@ async def _read(stores: Stores, window: RowFilter, *, descending: bool = False) 
 
 
 async def _split(stores: Stores, window: RowFilter) -> list[RowFilter]:
-    """Return the window of each exchange that has bars in it, or the window itself if it names its exchange."""
+    """Split a window of all exchanges: return one for each exchange that has bars in it; return a window of one unchanged."""
     if "exchange" in window.equal:
         return [window]
     return [replace(window, equal={"exchange": name, **window.equal}) for name in await find_exchanges(stores, window)]

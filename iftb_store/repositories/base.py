@@ -50,7 +50,7 @@ class Repository:
     """Base class of the repositories; it works in a given session, or in a new transaction for each call."""
 
     def __init__(self, session: Session | AsyncSession | ConnectedStore, *, clock: Clock = utc_now) -> None:
-        """Create a repository for a session, or for a manager, with which each call runs in a new transaction.
+        """Create a repository for a session or for a manager; with a manager, each call runs in a new transaction.
 
         Args:
             session: a session from ``db.get_session()``, an AsyncSession of the app (asyncpg or aiosqlite), or the manager.
@@ -85,7 +85,7 @@ class Repository:
 
     @asynccontextmanager
     async def _stores(self, *, snapshot: bool = False) -> AsyncIterator[Stores]:
-        """Yield the stores of the session, or of a new one; with ``snapshot`` it reads a snapshot, if the backend can."""
+        """Yield the stores of the given session, or of a new one, which with ``snapshot`` reads a snapshot if it can."""
         if self._fixed is not None:
             yield self._fixed
         elif self._manager is not None:
@@ -95,7 +95,7 @@ class Repository:
                 yield get_stores(session)
 
     async def _read(self, work: Callable[[Stores], Awaitable[T]], *, snapshot: bool = False) -> T:
-        """Return the result of a read; with a manager that has a standby, it may run there, and again on the primary."""
+        """Run a read and return its result; if the manager has a standby, run it there if possible, else on the primary."""
         standby = None if self._manager is None else self._standby
         if standby is None:
             async with self._stores(snapshot=snapshot) as stores:
@@ -104,7 +104,7 @@ class Repository:
         return await standby.read(lambda session: work(get_stores(session)), "snapshot" if snapshot else None)
 
     async def _count(self, work: Callable[[Stores], Awaitable[T]]) -> T:
-        """Return the result of a write that counts what it finds; with the manager, repeat it after a conflict.
+        """Run a write that counts rows and return its result; with a manager, retry it after a conflict with another writer.
 
         Engines with one writer at a time have no such conflicts.
         """
@@ -156,7 +156,7 @@ class RecordRepository(Repository):
     _scanned: ClassVar[TableSpec]
 
     async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
-        """Return the selected rows; those of all exchanges, oldest first, are ordered by exchange and symbol before time."""
+        """Return the selected rows by time; those of all exchanges, oldest first, by exchange and symbol, then time."""
 
         async def read(stores: Stores) -> list[Any]:
             selected = await stores.records.select(rows, descending=descending)
@@ -190,11 +190,11 @@ class RecordRepository(Repository):
             symbol: only rows of this symbol; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only rows of this exchange; None, the default here: of all.
+            exchange: only rows of this exchange; None (the default of this method): of all.
             decimals: "float": read decimals as the nearest floats, for plots and models. None: exactly.
 
         Returns:
-            The table, in memory as a whole; without rows, but with all columns, if none matches.
+            The table, in memory as a whole; without rows, but with all columns, if no row matches.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
@@ -226,12 +226,12 @@ class RecordRepository(Repository):
             symbol: only rows of this symbol; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only rows of this exchange; None, the default here: of all.
+            exchange: only rows of this exchange; None (the default of this method): of all.
             batch_size: the maximum number of rows of a batch, at least 1.
             decimals: "float": read decimals as the nearest floats. None: exactly.
 
         Returns:
-            The stream of pyarrow.RecordBatch, ordered by id; none is empty, and there is none if no row matches.
+            The stream of pyarrow.RecordBatch, ordered by id; no batch is empty, and if no row matches, the stream has no batch.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.

@@ -41,7 +41,7 @@ async def iterate_batches(data: object) -> AsyncIterator[pa.Table]:
     """Yield the batches of a reader, or the parts of an iterable, as they are; other data is one batch.
 
     Raises:
-        InvalidValueError: the reader failed, or a part is no table, record batch or data frame.
+        InvalidValueError: the reader failed, or a part is not a table, record batch or data frame.
     """
     if is_reader(data):
         batches: Iterator[Any] = iter(data)  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ async def write_together(tables: AsyncIterator[pa.Table], write: WriteBatch) -> 
 
 
 async def write_apart(tables: AsyncIterator[pa.Table], write: WriteBatch) -> int | UpsertReport:
-    """Write each table in a transaction of its own; return the sum of what ``write`` returned.
+    """Write each table in a separate transaction; return the sum of what ``write`` returned.
 
     Raises:
         PartialWriteError: a table was not written, but earlier ones are stored.
@@ -120,7 +120,7 @@ def _add(results: list[int | UpsertReport]) -> int | UpsertReport:
     return sum(result for result in results if isinstance(result, int))
 
 
-def refuse_session() -> InvalidValueError:
+def session_error() -> InvalidValueError:
     """Return the error for ``atomic=False`` in a session."""
     return InvalidValueError(
         "atomic=False commits each batch, so it needs the manager, OHLCVRepository(db); "

@@ -1,4 +1,4 @@
-"""Names the bar for which an insert was refused: the first one, by key, that is already stored or twice in the batch."""
+"""Names the bar for which an insert was refused: the first one, by key, that is already stored or occurs twice in the batch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _READ, _QUERIES = 5_000, 300
 async def explain_duplicate(stores: Stores, batch: BarBatch, error: IntegrityError) -> IntegrityError:
     """Return the error for an insert that a store refused with ``error``.
 
-    It names the first duplicate bar, and says whether the bar is stored or twice in the batch. If there is none, e.g. because
-    the stored bar is in a transaction that this one cannot see, or it would take too many queries to find it, the result is
-    ``error``.
+    The new error names the first duplicate bar, and says whether it is stored or occurs twice in the batch. If no duplicate is
+    found, e.g. because this transaction cannot see the stored bar, or because finding it would take too many queries, the
+    result is ``error``.
     """
     try:
         twice, times = await asyncio.to_thread(_sort_keys, batch)
@@ -39,7 +39,7 @@ async def explain_duplicate(stores: Stores, batch: BarBatch, error: IntegrityErr
 
 
 def _sort_keys(batch: BarBatch) -> tuple[_Key | None, dict[_Series, list[datetime]]]:
-    """Return the first key that is twice in a batch, or None, and the times of each series, all in order."""
+    """Return the first key that occurs twice in a batch, or None; and for each series, in order, its times in order."""
     keys = sorted(key for columns in batch.chunks() for key in zip(*columns[:4], strict=True))
     twice = next((key for key, following in pairwise(keys) if key == following), None)
     return twice, {series: [key[3] for key in group] for series, group in groupby(keys, lambda key: key[:3])}

@@ -18,10 +18,10 @@ from iftb_store.values.choices import Severity
 class SystemEventRepository(RecordRepository):
     """Reads and writes the log of system events.
 
-    Events are only added, never changed. Naive times are UTC, and returned times are aware UTC. Given the manager, each call
-    is a transaction of its own; given a session, the writes are committed at its end.
+    Events are only added, never changed. Naive times are UTC, and returned times are aware UTC. With a manager, each call is a
+    separate transaction; with a session, the writes are committed at the session's end.
 
-    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    Besides its listed errors, each method raises NotConnectedError before connect(), SchemaError if the database has no
     tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
 
     Example:

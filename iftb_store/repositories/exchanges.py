@@ -27,7 +27,7 @@ _warned: WeakSet[Any] = WeakSet()
 
 
 def select_exchange(exchange: object) -> dict[str, str]:
-    """Return the values that the rows of an exchange have, to be used in a `RowFilter`; None means all exchanges."""
+    """Return `RowFilter.equal` for the rows of an exchange; None selects all exchanges."""
     return {} if exchange is None else {"exchange": checks.name_text(exchange, "exchange")}
 
 
@@ -39,7 +39,7 @@ def check_one_exchange(exchange: object, method: str) -> str:
 
 
 def sort_by_exchange(rows: Iterable[T]) -> list[T]:
-    """Return rows that are ordered by time in the order of exchange, symbol, time; text is compared by its bytes."""
+    """Sort rows, which are already ordered by time, by exchange, symbol and time; text is compared by its bytes."""
     return sorted(rows, key=attrgetter("exchange", "symbol"))
 
 
@@ -57,7 +57,7 @@ async def find_exchanges(stores: Stores, series: RowFilter) -> list[str]:
 
 
 async def warn_of_bars(backend: object, stores: Stores, series: RowFilter) -> None:
-    """Log a warning if the default exchange, on which nothing was found, has no such bars, but another exchange has."""
+    """After a read that found nothing on the default exchange: log a warning if ``series`` has bars on another exchange only."""
 
     async def find() -> str | None:
         if await stores.bars.read(replace(series, limit=1)):
@@ -68,7 +68,7 @@ async def warn_of_bars(backend: object, stores: Stores, series: RowFilter) -> No
 
 
 async def warn_of_records(backend: object, stores: Stores, rows: RowFilter) -> None:
-    """Log a warning if rows of another exchange match a read that found nothing on the default exchange."""
+    """After a read that found nothing on the default exchange: log a warning if rows of another exchange match ``rows``."""
 
     async def find() -> str | None:
         equal = {name: value for name, value in rows.equal.items() if name != "exchange"}
@@ -79,7 +79,10 @@ async def warn_of_records(backend: object, stores: Stores, rows: RowFilter) -> N
 
 
 async def warn_of_others(backend: object, rows: RowFilter, find: Callable[[], Awaitable[str | None]]) -> None:
-    """Log a warning, once for a manager, if nothing was found on the default exchange and ``find`` names others with rows."""
+    """After a read that found nothing on the default exchange: log a warning if ``find`` names exchanges with rows that match.
+
+    Only one warning is logged for each manager. Nothing happens if the read named another exchange than the default.
+    """
     if rows.equal.get("exchange") != DEFAULT_EXCHANGE or backend in _warned:
         return
     other = await find()

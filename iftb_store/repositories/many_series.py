@@ -1,4 +1,4 @@
-"""The calls that answer for every series of bars in one request, as streams of Arrow batches."""
+"""The reads of gaps and of longer bars of every series in one call, as streams of Arrow batches."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ class ManySeriesReads(Repository):
     ) -> Stream[pa.RecordBatch]:
         """Return a stream of the gaps of every series: ``async for batch in repo.get_gaps_all()``.
 
-        The gaps are those that get_gaps returns for each series of list_series, with the same ``start`` and ``end``: a series
-        without bars in a window is one gap. If the repository has a manager, the stream reads a snapshot; memory is bounded.
-        stream_range explains how to close the stream.
+        The gaps are those that get_gaps returns for each series of list_series, with the same ``start`` and ``end``: if a series
+        has no bars in a given window, the whole window is one gap. With a manager, the stream reads a snapshot; its memory is
+        bounded. stream_range explains how to close the stream.
 
         Args:
             timeframe: only series of this timeframe; None for all.
             exchange: only series of this exchange; None for all.
-            start: start of the time window, inclusive, a time at which bars begin; naive times are UTC. None for the first bar
-                of each series.
-            end: end of the time window, inclusive; None for the last bar of each series.
+            start: start of the time window, inclusive, a time at which bars begin; naive times are UTC. None: from the first
+                bar of each series.
+            end: end of the time window, inclusive. None: to the last bar of each series.
 
         Returns:
             Batches with the columns exchange, symbol, timeframe, first and last, ordered by them, text compared by its bytes.
-            first and last are the times between which bars are missing, that of the last bar before and that of the first bar
-            after the gap. No batch is empty; without gaps there is no batch.
+            ``first`` is the time of the last bar before the gap, ``last`` that of the first bar after it. No batch is empty;
+            without gaps there is no batch.
 
         Raises:
             InvalidValueError: start is after end, the timeframe is unknown; or, at the latest while the stream is read, a gap
@@ -97,18 +97,18 @@ class ManySeriesReads(Repository):
         """Return a stream of longer bars of every series of a timeframe: ``async for batch in repo.resample_all(…)``.
 
         The bars are those that resample returns for each series of ``source``. They are not stored: write_arrow stores a batch.
-        If the repository has a manager, the stream reads a snapshot; memory is bounded. stream_range explains how to close it.
+        With a manager, the stream reads a snapshot; its memory is bounded. stream_range explains how to close the stream.
 
         Args:
             target: the timeframe of the returned bars, a multiple of ``source``; for 1M, ``source`` must divide the day.
             source: the timeframe of the stored bars.
             exchange: only series of this exchange; None for all.
-            start: start of the time window, inclusive; naive times are UTC. None for the first bar of each series.
-            end: end of the time window, inclusive; None for the last bar of each series.
+            start: start of the time window, inclusive; naive times are UTC. None: from the first bar of each series.
+            end: end of the time window, inclusive. None: to the last bar of each series.
             partial: whether to return also the bars of incomplete buckets, in which a bar is missing or outside the window.
 
         Returns:
-            Batches with the columns of read_arrow but id and created_at, ordered by exchange, symbol and timestamp, text
+            Batches with the columns of read_arrow without id and created_at, ordered by exchange, symbol and timestamp, text
             compared by its bytes. No batch is empty; without bars there is no batch.
 
         Raises:
@@ -130,7 +130,7 @@ class ManySeriesReads(Repository):
     async def _gaps(
         self, window: RowFilter, edges: dict[str, Edges], refused: dict[str, InvalidValueError]
     ) -> AsyncGenerator[pa.RecordBatch]:
-        """Yield the gaps; raise the error that is ``refused`` for a timeframe if a series of this timeframe is stored."""
+        """Yield the gaps; if a series is stored whose timeframe is a key of ``refused``, raise the error given there."""
         await import_modules("pyarrow", "iftb_store.batches.arrow")
         async with self._stores(snapshot=True) as stores:
             for *_, timeframe in await _find_series(stores, RowFilter(BARS, window.equal)) if refused else ():
@@ -162,7 +162,7 @@ class ManySeriesReads(Repository):
 
 
 def find_edges(start: datetime | None, end: datetime | None, timeframe: str) -> Edges:
-    """Return the times one step outside a window.
+    """Return the times of the imaginary bars one step before and one step after a window; None where it has no limit.
 
     Raises:
         InvalidValueError: a time is outside the years 1 to 9999.
@@ -181,7 +181,7 @@ def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
 
 
 async def _find_series(stores: Stores, selection: RowFilter) -> list[tuple[str, str, str]]:
-    """Return the series of an exchange or timeframe, or all, ordered by exchange, symbol and timeframe."""
+    """Return the selected series as (exchange, symbol, timeframe), in this order."""
     for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
         if isinstance(finder, SupportsSeries):
             found = await finder.find_series(selection)
@@ -237,7 +237,7 @@ async def _scan_buckets(stores: Stores, window: RowFilter, buckets: Buckets) -> 
 
 
 def _end_part(buckets: Buckets, start: datetime, end: datetime | None) -> datetime | None:
-    """Return the end of the last of the buckets that one query computes, or ``end`` if it comes first."""
+    """Return the end of the last bucket that a query from ``start`` may compute, or ``end`` if that is earlier."""
     try:
         last = buckets.start(buckets.number(start) + _ROWS) - _MICROSECOND
     except (InvalidValueError, OverflowError, ValueError):

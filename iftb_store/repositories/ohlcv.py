@@ -38,11 +38,11 @@ class OHLCVRepository(BarReader):
     A series consists of the bars with the same (exchange, symbol, timeframe). These three and the timestamp are the key of
     a bar. Names are compared exactly, including upper and lower case. Naive times are UTC, and returned times are aware UTC.
 
-    Given the manager, each call is a transaction of its own; given a session, the writes are committed at its end. A read that
-    finds nothing on the exchange binance, the default, although another exchange has bars that match, logs a warning, once for
-    a manager.
+    With a manager, each call is a separate transaction; with a session, the writes are committed at the session's end. If a read
+    finds nothing on the default exchange, binance, but another exchange has bars that match, a warning is logged, once for each
+    manager.
 
-    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    Besides its listed errors, each method raises NotConnectedError before connect(), SchemaError if the database has no
     tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
 
     Example:
@@ -62,8 +62,8 @@ class OHLCVRepository(BarReader):
             The number of bars; 0 for an empty list.
 
         Raises:
-            IntegrityError: a bar is already stored, or is twice in the batch; the message names the first such bar by its key;
-                nothing was inserted.
+            IntegrityError: a bar is already stored, or occurs twice in the batch; the message names the first such bar by its
+                key; nothing was inserted.
             InvalidValueError: a bar cannot be stored; the message names the bar; nothing was inserted.
 
         Example:
@@ -194,8 +194,8 @@ class OHLCVRepository(BarReader):
         a key that is in two of its batches counts twice.
 
         Columns are those of read_arrow, in any order; quote_volume and trades_count may be missing; id, created_at and the
-        index columns of pandas are ignored. In a table without a column timestamp it is the column date, as in frames of
-        freqtrade, or pandas' index of times. Text may be dictionary-encoded. Numbers may be decimals of any precision and
+        index columns of pandas are ignored. If the column timestamp is missing, the column date (as in frames of freqtrade) or
+        pandas' index of times is used instead. Text may be dictionary-encoded. Numbers may be decimals of any precision and
         scale, whole numbers, or decimals as text, if DECIMAL(38,18) holds them exactly. Times may have any unit and time zone,
         if they are whole microseconds; without a zone they are UTC.
 
@@ -207,16 +207,17 @@ class OHLCVRepository(BarReader):
             symbol: the symbol of all rows, if the data has no column symbol.
             timeframe: the timeframe of all rows, if the data has no column timeframe.
             exchange: the exchange of all rows, if the data has no column exchange.
-            decimals: "from_float": accept floats and store the shortest decimal of each; round decimals half-even to 18
-                places. None: refuse floats, and decimals with more places.
+            decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float,
+                and round decimals half-even to 18 places. None: refuse floats, and decimals with more places.
             report: whether to return the numbers of bars that were inserted, updated and unchanged, which takes longer.
-            atomic: False: write and commit each batch of a reader or iterable by itself; an error leaves those before it stored.
+            atomic: False: write and commit each batch of a reader or iterable separately; after an error, the batches before it
+                remain stored.
 
         Returns:
             The number of distinct keys, 0 without rows; or, with ``report``, an `UpsertReport`.
 
         Raises:
-            IntegrityError: with "insert", a bar is already stored or the data has a duplicate; nothing was inserted.
+            IntegrityError: with "insert", a bar is already stored or occurs twice in the data; nothing was inserted.
             InvalidValueError: a column is missing, unknown or of another type, or a row cannot be stored; the message names
                 the column or row; nothing was written. Or ``atomic`` is False in a session.
             PartialWriteError: with ``atomic=False``, a batch was not written, and those before it are stored; the error names
@@ -251,7 +252,7 @@ class OHLCVRepository(BarReader):
         none = UpsertReport(0, 0, 0) if report else 0
         if not atomic:
             if self._manager is None:
-                raise batch_writes.refuse_session()
+                raise batch_writes.session_error()
             return await batch_writes.write_apart(batch_writes.iterate_batches(data), partial(write, self)) or none
         if self._manager is None or not batch_writes.is_reader(data):
             return await write(self, await collect_rows(data))

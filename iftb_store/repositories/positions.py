@@ -27,13 +27,13 @@ class PositionRepository(RecordRepository):
     """Reads and writes positions.
 
     At most one position is open per (exchange, symbol, side). A closed position stays in the table and never changes. Decimals
-    are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. Given the manager, each call is
-    a transaction of its own; given a session, the writes are committed at its end.
+    are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call is a
+    separate transaction; with a session, the writes are committed at the session's end.
 
-    A read that finds nothing on the exchange binance, the default, although another exchange has positions that match, logs a
-    warning, once for a manager.
+    If a read finds nothing on the default exchange, binance, but another exchange has positions that match, a warning is logged,
+    once for each manager.
 
-    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    Besides its listed errors, each method raises NotConnectedError before connect(), SchemaError if the database has no
     tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
 
     Example:
@@ -98,11 +98,11 @@ class PositionRepository(RecordRepository):
     async def update_position(self, position: Position, *, replace: bool = False) -> None:
         """Store a position: replace every field of the open one, or insert it.
 
-        If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side), or is
-        inserted if there is no such position, also if an equal one was closed before. An open position of another trade is not
-        replaced, so that two bots on one database do not take over each other's position; a trade_id of None, stored or given,
-        matches any. The call is atomic, even if several bots call at once. If the object has an id, it replaces every field of
-        the position with this id, which must be open.
+        If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side); if no such
+        position is open, the object is inserted. An open position of another trade is not replaced, so that two bots on one
+        database do not take over each other's position; a trade_id of None, stored or given, matches any. The call is atomic,
+        even if several bots call at once. If the object has an id, it replaces every field of the position with this id, which
+        must be open.
 
         Args:
             position: the position. The object is not changed; its created_at and last_updated are ignored.
@@ -173,5 +173,7 @@ async def _update_open(stores: Stores, position_id: int, changes: dict[str, Any]
     if await stores.records.update(POSITIONS, {"id": position_id, "status": "open"}, changes):
         return
     if await stores.records.select(RowFilter(POSITIONS, {"id": position_id})):
-        raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
+        raise PositionClosedError(
+            f"position {position_id} is no longer open and cannot be changed; to store a new position, leave id None"
+        )
     raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")

@@ -38,16 +38,16 @@ _logged: WeakSet[Any] = WeakSet()
 class TradeRepository(RecordRepository):
     """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``.
 
-    The quantity of a trade is above 0; its side says the direction. A trade that is closed without exit_price or realized_pnl,
-    which exchanges report later, is stored; the first one is logged as a warning, once for a manager.
+    The quantity of a trade is above 0; its side gives the direction. A closed trade may lack exit_price or realized_pnl, as some
+    exchanges report them later; a warning is logged when the first such trade is stored, once for each manager.
 
-    Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. Given the manager, each
-    call is a transaction of its own; given a session, the writes are committed at its end.
+    Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call
+    is a separate transaction; with a session, the writes are committed at the session's end.
 
-    A read that finds nothing on the exchange binance, the default, although another exchange has trades that match, logs a
-    warning, once for a manager.
+    If a read finds nothing on the default exchange, binance, but another exchange has trades that match, a warning is logged,
+    once for each manager.
 
-    Besides the errors that it names, each method raises NotConnectedError before connect(), SchemaError if the database has no
+    Besides its listed errors, each method raises NotConnectedError before connect(), SchemaError if the database has no
     tables of iftb-store, and OperationalError if the database fails (TransientError if a new attempt may succeed).
 
     Example:
@@ -135,7 +135,7 @@ class TradeRepository(RecordRepository):
         return checks.integer(stored.id, "id")
 
     async def update(self, trade_id: int, **kwargs: Unpack[TradeChanges]) -> None:
-        """Set fields of the trade whose row has the id ``trade_id``, which insert returned: not the bot's trade_id.
+        """Set fields of a trade; the argument ``trade_id`` is the id that insert returned, not the bot's trade_id.
 
         All of the fields are set, or none. The trade's updated_at becomes the current time.
 
@@ -188,7 +188,7 @@ class TradeRepository(RecordRepository):
         return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"id": number})))), None)
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
-        """Return the trade with the bot's own trade_id, or None.
+        """Return the trade with this trade_id, which the bot assigned, or None.
 
         Args:
             trade_id: the trade_id that the bot gave the trade.
@@ -391,7 +391,7 @@ class TradeRepository(RecordRepository):
         return report
 
     def _log_incomplete(self, trade: Trade) -> None:
-        """Log a warning, once for a manager, if a trade is closed without its exit_price or realized_pnl."""
+        """Log a warning, once for each manager, if a trade is closed without its exit_price or realized_pnl."""
         if trade.action == "open" or None not in (trade.exit_price, trade.realized_pnl) or self._backend in _logged:
             return
         _logged.add(self._backend)
@@ -425,7 +425,7 @@ def _filter(symbol: object, side: object, exchange: object, equal: dict[str, Any
 
 
 async def _find_realized(stores: Stores, since: datetime) -> str | None:
-    """Return words for the exchanges with trades that were realized since a time, None if there are none."""
+    """Return "other exchanges", for a warning, if any exchange has trades realized since a time; otherwise None."""
     return "other exchanges" if (await stores.records.get_totals(since, None)).trades else None
 
 

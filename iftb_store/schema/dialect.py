@@ -1,4 +1,4 @@
-"""SchemaDialect, with which a backend creates the tables of iftb-store on an engine that the migrations do not know."""
+"""SchemaDialect, with which a backend creates the tables of iftb-store on an engine that the migrations do not support."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ class TableScope:
     """A selection of tables and of their rows.
 
     Args:
-        tables: names of the tables; if empty, all tables that have every column by which rows are selected. Here and below, one
-            name may be given as text.
+        tables: names of the tables; if empty, all tables that have every column by which rows are selected. For this and the
+            next three arguments, a single name may be given as text.
         exchanges: select only rows of these exchanges; if empty, rows of all exchanges.
         symbols: select only rows of these symbols; if empty, rows of all symbols.
         timeframes: select only bars of these timeframes; if empty, bars of all timeframes.

@@ -99,17 +99,17 @@ class TableSpec:
 
     @property
     def has_own_ids(self) -> bool:
-        """Whether the id identifies a row; if not (for bars), each store assigns ids and created_at of its own."""
+        """Whether the id identifies a row; False for bars, whose ids and created_at each store assigns itself."""
         return self.key == ("id",)
 
     @cached_property
     def written(self) -> tuple[str, ...]:
-        """The columns that `iftb_store.protocols.Stores.write_rows` stores: all columns, for bars without the id."""
+        """The columns that `iftb_store.protocols.Stores.write_rows` stores: all columns, except the id of bars."""
         return self.columns if self.has_own_ids else tuple(name for name in self.columns if name != "id")
 
     @cached_property
     def compared(self) -> tuple[str, ...]:
-        """The columns that a copy compares: all columns, for bars without id and created_at."""
+        """The columns that a copy compares: all columns, except id and created_at of bars."""
         return self.columns if self.has_own_ids else tuple(name for name in self.columns if name not in ("id", "created_at"))
 
     @cached_property
@@ -210,8 +210,8 @@ class RowFilter:
     def bounds(self) -> list[tuple[str, str, datetime]]:
         """The conditions of the time window, each as (name of the parameter, operator, time).
 
-        If the rows are ordered by time only, the start is left out once `after` lies behind it: of two lower bounds some engines
-        use the first to find the rows, and would read the rows from the start of the window again for each batch.
+        If the rows are ordered by time only, the start is omitted once `after` is later than it: given two lower bounds, some
+        engines search with the first, and would read the rows from the start of the window again for each batch.
         """
         start, after = self.start, self.after
         if start is not None and after is not None and self.order == (self.table.time,) and after[0] >= start:

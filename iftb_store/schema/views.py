@@ -1,7 +1,7 @@
-"""The views for SQL that people write: one per table; the same SQL over a view gives the same answer on every engine.
+"""The views for SQL that people write, one per table: the same query of a view gives the same answer on every engine.
 
-Every number is DOUBLE, ids and counts too; a time is UTC text of fixed width, ``YYYY-MM-DD HH:MM:SS.ffffff``; text, JSON too,
-compares by its bytes. Views do not use the indexes of their tables.
+All numbers, including ids and counts, are DOUBLE; a time is UTC text of fixed width, ``YYYY-MM-DD HH:MM:SS.ffffff``; text,
+including JSON, compares by its bytes. Queries of a view do not use the indexes of its table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VIEWS = {f"{table}_view": table for table in ("ohlcv", "trades", "positions", "s
 
 
 def complement_digits(digits: str) -> str:
-    """Return the SQLite expression for the text of an expression with each digit replaced by nine minus the digit."""
+    """Return an SQLite expression that replaces each digit d by 9 - d in the text of another SQL expression, ``digits``."""
     for low, high in ("09", "18", "27", "36", "45"):
         digits = f"replace(replace(replace({digits}, '{low}', 'x'), '{high}', '{low}'), 'x', '{high}')"
     return digits

@@ -262,7 +262,7 @@ class WriteArrowTests(SuiteFixtures):
     @pytest.mark.parametrize(
         ("extra", "message"),
         [
-            (bar(T0 + HOUR), "T01:00:00.00:00 is twice in the batch"),
+            (bar(T0 + HOUR), "T01:00:00.00:00 occurs twice in the batch"),
             (bar(T0 + 5 * HOUR), "T05:00:00.00:00 is already stored"),
         ],
     )

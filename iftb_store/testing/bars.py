@@ -144,7 +144,7 @@ class InsertTests(SuiteFixtures):
         given = [bar(T0 + HOUR), bar(T0 + 2 * HOUR), bar((T0 + HOUR).astimezone(INDIA))]
         error = await find_error(OHLCVRepository(db).insert_many(given))
         assert describe_error(error).endswith(
-            "the bar 'binance' 'BTCUSDT' 1h 2024-01-01T01:00:00+00:00 is twice in the batch; nothing was inserted; "
+            "the bar 'binance' 'BTCUSDT' 1h 2024-01-01T01:00:00+00:00 occurs twice in the batch; nothing was inserted; "
             "upsert_many keeps the last one"
         )
 

@@ -385,7 +385,9 @@ class _Positions(_Repository):
         if stored is None:
             raise NotFoundError(f"no position has the id {number}; get_open_positions() lists the open positions")
         if stored.status != "open":
-            raise PositionClosedError(f"position {number} is no longer open and cannot be changed; a new position has no id")
+            raise PositionClosedError(
+                f"position {number} is no longer open and cannot be changed; to store a new position, leave id None"
+            )
         return stored
 
 

@@ -152,7 +152,7 @@ def _number(value: object, field: str) -> Decimal:
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
     if not isinstance(value, Decimal):
-        remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+        remedy = "; Decimal(str(value)) converts a float by the digits that Python prints" if isinstance(value, float) else ""
         raise InvalidValueError(f"{field} must be a Decimal, not {_describe(value)}{remedy}")
     if not value.is_finite():
         raise InvalidValueError(f"{field} is {value}, which is not a finite number and cannot be stored")

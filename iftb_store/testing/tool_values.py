@@ -139,7 +139,7 @@ class ToolValueTests(SuiteFixtures):
         with pytest.raises(InvalidValueError, match="the column open has the type Sparse"):
             await OHLCVRepository(db).write_arrow(given, **_SERIES, decimals="from_float")
         given = pandas.concat([frame(), frame()[["open"]]], axis=1)
-        with pytest.raises(InvalidValueError, match="the column open is a duplicate"):
+        with pytest.raises(InvalidValueError, match="the column open occurs twice"):
             await OHLCVRepository(db).write_arrow(given, **_SERIES, decimals="from_float")
         assert await raw.count(db, "ohlcv") == 0
 

@@ -65,7 +65,7 @@ def name_text(value: object, name: str) -> str:
 
 
 def check_quantity(value: Decimal, subject: str) -> None:
-    """Raise InvalidValueError if the quantity of a trade or an open position is not above 0; the side says the direction."""
+    """Raise InvalidValueError if the quantity of a trade or an open position, long or short, is not above 0."""
     if value <= 0:
         raise InvalidValueError(f"quantity {value} of {subject} is not above 0; side says whether it is long or short")
 
@@ -93,7 +93,7 @@ def exact_decimal(value: object, name: str, remedy: str = QUANTIZE) -> Decimal:
     Args:
         value: the value.
         name: the name of the value in the error message.
-        remedy: what rounds the value, for the message about a value with too many places.
+        remedy: the advice in the message about a value with too many places.
     """
     number = decimal(value, name)
     digits = format_plain(number)

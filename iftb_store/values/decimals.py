@@ -30,7 +30,7 @@ def quantize(value: Decimal | int) -> Decimal:
     """Round a decimal half-even to the 18 places that every engine stores.
 
     Args:
-        value: a Decimal or a whole number. A float is refused; Decimal(str(value)) is its shortest decimal.
+        value: a Decimal or a whole number. A float is refused; Decimal(str(value)) converts it by the digits that Python prints.
 
     Returns:
         The Decimal, with 18 places.
@@ -45,7 +45,7 @@ def quantize(value: Decimal | int) -> Decimal:
 
 
 def round_decimal(value: object, name: str) -> Decimal:
-    """Return a Decimal or an int as a Decimal, rounded half-even to 18 places; raise as `quantize`, naming the value."""
+    """Round a Decimal or an int as `quantize` does, with the same errors, whose messages contain ``name``."""
     number = decimal(value, name)
     if not is_too_large(number):
         rounded = number.quantize(_UNIT, context=CONTEXT)
@@ -77,12 +77,12 @@ def decimal(value: object, name: str) -> Decimal:
                 f"{name} is a whole number of {number.bit_length()} bits; at most {INTEGER_DIGITS} digits can be stored"
             )
         return Decimal(number)
-    remedy = "; Decimal(str(value)) gives the shortest decimal of a float" if isinstance(value, float) else ""
+    remedy = "; Decimal(str(value)) converts a float by the digits that Python prints" if isinstance(value, float) else ""
     raise InvalidValueError(f"{name} must be a Decimal, not {describe_value(value)}{remedy}")
 
 
 def to_index(value: object) -> int | None:
-    """Return a whole number, of Python or NumPy, as an int; None for any other value, a boolean included."""
+    """Return a whole number of Python or NumPy as an int; None for any other value, even a boolean."""
     if isinstance(value, bool):
         return None
     try:

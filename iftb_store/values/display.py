@@ -53,7 +53,7 @@ def join_names(values: Iterable[str]) -> str:
 
 
 def exactly_str(value: str) -> str:
-    """Return the value as a plain str: for a member of a str enum its value, where str() may return the member's name."""
+    """Return the value as a plain str; of a member of a str enum, this is its value, but str() may return its name."""
     return value if type(value) is str else str.__str__(value)
 
 
@@ -72,7 +72,7 @@ def to_one_line(words: str) -> str:
 
 
 def hide_password(message: str) -> str:
-    """Replace possible credentials by asterisks in a text that quotes a user's input, e.g. a URL anywhere in a line.
+    """Replace possible credentials with asterisks in a text that quotes a user's input, e.g. a URL anywhere in a line.
 
     Everything from a line's first colon to its last @ may be credentials, and so may the value of a password option. Each
     line is scanned once, as it may be long.
@@ -99,14 +99,14 @@ def _line_without_password(line: str) -> str:
     return "".join(pieces) + line[done:]
 
 
-def escape_unprintable(text: str) -> str:
-    """Replace unprintable characters, e.g. terminal control characters."""
+def replace_unprintable(text: str) -> str:
+    """Replace each unprintable character, e.g. a terminal control character, with U+FFFD (REPLACEMENT CHARACTER)."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def error_line(message: str) -> str:
     """Return ``error: …`` on one line, with possible passwords hidden; a long line is cut in the middle."""
-    line = escape_unprintable(to_one_line(message))
+    line = replace_unprintable(to_one_line(message))
     if len(line) > 2 * _HALF_A_LINE:
         line = f"{line[:_HALF_A_LINE]} … {line[-_HALF_A_LINE:]}"
     return f"error: {line}"

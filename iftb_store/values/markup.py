@@ -1,4 +1,4 @@
-"""Builds HTML: text is escaped unless it is `Markup`, so that a symbol or a message of a stranger stays text."""
+"""Builds HTML: text is escaped unless it is `Markup`, so that a symbol or a message from outside is never read as HTML."""
 
 from __future__ import annotations
 

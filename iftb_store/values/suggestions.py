@@ -31,7 +31,7 @@ def suggest(word: object, known: Collection[str]) -> str:
 
 
 def find_near(word: str, known: Iterable[str]) -> list[str]:
-    """Return at most three of the known words that are like ``word``, the most similar first; case and punctuation count less."""
+    """Return at most three known words that are similar to ``word``, the most similar first; case and punctuation count less."""
     # difflib takes milliseconds to import, and only errors need it
     from difflib import get_close_matches
 

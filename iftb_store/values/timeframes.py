@@ -57,7 +57,7 @@ def check_timeframe(timeframe: object, name: str = "timeframe") -> Timeframe:
 
 
 def _find_meant(word: str) -> str | None:
-    """Return the timeframe that other names mean: 1H, 60min, 1hour, 24h, D; None if there is none or more than one."""
+    """Return the timeframe that a name in another notation means, e.g. 1H, 60min or D; None if it means none, or several."""
     found = _OTHER_NAMES.fullmatch(word.strip().lower())
     if found is None or (found["unit"] == "m" and "M" in word):
         return None

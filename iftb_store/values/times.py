@@ -37,7 +37,7 @@ def find_start(start: datetime | None, since: Since | None, name: str = "since")
 
 
 def resolve_since(since: Since, name: str) -> datetime:
-    """Return the start, in UTC, of a time window that ends now; arguments and errors as of `find_start`."""
+    """Return the start, in UTC, of a time window that ends now; arguments and errors as in `find_start`."""
     if isinstance(since, datetime):
         return checks.utc(since, name)
     try:

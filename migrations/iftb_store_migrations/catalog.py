@@ -165,10 +165,10 @@ def create_missing(conn: Connection) -> None:
 
 
 def refuse_other_views(conn: Connection) -> None:
-    """Raise if something else than iftb-store's own view has the name of one of its views.
+    """Raise if an object that is not iftb-store's view has the name of one of iftb-store's views.
 
     Raises:
-        SchemaError: a view, a table or another object of somebody else has such a name.
+        SchemaError: a view, a table or another object that iftb-store did not create has such a name.
     """
     found = _read_views(conn)
     expected = _read_expected(conn) if found else {}
@@ -209,8 +209,8 @@ def refuse_owners(conn: Connection) -> None:
     if found:
         tables = ", ".join(f"{table} to {role}" for table, role in found)
         raise SchemaError(
-            f"the database has tables with the names of iftb-store's, without a revision of it, owned by other roles: {tables}. "
-            "Rename or drop them, or migrate as their owner"
+            "the database has tables with the names of iftb-store's, without a recorded revision, owned by other roles: "
+            f"{tables}. Rename or drop them, or migrate as their owner"
         )
 
 
@@ -237,7 +237,7 @@ class Difference:
         if self.actual is None:
             return f"{self.part} of {self.table} is missing"
         if self.expected is None:
-            return f"{self.part} of {self.table} is not one of ours"
+            return f"{self.part} of {self.table} is not part of iftb-store"
         return f"{self.part} of {self.table} is {self.actual}, should be {self.expected}"
 
 

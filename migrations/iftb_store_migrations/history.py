@@ -98,7 +98,7 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
         SchemaError: tables of iftb-store have no recorded revision and differ from this version's or belong to other roles; or a
             newer version migrated them; or the newest revision is recorded and a table is missing; or ``revision`` is unknown; or
             a table would call an operator or a function that somebody else defined; or ``schema`` lacks a script; or, on
-            PostgreSQL, somebody else's view depends on what the migration drops.
+            PostgreSQL, somebody else's view depends on an object that the migration drops.
         OperationalError: another migration of this database did not end in time.
     """
     with exclusive(conn, schema), _as_schema_error():
@@ -167,12 +167,12 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
 def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> None:
     """Record the revision of iftb-store's tables if none is recorded and they are identical to this version's.
 
-    Tables that only lack what a later revision creates are those of the revision before it, which is then recorded.
+    If the tables lack only what a later revision creates, the revision before that one is recorded.
 
     Raises:
         SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
-            version migrated the tables; or the newest revision is recorded and a table is missing; or something else than
-            iftb-store's view has the name of one of its views, before the revision that creates them.
+            version migrated the tables; or the newest revision is recorded and a table is missing; or the views are still to be
+            created, and another object has the name of one of them.
     """
     revision, tables = current(conn), present_tables(conn, schema)
     if schema is None and (revision is None or revision < _VIEWS_SINCE):
@@ -202,7 +202,7 @@ def _refuse_different(found: Sequence[Difference]) -> None:
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise SchemaError(
-            "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
+            "the database has tables with the names of iftb-store's, without a recorded revision, and with other definitions: "
             f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
         )
 
@@ -239,7 +239,7 @@ def _as_schema_error() -> Iterator[None]:
         if (cause := find_cause(error, _DEPENDENTS)) is None:
             raise
         raise SchemaError(
-            "the schema cannot be migrated, because something that is not iftb-store's depends on what the migration drops: "
-            f"{'; '.join((getattr(cause, 'detail', None) or str(cause)).splitlines())}. Nothing was changed; drop it, migrate, "
-            "then create it again"
+            "the schema cannot be migrated, because an object that is not iftb-store's depends on what the migration drops: "
+            f"{'; '.join((getattr(cause, 'detail', None) or str(cause)).splitlines())}. Nothing was changed; drop that object, "
+            "migrate, then create it again"
         ) from error

@@ -66,7 +66,7 @@ def test_the_command_that_the_error_names_creates_the_database(absent: str, arch
 @pytest.mark.parametrize(
     ("command", "remedy"),
     [
-        ("migrate", "does not support migrations; it creates its tables by itself, so leave this call out"),
+        ("migrate", "does not support migrations; it creates its tables itself, so omit this call"),
         ("stats", "keeps only bars, no trades; keep those on PostgreSQL"),
         ("positions", "keeps only bars, no positions; keep those on PostgreSQL"),
         ("events", "keeps only bars, no system_events; keep those on PostgreSQL"),

@@ -165,7 +165,7 @@ def test_columns_that_are_unknown_missing_or_doubled_are_named() -> None:
     cases = {
         "no column 'vwap'": table.append_column("vwap", pa.array([1, 2])),
         "column volume is missing": table.drop_columns(["volume"]),
-        "column close is a duplicate": table.append_column("close", table["close"]),
+        "column close occurs twice": table.append_column("close", table["close"]),
     }
     for message, wrong in cases.items():
         with pytest.raises(InvalidValueError, match=message):
@@ -220,7 +220,7 @@ def test_rows_come_out_in_key_order_and_the_last_of_a_key_wins() -> None:
 
 
 def test_a_duplicate_key_is_refused_on_insert() -> None:
-    with pytest.raises(IntegrityError, match=r"2024-01-01T00:00:00.* is twice in the batch"):
+    with pytest.raises(IntegrityError, match=r"2024-01-01T00:00:00.* occurs twice in the batch"):
         ready(table_of([bar(), bar(T0 + HOUR), bar()]), last_wins=False)
 
 
