@@ -160,7 +160,9 @@ async def test_a_migration_that_drops_views_names_the_app_s_views_on_them(postgr
         migrations = db.ability(SupportsMigrations)
         await migrations.with_connection(lambda conn: [conn.execute(text(statement)) for statement in _MINE] and None)
 
-        with pytest.raises(SchemaError, match=r"view mine depends on view ohlcv_view.*Nothing was changed; drop it") as refused:
+        with pytest.raises(
+            SchemaError, match=r"view mine depends on view ohlcv_view.*Nothing was changed; drop that object"
+        ) as refused:
             await migrations.with_connection(work)
 
         assert "materialized view kept depends on view mine" in str(refused.value)

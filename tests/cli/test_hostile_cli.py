@@ -88,6 +88,18 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "exchange": ("sqlite:///store.db", *SERIES, "--exchange"),
     },
     "stats": {"url": (), "days": ("sqlite:///store.db", "--days"), "exchange": ("sqlite:///store.db", "--exchange")},
+    "performance": {
+        "url": (),
+        **{name: (*STORE, f"--{name}") for name in ("exchange", "symbol", "side", "balance", "fees", "tz", "start", "end")},
+    },
+    "report": {
+        "url": ("--overwrite",),
+        "output": (*STORE, "--overwrite", "-o"),
+        **{
+            name: (*STORE, "--overwrite", f"--{name}")
+            for name in ("exchange", "symbol", "side", "timeframe", "balance", "fees", "tz", "start", "end", "title")
+        },
+    },
     "positions": {"url": (), "exchange": ("sqlite:///store.db", "--exchange")},
     "backup": {"url": (), "file": ("sqlite:///store.db",)},
     "restore": {"file": (), "url": ("saved",)},
