@@ -262,9 +262,9 @@ async def test_a_schema_without_revision_that_differs_is_refused_and_the_differe
 async def test_a_table_of_the_app_with_one_of_our_names_is_refused(url: str) -> None:
     await sql(url, "CREATE TABLE trades (price DOUBLE PRECISION)")
 
-    with pytest.raises(SchemaError, match=r"without a recorded revision,.*table ohlcv is missing"):
+    with pytest.raises(SchemaError, match=r"without a recorded revision, .*table ohlcv is missing"):
         await run(url, migrations.upgrade)
-    with pytest.raises(SchemaError, match=r"without a recorded revision,.*of trades is missing"):
+    with pytest.raises(SchemaError, match=r"without a recorded revision, .*of trades is missing"):
         await run(url, migrations.create)
 
     assert (await run(url, migrations.status)).tables == {"trades": 0}
